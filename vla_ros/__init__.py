@@ -1,0 +1,1 @@
+"""Run Vision-Language-Action policies on a robot under ROS 2."""

@@ -1,0 +1,201 @@
+"""A robot file (``config/robots/*.yaml``) as a frozen, validated ``RobotConfig``."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+INTERFACES = ("trajectory", "forward")
+INTERFACE_TOPICS = {
+    "trajectory": "joint_trajectory_controller/joint_trajectory",
+    "forward": "forward_position_controller/commands",
+}
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """Limits of one joint: rad, rad/s, rad/s² (m, m/s, m/s² for a sliding joint)."""
+
+    name: str
+    lower: float
+    upper: float
+    max_velocity: float
+    max_acceleration: float
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """One camera: its topic, the image size it publishes in pixels, and the age at which it is stale."""
+
+    name: str
+    topic: str
+    width: int
+    height: int
+    max_age_s: float
+    compressed: bool = False
+
+
+@dataclass(frozen=True)
+class JointStateConfig:
+    """Where measured joint states come from and the age at which they are stale."""
+
+    topic: str = "joint_states"
+    max_age_s: float = 0.2
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """A group of joints with one controller; ``interface`` is ``trajectory`` or ``forward``."""
+
+    name: str
+    joints: tuple[str, ...]
+    interface: str = "trajectory"
+    topic: str = ""
+
+    @property
+    def command_topic(self) -> str:
+        """The topic commands go to: the one in the file, else the controller's usual one."""
+        return self.topic or INTERFACE_TOPICS[self.interface]
+
+
+@dataclass(frozen=True)
+class RobotConfig:
+    """Everything the host side knows about one robot. Joint order here is the order everywhere."""
+
+    name: str
+    control_rate_hz: float
+    joints: tuple[JointConfig, ...]
+    cameras: tuple[CameraConfig, ...]
+    outputs: tuple[OutputConfig, ...]
+    joint_states: JointStateConfig = JointStateConfig()
+    max_camera_skew_s: float = 0.05
+
+    @property
+    def num_joints(self) -> int:
+        return len(self.joints)
+
+    @cached_property
+    def joint_names(self) -> tuple[str, ...]:
+        return tuple(joint.name for joint in self.joints)
+
+    @cached_property
+    def camera_names(self) -> tuple[str, ...]:
+        return tuple(camera.name for camera in self.cameras)
+
+    def joint_values(self, field: str) -> np.ndarray:
+        """One limit of every joint, ``[num_joints]`` float64; ``field`` is a field of ``JointConfig``."""
+        return np.array([getattr(joint, field) for joint in self.joints], dtype=np.float64)
+
+
+def load_robot(path: str | Path) -> RobotConfig:
+    """Read and check a robot file.
+
+    Raises ValueError, naming the file and the key, for a missing file, an unknown or missing key, a value of
+    another type, contradictory limits, a repeated name, or an output that names an unknown joint.
+    """
+    path = Path(path)
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ValueError(f"robot file {path}: {error.strerror or error}; give the path of a robot YAML") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"robot file {path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    try:
+        robot = _parse(document)
+        _check(robot)
+    except ValueError as error:
+        raise ValueError(f"robot file {path}: {error}") from error
+    return robot
+
+
+def _parse(document: Any) -> RobotConfig:
+    top = _mapping(document, "the file")
+    values = dict(top)
+    for key, kind in (("joints", JointConfig), ("cameras", CameraConfig), ("outputs", OutputConfig)):
+        if key in values:
+            values[key] = tuple(_build(kind, item, f"{key}[{i}]") for i, item in enumerate(_list(values[key], key)))
+    if "joint_states" in values:
+        values["joint_states"] = _build(JointStateConfig, values["joint_states"], "joint_states")
+    return _build(RobotConfig, values, "the file")
+
+
+def _build(kind: type, document: Any, where: str) -> Any:
+    """One dataclass from one mapping, every value checked against the declared type."""
+    given = _mapping(document, where)
+    declared = {field.name: field for field in fields(kind)}
+    unknown = sorted(set(given) - set(declared))
+    if unknown:
+        raise ValueError(f"{where}: unknown key '{unknown[0]}'; known keys are {', '.join(declared)}")
+    required = [n for n, f in declared.items() if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in required if name not in given]
+    if missing:
+        raise ValueError(f"{where}: key '{missing[0]}' is missing")
+    return kind(**{key: _value(declared[key].type, value, f"{where}: {key}") for key, value in given.items()})
+
+
+def _value(declared: str, value: Any, where: str) -> Any:
+    if declared == "float":
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+            raise ValueError(f"{where} is {value!r}; expected a finite number")
+        return float(value)
+    if declared in ("int", "str", "bool"):
+        expected = {"int": int, "str": str, "bool": bool}[declared]
+        if type(value) is not expected:
+            raise ValueError(f"{where} is {value!r}; expected {expected.__name__}")
+    if declared == "tuple[str, ...]":
+        items = _list(value, where)
+        if not all(isinstance(item, str) for item in items):
+            raise ValueError(f"{where} is {value!r}; expected a list of names")
+        return tuple(items)
+    return value
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is {type(value).__name__}; expected a mapping of keys to values")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{where} is {value!r}; expected a list with at least one entry")
+    return value
+
+
+def _check(robot: RobotConfig) -> None:
+    for joint in robot.joints:
+        if joint.lower >= joint.upper:
+            raise ValueError(f"joint '{joint.name}': lower {joint.lower} is not below upper {joint.upper}")
+        if joint.max_velocity <= 0 or joint.max_acceleration <= 0:
+            raise ValueError(f"joint '{joint.name}': max_velocity and max_acceleration must be above 0")
+    for camera in robot.cameras:
+        if camera.width <= 0 or camera.height <= 0 or camera.max_age_s <= 0:
+            raise ValueError(f"camera '{camera.name}': width, height and max_age_s must be above 0")
+    if not 1.0 <= robot.control_rate_hz <= 1000.0:
+        raise ValueError(f"control_rate_hz is {robot.control_rate_hz}; expected 1 to 1000")
+    if robot.max_camera_skew_s <= 0 or robot.joint_states.max_age_s <= 0:
+        raise ValueError("max_camera_skew_s and joint_states.max_age_s must be above 0")
+    for what, names in (
+        ("joint", robot.joint_names),
+        ("camera", robot.camera_names),
+        ("output", tuple(output.name for output in robot.outputs)),
+        ("joint in outputs", tuple(name for output in robot.outputs for name in output.joints)),
+    ):
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise ValueError(f"{what} '{repeated[0]}' is named twice")
+    for output in robot.outputs:
+        if output.interface not in INTERFACES:
+            raise ValueError(f"output '{output.name}': interface '{output.interface}'; expected one of {INTERFACES}")
+        unknown = [name for name in output.joints if name not in robot.joint_names]
+        if unknown:
+            raise ValueError(f"output '{output.name}': unknown joint '{unknown[0]}'; joints are {robot.joint_names}")
+    driven = {name for output in robot.outputs for name in output.joints}
+    undriven = [name for name in robot.joint_names if name not in driven]
+    if undriven:
+        raise ValueError(f"joint '{undriven[0]}' is in no output; add it to one")
