@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from array import array
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from vla_ros.messages.images import decode_image, decode_pixels, encode_compressed_image, encode_image
+
+RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+ALPHA = np.full((5, 7, 1), 200, np.uint8)
+
+
+def blank() -> SimpleNamespace:
+    return SimpleNamespace(header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=0), frame_id=""))
+
+
+def message(encoding: str, pixels: np.ndarray, padding: int = 0, is_bigendian: int = 0) -> SimpleNamespace:
+    """An Image message whose rows carry ``padding`` bytes of rubbish at their end."""
+    height, width = pixels.shape[:2]
+    rows = np.frombuffer(pixels.tobytes(), np.uint8).reshape(height, -1)
+    rows = np.hstack([rows, np.full((height, padding), 77, np.uint8)])
+    data = array("B", rows.tobytes())
+    return SimpleNamespace(
+        encoding=encoding, height=height, width=width, step=rows.shape[1], is_bigendian=is_bigendian, data=data
+    )
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize(
+    "encoding, pixels",
+    [
+        ("rgb8", RGB),
+        ("bgr8", RGB[..., ::-1]),
+        ("rgba8", np.concatenate([RGB, ALPHA], axis=2)),
+        ("bgra8", np.concatenate([RGB[..., ::-1], ALPHA], axis=2)),
+    ],
+)
+def test_every_plain_colour_encoding_becomes_the_same_rgb_with_and_without_padded_rows(encoding, pixels, padding):
+    image = decode_image(message(encoding, pixels, padding))
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, RGB)
+
+
+def test_mono_becomes_grey_rgb():
+    image = decode_image(message("mono8", RGB[..., 0], padding=3))
+    np.testing.assert_array_equal(image, np.repeat(RGB[..., :1], 3, axis=2))
+
+
+def test_rgb_is_a_view_of_the_messages_data():
+    msg = message("rgb8", RGB, padding=4)
+    assert np.shares_memory(decode_image(msg), np.frombuffer(msg.data, np.uint8))
+
+
+@pytest.mark.parametrize("is_bigendian", [0, 1])
+@pytest.mark.parametrize("encoding, dtype", [("16UC1", "u2"), ("32FC1", "f4")])
+def test_depth_pixels_honour_step_and_byte_order(encoding, dtype, is_bigendian):
+    depth = np.arange(35).reshape(5, 7).astype(dtype) * 321
+    sent = depth.astype(np.dtype(dtype).newbyteorder(">" if is_bigendian else "<"))
+    pixels = decode_pixels(message(encoding, sent, padding=3, is_bigendian=is_bigendian))
+    assert pixels.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(pixels, depth)
+
+
+def test_a_depth_image_where_a_picture_is_wanted_is_refused_by_its_encoding():
+    with pytest.raises(ValueError, match="'16UC1' is depth.*robot file"):
+        decode_image(message("16UC1", RGB[..., 0].astype("u2")))
+
+
+def test_an_unknown_encoding_is_named_with_what_is_supported():
+    with pytest.raises(ValueError, match="'yuv422'.*rgb8.*cv_bridge"):
+        decode_image(message("yuv422", RGB))
+
+
+def test_an_unknown_encoding_goes_through_the_converter_that_is_given():
+    image = decode_image(message("bayer_rggb8", RGB[..., 0]), convert=lambda msg, encoding: RGB)
+    np.testing.assert_array_equal(image, RGB)
+
+
+def test_a_converter_that_fails_or_gives_another_shape_is_reported_in_one_line():
+    def fail(msg, encoding):
+        raise RuntimeError("no such\nconversion")
+
+    for convert in (fail, lambda msg, encoding: RGB[:2]):
+        with pytest.raises(ValueError, match="'8UC5'.*cv_bridge") as caught:
+            decode_image(message("8UC5", RGB), convert=convert)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field, value", [("height", 0), ("width", 0), ("step", 6), ("height", 6), ("width", 9)])
+def test_sizes_that_contradict_the_data_are_refused(field, value):
+    msg = message("rgb8", RGB)
+    setattr(msg, field, value)
+    with pytest.raises(ValueError, match="camera driver"):
+        decode_image(msg)
+
+
+def test_an_encoded_image_decodes_to_itself_and_carries_its_stamp():
+    msg = blank()
+    encode_image(RGB[:, ::-1], msg, stamp_ns=3_000_000_007, frame_id="front")
+    np.testing.assert_array_equal(decode_image(msg), RGB[:, ::-1])
+    assert isinstance(msg.data, array)
+    assert (msg.header.stamp.sec, msg.header.stamp.nanosec, msg.header.frame_id) == (3, 7, "front")
+
+
+def test_a_jpeg_keeps_its_colours():
+    red = np.zeros((16, 24, 3), np.uint8)
+    red[..., 0] = 250
+    msg = blank()
+    encode_compressed_image(red, msg, stamp_ns=0)
+    image = decode_image(msg)
+    assert image.shape == red.shape
+    assert np.abs(image.astype(int) - red).max() < 8
+
+
+def test_a_png_is_exact():
+    data = cv2.imencode(".png", RGB[..., ::-1])[1].tobytes()
+    np.testing.assert_array_equal(decode_image(SimpleNamespace(format="png", data=data)), RGB)
+
+
+@pytest.mark.parametrize("data", [b"", b"not a picture"])
+def test_damaged_compressed_data_is_refused_by_its_format(data):
+    with pytest.raises(ValueError, match="format 'jpeg'"):
+        decode_image(SimpleNamespace(format="jpeg", data=data))

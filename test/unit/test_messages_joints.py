@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from vla_ros.messages.joints import fill_joint_state, positions_by_name
+from vla_ros.messages.times import fill_time, time_to_ns
+
+NAMES = ("base", "elbow")
+
+
+def joint_state(names=("elbow", "wheel", "base"), position=(1.0, 2.0, 3.0), velocity=(0.1, 0.2, 0.3)):
+    return SimpleNamespace(name=list(names), position=list(position), velocity=list(velocity))
+
+
+def test_joints_are_matched_by_name_and_others_ignored():
+    positions, velocities = positions_by_name(joint_state(), NAMES)
+    np.testing.assert_array_equal(positions, [3.0, 1.0])
+    np.testing.assert_array_equal(velocities, [0.3, 0.1])
+
+
+def test_a_driver_without_velocities_gives_none():
+    assert positions_by_name(joint_state(velocity=()), NAMES)[1] is None
+
+
+@pytest.mark.parametrize(
+    "msg, said",
+    [
+        (joint_state(names=("elbow", "wheel", "hip")), "lacks joint 'base'"),
+        (joint_state(names=(), position=(), velocity=()), "no joints"),
+        (joint_state(names=("base", "elbow", "base")), "'base' twice"),
+        (joint_state(position=(1.0, 2.0)), "3 names and 2 position"),
+        (joint_state(velocity=(1.0,)), "3 names and 1 velocity"),
+        (joint_state(position=(1.0, 2.0, float("nan"))), "position of 'base' is nan"),
+        (joint_state(velocity=(float("inf"), 0.0, 0.0)), "velocity of 'elbow' is inf"),
+    ],
+)
+def test_a_joint_state_that_cannot_be_used_is_refused_in_one_line(msg, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        positions_by_name(msg, NAMES)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_value_of_a_joint_nobody_uses_is_ignored():
+    positions, _ = positions_by_name(joint_state(position=(1.0, float("nan"), 3.0)), NAMES)
+    np.testing.assert_array_equal(positions, [3.0, 1.0])
+
+
+def test_a_filled_joint_state_reads_back():
+    msg = SimpleNamespace(header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=0)))
+    fill_joint_state(msg, NAMES, np.array([1.0, 2.0]), np.array([3.0, 4.0]), stamp_ns=5)
+    positions, velocities = positions_by_name(msg, NAMES)
+    np.testing.assert_array_equal([positions, velocities], [[1.0, 2.0], [3.0, 4.0]])
+    assert time_to_ns(msg.header.stamp) == 5
+
+
+@pytest.mark.parametrize("value_ns", [0, 7, 1_999_999_999, 1_800_000_000_123_456_789, -1])
+def test_times_survive_the_way_through_a_message(value_ns):
+    time = SimpleNamespace(sec=0, nanosec=0)
+    fill_time(time, value_ns)
+    assert time_to_ns(time) == value_ns
+    assert 0 <= time.nanosec < 1_000_000_000

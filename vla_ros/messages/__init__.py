@@ -1,0 +1,1 @@
+"""ROS messages to and from plain numpy values, duck-typed: nothing here imports ROS."""
