@@ -1,0 +1,27 @@
+"""The Fast DDS profile that keeps large images from vanishing, applied unless the user has chosen one."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+
+from vla_ros.share import share_path
+
+KILTED = "FASTDDS_DEFAULT_PROFILES_FILE"
+JAZZY = "FASTRTPS_DEFAULT_PROFILES_FILE"
+FIRST_RCLPY_WITH_FAST_DDS_3 = 8
+
+
+def use_default_dds_profile() -> None:
+    """Point Fast DDS at ``config/fastdds.xml``; call it before ``rclpy.init()``.
+
+    Does nothing where the user has set a profile. Fast DDS 3 (Kilted) warns if the older name is set at all, so the
+    name is chosen by rclpy's version. Other middlewares ignore both names.
+    """
+    if os.environ.get(KILTED) or os.environ.get(JAZZY):
+        return
+    try:
+        major = int(version("rclpy").split(".")[0])
+    except PackageNotFoundError:
+        major = FIRST_RCLPY_WITH_FAST_DDS_3
+    os.environ[KILTED if major >= FIRST_RCLPY_WITH_FAST_DDS_3 else JAZZY] = str(share_path("config/fastdds.xml"))

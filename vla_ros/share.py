@@ -1,0 +1,34 @@
+"""Where the package's own files are: ``config/``, ``launch/`` and ``models/``, installed or in a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def share_dir() -> Path:
+    """The folder that holds ``config/``, ``launch/`` and ``models/``.
+
+    It is found from this file's own place, so it needs no environment variable: a source checkout is its own share
+    folder; pip and colcon both put ``share/vla_ros`` under the prefix whose ``lib`` holds the Python package.
+    Raises ValueError where the package was installed without its share files.
+    """
+    here = Path(__file__).resolve()
+    for parent in here.parents:
+        for candidate in (parent, parent / "share" / "vla_ros"):
+            if (candidate / "package.xml").is_file() and (candidate / "config" / "robots").is_dir():
+                return candidate
+    raise ValueError(
+        f"no share/vla_ros above {here.parent}: expected config/, launch/ and models/ there; install with "
+        "'pip install .' or 'colcon build' (an editable install has no share folder)"
+    )
+
+
+def share_path(name: str) -> Path:
+    """A file or folder of the package by its name below the share folder, such as ``config/robots/tabletop.yaml``.
+
+    Raises ValueError where it doesn't exist.
+    """
+    path = share_dir() / name
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; reinstall vla_ros or give a path of your own")
+    return path
