@@ -1,0 +1,118 @@
+"""rosbag2 MCAP files written and read through ``rosbags``: no ROS graph, no ROS installation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, ReaderError, StoragePlugin, Writer, WriterError
+from rosbags.typesys import Stores, get_typestore
+
+TYPES = get_typestore(Stores.ROS2_JAZZY)
+"""The message types bags are written with; a bag read back brings its own definitions."""
+
+
+@dataclass(frozen=True)
+class BagMessage:
+    """One message of a bag: ``stamp_ns`` is when it was recorded, in ROS time."""
+
+    topic: str
+    msgtype: str
+    stamp_ns: int
+    message: Any
+
+
+class BagWriter:
+    """Writes one rosbag2 MCAP bag, the folder ``path``; use it as a context manager.
+
+    ``compress`` packs chunks with zstd, which readers of MCAP undo by themselves. Raises ValueError where the folder
+    exists already or cannot be written.
+    """
+
+    def __init__(self, path: str | Path, *, compress: bool = False) -> None:
+        self._path = Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._writer = Writer(self._path, version=9, storage_plugin=StoragePlugin.MCAP)
+        except WriterError as error:
+            raise ValueError(f"bag {self._path}: {error}; give a folder that does not exist yet") from error
+        if compress:
+            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+        self._connections: dict[str, Connection] = {}
+
+    def add_topic(self, topic: str, msgtype: str, *, latched: bool = False) -> None:
+        """Declare ``topic`` before its first message; ``latched`` records it as transient local."""
+        self._connections[topic] = self._writer.add_connection(
+            topic, msgtype, typestore=TYPES, offered_qos_profiles=[_qos(latched)]
+        )
+
+    def write(self, topic: str, message: Any, stamp_ns: int) -> None:
+        """Serialize and append one message made with ``message_type``."""
+        connection = self._connections[topic]
+        self.write_raw(topic, TYPES.serialize_cdr(message, connection.msgtype), stamp_ns)
+
+    def write_raw(self, topic: str, data: bytes | memoryview, stamp_ns: int) -> None:
+        """Append one message that is serialized already, byte for byte."""
+        self._writer.write(self._connections[topic], stamp_ns, data)
+
+    def __enter__(self) -> BagWriter:
+        self._writer.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+
+def message_type(msgtype: str) -> type:
+    """The class for a message type such as ``sensor_msgs/msg/Image``."""
+    return TYPES.types[msgtype]
+
+
+def read_bag(path: str | Path, topics: Collection[str] = ()) -> Iterator[BagMessage]:
+    """The messages of a bag in the order of their recording, of ``topics`` or of all.
+
+    Raises ValueError, naming the bag and how many messages were read, where the bag or a message is damaged.
+    """
+    path = Path(path)
+    num_read = 0
+    try:
+        with Reader(path) as reader:
+            chosen = [c for c in reader.connections if not topics or c.topic in topics]
+            for connection, stamp_ns, data in reader.messages(connections=chosen) if chosen else ():
+                message = TYPES.deserialize_cdr(data, connection.msgtype)
+                num_read += 1
+                yield BagMessage(connection.topic, connection.msgtype, stamp_ns, message)
+    except GeneratorExit:
+        raise
+    except ReaderError as error:
+        raise ValueError(f"bag {path}: {_line(error)} (after {num_read} messages)") from error
+    except Exception as error:  # a damaged bag shows as whatever its decoder trips over: struct, zstd, key, index errors
+        raise ValueError(
+            f"bag {path}: message {num_read} is damaged ({type(error).__name__}: {_line(error)}); "
+            "the messages before it are good: record it again or leave it out"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _qos(latched: bool) -> Qos:
+    forever = QosTime(2147483647, 4294967295)
+    return Qos(
+        history=QosHistory.KEEP_LAST,
+        depth=1,
+        reliability=QosReliability.RELIABLE,
+        durability=QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
+        deadline=forever,
+        lifespan=forever,
+        liveliness=QosLiveliness.AUTOMATIC,
+        liveliness_lease_duration=forever,
+        avoid_ros_namespace_conventions=False,
+    )

@@ -1,0 +1,1 @@
+"""The table-top arm in MuJoCo, its task and its scripted expert."""

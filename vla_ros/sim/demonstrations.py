@@ -1,0 +1,182 @@
+"""Demonstrations of the scripted expert as rosbag2 MCAP files, made by the simulation alone.
+
+The bags hold the robot file's own topics with the messages the live nodes send, plus ``/sim/blocks``: where the blocks
+truly are, for the grounding labels of training; no policy ever sees it. No ROS graph is needed and time is simulated, so
+this runs far faster than real time.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vla_ros.bags import BagWriter, message_type
+from vla_ros.robot import RobotConfig
+from vla_ros.sim.scene import Scene, sample_scene
+
+TASK_TOPIC = "/vla_policy/task"
+BLOCKS_TOPIC = "/sim/blocks"
+EPISODES_PER_BAG = 500
+_EPISODE_GAP_S = 1.0
+_EPOCH_NS = 1_700_000_000_000_000_000
+_STATE_PERIOD_STEPS = 4
+
+
+@dataclass(frozen=True)
+class DemonstrationConfig:
+    """How many episodes and how each is sampled.
+
+    An episode shows ``num_frames`` camera frames, ``frame_period_s`` apart from its start on, and runs ``tail_s`` longer,
+    so that the last frame has its future. ``anywhere_share`` of the episodes start anywhere, the others as in a scored
+    episode.
+    """
+
+    num_episodes: int
+    seed: int = 0
+    num_frames: int = 6
+    frame_period_s: float = 0.32
+    tail_s: float = 1.08
+    anywhere_share: float = 0.6
+
+
+def write_demonstrations(
+    folder: str | Path, robot: RobotConfig, config: DemonstrationConfig, num_workers: int = 1
+) -> Iterator[Path]:
+    """Write the bags ``demo_00000`` … into ``folder``; yields each when it is complete, skipping those already there.
+
+    A bag is written beside its final name and moved there when whole, so an interrupted run leaves no half bag.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = []
+    for index, first in enumerate(range(0, config.num_episodes, EPISODES_PER_BAG)):
+        num_episodes = min(EPISODES_PER_BAG, config.num_episodes - first)
+        jobs.append(_Job(folder / f"demo_{index:05d}", robot, config, first, num_episodes))
+    missing = [job for job in jobs if not (job.path / "metadata.yaml").exists()]
+    yield from (job.path for job in jobs if job not in missing)
+    # spawn: an EGL context and a thread pool do not survive a fork.
+    with multiprocessing.get_context("spawn").Pool(max(1, min(num_workers, len(missing)))) as pool:
+        yield from pool.imap(_write_bag, missing)
+
+
+@dataclass(frozen=True)
+class _Job:
+    path: Path
+    robot: RobotConfig
+    config: DemonstrationConfig
+    first_episode: int
+    num_episodes: int
+
+
+def _write_bag(job: _Job) -> Path:
+    os.environ["LP_NUM_THREADS"] = "1"  # software rendering in each worker on one core, else workers fight for cores
+    from vla_ros.sim.world import TabletopWorld
+
+    sizes = {(camera.width, camera.height) for camera in job.robot.cameras}
+    if len(sizes) != 1:
+        raise ValueError(f"robot '{job.robot.name}': cameras of sizes {sorted(sizes)}; the simulation renders one size")
+    world = TabletopWorld(*sizes.pop())
+    partial = job.path.with_name(f".{job.path.name}.{os.getpid()}") / job.path.name
+    with BagWriter(partial, compress=True) as bag:
+        recorder = _Recorder(bag, job.robot)
+        start_ns = _EPOCH_NS
+        for episode in range(job.first_episode, job.first_episode + job.num_episodes):
+            start_ns += _record_episode(world, recorder, job.config, episode, start_ns)
+    world.close()
+    partial.rename(job.path)
+    partial.parent.rmdir()
+    return job.path
+
+
+def _record_episode(
+    world: object, recorder: _Recorder, config: DemonstrationConfig, episode: int, start_ns: int
+) -> int:
+    """One episode; returns how long it is in ns, the gap to the next included."""
+    from vla_ros.sim.expert import Expert
+
+    seed = config.seed * 1_000_000 + episode
+    anywhere = np.random.default_rng([seed, 2]).random() < config.anywhere_share
+    scene = sample_scene(seed, "train", anywhere=anywhere)
+    expert = Expert(scene)
+    world.reset(scene)
+    recorder.scene(scene, start_ns)
+    period_steps = round(config.frame_period_s / world.control_dt_s)
+    num_steps = round((config.frame_period_s * (config.num_frames - 1) + config.tail_s) / world.control_dt_s)
+    command_dt_s = _STATE_PERIOD_STEPS * world.control_dt_s
+    command = following = np.array(scene.start_joint_positions)
+    for step in range(num_steps):
+        now_ns = start_ns + round(world.time_s * 1e9)
+        phase = step % _STATE_PERIOD_STEPS
+        if phase == 0:
+            command, following = following, expert.step(command_dt_s)
+            recorder.joint_state(world.joint_positions, world.joint_velocities, now_ns)
+            recorder.command(following, expert.velocity, command_dt_s, now_ns)
+        if step % period_steps == 0 and step // period_steps < config.num_frames:
+            recorder.images(world, now_ns)
+        world.step(command + (following - command) * ((phase + 1) / _STATE_PERIOD_STEPS))
+    return round((world.time_s + _EPISODE_GAP_S) * 1e9)
+
+
+class _Recorder:
+    """Fills and writes the topics' own messages."""
+
+    def __init__(self, bag: BagWriter, robot: RobotConfig) -> None:
+        self._bag = bag
+        self._robot = robot
+        self._output = robot.outputs[0]
+        self._columns = [robot.joint_names.index(name) for name in self._output.joints]
+        for camera in robot.cameras:
+            bag.add_topic(f"/{camera.topic}", "sensor_msgs/msg/Image")
+        bag.add_topic(f"/{robot.joint_states.topic}", "sensor_msgs/msg/JointState")
+        bag.add_topic(f"/{self._output.command_topic}", "trajectory_msgs/msg/JointTrajectory")
+        bag.add_topic(TASK_TOPIC, "std_msgs/msg/String", latched=True)
+        bag.add_topic(BLOCKS_TOPIC, "std_msgs/msg/String", latched=True)
+
+    def scene(self, scene: Scene, stamp_ns: int) -> None:
+        string = message_type("std_msgs/msg/String")
+        blocks = {block.color: [round(block.x_m, 4), round(block.y_m, 4)] for block in scene.blocks}
+        self._bag.write(BLOCKS_TOPIC, string(json.dumps(blocks)), stamp_ns)
+        self._bag.write(TASK_TOPIC, string(scene.instruction), stamp_ns)
+
+    def images(self, world: object, stamp_ns: int) -> None:
+        for camera in self._robot.cameras:
+            pixels = world.render(camera.name)
+            height, width, _ = pixels.shape
+            image = message_type("sensor_msgs/msg/Image")(
+                _header(stamp_ns, camera.name), height, width, "rgb8", 0, 3 * width, pixels.reshape(-1)
+            )
+            self._bag.write(f"/{camera.topic}", image, stamp_ns)
+
+    def joint_state(self, positions: np.ndarray, velocities: np.ndarray, stamp_ns: int) -> None:
+        state = message_type("sensor_msgs/msg/JointState")(
+            _header(stamp_ns), list(self._robot.joint_names), positions, velocities, np.zeros_like(positions)
+        )
+        self._bag.write(f"/{self._robot.joint_states.topic}", state, stamp_ns)
+
+    def command(self, positions: np.ndarray, velocities: np.ndarray, ahead_s: float, stamp_ns: int) -> None:
+        """The trajectory an expert publishes at ``stamp_ns``: be at ``positions`` in ``ahead_s``, then come to rest."""
+        empty = np.zeros(0)
+        rest = positions + velocities * ahead_s / 2
+        points = [
+            message_type("trajectory_msgs/msg/JointTrajectoryPoint")(
+                row[self._columns], speed[self._columns], empty, empty,
+                message_type("builtin_interfaces/msg/Duration")(*divmod(round(time_s * 1e9), 1_000_000_000)),
+            )
+            for row, speed, time_s in (
+                (positions, velocities, ahead_s),
+                (rest, np.zeros_like(positions), 2 * ahead_s),
+            )
+        ]  # fmt: skip
+        trajectory = message_type("trajectory_msgs/msg/JointTrajectory")(_header(0), list(self._output.joints), points)
+        self._bag.write(f"/{self._output.command_topic}", trajectory, stamp_ns)
+
+
+def _header(stamp_ns: int, frame_id: str = "") -> object:
+    time = message_type("builtin_interfaces/msg/Time")(*divmod(stamp_ns, 1_000_000_000))
+    return message_type("std_msgs/msg/Header")(time, frame_id)
