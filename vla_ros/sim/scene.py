@@ -112,6 +112,7 @@ def _centres(rng: np.random.Generator) -> list[tuple[float, float]]:
 def _start_clear(rng: np.random.Generator, blocks: tuple[Block, ...]) -> np.ndarray:
     while True:
         tip = np.array([rng.uniform(0.20, 0.48), rng.uniform(-0.22, 0.22), rng.uniform(0.18, 0.34)])
+        tip = kinematics.nearest_reachable(tip)
         if min(np.linalg.norm(tip - block.top) for block in blocks) >= MIN_START_DISTANCE_M:
             return kinematics.tool_down(tip, roll_rad=rng.uniform(-0.3, 0.3))
 
