@@ -1,0 +1,1 @@
+"""Policies: what turns an observation into a chunk of actions."""

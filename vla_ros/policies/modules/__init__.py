@@ -1,0 +1,1 @@
+"""Parts a policy is built from."""

@@ -1,0 +1,217 @@
+"""The DiT action expert: self- and cross-attention blocks, each modulated by the flow time.
+
+Adaptive layer norm after Peebles & Xie, "Scalable Diffusion Models with Transformers", section 3.2. Several
+draws of noise for one sample share everything that depends on the sample: they are a dimension of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vla_ros.policies.pi.config import ActionExpertConfig
+from vla_ros.policies.utils.transformers import Rotary, apply_rotary, rotary_angles
+
+MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
+
+
+@dataclass(frozen=True)
+class TimeGrid:
+    """Euler steps from flow time 1: their count and the modulations of every block at each of them."""
+
+    num_steps: int
+    modulations: tuple[Float[Tensor, "num_steps 1 2 3 width"], ...]
+
+
+@dataclass(frozen=True)
+class SuffixInput:
+    """What the blocks read besides the suffix itself: cross-attention keys and values, one pair for each cross block.
+
+    ``pad_mask`` is None where every key is valid; ``time_grid`` is None where flow times vary (training).
+    """
+
+    keys: tuple[Float[Tensor, "batch kv_heads slice head_dim"], ...]
+    values: tuple[Float[Tensor, "batch kv_heads slice head_dim"], ...]
+    pad_mask: Bool[Tensor, "batch 1 1 slice"] | None
+    time_grid: TimeGrid | None
+
+
+def embed_time(time: Float[Tensor, "*times"], width: int) -> Float[Tensor, "*times width"]:
+    """Sines then cosines of ``time`` at ``width / 2`` periods, geometric from 4e-3 to 4; float32."""
+    fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float32, device=time.device)
+    period = MIN_PERIOD * (MAX_PERIOD / MIN_PERIOD) ** fraction
+    angle = time.float()[..., None] * (2 * math.pi / period)
+    return torch.cat((angle.sin(), angle.cos()), dim=-1)
+
+
+class AdaptiveModulation(nn.Module):
+    """Shift, scale and gate from the time embedding. Starts as the plain block: no shift, no scale, gate 1."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(width, 3 * width)
+        nn.init.zeros_(self.modulation.weight)
+        with torch.no_grad():
+            self.modulation.bias.copy_(torch.cat((torch.zeros(2 * width), torch.ones(width))))
+
+    def forward(self, time_embedding: Float[Tensor, "*times width"]) -> Float[Tensor, "*times 3 width"]:
+        return self.modulation(F.silu(time_embedding)).unflatten(-1, (3, -1))
+
+
+class Attention(nn.Module):
+    """Attention of the suffix to itself (``context_size`` None) or to the prefix."""
+
+    def __init__(self, config: ActionExpertConfig, context_size: int | None) -> None:
+        super().__init__()
+        width, dim, bias = config.hidden_size, config.head_dim, config.attention_bias
+        self.head_dim, self.eps, self.qk_norm = dim, config.rms_norm_eps, config.qk_norm
+        self.gqa = config.num_attention_heads != config.num_key_value_heads
+        self.q_proj = nn.Linear(width, config.num_attention_heads * dim, bias)
+        self.k_proj = nn.Linear(context_size or width, config.num_key_value_heads * dim, bias)
+        self.v_proj = nn.Linear(context_size or width, config.num_key_value_heads * dim, bias)
+        self.o_proj = nn.Linear(config.num_attention_heads * dim, width, bias)
+        if config.qk_norm == "layernorm":
+            self.q_norm = nn.LayerNorm(dim, eps=config.rms_norm_eps)
+            self.k_norm = nn.LayerNorm(dim, eps=config.rms_norm_eps)
+
+    def queries(self, x: Float[Tensor, "batch rows width"]) -> Float[Tensor, "batch rows heads head_dim"]:
+        return self._norm(self.q_proj(x).unflatten(-1, (-1, self.head_dim)), "q_norm")
+
+    def keys(self, x: Float[Tensor, "batch rows context"]) -> Float[Tensor, "batch rows kv_heads head_dim"]:
+        return self._norm(self.k_proj(x).unflatten(-1, (-1, self.head_dim)), "k_norm")
+
+    def values(self, x: Float[Tensor, "batch rows context"]) -> Float[Tensor, "batch rows kv_heads head_dim"]:
+        return self.v_proj(x).unflatten(-1, (-1, self.head_dim))
+
+    def attend(
+        self,
+        queries: Float[Tensor, "batch heads rows head_dim"],
+        keys: Float[Tensor, "batch kv_heads slice head_dim"],
+        values: Float[Tensor, "batch kv_heads slice head_dim"],
+        mask: Bool[Tensor, "batch 1 1 slice"] | None = None,
+    ) -> Float[Tensor, "batch rows width"]:
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=self.gqa)
+        return self.o_proj(out.transpose(1, 2).flatten(-2))
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        if self.qk_norm == "none":
+            return x
+        if self.qk_norm == "rmsnorm":
+            return F.rms_norm(x, (self.head_dim,), eps=self.eps)
+        return getattr(self, name)(x)
+
+
+class GatedMLP(nn.Module):
+    """``down(silu(gate(x)) * up(x))``, without biases."""
+
+    def __init__(self, width: int, intermediate: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, intermediate, bias=False)
+        self.up_proj = nn.Linear(width, intermediate, bias=False)
+        self.down_proj = nn.Linear(intermediate, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DiTBlock(nn.Module):
+    """Modulated attention, then a modulated MLP; RMS norms without weights."""
+
+    def __init__(self, config: ActionExpertConfig, context_size: int | None) -> None:
+        super().__init__()
+        self.is_cross = context_size is not None
+        self.eps = config.rms_norm_eps
+        self.ada_mod1 = AdaptiveModulation(config.hidden_size)
+        self.attn = Attention(config, context_size)
+        self.ada_mod2 = AdaptiveModulation(config.hidden_size)
+        self.mlp = GatedMLP(config.hidden_size, config.intermediate_size)
+
+    def modulations(self, time_embedding: Float[Tensor, "*times width"]) -> Float[Tensor, "*times 2 3 width"]:
+        return torch.stack((self.ada_mod1(time_embedding), self.ada_mod2(time_embedding)), dim=-3)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch draws suffix width"],
+        modulation: Float[Tensor, "#batch #draws 2 3 width"],
+        context: tuple[Tensor, Tensor, Tensor | None] | None,
+        rotary: Rotary | None,
+    ) -> Float[Tensor, "batch draws suffix width"]:
+        """``context`` is (keys, values, mask) of a cross block; ``rotary`` the angles of a self block."""
+        first, second = modulation.unsqueeze(-2).unbind(-4)
+        shift, scale, gate = first.unbind(-3)
+        normed = F.rms_norm(x, x.shape[-1:], eps=self.eps) * (1 + scale) + shift
+        x = x + gate * (self._self_attention(normed, rotary) if context is None else self._cross(normed, context))
+        shift, scale, gate = second.unbind(-3)
+        return x + gate * self.mlp(F.rms_norm(x, x.shape[-1:], eps=self.eps) * (1 + scale) + shift)
+
+    def _self_attention(self, x: Tensor, rotary: Rotary | None) -> Tensor:
+        rows = x.flatten(0, 1)
+        queries, keys, values = self.attn.queries(rows), self.attn.keys(rows), self.attn.values(rows)
+        if rotary is not None:
+            queries, keys = apply_rotary(queries, rotary), apply_rotary(keys, rotary)
+        out = self.attn.attend(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
+        return out.unflatten(0, x.shape[:2])
+
+    def _cross(self, x: Tensor, context: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
+        queries = self.attn.queries(x.flatten(1, 2))  # all draws of a sample share its keys and values
+        return self.attn.attend(queries.transpose(1, 2), *context).unflatten(1, x.shape[1:3])
+
+
+class DiTActionExpert(nn.Module):
+    """The blocks and the final norm. Everything enters and leaves at the expert's width."""
+
+    def __init__(self, config: ActionExpertConfig, context_size: int) -> None:
+        super().__init__()
+        self.config = config
+        every = config.cross_attention_every
+        cross = [i % every == every - 1 for i in range(config.num_hidden_layers * every)]
+        self.blocks = nn.ModuleList(DiTBlock(config, context_size if is_cross else None) for is_cross in cross)
+
+    def modulations(self, time_embedding: Tensor) -> tuple[Float[Tensor, "*times 2 3 width"], ...]:
+        """Of every block, for time embeddings of any leading shape."""
+        return tuple(block.modulations(time_embedding) for block in self.blocks)
+
+    def prepare(
+        self,
+        hidden_states: tuple[Float[Tensor, "batch slice hidden"], ...],
+        pad_mask: Bool[Tensor, "batch slice"] | None,
+        time_grid: TimeGrid | None,
+    ) -> SuffixInput:
+        """Keys and values of every cross block from the recorded prefix states."""
+        normed: dict[int, Tensor] = {}
+        keys, values = [], []
+        for i, block in enumerate(self.blocks):
+            if not block.is_cross:
+                continue
+            layer = -1 if self.config.only_attend_to_final_layer else i // self.config.cross_attention_every
+            if layer not in normed:
+                state = hidden_states[layer]
+                normed[layer] = F.rms_norm(state, state.shape[-1:], eps=self.config.rms_norm_eps)
+            keys.append(block.attn.keys(normed[layer]).transpose(1, 2))
+            values.append(block.attn.values(normed[layer]).transpose(1, 2))
+        mask = None if pad_mask is None else pad_mask[:, None, None, :]
+        return SuffixInput(tuple(keys), tuple(values), mask, time_grid)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch draws suffix width"],
+        suffix_input: SuffixInput,
+        modulations: tuple[Float[Tensor, "#batch #draws 2 3 width"], ...],
+    ) -> Float[Tensor, "batch draws suffix width"]:
+        """The suffix after all blocks and the final norm.
+
+        Rotary positions start at 0 and not at the prefix's length: attention sees their differences only.
+        """
+        rotary = None
+        if self.config.rotary_self_attn:
+            rotary = rotary_angles(x.shape[2], self.config.head_dim, self.config.rope_theta, x.device)
+        cross = iter(zip(suffix_input.keys, suffix_input.values, strict=True))
+        for block, modulation in zip(self.blocks, modulations, strict=True):
+            context = (*next(cross), suffix_input.pad_mask) if block.is_cross else None
+            x = block(x, modulation, context, rotary)
+        return F.rms_norm(x, x.shape[-1:], eps=self.config.rms_norm_eps)

@@ -1,0 +1,1 @@
+"""Bridges from vision-language models to the action expert."""

@@ -1,0 +1,68 @@
+"""What goes into and out of a VLM bridge, batched, on the device.
+
+Names of dimensions, the same in every annotation of the policies:
+
+    batch     samples                          hidden    the VLM's hidden size
+    seq       text and image tokens, padded    width     the action expert's hidden size
+    registers learned register tokens          horizon   actions in a chunk
+    prefix    seq + registers                  action    action dimensions
+    slice     the part the expert reads        state     state dimensions
+    images    images in the batch              history   state tokens
+    patches   patches of a sample              draws     flow-matching draws for each sample
+    heads, kv_heads, head_dim                  suffix    history + horizon
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64, Shaped
+from torch import Tensor
+
+from vla_ros.transforms.sample import PolicyInput
+
+
+@dataclass(frozen=True)
+class VLMInputs:
+    """``vla_ros.transforms.sample.PolicyInput`` as tensors with a batch dimension; the fields mean the same."""
+
+    pixel_values: Shaped[Tensor, "batch patches patch"]
+    input_ids: Int64[Tensor, "batch seq"]
+    attention_mask: Bool[Tensor, "batch seq"]
+    position_ids: Int64[Tensor, "batch 3 1 seq"]
+    obs_register_att_mask: Bool[Tensor, "batch seq"]
+    target_ids: Int64[Tensor, "batch seq"] | None
+    image_grid: tuple[tuple[int, int, int], ...]
+    num_target_tokens: int = 0
+
+    @classmethod
+    def from_numpy(cls, batch: PolicyInput, device: torch.device | str = "cpu") -> VLMInputs:
+        """A *batched* ``PolicyInput`` on ``device``; on CPU the memory is shared."""
+        return cls(**{name: _to_tensor(value, device) for name, value in vars(batch).items()})
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], image_grid: tuple[tuple[int, int, int], ...]) -> VLMInputs:
+        """From the batched tensors of a request, already on the device."""
+        names = ("pixel_values", "input_ids", "attention_mask", "position_ids", "obs_register_att_mask")
+        return cls(**{name: tensors[name] for name in names}, target_ids=None, image_grid=image_grid)
+
+
+@dataclass(frozen=True)
+class VLMOutputs:
+    """What the action expert reads of the prefix, and what training adds.
+
+    ``hidden_states`` holds the recorded layers (before the final norm), oldest first; ``pad_mask`` is True at valid
+    positions of the slice, or None where all of them are (registers only). ``ce_loss`` is set where ``encode_prefix``
+    was asked for it.
+    """
+
+    hidden_states: tuple[Float[Tensor, "batch slice hidden"], ...]
+    pad_mask: Bool[Tensor, "batch slice"] | None
+    ce_loss: Float[Tensor, ""] | None = None
+
+
+def _to_tensor(value: object, device: torch.device | str) -> object:
+    return torch.from_numpy(value).to(device) if isinstance(value, np.ndarray) else value

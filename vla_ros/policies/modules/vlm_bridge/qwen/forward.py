@@ -1,0 +1,218 @@
+"""The forward pass of Qwen3-VL over the modules of transformers, for fixed shapes and one image grid.
+
+Same values as transformers' own forward (to rounding), without what a policy doesn't need: no caches, no
+per-image loops, no host synchronisation, no rows of the last layer that nobody reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
+from vla_ros.policies.utils.transformers import Rotary, apply_rotary, inverse_frequencies, make_rotary
+
+VISION_ROPE_THETA = 10000.0
+
+
+class VisionOutputs(NamedTuple):
+    """Features of all images of the batch, in order, and those of each deepstack layer."""
+
+    features: Float[Tensor, "image_tokens hidden"]
+    deepstack: tuple[Float[Tensor, "image_tokens hidden"], ...]
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Where image tokens are in the sequence, and what goes there."""
+
+    mask: Bool[Tensor, "batch seq"]
+    outputs: VisionOutputs
+
+
+@dataclass(frozen=True)
+class TextPlan:
+    """How to run the text layers: ``mask`` is True where a query may read a key; the last layer computes its last
+    ``last_rows`` positions only; the last ``num_recorded_layers`` layers are returned."""
+
+    mask: Bool[Tensor, "batch 1 prefix prefix"]
+    position_ids: Int64[Tensor, "batch 3 prefix"]
+    num_recorded_layers: int
+    last_rows: int
+
+
+class _GridConstants(NamedTuple):
+    indices: Int64[Tensor, "patches 4"]
+    weights: Float[Tensor, "patches 4 1"]
+    rotary: Rotary
+
+
+def run_vision(
+    visual: nn.Module, inputs: VLMInputs, mean: tuple[float, ...], std: tuple[float, ...]
+) -> VisionOutputs:
+    """All images through the vision tower in one batch; they share one grid."""
+    grid = inputs.image_grid[0]
+    assert all(other == grid for other in inputs.image_grid), "images of a batch share one grid"
+    num_patches = grid[0] * grid[1] * grid[2]
+    config = visual.config
+    patches = inputs.pixel_values.reshape(-1, num_patches, inputs.pixel_values.shape[-1])
+    constants = _grid_constants(
+        grid, config.spatial_merge_size, visual.num_grid_per_side, config.hidden_size // config.num_heads, patches.device
+    )
+    x = _embed_patches(visual.patch_embed, patches, mean, std)
+    x = x + (visual.pos_embed(constants.indices) * constants.weights).sum(1).to(x.dtype)
+    deepstack: list[Tensor] = []
+    for i, block in enumerate(visual.blocks):
+        x = x + _vision_attention(block.attn, block.norm1(x), constants.rotary)
+        x = x + block.mlp(block.norm2(x))
+        if i in visual.deepstack_visual_indexes:
+            deepstack.append(visual.deepstack_merger_list[len(deepstack)](x))
+    return VisionOutputs(visual.merger(x), tuple(deepstack))
+
+
+def run_text(
+    language_model: nn.Module,
+    embeddings: Float[Tensor, "batch seq hidden"],
+    registers: Float[Tensor, "registers hidden"],
+    images: ImageFeatures,
+    plan: TextPlan,
+) -> tuple[Float[Tensor, "batch rows hidden"], ...]:
+    """The recorded states, before the final norm: all positions, but ``plan.last_rows`` of the last layer."""
+    num_registers = registers.shape[0]
+    mask = images.mask.unsqueeze(-1)
+    features = images.outputs.features.to(embeddings.dtype)
+    x = torch.cat((embeddings.masked_scatter(mask, features), registers.expand(len(embeddings), -1, -1)), dim=1)
+    rotary = _text_rotary(language_model.config, plan.position_ids)
+    num_layers = len(language_model.layers)
+    recorded = []
+    for i, layer in enumerate(language_model.layers):
+        rows = plan.last_rows if i == num_layers - 1 else x.shape[1]
+        x = _text_layer(layer, x, rotary, plan.mask, rows)
+        if i < len(images.outputs.deepstack):
+            added = torch.zeros_like(embeddings).masked_scatter_(mask, images.outputs.deepstack[i].to(x.dtype))
+            x = x + F.pad(added, (0, 0, 0, num_registers))[:, -x.shape[1] :]
+        if i >= num_layers - plan.num_recorded_layers:
+            recorded.append(x)
+    return tuple(recorded)
+
+
+def _text_layer(
+    layer: nn.Module, x: Tensor, rotary: Rotary, mask: Tensor, num_rows: int
+) -> Float[Tensor, "batch rows hidden"]:
+    """One decoder layer; only the last ``num_rows`` positions are computed."""
+    attn = layer.self_attn
+    normed = _rms_norm(layer.input_layernorm, x)
+    rows = slice(x.shape[1] - num_rows, None)
+    heads = (-1, attn.head_dim)
+    queries = apply_rotary(
+        _rms_norm(attn.q_norm, attn.q_proj(normed[:, rows]).unflatten(-1, heads)),
+        Rotary(rotary.cos[:, rows], rotary.sin[:, rows]),
+    )
+    keys = apply_rotary(_rms_norm(attn.k_norm, attn.k_proj(normed).unflatten(-1, heads)), rotary)
+    values = attn.v_proj(normed).unflatten(-1, heads)
+    out = F.scaled_dot_product_attention(
+        queries.transpose(1, 2),
+        keys.transpose(1, 2),
+        values.transpose(1, 2),
+        attn_mask=mask[:, :, rows],
+        enable_gqa=attn.num_key_value_groups > 1,
+    )
+    x = x[:, rows] + attn.o_proj(out.transpose(1, 2).flatten(-2))
+    return x + layer.mlp(_rms_norm(layer.post_attention_layernorm, x))
+
+
+def _rms_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def _text_rotary(config: object, position_ids: Int64[Tensor, "batch 3 prefix"]) -> Rotary:
+    """Interleaved mRoPE: frequency ``i`` turns with axis ``i % 3`` inside the sections, with time beyond them."""
+    parameters = config.rope_parameters
+    axes, frequencies = _mrope_constants(
+        config.head_dim, parameters["rope_theta"], tuple(parameters["mrope_section"]), position_ids.device
+    )
+    return make_rotary(position_ids.float().index_select(1, axes).transpose(1, 2) * frequencies)
+
+
+@lru_cache(maxsize=16)
+def _mrope_constants(
+    head_dim: int, theta: float, sections: tuple[int, ...], device: torch.device
+) -> tuple[Int64[Tensor, "half"], Float[Tensor, "half"]]:
+    with torch.inference_mode(False), torch.no_grad():
+        axes = torch.zeros(head_dim // 2, dtype=torch.int64)
+        for axis in (1, 2):
+            axes[axis : sections[axis] * 3 : 3] = axis
+        return axes.to(device), inverse_frequencies(head_dim, theta, device)
+
+
+def _embed_patches(
+    patch_embed: nn.Module, patches: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Tensor, "images patches vision"]:
+    """The patch convolution as a matrix product.
+
+    uint8 patches hold one frame: a still image repeats along time, so the kernel is summed over time instead.
+    """
+    kernel = patch_embed.proj.weight
+    if patches.dtype == torch.uint8:
+        patches = normalize_patches(patches, mean, std)
+        kernel = kernel.sum(2)
+    return F.linear(patches.to(kernel.dtype), kernel.flatten(1), patch_embed.proj.bias)
+
+
+def normalize_patches(
+    patches: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Tensor, "*images patches patch"]:
+    """uint8 patches, channels first within each, to float32 ``(x / 255 - mean) / std``."""
+    scale, shift = _pixel_constants(mean, std, patches.device)
+    return (patches.unflatten(-1, (len(mean), -1)).float() * scale + shift).flatten(-2)
+
+
+@lru_cache(maxsize=16)
+def _pixel_constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False), torch.no_grad():
+        means, stds = (torch.tensor(x, dtype=torch.float64) for x in (mean, std))
+        return tuple(x.float()[:, None].to(device) for x in (1 / (255 * stds), -means / stds))
+
+
+def _vision_attention(attn: nn.Module, x: Float[Tensor, "images patches vision"], rotary: Rotary) -> Tensor:
+    queries, keys, values = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).unbind(-3)
+    queries, keys = apply_rotary(queries, rotary), apply_rotary(keys, rotary)
+    out = F.scaled_dot_product_attention(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
+    return attn.proj(out.transpose(1, 2).flatten(-2))
+
+
+@lru_cache(maxsize=32)
+def _grid_constants(
+    grid: tuple[int, int, int], merge: int, side: int, head_dim: int, device: torch.device
+) -> _GridConstants:
+    """For patches in merge-block order: bilinear taps into the learned position grid, and 2-D rotary angles."""
+    time, height, width = grid
+    with torch.inference_mode(False), torch.no_grad():
+        shape = (height // merge, merge, width // merge, merge)
+        row, col = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        row, col = (x.reshape(shape).transpose(1, 2).flatten().repeat(time) for x in (row, col))
+        row_taps, row_weights = _linear_taps(row, height, side)
+        col_taps, col_weights = _linear_taps(col, width, side)
+        indices = (row_taps[:, :, None] * side + col_taps[:, None, :]).flatten(1)
+        weights = (row_weights[:, :, None] * col_weights[:, None, :]).flatten(1)
+        frequencies = inverse_frequencies(head_dim // 2, VISION_ROPE_THETA, torch.device("cpu"))
+        angles = torch.cat((row[:, None] * frequencies, col[:, None] * frequencies), dim=-1)
+        rotary = make_rotary(angles[None])
+        return _GridConstants(
+            indices.to(device), weights[..., None].to(device), Rotary(rotary.cos.to(device), rotary.sin.to(device))
+        )
+
+
+def _linear_taps(position: Tensor, size: int, side: int) -> tuple[Tensor, Tensor]:
+    """The two neighbours of each position on the learned axis, ends aligned, and their weights."""
+    exact = torch.linspace(0, side - 1, size)[position]
+    low = exact.long()
+    high = (low + 1).clamp(max=side - 1)
+    fraction = exact - low
+    return torch.stack((low, high), 1), torch.stack((1 - fraction, fraction), 1)

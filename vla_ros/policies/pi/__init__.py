@@ -1,0 +1,1 @@
+"""The Pi policy: a VLM prefix and a flow-matching action expert."""

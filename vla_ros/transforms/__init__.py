@@ -1,0 +1,1 @@
+"""Normalisation, action semantics and sample types: numpy only."""

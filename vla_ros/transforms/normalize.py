@@ -1,0 +1,89 @@
+"""Normalisation of states and actions by per-key statistics of shape [horizon, dim]."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+MODES = ("quantile", "mean_std")
+CLAMP = 1.5  # quantile mode only: rare values beyond q01..q99 keep their sign but not their size
+EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class FieldStats:
+    """Statistics of one key over the training data, each float32 [horizon, dim]."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    q01: np.ndarray
+    q99: np.ndarray
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """Maps values of one key to about -1..1 and back; ``mode`` is ``quantile`` or ``mean_std``."""
+
+    mode: str
+    stats: FieldStats
+
+    def normalize(self, values: np.ndarray) -> np.ndarray:
+        """``values`` [..., horizon, dim] in SI units to float32 of the same shape."""
+        if self.mode == "mean_std":
+            return ((values - self.stats.mean) / (self.stats.std + EPSILON)).astype(np.float32)
+        span = np.maximum(self.stats.q99 - self.stats.q01, EPSILON)
+        return np.clip((values - self.stats.q01) / span * 2.0 - 1.0, -CLAMP, CLAMP).astype(np.float32)
+
+    def denormalize(self, values: np.ndarray) -> np.ndarray:
+        """The inverse of ``normalize``, float64; quantile mode clamps first."""
+        values = np.asarray(values, np.float64)
+        if self.mode == "mean_std":
+            return values * (self.stats.std + EPSILON) + self.stats.mean
+        span = np.maximum(self.stats.q99 - self.stats.q01, EPSILON)
+        return (np.clip(values, -CLAMP, CLAMP) + 1.0) / 2.0 * span + self.stats.q01
+
+
+def compute_stats(values: np.ndarray, min_range: float = 1e-3) -> FieldStats:
+    """Statistics of ``values`` [num_samples, horizon, dim].
+
+    A dimension that hardly moves gets a range of ``min_range`` (in the values' unit), so that its noise is not
+    blown up to the size of a signal.
+    """
+    mean, std = values.mean(0), np.maximum(values.std(0), min_range / 4)
+    q01, q99 = np.quantile(values, 0.01, axis=0), np.quantile(values, 0.99, axis=0)
+    widen = np.maximum(min_range - (q99 - q01), 0.0) / 2
+    return FieldStats(*(x.astype(np.float32) for x in (mean, std, q01 - widen, q99 + widen)))
+
+
+def save_stats(path: Path, stats: Mapping[str, FieldStats]) -> None:
+    """Write ``norm_stats.json``: for each key its mean, std, q01 and q99 as nested lists."""
+    document = {key: {name: array.tolist() for name, array in vars(field).items()} for key, field in stats.items()}
+    path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def load_stats(path: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, FieldStats]:
+    """Read ``norm_stats.json`` and check every array of each key of ``shapes`` against its [horizon, dim].
+
+    Raises ValueError naming the file and the key.
+    """
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); restore it from the policy's origin") from error
+    stats = {}
+    for key, shape in shapes.items():
+        arrays = {}
+        for name in ("mean", "std", "q01", "q99"):
+            try:
+                array = np.array(document[key][name], np.float32)
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{path}: '{key}.{name}' is missing or not a table of numbers") from error
+            if array.shape != shape or not np.isfinite(array).all():
+                raise ValueError(f"{path}: '{key}.{name}' has shape {array.shape}; expected finite values of {shape}")
+            arrays[name] = array
+        stats[key] = FieldStats(**arrays)
+    return stats
