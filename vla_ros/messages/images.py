@@ -42,8 +42,8 @@ Converter = Callable[[Any, str], np.ndarray]
 def decode_image(msg: Any, convert: Converter | None = None) -> np.ndarray:
     """The RGB picture in an Image or CompressedImage message.
 
-    Returns uint8 ``[height, width, 3]``; for rgb8 and rgba8 it is a view of the message's data. ``convert(msg, "rgb8")``
-    reads every encoding not known here (``CvBridge().imgmsg_to_cv2`` fits).
+    Returns uint8 ``[height, width, 3]``; for rgb8 and rgba8 it is a view of the message's data.
+    ``convert(msg, "rgb8")`` reads every encoding not known here (``CvBridge().imgmsg_to_cv2`` fits).
     Raises ValueError for a depth image, an encoding nobody can read, and data that does not fit the declared size.
     """
     if not hasattr(msg, "encoding"):
@@ -137,8 +137,8 @@ def _convert_unknown(msg: Any, convert: Converter | None) -> np.ndarray:
     supported = ", ".join(COLOUR_ENCODINGS)
     if convert is None:
         raise ValueError(
-            f"image encoding '{msg.encoding}' is not supported; expected one of {supported}, or install ROS's cv_bridge "
-            "for the others"
+            f"image encoding '{msg.encoding}' is not supported; expected one of {supported}: set the camera driver's "
+            "encoding, or install ROS's cv_bridge"
         )
     try:
         image = np.asarray(convert(msg, "rgb8"))

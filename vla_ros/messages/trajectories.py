@@ -72,7 +72,7 @@ def _columns(given: list[str], joint_names: Sequence[str]) -> list[int]:
     """Where each of ``joint_names`` stands in the message."""
     repeated = [name for name in given if given.count(name) > 1]
     if repeated:
-        raise ValueError(f"trajectory names joint '{repeated[0]}' twice; expected each of {', '.join(joint_names)} once")
+        raise ValueError(f"trajectory names joint '{repeated[0]}' twice; expected {', '.join(joint_names)}")
     unknown = [name for name in given if name not in joint_names]
     if unknown:
         raise ValueError(f"trajectory names unknown joint '{unknown[0]}'; expected {', '.join(joint_names)}")

@@ -1,4 +1,4 @@
-"""``sim_node``: the simulated table-top arm as a robot under ROS 2 — cameras, joint states, a trajectory controller."""
+"""``sim_node``: the simulated table-top arm as a robot under ROS 2: cameras, joint states, a trajectory controller."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -23,9 +23,10 @@ from vla_ros.messages.images import encode_compressed_image, encode_image
 from vla_ros.messages.joints import fill_joint_state
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory, parse_trajectory
 from vla_ros.nodes.dds import use_default_dds_profile
+from vla_ros.nodes.params import robot_file
+from vla_ros.nodes.qos import CAMERA, COMMAND, JOINT_STATES, LATCHED, REPORT
 from vla_ros.nodes.sim_reset import ResetRequest, parse_reset
 from vla_ros.robot import OutputConfig, RobotConfig, load_robot
-from vla_ros.share import share_path
 
 if TYPE_CHECKING:
     from vla_ros.nodes.sim_robot import SimulatedRobot
@@ -34,12 +35,8 @@ JOINT_STATE_STEPS = 2
 CAMERA_STEPS = 5
 EXPERT_STEPS = 4
 MAX_LATE_NS = 200_000_000
+VIEW_STEPS = 50
 EGL_PACKAGES = "libegl1 libopengl0 libgl1-mesa-dri"
-
-SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-RELIABLE = QoSProfile(depth=1)
-RESETS = QoSProfile(depth=10)
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class SimNode(Node):
@@ -50,28 +47,30 @@ class SimNode(Node):
 
     def __init__(self) -> None:
         super().__init__("sim_node")
-        robot_file = self.declare_parameter("robot", str(share_path("config/robots/tabletop.yaml"))).value
-        seed = self.declare_parameter("seed", 0).value
-        expert = self.declare_parameter("expert", False).value
-        self._robot = load_robot(robot_file)
+        robot = self._parameter("robot", "tabletop", "Robot file (path of a YAML), or the name of a packaged one.")
+        seed = self._parameter("seed", 0, "Evaluation scene to start with.")
+        expert = self._parameter("expert", False, "The scripted expert publishes commands, as a policy would.")
+        view = self._parameter("view", False, "Publish sim/view too: a larger picture for people, 2 Hz.")
+        self._robot = load_robot(robot_file(robot))
         self._simulated = _simulated_robot(self._robot, expert)
         self._num_resets = 0
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._cameras = {
-            camera: self.create_publisher(CompressedImage if camera.compressed else Image, camera.topic, SENSOR)
+            camera: self.create_publisher(CompressedImage if camera.compressed else Image, camera.topic, CAMERA)
             for camera in self._robot.cameras
         }
-        self._joint_states = self.create_publisher(JointState, self._robot.joint_states.topic, SENSOR)
+        self._view = self.create_publisher(Image, "sim/view", REPORT) if view else None
+        self._joint_states = self.create_publisher(JointState, self._robot.joint_states.topic, JOINT_STATES)
         self._task = self.create_publisher(String, "vla_policy/task", LATCHED)
         self._episode = self.create_publisher(String, "sim/episode", LATCHED)
         self._blocks = self.create_publisher(String, "sim/blocks", LATCHED)
         self._expert_commands = {}
         for output in self._robot.outputs:
             topic = output.command_topic
-            self.create_subscription(JointTrajectory, topic, partial(self._on_trajectory, output), RELIABLE)
+            self.create_subscription(JointTrajectory, topic, partial(self._on_trajectory, output), COMMAND)
             if expert:
-                self._expert_commands[output] = self.create_publisher(JointTrajectory, topic, RELIABLE)
-        self.create_subscription(String, "sim/reset", self._on_reset, RESETS)
+                self._expert_commands[output] = self.create_publisher(JointTrajectory, topic, COMMAND)
+        self.create_subscription(String, "sim/reset", self._on_reset, REPORT)
         self._reset(ResetRequest(seed))
 
     def run(self) -> None:
@@ -91,8 +90,11 @@ class SimNode(Node):
                 self.get_logger().warning(f"{late_ns * 1e-6:.0f} ms behind real time: simulated time stood still")
 
     def close(self) -> None:
-        """Free the rendering context."""
-        self._simulated.world.close()
+        """Free the rendering contexts."""
+        self._simulated.close()
+
+    def _parameter(self, name: str, default: Any, description: str) -> Any:
+        return self.declare_parameter(name, default, ParameterDescriptor(description=description)).value
 
     def _tick(self, step: int) -> None:
         now_ns = self.get_clock().now().nanoseconds
@@ -105,7 +107,10 @@ class SimNode(Node):
             self._publish_images(now_ns)
         if self._expert_commands and step % EXPERT_STEPS == 0:
             self._publish_expert(EXPERT_STEPS * world.control_dt_s)
-        if self._simulated.step():
+        is_news = self._simulated.step()
+        if self._view is not None and (is_news or self._simulated.num_steps % VIEW_STEPS == 1):
+            self._publish_view(now_ns)
+        if is_news:
             self._publish_episode()
 
     def _publish_images(self, stamp_ns: int) -> None:
@@ -115,6 +120,11 @@ class SimNode(Node):
             encode = encode_compressed_image if camera.compressed else encode_image
             encode(pixels, msg, stamp_ns, camera.name)
             publisher.publish(msg)
+
+    def _publish_view(self, stamp_ns: int) -> None:
+        msg = Image()
+        encode_image(self._simulated.view(), msg, stamp_ns, f"episode {self._num_resets}")
+        self._view.publish(msg)
 
     def _publish_expert(self, dt_s: float) -> None:
         whole = self._simulated.expert_trajectory(dt_s)
@@ -206,7 +216,8 @@ def main(args: list[str] | None = None) -> None:
         node = SimNode()
     except ValueError as error:
         rclpy.try_shutdown()
-        sys.exit(f"sim_node: {error}")
+        print(f"sim_node: {error}", file=sys.stderr)
+        sys.exit(2)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     threading.Thread(target=_spin, args=(executor,), daemon=True).start()

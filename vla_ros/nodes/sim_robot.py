@@ -1,8 +1,9 @@
-"""The simulated robot behind ``sim_node``: world, controllers, episode and, if wanted, the scripted expert. No ROS here."""
+"""The simulated robot behind ``sim_node``: world, controllers, episode, scripted expert. No ROS here."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from vla_ros.sim.episode import TouchEpisode
 from vla_ros.sim.expert import Expert
 from vla_ros.sim.scene import Scene, sample_scene
 from vla_ros.sim.world import CAMERAS, TabletopWorld
+
+VIEW_CAMERA = "front"
+VIEW_PIXELS = 384
 
 
 def check_robot(robot: RobotConfig) -> None:
@@ -39,11 +43,12 @@ class SimulatedRobot:
         check_robot(robot)
         self.world = TabletopWorld(robot.cameras[0].width, robot.cameras[0].height)
         self._columns = {output: [robot.joint_names.index(name) for name in output.joints] for output in robot.outputs}
+        self._viewer = TabletopWorld(VIEW_PIXELS, VIEW_PIXELS)
         self._with_expert = expert
         self.expert: Expert | None = None
 
     def reset(self, request: ResetRequest) -> None:
-        """Put arm and blocks into the requested scene and start its episode. Raises ValueError for an unknown target."""
+        """Put arm and blocks into the requested scene, start its episode. Raises ValueError for an unknown target."""
         scene = sample_scene(request.seed, "eval")
         if request.target is not None:
             scene = scene.with_target(request.target)
@@ -53,6 +58,7 @@ class SimulatedRobot:
         start = np.asarray(scene.start_joint_positions, dtype=np.float64)
         self._controllers = {output: TrajectoryController(start[rows]) for output, rows in self._columns.items()}
         self._targets = start.copy()
+        self.num_steps = 0
         self.episode = TouchEpisode(self.world, scene)
         self.expert = Expert(scene) if self._with_expert else None
 
@@ -73,7 +79,23 @@ class SimulatedRobot:
         for output, controller in self._controllers.items():
             self._targets[self._columns[output]] = controller.sample(self.world.time_s + self.world.control_dt_s)[0]
         self.world.step(self._targets)
+        self.num_steps += 1
         return self.episode.update() != before
+
+    def view(self) -> np.ndarray:
+        """A larger picture for people of joints and blocks as they are: uint8 ``[VIEW_PIXELS, VIEW_PIXELS, 3]``."""
+        blocks = []
+        for block in self.scene.blocks:
+            x_m, y_m, _ = self.world.block_top(block.color)
+            blocks.append(replace(block, x_m=float(x_m), y_m=float(y_m)))
+        now = replace(self.scene, blocks=tuple(blocks), start_joint_positions=self.world.joint_positions)
+        self._viewer.reset(now)
+        return self._viewer.render(VIEW_CAMERA)
+
+    def close(self) -> None:
+        """Free the rendering contexts."""
+        self.world.close()
+        self._viewer.close()
 
     def expert_trajectory(self, dt_s: float) -> Trajectory:
         """The expert's next command: be there in ``dt_s``, then come to rest."""

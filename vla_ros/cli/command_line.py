@@ -1,0 +1,60 @@
+"""Finds the subcommand, runs it, and turns what it raises into one line and an exit code.
+
+A subcommand is one module: its docstring's first line is its help, ``add_arguments(parser)`` declares its arguments,
+``run(args)`` does it and returns the exit code, ``EXTRAS`` are the pip extras it needs. Whatever is not in the standard
+library it imports in ``run``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from vla_ros.cli import demo, record
+
+COMMANDS = (demo, record)
+DONE, BELOW_THRESHOLD, UNUSABLE = 0, 1, 2
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand.
+
+    Returns 0 for done and good, 1 for done and below its threshold, 2 for arguments or input that cannot be used.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except ValueError as error:
+        print(f"vla_ros {args.command}: {error}", file=sys.stderr)
+        return UNUSABLE
+    except ModuleNotFoundError as error:
+        print(
+            f"vla_ros {args.command}: the Python package '{error.name}' is missing; install what this needs with "
+            f"pip install 'vla_ros[{','.join(args.extras)}]'",
+            file=sys.stderr,
+        )
+        return UNUSABLE
+    except KeyboardInterrupt:
+        print(f"vla_ros {args.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(UNUSABLE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="vla_ros", description="Runs a Vision-Language-Action policy on a robot under ROS 2.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in COMMANDS:
+        name = module.__name__.rpartition(".")[2]
+        first_line = (module.__doc__ or "").splitlines()[0]
+        subparser = subparsers.add_parser(name, help=first_line, description=first_line)
+        module.add_arguments(subparser)
+        subparser.add_argument("--json", metavar="FILE", help="also write the figures here, machine-readable")
+        subparser.set_defaults(run=module.run, extras=module.EXTRAS)
+    return parser

@@ -1,0 +1,48 @@
+"""Run the simulated arm, both nodes and the policy, and score its episodes.
+
+Exits 1 where fewer episodes succeed than ``--min-success``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vla_ros.cli.output import write_json
+
+EXTRAS = ("ros", "sim")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--episodes", type=int, default=10, metavar="N", help="how many episodes (default 10)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first scene (default 0)")
+    parser.add_argument("--min-success", type=float, default=0.7, metavar="SHARE", help="exit 1 below it (default 0.7)")
+    parser.add_argument("--policy", default="tiny_touch", metavar="DIR", help="policy directory (default tiny_touch)")
+    parser.add_argument("--robot", default="tabletop", metavar="FILE", help="robot file that the simulation can be")
+    parser.add_argument("--out", default="demo", metavar="DIR", help="where pictures and logs go (default: demo)")
+    parser.add_argument(
+        "--swap-targets",
+        action="store_true",
+        help="N scenes instead, in each of which every block is named in turn",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from vla_ros.nodes.demo import DemoConfig, report_json, run_demo
+
+    if args.episodes < 1 or args.seed < 0 or not 0.0 <= args.min_success <= 1.0:
+        raise ValueError(
+            f"got --episodes {args.episodes} --seed {args.seed} --min-success {args.min_success}; expected at least 1 "
+            "episode, a seed from 0 on, and a share from 0 to 1"
+        )
+    config = DemoConfig(
+        num_episodes=args.episodes,
+        seed=args.seed,
+        swap_targets=args.swap_targets,
+        policy=args.policy,
+        robot=args.robot,
+        out_dir=Path(args.out),
+    )
+    report = run_demo(config)
+    write_json(args.json, report_json(report, by_scene=args.swap_targets))
+    return 0 if report.success_rate >= args.min_success else 1
