@@ -1,0 +1,164 @@
+"""Limits: whatever is asked for, a command is bounded, and the robot can always stop in time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from runtime_helpers import ROBOT
+
+from vla_ros.runtime.limits import Limiter
+from vla_ros.runtime.schedule import Target
+from vla_ros.types import Command
+
+DT = 0.02
+LOWER, UPPER = ROBOT.joint_values("lower"), ROBOT.joint_values("upper")
+MAX_VELOCITY, MAX_ACCELERATION = ROBOT.joint_values("max_velocity"), ROBOT.joint_values("max_acceleration")
+REST = np.zeros(2)
+EPS = 1e-9
+
+
+def limiter_at(*positions: float) -> Limiter:
+    limiter = Limiter(ROBOT, DT)
+    limiter.start_at(np.array(positions))
+    return limiter
+
+
+def assert_step_is_bounded(before: Command, after: Command) -> None:
+    acceleration = (after.velocities - before.velocities) / DT
+    assert (np.abs(acceleration) <= MAX_ACCELERATION + 1e-6).all()
+    assert (np.abs(after.velocities) <= MAX_VELOCITY + EPS).all()
+    assert (after.positions >= LOWER - EPS).all() and (after.positions <= UPPER + EPS).all()
+    way = 0.5 * DT * (before.velocities + after.velocities)
+    np.testing.assert_allclose(after.positions, before.positions + way, atol=1e-12)
+
+
+def random_target(rng: np.random.Generator, scale: float) -> Target:
+    return Target(rng.uniform(LOWER - 0.5, UPPER + 0.5) * scale, rng.normal(size=2) * 10 ** rng.uniform(-3, 2))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_sequence_of_targets_breaks_a_limit(seed):
+    rng = np.random.default_rng(seed)
+    limiter = Limiter(ROBOT, DT)
+    start = rng.uniform(LOWER, UPPER)
+    limiter.start_at(start)
+    command = Command(0, start, REST)
+    target = Target(start, REST)
+    for tick in range(400):
+        chance = rng.random()
+        if chance < 0.15:
+            target = random_target(rng, 10 ** rng.uniform(-2, 1))
+        before = command
+        if 0.15 <= chance < 0.2:
+            num_missed = int(rng.integers(1, 8))
+            limiter.skip(num_missed)
+            before = _after(limiter, command, num_missed)
+        command = limiter.brake(tick) if chance > 0.9 else limiter.follow(target, tick)
+        assert_step_is_bounded(before, command)
+
+
+def _after(limiter: Limiter, command: Command, num_periods: int) -> Command:
+    """Where the published ramp brings the robot in ``num_periods``, as a controller interpolates it."""
+    ramp = limiter.braking_ramp(command)
+    t_s = min(num_periods * DT, ramp.times_s[-1])
+    velocities = np.array([np.interp(t_s, ramp.times_s, ramp.velocities[:, j]) for j in range(2)])
+    after = int(np.searchsorted(ramp.times_s, t_s - EPS))
+    if after == 0:
+        return Command(0, command.positions, velocities)
+    span_s = t_s - ramp.times_s[after - 1]
+    positions = ramp.positions[after - 1] + 0.5 * span_s * (ramp.velocities[after - 1] + velocities)
+    return Command(0, positions, velocities)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_braking_ramp_ends_at_rest_within_all_limits(seed):
+    rng = np.random.default_rng(seed)
+    limiter = limiter_at(*rng.uniform(LOWER, UPPER))
+    for tick in range(200):
+        ramp = limiter.braking_ramp(limiter.follow(random_target(rng, 3.0), tick))
+        assert not ramp.velocities[-1].any()
+        assert ramp.times_s[0] == 0 and (np.diff(ramp.times_s) > DT / 2).all()
+        assert (ramp.positions >= LOWER - EPS).all() and (ramp.positions <= UPPER + EPS).all()
+        slopes = np.diff(ramp.velocities, axis=0) / np.diff(ramp.times_s)[:, None]
+        assert (np.abs(slopes) <= MAX_ACCELERATION + 1e-6).all()
+        way = 0.5 * np.diff(ramp.times_s)[:, None] * (ramp.velocities[:-1] + ramp.velocities[1:])
+        np.testing.assert_allclose(np.diff(ramp.positions, axis=0), way, atol=1e-12)
+
+
+def test_the_ramp_is_what_braking_does():
+    limiter = limiter_at(0.0, 0.0)
+    for tick in range(20):
+        command = limiter.follow(Target(np.array([0.9, -0.9]), REST), tick)
+    ramp = limiter.braking_ramp(command)
+    for step in range(1, 20):
+        command = limiter.brake(step)
+        for at, time_s in enumerate(ramp.times_s):
+            if round(time_s / DT) == step:
+                np.testing.assert_allclose(command.positions, ramp.positions[at], atol=1e-12)
+                np.testing.assert_allclose(command.velocities, ramp.velocities[at], atol=1e-12)
+    assert limiter.is_at_rest
+
+
+def test_a_target_within_every_limit_passes_unchanged():
+    limiter = limiter_at(0.0, 0.0)
+    for tick in range(200):
+        t_s = (tick + 1) * DT
+        position, velocity = 0.2 * (1 - np.cos(2 * t_s)), 0.4 * np.sin(2 * t_s)
+        command = limiter.follow(Target(np.full(2, position), np.full(2, velocity)), tick)
+        assert not command.reason
+        np.testing.assert_allclose(command.positions, position, atol=2e-5)
+
+
+def test_a_far_target_is_reached_without_overshoot_and_then_kept():
+    limiter = limiter_at(0.0, 0.0)
+    goal = np.array([0.8, -1.5])
+    commands = [limiter.follow(Target(goal, REST), tick) for tick in range(150)]
+    assert all((np.abs(command.positions) <= np.abs(goal) + EPS).all() for command in commands)
+    np.testing.assert_allclose(commands[-1].positions, goal, atol=1e-6)
+    assert "velocity bounded" in commands[0].reason or "acceleration bounded" in commands[0].reason
+    assert not commands[-1].reason
+
+
+def test_a_target_outside_the_limits_is_bounded_and_reported():
+    limiter = limiter_at(0.9, 0.0)
+    for tick in range(100):
+        command = limiter.follow(Target(np.array([1.7, 0.0]), np.array([3.0, 0.0])), tick)
+    np.testing.assert_allclose(command.positions, [1.0, 0.0], atol=1e-6)
+    assert command.reason == "joint 'shoulder': target 1.700 is outside -1 to 1"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_target_that_is_not_finite_is_dropped_and_the_robot_brakes(bad):
+    limiter = limiter_at(0.0, 0.0)
+    for tick in range(10):
+        moving = limiter.follow(Target(np.array([0.9, -0.9]), REST), tick)
+    for target in (Target(np.array([bad, 0.0]), REST), Target(REST, np.array([0.0, bad]))):
+        command = limiter.follow(target, 11)
+        assert np.isfinite(command.positions).all()
+        assert "not finite" in command.reason
+        assert (np.abs(command.velocities) < np.abs(moving.velocities)).all()
+
+
+def test_a_joint_outside_its_limits_moves_inward_only():
+    limiter = limiter_at(1.2, 0.0)
+    outward = limiter.follow(Target(np.array([2.0, 0.0]), np.array([1.0, 0.0])), 0)
+    assert outward.positions[0] <= 1.2
+    previous = outward.positions[0]
+    for tick in range(100):
+        command = limiter.follow(Target(np.array([2.0, 0.0]), REST), tick)
+        assert command.positions[0] <= previous + EPS
+        previous = command.positions[0]
+    np.testing.assert_allclose(previous, 1.0, atol=1e-6)
+
+
+def test_a_joint_outside_its_limits_is_not_moved_by_braking():
+    limiter = limiter_at(1.2, 0.0)
+    assert limiter.brake(0).positions[0] == 1.2
+
+
+def test_at_rest_braking_repeats_the_same_command():
+    limiter = limiter_at(0.1, 0.2)
+    for tick in range(5):
+        command = limiter.brake(tick)
+        np.testing.assert_array_equal(command.positions, [0.1, 0.2])
+        assert not command.velocities.any() and not command.reason

@@ -1,0 +1,130 @@
+"""Buffers and observations: the newest consistent view of the sensors, or the reason why there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from runtime_helpers import MS, ROBOT, S, fill_sensors, frame, joints
+
+from vla_ros.runtime.buffers import NUM_FRAMES, NUM_JOINT_SAMPLES, FrameBuffer, JointBuffer, SensorBuffers
+from vla_ros.runtime.match import match_policy
+from vla_ros.runtime.observe import NoObservation, observe
+from vla_ros.types import Observation
+
+
+def make_sensors(now_ns: int = 10 * S) -> SensorBuffers:
+    sensors = SensorBuffers(ROBOT)
+    fill_sensors(sensors, now_ns)
+    return sensors
+
+
+def reason(sensors: SensorBuffers, now_ns: int) -> str:
+    outcome = observe(ROBOT, sensors, now_ns)
+    assert isinstance(outcome, NoObservation)
+    return outcome.reason
+
+
+def test_a_frame_buffer_keeps_the_newest_frames_and_ignores_an_older_one():
+    buffer = FrameBuffer()
+    for i in range(20):
+        buffer.add(frame("front", i * MS))
+    buffer.add(frame("front", 3 * MS))
+    assert buffer.newest().stamp_ns == 19 * MS
+    assert buffer.nearest(0).stamp_ns == (20 - NUM_FRAMES) * MS
+
+
+def test_joints_are_interpolated_to_the_moment_asked_for():
+    buffer = JointBuffer()
+    for i in range(4):
+        buffer.add(joints(i * 10 * MS, i * 1.0, -i * 2.0))
+    np.testing.assert_allclose(buffer.at(15 * MS).positions, [1.5, -3.0])
+    np.testing.assert_allclose(buffer.at(20 * MS).positions, [2.0, -4.0])
+    np.testing.assert_allclose(buffer.at(99 * MS).positions, [3.0, -6.0])
+    assert buffer.at(-1) is None
+
+
+def test_the_joint_buffer_is_bounded():
+    buffer = JointBuffer()
+    for i in range(NUM_JOINT_SAMPLES + 5):
+        buffer.add(joints(i, 0.0, 0.0))
+    assert buffer.at(4) is None
+    assert buffer.at(5) is not None
+
+
+def test_an_observation_is_of_the_time_of_the_camera_that_lags_most():
+    sensors = make_sensors()
+    sensors.cameras["front"].add(frame("front", 10 * S + 30 * MS))
+    observation = observe(ROBOT, sensors, 10 * S + 40 * MS)
+    assert isinstance(observation, Observation)
+    assert observation.stamp_ns == 10 * S
+    assert list(observation.images) == ["front", "wrist"]
+    assert observation.images["front"][0, 0, 0] == frame("front", 10 * S).image[0, 0, 0]
+
+
+def test_the_joints_of_an_observation_are_those_at_its_time():
+    sensors = make_sensors()
+    sensors.joints.add(joints(10 * S + 20 * MS, 0.2, 0.4))
+    for camera in sensors.cameras:
+        sensors.cameras[camera].add(frame(camera, 10 * S + 5 * MS))
+    observation = observe(ROBOT, sensors, 10 * S + 30 * MS)
+    np.testing.assert_allclose(observation.joint_positions, [0.05, 0.1])
+
+
+def test_cameras_too_far_apart_make_no_observation():
+    sensors = SensorBuffers(ROBOT)
+    sensors.task = "touch"
+    sensors.joints.add(joints(9 * S, 0.0, 0.0))
+    sensors.joints.add(joints(10 * S, 0.0, 0.0))
+    sensors.cameras["front"].add(frame("front", 10 * S))
+    sensors.cameras["wrist"].add(frame("wrist", 10 * S - 80 * MS))
+    assert "cameras 'wrist' and 'front' are 0.080 s apart" in reason(sensors, 10 * S)
+
+
+def test_a_missing_camera_is_named():
+    sensors = make_sensors()
+    sensors.cameras["wrist"] = FrameBuffer()
+    assert "camera 'wrist'" in reason(sensors, 10 * S)
+
+
+def test_a_stale_camera_is_named_with_its_age():
+    sensors = make_sensors()
+    sensors.joints.add(joints(10 * S + 400 * MS, 0.0, 0.0))
+    assert "camera 'front' is 0.40 s old; expected at most 0.3 s" in reason(sensors, 10 * S + 400 * MS)
+
+
+def test_missing_and_stale_joints_are_named():
+    sensors = make_sensors()
+    assert "joint state on 'joint_states' is 0.25 s old" in reason(sensors, 10 * S + 250 * MS)
+    assert "no joint state has come on 'joint_states'" in reason(SensorBuffers(ROBOT), 10 * S)
+
+
+def test_without_an_instruction_there_is_no_observation():
+    sensors = make_sensors()
+    sensors.task = ""
+    assert "no instruction" in reason(sensors, 10 * S)
+
+
+def test_an_image_older_than_every_joint_sample_is_not_used():
+    sensors = SensorBuffers(ROBOT)
+    fill_sensors(sensors, 10 * S)
+    sensors.joints = JointBuffer()
+    sensors.joints.add(joints(10 * S + 10 * MS, 0.0, 0.0))
+    assert "as old as the image of camera" in reason(sensors, 10 * S + 20 * MS)
+
+
+def test_a_robot_keeps_just_the_cameras_the_policy_looks_at():
+    matched = match_policy(ROBOT, ("shoulder", "elbow"), ("wrist",), 2)
+    assert matched.camera_names == ("wrist",)
+
+
+@pytest.mark.parametrize(
+    ("joint_names", "camera_names", "action_dim", "named"),
+    [
+        (("shoulder", "elbow"), ("front",), 7, "actions of size 7 and robot 'two_joints' has 2 joints"),
+        (("elbow", "shoulder"), ("front",), 2, "joints elbow, shoulder"),
+        (("shoulder", "elbow"), ("top",), 2, "camera 'top'"),
+    ],
+)
+def test_a_policy_for_another_robot_is_refused_by_what_differs(joint_names, camera_names, action_dim, named):
+    with pytest.raises(ValueError, match=named):
+        match_policy(ROBOT, joint_names, camera_names, action_dim)

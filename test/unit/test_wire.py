@@ -1,0 +1,102 @@
+"""The link between the two nodes: what goes in comes out, and anything else is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vla_ros import wire
+from vla_ros.transforms.sample import PolicyInput, PolicyRequest
+
+
+def make_request() -> PolicyRequest:
+    rng = np.random.default_rng(0)
+    policy_input = PolicyInput(
+        pixel_values=rng.integers(0, 255, (8, 12), dtype=np.uint8),
+        input_ids=np.arange(5),
+        attention_mask=np.array([False, True, True, True, True]),
+        position_ids=np.arange(15).reshape(3, 1, 5),
+        obs_register_att_mask=np.ones(5, bool),
+        target_ids=None,
+        image_grid=((1, 2, 2), (1, 2, 2)),
+    )
+    state, noise = rng.normal(size=(1, 6)).astype(np.float32), rng.normal(size=(10, 6)).astype(np.float32)
+    return PolicyRequest(123456789012345, policy_input, state, noise)
+
+
+def make_result() -> wire.PolicyResult:
+    actions = np.random.default_rng(1).normal(size=(10, 6)).astype(np.float32)
+    return wire.PolicyResult(987654321, "ab" * 32, actions, 41.5, {"prefix": 20.25, "suffix": 21.25})
+
+
+def test_a_request_comes_back_as_it_was_sent():
+    request = make_request()
+    message = wire.decode_request(wire.encode_request(request))
+    back = PolicyRequest.from_tensors(message.tensors, message.metadata)
+    assert back.stamp_ns == request.stamp_ns
+    assert back.policy_input.image_grid == request.policy_input.image_grid
+    for name, array in request.to_tensors().items():
+        np.testing.assert_array_equal(back.to_tensors()[name], array)
+        assert back.to_tensors()[name].dtype == array.dtype
+
+
+def test_a_result_comes_back_as_it_was_sent():
+    result = make_result()
+    back = wire.decode_result(wire.encode_result(result))
+    np.testing.assert_array_equal(back.actions, result.actions)
+    assert (back.stamp_ns, back.digest, back.inference_ms) == (result.stamp_ns, result.digest, result.inference_ms)
+    assert back.timings_ms == result.timings_ms
+
+
+def test_a_result_is_no_request_and_a_request_no_result():
+    with pytest.raises(ValueError, match="expected a 'vla_ros request"):
+        wire.decode_request(wire.encode_result(make_result()))
+    with pytest.raises(ValueError, match="expected a 'vla_ros result"):
+        wire.decode_result(wire.encode_request(make_request()))
+
+
+def test_an_array_that_is_not_contiguous_is_sent_by_its_values():
+    result = make_result()
+    turned = wire.PolicyResult(1, "d", np.asfortranarray(result.actions), 1.0, {})
+    np.testing.assert_array_equal(wire.decode_result(wire.encode_result(turned)).actions, result.actions)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x80\x04K\x01.",
+        b"\xff" * 64,
+        (2).to_bytes(8, "little") + b"{}",
+        (4).to_bytes(8, "little") + b"null",
+        (60000).to_bytes(8, "little") + b"[" * 60000,
+    ],
+)
+def test_bytes_that_are_no_message_are_refused(data):
+    with pytest.raises(ValueError):
+        wire.decode_request(data)
+    with pytest.raises(ValueError):
+        wire.decode_result(data)
+
+
+def test_a_result_with_actions_of_another_type_is_refused():
+    result = wire.PolicyResult(1, "d", np.zeros((2, 3), np.float64), 1.0, {})
+    with pytest.raises(ValueError, match="float64"):
+        wire.decode_result(wire.encode_result(result))
+
+
+def test_damaged_messages_raise_nothing_but_value_error():
+    rng = np.random.default_rng(7)
+    messages = (wire.encode_request(make_request()), wire.encode_result(make_result()))
+    for message in messages:
+        for _ in range(500):
+            damaged = bytearray(message[: rng.integers(1, len(message) + 1)])
+            for _ in range(rng.integers(1, 8)):
+                damaged[rng.integers(len(damaged))] = rng.integers(256)
+            for decode in (wire.decode_request, wire.decode_result):
+                try:
+                    decoded = decode(bytes(damaged))
+                    if decode is wire.decode_request:
+                        PolicyRequest.from_tensors(decoded.tensors, decoded.metadata)
+                except ValueError:
+                    pass

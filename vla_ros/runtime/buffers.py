@@ -1,0 +1,84 @@
+"""The newest samples of each sensor.
+
+Each buffer has one writer and any number of readers without a lock: a write replaces an immutable tuple, so a reader
+sees either the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vla_ros.robot import RobotConfig
+from vla_ros.types import Frame, JointSample
+
+NUM_FRAMES = 8
+NUM_JOINT_SAMPLES = 512
+
+
+class FrameBuffer:
+    """The last ``NUM_FRAMES`` frames of one camera, oldest first. A frame not newer than the newest is ignored."""
+
+    def __init__(self) -> None:
+        self._frames: tuple[Frame, ...] = ()
+
+    def add(self, frame: Frame) -> None:
+        if not self._frames or frame.stamp_ns > self._frames[-1].stamp_ns:
+            self._frames = (*self._frames[1 - NUM_FRAMES :], frame)
+
+    def newest(self) -> Frame | None:
+        frames = self._frames
+        return frames[-1] if frames else None
+
+    def nearest(self, stamp_ns: int) -> Frame | None:
+        """The frame taken closest to ``stamp_ns``; the newer one of two equally close."""
+        return min(reversed(self._frames), key=lambda frame: abs(frame.stamp_ns - stamp_ns), default=None)
+
+
+class JointBuffer:
+    """The last ``NUM_JOINT_SAMPLES`` joint samples, oldest first. A sample not newer than the newest is ignored."""
+
+    def __init__(self) -> None:
+        self._samples: tuple[JointSample, ...] = ()
+
+    def add(self, sample: JointSample) -> None:
+        if not self._samples or sample.stamp_ns > self._samples[-1].stamp_ns:
+            self._samples = (*self._samples[1 - NUM_JOINT_SAMPLES :], sample)
+
+    def newest(self) -> JointSample | None:
+        samples = self._samples
+        return samples[-1] if samples else None
+
+    def at(self, stamp_ns: int) -> JointSample | None:
+        """The joints at ``stamp_ns``, interpolated linearly between the samples around it.
+
+        After the newest sample it is the newest; before the oldest there is none.
+        """
+        samples = self._samples
+        if not samples or stamp_ns < samples[0].stamp_ns:
+            return None
+        if stamp_ns >= samples[-1].stamp_ns:
+            return samples[-1]
+        after = len(samples) - 1
+        while samples[after - 1].stamp_ns > stamp_ns:
+            after -= 1
+        early, late = samples[after - 1], samples[after]
+        weight = (stamp_ns - early.stamp_ns) / (late.stamp_ns - early.stamp_ns)
+        return JointSample(
+            stamp_ns,
+            early.positions + weight * (late.positions - early.positions),
+            early.velocities + weight * (late.velocities - early.velocities),
+        )
+
+
+class SensorBuffers:
+    """Everything a policy's observation is made of, as it arrived last: frames, joints and the instruction."""
+
+    def __init__(self, robot: RobotConfig) -> None:
+        self.cameras = {name: FrameBuffer() for name in robot.camera_names}
+        self.joints = JointBuffer()
+        self.task = ""
+
+
+def joint_sample(stamp_ns: int, positions: np.ndarray, velocities: np.ndarray | None) -> JointSample:
+    """A joint sample; a driver that sends no velocities is taken to be at rest."""
+    return JointSample(stamp_ns, positions, np.zeros_like(positions) if velocities is None else velocities)

@@ -1,0 +1,157 @@
+"""Position, velocity and acceleration limits: the last thing every command passes.
+
+A command is a pair of position and velocity, one control period after the one before it; between the two the
+acceleration is constant. So ``p' = p + (v + v')·dt/2``, and choosing ``v'`` chooses everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla_ros.robot import RobotConfig
+from vla_ros.runtime.schedule import Target
+from vla_ros.types import Command
+
+NS_PER_S = 1_000_000_000
+# A difference no controller can tell, so that rounding is not reported as a limit.
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class BrakingRamp:
+    """How a motion ends: ``positions`` and ``velocities`` ``[num_points, num_joints]`` at ``times_s`` ``[num_points]``.
+
+    The first point is the command itself at 0 s, the last has no velocity; each joint brakes as hard as allowed, and a
+    point stands wherever the acceleration of one of them changes, so that a cubic through the points is exact.
+    """
+
+    times_s: np.ndarray
+    positions: np.ndarray
+    velocities: np.ndarray
+
+
+class Limiter:
+    """Follows targets within a robot's limits, carrying position and velocity over from command to command.
+
+    From every command it gives, braking as hard as allowed stops each joint before its position limit. A joint that
+    starts outside its limits moves inward only.
+    """
+
+    def __init__(self, robot: RobotConfig, period_s: float) -> None:
+        assert period_s > 0
+        self._names = robot.joint_names
+        self._lower = robot.joint_values("lower")
+        self._upper = robot.joint_values("upper")
+        self._max_velocity = robot.joint_values("max_velocity")
+        self._max_acceleration = robot.joint_values("max_acceleration")
+        self._dt = period_s
+        self._positions: np.ndarray | None = None
+        self._velocities = np.zeros(robot.num_joints)
+
+    @property
+    def positions(self) -> np.ndarray | None:
+        """Positions ``[num_joints]`` of the last command; None before ``start_at``."""
+        return self._positions
+
+    @property
+    def is_at_rest(self) -> bool:
+        return not self._velocities.any()
+
+    def start_at(self, positions: np.ndarray) -> None:
+        """Take measured ``positions`` ``[num_joints]``, at rest, as the state the next command continues from."""
+        assert np.isfinite(positions).all()
+        self._positions = positions.astype(np.float64)
+        self._velocities = np.zeros(len(positions))
+
+    def follow(self, target: Target, stamp_ns: int) -> Command:
+        """The command closest to ``target`` that keeps every limit; a target that is not finite is dropped: brake."""
+        assert self._positions is not None, "start_at comes first"
+        if not (np.isfinite(target.positions).all() and np.isfinite(target.velocities).all()):
+            return self.brake(stamp_ns, "target is not finite and was dropped")
+        goal = np.clip(target.positions, self._lower, self._upper)
+        # A goal moved to the limit stands still there.
+        goal_velocity = np.where(goal == target.positions, target.velocities, 0.0)
+        error = goal - (self._positions + 0.5 * self._dt * (self._velocities + goal_velocity))
+        catch_up = np.sign(error) * _stoppable_velocity(np.abs(error), self._max_acceleration, self._dt)
+        wanted = goal_velocity + catch_up
+        velocities = self._bounded(wanted)
+        reason = self._reason(target.positions, wanted, velocities)
+        return self._advance(velocities, stamp_ns, reason)
+
+    def brake(self, stamp_ns: int, reason: str = "") -> Command:
+        """The command that slows every joint as hard as allowed; at rest, the same command again."""
+        assert self._positions is not None, "start_at comes first"
+        step = self._max_acceleration * self._dt
+        return self._advance(self._velocities - np.clip(self._velocities, -step, step), stamp_ns, reason)
+
+    def skip(self, num_periods: int) -> None:
+        """Let periods pass without a command: the robot has followed the last one's braking ramp meanwhile."""
+        if self._positions is not None:
+            self._positions, self._velocities = self._braked(self._positions, self._velocities, num_periods)
+
+    def braking_ramp(self, command: Command) -> BrakingRamp:
+        """From ``command`` to rest as ``brake`` would do it."""
+        num_full_steps = np.floor(np.abs(command.velocities) / (self._max_acceleration * self._dt))
+        moving = command.velocities != 0
+        steps = np.unique(np.concatenate(([0.0], num_full_steps[moving], num_full_steps[moving] + 1.0)))
+        states = [self._braked(command.positions, command.velocities, k) for k in steps]
+        positions, velocities = (np.stack(values) for values in zip(*states, strict=True))
+        return BrakingRamp(steps * self._dt, positions, velocities)
+
+    def _braked(self, positions: np.ndarray, velocities: np.ndarray, num_steps: float) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities after ``num_steps`` steps of ``brake``."""
+        speeds = np.abs(velocities)
+        step = self._max_acceleration * self._dt
+        num_full = np.minimum(np.floor(speeds / step), num_steps)
+        rest = speeds - num_full * step
+        way = 0.5 * (speeds + rest) * num_full * self._dt
+        # The step in which a joint stops ends with no velocity, so it brakes less hard in it.
+        stops = num_full < num_steps
+        way = np.where(stops, way + 0.5 * rest * self._dt, way)
+        return positions + np.sign(velocities) * way, np.where(stops, 0.0, np.sign(velocities) * rest)
+
+    def _bounded(self, wanted: np.ndarray) -> np.ndarray:
+        """``wanted`` velocities within what the limits leave; the acceleration limit has the last word."""
+        step = self._max_acceleration * self._dt
+        drift = self._positions + 0.5 * self._dt * self._velocities
+        up = _stoppable_velocity(np.maximum(self._upper - drift, 0.0), self._max_acceleration, self._dt)
+        down = _stoppable_velocity(np.maximum(drift - self._lower, 0.0), self._max_acceleration, self._dt)
+        velocities = np.clip(wanted, -self._max_velocity, self._max_velocity)
+        velocities = np.clip(velocities, -down, up)
+        return np.clip(velocities, self._velocities - step, self._velocities + step)
+
+    def _advance(self, velocities: np.ndarray, stamp_ns: int, reason: str) -> Command:
+        self._positions = self._positions + 0.5 * self._dt * (self._velocities + velocities)
+        self._velocities = velocities
+        return Command(stamp_ns, self._positions, velocities, reason)
+
+    def _reason(self, target: np.ndarray, wanted: np.ndarray, given: np.ndarray) -> str:
+        outside = np.maximum(target - self._upper, self._lower - target)
+        if (outside > TOLERANCE).any():
+            joint = int(outside.argmax())
+            return (
+                f"joint '{self._names[joint]}': target {target[joint]:.3f} is outside "
+                f"{self._lower[joint]:g} to {self._upper[joint]:g}"
+            )
+        changed = np.abs(wanted - given)
+        joint = int(changed.argmax())
+        if changed[joint] <= TOLERANCE:
+            return ""
+        if abs(wanted[joint]) > self._max_velocity[joint] + TOLERANCE:
+            return f"joint '{self._names[joint]}': velocity bounded to {self._max_velocity[joint]:g}"
+        return f"joint '{self._names[joint]}': acceleration bounded to {self._max_acceleration[joint]:g}"
+
+
+def _stoppable_velocity(room: np.ndarray, max_acceleration: np.ndarray, dt: float) -> np.ndarray:
+    """The largest velocity at the end of a step that can still be braked within ``room`` ``[num_joints]``.
+
+    ``room`` counts from where the step would end with velocity 0 there. A velocity ``v = n·a·dt + r``, with
+    ``0 <= r < a·dt``, spends ``v·dt/2`` of it in the step, then ``n`` full braking steps and one of ``r``:
+    ``a·dt²·n·(n+1)/2 + (n+1)·dt·r`` in all, which is solved for ``n`` and ``r``.
+    """
+    unit = max_acceleration * dt * dt
+    num_steps = np.floor(0.5 * (np.sqrt(1.0 + 8.0 * room / unit) - 1.0))
+    rest = (room - 0.5 * unit * num_steps * (num_steps + 1.0)) / ((num_steps + 1.0) * dt)
+    return num_steps * max_acceleration * dt + rest

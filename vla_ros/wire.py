@@ -1,0 +1,136 @@
+"""Tensors as bytes, for the two topics between the policy node and the model node.
+
+The format is safetensors: a JSON header and raw little-endian arrays, nothing in it that could be executed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+MAX_HEADER_BYTES = 1024 * 1024
+KIND = "kind"
+REQUEST = "vla_ros request 1"
+RESULT = "vla_ros result 1"
+
+
+@dataclass(frozen=True)
+class TensorMessage:
+    """Arrays by name, and text by name."""
+
+    tensors: Mapping[str, np.ndarray]
+    metadata: Mapping[str, str]
+
+
+class Request(Protocol):
+    """What can be sent as a request: ``transforms.sample.PolicyRequest`` is one, and reads it back."""
+
+    def to_tensors(self) -> Mapping[str, np.ndarray]: ...
+
+    def metadata(self) -> Mapping[str, str]: ...
+
+
+@dataclass(frozen=True)
+class PolicyResult:
+    """The model's answer to the request of ``stamp_ns``.
+
+    ``digest`` names the policy that answered; ``actions`` are float32 ``[horizon, action_dim]``, normalised, as the
+    policy gives them; ``timings_ms`` are the stages of the inference by name, ``inference_ms`` is the whole of it.
+    """
+
+    stamp_ns: int
+    digest: str
+    actions: np.ndarray
+    inference_ms: float
+    timings_ms: Mapping[str, float]
+
+
+def encode_request(request: Request) -> bytes:
+    """A request as bytes."""
+    return _encode(TensorMessage(request.to_tensors(), {KIND: REQUEST, **request.metadata()}))
+
+
+def decode_request(data: bytes) -> TensorMessage:
+    """The arrays and the text of a request. Raises ValueError for anything else."""
+    return _decode(data, REQUEST)
+
+
+def encode_result(result: PolicyResult) -> bytes:
+    """A result as bytes."""
+    metadata = {
+        KIND: RESULT,
+        "stamp_ns": str(result.stamp_ns),
+        "digest": result.digest,
+        "inference_ms": repr(float(result.inference_ms)),
+        "timings_ms": json.dumps(dict(result.timings_ms)),
+    }
+    return _encode(TensorMessage({"actions": result.actions}, metadata))
+
+
+def decode_result(data: bytes) -> PolicyResult:
+    """The result in ``data``. Raises ValueError for anything else."""
+    message = _decode(data, RESULT)
+    actions = message.tensors.get("actions")
+    if actions is None or actions.dtype != np.float32 or actions.ndim != 2:
+        got = "none" if actions is None else f"{actions.dtype} {actions.shape}"
+        raise ValueError(f"result has actions {got}; expected float32 [horizon, action_dim]")
+    try:
+        timings = json.loads(message.metadata["timings_ms"])
+        result = PolicyResult(
+            stamp_ns=int(message.metadata["stamp_ns"]),
+            digest=message.metadata["digest"],
+            actions=actions,
+            inference_ms=float(message.metadata["inference_ms"]),
+            timings_ms={str(name): float(value) for name, value in timings.items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"result lacks usable metadata ({error!r}); expected what encode_result writes") from error
+    if not all(math.isfinite(value) for value in (result.inference_ms, *result.timings_ms.values())):
+        raise ValueError("result has a duration that is not finite; expected milliseconds")
+    return result
+
+
+def _encode(message: TensorMessage) -> bytes:
+    contiguous = {name: np.ascontiguousarray(array) for name, array in message.tensors.items()}
+    return save(contiguous, metadata=dict(message.metadata))
+
+
+def _decode(data: bytes, kind: str) -> TensorMessage:
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"message has {len(data)} bytes; expected at most {MAX_MESSAGE_BYTES}")
+    metadata = _read_metadata(data)
+    if metadata.get(KIND) != kind:
+        raise ValueError(
+            f"message is a {metadata.get(KIND)!r}; expected a {kind!r}: run the same vla_ros release at both ends"
+        )
+    try:
+        tensors = load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"message is no safetensors: {' '.join(str(error).split())}") from error
+    return TensorMessage(tensors, metadata)
+
+
+def _read_metadata(data: bytes) -> Mapping[str, str]:
+    """The text in the header, which safetensors' own reader leaves out."""
+    if len(data) < 8:
+        raise ValueError(f"message has {len(data)} bytes; expected a safetensors header")
+    (size,) = struct.unpack("<Q", data[:8])
+    if size > min(MAX_HEADER_BYTES, len(data) - 8):
+        raise ValueError(f"message declares a header of {size} bytes; expected at most what follows")
+    try:
+        header: Any = json.loads(data[8 : 8 + size])
+    except (ValueError, RecursionError) as error:
+        raise ValueError("message has a header that is no JSON; expected safetensors") from error
+    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("message has a header without text metadata; expected safetensors")
+    return metadata
