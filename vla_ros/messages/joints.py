@@ -15,8 +15,8 @@ def positions_by_name(msg: Any, joint_names: Sequence[str]) -> tuple[np.ndarray,
     """Positions and velocities of ``joint_names``, in that order, out of a JointState message.
 
     Returns ``[num_joints]`` float64 each, rad and rad/s; velocities are None where the driver sends none. Further
-    joints in the message are ignored. Raises ValueError for a missing or repeated joint, a wrong number of values, and a value
-    that is not finite.
+    joints in the message are ignored. Raises ValueError for a missing or repeated joint, a wrong number of values, and a
+    value that is not finite.
     """
     names = list(msg.name)
     index = {name: i for i, name in enumerate(names)}

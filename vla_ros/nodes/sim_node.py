@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -73,11 +75,11 @@ class SimNode(Node):
         self.create_subscription(String, "sim/reset", self._on_reset, REPORT)
         self._reset(ResetRequest(seed))
 
-    def run(self) -> None:
-        """Step, render and publish on absolute deadlines until ROS shuts down."""
+    def run(self, stop: threading.Event) -> None:
+        """Step, render and publish on absolute deadlines until ``stop`` is set."""
         period_ns = round(self._simulated.world.control_dt_s * 1e9)
         step, deadline_ns = 0, time.monotonic_ns()
-        while self.context.ok():
+        while not stop.is_set():
             while not self._inbox.empty():
                 self._inbox.get()()
             self._tick(step)
@@ -211,7 +213,11 @@ def main(args: list[str] | None = None) -> None:
     # Software rendering would otherwise take every core, which inference and the control loop need more.
     os.environ.setdefault("LP_NUM_THREADS", "1")
     use_default_dds_profile()
-    rclpy.init(args=args)
+    # Signals end the loop between two steps, not ROS under a step that publishes.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     try:
         node = SimNode()
     except ValueError as error:
@@ -222,9 +228,7 @@ def main(args: list[str] | None = None) -> None:
     executor.add_node(node)
     threading.Thread(target=_spin, args=(executor,), daemon=True).start()
     try:
-        node.run()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        node.run(stop)
     finally:
         node.close()
         rclpy.try_shutdown()
