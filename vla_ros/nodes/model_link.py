@@ -1,0 +1,165 @@
+"""The policy node's end of the link: observations go out as requests, results come back as chunks.
+
+One worker thread does both, so that the processor never runs in a ROS callback nor in the ticker.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from array import array
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.node import Node
+from std_msgs.msg import UInt8MultiArray
+
+from vla_ros.nodes import qos
+from vla_ros.nodes.clock import NS_PER_S, steady_now_ns
+from vla_ros.nodes.managed import Role
+from vla_ros.nodes.problems import Problems
+from vla_ros.nodes.statistics import Distribution
+from vla_ros.runtime.loop import ControlLoop
+from vla_ros.types import ActionChunk
+from vla_ros.wire import decode_result, encode_request
+
+if TYPE_CHECKING:
+    from vla_ros.policies.processor import PolicyProcessor
+
+STATUS_TIMEOUT_S = 1.0
+
+
+class ModelLink:
+    """Keeps the model busy while ``loop`` wants chunks; every call of ``loop`` is made under ``lock``."""
+
+    def __init__(
+        self,
+        owner: Node,
+        processor: PolicyProcessor,
+        lock: threading.Lock,
+        problems: Problems,
+        on_chunk: Callable[[ActionChunk], None],
+    ) -> None:
+        self.inference_ms = Distribution()
+        self._logger = owner.get_logger()
+        self._processor = processor
+        self._lock = lock
+        self._problems = problems
+        self._on_chunk = on_chunk
+        self._loop: ControlLoop | None = None
+        self._result: bytes | None = None
+        self._status: DiagnosticStatus | None = None
+        self._status_ns = 0
+        self._wake = threading.Condition()
+        self._has_news = False
+        self._is_stopping = False
+        self._role = Role(owner, "link")
+        node = self._role.node
+        self._requests = node.create_publisher(UInt8MultiArray, self._role.topic("vla_model/request"), qos.LINK)
+        node.create_subscription(UInt8MultiArray, self._role.topic("vla_model/result"), self._on_result, qos.LINK)
+        node.create_subscription(DiagnosticStatus, self._role.topic("vla_model/status"), self._on_status, qos.LINK)
+        self._worker = threading.Thread(target=self._work, name="processor", daemon=True)
+
+    def start(self) -> None:
+        self._role.start()
+        self._worker.start()
+
+    def stop(self) -> None:
+        with self._wake:
+            self._is_stopping = True
+            self._wake.notify()
+        if self._worker.is_alive():
+            self._worker.join()
+        self._role.stop()
+
+    def attach(self, loop: ControlLoop | None) -> None:
+        """Serve ``loop`` from now on; None pauses."""
+        self._loop = loop
+
+    def wake(self) -> None:
+        """A frame has come, or the mode has changed: see whether a request is due."""
+        with self._wake:
+            self._has_news = True
+            self._wake.notify()
+
+    def refusal(self) -> str:
+        """Why the model node cannot serve this processor now, in one line; empty where it can."""
+        status = self._status
+        if status is None or steady_now_ns() - self._status_ns > STATUS_TIMEOUT_S * NS_PER_S:
+            return f"vla_model is not heard on '{self._role.topic('vla_model/status')}'; start it"
+        if status.level != DiagnosticStatus.OK:
+            return f"vla_model: {status.message}"
+        digest = next((value.value for value in status.values if value.key == "digest"), "")
+        return self._digest_refusal(digest)
+
+    def _digest_refusal(self, digest: str) -> str:
+        if digest == self._processor.digest:
+            return ""
+        return (
+            f"vla_model has loaded policy {digest[:12] or 'unknown'} and this processor belongs to "
+            f"{self._processor.digest[:12]}; give both nodes the same policy directory"
+        )
+
+    def _on_result(self, msg: UInt8MultiArray) -> None:
+        with self._wake:
+            self._result = bytes(msg.data)
+            self._has_news = True
+            self._wake.notify()
+
+    def _on_status(self, msg: DiagnosticStatus) -> None:
+        self._status, self._status_ns = msg, steady_now_ns()
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._has_news or self._is_stopping)
+                if self._is_stopping:
+                    return
+                self._has_news = False
+                result, self._result = self._result, None
+            loop = self._loop
+            if loop is None:
+                continue
+            try:
+                if result is not None:
+                    self._take(loop, result)
+                self._ask(loop)
+            except ValueError as error:
+                self._fail(loop, f"processor: {error}")
+            except Exception as error:  # the thread must outlive it: without it nothing is asked ever again
+                self._logger.error(traceback.format_exc())
+                self._fail(loop, f"processor failed, its traceback is in the log: {error!r}")
+
+    def _ask(self, loop: ControlLoop) -> None:
+        with self._lock:
+            observation = loop.begin_request(steady_now_ns())
+        if observation is None:
+            return
+        data = array("B")
+        data.frombytes(encode_request(self._processor.process(observation)))
+        self._requests.publish(UInt8MultiArray(data=data))
+
+    def _take(self, loop: ControlLoop, data: bytes) -> None:
+        try:
+            result = decode_result(data)
+        except ValueError as error:
+            return self._problems.report("result", f"result on 'vla_model/result' refused: {error}")
+        with self._lock:
+            observation = loop.requested(result.stamp_ns)
+        if observation is None:
+            return
+        mismatch = self._digest_refusal(result.digest)
+        if mismatch:
+            return self._fail(loop, mismatch)
+        chunk = self._processor.decode(result.actions, observation)
+        with self._lock:
+            is_followed = loop.accept(chunk, steady_now_ns())
+        if is_followed:
+            self.inference_ms.add(result.inference_ms)
+            self._on_chunk(chunk)
+
+    def _fail(self, loop: ControlLoop, why: str) -> None:
+        self._problems.report("policy", why)
+        with self._lock:
+            loop.hold(why)

@@ -1,0 +1,173 @@
+"""``vla_model``: one policy on one device. Requests in, actions out; knows nothing of robots."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from array import array
+
+import torch
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from std_msgs.msg import UInt8MultiArray
+
+from vla_ros.execution.runner import PolicyRunner
+from vla_ros.nodes import qos
+from vla_ros.nodes.managed import ManagedNode, Role, run_managed
+from vla_ros.nodes.params import declare_model_params, read_model_params
+from vla_ros.nodes.problems import Problems
+from vla_ros.nodes.reports import diagnostics, distribution_values, status
+from vla_ros.nodes.statistics import Distribution
+from vla_ros.policies.directory import load_policy
+from vla_ros.transforms.sample import PolicyRequest
+from vla_ros.wire import PolicyResult, decode_request, encode_result
+
+STATUS_PERIOD_S = 0.1
+DIAGNOSTICS_PERIOD_S = 1.0
+NUM_WARM_UP_RUNS = 3
+
+
+class ModelNode(ManagedNode):
+    """Exists from the first moment, so that it can say what is wrong; has a policy from *configure* on."""
+
+    def __init__(self) -> None:
+        super().__init__("vla_model")
+        declare_model_params(self)
+        self._problems = Problems(self.get_logger())
+        self._worker: _Worker | None = None
+        self._digest = ""
+        self._device = ""
+        self._status_publisher = self.create_publisher(DiagnosticStatus, "~/status", qos.LINK)
+        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", qos.REPORT)
+        self.create_timer(STATUS_PERIOD_S, self._publish_status)
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+
+    def configure(self) -> None:
+        params = read_model_params(self)
+        device = _device(params.device)
+        torch.set_num_threads(params.num_threads)
+        loaded = load_policy(params.policy_dir, device)
+        runner = PolicyRunner(loaded.policy, device, loaded.num_steps, loaded.action_shape)
+        for _ in range(NUM_WARM_UP_RUNS):
+            runner.run(loaded.golden_request)
+        self._digest, self._device = loaded.digest, str(device)
+        self._worker = _Worker(self, runner, loaded.digest, self._problems)
+        self._worker.start()
+
+    def activate(self) -> None:
+        assert self._worker is not None
+        self._worker.is_serving = True
+
+    def deactivate(self) -> None:
+        if self._worker is not None:
+            self._worker.is_serving = False
+
+    def cleanup(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+        self._digest = self._device = ""
+
+    def _status(self, with_timings: bool) -> DiagnosticStatus:
+        problems = self._problems.current()
+        if self.failure:
+            level, message = DiagnosticStatus.ERROR, self.failure
+        elif not self.is_active:
+            level, message = DiagnosticStatus.WARN, "configured, not active"
+        else:
+            level, message = DiagnosticStatus.OK, "; ".join(["active", *problems.values()])
+        values = {"digest": self._digest, "device": self._device}
+        if with_timings and self._worker is not None:
+            for name, distribution in self._worker.timings_ms.copy().items():
+                values |= distribution_values(f"{name}_ms", distribution)
+        return status("vla_model: inference", level, message, values)
+
+    def _publish_status(self) -> None:
+        self._status_publisher.publish(self._status(with_timings=False))
+
+    def _publish_diagnostics(self) -> None:
+        stamp = self.get_clock().now().to_msg()
+        self._diagnostics_publisher.publish(diagnostics(stamp, [self._status(with_timings=True)]))
+
+
+class _Worker:
+    """One thread that runs the newest request, and a role that receives them; an older one waiting is dropped."""
+
+    def __init__(self, owner: ModelNode, runner: PolicyRunner, digest: str, problems: Problems) -> None:
+        self.is_serving = False
+        self.timings_ms: dict[str, Distribution] = {"inference": Distribution()}
+        self._logger = owner.get_logger()
+        self._runner = runner
+        self._digest = digest
+        self._problems = problems
+        self._request: bytes | None = None
+        self._is_stopping = False
+        self._wake = threading.Condition()
+        self._role = Role(owner, "link")
+        self._results = self._role.node.create_publisher(UInt8MultiArray, self._role.topic("~/result"), qos.LINK)
+        self._role.node.create_subscription(UInt8MultiArray, self._role.topic("~/request"), self._on_request, qos.LINK)
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+
+    def start(self) -> None:
+        self._role.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns when the inference in progress has ended."""
+        with self._wake:
+            self._is_stopping = True
+            self._wake.notify()
+        self._thread.join()
+        self._role.stop()
+
+    def _on_request(self, msg: UInt8MultiArray) -> None:
+        if not self.is_serving:
+            return
+        with self._wake:
+            self._request = bytes(msg.data)
+            self._wake.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._request is not None or self._is_stopping)
+                if self._is_stopping:
+                    return
+                data, self._request = self._request, None
+            try:
+                self._answer(data)
+            except ValueError as error:
+                self._problems.report("request", f"request refused: {error}")
+            except Exception as error:  # the thread must outlive it; the policy node times out and holds
+                self._logger.error(traceback.format_exc())
+                self._problems.report("inference", f"inference failed, its traceback is in the log: {error!r}")
+
+    def _answer(self, data: bytes) -> None:
+        message = decode_request(data)
+        request = PolicyRequest.from_tensors(message.tensors, message.metadata)
+        inference = self._runner.run(request)
+        result = PolicyResult(
+            request.stamp_ns, self._digest, inference.actions, inference.total_ms, inference.timings_ms
+        )
+        payload = array("B")
+        payload.frombytes(encode_result(result))
+        self._results.publish(UInt8MultiArray(data=payload))
+        self.timings_ms["inference"].add(inference.total_ms)
+        for name, value_ms in inference.timings_ms.items():
+            self.timings_ms.setdefault(name, Distribution()).add(value_ms)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("parameter device is 'cuda' and torch sees no GPU; give 'cpu' or 'auto', or install CUDA torch")
+    return torch.device(name)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until it is told to stop."""
+    return run_managed(ModelNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,32 @@
+"""Diagnostic messages: one status with values, from what a node knows of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+from vla_ros.nodes.statistics import Distribution
+
+
+def status(name: str, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:
+    """A status of ``name``; ``values`` keep their order."""
+    pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
+    return DiagnosticStatus(level=level, name=name, message=message, hardware_id="", values=pairs)
+
+
+def diagnostics(stamp: Time, statuses: list[DiagnosticStatus]) -> DiagnosticArray:
+    """Statuses as ``/diagnostics`` carries them."""
+    msg = DiagnosticArray(status=statuses)
+    msg.header.stamp = stamp
+    return msg
+
+
+def distribution_values(name: str, distribution: Distribution) -> dict[str, str]:
+    """``<name>_p50``, ``_p99`` and ``_max``; nothing before the first value."""
+    summary = distribution.summary()
+    if summary is None:
+        return {}
+    values = {"p50": summary.p50, "p99": summary.p99, "max": summary.maximum}
+    return {f"{name}_{key}": f"{value:.3f}" for key, value in values.items()}
