@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from vla_ros.nodes import demo_processes
+from vla_ros.nodes.demo_processes import Processes
+from vla_ros.nodes.demo_stats import Drive, control_stats, percentiles
+
+MS = 1_000_000
+
+
+def test_control_figures_count_periods_within_episodes_but_not_the_pauses_between():
+    drives = [Drive(command_ns=[0, 20 * MS, 40 * MS]), Drive(command_ns=[9000 * MS, 9018 * MS, 9040 * MS])]
+    stats = control_stats(drives)
+    assert stats.rate_hz == 50.0
+    assert stats.period_ms_p50 == 20.0
+    assert stats.period_ms_max == 22.0
+
+
+def test_without_commands_the_figures_are_missing_not_zero():
+    assert control_stats([]).rate_hz is None
+    assert control_stats([Drive(command_ns=[5])]).period_ms_p99 is None
+    assert percentiles([]).p50 is None
+
+
+def test_percentiles_are_of_the_values():
+    assert percentiles(range(101)).p50 == 50.0
+    assert percentiles(range(101)).p99 == 99.0
+
+
+def child_pid(processes: Processes, name: str) -> int:
+    return processes._children[name].pid
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_child_that_ends_by_itself_is_reported_with_its_last_line(tmp_path):
+    with Processes(tmp_path) as processes:
+        processes.start("model_node", [sys.executable, "-c", "print('loading'); raise SystemExit('no such policy')"])
+        deadline = time.monotonic() + 20
+        with pytest.raises(ValueError, match="model_node ended by itself.*exit code 1.*no such policy"):
+            while time.monotonic() < deadline:
+                processes.check()
+                time.sleep(0.05)
+
+
+def test_every_child_is_ended_even_one_that_ignores_the_gentle_signals(tmp_path, monkeypatch):
+    gentle = ((signal.SIGINT, 0.3), (signal.SIGTERM, 0.3), (signal.SIGKILL, 5.0))
+    monkeypatch.setattr(demo_processes, "STOP_SIGNALS", gentle)
+    ignore = "import signal, time; [signal.signal(s, signal.SIG_IGN) for s in (2, 15)]; print('up', flush=True)"
+    with pytest.raises(KeyboardInterrupt):
+        with Processes(tmp_path) as processes:
+            processes.start("stubborn", [sys.executable, "-c", f"{ignore}; time.sleep(60)"])
+            processes.start("meek", [sys.executable, "-c", "import time; time.sleep(60)"])
+            pids = [child_pid(processes, name) for name in ("stubborn", "meek")]
+            while processes.last_line("stubborn") != "up":
+                time.sleep(0.02)
+            raise KeyboardInterrupt
+    assert not any(is_running(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("num_episodes", [1, 10, 13])
+def test_the_contact_sheet_is_drawn_for_any_number_of_episodes(tmp_path, num_episodes):
+    pytest.importorskip("matplotlib")
+    from PIL import Image
+
+    from vla_ros.nodes.demo_pictures import SheetRow, write_contact_sheet
+
+    frame = np.full((64, 64, 3), 90, np.uint8)
+    rows = [SheetRow("tap the red box", "success, 2.9 s", True, (frame,) * 3)] * (num_episodes - 1)
+    rows.append(SheetRow("go to the blue block", "timeout, 8.0 s", False, ()))
+    write_contact_sheet(tmp_path / "sheet.png", "done", rows)
+    assert min(Image.open(tmp_path / "sheet.png").size) > 200
+
+
+def test_the_joint_plot_is_drawn_for_any_number_of_joints(tmp_path):
+    pytest.importorskip("matplotlib")
+    from vla_ros.nodes.demo_pictures import JointTraces, write_joint_plot
+
+    times_s = np.linspace(0, 2, 50)
+    values = np.sin(times_s)[:, None] * np.ones(4)
+    write_joint_plot(tmp_path / "joints.png", "joints", list("abcd"), JointTraces(times_s, values, times_s, values))
+    assert (tmp_path / "joints.png").stat().st_size > 1000

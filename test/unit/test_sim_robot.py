@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vla_ros.nodes.sim_reset import ResetRequest, parse_reset
+from vla_ros.robot import load_robot
+from vla_ros.share import share_path
+
+pytest.importorskip("mujoco")
+from vla_ros.nodes.sim_robot import SimulatedRobot, check_robot  # noqa: E402
+from vla_ros.sim.scene import sample_scene  # noqa: E402
+
+ROBOT = load_robot(share_path("config/robots/tabletop.yaml"))
+EXPERT_DT_S = 0.04
+
+
+@pytest.fixture
+def simulated():
+    simulated = SimulatedRobot(ROBOT, expert=True)
+    yield simulated
+    simulated.close()
+
+
+def test_the_expert_driving_by_trajectories_touches_the_named_block(simulated):
+    simulated.reset(ResetRequest(seed=3))
+    for step in range(800):
+        if step % 4 == 0:
+            assert simulated.accept(ROBOT.outputs[0], simulated.expert_trajectory(EXPERT_DT_S), None) == ""
+        if simulated.step():
+            break
+    assert simulated.episode.status == "success"
+
+
+def test_an_arm_that_nobody_drives_stays_and_times_out(simulated):
+    simulated.reset(ResetRequest(seed=3))
+    start = simulated.world.joint_positions
+    while not simulated.step():
+        pass
+    assert simulated.episode.status == "timeout"
+    np.testing.assert_allclose(simulated.world.joint_positions, start, atol=0.01)
+
+
+def test_a_reset_may_name_another_block_or_another_instruction(simulated):
+    scene = sample_scene(3, "eval")
+    other = next(block.color for block in scene.blocks if block.color != scene.target_color)
+    simulated.reset(ResetRequest(seed=3, target=other))
+    assert simulated.scene.target_color == other and other in simulated.instruction
+    simulated.reset(ResetRequest(seed=3, instruction="prod it"))
+    status = json.loads(simulated.episode_json(7))
+    assert (status["instruction"], status["target"]) == ("prod it", scene.target_color)
+    assert (status["seed"], status["status"], status["episode"]) == (3, "running", 7)
+
+
+def test_an_unknown_target_is_refused(simulated):
+    with pytest.raises(ValueError, match="purple"):
+        simulated.reset(ResetRequest(seed=3, target="purple"))
+
+
+def test_a_reset_message_is_read():
+    text = '{"seed": 4, "instruction": null, "target": "red"}'
+    assert parse_reset(text) == ResetRequest(4, None, "red")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"seed": -1}', '{"seed": 1.5}', '{"seed": 1, "speed": 2}', '{"seed": 1, "target": 3}']
+)
+def test_a_reset_message_that_cannot_be_used_is_refused_in_one_line(text):
+    with pytest.raises(ValueError, match="sim/reset") as caught:
+        parse_reset(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "robot, said",
+    [
+        (replace(ROBOT, joints=ROBOT.joints[:5]), "joints"),
+        (replace(ROBOT, cameras=(replace(ROBOT.cameras[0], name="wrist"),)), "'wrist'"),
+        (replace(ROBOT, cameras=(ROBOT.cameras[0], replace(ROBOT.cameras[1], width=64))), "sizes"),
+        (replace(ROBOT, outputs=(replace(ROBOT.outputs[0], interface="forward"),)), "'forward'"),
+    ],
+)
+def test_a_robot_file_that_the_simulated_arm_cannot_be_is_refused(robot, said):
+    with pytest.raises(ValueError, match=said):
+        check_robot(robot)
