@@ -27,7 +27,7 @@ from vla_ros.sim.scene import COLORS
 START_TIMEOUT_S = 120.0
 TRANSITION_TIMEOUT_S = 10.0
 ENGAGE_TIMEOUT_S = 5.0
-EPISODE_TIMEOUT_S = 20.0
+EPISODE_TIMEOUT_S = 60.0
 """The simulation ends an episode after 8 s of its own time, which may run slower than ours."""
 RETRY_S = 0.05
 
