@@ -1,9 +1,9 @@
-"""Pieces common to transformer stacks: rotary embedding, prefix masks, constants by device."""
+"""Pieces common to transformer stacks: rotary embedding, RMS norm, the prefix's attention mask."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,6 +19,10 @@ class Rotary(NamedTuple):
     cos: Float[Tensor, "#batch rows 1 head_dim"]
     sin: Float[Tensor, "#batch rows 1 head_dim"]
 
+    def last(self, num_rows: int) -> Rotary:
+        """That of the last ``num_rows`` positions."""
+        return Rotary(self.cos[:, -num_rows:], self.sin[:, -num_rows:])
+
 
 def make_rotary(angles: Float[Tensor, "#batch rows half"]) -> Rotary:
     """From angles in rad, float32, one for each pair of channels."""
@@ -30,10 +34,14 @@ def apply_rotary(
     x: Float[Tensor, "batch rows heads head_dim"], rotary: Rotary
 ) -> Float[Tensor, "batch rows heads head_dim"]:
     """Rotate channel ``i`` with channel ``i + head_dim / 2``; computed in float32, returned as ``x`` came."""
-    half = x.shape[-1] // 2
-    value = x.float()
-    swapped = torch.cat((value[..., half:], value[..., :half]), dim=-1)
-    return torch.addcmul(value * rotary.cos, swapped, rotary.sin).to(x.dtype)
+    return _Rotate.apply(x, rotary.cos, rotary.sin)
+
+
+def rms_norm(
+    x: Float[Tensor, "*rows dim"], weight: Float[Tensor, "dim"] | None, eps: float
+) -> Float[Tensor, "*rows dim"]:
+    """``x / sqrt(mean(x²) + eps)``, computed in float32, times ``weight``; returned as ``x`` came."""
+    return _RMSNorm.apply(x, weight, eps)[0]
 
 
 def inverse_frequencies(dim: int, theta: float, device: torch.device) -> Float[Tensor, "half"]:
@@ -66,3 +74,61 @@ def prefix_attention_mask(
     seen = register_mask[:, None, :].expand(-1, num_registers, -1)
     registers = torch.cat((seen, rows.new_ones(batch, num_registers, num_registers)), dim=-1)
     return torch.cat((tokens, registers), dim=1).unsqueeze(1)
+
+
+class _Rotate(torch.autograd.Function):
+    """The gradient of a rotation is the rotation back: a few passes over memory, where autograd takes ten."""
+
+    @staticmethod
+    def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return _rotate(x.float(), cos, sin).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotate(grad.float(), cos, -sin).to(grad.dtype), None, None
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    swapped = torch.cat((x[..., half:], x[..., :half]), dim=-1)
+    return torch.addcmul(x * cos, swapped, sin)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Torch composes its own RMS norm out of elementary operations on CPU; this one's backward is short."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+        value = x.float()
+        norm = torch.linalg.vector_norm(value, dim=-1, keepdim=True)
+        inverse = torch.rsqrt(norm.square() / x.shape[-1] + eps)
+        normed = (value * inverse).to(x.dtype)
+        return normed if weight is None else normed * weight, inverse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, float], output: tuple[Tensor, Tensor]) -> None:
+        x, weight, _ = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, weight, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor | None, None]:
+        x, weight, inverse = ctx.saved_tensors
+        value, grad_out = x.float(), grad.float()
+        product = (grad_out * value).flatten(0, -2)
+        grad_weight = None
+        if weight is None:
+            along = product.sum(-1, keepdim=True)
+            grad_x = grad_out * inverse
+        else:
+            scale = weight.float()
+            grad_weight = (inverse.reshape(1, -1) @ product)[0].to(weight.dtype)
+            along = product @ scale[:, None]
+            grad_x = (grad_out * scale).mul_(inverse)
+        along = along.view(inverse.shape) * (inverse**3 / -x.shape[-1])
+        return torch.addcmul(grad_x, value, along).to(grad.dtype), grad_weight, None

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vla_ros.policies.pi.config import ActionExpertConfig
-from vla_ros.policies.utils.transformers import Rotary, apply_rotary, rotary_angles
+from vla_ros.policies.utils.transformers import Rotary, apply_rotary, rms_norm, rotary_angles
 
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 
@@ -102,7 +102,7 @@ class Attention(nn.Module):
         if self.qk_norm == "none":
             return x
         if self.qk_norm == "rmsnorm":
-            return F.rms_norm(x, (self.head_dim,), eps=self.eps)
+            return rms_norm(x, None, self.eps)
         return getattr(self, name)(x)
 
 
@@ -144,10 +144,10 @@ class DiTBlock(nn.Module):
         """``context`` is (keys, values, mask) of a cross block; ``rotary`` the angles of a self block."""
         first, second = modulation.unsqueeze(-2).unbind(-4)
         shift, scale, gate = first.unbind(-3)
-        normed = F.rms_norm(x, x.shape[-1:], eps=self.eps) * (1 + scale) + shift
+        normed = rms_norm(x, None, self.eps) * (1 + scale) + shift
         x = x + gate * (self._self_attention(normed, rotary) if context is None else self._cross(normed, context))
         shift, scale, gate = second.unbind(-3)
-        return x + gate * self.mlp(F.rms_norm(x, x.shape[-1:], eps=self.eps) * (1 + scale) + shift)
+        return x + gate * self.mlp(rms_norm(x, None, self.eps) * (1 + scale) + shift)
 
     def _self_attention(self, x: Tensor, rotary: Rotary | None) -> Tensor:
         rows = x.flatten(0, 1)
@@ -191,7 +191,7 @@ class DiTActionExpert(nn.Module):
             layer = -1 if self.config.only_attend_to_final_layer else i // self.config.cross_attention_every
             if layer not in normed:
                 state = hidden_states[layer]
-                normed[layer] = F.rms_norm(state, state.shape[-1:], eps=self.config.rms_norm_eps)
+                normed[layer] = rms_norm(state, None, self.config.rms_norm_eps)
             keys.append(block.attn.keys(normed[layer]).transpose(1, 2))
             values.append(block.attn.values(normed[layer]).transpose(1, 2))
         mask = None if pad_mask is None else pad_mask[:, None, None, :]
@@ -214,4 +214,4 @@ class DiTActionExpert(nn.Module):
         for block, modulation in zip(self.blocks, modulations, strict=True):
             context = (*next(cross), suffix_input.pad_mask) if block.is_cross else None
             x = block(x, modulation, context, rotary)
-        return F.rms_norm(x, x.shape[-1:], eps=self.config.rms_norm_eps)
+        return rms_norm(x, None, self.config.rms_norm_eps)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
-from vla_ros.policies.utils.transformers import Rotary, apply_rotary, inverse_frequencies, make_rotary
+from vla_ros.policies.utils.transformers import Rotary, apply_rotary, inverse_frequencies, make_rotary, rms_norm
 
 VISION_ROPE_THETA = 10000.0
 
@@ -112,7 +112,7 @@ def _text_layer(
     heads = (-1, attn.head_dim)
     queries = apply_rotary(
         _rms_norm(attn.q_norm, attn.q_proj(normed[:, rows]).unflatten(-1, heads)),
-        Rotary(rotary.cos[:, rows], rotary.sin[:, rows]),
+        rotary.last(num_rows),
     )
     keys = apply_rotary(_rms_norm(attn.k_norm, attn.k_proj(normed).unflatten(-1, heads)), rotary)
     values = attn.v_proj(normed).unflatten(-1, heads)
@@ -128,7 +128,7 @@ def _text_layer(
 
 
 def _rms_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    return rms_norm(x, norm.weight, norm.variance_epsilon)
 
 
 def _text_rotary(config: object, position_ids: Int64[Tensor, "batch 3 prefix"]) -> Rotary:
