@@ -59,6 +59,7 @@ setup(
         "jaxtyping",
         "numpy",
         "opencv-python-headless",
+        "pillow",
         "PyYAML",
         "safetensors",
         "tokenizers",
@@ -70,7 +71,7 @@ setup(
         "ros-jazzy": ros_wheels("jazzy", rclpy="7.1.6", messages="5.3.6", lifecycle="2.0.3"),
         "sim": ["matplotlib", "mujoco>=3.2", "PyOpenGL", "rosbags"],
         "train": ["rosbags", "tqdm"],
-        "dev": ["pillow", "pytest<9"],
+        "dev": ["pytest<9"],
     },
     entry_points={"console_scripts": [f"{name} = {target}" for name, target in EXECUTABLES.items()]},
 )

@@ -1,0 +1,58 @@
+"""Both nodes of a policy: ``ros2 launch vla_ros policy.launch.py robot:=my_robot.yaml policy:=my_policy``.
+
+They start in HOLD; ``vla_policy/engage`` lets the policy drive.
+"""
+
+from __future__ import annotations
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+BOOLEAN = ["true", "false"]
+LEVELS = ["debug", "info", "warn", "error", "fatal"]
+PARAMETERS = {
+    "policy_node": {"robot": str, "policy": str, "control_rate_hz": float, "result_timeout_s": float},
+    "model_node": {"policy": str, "device": str, "num_threads": int},
+}
+COMMON_PARAMETERS = {"autostart": bool, "use_sim_time": bool}
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription(
+        [
+            _argument("robot", "tabletop", "Robot file (path of a YAML), or the name of a packaged one."),
+            _argument("policy", "tiny_touch", "Policy directory, or the name of a packaged one."),
+            _argument("control_rate_hz", "0.0", "Commands per second, Hz; 0 takes the robot file's."),
+            _argument("result_timeout_s", "1.0", "HOLD where the model takes longer to answer, s."),
+            _argument("device", "auto", "Where the model runs: a GPU if there is one.", ["auto", "cpu", "cuda"]),
+            _argument("num_threads", "1", "Threads of one operation of the model on CPU."),
+            _argument("model", "true", "Start model_node here; false where it runs on another machine.", BOOLEAN),
+            _argument("autostart", "true", "Configure and activate; false leaves that to ros2 lifecycle.", BOOLEAN),
+            _argument("use_sim_time", "false", "Take ROS time from /clock.", BOOLEAN),
+            _argument("namespace", "", "Namespace of both nodes and of their topics."),
+            _argument("log_level", "info", "What both nodes log at least.", LEVELS),
+            _node("model_node", condition=IfCondition(LaunchConfiguration("model"))),
+            _node("policy_node"),
+        ]
+    )
+
+
+def _argument(name: str, default: str, description: str, choices: list[str] | None = None) -> DeclareLaunchArgument:
+    return DeclareLaunchArgument(name, default_value=default, description=description, choices=choices)
+
+
+def _node(executable: str, condition: IfCondition | None = None) -> Node:
+    types = {**COMMON_PARAMETERS, **PARAMETERS[executable]}
+    return Node(
+        package="vla_ros",
+        executable=executable,
+        namespace=LaunchConfiguration("namespace"),
+        parameters=[{name: ParameterValue(LaunchConfiguration(name), value_type=kind) for name, kind in types.items()}],
+        arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+        output="screen",
+        condition=condition,
+    )

@@ -1,0 +1,184 @@
+"""Who may import whom: read from the source, lazy imports too, and seen in a fresh interpreter."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import vla_ros
+
+PACKAGE = Path(vla_ros.__file__).parent
+MODULES = {
+    ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+# What each layer may import besides the standard library and itself; the longest matching name decides.
+TORCH = {"torch", "jaxtyping"}
+MAY_IMPORT = {
+    "vla_ros": set(),
+    "vla_ros.share": set(),
+    "vla_ros.types": {"numpy"},
+    "vla_ros.robot": {"numpy", "yaml", "vla_ros.types"},
+    "vla_ros.wire": {"numpy", "yaml", "safetensors", "vla_ros.types"},
+    "vla_ros.bags": {"numpy", "rosbags", "vla_ros.types", "vla_ros.messages"},
+    "vla_ros.messages": {"numpy", "cv2", "vla_ros.types"},
+    "vla_ros.runtime": {"numpy", "vla_ros.types", "vla_ros.robot"},
+    "vla_ros.transforms": {"numpy", "cv2", "PIL", "tokenizers", "vla_ros.types"},
+    "vla_ros.policies": {"numpy", "hydra", "omegaconf", "yaml", "safetensors", "vla_ros.transforms", "vla_ros.types"}
+    | TORCH,
+    "vla_ros.policies.modules.vlm_bridge": {"numpy", "transformers", "vla_ros.policies", "vla_ros.transforms"} | TORCH,
+    "vla_ros.execution": {"numpy", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types", "vla_ros.wire"} | TORCH,
+    "vla_ros.sim": {"numpy", "mujoco", "tqdm", "vla_ros.bags", "vla_ros.robot", "vla_ros.types"},
+    "vla_ros.training": {
+        "numpy",
+        "hydra",
+        "omegaconf",
+        "tqdm",
+        "safetensors",
+        "tokenizers",
+        "vla_ros.bags",
+        "vla_ros.messages",
+        "vla_ros.policies",
+        "vla_ros.robot",
+        "vla_ros.share",
+        "vla_ros.sim",
+        "vla_ros.transforms",
+        "vla_ros.types",
+    }
+    | TORCH,
+}
+# Torch-free although it lies among the policies: the robot's computer needs no model library.
+PROCESSOR_MAY_IMPORT = {
+    "numpy",
+    "cv2",
+    "PIL",
+    "tokenizers",
+    "hydra",
+    "omegaconf",
+    "yaml",
+    "safetensors",
+    "vla_ros.types",
+    "vla_ros.transforms",
+    "vla_ros.policies",
+}
+EVERYTHING = ("vla_ros.nodes", "vla_ros.cli")
+# Time and the work of other threads reach the runtime as arguments only.
+NOT_IN_RUNTIME = {"time", "datetime", "threading", "queue", "asyncio", "concurrent", "multiprocessing"}
+ROS_PACKAGES = {"rclpy", "launch", "launch_ros", "ament_index_python", "cv_bridge", "std_srvs", "builtin_interfaces"}
+
+
+def layer_of(module: str) -> str:
+    return max((layer for layer in (*MAY_IMPORT, *EVERYTHING) if is_inside(module, layer)), key=len)
+
+
+def is_inside(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def is_ros(module: str) -> bool:
+    root = module.partition(".")[0]
+    return root in ROS_PACKAGES or root.endswith(("_msgs", "_interfaces"))
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that a file names in an import, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import; write it out"
+            full_names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in full_names}
+    return found
+
+
+def may_import(module: str, imported: str) -> bool:
+    root = imported.partition(".")[0]
+    layer = layer_of(module)
+    if layer == "vla_ros.runtime" and root in NOT_IN_RUNTIME:
+        return False
+    if root in sys.stdlib_module_names:
+        return True
+    if layer in EVERYTHING:
+        return layer == "vla_ros.nodes" or not is_ros(imported)
+    if module.endswith(".processor"):
+        return any(is_inside(imported, allowed) for allowed in PROCESSOR_MAY_IMPORT)
+    return is_inside(imported, layer) or any(is_inside(imported, allowed) for allowed in MAY_IMPORT[layer])
+
+
+def loaded_by(modules: list[str]) -> set[str]:
+    """The top-level packages that a fresh interpreter has loaded after importing ``modules``."""
+    imports = "; ".join(f"import {module}" for module in modules)
+    code = f"import sys; {imports}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    path = str(PACKAGE.parent)
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {path!r}); {code}"], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.split())
+
+
+def modules_inside(*packages: str) -> list[str]:
+    return [module for module in MODULES if any(is_inside(module, package) for package in packages)]
+
+
+def test_every_module_imports_only_what_its_layer_may() -> None:
+    refused = [
+        f"{module} imports {imported}, which layer {layer_of(module)} may not"
+        for module, path in MODULES.items()
+        for imported in sorted(imports_of(path))
+        if not may_import(module, imported)
+    ]
+    assert not refused, "\n".join(refused)
+
+
+def test_every_layer_of_the_table_exists() -> None:
+    assert {layer for layer in (*MAY_IMPORT, *EVERYTHING) if layer not in MODULES} == set()
+
+
+@pytest.mark.parametrize(
+    "module, imported",
+    [
+        ("vla_ros.runtime.loop", "torch"),
+        ("vla_ros.runtime.loop", "time"),
+        ("vla_ros.runtime.loop", "rclpy"),
+        ("vla_ros.policies.processor", "torch"),
+        ("vla_ros.policies.pi.policy", "transformers"),
+        ("vla_ros.execution.runner", "rclpy"),
+        ("vla_ros.execution.runner", "std_msgs.msg"),
+        ("vla_ros.sim.world", "vla_ros.nodes.sim_node"),
+        ("vla_ros.cli.demo", "rclpy"),
+    ],
+)
+def test_the_table_refuses_what_the_design_forbids(module: str, imported: str) -> None:
+    assert not may_import(module, imported)
+
+
+def test_the_runtime_and_all_below_it_load_neither_torch_nor_ros() -> None:
+    low = ("vla_ros.runtime", "vla_ros.types", "vla_ros.robot", "vla_ros.wire", "vla_ros.messages", "vla_ros.transforms")
+    loaded = loaded_by(modules_inside(*low))
+    assert not {name for name in loaded if is_ros(name)} | loaded & {"torch", "transformers", "mujoco"}
+
+
+def test_every_processor_loads_without_torch_and_ros() -> None:
+    processors = [module for module in MODULES if module.endswith(".processor")]
+    assert "vla_ros.policies.processor" in processors
+    loaded = loaded_by(processors)
+    assert not {name for name in loaded if is_ros(name)} | loaded & {"torch", "transformers"}
+
+
+def test_policies_and_execution_load_without_ros() -> None:
+    loaded = loaded_by(modules_inside("vla_ros.policies", "vla_ros.execution"))
+    assert not {name for name in loaded if is_ros(name)}
+
+
+@pytest.mark.skipif(find_spec("rclpy") is None, reason="needs ROS 2: make setup")
+def test_the_robot_side_node_loads_no_torch() -> None:
+    assert not loaded_by(["vla_ros.nodes.policy_node"]) & {"torch", "transformers"}
