@@ -30,6 +30,8 @@ ENGAGE_TIMEOUT_S = 5.0
 EPISODE_TIMEOUT_S = 60.0
 """The simulation ends an episode after 8 s of its own time, which may run slower than ours."""
 RETRY_S = 0.05
+FIRST_FRAME_S = 0.06
+"""So long after its activation the policy node has seen a frame of each camera; asking sooner only fills its log."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class _Demo:
         self._transition(DEACTIVATE, "deactivated")
         recording = client.start_episode(seed, target)
         self._transition(ACTIVATE, "activated")
+        time.sleep(FIRST_FRAME_S)
         self._engage(ENGAGE_TIMEOUT_S)
         is_over = client.wait_until(lambda: client.status.status != "running", EPISODE_TIMEOUT_S)
         status, note = client.status, self._fallback_note()
@@ -216,7 +219,7 @@ class _Demo:
     def _write_pictures(self, report: DemoReport) -> None:
         num_good = sum(episode.success for episode in report.episodes)
         sheet, plot = self._config.out_dir / "contact_sheet.png", self._config.out_dir / "joints.png"
-        write_contact_sheet(sheet, f"{num_good} of {len(report.episodes)} episodes succeeded", self._rows)
+        write_contact_sheet(sheet, f"{num_good} of {len(report.episodes)} instructions followed", self._rows)
         print(f"pictures         {sheet}")
         longest = max(range(len(self._recordings)), key=lambda i: len(self._recordings[i].states))
         recording, episode = self._recordings[longest], report.episodes[longest]

@@ -45,14 +45,15 @@ def write_contact_sheet(path: Path, title: str, rows: Sequence[SheetRow]) -> Non
     size = 256 if len(rows) <= 12 else 144
     width, height = 3 * size + 2 * GAP + 2 * GAP, size + CAPTION + GAP
     num_lines = -(-len(rows) // num_columns)
-    header = 76
+    header = 92
     sheet = Image.new(
         "RGB",
         (MARGIN + num_columns * (width + MARGIN), header + num_lines * (height + MARGIN)),
         BACKGROUND,
     )
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, 38), title, INK, _font(24, bold=True), anchor="lm")
+    draw.text((MARGIN, 36), title, INK, _font(24, bold=True), anchor="lm")
+    draw.text((MARGIN, 66), "first, middle and last picture of each episode", FAINT, _font(15), anchor="lm")
     for index, row in enumerate(rows):
         line, column = divmod(index, num_columns)
         _draw_card(sheet, draw, MARGIN + column * (width + MARGIN), header + line * (height + MARGIN), width, size, row)

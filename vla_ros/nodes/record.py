@@ -104,9 +104,10 @@ class _Recorder(Node):
         for output in robot.outputs:
             kind = JointTrajectory if output.interface == "trajectory" else Float64MultiArray
             self._add(output.command_topic, kind, COMMANDS)
-        self._add("vla_policy/task", String, LATCHED)
-        self.needed = tuple(self.counts)
+        self.needed = (*self.counts, self.resolve_topic_name("vla_policy/task"))
+        # Before the task: what lies on the table belongs to the episode that the next task starts.
         self._add("sim/blocks", String, LATCHED)
+        self._add("vla_policy/task", String, LATCHED)
 
     def _add(self, name: str, kind: type, qos: QoSProfile) -> None:
         topic = self.resolve_topic_name(name)
