@@ -1,0 +1,117 @@
+"""The model side of a policy directory: load weights, check the golden actions; save what training made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from vla_ros.policies.base import BasePolicy, PolicyObservation
+from vla_ros.policies.golden import GoldenCase, write_golden
+from vla_ros.policies.pi.config import PiConfig
+from vla_ros.policies.pi.policy import PiPolicy
+from vla_ros.policies.processor import GOLDEN_FILE, WEIGHTS_FILE, PolicyFiles, PolicyProcessor, open_policy, write_files
+from vla_ros.transforms.sample import PolicyRequest
+from vla_ros.types import Observation
+
+POLICIES = {"PiPolicy": PiPolicy}
+# In normalised units. Rounding on another processor stays far below; a wrong weight or formula far above.
+ACTION_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class LoadedPolicy:
+    """A policy on its device, checked. ``action_shape`` is (horizon, action_dim); ``golden_request`` serves warm-up."""
+
+    policy: BasePolicy
+    digest: str
+    num_steps: int
+    action_shape: tuple[int, int]
+    golden_request: PolicyRequest
+
+
+def build_policy(config: PiConfig) -> BasePolicy:
+    """A policy from its configuration, with random weights."""
+    return POLICIES[config.type](config)
+
+
+def load_policy(policy_dir: str | Path, device: torch.device | str) -> LoadedPolicy:
+    """The policy of a directory on ``device``, after recomputing its golden actions.
+
+    Raises ValueError, in one line, for what ``load_processor`` refuses, for damaged or foreign weights, and for actions
+    that drifted.
+    """
+    policy_dir, device = Path(policy_dir), torch.device(device)
+    opened = open_policy(policy_dir)
+    config = opened.files.policy
+    try:
+        policy = build_policy(config)
+        _load_weights(policy, policy_dir / WEIGHTS_FILE)
+        policy = policy.to(device).eval().requires_grad_(False)
+        _check_actions(opened.golden, infer(policy, opened.golden.request, config.num_steps, device))
+    except ValueError as error:
+        raise ValueError(f"policy directory {policy_dir}: {error}") from error
+    return LoadedPolicy(
+        policy=policy,
+        digest=opened.processor.digest,
+        num_steps=config.num_steps,
+        action_shape=(config.action_horizon, config.action_dim),
+        golden_request=opened.golden.request,
+    )
+
+
+def save_policy(policy_dir: str | Path, policy: BasePolicy, files: PolicyFiles, observation: Observation) -> None:
+    """Write a complete policy directory; ``observation`` (a real one) becomes its golden case.
+
+    Raises ValueError where the observation doesn't fit the policy.
+    """
+    policy_dir = Path(policy_dir)
+    write_files(policy_dir, files)
+    weights = {name: value.detach().cpu().contiguous() for name, value in policy.named_parameters()}
+    save_file(weights, policy_dir / WEIGHTS_FILE)
+    request = PolicyProcessor(files, digest="").process(observation)
+    was_training = policy.training
+    actions = infer(policy.eval(), request, files.policy.num_steps, next(policy.parameters()).device)
+    policy.train(was_training)
+    write_golden(policy_dir / GOLDEN_FILE, GoldenCase(observation, request, actions))
+
+
+@torch.inference_mode()
+def infer(policy: BasePolicy, request: PolicyRequest, num_steps: int, device: torch.device) -> np.ndarray:
+    """The normalised actions float32 [horizon, action_dim] for one request, without any preparation; waits for them."""
+    noise = torch.from_numpy(request.noise)[None].to(device)
+    actions = policy.sample_actions(PolicyObservation.from_request(request, device), num_steps, noise)
+    return actions[0].float().cpu().numpy()
+
+
+def _load_weights(policy: BasePolicy, path: Path) -> None:
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path.name}: damaged ({' '.join(str(error).split())}); restore it") from error
+    expected = dict(policy.named_parameters())  # a tied weight is stored once
+    for name in expected:
+        if name not in weights:
+            raise ValueError(f"{path.name}: weight {name} is missing; weights and policy.yaml don't belong together")
+        if weights[name].shape != expected[name].shape:
+            got = f"{name} is {list(weights[name].shape)}, policy.yaml gives {list(expected[name].shape)}"
+            raise ValueError(f"{path.name}: {got}; weights and policy.yaml don't belong together")
+    unknown = sorted(set(weights) - set(expected))
+    if unknown:
+        raise ValueError(f"{path.name}: weight {unknown[0]} has no place in the policy that policy.yaml describes")
+    policy.load_state_dict(weights, strict=False)
+
+
+def _check_actions(golden: GoldenCase, actions: np.ndarray) -> None:
+    if actions.shape != golden.actions.shape:
+        raise ValueError(f"{GOLDEN_FILE}: actions of shape {golden.actions.shape}; the policy gives {actions.shape}")
+    worst = float(np.abs(actions - golden.actions).max())
+    if not worst <= ACTION_TOLERANCE:
+        raise ValueError(
+            f"output drifted: golden actions differ by up to {worst:.3g}, expected at most {ACTION_TOLERANCE}; weights, "
+            "code or a library changed since export: restore them or export the policy again"
+        )

@@ -1,0 +1,90 @@
+"""The golden case of a policy directory: one raw observation and everything that must come of it. No torch.
+
+A policy whose preprocessing or output drifted still gives actions, only wrong ones; this case makes it visible.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from vla_ros.transforms.sample import PolicyRequest
+from vla_ros.types import Observation
+
+PIXEL_TOLERANCE = 1  # of 255: image libraries round differently from release to release
+STATE_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """``observation`` is raw, ``request`` its processed form with fixed noise, ``actions`` float32 [horizon,
+    action_dim] the normalised result."""
+
+    observation: Observation
+    request: PolicyRequest
+    actions: np.ndarray
+
+
+def write_golden(path: Path, golden: GoldenCase) -> None:
+    """Write ``golden.safetensors``."""
+    observation = golden.observation
+    tensors = {f"image.{name}": image for name, image in observation.images.items()}
+    tensors |= {f"request.{name}": array for name, array in golden.request.to_tensors().items()}
+    tensors |= {"joint_positions": observation.joint_positions, "actions": golden.actions}
+    metadata = {**golden.request.metadata(), "task": observation.task, "cameras": json.dumps(list(observation.images))}
+    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, metadata=metadata)
+
+
+def read_golden(path: Path) -> GoldenCase:
+    """Read ``golden.safetensors``; raises ValueError where it is damaged."""
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        processed = {n.removeprefix("request."): x for n, x in tensors.items() if n.startswith("request.")}
+        request = PolicyRequest.from_tensors(processed, metadata)
+        observation = Observation(
+            stamp_ns=request.stamp_ns,
+            images={name: tensors[f"image.{name}"] for name in json.loads(metadata["cameras"])},
+            joint_positions=tensors["joint_positions"],
+            task=metadata["task"],
+        )
+        return GoldenCase(observation, request, tensors["actions"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path.name}: damaged ({' '.join(str(error).split())}); export the policy again") from error
+
+
+def check_preprocessing(golden: GoldenCase, request: PolicyRequest) -> None:
+    """Compare a freshly processed request with the golden one; raises ValueError naming the tensor that drifted.
+
+    Noise is not compared: the golden actions belong to the noise that is stored.
+    """
+    expected, got = golden.request.to_tensors(), request.to_tensors()
+    for name in expected:
+        if name == "noise":
+            continue
+        if expected[name].shape != got[name].shape or expected[name].dtype != got[name].dtype:
+            found = f"{got[name].dtype} {list(got[name].shape)}"
+            stored = f"{expected[name].dtype} {list(expected[name].shape)}"
+            raise ValueError(_drift(name, f"is {found}, was {stored}"))
+        if expected[name].size == 0:
+            continue
+        worst = np.abs(expected[name].astype(np.float64) - got[name].astype(np.float64)).max()
+        if not worst <= _tolerance(name):
+            raise ValueError(_drift(name, f"differs by up to {worst:.3g}"))
+
+
+def _tolerance(name: str) -> float:
+    return {"pixel_values": PIXEL_TOLERANCE, "state": STATE_TOLERANCE}.get(name, 0.0)
+
+
+def _drift(name: str, difference: str) -> str:
+    return (
+        f"preprocessing drifted: golden {name} {difference}; the processor, the statistics or a library changed since "
+        "export: restore them or export the policy again"
+    )

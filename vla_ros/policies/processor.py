@@ -1,0 +1,230 @@
+"""The host side of a policy directory: observation to request, actions to chunk. Imports no torch.
+
+A policy directory holds ``policy.yaml``, ``model.safetensors``, ``norm_stats.json``, ``processor/tokenizer.json``,
+``processor/processor.json`` and ``golden.safetensors``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from tokenizers import Tokenizer
+
+from vla_ros.policies.config import DataConfig, config_to_dict, parse_config
+from vla_ros.policies.golden import GoldenCase, check_preprocessing, read_golden
+from vla_ros.policies.modules.vlm_bridge.qwen.processor import QwenProcessor, QwenProcessorConfig
+from vla_ros.policies.pi.config import PiConfig
+from vla_ros.transforms.actions import decode_actions
+from vla_ros.transforms.normalize import FieldStats, Normalizer, load_stats, save_stats
+from vla_ros.transforms.sample import PolicyRequest
+from vla_ros.types import ActionChunk, Observation
+
+CONFIG_FILE = "policy.yaml"
+WEIGHTS_FILE = "model.safetensors"
+STATS_FILE = "norm_stats.json"
+TOKENIZER_FILE = "processor/tokenizer.json"
+PROCESSOR_FILE = "processor/processor.json"
+GOLDEN_FILE = "golden.safetensors"
+POLICY_FILES = (CONFIG_FILE, WEIGHTS_FILE, STATS_FILE, TOKENIZER_FILE, PROCESSOR_FILE, GOLDEN_FILE)
+
+
+@dataclass(frozen=True)
+class PolicyFiles:
+    """What a policy directory holds besides weights and golden case; ``stats`` has the keys ``state`` and ``action``."""
+
+    policy: PiConfig
+    data: DataConfig
+    processor: QwenProcessorConfig
+    tokenizer: Tokenizer
+    stats: Mapping[str, FieldStats]
+
+    def __post_init__(self) -> None:
+        num_joints = len(self.data.joint_names)
+        for name in ("action_dim", "state_dim"):
+            if getattr(self.policy, name) != num_joints:
+                got = f"policy.{name} is {getattr(self.policy, name)}, data.joint_names has {num_joints} joints"
+                raise ValueError(f"{CONFIG_FILE}: {got}; make them equal")
+        for name in ("action_horizon", "state_history"):
+            values = getattr(self.policy, name), getattr(self.data, name)
+            if values[0] != values[1]:
+                raise ValueError(f"{CONFIG_FILE}: policy.{name} is {values[0]}, data.{name} {values[1]}; make them equal")
+        if self.policy.state_history != 1:
+            got = f"state_history is {self.policy.state_history}"
+            raise ValueError(f"{CONFIG_FILE}: {got}; an observation holds one measured state, so it must be 1")
+
+    def make_processor(self) -> QwenProcessor:
+        """The backbone's processor."""
+        return QwenProcessor(
+            self.processor, self.policy.vlm_config, self.tokenizer, len(self.data.camera_names)
+        )
+
+
+class PolicyProcessor:
+    """Turns observations into requests and normalised actions into chunks. Not for use by two threads at once."""
+
+    def __init__(self, files: PolicyFiles, digest: str) -> None:
+        self.digest = digest
+        self._data, self._policy = files.data, files.policy
+        self._processor = files.make_processor()
+        self._state = Normalizer(files.data.normalization, files.stats["state"])
+        self._action = Normalizer(files.data.normalization, files.stats["action"])
+
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        return self._data.joint_names
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        return self._data.camera_names
+
+    @property
+    def action_horizon(self) -> int:
+        return self._policy.action_horizon
+
+    @property
+    def action_dim(self) -> int:
+        return self._policy.action_dim
+
+    @property
+    def chunk_dt_s(self) -> float:
+        return self._data.chunk_dt_s
+
+    @property
+    def action_offset(self) -> float:
+        return self._data.action_offset
+
+    @property
+    def num_steps(self) -> int:
+        return self._policy.num_steps
+
+    def process(self, observation: Observation) -> PolicyRequest:
+        """The request for one observation; its noise depends on ``stamp_ns`` alone, so that a replay repeats it.
+
+        Raises ValueError for a missing camera, an image of another size or type, joints of another number or not
+        finite, an empty task, or one that is too long.
+        """
+        missing = [name for name in self.camera_names if name not in observation.images]
+        if missing:
+            got = ", ".join(observation.images) or "none"
+            raise ValueError(f"camera '{missing[0]}' is missing; the observation has {got}: name it in the robot file")
+        joints = np.asarray(observation.joint_positions, np.float64)
+        if joints.shape != (len(self.joint_names),) or not np.isfinite(joints).all():
+            got = f"joint positions are {joints.tolist()}"
+            raise ValueError(f"{got}; expected {len(self.joint_names)} finite numbers, one for each joint of the policy")
+        images = [observation.images[name] for name in self.camera_names]
+        return PolicyRequest(
+            stamp_ns=observation.stamp_ns,
+            policy_input=self._processor.process(images, observation.task),
+            state=self._state.normalize(joints[None]),
+            noise=self._noise(observation.stamp_ns),
+        )
+
+    def decode(self, actions: np.ndarray, observation: Observation) -> ActionChunk:
+        """Absolute joint targets from normalised actions [horizon, action_dim] and the observation they answer.
+
+        Raises ValueError for another shape or values that are not finite.
+        """
+        expected = (self.action_horizon, self.action_dim)
+        if actions.shape != expected or not np.isfinite(actions).all():
+            got = f"shape {actions.shape}" if actions.shape != expected else "values that are not finite"
+            raise ValueError(f"actions have {got}; expected finite values of shape {expected}")
+        joints = np.asarray(observation.joint_positions, np.float64)
+        targets = decode_actions(self._action.denormalize(actions), joints, self._data.action_mode)
+        return ActionChunk(observation.stamp_ns, self.chunk_dt_s, self.action_offset, targets)
+
+    def _noise(self, stamp_ns: int) -> np.ndarray:
+        rng = np.random.default_rng(stamp_ns % 2**64)
+        return rng.standard_normal((self.action_horizon, self.action_dim), np.float32)
+
+
+def load_processor(policy_dir: str | Path) -> PolicyProcessor:
+    """The processor of a policy directory, after recomputing the preprocessing of its golden case.
+
+    Raises ValueError, in one line that names the file, for a missing or damaged file, a key that doesn't exist, sizes
+    that contradict each other, or preprocessing that drifted.
+    """
+    return open_policy(Path(policy_dir)).processor
+
+
+@dataclass(frozen=True)
+class OpenPolicy:
+    """A policy directory as read: its files, its processor (already checked) and its golden case."""
+
+    files: PolicyFiles
+    processor: PolicyProcessor
+    golden: GoldenCase
+
+
+def open_policy(policy_dir: Path) -> OpenPolicy:
+    """Read everything but the weights and check the preprocessing; errors as ``load_processor``."""
+    if not policy_dir.is_dir():
+        raise ValueError(f"policy directory {policy_dir} does not exist; give a directory made by vla_ros train or import")
+    missing = [name for name in POLICY_FILES if not (policy_dir / name).is_file()]
+    if missing:
+        raise ValueError(f"policy directory {policy_dir}: file {missing[0]} is missing; restore it or export again")
+    try:
+        files = _read_files(policy_dir)
+        processor = PolicyProcessor(files, digest_of(policy_dir))
+        golden = read_golden(policy_dir / GOLDEN_FILE)
+        check_preprocessing(golden, processor.process(golden.observation))
+    except ValueError as error:
+        raise ValueError(f"policy directory {policy_dir}: {error}") from error
+    return OpenPolicy(files, processor, golden)
+
+
+def write_files(policy_dir: Path, files: PolicyFiles) -> None:
+    """Everything of a policy directory but weights and golden case."""
+    (policy_dir / "processor").mkdir(parents=True, exist_ok=True)
+    groups = {"policy": config_to_dict(files.policy), "data": config_to_dict(files.data)}
+    (policy_dir / CONFIG_FILE).write_text(yaml.safe_dump(groups, sort_keys=False, width=120))
+    save_stats(policy_dir / STATS_FILE, files.stats)
+    files.tokenizer.save(str(policy_dir / TOKENIZER_FILE))
+    (policy_dir / PROCESSOR_FILE).write_text(json.dumps(config_to_dict(files.processor), indent=1) + "\n")
+
+
+def digest_of(policy_dir: Path) -> str:
+    """SHA-256 over names and contents of the policy's files: equal where two nodes have the same policy."""
+    digest = hashlib.sha256()
+    for name in POLICY_FILES:
+        with (policy_dir / name).open("rb") as file:
+            digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _read_files(policy_dir: Path) -> PolicyFiles:
+    document = _parse_text(policy_dir, CONFIG_FILE, yaml.safe_load)
+    if not isinstance(document, dict) or set(document) != {"policy", "data"}:
+        got = ", ".join(map(str, document)) if isinstance(document, dict) else type(document).__name__
+        raise ValueError(f"{CONFIG_FILE}: has {got}; expected the two groups policy and data")
+    policy = parse_config(PiConfig, document["policy"], f"{CONFIG_FILE}: policy")
+    data = parse_config(DataConfig, document["data"], f"{CONFIG_FILE}: data")
+    sizes = _parse_text(policy_dir, PROCESSOR_FILE, json.loads)
+    try:
+        tokenizer = Tokenizer.from_file(str(policy_dir / TOKENIZER_FILE))
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(f"{TOKENIZER_FILE}: not readable: {' '.join(str(error).split())}") from error
+    shapes = {
+        "state": (policy.state_history, policy.state_dim),
+        "action": (policy.action_horizon, policy.action_dim),
+    }
+    return PolicyFiles(
+        policy=policy,
+        data=data,
+        processor=parse_config(QwenProcessorConfig, sizes, PROCESSOR_FILE),
+        tokenizer=tokenizer,
+        stats=load_stats(policy_dir / STATS_FILE, shapes),
+    )
+
+
+def _parse_text(policy_dir: Path, name: str, parse: Any) -> Any:
+    try:
+        return parse((policy_dir / name).read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{name}: not readable: {' '.join(str(error).split())}") from error
