@@ -32,3 +32,25 @@ def share_path(name: str) -> Path:
     if not path.exists():
         raise ValueError(f"{path} does not exist; reinstall vla_ros or give a path of your own")
     return path
+
+
+def robot_file(name: str) -> Path:
+    """A robot file by its path, or a packaged one by its name. Raises ValueError where neither exists."""
+    return _find(name, f"config/robots/{name}.yaml", "robot")
+
+
+def policy_dir(name: str) -> Path:
+    """A policy directory by its path, or a packaged one by its name. Raises ValueError where neither exists."""
+    return _find(name, f"models/{name}", "policy")
+
+
+def _find(name: str, packaged: str, what: str) -> Path:
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if len(path.parts) == 1:
+        try:
+            return share_path(packaged)
+        except ValueError as error:
+            raise ValueError(f"{what} '{name}' is neither a path nor packaged: {error}") from error
+    raise ValueError(f"{what} '{name}' does not exist; give a path or the name of a packaged one")

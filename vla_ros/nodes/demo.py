@@ -20,7 +20,7 @@ from vla_ros.nodes.demo_client import ACTIVATE, CONFIGURE, DEACTIVATE, POLICY, D
 from vla_ros.nodes.demo_pictures import JointTraces, SheetRow, write_contact_sheet, write_joint_plot
 from vla_ros.nodes.demo_processes import Processes
 from vla_ros.nodes.demo_stats import ControlStats, Percentiles, control_stats, percentiles
-from vla_ros.nodes.params import policy_dir, robot_file
+from vla_ros.share import policy_dir, robot_file
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.sim.scene import COLORS
 
@@ -79,7 +79,8 @@ def run_demo(config: DemoConfig) -> DemoReport:
     config.out_dir.mkdir(parents=True, exist_ok=True)
     _use_own_domain()
     use_default_dds_profile()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     with Processes(config.out_dir / "logs") as processes:
         processes.start_node("sim_node", {"robot": config.robot, "seed": config.seed, "view": True})
         processes.start_node("model_node", {"policy": policy})
@@ -123,6 +124,8 @@ class _Demo:
 
     def _start(self) -> None:
         """Bring every node up, and let the policy drive once, so that no episode pays for first times."""
+        domain, logs = os.environ["ROS_DOMAIN_ID"], self._config.out_dir / "logs"
+        print(f"starting sim_node, model_node and policy_node in ROS domain {domain}; logs in {logs}", flush=True)
         started = time.monotonic()
         for node, process in (("vla_model", "model_node"), ("vla_policy", "policy_node")):
             for transition, what in ((CONFIGURE, "configured"), (ACTIVATE, "activated")):

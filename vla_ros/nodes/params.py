@@ -9,7 +9,7 @@ from typing import Any
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 
-from vla_ros.share import share_path
+from vla_ros.share import policy_dir, robot_file
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -77,28 +77,6 @@ def read_model_params(node: Node) -> ModelNodeParams:
     if params.num_threads < 1:
         raise ValueError(f"parameter num_threads is {params.num_threads}; expected at least 1")
     return params
-
-
-def robot_file(name: str) -> Path:
-    """A robot file by its path, or a packaged one by its name. Raises ValueError where neither exists."""
-    return _find(name, f"config/robots/{name}.yaml", "robot")
-
-
-def policy_dir(name: str) -> Path:
-    """A policy directory by its path, or a packaged one by its name. Raises ValueError where neither exists."""
-    return _find(name, f"models/{name}", "policy")
-
-
-def _find(name: str, packaged: str, what: str) -> Path:
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    if len(path.parts) == 1:
-        try:
-            return share_path(packaged)
-        except ValueError as error:
-            raise ValueError(f"{what} '{name}' is neither a path nor packaged: {error}") from error
-    raise ValueError(f"{what} '{name}' does not exist; give a path or the name of a packaged one")
 
 
 def _declare(node: Node, name: str, default: Any, description: str) -> None:

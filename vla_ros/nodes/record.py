@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import rclpy
 from rclpy.executors import ExternalShutdownException
@@ -19,7 +20,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros.bags import BagWriter
 from vla_ros.nodes.dds import use_default_dds_profile
-from vla_ros.nodes.params import robot_file
+from vla_ros.share import robot_file
 from vla_ros.nodes.qos import LATCHED
 from vla_ros.robot import RobotConfig, load_robot
 
@@ -115,6 +116,7 @@ class _Recorder(Node):
         self._bag.add_topic(topic, MESSAGE_TYPES[kind], latched=qos is LATCHED)
         self.create_subscription(kind, name, partial(self._write, topic), qos, raw=True)
 
-    def _write(self, topic: str, data: bytes) -> None:
-        self._bag.write_raw(topic, data, self.get_clock().now().nanoseconds)
+    def _write(self, topic: str, data: bytes, info: dict[str, Any]) -> None:
+        # The middleware's own time of arrival: this process may be late in looking.
+        self._bag.write_raw(topic, data, info["received_timestamp"])
         self.counts[topic] += 1

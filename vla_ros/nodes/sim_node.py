@@ -25,7 +25,7 @@ from vla_ros.messages.images import encode_compressed_image, encode_image
 from vla_ros.messages.joints import fill_joint_state
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory, parse_trajectory
 from vla_ros.nodes.dds import use_default_dds_profile
-from vla_ros.nodes.params import robot_file
+from vla_ros.share import robot_file
 from vla_ros.nodes.qos import CAMERA, COMMAND, JOINT_STATES, LATCHED, REPORT
 from vla_ros.nodes.sim_reset import ResetRequest, parse_reset
 from vla_ros.robot import OutputConfig, RobotConfig, load_robot
