@@ -18,7 +18,7 @@ from rclpy.signals import SignalHandlerOptions
 from vla_ros.nodes.dds import use_default_dds_profile
 from vla_ros.nodes.demo_client import ACTIVATE, CONFIGURE, DEACTIVATE, POLICY, DemoClient, EpisodeStatus, Recording
 from vla_ros.nodes.demo_pictures import JointTraces, SheetRow, write_contact_sheet, write_joint_plot
-from vla_ros.nodes.demo_processes import Processes
+from vla_ros.nodes.demo_processes import INTERRUPTIONS, Processes
 from vla_ros.nodes.demo_stats import ControlStats, Percentiles, control_stats, percentiles
 from vla_ros.share import policy_dir, robot_file
 from vla_ros.robot import RobotConfig, load_robot
@@ -79,7 +79,7 @@ def run_demo(config: DemoConfig) -> DemoReport:
     config.out_dir.mkdir(parents=True, exist_ok=True)
     _use_own_domain()
     use_default_dds_profile()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in INTERRUPTIONS:
         signal.signal(number, _interrupt)
     with Processes(config.out_dir / "logs") as processes:
         processes.start_node("sim_node", {"robot": config.robot, "seed": config.seed, "view": True})
@@ -159,7 +159,7 @@ class _Demo:
     def _fallback_note(self) -> str:
         if self._client.mode == POLICY:
             return ""
-        return f"  (fell back to {self._client.mode}: {self._processes.last_line('policy_node')})"
+        return f"  (policy_node went to {self._processes.last_line('policy_node')})"
 
     def _keep(self, status: EpisodeStatus, recording: Recording) -> None:
         is_success = status.status == "success"
@@ -207,12 +207,10 @@ class _Demo:
         if self._config.swap_targets:
             self._print_scenes(report)
         print(f"success          {num_good} of {len(report.episodes)} ({report.success_rate:.0%})")
-        print(
-            f"control          {_ms(control.rate_hz)} Hz; period {_ms(control.period_ms_p50)} ms p50, "
-            f"{_ms(control.period_ms_p99)} p99, {_ms(control.period_ms_max)} max"
-        )
-        print(f"inference        {_ms(inference.p50)} ms p50, {_ms(inference.p99)} p99")
-        print(f"observation age  {_ms(age.p50)} ms p50, {_ms(age.p99)} p99")
+        periods = f"{control.period_ms_p50} ms p50, {control.period_ms_p99} p99, {control.period_ms_max} max"
+        _print_measured("control", control.rate_hz, f"{control.rate_hz} Hz; period {periods}")
+        _print_measured("inference", inference.p50, f"{inference.p50} ms p50, {inference.p99} p99")
+        _print_measured("observation age", age.p50, f"{age.p50} ms p50, {age.p99} p99")
 
     def _print_scenes(self, report: DemoReport) -> None:
         for seed in dict.fromkeys(episode.seed for episode in report.episodes):
@@ -254,8 +252,8 @@ def _traces(recording: Recording) -> JointTraces:
     )
 
 
-def _ms(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.1f}"
+def _print_measured(what: str, value: float | None, line: str) -> None:
+    print(f"{what:<17}{'not measured' if value is None else line}")
 
 
 def _use_own_domain() -> None:

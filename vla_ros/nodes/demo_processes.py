@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from types import TracebackType
 
 STOP_SIGNALS = ((signal.SIGINT, 5.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0))
 """What a child that should end is sent, and how long it then has, s."""
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LOG_PREFIX = re.compile(r"^\[\w+\] \[[\d.]+\] \[[^\]]+\]: ")
+"""Level, time and name before what a ROS node logs."""
 
 
 class Processes:
@@ -49,18 +53,26 @@ class Processes:
     def last_line(self, name: str) -> str:
         """The last line that child ``name`` printed."""
         lines = self._log_path(name).read_text(errors="replace").split("\n")
-        written = [line.strip() for line in lines if line.strip()]
+        written = [LOG_PREFIX.sub("", line.strip()) for line in lines if line.strip()]
         return written[-1][:400] if written else "it printed nothing"
 
     def stop(self) -> None:
-        """End every child that still runs, gently first."""
-        for signal_number, patience_s in STOP_SIGNALS:
-            running = [child for child in self._children.values() if child.poll() is None]
-            for child in running:
-                os.kill(child.pid, signal_number)
-            deadline = time.monotonic() + patience_s
-            while any(child.poll() is None for child in running) and time.monotonic() < deadline:
-                time.sleep(0.02)
+        """End every child that still runs, gently first; a second Ctrl-C doesn't leave any behind."""
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTIONS}
+        try:
+            for number, patience_s in STOP_SIGNALS:
+                self._signal(number, patience_s)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _signal(self, number: signal.Signals, patience_s: float) -> None:
+        running = [child for child in self._children.values() if child.poll() is None]
+        for child in running:
+            os.kill(child.pid, number)
+        deadline = time.monotonic() + patience_s
+        while any(child.poll() is None for child in running) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def __enter__(self) -> Processes:
         return self

@@ -46,10 +46,10 @@ def control_stats(drives: Sequence[Drive]) -> ControlStats:
         return ControlStats(None, None, None, None)
     p50, p99 = np.percentile(periods, [50, 99])
     return ControlStats(
-        rate_hz=round(1e3 / float(periods.mean()), 3),
-        period_ms_p50=round(float(p50), 3),
-        period_ms_p99=round(float(p99), 3),
-        period_ms_max=round(float(periods.max()), 3),
+        rate_hz=round(1e3 / float(periods.mean()), 2),
+        period_ms_p50=round(float(p50), 2),
+        period_ms_p99=round(float(p99), 2),
+        period_ms_max=round(float(periods.max()), 2),
     )
 
 

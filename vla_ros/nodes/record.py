@@ -64,7 +64,8 @@ def record(robot: str, bag_path: Path, duration_s: float | None) -> RecordReport
     config = load_robot(robot_file(robot))
     use_default_dds_profile()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     started = time.monotonic()
     try:
         with BagWriter(bag_path) as bag:
