@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from vla_ros.cli import demo, record
+from vla_ros.cli import demo, record, train
 
-COMMANDS = (demo, record)
+COMMANDS = (demo, record, train)
 DONE, BELOW_THRESHOLD, UNUSABLE = 0, 1, 2
 INTERRUPTED = 130
 

@@ -25,7 +25,7 @@ BLOCKS_TOPIC = "/sim/blocks"
 EPISODES_PER_BAG = 500
 _EPISODE_GAP_S = 1.0
 _EPOCH_NS = 1_700_000_000_000_000_000
-_STATE_PERIOD_STEPS = 4
+_STATE_PERIOD_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class DemonstrationConfig:
     frame_period_s: float = 0.32
     tail_s: float = 1.08
     anywhere_share: float = 0.6
+
+    @property
+    def num_bags(self) -> int:
+        return -(-self.num_episodes // EPISODES_PER_BAG)
 
 
 def write_demonstrations(

@@ -1,0 +1,42 @@
+"""Train a policy from bags and export it as a policy directory."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vla_ros.cli.output import write_json
+
+EXTRAS = ("sim", "train")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", default="tiny_touch", metavar="NAME", help="config/train/NAME.yaml (tiny_touch)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, such as optimizer.num_steps=100 bags=FOLDER"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from vla_ros.share import robot_file, share_dir
+    from vla_ros.training.config import load_train_config
+    from vla_ros.training.run import train
+
+    config = load_train_config(share_dir() / "config", args.config, args.overrides)
+    report = train(config, robot_file(config.robot), tqdm.write)
+    values: dict[str, Any] = asdict(report)
+    values["validation"] = {
+        "error_rad": report.validation.error_rad.tolist(),
+        "guess_rad": report.validation.guess_rad.tolist(),
+        "ce_loss": report.validation.ce_loss,
+    }
+    print(
+        f"{report.num_samples} samples of {report.num_episodes} episodes, {report.num_parameters / 1e6:.2f} M parameters, "
+        f"{report.num_steps} steps in {report.training_seconds / 60:.1f} min; all in {report.seconds / 60:.1f} min"
+    )
+    write_json(args.json, values | {"output_dir": str(Path(config.output_dir).resolve())})
+    return 0

@@ -1,0 +1,85 @@
+"""Configuration of a training run: ``config/train/*.yaml`` composed by Hydra, read strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vla_ros.policies.config import DataConfig, parse_config
+from vla_ros.policies.modules.vlm_bridge.qwen.processor import QwenProcessorConfig
+from vla_ros.policies.pi.config import PiConfig
+from vla_ros.sim.demonstrations import DemonstrationConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and a cosine down to zero; ``ema_decay`` averages the weights that are exported."""
+
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.98
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.998
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "warmup_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; expected at least 1")
+        if self.learning_rate <= 0 or not 0 <= self.ema_decay < 1:
+            raise ValueError("optimizer: learning_rate must be above 0 and ema_decay in 0..1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    ``bags`` is the folder the bags are read from; missing demonstrations are made there first where ``demonstrations``
+    is given. Every ``validate_every`` steps the run is judged on the last ``validation_share`` of the episodes, which it
+    never trains on. ``run_dir`` holds checkpoints and the log, ``output_dir`` gets the policy directory.
+    """
+
+    robot: str
+    bags: str
+    run_dir: str
+    output_dir: str
+    policy: PiConfig
+    data: DataConfig
+    processor: QwenProcessorConfig
+    optimizer: OptimizerConfig
+    vocab_size: int
+    demonstrations: DemonstrationConfig | None = None
+    min_frame_gap_s: float = 0.0
+    validation_share: float = 0.02
+    validate_every: int = 250
+    checkpoint_every: int = 250
+    num_workers: int = 2
+    num_threads: int = 2
+    device: str = "auto"
+    seed: int = 0
+
+
+def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Compose ``train/<name>.yaml`` below ``config_dir`` with Hydra ``overrides`` such as ``optimizer.num_steps=100``.
+
+    Raises ValueError for a config that doesn't exist, an unknown or missing key, and a value of another type.
+    """
+    if not (config_dir / "train" / f"{name}.yaml").is_file():
+        known = ", ".join(sorted(path.stem for path in (config_dir / "train").glob("*.yaml")))
+        raise ValueError(f"train config '{name}'; {config_dir / 'train'} has {known}")
+    try:
+        with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
+            document: Any = OmegaConf.to_container(compose(f"train/{name}", list(overrides)), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(f"train config '{name}': {' '.join(str(error).split())}") from error
+    return parse_config(TrainConfig, document, f"train/{name}.yaml")
