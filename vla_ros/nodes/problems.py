@@ -28,7 +28,7 @@ class Problems:
         self._lock = threading.Lock()
 
     def report(self, source: str, line: str) -> None:
-        """Something is wrong with ``source``. The log gets a new line at once and an old one every few seconds."""
+        """Something is wrong with ``source``: logged at once, and again every few seconds while it lasts."""
         now_ns = steady_now_ns()
         with self._lock:
             known = self._problems.get(source)

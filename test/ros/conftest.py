@@ -1,0 +1,81 @@
+"""Real nodes over loopback, in a ROS domain of this test process alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+os.environ["ROS_DOMAIN_ID"] = str(101 + os.getpid() % 100)
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
+
+import rclpy  # noqa: E402  the environment comes first
+from ros_harness import NodeProcess, Probe, wait_until  # noqa: E402
+
+from vla_ros.robot import load_robot  # noqa: E402
+from vla_ros.share import share_path  # noqa: E402
+
+
+@dataclass
+class Graph:
+    """Both nodes, and the probe that plays the robot."""
+
+    probe: Probe
+    policy_node: NodeProcess
+    model_node: NodeProcess
+    policy_dir: Path
+
+    def bring(self, node: str, state: str) -> None:
+        """Lead a node to ``inactive`` or ``active`` from any of the states a test may leave it in."""
+        steps = {
+            ("unconfigured", "inactive"): ["configure"],
+            ("unconfigured", "active"): ["configure", "activate"],
+            ("inactive", "active"): ["activate"],
+            ("active", "inactive"): ["deactivate"],
+        }
+        for transition in steps.get((self.probe.state(node), state), []):
+            assert self.probe.change_state(node, transition), f"{node}: {transition}"
+
+
+@pytest.fixture(scope="session")
+def ros() -> Iterator[None]:
+    rclpy.init()
+    yield
+    rclpy.try_shutdown()
+
+
+@pytest.fixture(scope="session")
+def policy_dir() -> Path:
+    return share_path("models/tiny_touch")
+
+
+@pytest.fixture(scope="session")
+def session_graph(ros: None, policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
+    logs = tmp_path_factory.mktemp("logs")
+    probe = Probe(load_robot(share_path("config/robots/tabletop.yaml")))
+    model_node = NodeProcess("model_node", logs / "model_node.log", {"policy": policy_dir})
+    policy_node = NodeProcess("policy_node", logs / "policy_node.log", {"policy": policy_dir})
+    try:
+        yield Graph(probe, policy_node, model_node, policy_dir)
+    finally:
+        codes = [node.stop() for node in (policy_node, model_node)]
+        probe.close()
+    assert codes == [0, 0], policy_node.log + model_node.log
+
+
+@pytest.fixture
+def graph(session_graph: Graph) -> Graph:
+    """Both nodes active and in HOLD, healthy sensors, an instruction."""
+    session_graph.probe.reset()
+    for node in ("vla_model", "vla_policy"):
+        session_graph.bring(node, "active")
+    session_graph.probe.trigger("vla_policy/hold")
+    session_graph.probe.say("touch the red block")
+    wait_until(lambda: session_graph.probe.mode() == "HOLD", "HOLD")
+    return session_graph

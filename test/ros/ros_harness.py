@@ -1,0 +1,217 @@
+"""What the ROS tests share: nodes as child processes, a robot that is only topics, and a probe that watches."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from array import array
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from vla_ros.nodes import qos
+from vla_ros.robot import RobotConfig
+
+PATIENCE_S = 20.0
+# Importing torch and transformers on a busy machine.
+START_PATIENCE_S = 120.0
+CAMERA_PERIOD_S = 0.05
+JOINTS_PER_FRAME = 4
+SOURCE_ROOT = Path(__file__).parents[2]
+
+
+def wait_until(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
+    """The first true value of ``condition``."""
+    deadline_s = time.monotonic() + patience_s
+    while time.monotonic() < deadline_s:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"waited {patience_s:g} s in vain: {what}")
+
+
+class NodeProcess:
+    """A node of this package in a process of its own; its log is ``log``."""
+
+    def __init__(self, module: str, log: Path, parameters: Mapping[str, object]) -> None:
+        self._log = log
+        assignments = [part for key, value in parameters.items() for part in ("-p", f"{key}:={value}")]
+        # A child must find its own ROS libraries again.
+        env = {key: value for key, value in os.environ.items() if key != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
+        env["PYTHONPATH"] = os.pathsep.join([str(SOURCE_ROOT), env.get("PYTHONPATH", "")])
+        with log.open("wb") as file:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", f"vla_ros.nodes.{module}", "--ros-args", *assignments],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=env,
+                cwd=SOURCE_ROOT,
+            )
+
+    @property
+    def is_running(self) -> bool:
+        return self._child.poll() is None
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Ask the node to end; its exit code."""
+        if self.is_running:
+            self._child.send_signal(number)
+        try:
+            return self._child.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            return self._child.wait()
+
+
+class Probe:
+    """A node in the test's own process: publishes the sensors of a robot, and keeps what the nodes say."""
+
+    def __init__(self, robot: RobotConfig) -> None:
+        self.robot = robot
+        self.positions = np.zeros(robot.num_joints)
+        self.encoding = "rgb8"
+        self.image_size = (robot.cameras[0].height, robot.cameras[0].width)
+        self.silent: set[str] = set()
+        self.joint_names = list(robot.joint_names)
+        self.commands: list[JointTrajectory] = []
+        self.command_times_s: list[float] = []
+        self.chunks: list[JointTrajectory] = []
+        self.modes: list[str] = []
+        self.image_stamps_ns: list[int] = []
+        self._diagnostics: dict[str, DiagnosticStatus] = {}
+        self.node = node = rclpy.create_node("probe")
+        self._cameras = {c.name: node.create_publisher(Image, c.topic, qos.CAMERA) for c in robot.cameras}
+        self._joints = node.create_publisher(JointState, robot.joint_states.topic, qos.JOINT_STATES)
+        self._task = node.create_publisher(String, "vla_policy/task", qos.LATCHED)
+        topic = robot.outputs[0].command_topic
+        node.create_subscription(JointTrajectory, topic, self._on_command, qos.REPORT)
+        node.create_subscription(JointTrajectory, "vla_policy/chunk", self.chunks.append, qos.REPORT)
+        node.create_subscription(String, "vla_policy/mode", lambda msg: self.modes.append(msg.data), qos.LATCHED)
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.REPORT)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(node)
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._executor.spin, self._publish)]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._executor.shutdown()
+        for thread in self._threads:
+            thread.join()
+        self.node.destroy_node()
+
+    def reset(self) -> None:
+        """Healthy sensors again, and nothing remembered."""
+        self.encoding, self.silent, self.joint_names = "rgb8", set(), list(self.robot.joint_names)
+        self.image_size = (self.robot.cameras[0].height, self.robot.cameras[0].width)
+        for kept in (self.commands, self.command_times_s, self.chunks, self.image_stamps_ns):
+            kept.clear()
+        self._diagnostics.clear()
+
+    def say(self, task: str) -> None:
+        self._task.publish(String(data=task))
+
+    def mode(self) -> str:
+        return self.modes[-1] if self.modes else ""
+
+    def diagnostic(self, name: str) -> DiagnosticStatus | None:
+        """The last status of a node: ``vla_policy: control`` or ``vla_model: inference``."""
+        return self._diagnostics.get(name)
+
+    def trigger(self, service: str) -> Trigger.Response:
+        return self._call(Trigger, service, Trigger.Request())
+
+    def engage(self) -> None:
+        """Engage as soon as it is possible."""
+        last = [""]
+
+        def is_engaged() -> bool:
+            response = self.trigger("vla_policy/engage")
+            last[0] = response.message
+            return response.success
+
+        try:
+            wait_until(is_engaged, "engage")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {last[0]}") from error
+
+    def change_state(self, node: str, transition: str) -> bool:
+        number = getattr(Transition, f"TRANSITION_{transition.upper()}")
+        request = ChangeState.Request(transition=Transition(id=number))
+        return self._call(ChangeState, f"{node}/change_state", request).success
+
+    def state(self, node: str) -> str:
+        return self._call(GetState, f"{node}/get_state", GetState.Request()).current_state.label
+
+    def set_text(self, node: str, name: str, value: str) -> None:
+        parameter = Parameter(name=name, value=ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=value))
+        response = self._call(SetParameters, f"{node}/set_parameters", SetParameters.Request(parameters=[parameter]))
+        assert response.results[0].successful, response.results[0].reason
+
+    def _call(self, kind: Any, name: str, request: Any) -> Any:
+        client = self.node.create_client(kind, name)
+        try:
+            assert client.wait_for_service(START_PATIENCE_S), f"no service {name}"
+            future = client.call_async(request)
+            wait_until(future.done, f"an answer from {name}", START_PATIENCE_S)
+            return future.result()
+        finally:
+            self.node.destroy_client(client)
+
+    def _on_command(self, msg: JointTrajectory) -> None:
+        self.command_times_s.append(time.monotonic())
+        self.commands.append(msg)
+        self.positions = np.array(msg.points[0].positions)
+
+    def _on_diagnostics(self, msg: DiagnosticArray) -> None:
+        self._diagnostics.update({status.name: status for status in msg.status})
+
+    def _publish(self) -> None:
+        """Joints at 80 Hz that are where they were told to be, images at 20 Hz."""
+        count = 0
+        while not self._stopping.wait(CAMERA_PERIOD_S / JOINTS_PER_FRAME):
+            stamp = self.node.get_clock().now()
+            if "joints" not in self.silent:
+                msg = JointState(name=self.joint_names, position=array("d", self.positions[: len(self.joint_names)]))
+                msg.header.stamp = stamp.to_msg()
+                self._joints.publish(msg)
+            count += 1
+            if count % JOINTS_PER_FRAME:
+                continue
+            self.image_stamps_ns.append(stamp.nanoseconds)
+            for camera in self._cameras.keys() - self.silent:
+                self._cameras[camera].publish(self._image(camera, stamp))
+
+    def _image(self, camera: str, stamp: Any) -> Image:
+        is_first = camera == self.robot.cameras[0].name
+        height, width = self.image_size if is_first else (self.robot.cameras[0].height, self.robot.cameras[0].width)
+        encoding = self.encoding if is_first else "rgb8"
+        num_bytes = {"rgb8": 3, "16UC1": 2, "bayer_rggb8": 1}[encoding]
+        msg = Image(height=height, width=width, encoding=encoding, step=width * num_bytes)
+        msg.data = array("B", bytes(height * width * num_bytes))
+        msg.header.stamp = stamp.to_msg()
+        return msg

@@ -1,0 +1,230 @@
+"""Both nodes as users run them: their lifecycle, their commands, and what they do with bad input."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ros_harness import NodeProcess, wait_until
+
+CONTROL = "vla_policy: control"
+
+
+def values_of(graph) -> dict[str, str]:
+    status = graph.probe.diagnostic(CONTROL)
+    return {value.key: value.value for value in status.values} if status is not None else {}
+
+
+def wait_for_hold_because(graph, *named: str) -> None:
+    wait_until(lambda: graph.probe.mode() == "HOLD", "HOLD")
+    wait_until(
+        lambda: all(name in graph.probe.diagnostic(CONTROL).message for name in named)
+        if graph.probe.diagnostic(CONTROL)
+        else False,
+        f"{named} on /diagnostics",
+    )
+
+
+def drive(graph, num_chunks: int = 2) -> None:
+    """Engage, and wait until chunks are followed."""
+    graph.probe.chunks.clear()
+    graph.probe.engage()
+    wait_until(lambda: len(graph.probe.chunks) >= num_chunks, "chunks")
+
+
+def test_configure_and_activate_lead_to_hold_at_the_measured_joints(session_graph):
+    probe = session_graph.probe
+    start = np.linspace(-0.2, 0.2, probe.robot.num_joints)
+    probe.positions = start.copy()
+    for node in ("vla_model", "vla_policy"):
+        assert probe.state(node) == "unconfigured"
+        session_graph.bring(node, "active")
+    wait_until(lambda: len(probe.commands) > 10, "commands")
+    assert probe.mode() == "HOLD"
+    for command in probe.commands:
+        np.testing.assert_allclose(command.points[0].positions, start, atol=1e-9)
+        assert len(command.points) == 1 and not any(command.points[0].velocities)
+
+
+def test_without_an_instruction_engage_is_refused(session_graph):
+    response = session_graph.probe.trigger("vla_policy/engage")
+    assert not response.success
+    assert "no instruction" in response.message or "vla_model is not heard" in response.message
+
+
+def test_the_policy_drives_at_the_control_rate_while_the_model_infers(graph):
+    drive(graph)
+    graph.probe.command_times_s.clear()
+    time.sleep(4.0)
+    periods_s = np.diff(graph.probe.command_times_s)
+    assert graph.probe.mode() == "POLICY"
+    assert 1 / periods_s.mean() == pytest.approx(50.0, rel=0.03)
+    assert np.median(periods_s) == pytest.approx(0.02, abs=0.004)
+    values = wait_until(lambda: "inference_ms_p50" in (v := values_of(graph)) and v, "inference times")
+    for key in ("control_period_ms_p99", "control_period_ms_max", "inference_ms_p99", "observation_age_ms_p99"):
+        assert float(values[key]) > 0
+
+
+def test_a_trajectory_is_what_controllers_take(graph):
+    drive(graph)
+    time.sleep(0.5)
+    limits = {joint.name: joint for joint in graph.probe.robot.joints}
+    assert len(graph.probe.commands) > 20
+    for command in graph.probe.commands:
+        assert command.header.stamp.sec == 0 and command.header.stamp.nanosec == 0
+        assert tuple(command.joint_names) == graph.probe.robot.joint_names
+        times_ns = [p.time_from_start.sec * 10**9 + p.time_from_start.nanosec for p in command.points]
+        assert times_ns[0] == 20_000_000 and (np.diff(times_ns) > 0).all()
+        assert not any(command.points[-1].velocities)
+        for point in command.points:
+            for name, position, velocity in zip(command.joint_names, point.positions, point.velocities, strict=True):
+                assert limits[name].lower - 1e-9 <= position <= limits[name].upper + 1e-9
+                assert abs(velocity) <= limits[name].max_velocity + 1e-9
+
+
+def test_commands_keep_within_the_acceleration_limit(graph):
+    drive(graph)
+    time.sleep(0.5)
+    graph.probe.trigger("vla_policy/hold")
+    time.sleep(0.5)
+    velocities = np.array([command.points[0].velocities for command in graph.probe.commands])
+    assert (np.abs(np.diff(velocities, axis=0)) / 0.02 <= 8.0 + 1e-6).all()
+
+
+def test_hold_brings_the_arm_to_rest_at_a_fixed_command(graph):
+    drive(graph)
+    assert graph.probe.trigger("vla_policy/hold").success
+    wait_until(lambda: graph.probe.mode() == "HOLD", "HOLD")
+    wait_until(lambda: not any(graph.probe.commands[-1].points[0].velocities), "rest")
+    graph.probe.commands.clear()
+    wait_until(lambda: len(graph.probe.commands) > 10, "commands")
+    positions = np.array([command.points[0].positions for command in graph.probe.commands])
+    assert (positions == positions[0]).all()
+    assert "asked to hold" in wait_until(lambda: values_of(graph).get("why"), "why")
+
+
+def test_a_chunk_is_stamped_with_the_time_of_an_image_it_was_made_from(graph):
+    drive(graph, num_chunks=3)
+    stamps_ns = [c.header.stamp.sec * 10**9 + c.header.stamp.nanosec for c in graph.probe.chunks]
+    assert set(stamps_ns) <= set(graph.probe.image_stamps_ns)
+    assert (np.diff(stamps_ns) > 0).all()
+
+
+def test_a_wrong_encoding_is_named_and_ends_policy(graph):
+    drive(graph)
+    graph.probe.encoding = "16UC1"
+    wait_for_hold_because(graph, "camera 'front'", "16UC1")
+    refused = graph.probe.trigger("vla_policy/engage")
+    assert not refused.success and "16UC1" in refused.message
+
+
+def test_an_image_of_another_size_is_named(graph):
+    graph.probe.image_size = (32, 64)
+    wait_for_hold_because(graph, "camera 'front'", "64x32", "expected 128x128")
+
+
+def test_a_camera_that_falls_silent_ends_policy_by_its_name(graph):
+    drive(graph)
+    graph.probe.silent.add("top")
+    wait_for_hold_because(graph, "camera 'top'")
+
+
+def test_a_missing_joint_is_named_and_ends_policy(graph):
+    drive(graph)
+    graph.probe.joint_names = graph.probe.joint_names[:-1]
+    wait_for_hold_because(graph, "joint 'gripper'")
+
+
+def test_a_policy_other_than_the_models_refuses_engage(graph, tmp_path):
+    other = tmp_path / "other_policy"
+    shutil.copytree(graph.policy_dir, other)
+    config = other / "policy.yaml"
+    config.write_text(config.read_text() + "\n# another policy\n")
+    reconfigure(graph, other)
+    try:
+        graph.bring("vla_policy", "active")
+        wait_until(lambda: graph.probe.commands, "commands")
+        response = wait_until(lambda: (r := graph.probe.trigger("vla_policy/engage")).message and r, "an answer")
+        assert not response.success
+        assert "give both nodes the same policy directory" in response.message
+        assert graph.probe.mode() == "HOLD"
+    finally:
+        reconfigure(graph, graph.policy_dir)
+
+
+@pytest.mark.parametrize(("node", "status"), [("vla_policy", CONTROL), ("vla_model", "vla_model: inference")])
+def test_a_policy_directory_with_a_missing_file_fails_configure_in_one_line(graph, tmp_path, node, status):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(graph.policy_dir, damaged)
+    (damaged / "norm_stats.json").unlink()
+    bring_to_unconfigured(graph, node)
+    graph.probe.set_text(node, "policy", str(damaged))
+    try:
+        assert not graph.probe.change_state(node, "configure")
+        assert graph.probe.state(node) == "unconfigured"
+        wait_until(lambda: "norm_stats.json" in getattr(graph.probe.diagnostic(status), "message", ""), "the reason")
+        assert "\n" not in graph.probe.diagnostic(status).message
+    finally:
+        graph.probe.set_text(node, "policy", str(graph.policy_dir))
+
+
+def test_an_impossible_transition_is_answered_and_the_node_lives(graph):
+    assert not graph.probe.change_state("vla_policy", "configure")
+    assert graph.probe.state("vla_policy") == "active"
+    assert not graph.probe.change_state("vla_model", "cleanup")
+    assert graph.probe.state("vla_model") == "active"
+
+
+def test_garbage_on_the_link_is_refused_and_both_nodes_live(graph):
+    from std_msgs.msg import UInt8MultiArray
+
+    drive(graph)
+    publishers = [
+        graph.probe.node.create_publisher(UInt8MultiArray, f"vla_model/{name}", 1) for name in ("request", "result")
+    ]
+    for payload in (b"", b"\x80\x04K\x01.", bytes(range(256)) * 4):
+        for publisher in publishers:
+            publisher.publish(UInt8MultiArray(data=payload))
+        time.sleep(0.1)
+    drive(graph)
+    assert graph.policy_node.is_running and graph.model_node.is_running
+    for publisher in publishers:
+        graph.probe.node.destroy_publisher(publisher)
+
+
+def test_a_model_that_stops_answering_ends_policy_and_can_come_back(graph):
+    drive(graph)
+    assert graph.probe.change_state("vla_model", "deactivate")
+    wait_for_hold_because(graph, "vla_model")
+    refused = graph.probe.trigger("vla_policy/engage")
+    assert not refused.success and "not active" in refused.message
+    graph.bring("vla_model", "active")
+    drive(graph)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_node_with_an_unusable_robot_says_so_and_ends_cleanly_on_a_signal(ros, tmp_path, policy_dir, number):
+    parameters = {"autostart": "true", "robot": "no_such_robot", "policy": policy_dir}
+    node = NodeProcess("policy_node", tmp_path / "node.log", {**parameters})
+    try:
+        wait_until(lambda: "robot 'no_such_robot'" in node.log, "the reason in the log")
+        assert node.is_running
+    finally:
+        code = node.stop(number)
+    assert code == 0 and "Traceback" not in node.log
+
+
+def reconfigure(graph, policy: Path) -> None:
+    bring_to_unconfigured(graph, "vla_policy")
+    graph.probe.set_text("vla_policy", "policy", str(policy))
+    graph.probe.commands.clear()
+
+
+def bring_to_unconfigured(graph, node: str) -> None:
+    graph.bring(node, "inactive")
+    if graph.probe.state(node) == "inactive":
+        assert graph.probe.change_state(node, "cleanup")

@@ -1,0 +1,105 @@
+"""The parts of the nodes that need no ROS: clocks, the ticker, distributions, problems."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from vla_ros.nodes.clock import ClockReading, read_clocks, steady_now_ns, to_steady_ns
+from vla_ros.nodes.problems import Problems
+from vla_ros.nodes.statistics import NUM_VALUES, Distribution
+from vla_ros.nodes.ticker import Ticker
+
+S = 1_000_000_000
+MS = 1_000_000
+NOW = ClockReading(steady_ns=50 * S, ros_ns=1_700_000_000 * S)
+
+
+class Log:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warning(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_a_header_stamp_is_as_old_on_the_steady_clock_as_in_ros_time():
+    assert to_steady_ns(NOW.ros_ns - 30 * MS, NOW) == 50 * S - 30 * MS
+
+
+@pytest.mark.parametrize("stamp_ns", [0, NOW.ros_ns - 11 * S, NOW.ros_ns + S])
+def test_a_stamp_that_cannot_be_of_this_moment_is_refused(stamp_ns):
+    with pytest.raises(ValueError, match="header stamp is .* s before now; expected -0.1 to 10 s"):
+        to_steady_ns(stamp_ns, NOW)
+
+
+def test_both_clocks_are_read_at_one_instant():
+    before_ns = steady_now_ns()
+    reading = read_clocks(time.time_ns)
+    assert before_ns <= reading.steady_ns <= steady_now_ns()
+    assert abs(reading.ros_ns - time.time_ns()) < S
+
+
+def test_the_ticker_calls_at_deadlines_whole_periods_apart():
+    deadlines: list[int] = []
+    ticker = Ticker(5 * MS, deadlines.append)
+    ticker.start()
+    time.sleep(0.3)
+    ticker.stop()
+    count = len(deadlines)
+    assert count > 20
+    steps = [later - earlier for earlier, later in zip(deadlines, deadlines[1:], strict=False)]
+    assert all(step > 0 and step % (5 * MS) == 0 for step in steps)
+    time.sleep(0.02)
+    assert len(deadlines) == count, "a stopped ticker is silent"
+
+
+def test_a_tick_that_takes_longer_than_a_period_leaves_deadlines_out_and_never_catches_up():
+    deadlines: list[int] = []
+
+    def slow_at_first(deadline_ns: int) -> None:
+        deadlines.append(deadline_ns)
+        if len(deadlines) == 1:
+            time.sleep(0.05)
+
+    ticker = Ticker(10 * MS, slow_at_first)
+    ticker.start()
+    time.sleep(0.15)
+    ticker.stop()
+    assert deadlines[1] - deadlines[0] >= 50 * MS
+    assert (deadlines[1] - deadlines[0]) % (10 * MS) == 0
+
+
+def test_a_ticker_can_stop_itself():
+    ticks: list[int] = []
+
+    def stop_at_once(deadline_ns: int) -> None:
+        ticks.append(deadline_ns)
+        ticker.stop()
+
+    ticker = Ticker(MS, stop_at_once)
+    ticker.start()
+    time.sleep(0.05)
+    assert len(ticks) == 1
+
+
+def test_a_distribution_summarises_the_last_values_only():
+    distribution = Distribution()
+    assert distribution.summary() is None
+    for value in range(NUM_VALUES + 100):
+        distribution.add(float(value))
+    summary = distribution.summary()
+    assert summary.count == NUM_VALUES
+    assert summary.maximum == NUM_VALUES + 99
+    assert summary.p50 == pytest.approx(100 + (NUM_VALUES - 1) / 2)
+
+
+def test_a_problem_is_logged_once_and_stays_current_while_it_lasts():
+    log = Log()
+    problems = Problems(log)
+    for _ in range(50):
+        problems.report("camera 'front'", "camera 'front': wrong encoding")
+    problems.report("joint state", "joint state: a joint is missing")
+    assert log.lines == ["camera 'front': wrong encoding", "joint state: a joint is missing"]
+    assert list(problems.current()) == ["camera 'front'", "joint state"]
