@@ -47,6 +47,7 @@ class TrainConfig:
     ``bags`` is the folder the bags are read from; missing demonstrations are made there first where ``demonstrations``
     is given. Every ``validate_every`` steps the run is judged on the last ``validation_share`` of the episodes, which it
     never trains on. ``run_dir`` holds checkpoints and the log, ``output_dir`` gets the policy directory.
+    ``vision_pos_emb_init_gain`` is the standard deviation the vision tower's position embeddings start with.
     """
 
     robot: str
@@ -58,6 +59,7 @@ class TrainConfig:
     processor: QwenProcessorConfig
     optimizer: OptimizerConfig
     vocab_size: int
+    vision_pos_emb_init_gain: float
     demonstrations: DemonstrationConfig | None = None
     min_frame_gap_s: float = 0.0
     validation_share: float = 0.02
