@@ -71,8 +71,8 @@ def test_every_child_is_ended_even_one_that_ignores_the_gentle_signals(tmp_path,
     assert not any(is_running(pid) for pid in pids)
 
 
-@pytest.mark.parametrize("num_episodes", [1, 10, 13])
-def test_the_contact_sheet_is_drawn_for_any_number_of_episodes(tmp_path, num_episodes):
+@pytest.mark.parametrize("num_episodes, num_columns", [(1, 2), (10, 2), (9, 3), (13, 5)])
+def test_the_contact_sheet_is_drawn_for_any_number_of_episodes(tmp_path, num_episodes, num_columns):
     pytest.importorskip("matplotlib")
     from PIL import Image
 
@@ -81,7 +81,7 @@ def test_the_contact_sheet_is_drawn_for_any_number_of_episodes(tmp_path, num_epi
     frame = np.full((64, 64, 3), 90, np.uint8)
     rows = [SheetRow("tap the red box", "success, 2.9 s", True, (frame,) * 3)] * (num_episodes - 1)
     rows.append(SheetRow("go to the blue block", "timeout, 8.0 s", False, ()))
-    write_contact_sheet(tmp_path / "sheet.png", "done", rows)
+    write_contact_sheet(tmp_path / "sheet.png", "done", rows, num_columns)
     assert min(Image.open(tmp_path / "sheet.png").size) > 200
 
 

@@ -220,7 +220,10 @@ class _Demo:
     def _write_pictures(self, report: DemoReport) -> None:
         num_good = sum(episode.success for episode in report.episodes)
         sheet, plot = self._config.out_dir / "contact_sheet.png", self._config.out_dir / "joints.png"
-        write_contact_sheet(sheet, f"{num_good} of {len(report.episodes)} instructions followed", self._rows)
+        # With swapped targets, one line of the sheet is one scene.
+        num_columns = len(COLORS) if self._config.swap_targets else 2 if len(self._rows) <= 12 else 5
+        title = f"{num_good} of {len(report.episodes)} instructions followed"
+        write_contact_sheet(sheet, title, self._rows, num_columns)
         print(f"pictures         {sheet}")
         longest = max(range(len(self._recordings)), key=lambda i: len(self._recordings[i].states))
         recording, episode = self._recordings[longest], report.episodes[longest]

@@ -39,10 +39,9 @@ class JointTraces:
     measured: np.ndarray
 
 
-def write_contact_sheet(path: Path, title: str, rows: Sequence[SheetRow]) -> None:
+def write_contact_sheet(path: Path, title: str, rows: Sequence[SheetRow], num_columns: int) -> None:
     """First, middle and last picture of every episode, with its instruction and outcome, as a PNG."""
-    num_columns = 2 if len(rows) <= 12 else 5
-    size = 256 if len(rows) <= 12 else 144
+    size = 256 if num_columns <= 2 else 192 if num_columns <= 3 else 144
     width, height = 3 * size + 2 * GAP + 2 * GAP, size + CAPTION + GAP
     num_lines = -(-len(rows) // num_columns)
     header = 92
@@ -93,7 +92,7 @@ def _draw_card(
     color = GOOD if row.is_success else BAD
     draw.rounded_rectangle((left, top, left + width, top + size + CAPTION + GAP), 8, CARD)
     draw.rounded_rectangle((left, top, left + 5, top + CAPTION - 4), 2, color)
-    font = _font(17 if size > 200 else 12, bold=True)
+    font = _font(size // 15 if size > 150 else 12, bold=True)
     draw.text((left + 18, top + CAPTION / 2), f"“{row.instruction}”", INK, font, anchor="lm")
     draw.text((left + width - 12, top + CAPTION / 2), row.outcome, color, font, anchor="rm")
     for i, frame in enumerate(row.frames):
