@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-success", type=float, default=0.7, metavar="SHARE", help="exit 1 below it (default 0.7)")
     parser.add_argument("--policy", default="tiny_touch", metavar="DIR", help="policy directory (default tiny_touch)")
     parser.add_argument("--robot", default="tabletop", metavar="FILE", help="robot file that the simulation can be")
-    parser.add_argument("--out", default="outputs/demo", metavar="DIR", help="where pictures and logs go (default outputs/demo)")
+    parser.add_argument("--out", default="outputs/demo", metavar="DIR", help="for pictures and logs (outputs/demo)")
     parser.add_argument(
         "--swap-targets",
         action="store_true",

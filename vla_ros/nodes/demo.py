@@ -20,8 +20,8 @@ from vla_ros.nodes.demo_client import ACTIVATE, CONFIGURE, DEACTIVATE, POLICY, D
 from vla_ros.nodes.demo_pictures import JointTraces, SheetRow, write_contact_sheet, write_joint_plot
 from vla_ros.nodes.demo_processes import INTERRUPTIONS, Processes
 from vla_ros.nodes.demo_stats import ControlStats, Percentiles, control_stats, percentiles
-from vla_ros.share import policy_dir, robot_file
 from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.share import policy_dir, robot_file
 from vla_ros.sim.scene import COLORS
 
 START_TIMEOUT_S = 120.0

@@ -20,9 +20,9 @@ from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros.bags import BagWriter
 from vla_ros.nodes.dds import use_default_dds_profile
-from vla_ros.share import robot_file
 from vla_ros.nodes.qos import LATCHED
 from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.share import robot_file
 
 MESSAGE_TYPES = {
     Image: "sensor_msgs/msg/Image",

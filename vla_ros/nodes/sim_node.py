@@ -25,10 +25,10 @@ from vla_ros.messages.images import encode_compressed_image, encode_image
 from vla_ros.messages.joints import fill_joint_state
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory, parse_trajectory
 from vla_ros.nodes.dds import use_default_dds_profile
-from vla_ros.share import robot_file
 from vla_ros.nodes.qos import CAMERA, COMMAND, JOINT_STATES, LATCHED, REPORT
 from vla_ros.nodes.sim_reset import ResetRequest, parse_reset
 from vla_ros.robot import OutputConfig, RobotConfig, load_robot
+from vla_ros.share import robot_file
 
 if TYPE_CHECKING:
     from vla_ros.nodes.sim_robot import SimulatedRobot
@@ -89,7 +89,7 @@ class SimNode(Node):
                 time.sleep(-late_ns * 1e-9)
             elif late_ns > MAX_LATE_NS:
                 deadline_ns += late_ns
-                self.get_logger().warning(f"{late_ns * 1e-6:.0f} ms behind real time: simulated time stood still")
+                self.get_logger().warning(f"{late_ns * 1e-6:.0f} ms behind real time: simulated time stood still", throttle_duration_sec=5.0)
 
     def close(self) -> None:
         """Free the rendering contexts."""

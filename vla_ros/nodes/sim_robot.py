@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from vla_ros.sim.expert import Expert
 from vla_ros.sim.scene import Scene, sample_scene
 from vla_ros.sim.world import CAMERAS, TabletopWorld
 
-VIEW_CAMERA = "front"
 VIEW_PIXELS = 384
 
 
@@ -44,6 +44,7 @@ class SimulatedRobot:
         self.world = TabletopWorld(robot.cameras[0].width, robot.cameras[0].height)
         self._columns = {output: [robot.joint_names.index(name) for name in output.joints] for output in robot.outputs}
         self._viewer = TabletopWorld(VIEW_PIXELS, VIEW_PIXELS)
+        self._view_camera = _whole_table()
         self._with_expert = expert
         self.expert: Expert | None = None
 
@@ -90,7 +91,7 @@ class SimulatedRobot:
             blocks.append(replace(block, x_m=float(x_m), y_m=float(y_m)))
         now = replace(self.scene, blocks=tuple(blocks), start_joint_positions=self.world.joint_positions)
         self._viewer.reset(now)
-        return self._viewer.render(VIEW_CAMERA)
+        return self._viewer.render(self._view_camera)
 
     def close(self) -> None:
         """Free the rendering contexts."""
@@ -125,3 +126,13 @@ class SimulatedRobot:
     def blocks_json(self) -> str:
         """What ``sim/blocks`` says: the blocks' places on the table in m, for labels; no policy sees it."""
         return json.dumps({block.color: [round(block.x_m, 4), round(block.y_m, 4)] for block in self.scene.blocks})
+
+
+def _whole_table() -> Any:
+    """A camera for people, no camera of the robot: arm and blocks as somebody beside the table sees them."""
+    import mujoco  # here, because vla_ros.sim.world chooses the rendering backend before it imports mujoco
+
+    camera = mujoco.MjvCamera()
+    camera.lookat[:] = (0.26, 0.0, 0.15)
+    camera.azimuth, camera.elevation, camera.distance = 158.0, -45.0, 1.2
+    return camera
