@@ -15,19 +15,20 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 
 def generate_launch_description() -> LaunchDescription:
-    seed = ParameterValue(LaunchConfiguration("seed"), value_type=int)
-    # The policy's own arguments (policy, device, log_level, ...) pass through.
     policy = IncludeLaunchDescription(str(Path(__file__).with_name("policy.launch.py")))
-    return LaunchDescription(
-        [
-            DeclareLaunchArgument("seed", default_value="0", description="Evaluation scene to start with."),
-            Node(
-                package="vla_ros",
-                executable="sim_node",
-                parameters=[{"robot": "tabletop", "seed": seed}],
-                output="screen",
-                on_exit=Shutdown(reason="the simulated robot has ended"),
-            ),
-            policy,
-        ]
+    sim_node = Node(
+        package="vla_ros",
+        executable="sim_node",
+        namespace=LaunchConfiguration("namespace"),
+        parameters=[
+            {
+                "robot": ParameterValue(LaunchConfiguration("robot"), value_type=str),
+                "seed": ParameterValue(LaunchConfiguration("seed"), value_type=int),
+            }
+        ],
+        output="screen",
+        on_exit=Shutdown(reason="the simulated robot has ended"),
     )
+    seed = DeclareLaunchArgument("seed", default_value="0", description="Evaluation scene to start with.")
+    # First the policy's own arguments, robot and namespace among them, which the simulation shares.
+    return LaunchDescription([seed, policy, sim_node])

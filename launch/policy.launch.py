@@ -28,7 +28,7 @@ def generate_launch_description() -> LaunchDescription:
             _argument("policy", "tiny_touch", "Policy directory, or the name of a packaged one."),
             _argument("control_rate_hz", "0.0", "Commands per second, Hz; 0 takes the robot file's."),
             _argument("result_timeout_s", "1.0", "HOLD where the model takes longer to answer, s."),
-            _argument("device", "auto", "Where the model runs: a GPU if there is one.", ["auto", "cpu", "cuda"]),
+            _argument("device", "auto", "Where the model runs; auto: a GPU if there is one.", ["auto", "cpu", "cuda"]),
             _argument("num_threads", "1", "Threads of one operation of the model on CPU."),
             _argument("model", "true", "Start model_node here; false where it runs on another machine.", BOOLEAN),
             _argument("autostart", "true", "Configure and activate; false leaves that to ros2 lifecycle.", BOOLEAN),
