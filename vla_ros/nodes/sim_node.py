@@ -89,7 +89,8 @@ class SimNode(Node):
                 time.sleep(-late_ns * 1e-9)
             elif late_ns > MAX_LATE_NS:
                 deadline_ns += late_ns
-                self.get_logger().warning(f"{late_ns * 1e-6:.0f} ms behind real time: simulated time stood still", throttle_duration_sec=5.0)
+                behind = f"{late_ns * 1e-6:.0f} ms behind real time: simulated time stood still"
+                self.get_logger().warning(behind, throttle_duration_sec=5.0)
 
     def close(self) -> None:
         """Free the rendering contexts."""
