@@ -1,0 +1,73 @@
+"""Robot files: what is read, and what is refused in one line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vla_ros.robot import load_robot
+from vla_ros.share import robot_file
+
+
+def document() -> dict:
+    return yaml.safe_load(robot_file("tabletop").read_text())
+
+
+def written(tmp_path: Path, changed: dict) -> Path:
+    path = tmp_path / "robot.yaml"
+    path.write_text(yaml.safe_dump(changed))
+    return path
+
+
+def test_the_packaged_robot_is_read_in_the_order_of_its_file():
+    robot = load_robot(robot_file("tabletop"))
+    assert robot.joint_names[0] == "base_yaw" and robot.num_joints == 6
+    assert robot.camera_names == ("front", "top")
+    assert robot.outputs[0].command_topic == "joint_trajectory_controller/joint_trajectory"
+    assert robot.joint_values("max_velocity").shape == (6,)
+
+
+def test_an_output_without_a_topic_gets_its_controllers_usual_one(tmp_path):
+    changed = document()
+    changed["outputs"][0] = {"name": "arm", "interface": "forward", "joints": changed["outputs"][0]["joints"]}
+    assert load_robot(written(tmp_path, changed)).outputs[0].command_topic == "forward_position_controller/commands"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda d: d.update(contol_rate_hz=50.0), "unknown key 'contol_rate_hz'"),
+        (lambda d: d["joints"][0].pop("upper"), "'upper' is missing"),
+        (lambda d: d["joints"][0].update(lower=2.0), "lower 2.0 is not below upper"),
+        (lambda d: d["joints"][0].update(max_velocity=0), "must be above 0"),
+        (lambda d: d["joints"][0].update(max_velocity="fast"), "expected a finite number"),
+        (lambda d: d["joints"][1].update(name="base_yaw"), "'base_yaw' is named twice"),
+        (lambda d: d["outputs"][0]["joints"].append("elbow"), "unknown joint 'elbow'"),
+        (lambda d: d["outputs"][0]["joints"].remove("gripper"), "'gripper' is in no output"),
+        (lambda d: d["outputs"][0].update(interface="velocity"), "interface 'velocity'"),
+        (lambda d: d.update(control_rate_hz=0.0), "expected 1 to 1000"),
+        (lambda d: d.update(cameras=[]), "at least one entry"),
+        (lambda d: d["cameras"][0].update(width=0), "must be above 0"),
+    ],
+)
+def test_a_contradictory_robot_file_is_refused_by_file_and_key(tmp_path, change, named):
+    changed = document()
+    change(changed)
+    path = written(tmp_path, changed)
+    with pytest.raises(ValueError) as refused:
+        load_robot(path)
+    assert named in str(refused.value) and str(path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"joints: [", b"\xff\xfe\x00", b"", b"- 1"])
+def test_a_file_that_is_no_robot_file_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "robot.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as refused:
+        load_robot(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_robot_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="nowhere.yaml"):
+        load_robot(tmp_path / "nowhere.yaml")
