@@ -53,6 +53,7 @@ def test_an_episode_is_scored_measured_and_pictured(own_policy, tmp_path):
     values = json.loads(figures.read_text())
     assert set(values) == {"success_rate", "episodes", "control", "inference_ms", "observation_age_ms"}
     (episode,) = values["episodes"]
+    assert set(episode) == {"seed", "instruction", "success", "seconds"}
     assert episode["seed"] == 3 and episode["instruction"] in out
     assert isinstance(episode["success"], bool) and 0 < episode["seconds"] < 9
     assert set(values["control"]) == {"rate_hz", "period_ms_p50", "period_ms_p99", "period_ms_max"}

@@ -236,6 +236,8 @@ class _Demo:
 def report_json(report: DemoReport, *, by_scene: bool) -> dict[str, Any]:
     """The report for ``--json``; ``by_scene`` adds each scene's outcomes by the block that was named."""
     values = asdict(report)
+    shown = ("seed", "instruction", "success", "seconds")
+    values["episodes"] = [{key: episode[key] for key in shown} for episode in values["episodes"]]
     if by_scene:
         seeds = dict.fromkeys(episode.seed for episode in report.episodes)
         values["scenes"] = [
