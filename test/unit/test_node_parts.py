@@ -103,3 +103,16 @@ def test_a_problem_is_logged_once_and_stays_current_while_it_lasts():
     problems.report("joint state", "joint state: a joint is missing")
     assert log.lines == ["camera 'front': wrong encoding", "joint state: a joint is missing"]
     assert list(problems.current()) == ["camera 'front'", "joint state"]
+
+
+def test_a_ticker_that_may_not_be_realtime_ticks_all_the_same(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.sched_setscheduler", refuse)
+    ticks: list[int] = []
+    ticker = Ticker(MS, ticks.append, realtime_priority=10)
+    ticker.start()
+    time.sleep(0.05)
+    ticker.stop()
+    assert ticks and not ticker.is_realtime

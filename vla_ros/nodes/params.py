@@ -16,12 +16,13 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True)
 class PolicyNodeParams:
-    """``control_rate_hz`` 0 stands for the robot file's."""
+    """``control_rate_hz`` 0 stands for the robot file's; ``realtime_priority`` 0 for an ordinary thread."""
 
     robot_file: Path
     policy_dir: Path
     control_rate_hz: float
     result_timeout_s: float
+    realtime_priority: int
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def declare_policy_params(node: Node) -> None:
     _declare(node, "policy", "tiny_touch", "Policy directory, or the name of a packaged one.")
     _declare(node, "control_rate_hz", 0.0, "Commands per second, Hz; 0 takes the robot file's.")
     _declare(node, "result_timeout_s", 1.0, "HOLD where the model takes longer to answer, s.")
+    _declare(node, "realtime_priority", 10, "SCHED_FIFO priority (1 to 99) of the ticker where permitted; 0: ordinary.")
 
 
 def declare_model_params(node: Node) -> None:
@@ -57,11 +59,14 @@ def read_policy_params(node: Node) -> PolicyNodeParams:
         policy_dir=policy_dir(_get(node, "policy")),
         control_rate_hz=_number(node, "control_rate_hz"),
         result_timeout_s=_number(node, "result_timeout_s"),
+        realtime_priority=_get(node, "realtime_priority"),
     )
     if params.control_rate_hz != 0.0 and not 1.0 <= params.control_rate_hz <= 1000.0:
         raise ValueError(f"parameter control_rate_hz is {params.control_rate_hz:g}; expected 0 or 1 to 1000 Hz")
     if not 0 < params.result_timeout_s <= 10.0:
         raise ValueError(f"parameter result_timeout_s is {params.result_timeout_s:g}; expected above 0, at most 10 s")
+    if not 0 <= params.realtime_priority <= 99:
+        raise ValueError(f"parameter realtime_priority is {params.realtime_priority}; expected 0 to 99")
     return params
 
 

@@ -73,6 +73,7 @@ class PolicyNode(ManagedNode):
         rate_hz = params.control_rate_hz or self._robot.control_rate_hz
         self._settings = LoopSettings(rate_hz, params.result_timeout_s)
         self._period_ns = round(NS_PER_S / rate_hz)
+        self._realtime_priority = params.realtime_priority
         self._reset_statistics()
         self._outputs = CommandOutputs(self, self._robot, self._period_ns / NS_PER_S)
         self._link = ModelLink(self, processor, self._lock, self._problems, self._publish_chunk)
@@ -91,8 +92,13 @@ class PolicyNode(ManagedNode):
         self._last_publish_ns = None
         gc.collect()
         gc.freeze()
-        self._ticker = Ticker(self._period_ns, self._tick)
+        self._ticker = Ticker(self._period_ns, self._tick, self._realtime_priority)
         self._ticker.start()
+        if self._realtime_priority and not self._ticker.is_realtime:
+            self.get_logger().info(
+                f"the ticker runs at ordinary priority, {self._realtime_priority} is not permitted; on a busy machine "
+                "give this user rtprio in /etc/security/limits.conf (in a container: --ulimit rtprio=99)"
+            )
 
     def deactivate(self) -> None:
         if self._ticker is not None:
@@ -205,6 +211,8 @@ class PolicyNode(ManagedNode):
         loop, problems = self._loop, self._problems.current()
         mode, why = (loop.mode, loop.why) if loop is not None else (Mode.HOLD, self.failure or "not active")
         values = {"mode": mode.value, "why": why}
+        if self._ticker is not None:
+            values["ticker"] = "real-time" if self._ticker.is_realtime else "ordinary priority"
         summary = self._period_ms.summary()
         if summary is not None:
             values["control_rate_hz"] = f"{1e3 / summary.mean:.3f}"
