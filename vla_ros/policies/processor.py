@@ -46,24 +46,11 @@ class PolicyFiles:
     stats: Mapping[str, FieldStats]
 
     def __post_init__(self) -> None:
-        num_joints = len(self.data.joint_names)
-        for name in ("action_dim", "state_dim"):
-            if getattr(self.policy, name) != num_joints:
-                got = f"policy.{name} is {getattr(self.policy, name)}, data.joint_names has {num_joints} joints"
-                raise ValueError(f"{CONFIG_FILE}: {got}; make them equal")
-        for name in ("action_horizon", "state_history"):
-            values = getattr(self.policy, name), getattr(self.data, name)
-            if values[0] != values[1]:
-                raise ValueError(f"{CONFIG_FILE}: policy.{name} is {values[0]}, data.{name} {values[1]}; make them equal")
-        if self.policy.state_history != 1:
-            got = f"state_history is {self.policy.state_history}"
-            raise ValueError(f"{CONFIG_FILE}: {got}; an observation holds one measured state, so it must be 1")
+        _check_sizes(self.policy, self.data)
 
     def make_processor(self) -> QwenProcessor:
         """The backbone's processor."""
-        return QwenProcessor(
-            self.processor, self.policy.vlm_config, self.tokenizer, len(self.data.camera_names)
-        )
+        return QwenProcessor(self.processor, self.policy.vlm_config, self.tokenizer, len(self.data.camera_names))
 
 
 class PolicyProcessor:
@@ -205,6 +192,7 @@ def _read_files(policy_dir: Path) -> PolicyFiles:
         raise ValueError(f"{CONFIG_FILE}: has {got}; expected the two groups policy and data")
     policy = parse_config(PiConfig, document["policy"], f"{CONFIG_FILE}: policy")
     data = parse_config(DataConfig, document["data"], f"{CONFIG_FILE}: data")
+    _check_sizes(policy, data)  # first, so that the sizes of the statistics are not blamed for it
     sizes = _parse_text(policy_dir, PROCESSOR_FILE, json.loads)
     try:
         tokenizer = Tokenizer.from_file(str(policy_dir / TOKENIZER_FILE))
@@ -221,6 +209,21 @@ def _read_files(policy_dir: Path) -> PolicyFiles:
         tokenizer=tokenizer,
         stats=load_stats(policy_dir / STATS_FILE, shapes),
     )
+
+
+def _check_sizes(policy: PiConfig, data: DataConfig) -> None:
+    num_joints = len(data.joint_names)
+    for name in ("action_dim", "state_dim"):
+        if getattr(policy, name) != num_joints:
+            got = f"policy.{name} is {getattr(policy, name)}, data.joint_names has {num_joints} joints"
+            raise ValueError(f"{CONFIG_FILE}: {got}; make them equal")
+    for name in ("action_horizon", "state_history"):
+        values = getattr(policy, name), getattr(data, name)
+        if values[0] != values[1]:
+            raise ValueError(f"{CONFIG_FILE}: policy.{name} is {values[0]}, data.{name} {values[1]}; make them equal")
+    if policy.state_history != 1:
+        got = f"state_history is {policy.state_history}"
+        raise ValueError(f"{CONFIG_FILE}: {got}; an observation holds one measured state, so it must be 1")
 
 
 def _parse_text(policy_dir: Path, name: str, parse: Any) -> Any:

@@ -1,0 +1,147 @@
+"""Policy directories: what was saved comes back, and what drifted or broke is refused in one line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from policy_helpers import observation, pi_config, policy_files
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from vla_ros.policies.directory import build_policy, infer, load_policy, save_policy  # noqa: E402
+from vla_ros.policies.processor import POLICY_FILES, load_processor  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = pi_config()
+    path = tmp_path_factory.mktemp("policy") / "tiny"
+    save_policy(path, build_policy(config), policy_files(config), observation())
+    return path
+
+
+@pytest.fixture
+def policy_dir(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "policy"))
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def refusal(policy_dir: Path, load: str = "processor") -> str:
+    with pytest.raises(ValueError) as caught:
+        load_processor(policy_dir) if load == "processor" else load_policy(policy_dir, "cpu")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_saved_policy_loads_and_both_sides_agree_on_its_digest(saved: Path) -> None:
+    loaded, processor = load_policy(saved, "cpu"), load_processor(saved)
+    assert sorted(p.relative_to(saved).as_posix() for p in saved.rglob("*") if p.is_file()) == sorted(POLICY_FILES)
+    assert loaded.digest == processor.digest and loaded.action_shape == (4, 3)
+    request = processor.process(observation())
+    actions = infer(loaded.policy, request, loaded.num_steps, torch.device("cpu"))
+    chunk = processor.decode(actions, observation())
+    assert chunk.positions.shape == (4, 3) and chunk.offset == 1.0 and chunk.stamp_ns == observation().stamp_ns
+
+
+def test_noise_depends_on_the_stamp_alone(saved: Path) -> None:
+    processor = load_processor(saved)
+    first, again, later = (processor.process(observation(stamp_ns=stamp)) for stamp in (1, 1, 2))
+    np.testing.assert_array_equal(first.noise, again.noise)
+    assert not np.allclose(first.noise, later.noise)
+
+
+def test_relative_actions_start_at_the_measured_joints(saved: Path) -> None:
+    processor, here = load_processor(saved), observation()
+    there = observation()
+    there.joint_positions[:] = here.joint_positions + 1.0
+    zeros = np.zeros((4, 3), np.float32)
+    difference = processor.decode(zeros, there).positions - processor.decode(zeros, here).positions
+    np.testing.assert_allclose(difference, 1.0)
+
+
+@pytest.mark.parametrize("name", POLICY_FILES)
+def test_a_missing_file_is_named(policy_dir: Path, name: str) -> None:
+    (policy_dir / name).unlink()
+    assert f"file {name} is missing" in refusal(policy_dir)
+
+
+@pytest.mark.parametrize("name", POLICY_FILES)
+def test_a_truncated_file_is_named(policy_dir: Path, name: str) -> None:
+    content = (policy_dir / name).read_bytes()
+    (policy_dir / name).write_bytes(content[: len(content) // 2])
+    assert Path(name).name in refusal(policy_dir, "policy")
+
+
+def test_a_directory_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    assert "nowhere does not exist" in refusal(tmp_path / "nowhere")
+
+
+def test_an_unknown_key_is_refused_by_name(policy_dir: Path) -> None:
+    edit(policy_dir / "policy.yaml", "  use_state: true", "  use_state: true\n  use_states: true")
+    assert "unknown key 'use_states'" in refusal(policy_dir)
+
+
+def test_a_dotted_path_is_never_imported(policy_dir: Path) -> None:
+    edit(policy_dir / "policy.yaml", "type: PiPolicy", "type: os.system")
+    assert "policy.type is 'os.system'; expected one of PiPolicy" in refusal(policy_dir)
+
+
+def test_an_unknown_backbone_key_is_refused_by_name(policy_dir: Path) -> None:
+    edit(policy_dir / "policy.yaml", "hidden_size: 32", "hiden_size: 32")
+    assert "unknown key 'hiden_size'" in refusal(policy_dir, "policy")
+
+
+def test_a_policy_with_another_number_of_actions_than_joints_is_refused(policy_dir: Path) -> None:
+    edit(policy_dir / "policy.yaml", "  action_dim: 3", "  action_dim: 4")
+    assert "policy.action_dim is 4, data.joint_names has 3 joints" in refusal(policy_dir)
+
+
+def test_changed_statistics_are_refused_as_drift(policy_dir: Path) -> None:
+    edit(policy_dir / "norm_stats.json", '"q01": [\n   [\n    -', '"q01": [\n   [\n    -1')
+    assert "preprocessing drifted: golden state differs" in refusal(policy_dir)
+
+
+def test_another_image_size_is_refused_as_drift(policy_dir: Path) -> None:
+    edit(policy_dir / "processor/processor.json", '"image_width": 16', '"image_width": 8')
+    assert "preprocessing drifted: golden pixel_values" in refusal(policy_dir)
+
+
+def test_changed_weights_are_refused_as_drift(policy_dir: Path) -> None:
+    weights = load_file(policy_dir / "model.safetensors")
+    weights["action_out_proj.bias"] += 0.05
+    save_file(weights, policy_dir / "model.safetensors")
+    load_processor(policy_dir)
+    assert "output drifted: golden actions differ" in refusal(policy_dir, "policy")
+
+
+def test_weights_of_another_policy_are_refused_by_name(policy_dir: Path) -> None:
+    weights = load_file(policy_dir / "model.safetensors")
+    bias = weights.pop("action_out_proj.bias")
+    save_file(weights, policy_dir / "model.safetensors")
+    assert "weight action_out_proj.bias is missing" in refusal(policy_dir, "policy")
+    save_file(weights | {"action_out_proj.bias": bias[:2]}, policy_dir / "model.safetensors")
+    assert "action_out_proj.bias is [2], policy.yaml gives [3]" in refusal(policy_dir, "policy")
+    save_file(weights | {"action_out_proj.bias": bias, "extra": bias.clone()}, policy_dir / "model.safetensors")
+    assert "weight extra has no place" in refusal(policy_dir, "policy")
+
+
+def test_what_an_observation_lacks_is_named(saved: Path) -> None:
+    processor, good = load_processor(saved), observation()
+    no_top = type(good)(good.stamp_ns, {"front": good.images["front"]}, good.joint_positions, good.task)
+    with pytest.raises(ValueError, match="camera 'top' is missing; the observation has front"):
+        processor.process(no_top)
+    with pytest.raises(ValueError, match="expected 3 finite numbers"):
+        processor.process(type(good)(good.stamp_ns, good.images, good.joint_positions[:2], good.task))
+    with pytest.raises(ValueError, match="actions have values that are not finite"):
+        processor.decode(np.full((4, 3), np.nan, np.float32), good)
