@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ros_harness import SOURCE_ROOT
 
-pytest.importorskip("mujoco")
+pytest.importorskip("vla_ros.sim.world")
 PATIENCE_S = 180.0
 
 

@@ -15,7 +15,7 @@ from vla_ros.robot import load_robot
 from vla_ros.share import share_path
 from vla_ros.sim.scene import sample_scene
 
-pytest.importorskip("mujoco")
+pytest.importorskip("vla_ros.sim.world")
 ROBOT = load_robot(share_path("config/robots/tabletop.yaml"))
 
 

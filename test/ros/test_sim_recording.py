@@ -15,7 +15,7 @@ from vla_ros.bags import BagMessage, read_bag
 from vla_ros.robot import load_robot
 from vla_ros.share import share_path
 
-pytest.importorskip("mujoco")
+pytest.importorskip("vla_ros.sim.world")
 from vla_ros.sim.demonstrations import DemonstrationConfig, write_demonstrations  # noqa: E402
 from vla_ros.sim.scene import sample_scene  # noqa: E402
 from vla_ros.training.dataset import FrameRule, Frames, load_bags  # noqa: E402

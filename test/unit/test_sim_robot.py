@@ -10,7 +10,7 @@ from vla_ros.nodes.sim_reset import ResetRequest, parse_reset
 from vla_ros.robot import load_robot
 from vla_ros.share import share_path
 
-pytest.importorskip("mujoco")
+pytest.importorskip("vla_ros.sim.world")
 from vla_ros.nodes.sim_robot import SimulatedRobot, check_robot  # noqa: E402
 from vla_ros.sim.scene import sample_scene  # noqa: E402
 
