@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
+
+from vla_ros.strict import parse_config
 
 INTERFACES = ("trajectory", "forward")
 INTERFACE_TOPICS = {
@@ -106,68 +107,17 @@ def load_robot(path: str | Path) -> RobotConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"robot file {path}: not readable as YAML: {' '.join(str(error).split())}") from error
     try:
-        robot = _parse(document)
+        robot = parse_config(RobotConfig, document, "robot")
         _check(robot)
     except ValueError as error:
         raise ValueError(f"robot file {path}: {error}") from error
     return robot
 
 
-def _parse(document: Any) -> RobotConfig:
-    top = _mapping(document, "the file")
-    values = dict(top)
-    for key, kind in (("joints", JointConfig), ("cameras", CameraConfig), ("outputs", OutputConfig)):
-        if key in values:
-            values[key] = tuple(_build(kind, item, f"{key}[{i}]") for i, item in enumerate(_list(values[key], key)))
-    if "joint_states" in values:
-        values["joint_states"] = _build(JointStateConfig, values["joint_states"], "joint_states")
-    return _build(RobotConfig, values, "the file")
-
-
-def _build(kind: type, document: Any, where: str) -> Any:
-    """One dataclass from one mapping, every value checked against the declared type."""
-    given = _mapping(document, where)
-    declared = {field.name: field for field in fields(kind)}
-    unknown = sorted(set(given) - set(declared))
-    if unknown:
-        raise ValueError(f"{where}: unknown key '{unknown[0]}'; known keys are {', '.join(declared)}")
-    required = [n for n, f in declared.items() if f.default is MISSING and f.default_factory is MISSING]
-    missing = [name for name in required if name not in given]
-    if missing:
-        raise ValueError(f"{where}: key '{missing[0]}' is missing")
-    return kind(**{key: _value(declared[key].type, value, f"{where}: {key}") for key, value in given.items()})
-
-
-def _value(declared: str, value: Any, where: str) -> Any:
-    if declared == "float":
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-            raise ValueError(f"{where} is {value!r}; expected a finite number")
-        return float(value)
-    if declared in ("int", "str", "bool"):
-        expected = {"int": int, "str": str, "bool": bool}[declared]
-        if type(value) is not expected:
-            raise ValueError(f"{where} is {value!r}; expected {expected.__name__}")
-    if declared == "tuple[str, ...]":
-        items = _list(value, where)
-        if not all(isinstance(item, str) for item in items):
-            raise ValueError(f"{where} is {value!r}; expected a list of names")
-        return tuple(items)
-    return value
-
-
-def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where} is {type(value).__name__}; expected a mapping of keys to values")
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"{where} is {value!r}; expected a list with at least one entry")
-    return value
-
-
 def _check(robot: RobotConfig) -> None:
+    for key in ("joints", "cameras", "outputs"):
+        if not getattr(robot, key):
+            raise ValueError(f"{key} is empty; expected a list with at least one entry")
     for joint in robot.joints:
         if joint.lower >= joint.upper:
             raise ValueError(f"joint '{joint.name}': lower {joint.lower} is not below upper {joint.upper}")

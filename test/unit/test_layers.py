@@ -23,6 +23,7 @@ TORCH = {"torch", "jaxtyping"}
 MAY_IMPORT = {
     "vla_ros": set(),
     "vla_ros.share": set(),
+    "vla_ros.strict": set(),
     "vla_ros.types": {"numpy"},
     "vla_ros.robot": {"numpy", "yaml", "vla_ros.types"},
     "vla_ros.wire": {"numpy", "yaml", "safetensors", "vla_ros.types"},
@@ -68,6 +69,8 @@ PROCESSOR_MAY_IMPORT = {
     "vla_ros.policies",
 }
 EVERYTHING = ("vla_ros.nodes", "vla_ros.cli")
+# Itself nothing but standard library.
+ANYWHERE = {"vla_ros.strict"}
 # Time and the work of other threads reach the runtime as arguments only.
 NOT_IN_RUNTIME = {"time", "datetime", "threading", "queue", "asyncio", "concurrent", "multiprocessing"}
 ROS_PACKAGES = {"rclpy", "launch", "launch_ros", "ament_index_python", "cv_bridge", "std_srvs", "builtin_interfaces"}
@@ -104,7 +107,7 @@ def may_import(module: str, imported: str) -> bool:
     layer = layer_of(module)
     if layer == "vla_ros.runtime" and root in NOT_IN_RUNTIME:
         return False
-    if root in sys.stdlib_module_names:
+    if root in sys.stdlib_module_names or imported in ANYWHERE:
         return True
     if layer in EVERYTHING:
         return layer == "vla_ros.nodes" or not is_ros(imported)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from policy_helpers import pi_config, policy_files, processor_config
 
-from vla_ros.policies.config import DataConfig, config_to_dict, parse_config
+from vla_ros.policies.config import DataConfig
 from vla_ros.policies.pi.config import PiConfig
+from vla_ros.strict import config_to_dict, parse_config
 
 
 def test_a_config_survives_writing_and_reading() -> None:
@@ -17,9 +18,9 @@ def test_a_config_survives_writing_and_reading() -> None:
     ("change", "message"),
     [
         ({"num_regsters": 1}, "policy: unknown key 'num_regsters'"),
-        ({"use_state": "yes"}, "policy.use_state is 'yes'; expected bool"),
-        ({"action_horizon": 4.0}, "policy.action_horizon is 4.0; expected int"),
-        ({"action_horizon": True}, "policy.action_horizon is True; expected int"),
+        ({"use_state": "yes"}, "policy.use_state is 'yes'; expected true or false"),
+        ({"action_horizon": 4.0}, "policy.action_horizon is 4.0; expected a whole number"),
+        ({"action_horizon": True}, "policy.action_horizon is True; expected a whole number"),
         ({"action_horizon": 0}, "policy.action_horizon is 0; expected at least 1"),
         ({"action_expert_cfg": []}, "policy.action_expert_cfg is list; expected a mapping"),
         ({"type": "os.system"}, "policy.type is 'os.system'; expected one of PiPolicy"),

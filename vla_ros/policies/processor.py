@@ -17,10 +17,11 @@ import numpy as np
 import yaml
 from tokenizers import Tokenizer
 
-from vla_ros.policies.config import DataConfig, config_to_dict, parse_config
+from vla_ros.policies.config import DataConfig
 from vla_ros.policies.golden import GoldenCase, check_preprocessing, read_golden
 from vla_ros.policies.modules.vlm_bridge.qwen.processor import QwenProcessor, QwenProcessorConfig
 from vla_ros.policies.pi.config import PiConfig
+from vla_ros.strict import config_to_dict, parse_config
 from vla_ros.transforms.actions import decode_actions
 from vla_ros.transforms.normalize import FieldStats, Normalizer, load_stats, save_stats
 from vla_ros.transforms.sample import PolicyRequest

@@ -12,10 +12,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vla_ros.policies.config import DataConfig, parse_config
+from vla_ros.policies.config import DataConfig
 from vla_ros.policies.modules.vlm_bridge.qwen.processor import QwenProcessorConfig
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.sim.demonstrations import DemonstrationConfig
+from vla_ros.strict import parse_config
 
 
 @dataclass(frozen=True)
