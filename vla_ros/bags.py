@@ -88,8 +88,6 @@ def read_bag(path: str | Path, topics: Collection[str] = ()) -> Iterator[BagMess
                 message = TYPES.deserialize_cdr(data, connection.msgtype)
                 num_read += 1
                 yield BagMessage(connection.topic, connection.msgtype, stamp_ns, message)
-    except GeneratorExit:
-        raise
     except ReaderError as error:
         raise ValueError(f"bag {path}: {_line(error)} (after {num_read} messages)") from error
     except Exception as error:  # a damaged bag shows as whatever its decoder trips over: struct, zstd, key, index errors

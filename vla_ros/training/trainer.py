@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,7 +73,11 @@ class Trainer:
         self._resume(report)
         config = self._config
         num_steps, batch_size = config.optimizer.num_steps, config.optimizer.batch_size
-        bar = tqdm(total=num_steps, initial=self._step, unit="step", smoothing=0.05, dynamic_ncols=True)
+        quiet = not sys.stderr.isatty()  # a log file wants a line now and then, not every step
+        bar = tqdm(
+            total=num_steps, initial=self._step, unit="step", smoothing=0.05, dynamic_ncols=True,
+            mininterval=30.0 if quiet else 0.1, maxinterval=60.0,
+        )  # fmt: skip
         with bar:
             while self._step < num_steps:
                 started = time.perf_counter()
