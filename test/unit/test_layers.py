@@ -21,7 +21,6 @@ MODULES = {
 # What each layer may import besides the standard library and itself; the longest matching name decides.
 TORCH = {"torch", "jaxtyping"}
 MAY_IMPORT = {
-    "vla_ros": set(),
     "vla_ros.share": set(),
     "vla_ros.strict": set(),
     "vla_ros.types": {"numpy"},
@@ -77,7 +76,8 @@ ROS_PACKAGES = {"rclpy", "launch", "launch_ros", "ament_index_python", "cv_bridg
 
 
 def layer_of(module: str) -> str:
-    return max((layer for layer in (*MAY_IMPORT, *EVERYTHING) if is_inside(module, layer)), key=len)
+    """The layer of a module; its own name, which no table allows anything, where it is in none."""
+    return max((layer for layer in (*MAY_IMPORT, *EVERYTHING) if is_inside(module, layer)), key=len, default=module)
 
 
 def is_inside(module: str, package: str) -> bool:
@@ -113,7 +113,7 @@ def may_import(module: str, imported: str) -> bool:
         return layer == "vla_ros.nodes" or not is_ros(imported)
     if module.endswith(".processor"):
         return any(is_inside(imported, allowed) for allowed in PROCESSOR_MAY_IMPORT)
-    return is_inside(imported, layer) or any(is_inside(imported, allowed) for allowed in MAY_IMPORT[layer])
+    return is_inside(imported, layer) or any(is_inside(imported, allowed) for allowed in MAY_IMPORT.get(layer, ()))
 
 
 def loaded_by(modules: list[str]) -> set[str]:
