@@ -15,7 +15,7 @@ import pytest
 from ros_harness import SOURCE_ROOT
 
 pytest.importorskip("vla_ros.sim.world")
-PATIENCE_S = 180.0
+PATIENCE_S = 300.0
 
 
 def start_demo(folder: Path, *arguments: str) -> subprocess.Popen[str]:
