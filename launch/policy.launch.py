@@ -15,7 +15,13 @@ from launch_ros.parameter_descriptions import ParameterValue
 BOOLEAN = ["true", "false"]
 LEVELS = ["debug", "info", "warn", "error", "fatal"]
 PARAMETERS = {
-    "policy_node": {"robot": str, "policy": str, "control_rate_hz": float, "result_timeout_s": float},
+    "policy_node": {
+        "robot": str,
+        "policy": str,
+        "control_rate_hz": float,
+        "result_timeout_s": float,
+        "realtime_priority": int,
+    },
     "model_node": {"policy": str, "device": str, "num_threads": int},
 }
 COMMON_PARAMETERS = {"autostart": bool, "use_sim_time": bool}
@@ -28,6 +34,7 @@ def generate_launch_description() -> LaunchDescription:
             _argument("policy", "tiny_touch", "Policy directory, or the name of a packaged one."),
             _argument("control_rate_hz", "0.0", "Commands per second, Hz; 0 takes the robot file's."),
             _argument("result_timeout_s", "1.0", "HOLD where the model takes longer to answer, s."),
+            _argument("realtime_priority", "10", "SCHED_FIFO priority of the ticker where permitted; 0: ordinary."),
             _argument("device", "auto", "Where the model runs; auto: a GPU if there is one.", ["auto", "cpu", "cuda"]),
             _argument("num_threads", "1", "Threads of one operation of the model on CPU."),
             _argument("model", "true", "Start model_node here; false where it runs on another machine.", BOOLEAN),

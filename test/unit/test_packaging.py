@@ -1,0 +1,92 @@
+"""What the package promises to pip, colcon and `ros2 run`; parts that need an installed package run in `make test`."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+SOURCE = Path(__file__).parents[2]
+PREFIX = Path(sys.prefix)
+EXECUTABLES = ("model_node", "policy_node", "sim_node", "vla_ros")
+needs_install = pytest.mark.skipif(
+    not (PREFIX / "share" / "vla_ros" / "package.xml").is_file(), reason="vla_ros is not installed by pip: make setup"
+)
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_package_xml_setup_and_changelog_say_the_same_version() -> None:
+    version = ElementTree.parse(SOURCE / "package.xml").findtext("version")
+    assert f'version="{version}"' in (SOURCE / "setup.py").read_text()
+    newest = re.search(r"^(\d+\.\d+\.\d+) \(", (SOURCE / "CHANGELOG.rst").read_text(), re.MULTILINE)
+    assert newest is not None and newest[1] == version
+
+
+@needs_install
+@pytest.mark.parametrize("folder", ["launch", "config", "models"])
+def test_every_file_of_a_share_folder_is_installed(folder: str) -> None:
+    source = {path.relative_to(SOURCE) for path in (SOURCE / folder).rglob("*") if path.is_file()}
+    installed = {path for path in source if (PREFIX / "share" / "vla_ros" / path).is_file()}
+    assert source - installed == set()
+
+
+@needs_install
+def test_the_ament_index_knows_the_package() -> None:
+    assert (PREFIX / "share" / "ament_index" / "resource_index" / "packages" / "vla_ros").is_file()
+
+
+@needs_install
+@pytest.mark.parametrize("name", EXECUTABLES)
+def test_ros2_run_finds_an_executable_that_leads_to_the_installed_one(name: str) -> None:
+    wrapper = PREFIX / "lib" / "vla_ros" / name
+    assert os.access(wrapper, os.X_OK) and os.access(PREFIX / "bin" / name, os.X_OK)
+    assert f"bin/{name}" in wrapper.read_text()
+
+
+@needs_install
+def test_the_wrapper_of_the_command_line_passes_arguments_and_the_exit_code_on() -> None:
+    run = subprocess.run([PREFIX / "lib" / "vla_ros" / "vla_ros", "no_such_command"], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "no_such_command" in run.stderr
+
+
+@pytest.mark.parametrize("ros", ["kilted", "jazzy"])
+def test_every_requirement_is_pinned(ros: str) -> None:
+    try:
+        requirements = distribution("vla_ros").requires or []
+    except PackageNotFoundError:
+        pytest.skip("vla_ros is not installed: make setup")
+    lines = (SOURCE / "constraints" / f"{ros}.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert [line for line in pins if not re.fullmatch(r"[a-z0-9-]+==[A-Za-z0-9.]+", line)] == []
+    pinned = {line.partition("==")[0] for line in pins}
+    names = {normalised(re.match(r"[A-Za-z0-9._-]+", requirement)[0]) for requirement in requirements}
+    other = "ros-jazzy-" if ros == "kilted" else "ros-kilted-"
+    assert {name for name in names if not name.startswith(other)} - pinned == set()
+
+
+def test_launch_passes_only_parameters_that_the_nodes_declare() -> None:
+    launch = ast.parse((SOURCE / "launch" / "policy.launch.py").read_text())
+    constants = {
+        node.targets[0].id: node.value
+        for node in launch.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+    }
+    common = {key.value for key in constants["COMMON_PARAMETERS"].keys} - {"use_sim_time"}
+    by_node = zip(constants["PARAMETERS"].keys, constants["PARAMETERS"].values, strict=True)
+    passed = {node.value: common | {key.value for key in parameters.keys} for node, parameters in by_node}
+    params = ast.parse((SOURCE / "vla_ros" / "nodes" / "params.py").read_text())
+    functions = {node.name: node for node in params.body if isinstance(node, ast.FunctionDef)}
+    for node, declare in (("policy_node", "declare_policy_params"), ("model_node", "declare_model_params")):
+        calls = [call for call in ast.walk(functions[declare]) if isinstance(call, ast.Call)]
+        assert {call.args[1].value for call in calls} == passed[node]
