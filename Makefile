@@ -31,22 +31,22 @@ setup: $(STAMP)
 $(STAMP): setup.py $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
 	  f"Python is {v.major}.{v.minor}; expected 3.11 or newer: make setup PYTHON=python3.12")'
-	@if [ -d $(VENV) ] && [ "$$(cat $(VENV)/.ros 2>/dev/null || echo $(ROS))" != $(ROS) ]; then rm -rf $(VENV); fi
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@if [ -d $(VENV) ] && [ "$$(cat $(VENV)/.ros 2>/dev/null || echo kilted)" != $(ROS) ]; then rm -rf $(VENV); fi
+	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
 	@echo $(ROS) > $(VENV)/.ros
 	@echo "Installing ROS 2 $(ROS), torch and MuJoCo into $(VENV): some minutes the first time"
-	$(PIP) install --quiet --constraint $(CONSTRAINTS) setuptools
-	$(PIP) install --quiet --constraint $(CONSTRAINTS) --no-build-isolation '.[$(EXTRAS)]'
+	@$(PIP) install --quiet --constraint $(CONSTRAINTS) setuptools
+	@$(PIP) install --quiet --constraint $(CONSTRAINTS) --no-build-isolation '.[$(EXTRAS)]'
 	@touch $@
 
 $(CONSTRAINTS):
 	@echo "ROS is '$(ROS)'; expected kilted or jazzy: make setup ROS=jazzy" >&2; exit 2
 
 demo: setup
-	$(CLEAN_ENV) $(BIN)/vla_ros demo $(ARGS)
+	@$(CLEAN_ENV) $(BIN)/vla_ros demo $(ARGS)
 
 test: setup
-	$(CLEAN_ENV) $(BIN)/pytest $(ARGS)
+	@$(CLEAN_ENV) $(BIN)/pytest $(ARGS)
 
 # Newest versions of everything but torch, resolved in an environment of its own and written down.
 constraints: | $(CONSTRAINTS)
