@@ -47,8 +47,9 @@ def test_many_draws_cost_one_prefix_and_give_the_mean_of_single_draws() -> None:
     policy, draws = make_policy(), make_draws(3)
     sample = make_sample(policy)
     together = policy.compute_loss(sample, draws).flow_mse
-    single = [policy.compute_loss(sample, FlowDraws(draws.noise[:, i : i + 1], draws.time[:, i : i + 1])) for i in range(3)]
-    torch.testing.assert_close(together, torch.stack([loss.flow_mse for loss in single]).mean())
+    alone = [FlowDraws(draws.noise[:, i : i + 1], draws.time[:, i : i + 1]) for i in range(3)]
+    single = torch.stack([policy.compute_loss(sample, draw).flow_mse for draw in alone])
+    torch.testing.assert_close(together, single.mean())
 
 
 def test_the_total_is_flow_loss_plus_weighted_cross_entropy() -> None:

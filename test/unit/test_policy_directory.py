@@ -102,6 +102,16 @@ def test_an_unknown_backbone_key_is_refused_by_name(policy_dir: Path) -> None:
     assert "unknown key 'hiden_size'" in refusal(policy_dir, "policy")
 
 
+def test_a_backbone_without_what_the_processor_needs_is_refused_by_name(policy_dir: Path) -> None:
+    edit(policy_dir / "policy.yaml", "patch_size: 4", "in_channels: 3")
+    assert "policy.vlm_config.vision_config.patch_size is None; expected the whole number" in refusal(policy_dir)
+
+
+def test_sizes_no_model_can_have_are_refused_in_one_line(policy_dir: Path) -> None:
+    edit(policy_dir / "policy.yaml", "depth: 2", "depth: two")
+    assert "policy" in refusal(policy_dir, "policy")
+
+
 def test_a_policy_with_another_number_of_actions_than_joints_is_refused(policy_dir: Path) -> None:
     edit(policy_dir / "policy.yaml", "  action_dim: 3", "  action_dim: 4")
     assert "policy.action_dim is 4, data.joint_names has 3 joints" in refusal(policy_dir)

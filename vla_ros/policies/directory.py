@@ -14,7 +14,15 @@ from vla_ros.policies.base import BasePolicy, PolicyObservation
 from vla_ros.policies.golden import GoldenCase, write_golden
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.policy import PiPolicy
-from vla_ros.policies.processor import GOLDEN_FILE, WEIGHTS_FILE, PolicyFiles, PolicyProcessor, open_policy, write_files
+from vla_ros.policies.processor import (
+    CONFIG_FILE,
+    GOLDEN_FILE,
+    WEIGHTS_FILE,
+    PolicyFiles,
+    PolicyProcessor,
+    open_policy,
+    write_files,
+)
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Observation
 
@@ -49,7 +57,7 @@ def load_policy(policy_dir: str | Path, device: torch.device | str) -> LoadedPol
     opened = open_policy(policy_dir)
     config = opened.files.policy
     try:
-        policy = build_policy(config)
+        policy = _build(config)
         _load_weights(policy, policy_dir / WEIGHTS_FILE)
         policy = policy.to(device).eval().requires_grad_(False)
         _check_actions(opened.golden, infer(policy, opened.golden.request, config.num_steps, device))
@@ -88,6 +96,15 @@ def infer(policy: BasePolicy, request: PolicyRequest, num_steps: int, device: to
     return actions[0].float().cpu().numpy()
 
 
+def _build(config: PiConfig) -> BasePolicy:
+    try:
+        return build_policy(config)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever a model library raises for sizes that don't go together
+        raise ValueError(f"{CONFIG_FILE}: describes no policy: {' '.join(repr(error).split())}") from error
+
+
 def _load_weights(policy: BasePolicy, path: Path) -> None:
     try:
         weights = load_file(path)
@@ -112,6 +129,6 @@ def _check_actions(golden: GoldenCase, actions: np.ndarray) -> None:
     worst = float(np.abs(actions - golden.actions).max())
     if not worst <= ACTION_TOLERANCE:
         raise ValueError(
-            f"output drifted: golden actions differ by up to {worst:.3g}, expected at most {ACTION_TOLERANCE}; weights, "
-            "code or a library changed since export: restore them or export the policy again"
+            f"output drifted: golden actions differ by up to {worst:.3g}, expected at most {ACTION_TOLERANCE}; "
+            "weights, code or a library changed since export: restore them or export the policy again"
         )

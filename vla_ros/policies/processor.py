@@ -38,7 +38,7 @@ POLICY_FILES = (CONFIG_FILE, WEIGHTS_FILE, STATS_FILE, TOKENIZER_FILE, PROCESSOR
 
 @dataclass(frozen=True)
 class PolicyFiles:
-    """What a policy directory holds besides weights and golden case; ``stats`` has the keys ``state`` and ``action``."""
+    """What a policy directory holds besides weights and golden case; keys of ``stats`` are ``state`` and ``action``."""
 
     policy: PiConfig
     data: DataConfig
@@ -105,7 +105,8 @@ class PolicyProcessor:
         joints = np.asarray(observation.joint_positions, np.float64)
         if joints.shape != (len(self.joint_names),) or not np.isfinite(joints).all():
             got = f"joint positions are {joints.tolist()}"
-            raise ValueError(f"{got}; expected {len(self.joint_names)} finite numbers, one for each joint of the policy")
+            expected = f"{len(self.joint_names)} finite numbers, one for each joint of the policy"
+            raise ValueError(f"{got}; expected {expected}")
         images = [observation.images[name] for name in self.camera_names]
         return PolicyRequest(
             stamp_ns=observation.stamp_ns,
@@ -153,7 +154,7 @@ class OpenPolicy:
 def open_policy(policy_dir: Path) -> OpenPolicy:
     """Read everything but the weights and check the preprocessing; errors as ``load_processor``."""
     if not policy_dir.is_dir():
-        raise ValueError(f"policy directory {policy_dir} does not exist; give a directory made by vla_ros train or import")
+        raise ValueError(f"policy directory {policy_dir} does not exist; give one that vla_ros train or import made")
     missing = [name for name in POLICY_FILES if not (policy_dir / name).is_file()]
     if missing:
         raise ValueError(f"policy directory {policy_dir}: file {missing[0]} is missing; restore it or export again")

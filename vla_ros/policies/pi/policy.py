@@ -11,7 +11,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vla_ros.policies.base import BasePolicy, FlowDraws, PolicyLoss, PolicyObservation, PolicySample
-from vla_ros.policies.modules.action_expert.dit import DiTActionExpert, SuffixInput, TimeGrid, embed_time
+from vla_ros.policies.modules.action_expert.dit import (
+    BlockModulation,
+    DiTActionExpert,
+    SuffixInput,
+    TimeGrid,
+    embed_time,
+)
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMOutputs
 from vla_ros.policies.modules.vlm_bridge.qwen.bridge import QwenBridge
 from vla_ros.policies.pi.config import PiConfig
@@ -46,8 +52,8 @@ class PiPolicy(BasePolicy):
 
     def make_time_grid(self, num_steps: int) -> TimeGrid:
         device = self.obs_registers.device
-        time = 1.0 - torch.arange(num_steps, dtype=torch.float32, device=device) / num_steps
-        return TimeGrid(num_steps, self._modulations(time[:, None]))
+        times = 1.0 - torch.arange(num_steps, dtype=torch.float32, device=device) / num_steps
+        return TimeGrid(tuple(self._modulate(time[None, None]) for time in times))
 
     def prepare_suffix(self, vlm_outputs: VLMOutputs, time_grid: TimeGrid | None) -> SuffixInput:
         return self.action_expert.prepare(vlm_outputs.hidden_states, vlm_outputs.pad_mask, time_grid)
@@ -61,9 +67,9 @@ class PiPolicy(BasePolicy):
     ) -> Float[Tensor, "batch draws horizon action"]:
         if isinstance(time, int):
             assert suffix_input.time_grid is not None, "a step index needs a prepared time grid"
-            modulations = tuple(m[time : time + 1] for m in suffix_input.time_grid.modulations)
+            modulations = suffix_input.time_grid.steps[time]
         else:
-            modulations = self._modulations(time)
+            modulations = self._modulate(time)
         hidden = self.action_expert(self._embed_suffix(state, noisy_actions), suffix_input, modulations)
         return self.action_out_proj(hidden[:, :, -self.config.action_horizon :])
 
@@ -97,9 +103,9 @@ class PiPolicy(BasePolicy):
             actions = actions - self.predict_suffix(observation.state, suffix_input, actions, step) / num_steps
         return actions[:, 0]
 
-    def _modulations(self, time: Float[Tensor, "*times"]) -> tuple[Float[Tensor, "*times 2 3 width"], ...]:
+    def _modulate(self, time: Float[Tensor, "batch draws"]) -> tuple[BlockModulation, ...]:
         embedded = embed_time(time, self.config.action_expert_cfg.hidden_size)
-        return self.action_expert.modulations(self.time_mlp(embedded.to(self.obs_registers.dtype)))
+        return self.action_expert.modulate(self.time_mlp(embedded.to(self.obs_registers.dtype)))
 
     def _embed_suffix(self, state: Tensor, noisy_actions: Tensor) -> Float[Tensor, "batch draws suffix width"]:
         dtype = self.obs_registers.dtype

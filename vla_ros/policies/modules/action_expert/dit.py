@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +21,30 @@ from vla_ros.policies.utils.transformers import Rotary, apply_rotary, rms_norm, 
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 
 
+class Modulation(NamedTuple):
+    """What the flow time does to one half of a block: ``gate * f(x * scale + shift)``; ``scale`` includes the 1."""
+
+    shift: Float[Tensor, "#batch #draws 1 width"]
+    scale: Float[Tensor, "#batch #draws 1 width"]
+    gate: Float[Tensor, "#batch #draws 1 width"]
+
+
+class BlockModulation(NamedTuple):
+    """The modulations of a block's attention and of its MLP."""
+
+    attention: Modulation
+    mlp: Modulation
+
+
 @dataclass(frozen=True)
 class TimeGrid:
-    """Euler steps from flow time 1: their count and the modulations of every block at each of them."""
+    """Euler steps from flow time 1: for each step the modulation of every block."""
 
-    num_steps: int
-    modulations: tuple[Float[Tensor, "num_steps 1 2 3 width"], ...]
+    steps: tuple[tuple[BlockModulation, ...], ...]
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.steps)
 
 
 @dataclass(frozen=True)
@@ -59,8 +78,9 @@ class AdaptiveModulation(nn.Module):
         with torch.no_grad():
             self.modulation.bias.copy_(torch.cat((torch.zeros(2 * width), torch.ones(width))))
 
-    def forward(self, time_embedding: Float[Tensor, "*times width"]) -> Float[Tensor, "*times 3 width"]:
-        return self.modulation(F.silu(time_embedding)).unflatten(-1, (3, -1))
+    def forward(self, time_embedding: Float[Tensor, "batch draws width"]) -> Modulation:
+        shift, scale, gate = self.modulation(F.silu(time_embedding)).unsqueeze(-2).chunk(3, dim=-1)
+        return Modulation(shift, 1 + scale, gate)
 
 
 class Attention(nn.Module):
@@ -131,23 +151,23 @@ class DiTBlock(nn.Module):
         self.ada_mod2 = AdaptiveModulation(config.hidden_size)
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size)
 
-    def modulations(self, time_embedding: Float[Tensor, "*times width"]) -> Float[Tensor, "*times 2 3 width"]:
-        return torch.stack((self.ada_mod1(time_embedding), self.ada_mod2(time_embedding)), dim=-3)
+    def modulate(self, time_embedding: Float[Tensor, "batch draws width"]) -> BlockModulation:
+        return BlockModulation(self.ada_mod1(time_embedding), self.ada_mod2(time_embedding))
 
     def forward(
         self,
         x: Float[Tensor, "batch draws suffix width"],
-        modulation: Float[Tensor, "#batch #draws 2 3 width"],
+        modulation: BlockModulation,
         context: tuple[Tensor, Tensor, Tensor | None] | None,
         rotary: Rotary | None,
     ) -> Float[Tensor, "batch draws suffix width"]:
         """``context`` is (keys, values, mask) of a cross block; ``rotary`` the angles of a self block."""
-        first, second = modulation.unsqueeze(-2).unbind(-4)
-        shift, scale, gate = first.unbind(-3)
-        normed = rms_norm(x, None, self.eps) * (1 + scale) + shift
-        x = x + gate * (self._self_attention(normed, rotary) if context is None else self._cross(normed, context))
-        shift, scale, gate = second.unbind(-3)
-        return x + gate * self.mlp(rms_norm(x, None, self.eps) * (1 + scale) + shift)
+        shift, scale, gate = modulation.attention
+        normed = torch.addcmul(shift, rms_norm(x, None, self.eps), scale)
+        attended = self._self_attention(normed, rotary) if context is None else self._cross(normed, context)
+        x = torch.addcmul(x, gate, attended)
+        shift, scale, gate = modulation.mlp
+        return torch.addcmul(x, gate, self.mlp(torch.addcmul(shift, rms_norm(x, None, self.eps), scale)))
 
     def _self_attention(self, x: Tensor, rotary: Rotary | None) -> Tensor:
         rows = x.flatten(0, 1)
@@ -172,9 +192,9 @@ class DiTActionExpert(nn.Module):
         cross = [i % every == every - 1 for i in range(config.num_hidden_layers * every)]
         self.blocks = nn.ModuleList(DiTBlock(config, context_size if is_cross else None) for is_cross in cross)
 
-    def modulations(self, time_embedding: Tensor) -> tuple[Float[Tensor, "*times 2 3 width"], ...]:
-        """Of every block, for time embeddings of any leading shape."""
-        return tuple(block.modulations(time_embedding) for block in self.blocks)
+    def modulate(self, time_embedding: Float[Tensor, "batch draws width"]) -> tuple[BlockModulation, ...]:
+        """The modulation of every block."""
+        return tuple(block.modulate(time_embedding) for block in self.blocks)
 
     def prepare(
         self,
@@ -201,7 +221,7 @@ class DiTActionExpert(nn.Module):
         self,
         x: Float[Tensor, "batch draws suffix width"],
         suffix_input: SuffixInput,
-        modulations: tuple[Float[Tensor, "#batch #draws 2 3 width"], ...],
+        modulations: tuple[BlockModulation, ...],
     ) -> Float[Tensor, "batch draws suffix width"]:
         """The suffix after all blocks and the final norm.
 

@@ -31,9 +31,10 @@ class QwenBridge(VLMBridge):
         super().__init__()
         self.config = config
         vlm_config = build_config(config.vlm_config)
-        if config.action_expert_cfg.num_hidden_layers > vlm_config.text_config.num_hidden_layers:
-            layers = f"{config.action_expert_cfg.num_hidden_layers} layers of {vlm_config.text_config.num_hidden_layers}"
-            raise ValueError(f"policy.action_expert_cfg.num_hidden_layers: reads {layers} text layers; give fewer")
+        num_read, num_layers = config.action_expert_cfg.num_hidden_layers, vlm_config.text_config.num_hidden_layers
+        if num_read > num_layers:
+            got = f"policy.action_expert_cfg.num_hidden_layers is {num_read}"
+            raise ValueError(f"{got}; the backbone has {num_layers} text layers to read: give at most that")
         self.hidden_size = vlm_config.text_config.hidden_size
         self.causal_model = Qwen3VLForConditionalGeneration(vlm_config)
         self.causal_model.config._attn_implementation = "sdpa"

@@ -63,7 +63,11 @@ def run_vision(
     config = visual.config
     patches = inputs.pixel_values.reshape(-1, num_patches, inputs.pixel_values.shape[-1])
     constants = _grid_constants(
-        grid, config.spatial_merge_size, visual.num_grid_per_side, config.hidden_size // config.num_heads, patches.device
+        grid,
+        config.spatial_merge_size,
+        visual.num_grid_per_side,
+        config.hidden_size // config.num_heads,
+        patches.device,
     )
     x = _embed_patches(visual.patch_embed, patches, mean, std)
     x = x + (visual.pos_embed(constants.indices) * constants.weights).sum(1).to(x.dtype)

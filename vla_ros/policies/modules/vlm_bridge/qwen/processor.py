@@ -71,8 +71,8 @@ class QwenProcessor:
     ) -> None:
         self.config = config
         self.num_cameras = num_cameras
-        vision = vlm_config["vision_config"]
-        self.patch_size, self.merge_size = vision["patch_size"], vision["spatial_merge_size"]
+        self.patch_size = _read_int(vlm_config, "vision_config", "patch_size")
+        self.merge_size = _read_int(vlm_config, "vision_config", "spatial_merge_size")
         unit = self.patch_size * self.merge_size
         if config.image_height % unit or config.image_width % unit:
             size = f"{config.image_height}x{config.image_width}"
@@ -84,10 +84,11 @@ class QwenProcessor:
         for token in (PAD, END, VISION_START, VISION_END, IMAGE_PAD):
             if special[token] is None:
                 raise ValueError(f"tokenizer.json: special token {token} is missing; restore the policy's tokenizer")
-        if special[IMAGE_PAD] != vlm_config["image_token_id"]:
-            got = f"{IMAGE_PAD} is {special[IMAGE_PAD]}, the backbone's image_token_id {vlm_config['image_token_id']}"
+        image_token_id = _read_int(vlm_config, "image_token_id")
+        if special[IMAGE_PAD] != image_token_id:
+            got = f"{IMAGE_PAD} is {special[IMAGE_PAD]}, the backbone's image_token_id {image_token_id}"
             raise ValueError(f"tokenizer.json: {got}; make them equal")
-        vocab_size = vlm_config["text_config"]["vocab_size"]
+        vocab_size = _read_int(vlm_config, "text_config", "vocab_size")
         if tokenizer.get_vocab_size() > vocab_size:
             sizes = f"{tokenizer.get_vocab_size()} tokens, the backbone has {vocab_size}"
             raise ValueError(f"tokenizer.json: {sizes}; raise text_config.vocab_size or train a smaller tokenizer")
@@ -204,6 +205,16 @@ class QwenProcessor:
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _read_int(vlm_config: Mapping[str, Any], *path: str) -> int:
+    value: Any = vlm_config
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if type(value) is not int or value < 0:
+        name = ".".join(("policy.vlm_config", *path))
+        raise ValueError(f"{name} is {value!r}; expected the whole number from the backbone's config.json")
+    return value
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 512, extra_tokens: Sequence[str] = ()) -> Tokenizer:
