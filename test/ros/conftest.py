@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+TESTS = Path(__file__).parents[1]
+sys.path.append(str(TESTS / "unit"))
 os.environ["ROS_DOMAIN_ID"] = str(101 + os.getpid() % 100)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
@@ -19,7 +22,8 @@ import rclpy  # noqa: E402  the environment comes first
 from ros_harness import NodeProcess, Probe, wait_until  # noqa: E402
 
 from vla_ros.robot import load_robot  # noqa: E402
-from vla_ros.share import share_path  # noqa: E402
+
+ROBOT_FILE = TESTS / "data" / "three_joints.yaml"
 
 
 @dataclass
@@ -51,16 +55,25 @@ def ros() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def policy_dir() -> Path:
-    return share_path("models/tiny_touch")
+def policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A very small policy with random weights for the robot of these tests; its chunks last 2 s."""
+    from policy_helpers import observation, pi_config, policy_files
+
+    from vla_ros.policies.directory import build_policy, save_policy
+
+    directory = tmp_path_factory.mktemp("policies") / "random"
+    config = pi_config()
+    save_policy(directory, build_policy(config), policy_files(config, chunk_dt_s=0.5), observation())
+    return directory
 
 
 @pytest.fixture(scope="session")
 def session_graph(ros: None, policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
     logs = tmp_path_factory.mktemp("logs")
-    probe = Probe(load_robot(share_path("config/robots/tabletop.yaml")))
+    probe = Probe(load_robot(ROBOT_FILE))
     model_node = NodeProcess("model_node", logs / "model_node.log", {"policy": policy_dir})
-    policy_node = NodeProcess("policy_node", logs / "policy_node.log", {"policy": policy_dir})
+    parameters = {"policy": policy_dir, "robot": ROBOT_FILE, "result_timeout_s": 2}
+    policy_node = NodeProcess("policy_node", logs / "policy_node.log", parameters)
     try:
         yield Graph(probe, policy_node, model_node, policy_dir)
     finally:

@@ -61,7 +61,7 @@ def test_the_policy_drives_at_the_control_rate_while_the_model_infers(graph):
     graph.probe.command_times_s.clear()
     time.sleep(4.0)
     periods_s = np.diff(graph.probe.command_times_s)
-    assert graph.probe.mode() == "POLICY"
+    assert graph.probe.mode() == "POLICY", graph.policy_node.log
     assert 1 / periods_s.mean() == pytest.approx(50.0, rel=0.03)
     assert np.median(periods_s) == pytest.approx(0.02, abs=0.004)
     values = wait_until(lambda: "inference_ms_p50" in (v := values_of(graph)) and v, "inference times")
@@ -92,7 +92,9 @@ def test_commands_keep_within_the_acceleration_limit(graph):
     graph.probe.trigger("vla_policy/hold")
     time.sleep(0.5)
     velocities = np.array([command.points[0].velocities for command in graph.probe.commands])
-    assert (np.abs(np.diff(velocities, axis=0)) / 0.02 <= 8.0 + 1e-6).all()
+    assert velocities.any()
+    limits = graph.probe.robot.joint_values("max_acceleration")
+    assert (np.abs(np.diff(velocities, axis=0)) / 0.02 <= limits + 1e-6).all()
 
 
 def test_hold_brings_the_arm_to_rest_at_a_fixed_command(graph):
@@ -104,7 +106,7 @@ def test_hold_brings_the_arm_to_rest_at_a_fixed_command(graph):
     wait_until(lambda: len(graph.probe.commands) > 10, "commands")
     positions = np.array([command.points[0].positions for command in graph.probe.commands])
     assert (positions == positions[0]).all()
-    assert "asked to hold" in wait_until(lambda: values_of(graph).get("why"), "why")
+    wait_until(lambda: values_of(graph).get("why") == "asked to hold", "the reason on /diagnostics")
 
 
 def test_a_chunk_is_stamped_with_the_time_of_an_image_it_was_made_from(graph):
@@ -124,7 +126,7 @@ def test_a_wrong_encoding_is_named_and_ends_policy(graph):
 
 def test_an_image_of_another_size_is_named(graph):
     graph.probe.image_size = (32, 64)
-    wait_for_hold_because(graph, "camera 'front'", "64x32", "expected 128x128")
+    wait_for_hold_because(graph, "camera 'front'", "64x32", "expected 32x24")
 
 
 def test_a_camera_that_falls_silent_ends_policy_by_its_name(graph):
@@ -136,7 +138,7 @@ def test_a_camera_that_falls_silent_ends_policy_by_its_name(graph):
 def test_a_missing_joint_is_named_and_ends_policy(graph):
     drive(graph)
     graph.probe.joint_names = graph.probe.joint_names[:-1]
-    wait_for_hold_because(graph, "joint 'gripper'")
+    wait_for_hold_because(graph, "joint 'wrist'")
 
 
 def test_a_policy_other_than_the_models_refuses_engage(graph, tmp_path):
