@@ -71,6 +71,7 @@ def test_an_array_that_is_not_contiguous_is_sent_by_its_values():
         (4).to_bytes(8, "little") + b"null",
         (60000).to_bytes(8, "little") + b"[" * 60000,
     ],
+    ids=["nothing", "a pickle", "noise", "no tensors", "a null header", "a deep header"],
 )
 def test_bytes_that_are_no_message_are_refused(data):
     with pytest.raises(ValueError):
