@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,8 @@ def policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("policies") / "random"
     config = pi_config()
     save_policy(directory, build_policy(config), policy_files(config, chunk_dt_s=0.5), observation())
+    # With torch in this process a collection takes half a second, in which the robot played here would stand still.
+    gc.freeze()
     return directory
 
 

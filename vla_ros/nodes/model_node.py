@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import traceback
 from array import array
@@ -49,6 +50,9 @@ class ModelNode(ManagedNode):
         runner = PolicyRunner(loaded.policy, device, loaded.num_steps, loaded.action_shape)
         for _ in range(NUM_WARM_UP_RUNS):
             runner.run(loaded.golden_request)
+        # Else the collector walks through all of torch now and then, half a second in the middle of an inference.
+        gc.collect()
+        gc.freeze()
         self._digest, self._device = loaded.digest, str(device)
         self._worker = _Worker(self, runner, loaded.digest, self._problems)
         self._worker.start()

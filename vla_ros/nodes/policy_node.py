@@ -90,6 +90,7 @@ class PolicyNode(ManagedNode):
         self._sensors.sensors = loop.sensors
         self._link.attach(loop)
         self._last_publish_ns = None
+        # What is loaded by now stays: the collector need not walk through it between two ticks.
         gc.collect()
         gc.freeze()
         self._ticker = Ticker(self._period_ns, self._tick, self._realtime_priority)
