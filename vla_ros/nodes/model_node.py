@@ -164,7 +164,7 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("parameter device is 'cuda' and torch sees no GPU; give cpu or auto, or install torch for CUDA")
+        raise ValueError("parameter device is 'cuda' and torch sees no GPU; give cpu or auto, or install CUDA torch")
     return torch.device(name)
 
 
