@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from ros_harness import SOURCE_ROOT
 
+from vla_ros.share import share_path
+
 pytest.importorskip("vla_ros.sim.world")
 PATIENCE_S = 300.0
 
@@ -39,9 +41,9 @@ def node_processes(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def own_policy(policy_dir: Path, tmp_path: Path) -> Path:
+def own_policy(tmp_path: Path) -> Path:
     """A copy of the packaged policy, by whose path this demo's processes can be told from others."""
-    return Path(shutil.copytree(policy_dir, tmp_path / "policy"))
+    return Path(shutil.copytree(share_path("models/tiny_touch"), tmp_path / "policy"))
 
 
 def test_an_episode_is_scored_measured_and_pictured(own_policy, tmp_path):
