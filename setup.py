@@ -69,7 +69,7 @@ setup(
     extras_require={
         "ros": ros_wheels("kilted", rclpy="9.1.2", messages="5.5.1", lifecycle="2.3.0"),
         "ros-jazzy": ros_wheels("jazzy", rclpy="7.1.6", messages="5.3.6", lifecycle="2.0.3"),
-        "sim": ["matplotlib", "mujoco>=3.2", "PyOpenGL", "rosbags"],
+        "sim": ["matplotlib", "mujoco>=4", "PyOpenGL", "rosbags"],
         "train": ["rosbags", "tqdm"],
         "dev": ["pytest<9"],
     },

@@ -1,0 +1,222 @@
+"""From demonstrations through bags to a policy directory, at a size that takes seconds."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from vla_ros.bags import BagWriter, message_type, read_bag
+from vla_ros.policies.processor import load_processor
+from vla_ros.robot import load_robot
+from vla_ros.share import robot_file, share_dir
+from vla_ros.sim.demonstrations import DemonstrationConfig, write_demonstrations
+from vla_ros.training import grounding
+from vla_ros.training.config import load_train_config
+from vla_ros.training.dataset import FrameRule, load_bags
+from vla_ros.training.run import train
+from vla_ros.training.samples import split_by_episode
+from vla_ros.training.trainer import Trainer, learning_rate_scale
+
+EPISODES = DemonstrationConfig(num_episodes=6, seed=3)
+RULE = FrameRule(horizon=10, chunk_dt_s=0.1, offset=1.0, image_size=(48, 48))
+
+
+@pytest.fixture(scope="module")
+def robot():
+    return load_robot(robot_file("tabletop"))
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory, robot):
+    folder = tmp_path_factory.mktemp("bags")
+    return list(write_demonstrations(folder, robot, EPISODES))
+
+
+@pytest.fixture(scope="module")
+def frames(bags, robot):
+    return load_bags(bags, robot, RULE).frames
+
+
+def small_config(tmp_path, bags, *overrides):
+    return load_train_config(
+        share_dir() / "config",
+        "tiny_touch",
+        [
+            f"bags={bags[0].parent}",
+            f"run_dir={tmp_path / 'run'}",
+            f"output_dir={tmp_path / 'policy'}",
+            "~demonstrations",
+            "policy.vlm_config.text_config.intermediate_size=64",
+            "policy.action_expert_cfg.hidden_size=32",
+            "policy.action_expert_cfg.intermediate_size=32",
+            "optimizer.num_steps=4",
+            "optimizer.batch_size=8",
+            "optimizer.warmup_steps=2",
+            "validation_share=0.2",
+            "validate_every=2",
+            "checkpoint_every=2",
+            "num_workers=1",
+            "device=cpu",
+            *overrides,
+        ],
+    )
+
+
+def test_demonstrations_hold_the_robots_topics_with_their_own_messages(bags, robot):
+    types = {message.topic: message.msgtype for message in read_bag(bags[0])}
+    assert types == {
+        "/front_camera/image_raw": "sensor_msgs/msg/Image",
+        "/top_camera/image_raw": "sensor_msgs/msg/Image",
+        "/joint_states": "sensor_msgs/msg/JointState",
+        "/joint_trajectory_controller/joint_trajectory": "trajectory_msgs/msg/JointTrajectory",
+        "/vla_policy/task": "std_msgs/msg/String",
+        "/sim/blocks": "std_msgs/msg/String",
+    }
+
+
+def test_demonstrations_already_there_are_not_made_again(bags, robot):
+    before = bags[0].stat().st_mtime_ns
+    assert list(write_demonstrations(bags[0].parent, robot, EPISODES)) == bags
+    assert bags[0].stat().st_mtime_ns == before
+
+
+def test_the_same_seed_gives_the_same_demonstrations(bags, robot, tmp_path):
+    again = list(write_demonstrations(tmp_path, robot, EPISODES))
+    first, second = (load_bags(paths, robot, RULE).frames for paths in (bags, again))
+    assert np.array_equal(first.images, second.images) and np.array_equal(first.actions, second.actions)
+
+
+def test_every_frame_of_every_episode_becomes_a_sample(frames):
+    assert len(frames) == EPISODES.num_episodes * EPISODES.num_frames
+    assert frames.images.shape == (36, 2, 48, 48, 3) and frames.actions.shape == (36, 10, 6)
+    assert len(frames.tasks) == len(frames.blocks) == 6
+    assert all(set(blocks) == {"red", "green", "blue"} for blocks in frames.blocks)
+
+
+def test_labels_are_the_commands_in_force_when_each_action_is_due(bags, frames):
+    stamps, commands, first_image_ns = [], [], None
+    for message in read_bag(bags[0]):
+        if message.topic.endswith("joint_trajectory"):
+            point = message.message.points[0]
+            stamps.append(message.stamp_ns + point.time_from_start.nanosec)
+            commands.append(np.array(point.positions))
+        elif message.topic == "/front_camera/image_raw" and first_image_ns is None:
+            first_image_ns = message.stamp_ns
+    due_ns = first_image_ns + 300_000_000  # action 2, offset 1, 0.1 s apart
+    stamps = np.array(stamps)
+    after = int(np.searchsorted(stamps, due_ns))
+    share = (due_ns - stamps[after - 1]) / (stamps[after] - stamps[after - 1])
+    expected = commands[after - 1] + share * (commands[after] - commands[after - 1])
+    assert np.allclose(frames.actions[0, 2], expected, atol=1e-9)
+
+
+def test_no_episode_is_both_trained_on_and_judged_by(frames):
+    split = split_by_episode(frames, 0.02)
+    assert not set(frames.episode[split.train]) & set(frames.episode[split.validation])
+    assert len(split.train) + len(split.validation) == len(frames)
+    assert set(frames.episode[split.validation]) == {5}
+
+
+def test_the_answer_names_every_block_and_its_cell():
+    grid = grounding.CellGrid(cell_m=0.1, x_min_m=0.0, y_min_m=0.0, num_x=3, num_y=4)
+    text = grounding.answer({"red": (0.25, 0.05), "blue": (0.0, 0.35)}, grid, np.random.default_rng(0))
+    assert " red<loc008>" in text and " blue<loc003>" in text
+    assert grid.token(9.0, 9.0) == "<loc011>", "a point off the grid belongs to the nearest cell"
+
+
+def test_a_damaged_bag_is_named_and_the_good_ones_are_used(bags, robot, tmp_path):
+    broken = tmp_path / bags[0].name
+    shutil.copytree(bags[0], broken)
+    data = next(broken.glob("*.mcap"))
+    content = bytearray(data.read_bytes())
+    content[2000:2400] = bytes(400)
+    data.write_bytes(bytes(content))
+    loaded = load_bags([broken, bags[0]], robot, RULE)
+    assert len(loaded.frames) >= 36
+    assert len(loaded.problems) == 1 and str(broken) in loaded.problems[0] and "message" in loaded.problems[0]
+
+
+def test_bags_without_anything_usable_are_refused(robot, tmp_path):
+    string = message_type("std_msgs/msg/String")
+    with BagWriter(tmp_path / "empty") as bag:
+        bag.add_topic("/vla_policy/task", "std_msgs/msg/String")
+        bag.write("/vla_policy/task", string("touch the red block"), 1)
+    with pytest.raises(ValueError, match="no usable frame"):
+        load_bags([tmp_path / "empty"], robot, RULE)
+
+
+def test_training_exports_a_directory_that_loads_and_acts(bags, robot, tmp_path):
+    config = small_config(tmp_path, bags)
+    lines = []
+    report = train(config, robot_file("tabletop"), lines.append)
+    assert report.num_steps == 4 and report.num_samples == 36 and not report.problems
+    assert np.isfinite(report.validation.error_rad).all() and np.isfinite(report.validation.ce_loss)
+    processor = load_processor(config.output_dir)
+    assert processor.joint_names == robot.joint_names
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in log] == [2, 4]
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(bags, tmp_path, monkeypatch):
+    whole, killed = small_config(tmp_path / "whole", bags), small_config(tmp_path / "killed", bags)
+    train(whole, robot_file("tabletop"), lambda line: None)
+    save = Trainer._save
+
+    def save_and_die(trainer):
+        save(trainer)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_save", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            train(killed, robot_file("tabletop"), lambda line: None)
+    lines = []
+    train(killed, robot_file("tabletop"), lines.append)
+    assert any("resumed" in line and "step 2" in line for line in lines)
+    first, second = (torch.load(f"{c.run_dir}/checkpoint.pt", weights_only=True)["average"] for c in (whole, killed))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(bags, tmp_path):
+    config = small_config(tmp_path, bags)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="checkpoint.pt: cannot resume"):
+        train(config, robot_file("tabletop"), lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("optimizer.num_step=3", "num_step"),
+        ("+policy.hidden=3", "unknown key 'hidden'"),
+        ("optimizer.num_steps=many", "expected a whole number"),
+        ("optimizer.batch_size=0", "at least 1"),
+        ("policy.type=os.system", "expected one of PiPolicy"),
+    ],
+)
+def test_a_wrong_config_key_is_refused_in_one_line(bags, tmp_path, override, named):
+    with pytest.raises(ValueError) as refused:
+        small_config(tmp_path, bags, override)
+    assert named in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_an_unknown_train_config_lists_the_known_ones():
+    with pytest.raises(ValueError, match="tiny_touch"):
+        load_train_config(share_dir() / "config", "nothing")
+
+
+def test_a_policy_for_other_joints_than_the_robots_is_refused(bags, tmp_path):
+    config = small_config(tmp_path, bags, "data.camera_names=[top,front]")
+    with pytest.raises(ValueError, match="data.camera_names"):
+        train(config, robot_file("tabletop"), lambda line: None)
+
+
+def test_the_learning_rate_warms_up_and_ends_at_zero(tmp_path, bags):
+    optimizer = small_config(tmp_path, bags, "optimizer.num_steps=100", "optimizer.warmup_steps=10").optimizer
+    scales = [learning_rate_scale(optimizer, step) for step in range(101)]
+    assert scales[0] == pytest.approx(0.1) and max(scales) == pytest.approx(1.0) and scales[100] == pytest.approx(0.0)
+    assert all(a >= b for a, b in zip(scales[11:], scales[12:]))
