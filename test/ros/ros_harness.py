@@ -125,10 +125,10 @@ class Probe:
         self.node.destroy_node()
 
     def reset(self) -> None:
-        """Healthy sensors again, and nothing remembered."""
+        """Healthy sensors again, and nothing that the nodes said remembered; images sent before may still be seen."""
         self.encoding, self.silent, self.joint_names = "rgb8", set(), list(self.robot.joint_names)
         self.image_size = (self.robot.cameras[0].height, self.robot.cameras[0].width)
-        for kept in (self.commands, self.command_times_s, self.chunks, self.image_stamps_ns):
+        for kept in (self.commands, self.command_times_s, self.chunks):
             kept.clear()
         self._diagnostics.clear()
 

@@ -13,12 +13,16 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vla_ros.bags import BagWriter, message_type
 from vla_ros.robot import RobotConfig
 from vla_ros.sim.scene import Scene, sample_scene
+
+if TYPE_CHECKING:
+    from vla_ros.sim.world import TabletopWorld
 
 TASK_TOPIC = "/vla_policy/task"
 BLOCKS_TOPIC = "/sim/blocks"
@@ -99,7 +103,7 @@ def _write_bag(job: _Job) -> Path:
 
 
 def _record_episode(
-    world: object, recorder: _Recorder, config: DemonstrationConfig, episode: int, start_ns: int
+    world: TabletopWorld, recorder: _Recorder, config: DemonstrationConfig, episode: int, start_ns: int
 ) -> int:
     """One episode; returns how long it is in ns, the gap to the next included."""
     from vla_ros.sim.expert import Expert
@@ -148,7 +152,7 @@ class _Recorder:
         self._bag.write(BLOCKS_TOPIC, string(json.dumps(blocks)), stamp_ns)
         self._bag.write(TASK_TOPIC, string(scene.instruction), stamp_ns)
 
-    def images(self, world: object, stamp_ns: int) -> None:
+    def images(self, world: TabletopWorld, stamp_ns: int) -> None:
         for camera in self._robot.cameras:
             pixels = world.render(camera.name)
             height, width, _ = pixels.shape
@@ -181,6 +185,6 @@ class _Recorder:
         self._bag.write(f"/{self._output.command_topic}", trajectory, stamp_ns)
 
 
-def _header(stamp_ns: int, frame_id: str = "") -> object:
+def _header(stamp_ns: int, frame_id: str = "") -> Any:
     time = message_type("builtin_interfaces/msg/Time")(*divmod(stamp_ns, 1_000_000_000))
     return message_type("std_msgs/msg/Header")(time, frame_id)

@@ -150,8 +150,8 @@ class TabletopWorld:
         """Centre of a block's top face where the block is now, ``[3]`` in m."""
         return self._data.xpos[self._blocks[color]] + [0.0, 0.0, BLOCK_SIZE_M / 2]
 
-    def render(self, camera: str) -> np.ndarray:
-        """What ``camera`` sees now: RGB uint8 ``[height, width, 3]``."""
+    def render(self, camera: str | mujoco.MjvCamera) -> np.ndarray:
+        """What ``camera``, one of the model's by name or a free one, sees now: RGB uint8 ``[height, width, 3]``."""
         if self._renderer is None:
             self._renderer = mujoco.Renderer(self._model, *self._size)
             for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):

@@ -21,11 +21,9 @@ from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.times import time_to_ns
 from vla_ros.messages.trajectories import parse_trajectory
 from vla_ros.robot import RobotConfig
+from vla_ros.sim.demonstrations import BLOCKS_TOPIC, TASK_TOPIC
 from vla_ros.transforms.images import resize
 from vla_ros.types import Observation
-
-TASK_TOPIC = "/vla_policy/task"
-BLOCKS_TOPIC = "/sim/blocks"
 
 
 @dataclass(frozen=True)
