@@ -30,10 +30,15 @@ def wait_for_hold_because(graph, *named: str) -> None:
 
 
 def drive(graph, num_chunks: int = 2) -> None:
-    """Engage, and wait until chunks are followed."""
+    """Engage, again where a busy machine let a result come too late, and wait until chunks are followed."""
     graph.probe.chunks.clear()
-    graph.probe.engage()
-    wait_until(lambda: len(graph.probe.chunks) >= num_chunks, "chunks")
+
+    def is_driving() -> bool:
+        if graph.probe.mode() != "POLICY":
+            graph.probe.engage()
+        return len(graph.probe.chunks) >= num_chunks
+
+    wait_until(is_driving, "chunks")
 
 
 def test_configure_and_activate_lead_to_hold_at_the_measured_joints(session_graph):

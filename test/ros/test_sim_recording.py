@@ -22,7 +22,9 @@ from vla_ros.training.dataset import FrameRule, Frames, load_bags  # noqa: E402
 
 ROBOT = load_robot(share_path("config/robots/tabletop.yaml"))
 RULE = FrameRule(horizon=10, chunk_dt_s=0.1, offset=1.0, image_size=(64, 64), min_gap_s=0.3)
-NUM_EPISODES = 3
+NUM_EPISODES = 4
+# While the first ones run, the recorder may still be finding the topics.
+MIN_EPISODES = 2
 
 
 @dataclass
@@ -77,7 +79,7 @@ def test_both_bags_hold_the_same_topics_types_and_fields(bags):
 
 def test_both_bags_give_training_samples_of_the_same_shapes_and_range(bags):
     live, alone = samples(bags.live), samples(bags.alone)
-    assert len(live.tasks) >= NUM_EPISODES and len(live) >= NUM_EPISODES
+    assert len(live.tasks) >= MIN_EPISODES and len(live) >= MIN_EPISODES
     assert live.images.shape[1:] == alone.images.shape[1:] and live.images.dtype == alone.images.dtype
     assert live.actions.shape[1:] == alone.actions.shape[1:]
     assert abs(float(live.images.mean()) - float(alone.images.mean())) < 12.0
