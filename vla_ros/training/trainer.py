@@ -84,9 +84,9 @@ class Trainer:
                 loss = self._train_step()
                 self._seconds += time.perf_counter() - started
                 self._step += 1
-                bar.update()
                 rate = bar.format_dict["rate"] or 0.0
-                bar.set_postfix_str(f"loss {loss:.4f}, {rate * batch_size:.0f} samples/s")
+                bar.set_postfix_str(f"loss {loss:.4f}, {rate * batch_size:.0f} samples/s", refresh=False)
+                bar.update()
                 if self._step % config.validate_every == 0 and self._step < num_steps:
                     report(f"step {self._step}: {self._log(self.validate())}")
                 if self._step % config.checkpoint_every == 0 or self._step == num_steps:
