@@ -32,6 +32,7 @@ from vla_ros.robot import RobotConfig
 PATIENCE_S = 20.0
 # Importing torch and transformers on a busy machine.
 START_PATIENCE_S = 120.0
+ANSWER_PATIENCE_S = 3.0
 CAMERA_PERIOD_S = 0.05
 JOINTS_PER_FRAME = 4
 SOURCE_ROOT = Path(__file__).parents[2]
@@ -161,8 +162,11 @@ class Probe:
 
     def change_state(self, node: str, transition: str) -> bool:
         number = getattr(Transition, f"TRANSITION_{transition.upper()}")
+        before = self.state(node)
         request = ChangeState.Request(transition=Transition(id=number))
-        return self._call(ChangeState, f"{node}/change_state", request).success
+        # Where the answer is lost, as it is to a client the node hasn't discovered yet, the state tells.
+        response = self._call(ChangeState, f"{node}/change_state", request, lambda: self.state(node) != before)
+        return response is None or response.success
 
     def state(self, node: str) -> str:
         return self._call(GetState, f"{node}/get_state", GetState.Request()).current_state.label
@@ -172,13 +176,25 @@ class Probe:
         response = self._call(SetParameters, f"{node}/set_parameters", SetParameters.Request(parameters=[parameter]))
         assert response.results[0].successful, response.results[0].reason
 
-    def _call(self, kind: Any, name: str, request: Any) -> Any:
+    def _call(self, kind: Any, name: str, request: Any, is_settled: Callable[[], bool] | None = None) -> Any:
+        """The answer of a service, asked again where it seems lost; with ``is_settled``, asked once, and None where
+        that becomes true without an answer."""
         client = self.node.create_client(kind, name)
+        deadline_s = time.monotonic() + START_PATIENCE_S
         try:
             assert client.wait_for_service(START_PATIENCE_S), f"no service {name}"
             future = client.call_async(request)
-            wait_until(future.done, f"an answer from {name}", START_PATIENCE_S)
-            return future.result()
+            while time.monotonic() < deadline_s:
+                asked_s = time.monotonic()
+                while time.monotonic() < asked_s + ANSWER_PATIENCE_S:
+                    if future.done():
+                        return future.result()
+                    time.sleep(0.005)
+                if is_settled is None:
+                    future = client.call_async(request)
+                elif is_settled():
+                    return None
+            raise AssertionError(f"no answer from {name} in {START_PATIENCE_S:g} s")
         finally:
             self.node.destroy_client(client)
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.client import Client
 from rclpy.node import Node
 from sensor_msgs.msg import Image, JointState
@@ -31,7 +31,13 @@ from vla_ros.wire import decode_result
 CONFIGURE = Transition.TRANSITION_CONFIGURE
 ACTIVATE = Transition.TRANSITION_ACTIVATE
 DEACTIVATE = Transition.TRANSITION_DEACTIVATE
+STATE_AFTER = {
+    CONFIGURE: State.PRIMARY_STATE_INACTIVE,
+    ACTIVATE: State.PRIMARY_STATE_ACTIVE,
+    DEACTIVATE: State.PRIMARY_STATE_INACTIVE,
+}
 POLICY = "POLICY"
+ANSWER_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ class DemoClient(Node):
         self._triggers = {name: self.create_client(Trigger, name) for name in names}
         nodes = ("vla_policy", "vla_model")
         self._lifecycle = {name: self.create_client(ChangeState, f"{name}/change_state") for name in nodes}
+        self._states = {name: self.create_client(GetState, f"{name}/get_state") for name in nodes}
 
     @property
     def has_chunk(self) -> bool:
@@ -104,8 +111,18 @@ class DemoClient(Node):
 
     def change_state(self, node: str, transition: int, timeout_s: float) -> bool:
         """Ask a managed node for a transition; whether it made it. Raises ValueError where it doesn't answer."""
-        request = ChangeState.Request(transition=Transition(id=transition))
-        return self._call(self._lifecycle[node], request, timeout_s).success
+        client = self._lifecycle[node]
+        self._wait_for(client, timeout_s)
+        future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+        deadline = time.monotonic() + timeout_s
+        # An answer is lost where the node hasn't discovered this client yet; asking twice would be one transition too
+        # many, so the state itself tells.
+        while not self.wait_until(future.done, ANSWER_PATIENCE_S):
+            if self._state(node) == STATE_AFTER[transition]:
+                return True
+            if time.monotonic() > deadline:
+                raise _no_answer(client, timeout_s)
+        return future.result().success
 
     def trigger(self, service: str, timeout_s: float = 5.0) -> Trigger.Response:
         """Call a Trigger service. Raises ValueError where nobody answers."""
@@ -128,13 +145,22 @@ class DemoClient(Node):
             self._recording = None
 
     def _call(self, client: Client, request: Any, timeout_s: float) -> Any:
+        """Call a service that may be called twice: again where an answer seems lost."""
+        self._wait_for(client, timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            future = client.call_async(request)
+            if self.wait_until(future.done, min(ANSWER_PATIENCE_S, timeout_s)):
+                return future.result()
+        raise _no_answer(client, timeout_s)
+
+    def _wait_for(self, client: Client, timeout_s: float) -> None:
         if not self.wait_until(client.service_is_ready, timeout_s):
             raise ValueError(f"nobody offers the service {client.srv_name} after {timeout_s:g} s; see the nodes' logs")
-        future = client.call_async(request)
-        future.add_done_callback(lambda _: self._notify())
-        if not self.wait_until(future.done, timeout_s):
-            raise ValueError(f"the service {client.srv_name} gave no answer in {timeout_s:g} s; see the nodes' logs")
-        return future.result()
+
+    def _state(self, node: str) -> int | None:
+        future = self._states[node].call_async(GetState.Request())
+        return future.result().current_state.id if self.wait_until(future.done, ANSWER_PATIENCE_S) else None
 
     def _notify(self) -> None:
         with self._changed:
@@ -183,3 +209,7 @@ class DemoClient(Node):
             if self._recording is not None and self.mode == POLICY:
                 positions, _ = positions_by_name(msg, self._output.joints)
                 self._recording.states.append((time_to_ns(msg.header.stamp), positions))
+
+
+def _no_answer(client: Client, timeout_s: float) -> ValueError:
+    return ValueError(f"the service {client.srv_name} gave no answer in {timeout_s:g} s; see the nodes' logs")
