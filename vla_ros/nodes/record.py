@@ -72,8 +72,13 @@ def record(robot: str, bag_path: Path, duration_s: float | None) -> RecordReport
             recorder = _Recorder(config, bag)
             print(f"recording {len(recorder.counts)} topics into {bag_path}; Ctrl-C ends it", flush=True)
             try:
+                is_complete = False
                 while duration_s is None or time.monotonic() - started < duration_s:
                     rclpy.spin_once(recorder, timeout_sec=0.1)
+                    # Finding the topics takes a while: whoever starts something to record wants to know since when.
+                    if not is_complete and all(recorder.counts[topic] for topic in recorder.needed):
+                        is_complete = True
+                        print("every topic of the robot file comes in", flush=True)
             except (KeyboardInterrupt, ExternalShutdownException):
                 pass
             recorder.destroy_node()
