@@ -150,9 +150,14 @@ def test_a_policy_other_than_the_models_refuses_engage(graph, tmp_path):
     try:
         graph.bring("vla_policy", "active")
         wait_until(lambda: graph.probe.commands, "commands")
-        response = wait_until(lambda: (r := graph.probe.trigger("vla_policy/engage")).message and r, "an answer")
-        assert not response.success
-        assert "give both nodes the same policy directory" in response.message
+
+        def is_refused_for_the_policy() -> bool:
+            # Before the first status has come it is refused for that; it must never be granted.
+            response = graph.probe.trigger("vla_policy/engage")
+            assert not response.success
+            return "give both nodes the same policy directory" in response.message
+
+        wait_until(is_refused_for_the_policy, "a refusal that names the policy directory")
         assert graph.probe.mode() == "HOLD"
     finally:
         reconfigure(graph, graph.policy_dir)
