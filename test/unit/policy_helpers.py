@@ -8,12 +8,8 @@ from typing import Any
 import numpy as np
 
 from vla_ros.policies.config import DataConfig
-from vla_ros.policies.modules.vlm_bridge.qwen.processor import (
-    LOCATION_TOKENS,
-    QwenProcessor,
-    QwenProcessorConfig,
-    train_tokenizer,
-)
+from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig
+from vla_ros.policies.modules.vlm_bridge.qwen.processor import LOCATION_TOKENS, QwenProcessor, train_tokenizer
 from vla_ros.policies.pi.config import ActionExpertConfig, PiConfig
 from vla_ros.policies.processor import PolicyFiles
 from vla_ros.transforms.normalize import compute_stats
@@ -85,8 +81,8 @@ def pi_config(**changes: Any) -> PiConfig:
     )
 
 
-def processor_config(**changes: Any) -> QwenProcessorConfig:
-    config = QwenProcessorConfig(
+def processor_config(**changes: Any) -> ProcessorConfig:
+    config = ProcessorConfig(
         type="QwenProcessor", camera_height=24, camera_width=32, image_height=16, image_width=16, buckets=(48, 72)
     )
     return replace(config, **changes)
@@ -94,7 +90,7 @@ def processor_config(**changes: Any) -> QwenProcessorConfig:
 
 def make_processor(config: PiConfig, **changes: Any) -> QwenProcessor:
     tokenizer = train_tokenizer(TASKS, vocab_size=400, extra_tokens=LOCATION_TOKENS)
-    return QwenProcessor(processor_config(**changes), config.vlm_config, tokenizer, len(CAMERAS))
+    return QwenProcessor(processor_config(**changes), config, tokenizer, len(CAMERAS))
 
 
 def training_batch(config: PiConfig, with_answers: bool = True, seed: int = 0) -> TrainingBatch:

@@ -20,8 +20,11 @@ from vla_ros.strict import parse_config  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.qwen.bridge import QwenBridge  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.qwen.forward import normalize_patches  # noqa: E402
+from vla_ros.policies.modules.vlm_bridge.qwen.processor import QwenProcessor  # noqa: E402
 from vla_ros.policies.pi.config import PiConfig  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
+from vla_ros.transforms.prefix import prefix_mask  # noqa: E402
+from vla_ros.transforms.sample import PolicyInput  # noqa: E402
 
 # The recorded cases are delivered beside the repository and are too large for it.
 CASE = Path(__file__).resolve().parents[3] / "shared/fixtures/pi_parity/qwen3vl"
@@ -49,9 +52,7 @@ def test_every_output_of_the_recorded_case_is_reproduced() -> None:
     case = load_file(CASE / "case.safetensors")
     given = {name.removeprefix("in."): x for name, x in case.items() if name.startswith("in.")}
     expected = {name.removeprefix("out."): x for name, x in case.items() if name.startswith("out.")}
-    names = ("pixel_values", "input_ids", "attention_mask", "position_ids", "obs_register_att_mask", "target_ids")
-    grid = tuple(tuple(image) for image in given["image_grid_thw"][0].tolist())
-    inputs = VLMInputs(**{name: given[name] for name in names}, image_grid=grid, num_target_tokens=4)
+    inputs = VLMInputs.from_numpy(recorded_input(given, policy.config))
     observation = PolicyObservation(inputs, given["state"])
     draws = FlowDraws(given["noise"][:, None], given["time"][:, None])
     time = given["time"][:, None, None]
@@ -77,6 +78,21 @@ def test_every_output_of_the_recorded_case_is_reproduced() -> None:
         chosen = valid if name == "last_hidden_state" else ...
         worst = (value[chosen] - expected[name][chosen]).abs().max().item()
         assert worst <= TOLERANCE, f"{name} differs by {worst}"
+
+
+def recorded_input(given: dict[str, Tensor], config: PiConfig) -> PolicyInput:
+    arrays = {name: value.numpy() for name, value in given.items()}
+    mask = arrays["attention_mask"]
+    return PolicyInput(
+        pixel_values=arrays["pixel_values"],
+        input_ids=arrays["input_ids"],
+        attention_mask=mask,
+        prefix_mask=prefix_mask(mask, arrays["obs_register_att_mask"], config.num_obs_registers),
+        position_ids=QwenProcessor.prefix_positions(mask, arrays["position_ids"][:, :, 0], config),
+        target_ids=arrays["target_ids"],
+        image_grid=tuple(tuple(image) for image in arrays["image_grid_thw"][0].tolist()),
+        num_target_tokens=4,
+    )
 
 
 @pytest.mark.parametrize(("merge", "deepstack"), [(1, ()), (1, (0, 1)), (2, (1,))])
@@ -105,7 +121,7 @@ def transformers_forward(bridge: QwenBridge, inputs: VLMInputs, config: PiConfig
     return bridge.causal_model.model(
         input_ids=inputs.input_ids,
         attention_mask=inputs.attention_mask.long(),
-        position_ids=inputs.position_ids[:, :, 0].transpose(0, 1),
+        position_ids=inputs.position_ids[:, :, : inputs.input_ids.shape[1]].transpose(0, 1),
         pixel_values=patches.flatten(0, 1),
         image_grid_thw=torch.tensor(inputs.image_grid * len(inputs.input_ids)),
         mm_token_type_ids=(inputs.input_ids == config.vlm_config["image_token_id"]).int(),

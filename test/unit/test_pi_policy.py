@@ -15,9 +15,10 @@ from torch import Tensor  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from vla_ros.policies.base import FlowDraws, PolicySample  # noqa: E402
+from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
-from vla_ros.policies.utils.transformers import apply_rotary, make_rotary, prefix_attention_mask, rms_norm  # noqa: E402
+from vla_ros.policies.utils.transformers import apply_rotary, make_rotary, rms_norm  # noqa: E402
 
 WAITING = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.index.Tensor", "aten.lift_fresh")
 
@@ -102,12 +103,13 @@ def test_padding_changes_nothing(changes: dict[str, Any]) -> None:
     policy = make_policy(**changes).eval()
     sample = make_sample(policy, with_answers=False)
     inputs, extra = sample.observation.policy_input, 5
+    prefix = inputs.prefix_mask.shape[1]
     padded = replace(
         inputs,
         input_ids=F.pad(inputs.input_ids, (extra, 0)),
         attention_mask=F.pad(inputs.attention_mask, (extra, 0)),
+        prefix_mask=F.pad(inputs.prefix_mask, (extra, 0, extra, 0)) | torch.eye(prefix + extra, dtype=torch.bool),
         position_ids=F.pad(inputs.position_ids, (extra, 0), value=1),
-        obs_register_att_mask=F.pad(inputs.obs_register_att_mask, (extra, 0)),
     )
     noise = make_draws(1).noise[:, 0]
     with torch.inference_mode():
@@ -121,23 +123,33 @@ def test_computing_only_the_rows_that_are_read_changes_nothing() -> None:
     inputs = make_sample(policy).observation.policy_input
     with torch.inference_mode():
         short = policy.vlm_bridge.encode(inputs, policy.obs_registers, 2, with_ce_loss=False).hidden_states
-        full = policy.vlm_bridge._run(inputs, policy.obs_registers, 2, inputs.input_ids.shape[1] + 3)
+        plan = PrefixPlan(inputs.prefix_mask[:, None], inputs.position_ids, 2, inputs.prefix_mask.shape[1])
+        full = policy.vlm_bridge.run(inputs, policy.obs_registers, plan)
     for got, expected in zip(short, full, strict=True):
         torch.testing.assert_close(got, expected[:, -3:], rtol=1e-4, atol=1e-5)
 
 
-def test_tokens_never_see_registers_and_registers_see_what_their_mask_allows() -> None:
-    valid = torch.tensor([[False, True, True, True]])
-    allowed = torch.tensor([[False, True, True, False]])
-    mask = prefix_attention_mask(valid, allowed, 2)[0, 0].int().tolist()
-    assert mask == [
-        [1, 0, 0, 0, 0, 0],  # padding: itself, so that its row is finite
-        [0, 1, 0, 0, 0, 0],
-        [0, 1, 1, 0, 0, 0],
-        [0, 1, 1, 1, 0, 0],
-        [0, 1, 1, 0, 1, 1],
-        [0, 1, 1, 0, 1, 1],
-    ]
+@pytest.mark.parametrize("changes", [{}, {"expert_only_use_register": False}])
+def test_packed_weights_give_the_same_and_keep_their_names_and_values(changes: dict[str, Any]) -> None:
+    policy = make_policy(**changes).eval()
+    sample, noise = make_sample(policy, with_answers=False), make_draws(1).noise[:, 0]
+    weights = {name: value.clone() for name, value in policy.state_dict().items()}
+    with torch.inference_mode():
+        expected = policy.sample_actions(sample.observation, 3, noise)
+        policy.pack_weights()
+        got = policy.sample_actions(sample.observation, 3, noise)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert weights.keys() == policy.state_dict().keys()
+    for name, value in policy.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+
+
+def test_packing_holds_no_weight_twice() -> None:
+    policy = make_policy()
+    policy.pack_weights()
+    attn = policy.action_expert.blocks[0].attn
+    storages = {layer.weight.untyped_storage().data_ptr() for layer in (attn.q_proj, attn.k_proj, attn.v_proj)}
+    assert len(storages) == 1
 
 
 class NothingWaits(TorchDispatchMode):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from policy_helpers import CAMERAS, TASKS, make_processor, observation, pi_config, vlm_config
 
+from vla_ros.policies.modules.vlm_bridge.processor import PROMPT_SEPARATOR
 from vla_ros.policies.modules.vlm_bridge.qwen.processor import (
     END,
     IMAGE_PAD,
-    PROMPT_SEPARATOR,
     QwenProcessor,
     train_tokenizer,
 )
@@ -58,7 +58,7 @@ def test_position_ids_equal_those_of_transformers(merge: int) -> None:
         ids, (ids == 4).int(), image_grid_thw=torch.tensor(got.image_grid), attention_mask=mask.long()
     )
     valid = got.attention_mask
-    np.testing.assert_array_equal(got.position_ids[:, 0, valid], expected[:, 0].numpy()[:, valid])
+    np.testing.assert_array_equal(got.position_ids[:, : len(valid)][:, valid], expected[:, 0].numpy()[:, valid])
 
 
 def test_a_prompt_is_images_task_separator_and_is_padded_on_the_left_to_the_smallest_bucket() -> None:
@@ -80,7 +80,7 @@ def test_registers_may_see_only_valid_tokens_before_the_separator() -> None:
     got = processor.make_batch(images_of(processor), TASKS[:1], ("where is it?",), ("<loc001>",)).sample(0)
     separator = int(np.flatnonzero(got.input_ids == processor.tokenizer.token_to_id(PROMPT_SEPARATOR))[0])
     expected = got.attention_mask & (np.arange(len(got.input_ids)) < separator)
-    np.testing.assert_array_equal(got.obs_register_att_mask, expected)
+    np.testing.assert_array_equal(got.prefix_mask[-1, : len(expected)], expected)
 
 
 def test_targets_are_the_answer_and_the_end_token_alone() -> None:

@@ -35,12 +35,17 @@ def processor() -> PolicyProcessor:
 def padded(request: PolicyRequest, num: int) -> PolicyRequest:
     """The same request with ``num`` more padding tokens on the left: another shape."""
     inputs = request.policy_input
-    longer = {
-        name: np.pad(array, [(0, 0)] * (array.ndim - 1) + [(num, 0)])
-        for name, array in vars(inputs).items()
-        if name in ("input_ids", "attention_mask", "position_ids", "obs_register_att_mask")
-    }
-    return replace(request, policy_input=replace(inputs, **longer))
+    prefix = inputs.prefix_mask.shape[0]
+    prefix_mask = np.eye(prefix + num, dtype=bool)
+    prefix_mask[num:, num:] = inputs.prefix_mask
+    longer = replace(
+        inputs,
+        input_ids=np.pad(inputs.input_ids, (num, 0)),
+        attention_mask=np.pad(inputs.attention_mask, (num, 0)),
+        prefix_mask=prefix_mask,
+        position_ids=np.pad(inputs.position_ids, [(0, 0), (num, 0)]),
+    )
+    return replace(request, policy_input=longer)
 
 
 def make_runner(policy: PiPolicy) -> PolicyRunner:

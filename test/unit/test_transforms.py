@@ -11,6 +11,7 @@ from policy_helpers import make_processor, observation, pi_config, policy_files
 from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.transforms.actions import decode_actions, encode_actions
 from vla_ros.transforms.normalize import FieldStats, Normalizer, compute_stats, load_stats, save_stats
+from vla_ros.transforms.prefix import prefix_mask
 from vla_ros.transforms.sample import PolicyRequest
 
 
@@ -93,6 +94,10 @@ def test_a_request_with_a_tensor_missing_or_of_another_kind_is_refused_by_name(r
         PolicyRequest.from_tensors(tensors | {"state": tensors["state"].astype(np.float64)}, metadata)
     with pytest.raises(ValueError, match="tensor 'attention_mask' has shape"):
         PolicyRequest.from_tensors(tensors | {"attention_mask": tensors["attention_mask"][1:]}, metadata)
+    with pytest.raises(ValueError, match="tensor 'prefix_mask' has shape"):
+        PolicyRequest.from_tensors(tensors | {"prefix_mask": tensors["prefix_mask"][1:]}, metadata)
+    with pytest.raises(ValueError, match="tensor 'position_ids' has shape"):
+        PolicyRequest.from_tensors(tensors | {"position_ids": tensors["position_ids"][:, 1:]}, metadata)
     with pytest.raises(ValueError, match="7 patches; expected 32"):
         PolicyRequest.from_tensors(tensors | {"pixel_values": tensors["pixel_values"][:7]}, metadata)
     with pytest.raises(ValueError, match="stamp_ns"):
@@ -105,5 +110,18 @@ def test_one_sample_of_a_batch_is_what_a_single_observation_gives() -> None:
     single = processor.process(images, "touch the red block")
     resized = np.stack([processor.resize(x) for x in images])
     batch = processor.make_batch(np.stack([resized, resized]), ("touch the red block",) * 2)
-    for name in ("pixel_values", "input_ids", "attention_mask", "position_ids", "obs_register_att_mask"):
+    for name in ("pixel_values", "input_ids", "attention_mask", "prefix_mask", "position_ids"):
         np.testing.assert_array_equal(getattr(batch.sample(1), name), getattr(single, name))
+
+
+def test_tokens_never_see_registers_and_registers_see_what_their_mask_allows() -> None:
+    valid = np.array([[False, True, True, True]])
+    allowed = np.array([[False, True, True, False]])
+    assert prefix_mask(valid, allowed, 2)[0].astype(int).tolist() == [
+        [1, 0, 0, 0, 0, 0],  # padding: itself, so that its row is finite
+        [0, 1, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0],
+        [0, 1, 1, 0, 1, 1],
+        [0, 1, 1, 0, 1, 1],
+    ]

@@ -15,8 +15,8 @@ def make_request() -> PolicyRequest:
         pixel_values=rng.integers(0, 255, (8, 12), dtype=np.uint8),
         input_ids=np.arange(5),
         attention_mask=np.array([False, True, True, True, True]),
-        position_ids=np.arange(15).reshape(3, 1, 5),
-        obs_register_att_mask=np.ones(5, bool),
+        prefix_mask=np.tri(7, dtype=bool),
+        position_ids=np.arange(21).reshape(3, 7),
         target_ids=None,
         image_grid=((1, 2, 2), (1, 2, 2)),
     )

@@ -35,7 +35,8 @@ class PolicyRunner:
 
     def __init__(self, policy: BasePolicy, device: torch.device, num_steps: int, action_shape: tuple[int, int]) -> None:
         """``num_steps`` Euler steps; ``action_shape`` is (horizon, action_dim). The policy is on ``device`` already."""
-        self._policy = policy.eval().requires_grad_(False)
+        self._policy = policy.eval()
+        self._policy.pack_weights()
         self._device = device
         self._num_steps = num_steps
         self._action_shape = action_shape

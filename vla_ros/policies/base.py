@@ -64,6 +64,13 @@ class BasePolicy(nn.Module, ABC):
     """A policy with flow matching over a prefix. Values in and out are normalised."""
 
     @abstractmethod
+    def pack_weights(self) -> None:
+        """Lay the weights out for inference, where they are: same names, values and memory, fewer operators.
+
+        Not for training; moving the policy to another device afterwards undoes it wrongly.
+        """
+
+    @abstractmethod
     def encode_prefix(self, observation: PolicyObservation, with_ce_loss: bool = False) -> VLMOutputs:
         """Once for each observation; the cross-entropy of the targets only where a loss is computed."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.transforms.actions import ACTION_MODES
 from vla_ros.transforms.normalize import MODES
 
 # The only names a policy.yaml may use. A name is looked up here and never imported from the file.
 POLICY_TYPES = ("PiPolicy",)
-VLM_TYPES = ("Qwen3VLForConditionalGeneration",)
+VLM_TYPES = tuple(BACKBONES)
 
 
 @dataclass(frozen=True)

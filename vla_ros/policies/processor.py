@@ -19,7 +19,8 @@ from tokenizers import Tokenizer
 
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.golden import GoldenCase, check_preprocessing, read_golden
-from vla_ros.policies.modules.vlm_bridge.qwen.processor import QwenProcessor, QwenProcessorConfig
+from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, VLMProcessor
+from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.strict import config_to_dict, parse_config
 from vla_ros.transforms.actions import decode_actions
@@ -42,16 +43,23 @@ class PolicyFiles:
 
     policy: PiConfig
     data: DataConfig
-    processor: QwenProcessorConfig
+    processor: ProcessorConfig
     tokenizer: Tokenizer
     stats: Mapping[str, FieldStats]
 
     def __post_init__(self) -> None:
         _check_sizes(self.policy, self.data)
 
-    def make_processor(self) -> QwenProcessor:
+    def make_processor(self) -> VLMProcessor:
         """The backbone's processor."""
-        return QwenProcessor(self.processor, self.policy.vlm_config, self.tokenizer, len(self.data.camera_names))
+        return make_processor(self.processor, self.policy, self.tokenizer, len(self.data.camera_names))
+
+
+def make_processor(
+    config: ProcessorConfig, policy: PiConfig, tokenizer: Tokenizer, num_cameras: int
+) -> VLMProcessor:
+    """The processor of the policy's backbone; raises ValueError where its parts don't fit together."""
+    return BACKBONES[policy.vlm_type].processor_class()(config, policy, tokenizer, num_cameras)
 
 
 class PolicyProcessor:
@@ -207,7 +215,7 @@ def _read_files(policy_dir: Path) -> PolicyFiles:
     return PolicyFiles(
         policy=policy,
         data=data,
-        processor=parse_config(QwenProcessorConfig, sizes, PROCESSOR_FILE),
+        processor=parse_config(ProcessorConfig, sizes, PROCESSOR_FILE),
         tokenizer=tokenizer,
         stats=load_stats(policy_dir / STATS_FILE, shapes),
     )

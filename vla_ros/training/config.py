@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vla_ros.policies.config import DataConfig
-from vla_ros.policies.modules.vlm_bridge.qwen.processor import QwenProcessorConfig
+from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.sim.demonstrations import DemonstrationConfig
 from vla_ros.strict import parse_config
@@ -57,7 +57,7 @@ class TrainConfig:
     output_dir: str
     policy: PiConfig
     data: DataConfig
-    processor: QwenProcessorConfig
+    processor: ProcessorConfig
     optimizer: OptimizerConfig
     vocab_size: int
     vision_pos_emb_init_gain: float

@@ -13,8 +13,9 @@ from torch import nn
 from tqdm import tqdm
 
 from vla_ros.policies.directory import PolicyFiles, save_policy
-from vla_ros.policies.modules.vlm_bridge.qwen.processor import QwenProcessor, train_tokenizer
+from vla_ros.policies.modules.vlm_bridge.qwen.processor import train_tokenizer
 from vla_ros.policies.pi.policy import PiPolicy
+from vla_ros.policies.processor import make_processor
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.sim.demonstrations import write_demonstrations
 from vla_ros.sim.scene import COLORS, EVAL_PHRASES, TRAIN_PHRASES
@@ -64,7 +65,7 @@ def train(config: TrainConfig, robot_file: Path, report: Callable[[str], None] =
     report(f"{len(frames)} samples of {len(frames.tasks)} episodes, {frames.images.nbytes / 1e9:.1f} GB")
 
     tokenizer = make_tokenizer(frames, config.vocab_size)
-    processor = QwenProcessor(config.processor, config.policy.vlm_config, tokenizer, len(robot.cameras))
+    processor = make_processor(config.processor, config.policy, tokenizer, len(robot.cameras))
     split = split_by_episode(frames, config.validation_share)
     samples = SampleMaker(frames, split, config.data, processor)
     torch.manual_seed(config.seed)

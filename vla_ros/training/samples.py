@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla_ros.policies.config import DataConfig
-from vla_ros.policies.modules.vlm_bridge.qwen.processor import QwenProcessor
+from vla_ros.policies.modules.vlm_bridge.processor import VLMProcessor
 from vla_ros.training import grounding
 from vla_ros.training.dataset import Frames
 from vla_ros.transforms.actions import encode_actions
@@ -34,7 +34,7 @@ def split_by_episode(frames: Frames, validation_share: float) -> Split:
 class SampleMaker:
     """Makes batches of ``frames``; its statistics come from the training split alone."""
 
-    def __init__(self, frames: Frames, split: Split, data: DataConfig, processor: QwenProcessor) -> None:
+    def __init__(self, frames: Frames, split: Split, data: DataConfig, processor: VLMProcessor) -> None:
         self._frames = frames
         self._processor = processor
         self._grid = grounding.CellGrid()

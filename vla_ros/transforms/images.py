@@ -6,8 +6,20 @@ import numpy as np
 from PIL import Image
 
 
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 RGB [h, w, 3] to [height, width, 3], bicubic with antialiasing as Pillow does it."""
+def resize(
+    image: np.ndarray, height: int, width: int, resampling: Image.Resampling = Image.Resampling.BICUBIC
+) -> np.ndarray:
+    """uint8 RGB [h, w, 3] to [height, width, 3], with antialiasing as Pillow does it."""
     if image.shape[:2] == (height, width):
         return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(image).resize((width, height), resampling))
+
+
+def patchify(images: np.ndarray, patch: int) -> np.ndarray:
+    """Images [batch, cameras, height, width, channels] to patches [batch, patches, channels * patch * patch].
+
+    Patches go row by row through one image after another; inside a patch channels come first.
+    """
+    batch, cameras, height, width, channels = images.shape
+    blocks = images.reshape(batch, cameras, height // patch, patch, width // patch, patch, channels)
+    return blocks.transpose(0, 1, 2, 4, 6, 3, 5).reshape(batch, -1, channels * patch * patch)

@@ -20,8 +20,8 @@ class PolicyInput:
                            [num_patches, channels * temporal_patch * patch * patch] (ready); images one after another
     input_ids              int64 [seq], left- or right-padded to a bucket, as the backbone has it
     attention_mask         bool [seq], False at padding
-    position_ids           int64 [3, 1, seq]
-    obs_register_att_mask  bool [seq], True at the valid tokens before the prompt separator
+    prefix_mask            bool [prefix, prefix], True where a query (row) may read a key; prefix is seq and registers
+    position_ids           int64 [axes, prefix]: 3 axes where the backbone turns by time, height and width, else 1
     target_ids             int64 [seq], -100 where nothing is to be predicted; None outside training
     image_grid             (time, height, width) in patches, one for each image; a batch shares it
     num_target_tokens      every target lies among the last this many tokens; 0 outside training
@@ -30,8 +30,8 @@ class PolicyInput:
     pixel_values: np.ndarray
     input_ids: np.ndarray
     attention_mask: np.ndarray
+    prefix_mask: np.ndarray
     position_ids: np.ndarray
-    obs_register_att_mask: np.ndarray
     target_ids: np.ndarray | None
     image_grid: tuple[tuple[int, int, int], ...]
     num_target_tokens: int = 0
@@ -77,8 +77,9 @@ class PolicyRequest:
             grid = tuple((int(t), int(h), int(w)) for t, h, w in json.loads(metadata["image_grid"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"request: metadata {dict(metadata)!r} lacks a usable stamp_ns or image_grid") from error
-        seq = tensors["input_ids"].shape[0]
-        shapes = {"attention_mask": (seq,), "obs_register_att_mask": (seq,), "position_ids": (3, 1, seq)}
+        seq, prefix = tensors["input_ids"].shape[0], tensors["prefix_mask"].shape[0]
+        axes = tensors["position_ids"].shape[0]
+        shapes = {"attention_mask": (seq,), "prefix_mask": (max(prefix, seq),) * 2, "position_ids": (axes, prefix)}
         for name, shape in shapes.items():
             if tensors[name].shape != shape:
                 raise ValueError(f"request: tensor '{name}' has shape {tensors[name].shape}; expected {shape}")
@@ -105,13 +106,13 @@ class TrainingBatch:
     actions: np.ndarray
 
 
-_REQUEST_ARRAYS = ("pixel_values", "input_ids", "attention_mask", "position_ids", "obs_register_att_mask")
+_REQUEST_ARRAYS = ("pixel_values", "input_ids", "attention_mask", "prefix_mask", "position_ids")
 _REQUEST_TENSORS: dict[str, tuple[tuple[str, ...], int]] = {
     "pixel_values": (("uint8", "float32"), 2),
     "input_ids": (("int64",), 1),
     "attention_mask": (("bool",), 1),
-    "position_ids": (("int64",), 3),
-    "obs_register_att_mask": (("bool",), 1),
+    "prefix_mask": (("bool",), 2),
+    "position_ids": (("int64",), 2),
     "state": (("float32",), 2),
     "noise": (("float32",), 2),
 }

@@ -19,10 +19,8 @@ from vla_ros.policies.modules.action_expert.dit import (
     embed_time,
 )
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMOutputs
-from vla_ros.policies.modules.vlm_bridge.qwen.bridge import QwenBridge
+from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
-
-VLM_BRIDGES = {"Qwen3VLForConditionalGeneration": QwenBridge}
 
 
 class PiPolicy(BasePolicy):
@@ -33,7 +31,7 @@ class PiPolicy(BasePolicy):
         self.config = config
         expert = config.action_expert_cfg
         width = expert.hidden_size
-        self.vlm_bridge = VLM_BRIDGES[config.vlm_type](config)
+        self.vlm_bridge = BACKBONES[config.vlm_type].bridge_class()(config)
         self.obs_registers = nn.Parameter(
             config.obs_register_init_gain * torch.randn(config.num_obs_registers, self.vlm_bridge.hidden_size)
         )
@@ -45,6 +43,11 @@ class PiPolicy(BasePolicy):
         self.state_in_proj = nn.Linear(config.state_dim, width)
         self.time_mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.action_expert = DiTActionExpert(expert, self.vlm_bridge.hidden_size)
+
+    def pack_weights(self) -> None:
+        self.requires_grad_(False)
+        self.vlm_bridge.pack_weights()
+        self.action_expert.pack_weights()
 
     def encode_prefix(self, observation: PolicyObservation, with_ce_loss: bool = False) -> VLMOutputs:
         num_layers = self.config.action_expert_cfg.num_hidden_layers

@@ -1,4 +1,4 @@
-"""Pieces common to transformer stacks: rotary embedding, RMS norm, the prefix's attention mask."""
+"""Pieces common to transformer stacks: rotary embedding and RMS norm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -60,25 +60,6 @@ def rotary_angles(length: int, head_dim: int, theta: float, device: torch.device
     with torch.inference_mode(False), torch.no_grad():
         positions = torch.arange(length, dtype=torch.float32, device=device)
         return make_rotary((positions[:, None] * inverse_frequencies(head_dim, theta, device))[None])
-
-
-def prefix_attention_mask(
-    attention_mask: Bool[Tensor, "batch seq"],
-    register_mask: Bool[Tensor, "batch seq"],
-    num_registers: int,
-) -> Bool[Tensor, "batch 1 prefix prefix"]:
-    """Who sees whom in the prefix: True where the query (row) may read the key (column).
-
-    Tokens see earlier valid tokens; registers see the tokens of ``register_mask`` and each other. Every position
-    sees itself, padding too: a row without any key would be NaN, and NaN spreads even through masked keys.
-    """
-    batch, seq = attention_mask.shape
-    rows = torch.ones(seq, seq, dtype=torch.bool, device=attention_mask.device)
-    among_tokens = (rows.tril() & attention_mask[:, None, :]) | torch.eye(seq, dtype=torch.bool, device=rows.device)
-    tokens = torch.cat((among_tokens, rows.new_zeros(batch, seq, num_registers)), dim=-1)
-    seen = register_mask[:, None, :].expand(-1, num_registers, -1)
-    registers = torch.cat((seen, rows.new_ones(batch, num_registers, num_registers)), dim=-1)
-    return torch.cat((tokens, registers), dim=1).unsqueeze(1)
 
 
 # Both functions below spare memory traffic where gradients are wanted; calling one takes 0.1 ms, too much at inference.

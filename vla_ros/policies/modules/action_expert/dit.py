@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vla_ros.policies.pi.config import ActionExpertConfig
+from vla_ros.policies.utils.packing import PackedLayer, gated_mlp, pack_layer, project_qkv
 from vla_ros.policies.utils.transformers import Rotary, apply_rotary, rms_norm, rotary_angles
 
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
@@ -99,14 +100,14 @@ class Attention(nn.Module):
             self.q_norm = nn.LayerNorm(dim, eps=config.rms_norm_eps)
             self.k_norm = nn.LayerNorm(dim, eps=config.rms_norm_eps)
 
-    def queries(self, x: Float[Tensor, "batch rows width"]) -> Float[Tensor, "batch rows heads head_dim"]:
-        return self._norm(self.q_proj(x).unflatten(-1, (-1, self.head_dim)), "q_norm")
+    def queries(self, projected: Float[Tensor, "batch rows out"]) -> Float[Tensor, "batch rows heads head_dim"]:
+        return self._norm(projected.unflatten(-1, (-1, self.head_dim)), "q_norm")
 
-    def keys(self, x: Float[Tensor, "batch rows context"]) -> Float[Tensor, "batch rows kv_heads head_dim"]:
-        return self._norm(self.k_proj(x).unflatten(-1, (-1, self.head_dim)), "k_norm")
+    def keys(self, projected: Float[Tensor, "batch rows out"]) -> Float[Tensor, "batch rows kv_heads head_dim"]:
+        return self._norm(projected.unflatten(-1, (-1, self.head_dim)), "k_norm")
 
-    def values(self, x: Float[Tensor, "batch rows context"]) -> Float[Tensor, "batch rows kv_heads head_dim"]:
-        return self.v_proj(x).unflatten(-1, (-1, self.head_dim))
+    def values(self, projected: Float[Tensor, "batch rows out"]) -> Float[Tensor, "batch rows kv_heads head_dim"]:
+        return projected.unflatten(-1, (-1, self.head_dim))
 
     def attend(
         self,
@@ -127,16 +128,14 @@ class Attention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """``down(silu(gate(x)) * up(x))``, without biases."""
+    """The weights of ``down(silu(gate(x)) * up(x))``, without biases; run by ``gated_mlp``."""
 
     def __init__(self, width: int, intermediate: int) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(width, intermediate, bias=False)
         self.up_proj = nn.Linear(width, intermediate, bias=False)
         self.down_proj = nn.Linear(intermediate, width, bias=False)
-
-    def forward(self, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        self.act_fn = nn.SiLU()
 
 
 class DiTBlock(nn.Module):
@@ -150,6 +149,11 @@ class DiTBlock(nn.Module):
         self.attn = Attention(config, context_size)
         self.ada_mod2 = AdaptiveModulation(config.hidden_size)
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size)
+        self.packed: PackedLayer | None = None
+
+    def pack_weights(self) -> None:
+        """Lay the weights out for inference."""
+        self.packed = pack_layer(self.attn, self.mlp, with_qkv=not self.is_cross)
 
     def modulate(self, time_embedding: Float[Tensor, "batch draws width"]) -> BlockModulation:
         return BlockModulation(self.ada_mod1(time_embedding), self.ada_mod2(time_embedding))
@@ -167,18 +171,20 @@ class DiTBlock(nn.Module):
         attended = self._self_attention(normed, rotary) if context is None else self._cross(normed, context)
         x = torch.addcmul(x, gate, attended)
         shift, scale, gate = modulation.mlp
-        return torch.addcmul(x, gate, self.mlp(torch.addcmul(shift, rms_norm(x, None, self.eps), scale)))
+        normed = torch.addcmul(shift, rms_norm(x, None, self.eps), scale)
+        return torch.addcmul(x, gate, gated_mlp(self.mlp, self.packed, normed))
 
     def _self_attention(self, x: Tensor, rotary: Rotary | None) -> Tensor:
         rows = x.flatten(0, 1)
-        queries, keys, values = self.attn.queries(rows), self.attn.keys(rows), self.attn.values(rows)
+        queries, keys, values = project_qkv(self.attn, self.packed, rows, rows.shape[1])
+        queries, keys, values = self.attn.queries(queries), self.attn.keys(keys), self.attn.values(values)
         if rotary is not None:
             queries, keys = apply_rotary(queries, rotary), apply_rotary(keys, rotary)
         out = self.attn.attend(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
         return out.unflatten(0, x.shape[:2])
 
     def _cross(self, x: Tensor, context: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
-        queries = self.attn.queries(x.flatten(1, 2))  # all draws of a sample share its keys and values
+        queries = self.attn.queries(self.attn.q_proj(x.flatten(1, 2)))  # all draws of a sample share its keys and values
         return self.attn.attend(queries.transpose(1, 2), *context).unflatten(1, x.shape[1:3])
 
 
@@ -191,6 +197,11 @@ class DiTActionExpert(nn.Module):
         every = config.cross_attention_every
         cross = [i % every == every - 1 for i in range(config.num_hidden_layers * every)]
         self.blocks = nn.ModuleList(DiTBlock(config, context_size if is_cross else None) for is_cross in cross)
+
+    def pack_weights(self) -> None:
+        """Lay the blocks' weights out for inference."""
+        for block in self.blocks:
+            block.pack_weights()
 
     def modulate(self, time_embedding: Float[Tensor, "batch draws width"]) -> tuple[BlockModulation, ...]:
         """The modulation of every block."""
@@ -212,8 +223,8 @@ class DiTActionExpert(nn.Module):
             if layer not in normed:
                 state = hidden_states[layer]
                 normed[layer] = rms_norm(state, None, self.config.rms_norm_eps)
-            keys.append(block.attn.keys(normed[layer]).transpose(1, 2))
-            values.append(block.attn.values(normed[layer]).transpose(1, 2))
+            keys.append(block.attn.keys(block.attn.k_proj(normed[layer])).transpose(1, 2))
+            values.append(block.attn.values(block.attn.v_proj(normed[layer])).transpose(1, 2))
         mask = None if pad_mask is None else pad_mask[:, None, None, :]
         return SuffixInput(tuple(keys), tuple(values), mask, time_grid)
 

@@ -1,21 +1,72 @@
-"""The interface between a policy and its VLM backbone."""
+"""The interface between a policy and its VLM backbone, and what every backbone does alike."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
 
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs, VLMOutputs
+from vla_ros.policies.pi.config import PiConfig
+from vla_ros.policies.utils.packing import PackedLayer, pack_layer
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class PrefixPlan:
+    """How to run the text layers: ``mask`` is True where a query may read a key; the last layer computes its last
+    ``last_rows`` positions only; the last ``num_recorded_layers`` layers are returned."""
+
+    mask: Bool[Tensor, "batch 1 prefix prefix"]
+    position_ids: Int64[Tensor, "batch axes prefix"]
+    num_recorded_layers: int
+    last_rows: int
 
 
 class VLMBridge(nn.Module, ABC):
-    """Runs one kind of VLM over tokens and registers; the transformers model is ``causal_model``."""
+    """Runs one kind of VLM over tokens and registers; the transformers model is ``causal_model``.
 
-    hidden_size: int
+    Its weights keep their transformers names; its forward pass is ours, over the model's modules.
+    """
+
+    def __init__(self, config: PiConfig, causal_model: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.causal_model = causal_model
+        num_read, num_layers = config.action_expert_cfg.num_hidden_layers, len(self.language_model.layers)
+        if num_read > num_layers:
+            got = f"policy.action_expert_cfg.num_hidden_layers is {num_read}"
+            raise ValueError(f"{got}; the backbone has {num_layers} text layers to read: give at most that")
+        self.packed_layers: tuple[PackedLayer | None, ...] = (None,) * num_layers
+
+    @property
+    @abstractmethod
+    def language_model(self) -> Any:
+        """The text transformer: ``layers``, ``embed_tokens``, ``norm``."""
+
+    @property
+    def hidden_size(self) -> int:
+        return self.language_model.config.hidden_size
 
     @abstractmethod
+    def run(
+        self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"], plan: PrefixPlan
+    ) -> tuple[Float[Tensor, "batch rows hidden"], ...]:
+        """The recorded states, before the final norm: all positions, but ``plan.last_rows`` of the last layer."""
+
+    @abstractmethod
+    def final_norm(self, states: Float[Tensor, "batch rows hidden"]) -> Float[Tensor, "batch rows hidden"]:
+        """The norm before the language-model head."""
+
+    def pack_weights(self) -> None:
+        """Lay the text layers' weights out for inference."""
+        self.packed_layers = tuple(pack_layer(layer.self_attn, layer.mlp) for layer in self.language_model.layers)
+
     def encode(
         self,
         inputs: VLMInputs,
@@ -23,4 +74,43 @@ class VLMBridge(nn.Module, ABC):
         num_recorded_layers: int,
         with_ce_loss: bool,
     ) -> VLMOutputs:
-        """Encode the prefix and record the last ``num_recorded_layers`` text layers; cross-entropy only on demand."""
+        """Encode the prefix and record the last ``num_recorded_layers`` text layers; cross-entropy only on demand.
+
+        Where only the registers are read, the last layer computes the rows of the registers and, for the
+        cross-entropy, of the tokens before a target: both are at the right end of the sequence.
+        """
+        num_registers, seq = registers.shape[0], inputs.input_ids.shape[1]
+        num_targets = inputs.num_target_tokens if with_ce_loss else 0
+        only_registers = self.config.expert_only_use_register
+        num_rows = num_registers + (num_targets + 1 if num_targets else 0)
+        last_rows = min(num_rows, seq + num_registers) if only_registers else seq + num_registers
+        states = self.run(inputs, registers, self._plan(inputs, num_recorded_layers, last_rows))
+        recorded = tuple(state[:, -num_registers:] if only_registers else state for state in states)
+        if self.config.detach_encoder_output:
+            recorded = tuple(state.detach() for state in recorded)
+        pad_mask = None
+        if not only_registers:
+            pad_mask = F.pad(inputs.attention_mask, (0, num_registers), value=True)
+        ce_loss = self._cross_entropy(states[-1], inputs, num_registers) if with_ce_loss else None
+        return VLMOutputs(recorded, pad_mask, ce_loss)
+
+    def final_states(
+        self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"]
+    ) -> Float[Tensor, "batch prefix hidden"]:
+        """Every position of the prefix after the final norm: what a language-model head would read."""
+        last_rows = inputs.input_ids.shape[1] + registers.shape[0]
+        return self.final_norm(self.run(inputs, registers, self._plan(inputs, 1, last_rows))[0])
+
+    def _plan(self, inputs: VLMInputs, num_recorded_layers: int, last_rows: int) -> PrefixPlan:
+        return PrefixPlan(inputs.prefix_mask[:, None], inputs.position_ids, num_recorded_layers, last_rows)
+
+    def _cross_entropy(self, last_state: Tensor, inputs: VLMInputs, num_registers: int) -> Float[Tensor, ""]:
+        """Mean over the targets of the batch of the next token's cross-entropy; 0 without targets."""
+        if inputs.target_ids is None or inputs.num_target_tokens == 0:
+            return last_state.new_zeros(())
+        num_targets = min(inputs.num_target_tokens, inputs.input_ids.shape[1] - 1)
+        targets = inputs.target_ids[:, -num_targets:]
+        before = last_state[:, -num_registers - num_targets - 1 : -num_registers - 1]
+        logits = self.causal_model.lm_head(self.final_norm(before)).float()
+        summed = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        return summed / (targets != IGNORED).sum().clamp(min=1)

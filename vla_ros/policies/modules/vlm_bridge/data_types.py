@@ -6,6 +6,7 @@ Names of dimensions, the same in every annotation of the policies:
     seq       text and image tokens, padded    width     the action expert's hidden size
     registers learned register tokens          horizon   actions in a chunk
     prefix    seq + registers                  action    action dimensions
+    axes      of position ids: 3 or 1
     slice     the part the expert reads        state     state dimensions
     images    images in the batch              history   state tokens
     patches   patches of a sample              draws     flow-matching draws for each sample
@@ -32,8 +33,8 @@ class VLMInputs:
     pixel_values: Shaped[Tensor, "batch patches patch"]
     input_ids: Int64[Tensor, "batch seq"]
     attention_mask: Bool[Tensor, "batch seq"]
-    position_ids: Int64[Tensor, "batch 3 1 seq"]
-    obs_register_att_mask: Bool[Tensor, "batch seq"]
+    prefix_mask: Bool[Tensor, "batch prefix prefix"]
+    position_ids: Int64[Tensor, "batch axes prefix"]
     target_ids: Int64[Tensor, "batch seq"] | None
     image_grid: tuple[tuple[int, int, int], ...]
     num_target_tokens: int = 0
@@ -46,7 +47,7 @@ class VLMInputs:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], image_grid: tuple[tuple[int, int, int], ...]) -> VLMInputs:
         """From the batched tensors of a request, already on the device."""
-        names = ("pixel_values", "input_ids", "attention_mask", "position_ids", "obs_register_att_mask")
+        names = ("pixel_values", "input_ids", "attention_mask", "prefix_mask", "position_ids")
         return cls(**{name: tensors[name] for name in names}, target_ids=None, image_grid=image_grid)
 
 

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
+from vla_ros.policies.utils.packing import PackedLayer, gated_mlp, project_qkv
 from vla_ros.policies.utils.transformers import Rotary, apply_rotary, inverse_frequencies, make_rotary, rms_norm
 
 VISION_ROPE_THETA = 10000.0
@@ -34,17 +36,6 @@ class ImageFeatures:
 
     mask: Bool[Tensor, "batch seq"]
     outputs: VisionOutputs
-
-
-@dataclass(frozen=True)
-class TextPlan:
-    """How to run the text layers: ``mask`` is True where a query may read a key; the last layer computes its last
-    ``last_rows`` positions only; the last ``num_recorded_layers`` layers are returned."""
-
-    mask: Bool[Tensor, "batch 1 prefix prefix"]
-    position_ids: Int64[Tensor, "batch 3 prefix"]
-    num_recorded_layers: int
-    last_rows: int
 
 
 class _GridConstants(NamedTuple):
@@ -82,10 +73,11 @@ def run_vision(
 
 def run_text(
     language_model: nn.Module,
+    packed_layers: tuple[PackedLayer | None, ...],
     embeddings: Float[Tensor, "batch seq hidden"],
     registers: Float[Tensor, "registers hidden"],
     images: ImageFeatures,
-    plan: TextPlan,
+    plan: PrefixPlan,
 ) -> tuple[Float[Tensor, "batch rows hidden"], ...]:
     """The recorded states, before the final norm: all positions, but ``plan.last_rows`` of the last layer."""
     num_registers = registers.shape[0]
@@ -97,7 +89,7 @@ def run_text(
     recorded = []
     for i, layer in enumerate(language_model.layers):
         rows = plan.last_rows if i == num_layers - 1 else x.shape[1]
-        x = _text_layer(layer, x, rotary, plan.mask, rows)
+        x = _text_layer(layer, packed_layers[i], x, rotary, plan.mask[:, :, -rows:])
         if i < len(images.outputs.deepstack):
             added = torch.zeros_like(embeddings).masked_scatter_(mask, images.outputs.deepstack[i].to(x.dtype))
             x = x + F.pad(added, (0, 0, 0, num_registers))[:, -x.shape[1] :]
@@ -107,31 +99,27 @@ def run_text(
 
 
 def _text_layer(
-    layer: nn.Module, x: Tensor, rotary: Rotary, mask: Tensor, num_rows: int
+    layer: nn.Module, packed: PackedLayer | None, x: Tensor, rotary: Rotary, mask: Bool[Tensor, "batch 1 rows prefix"]
 ) -> Float[Tensor, "batch rows hidden"]:
-    """One decoder layer; only the last ``num_rows`` positions are computed."""
-    attn = layer.self_attn
-    normed = _rms_norm(layer.input_layernorm, x)
-    rows = slice(x.shape[1] - num_rows, None)
-    heads = (-1, attn.head_dim)
-    queries = apply_rotary(
-        _rms_norm(attn.q_norm, attn.q_proj(normed[:, rows]).unflatten(-1, heads)),
-        rotary.last(num_rows),
-    )
-    keys = apply_rotary(_rms_norm(attn.k_norm, attn.k_proj(normed).unflatten(-1, heads)), rotary)
-    values = attn.v_proj(normed).unflatten(-1, heads)
+    """One decoder layer; only the last positions, as many as ``mask`` has rows, are computed."""
+    attn, num_rows = layer.self_attn, mask.shape[2]
+    projected = project_qkv(attn, packed, rms_norm_of(layer.input_layernorm, x), num_rows)
+    queries, keys, values = (heads.unflatten(-1, (-1, attn.head_dim)) for heads in projected)
+    queries = apply_rotary(rms_norm_of(attn.q_norm, queries), rotary.last(num_rows))
+    keys = apply_rotary(rms_norm_of(attn.k_norm, keys), rotary)
     out = F.scaled_dot_product_attention(
         queries.transpose(1, 2),
         keys.transpose(1, 2),
         values.transpose(1, 2),
-        attn_mask=mask[:, :, rows],
+        attn_mask=mask,
         enable_gqa=attn.num_key_value_groups > 1,
     )
-    x = x[:, rows] + attn.o_proj(out.transpose(1, 2).flatten(-2))
-    return x + layer.mlp(_rms_norm(layer.post_attention_layernorm, x))
+    x = x[:, -num_rows:] + attn.o_proj(out.transpose(1, 2).flatten(-2))
+    return x + gated_mlp(layer.mlp, packed, rms_norm_of(layer.post_attention_layernorm, x))
 
 
-def _rms_norm(norm: nn.Module, x: Tensor) -> Tensor:
+def rms_norm_of(norm: nn.Module, x: Tensor) -> Tensor:
+    """One of the model's own RMS norms."""
     return rms_norm(x, norm.weight, norm.variance_epsilon)
 
 

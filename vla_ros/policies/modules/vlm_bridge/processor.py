@@ -1,0 +1,238 @@
+"""What the host side of every backbone has in common: images and texts to a padded ``PolicyInput``. No torch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+from tokenizers import Tokenizer
+
+from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
+from vla_ros.policies.pi.config import PiConfig
+from vla_ros.transforms.images import patchify, resize
+from vla_ros.transforms.prefix import prefix_mask
+from vla_ros.transforms.sample import PolicyInput
+
+PROMPT_SEPARATOR = "<<<PROMPT_SEP>>>"
+IGNORED = -100
+NUM_CACHED_TEXTS = 16384
+
+
+@dataclass(frozen=True)
+class ProcessorConfig:
+    """``processor.json``: sizes in pixels of the cameras' images and of those the model sees; ``buckets`` are the
+    padded sequence lengths, smallest first."""
+
+    type: str
+    camera_height: int
+    camera_width: int
+    image_height: int
+    image_width: int
+    buckets: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        known = [backbone.processor for backbone in BACKBONES.values()]
+        if self.type not in known:
+            raise ValueError(f"processor.json: type is '{self.type}'; expected one of {', '.join(known)}")
+        if not self.buckets or list(self.buckets) != sorted(set(self.buckets)) or self.buckets[0] < 1:
+            raise ValueError(f"processor.json: buckets are {list(self.buckets)}; expected increasing lengths above 0")
+        for name in ("camera_height", "camera_width", "image_height", "image_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"processor.json: {name} is {getattr(self, name)}; expected pixels above 0")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One text with its image tokens, unpadded: ids [n], how many of them registers may read, how many at the end are to
+    be predicted; position ids [axes, n] where they don't follow from the mask alone."""
+
+    ids: np.ndarray
+    num_before_separator: int
+    num_targets: int
+    positions: np.ndarray | None = None
+
+
+class VLMProcessor(ABC):
+    """Makes the input of one observation or of a training batch.
+
+    Raises ValueError where tokenizer, image size and backbone don't fit together.
+    """
+
+    resampling: ClassVar[Image.Resampling] = Image.Resampling.BICUBIC
+    pads_left: ClassVar[bool] = True
+    padded_position: ClassVar[int] = 0
+
+    def __init__(self, config: ProcessorConfig, policy: PiConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
+        expected = BACKBONES[policy.vlm_type].processor
+        if config.type != expected:
+            raise ValueError(f"processor.json: type is '{config.type}'; {policy.vlm_type} needs {expected}")
+        self.config = config
+        self.policy = policy
+        self.num_cameras = num_cameras
+        self.tokenizer = tokenizer
+        self.tokenizer.encode_special_tokens = True  # an instruction that spells a special token stays plain text
+        self.patch_size = read_int(policy.vlm_config, "vision_config", "patch_size")
+        self._check_image_size(self.patch_size)
+        vocab_size = read_int(policy.vlm_config, "text_config", "vocab_size")
+        if tokenizer.get_vocab_size() > vocab_size:
+            sizes = f"{tokenizer.get_vocab_size()} tokens, the backbone has {vocab_size}"
+            raise ValueError(f"tokenizer.json: {sizes}; raise text_config.vocab_size or train a smaller tokenizer")
+        self._prompt = lru_cache(NUM_CACHED_TEXTS)(self._make_prompt)
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """(time, height, width) of an image in patches."""
+        return 1, self.config.image_height // self.patch_size, self.config.image_width // self.patch_size
+
+    @property
+    @abstractmethod
+    def pad_id(self) -> int:
+        """The token at padded positions."""
+
+    @abstractmethod
+    def make_prompt(self, task: str, generation_prompt: str, generation_answer: str) -> Prompt:
+        """The tokens of one sample; ``task`` is not empty."""
+
+    @staticmethod
+    @abstractmethod
+    def token_positions(attention_mask: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+        """Position ids of the tokens, int64 [batch, axes, seq], from their mask [batch, seq] and the prompts' own
+        ``given`` [batch, axes, seq], where prompts have them."""
+
+    @staticmethod
+    @abstractmethod
+    def register_positions(positions: np.ndarray, attention_mask: np.ndarray, num_registers: int) -> np.ndarray:
+        """Position ids of the registers, int64 [batch, axes, registers], from those of the tokens."""
+
+    @classmethod
+    def prefix_positions(cls, attention_mask: np.ndarray, given: np.ndarray | None, policy: PiConfig) -> np.ndarray:
+        """Position ids of the prefix, int64 [batch, axes, prefix]."""
+        positions = cls.token_positions(attention_mask, given)
+        if policy.zero_pos_id_for_obs_register:
+            registers = np.zeros((*positions.shape[:2], policy.num_obs_registers), np.int64)
+        else:
+            registers = cls.register_positions(positions, attention_mask, policy.num_obs_registers)
+        return np.concatenate((positions, registers), axis=-1)
+
+    def patchify(self, images: np.ndarray) -> np.ndarray:
+        """[batch, cameras, height, width, 3] to [batch, patches, 3 * patch * patch], row by row; channels first."""
+        return patchify(images, self.patch_size)
+
+    def process(self, images: Sequence[np.ndarray], task: str) -> PolicyInput:
+        """One observation, without a batch dimension; ``images`` are uint8 RGB [camera_height, camera_width, 3].
+
+        Raises ValueError for an image of another size or type, an empty task, or a prompt beyond the largest bucket.
+        """
+        if len(images) != self.num_cameras:
+            raise ValueError(f"{len(images)} images; the policy expects {self.num_cameras}, one for each camera")
+        resized = np.stack([self.resize(image) for image in images])
+        return self.make_batch(resized[None], (task,)).sample(0)
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """A camera's image to uint8 [image_height, image_width, 3], antialiased as Pillow does it."""
+        expected = (self.config.camera_height, self.config.camera_width, 3)
+        if image.shape != expected or image.dtype != np.uint8:
+            got = f"{image.dtype} {list(image.shape)}"
+            raise ValueError(f"image is {got}; expected uint8 {list(expected)}: set the camera's size and rgb8")
+        return resize(image, self.config.image_height, self.config.image_width, self.resampling)
+
+    def make_batch(
+        self,
+        images: np.ndarray,
+        tasks: Sequence[str],
+        generation_prompts: Sequence[str] | None = None,
+        generation_answers: Sequence[str] | None = None,
+    ) -> PolicyInput:
+        """A batch from resized images, uint8 [batch, num_cameras, image_height, image_width, 3].
+
+        With ``generation_answers`` the batch gets targets; an empty answer gives none for its sample.
+        """
+        expected = (len(tasks), self.num_cameras, self.config.image_height, self.config.image_width, 3)
+        if images.shape != expected or images.dtype != np.uint8:
+            raise ValueError(f"images are {images.dtype} {list(images.shape)}; expected uint8 {list(expected)}")
+        questions = generation_prompts or ("",) * len(tasks)
+        answers = generation_answers or ("",) * len(tasks)
+        prompts = [self._prompt(*text) for text in zip(tasks, questions, answers, strict=True)]
+        return self._pad(prompts, self.patchify(images))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text, without special tokens."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def separator_ids(self) -> list[int]:
+        """The prompt separator: one token where the tokenizer has it, else as text."""
+        token_id = self.tokenizer.token_to_id(PROMPT_SEPARATOR)
+        return self.encode(PROMPT_SEPARATOR) if token_id is None else [token_id]
+
+    def special_id(self, token: str) -> int:
+        """The id of a special token; raises ValueError where the tokenizer lacks it."""
+        token_id = self.tokenizer.token_to_id(token)
+        if token_id is None:
+            raise ValueError(f"tokenizer.json: special token {token} is missing; restore the policy's tokenizer")
+        return token_id
+
+    def _check_image_size(self, unit: int) -> None:
+        height, width = self.config.image_height, self.config.image_width
+        if height % unit or width % unit:
+            got = f"images of {height}x{width} pixels"
+            raise ValueError(f"processor.json: {got}; height and width must be multiples of {unit}")
+
+    def _make_prompt(self, task: str, generation_prompt: str, generation_answer: str) -> Prompt:
+        if not task.strip():
+            raise ValueError("the task is empty; give an instruction")
+        return self.make_prompt(task, generation_prompt, generation_answer)
+
+    def _pad(self, prompts: Sequence[Prompt], pixel_values: np.ndarray) -> PolicyInput:
+        batch, length = len(prompts), self._bucket(max(len(prompt.ids) for prompt in prompts))
+        has_positions = prompts[0].positions is not None
+        input_ids = np.full((batch, length), self.pad_id, np.int64)
+        given = np.full((batch, 3, length), self.padded_position, np.int64) if has_positions else None
+        attention_mask = np.zeros((batch, length), bool)
+        register_mask = np.zeros((batch, length), bool)
+        target_ids = np.full((batch, length), IGNORED, np.int64)
+        for i, prompt in enumerate(prompts):
+            start = length - len(prompt.ids) if self.pads_left else 0
+            end = start + len(prompt.ids)
+            input_ids[i, start:end] = prompt.ids
+            if given is not None:
+                given[i, :, start:end] = prompt.positions
+            attention_mask[i, start:end] = True
+            register_mask[i, start : start + prompt.num_before_separator] = True
+            target_ids[i, end - prompt.num_targets : end] = prompt.ids[len(prompt.ids) - prompt.num_targets :]
+        columns = np.flatnonzero((target_ids != IGNORED).any(0))
+        num_target_tokens = length - int(columns[0]) if len(columns) else 0
+        if not self.policy.causal_mask_obs_register:
+            register_mask = attention_mask
+        return PolicyInput(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            prefix_mask=prefix_mask(attention_mask, register_mask, self.policy.num_obs_registers),
+            position_ids=self.prefix_positions(attention_mask, given, self.policy),
+            target_ids=target_ids if num_target_tokens else None,
+            image_grid=(self.grid,) * self.num_cameras,
+            num_target_tokens=num_target_tokens,
+        )
+
+    def _bucket(self, length: int) -> int:
+        for bucket in self.config.buckets:
+            if length <= bucket:
+                return bucket
+        largest = self.config.buckets[-1]
+        raise ValueError(f"the prompt has {length} tokens; the largest bucket is {largest}: shorten the instruction")
+
+
+def read_int(vlm_config: Mapping[str, Any], *path: str) -> int:
+    """A whole number of the backbone's configuration; raises ValueError where it is missing or something else."""
+    value: Any = vlm_config
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if type(value) is not int or value < 0:
+        name = ".".join(("policy.vlm_config", *path))
+        raise ValueError(f"{name} is {value!r}; expected the whole number from the backbone's config.json")
+    return value
