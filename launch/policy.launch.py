@@ -14,6 +14,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 BOOLEAN = ["true", "false"]
 LEVELS = ["debug", "info", "warn", "error", "fatal"]
+DTYPES = ["auto", "float32", "bfloat16"]
 PARAMETERS = {
     "policy_node": {
         "robot": str,
@@ -22,7 +23,7 @@ PARAMETERS = {
         "result_timeout_s": float,
         "realtime_priority": int,
     },
-    "model_node": {"policy": str, "device": str, "num_threads": int},
+    "model_node": {"policy": str, "device": str, "dtype": str, "num_threads": int},
 }
 COMMON_PARAMETERS = {"autostart": bool, "use_sim_time": bool}
 
@@ -36,6 +37,7 @@ def generate_launch_description() -> LaunchDescription:
             _argument("result_timeout_s", "1.0", "HOLD where the model takes longer to answer, s."),
             _argument("realtime_priority", "10", "SCHED_FIFO priority of the ticker where permitted; 0: ordinary."),
             _argument("device", "auto", "Where the model runs; auto: a GPU if there is one.", ["auto", "cpu", "cuda"]),
+            _argument("dtype", "auto", "Weights; auto: bfloat16 on a GPU, else float32.", DTYPES),
             _argument("num_threads", "1", "Threads of one operation of the model on CPU."),
             _argument("model", "true", "Start model_node here; false where it runs on another machine.", BOOLEAN),
             _argument("autostart", "true", "Configure and activate; false leaves that to ros2 lifecycle.", BOOLEAN),

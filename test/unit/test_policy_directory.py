@@ -54,6 +54,11 @@ def test_a_saved_policy_loads_and_both_sides_agree_on_its_digest(saved: Path) ->
     assert chunk.positions.shape == (4, 3) and chunk.offset == 1.0 and chunk.stamp_ns == observation().stamp_ns
 
 
+def test_weights_in_bfloat16_pass_the_golden_case_too(saved: Path) -> None:
+    loaded = load_policy(saved, "cpu", torch.bfloat16)
+    assert {parameter.dtype for parameter in loaded.policy.parameters()} == {torch.bfloat16}
+
+
 def test_noise_depends_on_the_stamp_alone(saved: Path) -> None:
     processor = load_processor(saved)
     first, again, later = (processor.process(observation(stamp_ns=stamp)) for stamp in (1, 1, 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -75,7 +77,7 @@ def test_a_result_stays_as_it_was_when_the_buffers_are_used_again(policy, proces
 
 def test_every_stage_is_timed(policy, processor):
     inference = make_runner(policy).run(processor.process(observation()))
-    assert list(inference.timings_ms) == ["stage", "prefix", "suffix", "fetch"]
+    assert list(inference.timings_ms) == ["copy_in", "prefix", "suffix", "copy_out"]
     assert inference.total_ms == pytest.approx(sum(inference.timings_ms.values()))
 
 
@@ -105,3 +107,21 @@ def test_a_staging_area_holds_exactly_what_was_loaded(processor):
         tensor = {"state": staging.observation.state, "noise": staging.noise}.get(name, inputs.get(name))
         np.testing.assert_array_equal(tensor[0].numpy(), array)
         assert tensor[0].numpy().dtype == array.dtype
+
+
+def test_nothing_keeps_the_policy_once_its_runner_is_gone(processor):
+    policy = PiPolicy(pi_config())
+    runner = make_runner(policy)
+    runner.run(processor.process(observation()))
+    alive = weakref.ref(policy)
+    gc.disable()  # device memory must be free at once, not when the collector comes by
+    try:
+        del policy, runner
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_there_is_a_warm_up_request_for_every_bucket(processor):
+    requests = processor.requests_of_every_bucket(observation())
+    assert [len(request.policy_input.input_ids) for request in requests] == [48, 72]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from vla_ros.execution.staging import Bucket, StagingArea
 from vla_ros.policies.base import BasePolicy
+from vla_ros.policies.modules.action_expert.dit import TimeGrid
 from vla_ros.transforms.sample import PolicyRequest
 
 NUM_RUNS_BEFORE_CAPTURE = 3
@@ -22,7 +24,7 @@ MAX_BUCKETS = 16
 class Inference:
     """Actions float32 ``[horizon, action_dim]``, normalised; how long each stage and the whole took on the host, in ms.
 
-    Stages are ``stage``, ``prefix``, ``suffix`` and ``fetch``; a captured graph is one stage, ``graph``.
+    Stages are ``copy_in``, ``prefix``, ``suffix`` and ``copy_out``; a captured graph is one stage, ``graph``.
     """
 
     actions: np.ndarray
@@ -31,17 +33,19 @@ class Inference:
 
 
 class PolicyRunner:
-    """One policy on one device. Every shape of request gets its own buffers, and on a GPU its own captured graph."""
+    """One policy on one device. Every shape of request gets its own buffers, and on a GPU its own captured graph.
+
+    To be used by one thread, the one that made it: a graph is replayed where it was captured.
+    """
 
     def __init__(self, policy: BasePolicy, device: torch.device, num_steps: int, action_shape: tuple[int, int]) -> None:
-        """``num_steps`` Euler steps; ``action_shape`` is (horizon, action_dim). The policy is on ``device`` already."""
-        self._policy = policy.eval()
-        self._policy.pack_weights()
+        """``num_steps`` Euler steps; ``action_shape`` is (horizon, action_dim). The policy is on ``device`` already and
+        its weights are packed here."""
+        policy.eval().pack_weights()
         self._device = device
-        self._num_steps = num_steps
         self._action_shape = action_shape
         with torch.inference_mode():
-            self._time_grid = policy.make_time_grid(num_steps)
+            self._sampler = _Sampler(policy, policy.make_time_grid(num_steps))
         self._buckets: dict[Bucket, _BucketRun] = {}
 
     def run(self, request: PolicyRequest) -> Inference:
@@ -54,11 +58,11 @@ class PolicyRunner:
         watch = _StopWatch()
         bucket_run = self._bucket_run(Bucket.of(request))
         bucket_run.staging.load(request)
-        watch.lap("stage")
+        watch.lap("copy_in")
         with torch.inference_mode():
             output = bucket_run.compute(watch)
             actions = bucket_run.staging.fetch_sync(output)
-        watch.lap("fetch")
+        watch.lap("copy_out")
         return Inference(actions, watch.laps_ms, sum(watch.laps_ms.values()))
 
     def _bucket_run(self, bucket: Bucket) -> _BucketRun:
@@ -69,41 +73,51 @@ class PolicyRunner:
                     "restart the model node if the policy node's images or policy were changed"
                 )
             staging = StagingArea(bucket, self._device)
+            compute = partial(self._sampler.sample, staging)
             if self._device.type == "cuda":
-                self._buckets[bucket] = _BucketRun(staging, self._captured(staging))
-            else:
-                self._buckets[bucket] = _BucketRun(staging, lambda watch: self._compute(staging, watch))
+                compute = _captured(compute, self._device)
+            self._buckets[bucket] = _BucketRun(staging, compute)
         return self._buckets[bucket]
 
-    def _compute(self, staging: StagingArea, watch: _StopWatch) -> Tensor:
-        suffix_input = self._policy.prepare_suffix(self._policy.encode_prefix(staging.observation), self._time_grid)
+
+@dataclass(frozen=True)
+class _Sampler:
+    """The work of one inference, apart from the runner: a cycle of references would keep device memory."""
+
+    policy: BasePolicy
+    time_grid: TimeGrid
+
+    def sample(self, staging: StagingArea, watch: _StopWatch) -> Tensor:
+        suffix_input = self.policy.prepare_suffix(self.policy.encode_prefix(staging.observation), self.time_grid)
         watch.lap("prefix")
-        actions = staging.noise[:, None]
-        for step in range(self._num_steps):
-            velocity = self._policy.predict_suffix(staging.observation.state, suffix_input, actions, step)
-            actions = actions - velocity / self._num_steps
+        actions, num_steps = staging.noise[:, None], self.time_grid.num_steps
+        for step in range(num_steps):
+            velocity = self.policy.predict_suffix(staging.observation.state, suffix_input, actions, step)
+            actions = actions - velocity / num_steps
         watch.lap("suffix")
         return actions[:, 0]
 
-    @torch.inference_mode()
-    def _captured(self, staging: StagingArea) -> Callable[[_StopWatch], Tensor]:
-        """The same computation recorded once; a replay reads the staging area's memory and writes the same output."""
-        side = torch.cuda.Stream(self._device)
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
-            for _ in range(NUM_RUNS_BEFORE_CAPTURE):
-                self._compute(staging, _StopWatch())
-        torch.cuda.current_stream(self._device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            output = self._compute(staging, _StopWatch())
 
-        def replay(watch: _StopWatch) -> Tensor:
-            graph.replay()
-            watch.lap("graph")
-            return output
+@torch.inference_mode()
+def _captured(compute: Callable[[_StopWatch], Tensor], device: torch.device) -> Callable[[_StopWatch], Tensor]:
+    """The same computation recorded once; a replay reads the staging area's memory and writes the same output."""
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(NUM_RUNS_BEFORE_CAPTURE):
+            compute(_StopWatch())
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    # Another thread may allocate meanwhile, for an image transport or a second policy: only this one's calls count.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        output = compute(_StopWatch())
 
-        return replay
+    def replay(watch: _StopWatch) -> Tensor:
+        graph.replay()
+        watch.lap("graph")
+        return output
+
+    return replay
 
 
 @dataclass(frozen=True)

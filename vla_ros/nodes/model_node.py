@@ -6,6 +6,9 @@ import gc
 import threading
 import traceback
 from array import array
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 
 import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -14,7 +17,7 @@ from std_msgs.msg import UInt8MultiArray
 from vla_ros.execution.runner import PolicyRunner
 from vla_ros.nodes import qos
 from vla_ros.nodes.managed import ManagedNode, Role, run_managed
-from vla_ros.nodes.params import declare_model_params, read_model_params
+from vla_ros.nodes.params import ModelNodeParams, declare_model_params, read_model_params
 from vla_ros.nodes.problems import Problems
 from vla_ros.nodes.reports import diagnostics, distribution_values, status
 from vla_ros.nodes.statistics import Distribution
@@ -46,16 +49,8 @@ class ModelNode(ManagedNode):
         params = read_model_params(self)
         device = _device(params.device)
         torch.set_num_threads(params.num_threads)
-        loaded = load_policy(params.policy_dir, device)
-        runner = PolicyRunner(loaded.policy, device, loaded.num_steps, loaded.action_shape)
-        for _ in range(NUM_WARM_UP_RUNS):
-            runner.run(loaded.golden_request)
-        # Else the collector walks through all of torch now and then, half a second in the middle of an inference.
-        gc.collect()
-        gc.freeze()
-        self._digest, self._device = loaded.digest, str(device)
-        self._worker = _Worker(self, runner, loaded.digest, self._problems)
-        self._worker.start()
+        self._worker = _Worker(self, lambda: _load(params, device), self._problems)
+        self._digest, self._device = self._worker.start_sync(), str(device)
 
     def activate(self) -> None:
         assert self._worker is not None
@@ -69,6 +64,10 @@ class ModelNode(ManagedNode):
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
+            gc.unfreeze()
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()  # else other programs would not get what the policy had
         self._digest = self._device = ""
 
     def _status(self, with_timings: bool) -> DiagnosticStatus:
@@ -93,15 +92,35 @@ class ModelNode(ManagedNode):
         self._diagnostics_publisher.publish(diagnostics(stamp, [self._status(with_timings=True)]))
 
 
-class _Worker:
-    """One thread that runs the newest request, and a role that receives them; an older one waiting is dropped."""
+@dataclass(frozen=True)
+class _Loaded:
+    runner: PolicyRunner
+    digest: str
 
-    def __init__(self, owner: ModelNode, runner: PolicyRunner, digest: str, problems: Problems) -> None:
+
+def _load(params: ModelNodeParams, device: torch.device) -> _Loaded:
+    """Load and warm up: every shape of request has run, and on a GPU its graph is captured."""
+    loaded = load_policy(params.policy_dir, device, _dtype(params.dtype, device))
+    runner = PolicyRunner(loaded.policy, device, loaded.num_steps, loaded.action_shape)
+    for request in loaded.warm_up_requests:
+        for _ in range(NUM_WARM_UP_RUNS):
+            runner.run(request)
+    # Else the collector walks through all of torch now and then, half a second in the middle of an inference.
+    gc.collect()
+    gc.freeze()
+    return _Loaded(runner, loaded.digest)
+
+
+class _Worker:
+    """One thread that loads a policy and runs the newest request, and a role that receives them; an older one waiting
+    is dropped. Captured graphs belong to that thread, so it loads too."""
+
+    def __init__(self, owner: ModelNode, load: Callable[[], _Loaded], problems: Problems) -> None:
         self.is_serving = False
         self.timings_ms: dict[str, Distribution] = {"inference": Distribution()}
         self._logger = owner.get_logger()
-        self._runner = runner
-        self._digest = digest
+        self._load = load
+        self._loading: Future[str] = Future()
         self._problems = problems
         self._request: bytes | None = None
         self._is_stopping = False
@@ -111,9 +130,11 @@ class _Worker:
         self._role.node.create_subscription(UInt8MultiArray, self._role.topic("~/request"), self._on_request, qos.LINK)
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
-    def start(self) -> None:
+    def start_sync(self) -> str:
+        """Load and start; returns the policy's digest, or raises what loading raised."""
         self._role.start()
         self._thread.start()
+        return self._loading.result()
 
     def stop(self) -> None:
         """Returns when the inference in progress has ended."""
@@ -131,6 +152,12 @@ class _Worker:
             self._wake.notify()
 
     def _work(self) -> None:
+        try:
+            loaded = self._load()
+        except BaseException as error:
+            self._loading.set_exception(error)
+            return
+        self._loading.set_result(loaded.digest)
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._request is not None or self._is_stopping)
@@ -138,19 +165,19 @@ class _Worker:
                     return
                 data, self._request = self._request, None
             try:
-                self._answer(data)
+                self._answer(loaded, data)
             except ValueError as error:
                 self._problems.report("request", f"request refused: {error}")
             except Exception as error:  # the thread must outlive it; the policy node times out and holds
                 self._logger.error(traceback.format_exc())
                 self._problems.report("inference", f"inference failed, its traceback is in the log: {error!r}")
 
-    def _answer(self, data: bytes) -> None:
+    def _answer(self, loaded: _Loaded, data: bytes) -> None:
         message = decode_request(data)
         request = PolicyRequest.from_tensors(message.tensors, message.metadata)
-        inference = self._runner.run(request)
+        inference = loaded.runner.run(request)
         result = PolicyResult(
-            request.stamp_ns, self._digest, inference.actions, inference.total_ms, inference.timings_ms
+            request.stamp_ns, loaded.digest, inference.actions, inference.total_ms, inference.timings_ms
         )
         payload = array("B")
         payload.frombytes(encode_result(result))
@@ -166,6 +193,12 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("parameter device is 'cuda' and torch sees no GPU; give cpu or auto, or install CUDA torch")
     return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
 def main(args: list[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from rclpy.node import Node
 from vla_ros.share import policy_dir, robot_file
 
 DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class ModelNodeParams:
 
     policy_dir: Path
     device: str
+    dtype: str
     num_threads: int
 
 
@@ -49,6 +51,7 @@ def declare_model_params(node: Node) -> None:
     _declare(node, "autostart", False, "Configure and activate without being asked.")
     _declare(node, "policy", "tiny_touch", "Policy directory, or the name of a packaged one.")
     _declare(node, "device", "auto", "auto (a GPU if there is one), cpu, or cuda.")
+    _declare(node, "dtype", "auto", "Weights: float32, bfloat16, or auto (bfloat16 on a GPU, else float32).")
     _declare(node, "num_threads", 1, "Threads of one operation on CPU; more than the idle cores disturbs the ticker.")
 
 
@@ -75,10 +78,13 @@ def read_model_params(node: Node) -> ModelNodeParams:
     params = ModelNodeParams(
         policy_dir=policy_dir(_get(node, "policy")),
         device=_get(node, "device"),
+        dtype=_get(node, "dtype"),
         num_threads=_get(node, "num_threads"),
     )
     if params.device not in DEVICES:
         raise ValueError(f"parameter device is '{params.device}'; expected one of {', '.join(DEVICES)}")
+    if params.dtype not in DTYPES:
+        raise ValueError(f"parameter dtype is '{params.dtype}'; expected one of {', '.join(DTYPES)}")
     if params.num_threads < 1:
         raise ValueError(f"parameter num_threads is {params.num_threads}; expected at least 1")
     return params

@@ -28,18 +28,19 @@ from vla_ros.types import Observation
 
 POLICIES = {"PiPolicy": PiPolicy}
 # In normalised units. Rounding on another processor stays far below; a wrong weight or formula far above.
-ACTION_TOLERANCE = 1e-3
+ACTION_TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
 @dataclass(frozen=True)
 class LoadedPolicy:
-    """A policy on its device, checked. ``action_shape`` is (horizon, action_dim); ``golden_request`` serves warm-up."""
+    """A policy on its device, checked. ``action_shape`` is (horizon, action_dim); ``warm_up_requests`` are one for each
+    shape that its processor makes."""
 
     policy: BasePolicy
     digest: str
     num_steps: int
     action_shape: tuple[int, int]
-    golden_request: PolicyRequest
+    warm_up_requests: tuple[PolicyRequest, ...]
 
 
 def build_policy(config: PiConfig) -> BasePolicy:
@@ -47,8 +48,10 @@ def build_policy(config: PiConfig) -> BasePolicy:
     return POLICIES[config.type](config)
 
 
-def load_policy(policy_dir: str | Path, device: torch.device | str) -> LoadedPolicy:
-    """The policy of a directory on ``device``, after recomputing its golden actions.
+def load_policy(
+    policy_dir: str | Path, device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> LoadedPolicy:
+    """The policy of a directory on ``device`` with weights of ``dtype``, after recomputing its golden actions.
 
     Raises ValueError, in one line, for what ``load_processor`` refuses, for damaged or foreign weights, and for actions
     that drifted.
@@ -59,8 +62,9 @@ def load_policy(policy_dir: str | Path, device: torch.device | str) -> LoadedPol
     try:
         policy = _build(config)
         _load_weights(policy, policy_dir / WEIGHTS_FILE)
-        policy = policy.to(device).eval().requires_grad_(False)
-        _check_actions(opened.golden, infer(policy, opened.golden.request, config.num_steps, device))
+        policy = policy.to(device, dtype).eval().requires_grad_(False)
+        actions = infer(policy, opened.golden.request, config.num_steps, device)
+        _check_actions(opened.golden, actions, ACTION_TOLERANCES[dtype])
     except ValueError as error:
         raise ValueError(f"policy directory {policy_dir}: {error}") from error
     return LoadedPolicy(
@@ -68,7 +72,7 @@ def load_policy(policy_dir: str | Path, device: torch.device | str) -> LoadedPol
         digest=opened.processor.digest,
         num_steps=config.num_steps,
         action_shape=(config.action_horizon, config.action_dim),
-        golden_request=opened.golden.request,
+        warm_up_requests=opened.processor.requests_of_every_bucket(opened.golden.observation),
     )
 
 
@@ -123,12 +127,12 @@ def _load_weights(policy: BasePolicy, path: Path) -> None:
     policy.load_state_dict(weights, strict=False)
 
 
-def _check_actions(golden: GoldenCase, actions: np.ndarray) -> None:
+def _check_actions(golden: GoldenCase, actions: np.ndarray, tolerance: float) -> None:
     if actions.shape != golden.actions.shape:
         raise ValueError(f"{GOLDEN_FILE}: actions of shape {golden.actions.shape}; the policy gives {actions.shape}")
     worst = float(np.abs(actions - golden.actions).max())
-    if not worst <= ACTION_TOLERANCE:
+    if not worst <= tolerance:
         raise ValueError(
-            f"output drifted: golden actions differ by up to {worst:.3g}, expected at most {ACTION_TOLERANCE}; "
+            f"output drifted: golden actions differ by up to {worst:.3g}, expected at most {tolerance}; "
             "weights, code or a library changed since export: restore them or export the policy again"
         )

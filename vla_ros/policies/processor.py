@@ -7,9 +7,10 @@ A policy directory holds ``policy.yaml``, ``model.safetensors``, ``norm_stats.js
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,17 @@ class PolicyProcessor:
             state=self._state.normalize(joints[None]),
             noise=self._noise(observation.stamp_ns),
         )
+
+    def requests_of_every_bucket(self, observation: Observation) -> tuple[PolicyRequest, ...]:
+        """One request for each padded length, shortest first: ``observation`` with instructions that grow."""
+        requests: dict[int, PolicyRequest] = {}
+        for num_words in itertools.count(1):
+            try:
+                request = self.process(replace(observation, task=" ".join(["a"] * num_words)))
+            except ValueError:  # beyond the largest bucket
+                return tuple(requests.values())
+            requests.setdefault(len(request.policy_input.input_ids), request)
+        raise AssertionError("a prompt outgrows every bucket in the end")
 
     def decode(self, actions: np.ndarray, observation: Observation) -> ActionChunk:
         """Absolute joint targets from normalised actions [horizon, action_dim] and the observation they answer.

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig
 from vla_ros.policies.pi.config import PiConfig
+from vla_ros.policies.pi.published import register as register_published_policies
 from vla_ros.sim.demonstrations import DemonstrationConfig
 from vla_ros.strict import parse_config
 
@@ -80,6 +81,7 @@ def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()
     if not (config_dir / "train" / f"{name}.yaml").is_file():
         known = ", ".join(sorted(path.stem for path in (config_dir / "train").glob("*.yaml")))
         raise ValueError(f"train config '{name}'; {config_dir / 'train'} has {known}")
+    register_published_policies()
     try:
         with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
             document: Any = OmegaConf.to_container(compose(f"train/{name}", list(overrides)), resolve=True)
