@@ -12,15 +12,13 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch_helpers import NothingWaits  # noqa: E402
 
 from vla_ros.policies.base import FlowDraws, PolicySample  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
 from vla_ros.policies.utils.transformers import apply_rotary, make_rotary, rms_norm  # noqa: E402
-
-WAITING = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.index.Tensor", "aten.lift_fresh")
 
 
 def make_policy(**changes: Any) -> PiPolicy:
@@ -150,14 +148,6 @@ def test_packing_holds_no_weight_twice() -> None:
     attn = policy.action_expert.blocks[0].attn
     storages = {layer.weight.untyped_storage().data_ptr() for layer in (attn.q_proj, attn.k_proj, attn.v_proj)}
     assert len(storages) == 1
-
-
-class NothingWaits(TorchDispatchMode):
-    """Refuses what makes the host wait for a device, or brings Python data to it."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert not str(func).startswith(WAITING), f"{func} waits for the device"
-        return func(*args, **(kwargs or {}))
 
 
 def test_the_guard_against_waiting_notices_it() -> None:

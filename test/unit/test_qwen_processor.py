@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from policy_helpers import CAMERAS, TASKS, make_processor, observation, pi_config, vlm_config
+from policy_helpers import CAMERAS, TASKS, make_processor, observation, pi_config, processor_config, vlm_config
 
 from vla_ros.policies.modules.vlm_bridge.processor import PROMPT_SEPARATOR
 from vla_ros.policies.modules.vlm_bridge.qwen.processor import (
@@ -22,7 +22,7 @@ def test_pixels_equal_those_of_transformers_own_image_processor(merge: int) -> N
     torch = pytest.importorskip("torch")
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    from vla_ros.policies.modules.vlm_bridge.qwen.forward import normalize_patches
+    from vla_ros.policies.modules.vlm_bridge.pixels import normalize_patches
 
     mean, std = (0.48, 0.45, 0.4), (0.27, 0.26, 0.275)
     reference = Qwen2VLImageProcessorPil(
@@ -91,6 +91,22 @@ def test_targets_are_the_answer_and_the_end_token_alone() -> None:
     assert got.target_ids is not None and got.num_target_tokens == 3
     assert got.target_ids[0, -3:].tolist() == ids and got.input_ids[0, -3:].tolist() == ids
     assert (got.target_ids[0, :-3] == -100).all() and (got.target_ids[1] == -100).all()
+
+
+def test_with_a_chat_tokenizer_the_prompt_is_the_users_turn_and_the_answer_the_assistants() -> None:
+    tokenizer = train_tokenizer((*TASKS, "user\n", "assistant\n"), vocab_size=399)
+    tokenizer.add_special_tokens(["<|im_start|>"])
+    config = pi_config()
+    processor = QwenProcessor(processor_config(), config, tokenizer, len(CAMERAS))
+    got = processor.make_batch(images_of(processor), TASKS[:1], ("where?",), ("there",)).sample(0)
+    ids = got.input_ids[got.attention_mask]
+    text = tokenizer.decode(ids, skip_special_tokens=False).replace(IMAGE_PAD, "")
+    assert text.replace(" ", "") == (
+        "<|im_start|>user\n<|vision_start|><|vision_end|><|vision_start|><|vision_end|>touchtheredblock"
+        f"{PROMPT_SEPARATOR}where?<|im_end|>\n<|im_start|>assistant\nthere<|im_end|>"
+    )
+    positions = got.position_ids[0, : len(got.input_ids)][got.attention_mask]
+    assert positions[:2].tolist() == [0, 1] and (np.diff(positions) >= 0).all()
 
 
 def test_an_instruction_that_spells_a_special_token_stays_text() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from policy_helpers import HORIZON, JOINTS, observation, pi_config, policy_files
+from policy_helpers import observation, pi_config, policy_files
 
 torch = pytest.importorskip("torch")
 
@@ -20,7 +20,6 @@ from vla_ros.policies.processor import PolicyProcessor  # noqa: E402
 from vla_ros.transforms.sample import PolicyRequest  # noqa: E402
 
 NUM_STEPS = 5
-ACTION_SHAPE = (HORIZON, len(JOINTS))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def padded(request: PolicyRequest, num: int) -> PolicyRequest:
 
 
 def make_runner(policy: PiPolicy) -> PolicyRunner:
-    return PolicyRunner(policy, torch.device("cpu"), NUM_STEPS, ACTION_SHAPE)
+    return PolicyRunner(policy, torch.device("cpu"), NUM_STEPS)
 
 
 def test_the_runner_gives_what_the_policy_gives(policy, processor):
@@ -83,8 +82,29 @@ def test_every_stage_is_timed(policy, processor):
 
 def test_noise_of_another_shape_is_refused(policy, processor):
     request = processor.process(observation())
-    with pytest.raises(ValueError, match=r"noise of shape \(2, 3\); the loaded policy expects \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"noise of shape \(2, 3\); the policy expects \(4, 3\)"):
         make_runner(policy).run(replace(request, noise=request.noise[:2]))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("input_ids", 400, "a token outside 0..399"),  # on a GPU an index beyond the table would end the process
+        ("input_ids", -1, "a token outside 0..399"),
+        ("input_ids", 4, "33 image tokens; its images fill 32"),
+        ("prefix_mask", None, "a prefix of 50 for 48 tokens; the policy has 3 registers"),
+    ],
+)
+def test_a_request_of_another_policy_is_refused_before_it_runs(policy, processor, field, value, expected):
+    request = processor.process(observation())
+    array = getattr(request.policy_input, field).copy()
+    if value is None:
+        array = array[1:, 1:]
+    else:
+        array[-1] = value
+    other = replace(request, policy_input=replace(request.policy_input, **{field: array}))
+    with pytest.raises(ValueError, match=expected):
+        make_runner(policy).run(other)
 
 
 def test_the_number_of_shapes_kept_is_bounded(policy, processor):

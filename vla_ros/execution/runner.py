@@ -38,23 +38,17 @@ class PolicyRunner:
     To be used by one thread, the one that made it: a graph is replayed where it was captured.
     """
 
-    def __init__(self, policy: BasePolicy, device: torch.device, num_steps: int, action_shape: tuple[int, int]) -> None:
-        """``num_steps`` Euler steps; ``action_shape`` is (horizon, action_dim). The policy is on ``device`` already and
-        its weights are packed here."""
+    def __init__(self, policy: BasePolicy, device: torch.device, num_steps: int) -> None:
+        """The policy is on ``device`` already; its weights are packed here."""
         policy.eval().pack_weights()
         self._device = device
-        self._action_shape = action_shape
         with torch.inference_mode():
             self._sampler = _Sampler(policy, policy.make_time_grid(num_steps))
         self._buckets: dict[Bucket, _BucketRun] = {}
 
     def run(self, request: PolicyRequest) -> Inference:
         """The actions for one request. Raises ValueError where the policy cannot take it."""
-        if request.noise.shape != self._action_shape:
-            raise ValueError(
-                f"request has noise of shape {request.noise.shape}; the loaded policy expects {self._action_shape}: "
-                "give both nodes the same policy directory"
-            )
+        self._sampler.policy.check_request(request)
         watch = _StopWatch()
         bucket_run = self._bucket_run(Bucket.of(request))
         bucket_run.staging.load(request)

@@ -40,7 +40,7 @@ class StagingArea:
         offsets = _offsets(bucket)
         pinned = device.type == "cuda"
         self._host = torch.zeros(offsets[-1], dtype=torch.uint8, pin_memory=pinned)
-        self._device = torch.zeros_like(self._host, device=device) if pinned else self._host
+        self._device = self._host if device.type == "cpu" else torch.zeros_like(self._host, device=device)
         self._arrays = {name: view.numpy() for name, view in _views(self._host, bucket, offsets).items()}
         tensors = {name: view[None] for name, view in _views(self._device, bucket, offsets).items()}
         self.noise = tensors["noise"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import traceback
 from array import array
@@ -28,6 +29,7 @@ from vla_ros.wire import PolicyResult, decode_request, encode_result
 STATUS_PERIOD_S = 0.1
 DIAGNOSTICS_PERIOD_S = 1.0
 NUM_WARM_UP_RUNS = 3
+WORKER_NICENESS = 10
 
 
 class ModelNode(ManagedNode):
@@ -101,7 +103,7 @@ class _Loaded:
 def _load(params: ModelNodeParams, device: torch.device) -> _Loaded:
     """Load and warm up: every shape of request has run, and on a GPU its graph is captured."""
     loaded = load_policy(params.policy_dir, device, _dtype(params.dtype, device))
-    runner = PolicyRunner(loaded.policy, device, loaded.num_steps, loaded.action_shape)
+    runner = PolicyRunner(loaded.policy, device, loaded.num_steps)
     for request in loaded.warm_up_requests:
         for _ in range(NUM_WARM_UP_RUNS):
             runner.run(request)
@@ -152,6 +154,8 @@ class _Worker:
             self._wake.notify()
 
     def _work(self) -> None:
+        # On CPU an inference fills a core for long: whoever receives images and commands there goes first.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
         try:
             loaded = self._load()
         except BaseException as error:

@@ -71,6 +71,10 @@ class BasePolicy(nn.Module, ABC):
         """
 
     @abstractmethod
+    def check_request(self, request: PolicyRequest) -> None:
+        """Look at a request on the host; raises ValueError for one that another policy's processor made."""
+
+    @abstractmethod
     def encode_prefix(self, observation: PolicyObservation, with_ce_loss: bool = False) -> VLMOutputs:
         """Once for each observation; the cross-entropy of the targets only where a loss is computed."""
 

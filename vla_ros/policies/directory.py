@@ -33,13 +33,11 @@ ACTION_TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 @dataclass(frozen=True)
 class LoadedPolicy:
-    """A policy on its device, checked. ``action_shape`` is (horizon, action_dim); ``warm_up_requests`` are one for each
-    shape that its processor makes."""
+    """A policy on its device, checked; ``warm_up_requests`` are one for each shape that its processor makes."""
 
     policy: BasePolicy
     digest: str
     num_steps: int
-    action_shape: tuple[int, int]
     warm_up_requests: tuple[PolicyRequest, ...]
 
 
@@ -71,7 +69,6 @@ def load_policy(
         policy=policy,
         digest=opened.processor.digest,
         num_steps=config.num_steps,
-        action_shape=(config.action_horizon, config.action_dim),
         warm_up_requests=opened.processor.requests_of_every_bucket(opened.golden.observation),
     )
 

@@ -18,8 +18,11 @@ def resize(
 def patchify(images: np.ndarray, patch: int) -> np.ndarray:
     """Images [batch, cameras, height, width, channels] to patches [batch, patches, channels * patch * patch].
 
-    Patches go row by row through one image after another; inside a patch channels come first.
+    Patches go row by row through one image after another; inside a patch channels come first. What is no whole patch at
+    the right and at the bottom is left out, as by a convolution of that stride.
     """
     batch, cameras, height, width, channels = images.shape
-    blocks = images.reshape(batch, cameras, height // patch, patch, width // patch, patch, channels)
+    rows, cols = height // patch, width // patch
+    whole = images[:, :, : rows * patch, : cols * patch]
+    blocks = whole.reshape(batch, cameras, rows, patch, cols, patch, channels)
     return blocks.transpose(0, 1, 2, 4, 6, 3, 5).reshape(batch, -1, channels * patch * patch)

@@ -35,16 +35,23 @@ class Normalizer:
         """``values`` [..., horizon, dim] in SI units to float32 of the same shape."""
         if self.mode == "mean_std":
             return ((values - self.stats.mean) / (self.stats.std + EPSILON)).astype(np.float32)
-        span = np.maximum(self.stats.q99 - self.stats.q01, EPSILON)
-        return np.clip((values - self.stats.q01) / span * 2.0 - 1.0, -CLAMP, CLAMP).astype(np.float32)
+        return np.clip((values - self._centre) * 2.0 / self._span, -CLAMP, CLAMP).astype(np.float32)
 
     def denormalize(self, values: np.ndarray) -> np.ndarray:
         """The inverse of ``normalize``, float64; quantile mode clamps first."""
         values = np.asarray(values, np.float64)
         if self.mode == "mean_std":
             return values * (self.stats.std + EPSILON) + self.stats.mean
-        span = np.maximum(self.stats.q99 - self.stats.q01, EPSILON)
-        return (np.clip(values, -CLAMP, CLAMP) + 1.0) / 2.0 * span + self.stats.q01
+        return np.clip(values, -CLAMP, CLAMP) * self._span / 2.0 + self._centre
+
+    @property
+    def _centre(self) -> np.ndarray:
+        """What becomes 0, also where a dimension never moved."""
+        return (self.stats.q01 + self.stats.q99) / 2.0
+
+    @property
+    def _span(self) -> np.ndarray:
+        return np.maximum(self.stats.q99 - self.stats.q01, EPSILON)
 
 
 def compute_stats(values: np.ndarray, min_range: float = 1e-3) -> FieldStats:

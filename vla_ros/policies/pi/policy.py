@@ -18,9 +18,11 @@ from vla_ros.policies.modules.action_expert.dit import (
     TimeGrid,
     embed_time,
 )
+from vla_ros.policies.modules.vlm_bridge.base import SAME_POLICY
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMOutputs
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
+from vla_ros.transforms.sample import PolicyRequest
 
 
 class PiPolicy(BasePolicy):
@@ -48,6 +50,17 @@ class PiPolicy(BasePolicy):
         self.requires_grad_(False)
         self.vlm_bridge.pack_weights()
         self.action_expert.pack_weights()
+
+    def check_request(self, request: PolicyRequest) -> None:
+        config = self.config
+        shapes = (
+            ("noise", request.noise.shape, (config.action_horizon, config.action_dim)),
+            ("state", request.state.shape, (config.state_history, config.state_dim)),
+        )
+        for name, got, expected in shapes:
+            if got != expected:
+                raise ValueError(f"request has {name} of shape {got}; the policy expects {expected}: {SAME_POLICY}")
+        self.vlm_bridge.check_input(request.policy_input)
 
     def encode_prefix(self, observation: PolicyObservation, with_ce_loss: bool = False) -> VLMOutputs:
         num_layers = self.config.action_expert_cfg.num_hidden_layers

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vla_ros.policies.pi.config import ActionExpertConfig
 from vla_ros.policies.utils.packing import PackedLayer, gated_mlp, pack_layer, project_qkv
-from vla_ros.policies.utils.transformers import Rotary, apply_rotary, rms_norm, rotary_angles
+from vla_ros.policies.utils.transformers import Rotary, apply_rotary, modulated_rms_norm, rms_norm, rotary_angles
 
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 
@@ -167,11 +167,11 @@ class DiTBlock(nn.Module):
     ) -> Float[Tensor, "batch draws suffix width"]:
         """``context`` is (keys, values, mask) of a cross block; ``rotary`` the angles of a self block."""
         shift, scale, gate = modulation.attention
-        normed = torch.addcmul(shift, rms_norm(x, None, self.eps), scale)
+        normed = modulated_rms_norm(x, scale, shift, self.eps)
         attended = self._self_attention(normed, rotary) if context is None else self._cross(normed, context)
         x = torch.addcmul(x, gate, attended)
         shift, scale, gate = modulation.mlp
-        normed = torch.addcmul(shift, rms_norm(x, None, self.eps), scale)
+        normed = modulated_rms_norm(x, scale, shift, self.eps)
         return torch.addcmul(x, gate, gated_mlp(self.mlp, self.packed, normed))
 
     def _self_attention(self, x: Tensor, rotary: Rotary | None) -> Tensor:
@@ -179,7 +179,8 @@ class DiTBlock(nn.Module):
         queries, keys, values = project_qkv(self.attn, self.packed, rows, rows.shape[1])
         queries, keys, values = self.attn.queries(queries), self.attn.keys(keys), self.attn.values(values)
         if rotary is not None:
-            queries, keys = apply_rotary(queries, rotary), apply_rotary(keys, rotary)
+            both = apply_rotary(torch.cat((queries, keys), dim=2), rotary)
+            queries, keys = both.split((queries.shape[2], keys.shape[2]), dim=2)
         out = self.attn.attend(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
         return out.unflatten(0, x.shape[:2])
 

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs, VLMOutputs
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.utils.packing import PackedLayer, pack_layer
+from vla_ros.transforms.sample import PolicyInput
 
 IGNORED = -100
+SAME_POLICY = "give both nodes the same policy directory"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,15 @@ class VLMBridge(nn.Module, ABC):
     def hidden_size(self) -> int:
         return self.language_model.config.hidden_size
 
+    @property
+    @abstractmethod
+    def image_token_id(self) -> int:
+        """The token whose place an image feature takes."""
+
+    @abstractmethod
+    def num_image_tokens(self, grid: tuple[int, int, int]) -> int:
+        """How many of them an image of ``grid`` (time, height, width) patches fills."""
+
     @abstractmethod
     def run(
         self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"], plan: PrefixPlan
@@ -62,6 +73,29 @@ class VLMBridge(nn.Module, ABC):
     @abstractmethod
     def final_norm(self, states: Float[Tensor, "batch rows hidden"]) -> Float[Tensor, "batch rows hidden"]:
         """The norm before the language-model head."""
+
+    def logits(self, states: Float[Tensor, "batch rows hidden"]) -> Float[Tensor, "batch rows vocab"]:
+        """The language-model head's, of states before the final norm."""
+        return self.causal_model.lm_head(self.final_norm(states))
+
+    def check_input(self, inputs: PolicyInput) -> None:
+        """Look at one observation on the host before anything runs: on a GPU, a token beyond the embeddings ends the
+        whole process.
+
+        Raises ValueError for an input that another policy's processor made.
+        """
+        ids, num_registers = inputs.input_ids, self.config.num_obs_registers
+        is_image = ids == self.image_token_id
+        expected = sum(map(self.num_image_tokens, inputs.image_grid))
+        if int(is_image.sum()) != expected:
+            got = f"request has {int(is_image.sum())} image tokens"
+            raise ValueError(f"{got}; its images fill {expected}: {SAME_POLICY}")
+        num_embeddings = self.language_model.embed_tokens.num_embeddings
+        if ((ids < 0) | ((ids >= num_embeddings) & ~is_image)).any():
+            raise ValueError(f"request has a token outside 0..{num_embeddings - 1}: {SAME_POLICY}")
+        if len(inputs.prefix_mask) != len(ids) + num_registers:
+            got = f"request has a prefix of {len(inputs.prefix_mask)} for {len(ids)} tokens"
+            raise ValueError(f"{got}; the policy has {num_registers} registers: {SAME_POLICY}")
 
     def pack_weights(self) -> None:
         """Lay the text layers' weights out for inference."""
@@ -111,6 +145,6 @@ class VLMBridge(nn.Module, ABC):
         num_targets = min(inputs.num_target_tokens, inputs.input_ids.shape[1] - 1)
         targets = inputs.target_ids[:, -num_targets:]
         before = last_state[:, -num_registers - num_targets - 1 : -num_registers - 1]
-        logits = self.causal_model.lm_head(self.final_norm(before)).float()
+        logits = self.logits(before).float()
         summed = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
         return summed / (targets != IGNORED).sum().clamp(min=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import fields
 from typing import Any
 
@@ -23,9 +24,8 @@ def build_config(
         if not isinstance(document.get(group), Mapping):
             raise ValueError(f"policy.vlm_config.{group} is missing; give the group of the backbone's config.json")
         _check_keys(document[group], group_kind, f"policy.vlm_config.{group}", more_keys)
-    plain = {key: dict(value) if isinstance(value, Mapping) else value for key, value in document.items()}
     try:
-        return kind(**plain)
+        return kind(**deepcopy(dict(document)))  # transformers writes into what it is given
     except Exception as error:
         raise ValueError(f"policy.vlm_config: refused by transformers: {' '.join(str(error).split())}") from error
 

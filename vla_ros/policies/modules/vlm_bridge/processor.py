@@ -79,8 +79,8 @@ class VLMProcessor(ABC):
         self.patch_size = read_int(policy.vlm_config, "vision_config", "patch_size")
         self._check_image_size(self.patch_size)
         vocab_size = read_int(policy.vlm_config, "text_config", "vocab_size")
-        if tokenizer.get_vocab_size() > vocab_size:
-            sizes = f"{tokenizer.get_vocab_size()} tokens, the backbone has {vocab_size}"
+        if self.num_embedded_tokens > vocab_size:
+            sizes = f"{self.num_embedded_tokens} tokens, the backbone has {vocab_size}"
             raise ValueError(f"tokenizer.json: {sizes}; raise text_config.vocab_size or train a smaller tokenizer")
         self._prompt = lru_cache(NUM_CACHED_TEXTS)(self._make_prompt)
 
@@ -88,6 +88,11 @@ class VLMProcessor(ABC):
     def grid(self) -> tuple[int, int, int]:
         """(time, height, width) of an image in patches."""
         return 1, self.config.image_height // self.patch_size, self.config.image_width // self.patch_size
+
+    @property
+    def num_embedded_tokens(self) -> int:
+        """How many tokens the backbone must have an embedding for."""
+        return self.tokenizer.get_vocab_size()
 
     @property
     @abstractmethod

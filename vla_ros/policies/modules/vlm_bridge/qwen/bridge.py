@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,8 @@ from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfi
 from vla_ros.policies.modules.vlm_bridge import build
 from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan, VLMBridge
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
-from vla_ros.policies.modules.vlm_bridge.qwen.forward import ImageFeatures, rms_norm_of, run_text, run_vision
+from vla_ros.policies.modules.vlm_bridge.decoder import rms_norm_of
+from vla_ros.policies.modules.vlm_bridge.qwen.forward import ImageFeatures, run_text, run_vision
 from vla_ros.policies.pi.config import PiConfig
 
 
@@ -27,11 +29,18 @@ class QwenBridge(VLMBridge):
     def language_model(self) -> Any:
         return self.causal_model.model.language_model
 
+    @property
+    def image_token_id(self) -> int:
+        return self.causal_model.config.image_token_id
+
+    def num_image_tokens(self, grid: tuple[int, int, int]) -> int:
+        return math.prod(grid) // self.causal_model.config.vision_config.spatial_merge_size**2
+
     def run(
         self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"], plan: PrefixPlan
     ) -> tuple[Float[Tensor, "batch rows hidden"], ...]:
         images = run_vision(self.causal_model.model.visual, inputs, self.config.image_mean, self.config.image_std)
-        image_mask = inputs.input_ids == self.causal_model.config.image_token_id
+        image_mask = inputs.input_ids == self.image_token_id
         embeddings = self.language_model.embed_tokens(inputs.input_ids)
         return run_text(
             self.language_model, self.packed_layers, embeddings, registers, ImageFeatures(image_mask, images), plan

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
-from vla_ros.policies.utils.packing import PackedLayer, gated_mlp, project_qkv
-from vla_ros.policies.utils.transformers import Rotary, apply_rotary, inverse_frequencies, make_rotary, rms_norm
+from vla_ros.policies.modules.vlm_bridge.decoder import run_layer
+from vla_ros.policies.modules.vlm_bridge.pixels import normalize_patches
+from vla_ros.policies.utils.packing import PackedLayer
+from vla_ros.policies.utils.transformers import Rotary, apply_rotary, inverse_frequencies, make_rotary
 
 VISION_ROPE_THETA = 10000.0
 
@@ -89,38 +91,13 @@ def run_text(
     recorded = []
     for i, layer in enumerate(language_model.layers):
         rows = plan.last_rows if i == num_layers - 1 else x.shape[1]
-        x = _text_layer(layer, packed_layers[i], x, rotary, plan.mask[:, :, -rows:])
+        x = run_layer(layer, packed_layers[i], x, rotary, plan.mask[:, :, -rows:])
         if i < len(images.outputs.deepstack):
             added = torch.zeros_like(embeddings).masked_scatter_(mask, images.outputs.deepstack[i].to(x.dtype))
             x = x + F.pad(added, (0, 0, 0, num_registers))[:, -x.shape[1] :]
         if i >= num_layers - plan.num_recorded_layers:
             recorded.append(x)
     return tuple(recorded)
-
-
-def _text_layer(
-    layer: nn.Module, packed: PackedLayer | None, x: Tensor, rotary: Rotary, mask: Bool[Tensor, "batch 1 rows prefix"]
-) -> Float[Tensor, "batch rows hidden"]:
-    """One decoder layer; only the last positions, as many as ``mask`` has rows, are computed."""
-    attn, num_rows = layer.self_attn, mask.shape[2]
-    projected = project_qkv(attn, packed, rms_norm_of(layer.input_layernorm, x), num_rows)
-    queries, keys, values = (heads.unflatten(-1, (-1, attn.head_dim)) for heads in projected)
-    queries = apply_rotary(rms_norm_of(attn.q_norm, queries), rotary.last(num_rows))
-    keys = apply_rotary(rms_norm_of(attn.k_norm, keys), rotary)
-    out = F.scaled_dot_product_attention(
-        queries.transpose(1, 2),
-        keys.transpose(1, 2),
-        values.transpose(1, 2),
-        attn_mask=mask,
-        enable_gqa=attn.num_key_value_groups > 1,
-    )
-    x = x[:, -num_rows:] + attn.o_proj(out.transpose(1, 2).flatten(-2))
-    return x + gated_mlp(layer.mlp, packed, rms_norm_of(layer.post_attention_layernorm, x))
-
-
-def rms_norm_of(norm: nn.Module, x: Tensor) -> Tensor:
-    """One of the model's own RMS norms."""
-    return rms_norm(x, norm.weight, norm.variance_epsilon)
 
 
 def _text_rotary(config: object, position_ids: Int64[Tensor, "batch 3 prefix"]) -> Rotary:
@@ -155,21 +132,6 @@ def _embed_patches(
         patches = normalize_patches(patches, mean, std)
         kernel = kernel.sum(2)
     return F.linear(patches.to(kernel.dtype), kernel.flatten(1), patch_embed.proj.bias)
-
-
-def normalize_patches(
-    patches: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[Tensor, "*images patches patch"]:
-    """uint8 patches, channels first within each, to float32 ``(x / 255 - mean) / std``."""
-    scale, shift = _pixel_constants(mean, std, patches.device)
-    return (patches.unflatten(-1, (len(mean), -1)).float() * scale + shift).flatten(-2)
-
-
-@lru_cache(maxsize=16)
-def _pixel_constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False), torch.no_grad():
-        means, stds = (torch.tensor(x, dtype=torch.float64) for x in (mean, std))
-        return tuple(x.float()[:, None].to(device) for x in (1 / (255 * stds), -means / stds))
 
 
 def _vision_attention(attn: nn.Module, x: Float[Tensor, "images patches vision"], rotary: Rotary) -> Tensor:

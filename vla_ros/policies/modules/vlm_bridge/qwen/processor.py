@@ -2,6 +2,8 @@
 
 A prompt is, for each camera, ``<|vision_start|>``, its image tokens and ``<|vision_end|>``; then the task, the prompt
 separator and the generation prompt; in training also the generation answer and ``<|im_end|>``. Padding is on the left.
+Where the tokenizer has ``<|im_start|>``, as those of releases do, this is the user's turn of the model's chat template, and
+the answer is the assistant's.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from vla_ros.policies.modules.vlm_bridge.processor import (
 )
 from vla_ros.policies.pi.config import PiConfig
 
-PAD, END = "<|endoftext|>", "<|im_end|>"
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
 SPECIAL_TOKENS = (PAD, END, VISION_START, VISION_END, IMAGE_PAD, PROMPT_SEPARATOR)
 LOCATION_TOKENS = tuple(f"<loc{i:03d}>" for i in range(100))
@@ -40,6 +42,11 @@ class QwenProcessor(VLMProcessor):
         if self._ids[IMAGE_PAD] != image_token_id:
             got = f"{IMAGE_PAD} is {self._ids[IMAGE_PAD]}, the backbone's image_token_id {image_token_id}"
             raise ValueError(f"tokenizer.json: {got}; make them equal")
+        start = tokenizer.token_to_id(START)
+        self._user_turn, self._assistant_turn = [], []
+        if start is not None:
+            self._user_turn = [start, *self.encode("user\n")]
+            self._assistant_turn = [self._ids[END], *self.encode("\n"), start, *self.encode("assistant\n")]
         self._image_ids, self._image_positions, self._num_image_positions = self._layout_images()
 
     @property
@@ -48,8 +55,12 @@ class QwenProcessor(VLMProcessor):
 
     def make_prompt(self, task: str, generation_prompt: str, generation_answer: str) -> Prompt:
         before = self._image_ids + self.encode(task)
-        targets = [*self.encode(generation_answer), self._ids[END]] if generation_answer else []
-        ids = np.array(before + self.separator_ids() + self.encode(generation_prompt) + targets, np.int64)
+        question = self.separator_ids() + self.encode(generation_prompt)
+        targets: list[int] = []
+        if generation_answer:
+            question += self._assistant_turn
+            targets = [*self.encode(generation_answer), self._ids[END]]
+        ids = np.array(before + question + targets, np.int64)
         num_text = len(ids) - len(self._image_ids)
         text = np.broadcast_to(np.arange(num_text) + self._num_image_positions, (3, num_text))
         return Prompt(ids, len(before), len(targets), np.concatenate((self._image_positions, text), axis=1))
@@ -75,12 +86,12 @@ class QwenProcessor(VLMProcessor):
         return blocks.transpose(0, 1, 2, 5, 3, 6, 8, 4, 7).reshape(batch, -1, 3 * patch * patch)
 
     def _layout_images(self) -> tuple[list[int], np.ndarray, int]:
-        """Ids and positions [3, n] of the image part, which opens every prompt, and the first position after it."""
+        """Ids and positions [3, n] of what opens every prompt, the images, and the first position after it."""
         rows, cols = self.grid[1] // self.merge_size, self.grid[2] // self.merge_size
         row, col = (axis.ravel() for axis in np.mgrid[:rows, :cols])
-        ids: list[int] = []
-        parts: list[np.ndarray] = []
-        position = 0
+        ids = list(self._user_turn)
+        position = len(ids)
+        parts = [np.tile(np.arange(position), (3, 1))]
         for _ in range(self.num_cameras):
             ids += [self._ids[VISION_START], *[self._ids[IMAGE_PAD]] * len(row), self._ids[VISION_END]]
             start = position + 1

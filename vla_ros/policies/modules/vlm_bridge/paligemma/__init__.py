@@ -1,0 +1,1 @@
+"""The PaliGemma backbones, 1 and 2."""

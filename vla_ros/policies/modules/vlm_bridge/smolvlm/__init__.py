@@ -1,0 +1,1 @@
+"""The SmolVLM 2 backbone."""

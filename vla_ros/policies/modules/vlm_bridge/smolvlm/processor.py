@@ -1,0 +1,76 @@
+"""The host side of the SmolVLM 2 backbone: images and text to a ``PolicyInput``. Numpy only, no torch.
+
+A prompt is the user's turn of the model's chat template: ``<|im_start|>User:``; for each camera
+``<fake_token_around_image><global-img>``, its image tokens and ``<fake_token_around_image>``; then the task, the prompt
+separator and the generation prompt. In training the assistant's turn follows: ``<end_of_utterance>``, a line break,
+``Assistant:``, and what is to be predicted, the generation answer and ``<end_of_utterance>``. Padding is on the left.
+
+An image is one square: it isn't split into tiles, as a chat with the model would do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+from tokenizers import Tokenizer
+
+from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, Prompt, VLMProcessor, read_int
+from vla_ros.policies.pi.config import PiConfig
+
+PAD, START, END = "<|im_end|>", "<|im_start|>", "<end_of_utterance>"
+AROUND_IMAGE, GLOBAL_IMAGE, IMAGE = "<fake_token_around_image>", "<global-img>", "<image>"
+SPECIAL_TOKENS = (PAD, START, END, AROUND_IMAGE, GLOBAL_IMAGE, IMAGE)
+
+
+class SmolVLMProcessor(VLMProcessor):
+    """Position ids count every place of the sequence, padding and registers included.
+
+    So with ``zero_pos_id_for_obs_register`` the distance from registers to tokens depends on the bucket: a release wants
+    the padded length it was trained with as its only one.
+    """
+
+    resampling = Image.Resampling.LANCZOS
+
+    def __init__(self, config: ProcessorConfig, policy: PiConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
+        super().__init__(config, policy, tokenizer, num_cameras)
+        scale = read_int(policy.vlm_config, "scale_factor")
+        if scale < 1 or self.grid[1] % scale:
+            got = f"scale_factor is {scale}, an image has {self.grid[1]} patches a side"
+            raise ValueError(f"policy.vlm_config: {got}; the second must be a multiple of the first")
+        self._ids = {token: self.special_id(token) for token in SPECIAL_TOKENS}
+        image_token_id = read_int(policy.vlm_config, "image_token_id")
+        if self._ids[IMAGE] != image_token_id:
+            got = f"{IMAGE} is {self._ids[IMAGE]}, the backbone's image_token_id {image_token_id}"
+            raise ValueError(f"tokenizer.json: {got}; make them equal")
+        image = [AROUND_IMAGE, GLOBAL_IMAGE, *[IMAGE] * (self.grid[1] // scale) ** 2, AROUND_IMAGE]
+        self._image_ids = [self._ids[token] for token in image] * num_cameras
+
+    @property
+    def pad_id(self) -> int:
+        return self._ids[PAD]
+
+    def make_prompt(self, task: str, generation_prompt: str, generation_answer: str) -> Prompt:
+        before = [self._ids[START], *self.encode("User:"), *self._image_ids, *self.encode(task)]
+        ids = before + self.separator_ids() + self.encode(generation_prompt)
+        targets: list[int] = []
+        if generation_answer:
+            targets = [*self.encode(f" {generation_answer}"), self._ids[END]]
+            ids += [self._ids[END], *self.encode("\nAssistant:")]
+        return Prompt(np.array(ids + targets, np.int64), len(before), len(targets))
+
+    @staticmethod
+    def token_positions(attention_mask: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+        batch, seq = attention_mask.shape
+        return np.broadcast_to(np.arange(seq), (batch, 1, seq))
+
+    @staticmethod
+    def register_positions(positions: np.ndarray, attention_mask: np.ndarray, num_registers: int) -> np.ndarray:
+        batch, seq = attention_mask.shape
+        return np.broadcast_to(np.arange(seq, seq + num_registers), (batch, 1, num_registers))
+
+    def _check_image_size(self, unit: int) -> None:
+        """The tower's own square and no other: its learned positions are for that one."""
+        size = read_int(self.policy.vlm_config, "vision_config", "image_size")
+        if (self.config.image_height, self.config.image_width) != (size, size):
+            got = f"images of {self.config.image_height}x{self.config.image_width} pixels"
+            raise ValueError(f"processor.json: {got}; the backbone sees {size}x{size}: set both to {size}")
