@@ -55,6 +55,7 @@ setup(
     ],
     python_requires=">=3.11",
     install_requires=[
+        "huggingface_hub",
         "hydra-core>=1.3",
         "jaxtyping",
         "numpy",

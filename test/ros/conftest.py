@@ -60,7 +60,8 @@ def policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A very small policy with random weights for the robot of these tests; its chunks last 2 s."""
     from policy_helpers import observation, pi_config, policy_files
 
-    from vla_ros.policies.directory import build_policy, save_policy
+    from vla_ros.policies.directory import save_policy
+    from vla_ros.policies.fill import build_policy
 
     directory = tmp_path_factory.mktemp("policies") / "random"
     config = pi_config()

@@ -33,6 +33,18 @@ MAY_IMPORT = {
     "vla_ros.policies": {"numpy", "hydra", "omegaconf", "yaml", "safetensors", "vla_ros.transforms", "vla_ros.types"}
     | TORCH,
     "vla_ros.policies.modules.vlm_bridge": {"numpy", "transformers", "vla_ros.policies", "vla_ros.transforms"} | TORCH,
+    "vla_ros.policies.released": {
+        "numpy",
+        "yaml",
+        "omegaconf",
+        "huggingface_hub",
+        "safetensors",
+        "tokenizers",
+        "vla_ros.policies",
+        "vla_ros.transforms",
+        "vla_ros.types",
+    }
+    | TORCH,
     "vla_ros.execution": {"numpy", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types", "vla_ros.wire"} | TORCH,
     "vla_ros.sim": {"numpy", "mujoco", "tqdm", "vla_ros.bags", "vla_ros.robot", "vla_ros.types"},
     "vla_ros.training": {

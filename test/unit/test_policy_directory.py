@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from vla_ros.policies.directory import build_policy, infer, load_policy, save_policy  # noqa: E402
+from vla_ros.policies.directory import infer, load_policy, save_policy  # noqa: E402
+from vla_ros.policies.fill import build_policy  # noqa: E402
 from vla_ros.policies.processor import POLICY_FILES, load_processor  # noqa: E402
 
 

@@ -1,8 +1,8 @@
 """Finds the subcommand, runs it, and turns what it raises into one line and an exit code.
 
-A subcommand is one module: its docstring's first line is its help, ``add_arguments(parser)`` declares its arguments,
-``run(args)`` does it and returns the exit code, ``EXTRAS`` are the pip extras it needs. Whatever is not in the standard
-library it imports in ``run``.
+A subcommand is one module of its name (or of its ``NAME``, where that is no name for a module): its docstring's first
+line is its help, ``add_arguments(parser)`` declares its arguments, ``run(args)`` does it and returns the exit code,
+``EXTRAS`` are the pip extras it needs. Whatever is not in the standard library it imports in ``run``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from vla_ros.cli import demo, record, train
+from vla_ros.cli import audit, demo, import_policy, parity, record, train
 
-COMMANDS = (demo, record, train)
+COMMANDS = (demo, record, train, import_policy, parity, audit)
 DONE, BELOW_THRESHOLD, UNUSABLE = 0, 1, 2
 INTERRUPTED = 130
 
@@ -33,13 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(
             f"vla_ros {args.command}: the Python package '{error.name}' is missing; install what this needs with "
-            f"pip install 'vla_ros[{','.join(args.extras)}]'",
+            f"pip install '{_requirement(args.extras)}'",
             file=sys.stderr,
         )
         return UNUSABLE
     except KeyboardInterrupt:
         print(f"vla_ros {args.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _requirement(extras: Sequence[str]) -> str:
+    return f"vla_ros[{','.join(extras)}]" if extras else "vla_ros"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="vla_ros", description="Runs a Vision-Language-Action policy on a robot under ROS 2.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:
-        name = module.__name__.rpartition(".")[2]
+        name = getattr(module, "NAME", module.__name__.rpartition(".")[2])
         first_line = (module.__doc__ or "").splitlines()[0]
         subparser = subparsers.add_parser(name, help=first_line, description=first_line)
         module.add_arguments(subparser)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from vla_ros.policies.base import BasePolicy, PolicyObservation
+from vla_ros.policies.fill import build_on_meta, fill_policy
 from vla_ros.policies.golden import GoldenCase, write_golden
-from vla_ros.policies.pi.config import PiConfig
-from vla_ros.policies.pi.policy import PiPolicy
 from vla_ros.policies.processor import (
     CONFIG_FILE,
     GOLDEN_FILE,
@@ -26,7 +26,6 @@ from vla_ros.policies.processor import (
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Observation
 
-POLICIES = {"PiPolicy": PiPolicy}
 # In normalised units. Rounding on another processor stays far below; a wrong weight or formula far above.
 ACTION_TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
@@ -41,11 +40,6 @@ class LoadedPolicy:
     warm_up_requests: tuple[PolicyRequest, ...]
 
 
-def build_policy(config: PiConfig) -> BasePolicy:
-    """A policy from its configuration, with random weights."""
-    return POLICIES[config.type](config)
-
-
 def load_policy(
     policy_dir: str | Path, device: torch.device | str, dtype: torch.dtype = torch.float32
 ) -> LoadedPolicy:
@@ -58,9 +52,9 @@ def load_policy(
     opened = open_policy(policy_dir)
     config = opened.files.policy
     try:
-        policy = _build(config)
-        _load_weights(policy, policy_dir / WEIGHTS_FILE)
-        policy = policy.to(device, dtype).eval().requires_grad_(False)
+        policy = build_on_meta(config, CONFIG_FILE)
+        _fill(policy, policy_dir / WEIGHTS_FILE, device, dtype)
+        policy = policy.to(device).eval()
         actions = infer(policy, opened.golden.request, config.num_steps, device)
         _check_actions(opened.golden, actions, ACTION_TOLERANCES[dtype])
     except ValueError as error:
@@ -97,31 +91,28 @@ def infer(policy: BasePolicy, request: PolicyRequest, num_steps: int, device: to
     return actions[0].float().cpu().numpy()
 
 
-def _build(config: PiConfig) -> BasePolicy:
+def _fill(policy: BasePolicy, path: Path, device: torch.device, dtype: torch.dtype) -> None:
+    """Straight from the file to the device, one weight after the other: a policy may be as large as the memory."""
     try:
-        return build_policy(config)
-    except ValueError:
-        raise
-    except Exception as error:  # whatever a model library raises for sizes that don't go together
-        raise ValueError(f"{CONFIG_FILE}: describes no policy: {' '.join(repr(error).split())}") from error
-
-
-def _load_weights(policy: BasePolicy, path: Path) -> None:
-    try:
-        weights = load_file(path)
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            stored = {name: file.get_slice(name).get_shape() for name in file.keys()}
+            _check_names(stored, policy, path.name)
+            fill_policy(policy, lambda name: file.get_tensor(name).to(dtype))
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path.name}: damaged ({' '.join(str(error).split())}); restore it") from error
+
+
+def _check_names(stored: Mapping[str, Sequence[int]], policy: BasePolicy, file_name: str) -> None:
     expected = dict(policy.named_parameters())  # a tied weight is stored once
     for name in expected:
-        if name not in weights:
-            raise ValueError(f"{path.name}: weight {name} is missing; weights and policy.yaml don't belong together")
-        if weights[name].shape != expected[name].shape:
-            got = f"{name} is {list(weights[name].shape)}, policy.yaml gives {list(expected[name].shape)}"
-            raise ValueError(f"{path.name}: {got}; weights and policy.yaml don't belong together")
-    unknown = sorted(set(weights) - set(expected))
+        if name not in stored:
+            raise ValueError(f"{file_name}: weight {name} is missing; weights and policy.yaml don't belong together")
+        if list(stored[name]) != list(expected[name].shape):
+            got = f"{name} is {list(stored[name])}, policy.yaml gives {list(expected[name].shape)}"
+            raise ValueError(f"{file_name}: {got}; weights and policy.yaml don't belong together")
+    unknown = sorted(set(stored) - set(expected))
     if unknown:
-        raise ValueError(f"{path.name}: weight {unknown[0]} has no place in the policy that policy.yaml describes")
-    policy.load_state_dict(weights, strict=False)
+        raise ValueError(f"{file_name}: weight {unknown[0]} has no place in the policy that policy.yaml describes")
 
 
 def _check_actions(golden: GoldenCase, actions: np.ndarray, tolerance: float) -> None:

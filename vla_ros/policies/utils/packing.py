@@ -68,5 +68,6 @@ def gated_mlp(
     mlp: nn.Module, packed: PackedLayer | None, x: Float[Tensor, "*rows dim"]
 ) -> Float[Tensor, "*rows dim"]:
     """``down(act(gate(x)) * up(x))``."""
-    gate, up = (mlp.gate_proj(x), mlp.up_proj(x)) if packed is None else packed.gate_up(x)
-    return mlp.down_proj(mlp.act_fn(gate) * up)
+    rows = x.flatten(0, -2)  # a linear layer without bias is one operator on a matrix, and two on more dimensions
+    gate, up = (mlp.gate_proj(rows), mlp.up_proj(rows)) if packed is None else packed.gate_up(rows)
+    return mlp.down_proj(mlp.act_fn(gate) * up).view(x.shape)

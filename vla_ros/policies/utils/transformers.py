@@ -37,7 +37,7 @@ def apply_rotary(
     """Rotate channel ``i`` with channel ``i + head_dim / 2``; computed in float32, returned as ``x`` came."""
     if torch.is_grad_enabled():
         return _Rotate.apply(x, rotary.cos, rotary.sin)
-    return _rotate(x.float(), rotary.cos, rotary.sin).to(x.dtype)
+    return _rotate(x, rotary.cos, rotary.sin).to(x.dtype)
 
 
 def rms_norm(
@@ -47,6 +47,21 @@ def rms_norm(
     if torch.is_grad_enabled():
         return _RMSNorm.apply(x, weight, eps)[0]
     return F.rms_norm(x, x.shape[-1:], weight, eps)
+
+
+def modulated_rms_norm(
+    x: Float[Tensor, "*rows dim"], scale: Float[Tensor, "*#rows dim"], shift: Float[Tensor, "*#rows dim"], eps: float
+) -> Float[Tensor, "*rows dim"]:
+    """``rms_norm(x) * scale + shift``, returned as ``x`` came.
+
+    Torch has a kernel for the norm on CUDA only; elsewhere it would compose it of six operators.
+    """
+    if torch.is_grad_enabled() or x.is_cuda:
+        return torch.addcmul(shift, rms_norm(x, None, eps), scale)
+    precision = torch.float64 if x.dtype == torch.float64 else torch.float32
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precision)
+    length = torch.hypot(norm, _constant((x.shape[-1] * eps) ** 0.5, x.device))
+    return torch.addcdiv(shift, x * scale, length, value=x.shape[-1] ** 0.5).to(x.dtype)
 
 
 def inverse_frequencies(dim: int, theta: float, device: torch.device) -> Float[Tensor, "half"]:
@@ -60,6 +75,12 @@ def rotary_angles(length: int, head_dim: int, theta: float, device: torch.device
     with torch.inference_mode(False), torch.no_grad():
         positions = torch.arange(length, dtype=torch.float32, device=device)
         return make_rotary((positions[:, None] * inverse_frequencies(head_dim, theta, device))[None])
+
+
+@lru_cache(maxsize=64)
+def _constant(value: float, device: torch.device) -> Float[Tensor, ""]:
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.tensor(value).to(device)
 
 
 # Both functions below spare memory traffic where gradients are wanted; calling one takes 0.1 ms, too much at inference.

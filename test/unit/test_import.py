@@ -1,0 +1,197 @@
+"""``vla_ros import``: a released run becomes a policy directory that loads, or nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import paligemma_helpers
+import pytest
+import smolvlm_helpers
+from policy_helpers import CAMERAS, HORIZON, JOINTS, observation
+
+torch = pytest.importorskip("torch")
+
+from released_helpers import MAX_LENGTH, ROBOT, edit_cfg, released_stats, released_weights, write_run  # noqa: E402
+from released_helpers import tied_config as config_of_run  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+
+from vla_ros.cli import main  # noqa: E402
+from vla_ros.policies.directory import infer, load_policy  # noqa: E402
+from vla_ros.policies.golden import read_golden  # noqa: E402
+from vla_ros.policies.processor import POLICY_FILES, load_processor, open_policy  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("released"))
+
+
+@pytest.fixture(scope="module")
+def imported(run: Path) -> Path:
+    out = run.parent / "new" / "policy"
+    assert do_import(run, out, "--json", str(run.parent / "report.json")) == 0
+    return out
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(run.parent / "vlm", tmp_path / "vlm")
+    return tmp_path / "run"
+
+
+def do_import(run: Path, out: Path, *options: str) -> int:
+    return main(["import", str(run), str(out), "--robot", str(ROBOT), *options])
+
+
+def refusal(capsys: pytest.CaptureFixture[str], run: Path, out: Path, *options: str) -> str:
+    before = sorted(out.parent.iterdir())
+    assert do_import(run, out, *options) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("vla_ros import: ") and message.count("\n") == 1
+    assert sorted(out.parent.iterdir()) == before, "something was left behind"
+    return message
+
+
+def test_the_directory_is_complete_and_loads_with_the_weights_of_the_release(imported: Path) -> None:
+    files = sorted(path.relative_to(imported).as_posix() for path in imported.rglob("*") if path.is_file())
+    assert files == sorted(POLICY_FILES) and sorted(imported.parent.iterdir()) == [imported]
+    loaded = load_policy(imported, "cpu")
+    expected = released_weights(config_of_run())
+    for name, value in loaded.policy.named_parameters():
+        assert torch.equal(value.to(torch.bfloat16), expected[name]), name
+    assert loaded.digest == load_processor(imported).digest
+
+
+def test_weights_stay_as_narrow_as_they_came(imported: Path) -> None:
+    with safe_open(imported / "model.safetensors", framework="pt") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16"}
+
+
+def test_the_golden_actions_are_those_of_wide_weights(imported: Path) -> None:
+    golden = read_golden(imported / "golden.safetensors")
+    policy = load_policy(imported, "cpu").policy
+    actions = infer(policy, golden.request, 10, torch.device("cpu"))
+    np.testing.assert_allclose(golden.actions, actions, atol=1e-5)
+    moved = np.abs(golden.actions - golden.request.noise).max()
+    assert moved > 0.1, "actions that are nothing but their noise would check nothing"
+
+
+def test_the_directory_says_what_the_robot_and_the_release_said(imported: Path) -> None:
+    files = open_policy(imported).files
+    assert files.policy == config_of_run()
+    assert (files.data.joint_names, files.data.camera_names) == (JOINTS, CAMERAS)
+    assert (files.data.chunk_dt_s, files.data.action_mode, files.data.normalization) == (0.1, "relative", "quantile")
+    assert files.processor.buckets == (MAX_LENGTH,) and files.processor.camera_width == 32
+    released = released_stats()["action_chunk.actions"]["q01"][:HORIZON]
+    np.testing.assert_allclose(files.stats["action"].q01, released, rtol=1e-6)
+    assert load_processor(imported).process(observation()).policy_input.input_ids.shape == (MAX_LENGTH,)
+
+
+def test_the_report_says_what_was_imported(run: Path, imported: Path) -> None:
+    report = json.loads((run.parent / "report.json").read_text())
+    assert report["digest"] == load_processor(imported).digest
+    assert report["num_bytes"] == 2 * report["num_parameters"] and report["head"].startswith("tied")
+    assert report["model"].endswith("checkpoint_10/model.pt") and report["image_size"] == [16, 24]
+
+
+def test_importing_twice_gives_the_same_policy(run: Path, imported: Path, tmp_path: Path) -> None:
+    assert do_import(run / "checkpoint_10", tmp_path / "again") == 0
+    for name in set(POLICY_FILES) - {"golden.safetensors"}:
+        assert (tmp_path / "again" / name).read_bytes() == (imported / name).read_bytes(), name
+    first, again = (read_golden(path / "golden.safetensors") for path in (imported, tmp_path / "again"))
+    np.testing.assert_array_equal(again.actions, first.actions)
+
+
+@pytest.mark.parametrize("backbone", ["gemma", "gemma2", "smolvlm"])
+def test_every_backbone_is_imported(backbone: str, tmp_path: Path) -> None:
+    if backbone == "smolvlm":
+        config, tokenizer = smolvlm_helpers.smol_config(), smolvlm_helpers.tokenizer()
+    else:
+        config, tokenizer = paligemma_helpers.paligemma_config(backbone), paligemma_helpers.make_tokenizer()
+    run = write_run(tmp_path, config, tokenizer=tokenizer)
+    assert do_import(run, tmp_path / "out") == 0
+    request = load_processor(tmp_path / "out").process(observation())
+    actions = infer(load_policy(tmp_path / "out", "cpu").policy, request, 10, torch.device("cpu"))
+    assert actions.shape == (HORIZON, len(JOINTS)) and np.isfinite(actions).all()
+
+
+def test_options_reach_the_directory(copy: Path, tmp_path: Path) -> None:
+    shutil.move(tmp_path / "vlm", tmp_path / "elsewhere")
+    (copy / "stats.npz").rename(tmp_path / "mine.npz")
+    options = ("--vlm", str(tmp_path / "elsewhere"), "--stats", str(tmp_path / "mine.npz"), "--chunk-dt-s", "0.05")
+    more = ("--action-mode", "absolute", "--camera-size", "16x40")
+    (tmp_path / "out").mkdir()  # empty: it may be there
+    assert do_import(copy, tmp_path / "out", *options, *more) == 0
+    files = open_policy(tmp_path / "out").files
+    assert (files.data.chunk_dt_s, files.data.action_mode) == (0.05, "absolute")
+    assert (files.processor.camera_height, files.processor.camera_width) == (16, 40)
+
+
+def test_a_directory_in_use_is_left_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("yes")
+    assert "exists and is not empty" in refusal(capsys, run, tmp_path / "out")
+    assert "exists and is not empty" in refusal(capsys, run, tmp_path / "out" / "precious")
+    assert (tmp_path / "out" / "precious").read_text() == "yes"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--camera-size", "16"), "expected HxW in pixels"),
+        (("--camera-size", "0x16"), "expected HxW in pixels"),
+        (("--chunk-dt-s", "0"), "expected seconds above 0"),
+        (("--chunk-dt-s", "nan"), "expected seconds above 0"),
+        (("--robot", "tabletop"), "the policy has 3 state and 3 action dimensions, the robot 6 joints"),
+        (("--stats", "nowhere.npz"), "--stats nowhere.npz is no file"),
+        (("--vlm", "nowhere"), "--vlm nowhere"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], expected: str
+) -> None:
+    assert expected in refusal(capsys, run, tmp_path / "out", *options)
+
+
+@pytest.mark.parametrize("damage", ["class", "truncated", "tokenizer", "no tokenizer", "prompt", "statistics"])
+def test_a_run_that_cannot_be_used_leaves_nothing_behind(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    model, tokenizer = copy / "checkpoint_10" / "model.pt", tmp_path / "vlm" / "tokenizer.json"
+    if damage == "class":
+        edit_cfg(copy, lambda cfg: cfg["policy"]["transforms"][0].update(_target_="os.system"))
+    elif damage == "truncated":
+        model.write_bytes(model.read_bytes()[:5000])
+    elif damage == "tokenizer":
+        tokenizer.write_text("{}")
+    elif damage == "no tokenizer":
+        tokenizer.unlink()
+    elif damage == "prompt":
+        edit_cfg(copy, lambda cfg: cfg["policy"]["transforms"][0].update(max_length=20))
+    elif damage == "statistics":
+        (copy / "stats.npz").write_bytes(b"PK")
+    expected = {
+        "class": "a class outside the registry",
+        "truncated": "cut off, or no file of torch.save",
+        "tokenizer": "not readable as a tokenizer",
+        "no tokenizer": "put the VLM's tokenizer.json there",
+        "prompt": "the largest bucket is 20",
+        "statistics": "not readable as statistics",
+    }
+    assert expected[damage] in refusal(capsys, copy, tmp_path / "out")
+
+
+def test_an_import_that_is_interrupted_leaves_nothing_behind(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args) -> None:
+        assert len(list(tmp_path.glob(".out-*/out/model.safetensors"))) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vla_ros.policies.released.directory.infer", interrupt)
+    assert do_import(copy, tmp_path / "out") == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "vlm"]

@@ -1,0 +1,84 @@
+"""Prove that no inference waits for the device; needs no GPU."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from typing import Any
+
+from vla_ros.cli.output import write_json
+
+EXTRAS = ()
+# Makes about 180 tokens with two images of a Qwen policy.
+NUM_TEXT_TOKENS = 78
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--policy", required=True, metavar="NAME", help="a published policy, such as pi-qwen, or a policy directory"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    config, request = _policy(args.policy)  # first: a wrong name is refused before torch is loaded
+
+    from vla_ros.execution.audit import audit
+    from vla_ros.execution.counting import count_published_step
+
+    reports = audit(config, request)
+    step = count_published_step(config)
+    num_waits = sum(report.num_waits for report in reports)
+    num_transfers = sum(report.num_transfers for report in reports)
+    _print_table(reports)
+    print(f"a denoising step: {step.num_operators} operators, {step.weight_bytes / 1e9:.3f} GB of weights in bfloat16")
+    clean = num_waits + num_transfers == 0
+    print(f"{args.policy}: {'nothing waits' if clean else f'{num_waits} waits, {num_transfers} undeclared transfers'}")
+    values = {
+        "policy": args.policy,
+        "waits": num_waits,
+        "transfers": num_transfers,
+        "events": [{"pass": report.name, **vars(event)} for report in reports for event in report.events],
+        "operators_per_step": step.num_operators,
+        "weight_bytes_per_step": step.weight_bytes,
+        "passes": {report.name: _pass_json(report) for report in reports},
+    }
+    write_json(args.json, values)
+    return 0 if clean else 1
+
+
+def _policy(name: str) -> tuple[Any, Any]:
+    """Configuration and a request of the published sizes. Raises ValueError where there is no such policy."""
+    from vla_ros.policies.pi.published import PUBLISHED
+    from vla_ros.policies.processor import open_policy
+    from vla_ros.policies.synthetic import image_size_of, synthetic_request
+    from vla_ros.share import policy_dir
+
+    if name in PUBLISHED:
+        config = PUBLISHED[name]
+        return config, synthetic_request(config, 2, image_size_of(config), NUM_TEXT_TOKENS)
+    try:
+        folder = policy_dir(name)
+    except ValueError as error:
+        raise ValueError(f"{error}; published ones are {', '.join(PUBLISHED)}") from error
+    opened = open_policy(folder)
+    return opened.files.policy, opened.golden.request
+
+
+def _print_table(reports: Any) -> None:
+    print(f"{'pass':12}{'waits':>6}{'transfers':>11}{'declared':>10}{'seconds':>9}")
+    for report in reports:
+        counts = f"{report.num_waits:6}{report.num_transfers:11}{report.num_declared:10}{report.seconds:9.1f}"
+        print(f"{report.name:12}{counts}{'' if report.complete else '  ended at a wait'}")
+        for event, count in Counter(report.events).items():
+            times = f"  {count} times" if count > 1 else ""
+            print(f"  {event.kind}: {event.operator}  {event.file}:{event.line}{times}")
+
+
+def _pass_json(report: Any) -> dict[str, Any]:
+    return {
+        "waits": report.num_waits,
+        "transfers": report.num_transfers,
+        "declared_transfers": report.num_declared,
+        "complete": report.complete,
+        "seconds": round(report.seconds, 1),
+    }

@@ -1,0 +1,149 @@
+"""What a forward pass costs, counted and not timed: operators dispatched, weights read, floating-point operations.
+
+Counted below autograd, where composed operators have come apart: what is counted is what a device is given to do.
+Under ``inference_mode`` torch shows a linear layer or a norm as one operator, whatever it then does; so counting
+runs under ``no_grad``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+from vla_ros.policies.base import BasePolicy
+from vla_ros.policies.fill import build_policy
+from vla_ros.policies.modules.vlm_bridge.data_types import VLMOutputs
+from vla_ros.policies.pi.config import PiConfig
+from vla_ros.policies.utils.transformers import rotary_angles
+
+_aten = torch.ops.aten
+_CPU_ATTENTION = _aten._scaled_dot_product_flash_attention_for_cpu
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``num_operators`` without views; ``weight_bytes`` of distinct weights that were read, a table's rows and not the
+    table where it is looked up; ``flops`` of matrix products and attention, a multiplication and an addition being two."""
+
+    num_operators: int
+    weight_bytes: int
+    flops: int
+
+
+class CostCounter(TorchDispatchMode):
+    """Inside its ``with``, counts what is dispatched; ``weights`` are tensors whose reading counts, views included."""
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._storages = {_storage(weight) for weight in weights}
+        self._read: dict[int, list[tuple[int, int]]] = {}
+        self._num_operators = self._looked_up_bytes = self._flops = 0
+
+    @property
+    def cost(self) -> Cost:
+        read = sum(_union(intervals) for intervals in self._read.values())
+        return Cost(self._num_operators, read + self._looked_up_bytes, self._flops)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func.namespace == "prim" or is_view(func):  # fake tensors ask about themselves in that namespace
+            return result
+        self._num_operators += 1
+        packet = func.overloadpacket
+        if packet in flop_registry:
+            self._flops += flop_registry[packet](*args, **kwargs, out_val=result)
+        elif packet is _CPU_ATTENTION:
+            self._flops += sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor) and _storage(tensor) in self._storages:
+                if packet is _aten.embedding:
+                    self._looked_up_bytes += result.nbytes
+                else:
+                    self._read.setdefault(_storage(tensor), []).append(_interval(tensor))
+        return result
+
+
+def is_view(func: Any) -> bool:
+    """Whether an operator only gives another look at a tensor's memory: its result aliases an input, nothing is written."""
+    aliases = [result.alias_info for result in func._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
+
+
+def count(run: Callable[[], object], weights: Iterable[Tensor]) -> Cost:
+    """The cost of ``run``, run twice: constants of its shapes are made the first time."""
+    with torch.no_grad():
+        run()
+        with CostCounter(weights) as counter:
+            run()
+    return counter.cost
+
+
+def count_step(policy: BasePolicy, vlm_outputs: VLMOutputs, state: Tensor, noisy_actions: Tensor) -> Cost:
+    """One denoising step of a policy on a prepared time grid; modulations of the grid count as weights.
+
+    ``state`` is [batch, history, state], ``noisy_actions`` [batch, draws, horizon, action].
+    """
+    with torch.no_grad():
+        grid = policy.make_time_grid(2)
+        prepared = policy.prepare_suffix(vlm_outputs, grid)
+        weights = [*policy.parameters(), *(tensor for tensor in tree_leaves(grid.steps) if isinstance(tensor, Tensor))]
+    return count(lambda: policy.predict_suffix(state, prepared, noisy_actions, 1), weights)
+
+
+def count_published_step(config: PiConfig, dtype: torch.dtype = torch.bfloat16) -> Cost:
+    """One denoising step of a policy of any size, batch 1, on tensors without memory as a CPU would run it.
+
+    An expert that reads the whole prefix gets one of 256 positions; the count of operators and weights is the same.
+    """
+    expert, num_tokens = config.action_expert_cfg, config.num_obs_registers if config.expert_only_use_register else 256
+    num_rows = config.action_horizon + (config.state_history if config.use_state else 0)
+    # First, so that these are no fakes: they are kept for the rest of the process.
+    rotary_angles(num_rows, expert.head_dim, expert.rope_theta, torch.device("cpu"))
+    with torch.device("meta"):
+        policy = build_policy(config).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        _replace_weights(policy, lambda weight: torch.empty(weight.shape, dtype=dtype))
+        policy.pack_weights()
+        hidden = policy.obs_registers.new_empty(1, num_tokens, policy.obs_registers.shape[1])
+        mask = None if config.expert_only_use_register else torch.ones(1, num_tokens, dtype=torch.bool)
+        state = torch.empty(1, config.state_history, config.state_dim)
+        actions = torch.empty(1, 1, config.action_horizon, config.action_dim)
+        return count_step(policy, VLMOutputs((hidden,) * expert.num_hidden_layers, mask), state, actions)
+
+
+def _replace_weights(module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
+    for part in module.modules():
+        for name, weight in part._parameters.items():
+            if weight is not None:
+                part._parameters[name] = nn.Parameter(make(weight), requires_grad=False)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _interval(tensor: Tensor) -> tuple[int, int]:
+    """The bytes from the first to the last element, in the storage."""
+    if tensor.numel() == 0:
+        return 0, 0
+    start = tensor.storage_offset()
+    last = start + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return start * tensor.itemsize, (last + 1) * tensor.itemsize
+
+
+def _union(intervals: list[tuple[int, int]]) -> int:
+    """How many bytes at least one interval covers."""
+    total = end = 0
+    for start, stop in sorted(intervals):
+        total += max(0, stop - max(start, end))
+        end = max(end, stop)
+    return total

@@ -1,0 +1,66 @@
+"""Policies built without memory of their own, and filled weight by weight from wherever those are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from vla_ros.policies.base import BasePolicy
+from vla_ros.policies.pi.config import PiConfig
+from vla_ros.policies.pi.policy import PiPolicy
+
+POLICIES = {"PiPolicy": PiPolicy}
+
+
+def build_policy(config: PiConfig) -> BasePolicy:
+    """A policy from its configuration, with random weights."""
+    return POLICIES[config.type](config)
+
+
+def build_on_meta(config: PiConfig, where: str) -> BasePolicy:
+    """A policy whose weights are shapes only, to be filled. Raises ValueError, beginning with ``where`` the
+    configuration came from, for one that describes no policy."""
+    try:
+        with torch.device("meta"):
+            return build_policy(config)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever a model library raises for sizes that don't go together
+        raise ValueError(f"{where}: describes no policy: {' '.join(repr(error).split())}") from error
+
+
+def shared_names(policy: BasePolicy) -> dict[str, str]:
+    """The second and further names of parameters that have several, each with the first."""
+    first: dict[int, str] = {}
+    aliases = {}
+    for name, parameter in policy.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(parameter), name) != name:
+            aliases[name] = first[id(parameter)]
+    return aliases
+
+
+def fill_policy(policy: BasePolicy, value: Callable[[str], Tensor]) -> None:
+    """Every parameter becomes ``value(name)``; parameters that were one stay one. Constants are computed."""
+    aliases = shared_names(policy)
+    filled = {name: nn.Parameter(value(name), requires_grad=False) for name, _ in policy.named_parameters()}
+    for name in [*filled, *aliases]:
+        module, _, leaf = name.rpartition(".")
+        policy.get_submodule(module).register_parameter(leaf, filled[aliases.get(name, name)])
+    for module in policy.modules():
+        for leaf, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_meta:
+                module.register_buffer(leaf, _constant(module, leaf, buffer), persistent=False)
+
+
+def _constant(module: nn.Module, name: str, buffer: Tensor) -> Tensor:
+    """A buffer that no checkpoint holds because it follows from the configuration, computed as transformers does."""
+    if name == "position_ids":
+        return torch.arange(buffer.shape[-1]).expand(buffer.shape)
+    if name == "embed_scale":
+        return torch.tensor(module.scalar_embed_scale)
+    compute = getattr(module, f"compute_{getattr(module, 'rope_type', None)}_rope_parameters", None)
+    if name in ("inv_freq", "original_inv_freq") and compute is not None:
+        return compute(module.config)[0]
+    raise ValueError(f"{type(module).__name__} has the constant '{name}', which this package can't compute")
