@@ -19,9 +19,9 @@ ROS_MESSAGES = ("diagnostic-msgs", "sensor-msgs", "std-msgs", "std-srvs", "traje
 
 
 def share_files() -> list[tuple[str, list[str]]]:
-    """Every file of ``launch/``, ``config/`` and ``models/``, kept in its folder below ``share/vla_ros``."""
+    """Every file of these folders, kept in its place below ``share/vla_ros``; the bench needs ``test/reference``."""
     folders = defaultdict(list)
-    for root in ("launch", "config", "models"):
+    for root in ("launch", "config", "models", "test/reference"):
         for path in sorted(Path(root).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 folders[os.path.join("share", PACKAGE, path.parent)].append(str(path))

@@ -208,9 +208,8 @@ def test_the_tiny_sibling_of_a_published_policy_is_small_waits_for_nothing_and_r
 @pytest.mark.parametrize("name", ["pi-qwen", "pi-paligemma2"])
 def test_a_tiny_sibling_keeps_what_decides_which_operators_run(name):
     config, tiny = PUBLISHED[name], shrink(PUBLISHED[name])
-    assert replace(tiny, vlm_config={}, action_expert_cfg=config.action_expert_cfg, num_steps=config.num_steps) == replace(
-        config, vlm_config={}
-    )
+    sizes = {"vlm_config": {}, "action_expert_cfg": tiny.action_expert_cfg, "num_steps": tiny.num_steps}
+    assert replace(tiny, **sizes) == replace(config, **sizes)
     for group in ("text_config", "vision_config"):
         assert set(config.vlm_config[group]) <= set(tiny.vlm_config[group])
     deepstack = "deepstack_visual_indexes"

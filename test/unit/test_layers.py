@@ -46,6 +46,19 @@ MAY_IMPORT = {
     }
     | TORCH,
     "vla_ros.execution": {"numpy", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types", "vla_ros.wire"} | TORCH,
+    "vla_ros.bench": {
+        "numpy",
+        "yaml",
+        "matplotlib",
+        "tokenizers",
+        "vla_ros.policies",
+        "vla_ros.execution",
+        "vla_ros.transforms",
+        "vla_ros.share",
+        "vla_ros.types",
+        "vla_ros.wire",
+    }
+    | TORCH,
     "vla_ros.sim": {"numpy", "mujoco", "tqdm", "vla_ros.bags", "vla_ros.robot", "vla_ros.types"},
     "vla_ros.training": {
         "numpy",

@@ -33,9 +33,10 @@ def test_package_xml_setup_and_changelog_say_the_same_version() -> None:
 
 
 @needs_install
-@pytest.mark.parametrize("folder", ["launch", "config", "models"])
+@pytest.mark.parametrize("folder", ["launch", "config", "models", "test/reference"])
 def test_every_file_of_a_share_folder_is_installed(folder: str) -> None:
-    source = {path.relative_to(SOURCE) for path in (SOURCE / folder).rglob("*") if path.is_file()}
+    files = [path for path in (SOURCE / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    source = {path.relative_to(SOURCE) for path in files}
     installed = {path for path in source if (PREFIX / "share" / "vla_ros" / path).is_file()}
     assert source - installed == set()
 

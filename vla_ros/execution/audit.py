@@ -78,10 +78,10 @@ def accelerator_pass(config: PiConfig, request: PolicyRequest, build: Build = bu
     recorder, is_warm, complete = Recorder(), False, True
     with FakeAccelerator() as accelerator, torch.inference_mode():
         policy = _build_without_memory(accelerator, build, config, WEIGHTS_DTYPE)
-        runner = PolicyRunner(policy, accelerator.device, config.num_steps)
         tensors = _tensors(request, accelerator.device)
         try:
             with recorder:
+                runner = PolicyRunner(policy, accelerator.device, config.num_steps)
                 _sample(policy, request, tensors, num_steps=1)
             recorder.events.clear()  # constants, made once for each device
             is_warm = True
@@ -110,7 +110,7 @@ def host_pass(config: PiConfig, request: PolicyRequest, build: Build = build_pol
 
 
 def graph_pass(config: PiConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
-    """The exported graph of ``sample_actions``; where a value decides what runs there is none, only what asked for it."""
+    """The exported graph of ``sample_actions``; where a value decides what runs there is none: what asked for it."""
     start_s = time.perf_counter()
     with FakeAccelerator(with_symbols=True) as accelerator, torch.inference_mode():
         policy = _build_without_memory(accelerator, build, config, torch.float32)

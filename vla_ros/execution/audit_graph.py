@@ -27,7 +27,8 @@ def graph_events(run: Callable[[dict[str, Tensor]], Tensor], tensors: dict[str, 
     """
     marks = _MarkCallers()
     try:
-        with torch.no_grad(), preserve_node_meta(), redirect_stderr(StringIO()):  # a refusal prints the whole graph there
+        # A refusal would print the whole graph.
+        with torch.no_grad(), preserve_node_meta(), redirect_stderr(StringIO()):
             exported = torch.export.export(_Marked(run, marks), (tensors,), strict=False)
     except Exception as error:  # of many kinds, by what asked for the value
         return (Event(WAIT, f"{NO_GRAPH}: {type(error).__name__}", *marks.last_caller),)

@@ -29,7 +29,7 @@ _WHERE_PRESENT = {
 
 
 def shrink(config: PiConfig) -> PiConfig:
-    """The tiny sibling of ``config``. What has a share in which operators run stays: norms, masks, merging, deepstack."""
+    """The tiny sibling of ``config``. What decides which operators run stays: norms, masks, merging, deepstack."""
     vlm, expert = config.vlm_config, config.action_expert_cfg
     groups = {
         "text_config": _shrink_text(vlm["text_config"]),

@@ -22,7 +22,7 @@ from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.fill import build_policy
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMOutputs
 from vla_ros.policies.pi.config import PiConfig
-from vla_ros.policies.utils.transformers import rotary_angles
+from vla_ros.policies.utils.transformers import modulated_rms_norm, rotary_angles
 
 _aten = torch.ops.aten
 _CPU_ATTENTION = _aten._scaled_dot_product_flash_attention_for_cpu
@@ -108,6 +108,9 @@ def count_published_step(config: PiConfig, dtype: torch.dtype = torch.bfloat16) 
     num_rows = config.action_horizon + (config.state_history if config.use_state else 0)
     # First, so that these are no fakes: they are kept for the rest of the process.
     rotary_angles(num_rows, expert.head_dim, expert.rope_theta, torch.device("cpu"))
+    with torch.no_grad():
+        row = torch.ones(1, expert.hidden_size)
+        modulated_rms_norm(row, row, row, expert.rms_norm_eps)
     with torch.device("meta"):
         policy = build_policy(config).eval()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():

@@ -1,0 +1,1 @@
+"""Measures the inference path against a yardstick, stage by stage, and against what the device could do."""
