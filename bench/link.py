@@ -1,4 +1,5 @@
-"""Times the link between the two nodes: a request and its result, with no model between them.
+"""Times the link between the two nodes: a request and its result, with no model between them; beside it, in turn, bare
+messages of the same sizes that nobody encodes or reads: what the middleware and the machine take by themselves.
 
 A second process plays the model node: it receives requests on real topics over loopback, reads them as that node does
 and answers at once with actions of the right shape. Timed is the whole way round on the policy node's side, from the
@@ -35,6 +36,8 @@ NUM_WARM_UP = 20
 NUM_CODEC_RUNS = 200
 PATIENCE_S = 20.0
 DIGEST = "0" * 64
+BARE = b"bare"
+NUM_RESULT_BYTES = 700
 
 
 def main() -> int:
@@ -53,9 +56,10 @@ def main() -> int:
         return 0
     request = synthetic_request(PUBLISHED["pi-qwen"], num_cameras=2, num_text_tokens=NUM_TEXT_TOKENS)
     codec_ms = time_codec(request)
-    round_trips_ms, num_lost = time_link(request, args.requests, args.rate_hz)
+    round_trips_ms, bare_ms, num_lost = time_link(request, args.requests, args.rate_hz)
     figures = {
         "round_trip_ms": percentiles(round_trips_ms),
+        "bare_messages_ms": percentiles(bare_ms),
         "codec_ms": {name: percentiles(times_ms) for name, times_ms in codec_ms.items()},
         "request_bytes": len(encode_request(request)),
         "num_requests": len(round_trips_ms),
@@ -63,7 +67,11 @@ def main() -> int:
         "rate_hz": args.rate_hz,
     }
     print(f"{figures['request_bytes']} bytes a request, {len(round_trips_ms)} answered, {num_lost} lost")
-    for name, values in {"round trip": figures["round_trip_ms"], **figures["codec_ms"]}.items():
+    for name, values in {
+        "round trip": figures["round_trip_ms"],
+        "bare messages": figures["bare_messages_ms"],
+        **figures["codec_ms"],
+    }.items():
         print(f"  {name:<16}" + "  ".join(f"{key} {value:7.3f} ms" for key, value in values.items()))
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
@@ -86,33 +94,38 @@ def time_codec(request: PolicyRequest) -> dict[str, list[float]]:
     return {name: [_time_ms(run) for _ in range(NUM_CODEC_RUNS)] for name, run in runs.items()}
 
 
-def time_link(request: PolicyRequest, num_requests: int, rate_hz: float) -> tuple[list[float], int]:
-    """Round trips in ms, and how many requests had no answer; requests go out one at a time, as the policy node's do."""
+def time_link(request: PolicyRequest, num_requests: int, rate_hz: float) -> tuple[list[float], list[float], int]:
+    """Round trips in ms, those of bare messages, and how many requests had no answer.
+
+    Requests go out one at a time, as the policy node's do, with a bare message half-way to the next.
+    """
     import rclpy
 
     client = Client()
+    bare = BARE + bytes(len(encode_request(request)) - len(BARE))
     env = {key: value for key, value in os.environ.items() if key != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
     child = subprocess.Popen([sys.executable, __file__, "--serve"], env=env)
     try:
         client.wait_for_server()
         for _ in range(NUM_WARM_UP):
             client.ask(request)
+            client.echo(bare)
         gc.collect()
         gc.freeze()
-        times_ms, num_lost, start_s = [], 0, time.perf_counter()
-        for i in range(num_requests):
-            time.sleep(max(0.0, start_s + i / rate_hz - time.perf_counter()))
-            elapsed_ms = client.ask(request)
-            if elapsed_ms is None:
-                num_lost += 1
+        times_ms, bare_ms, start_s = [], [], time.perf_counter()
+        for i in range(2 * num_requests):
+            time.sleep(max(0.0, start_s + i / (2 * rate_hz) - time.perf_counter()))
+            if i % 2:
+                bare_ms.append(client.echo(bare))
             else:
-                times_ms.append(elapsed_ms)
+                times_ms.append(client.ask(request))
     finally:
         child.terminate()
         child.wait()
         client.close()
         rclpy.try_shutdown()
-    return times_ms, num_lost
+    answered_ms = [elapsed_ms for elapsed_ms in times_ms if elapsed_ms is not None]
+    return answered_ms, [elapsed_ms for elapsed_ms in bare_ms if elapsed_ms is not None], times_ms.count(None)
 
 
 class Client:
@@ -147,19 +160,30 @@ class Client:
 
     def ask(self, request: PolicyRequest) -> float | None:
         """How long one request and its result took, in ms; None where no result came within a second."""
-        with self._wake:
-            self._result = None
         start_s = time.perf_counter()
-        data = array("B")
-        data.frombytes(encode_request(request))
-        self._requests.publish(self._message(data=data))
-        with self._wake:
-            if not self._wake.wait_for(lambda: self._result is not None, timeout=1.0):
-                return None
-            result = decode_result(self._result)
+        answer = self._exchange(encode_request(request))
+        if answer is None:
+            return None
+        result = decode_result(answer)
         elapsed_ms = 1e3 * (time.perf_counter() - start_s)
         assert result.stamp_ns == request.stamp_ns, "a result of another request"
         return elapsed_ms
+
+    def echo(self, payload: bytes) -> float | None:
+        """The same for a message that the other end answers unread."""
+        start_s = time.perf_counter()
+        answer = self._exchange(payload)
+        return None if answer is None else 1e3 * (time.perf_counter() - start_s)
+
+    def _exchange(self, payload: bytes) -> bytes | None:
+        with self._wake:
+            self._result = None
+        data = array("B")
+        data.frombytes(payload)
+        self._requests.publish(self._message(data=data))
+        with self._wake:
+            self._wake.wait_for(lambda: self._result is not None, timeout=1.0)
+            return self._result
 
     def close(self) -> None:
         self._spinner.stop()
@@ -192,6 +216,7 @@ def serve() -> None:
             waiting[:] = [bytes(msg.data)]
             wake.notify()
 
+    bare = bytes(NUM_RESULT_BYTES)
     results = node.create_publisher(UInt8MultiArray, RESULT_TOPIC, qos.LINK)
     node.create_subscription(UInt8MultiArray, REQUEST_TOPIC, on_request, qos.LINK)
     Spinner(node).start()
@@ -202,7 +227,7 @@ def serve() -> None:
             wake.wait_for(lambda: waiting)
             data = waiting.pop()
         payload = array("B")
-        payload.frombytes(encode_result(make_result(read_request(data))))
+        payload.frombytes(bare if data.startswith(BARE) else encode_result(make_result(read_request(data))))
         results.publish(UInt8MultiArray(data=payload))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from vla_ros import wire
 from vla_ros.transforms.sample import PolicyInput, PolicyRequest
@@ -53,6 +54,15 @@ def test_a_result_is_no_request_and_a_request_no_result():
         wire.decode_request(wire.encode_result(make_result()))
     with pytest.raises(ValueError, match="expected a 'vla_ros result"):
         wire.decode_result(wire.encode_request(make_request()))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", "int32", "int64", "float16", "float32", "float64", ">f4"])
+def test_safetensors_reads_what_is_written_of_every_type(dtype):
+    arrays = {"many": np.arange(12).reshape(3, 4).astype(dtype), "none": np.zeros((0, 2), dtype), "one": np.ones((), dtype)}
+    back = safetensors.numpy.load(wire._encode(wire.TensorMessage({"text": np.zeros(3, np.uint8), **arrays}, {"a": "ä"})))
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array)
+        assert back[name].dtype == array.dtype.newbyteorder("=")
 
 
 def test_an_array_that_is_not_contiguous_is_sent_by_its_values():

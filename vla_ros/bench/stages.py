@@ -10,6 +10,7 @@ from torch import Tensor
 from vla_ros.bench.subject import Subject
 from vla_ros.execution.counting import Cost, count, count_step
 from vla_ros.execution.staging import Bucket, StagingArea
+from vla_ros.policies.modules.vlm_bridge.data_types import VLMOutputs
 
 NUM_RUNS_BEFORE_CAPTURE = 3
 
@@ -26,6 +27,7 @@ class Stages:
         self._staging.load(subject.request)
         with torch.inference_mode():
             self._grid = self._policy.make_time_grid(self._num_steps)
+            self._run_encode_prefix = replayable(self._encode_prefix, device)
             self._run_prefix = replayable(self._prefix, device)
             self._prepared = self._run_prefix()
             self._run_suffix = replayable(self._suffix, device)
@@ -34,6 +36,11 @@ class Stages:
     @torch.inference_mode()
     def copy_in(self) -> None:
         self._staging.load(self._request)
+
+    @torch.inference_mode()
+    def encode_prefix(self) -> object:
+        """The prefix without the expert's keys and values of it: as much as the backbone by itself does."""
+        return self._run_encode_prefix()
 
     @torch.inference_mode()
     def prefix(self) -> object:
@@ -54,11 +61,14 @@ class Stages:
     def step_cost(self) -> Cost:
         """One denoising step."""
         with torch.no_grad():
-            outputs = self._policy.encode_prefix(self._staging.observation)
+            outputs = self._encode_prefix()
         return count_step(self._policy, outputs, self._staging.observation.state, self._staging.noise[:, None])
 
+    def _encode_prefix(self) -> VLMOutputs:
+        return self._policy.encode_prefix(self._staging.observation)
+
     def _prefix(self) -> object:
-        return self._policy.prepare_suffix(self._policy.encode_prefix(self._staging.observation), self._grid)
+        return self._policy.prepare_suffix(self._encode_prefix(), self._grid)
 
     def _suffix(self) -> Tensor:
         state, actions = self._staging.observation.state, self._staging.noise[:, None]

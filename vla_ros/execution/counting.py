@@ -26,6 +26,7 @@ from vla_ros.policies.utils.transformers import modulated_rms_norm, rotary_angle
 
 _aten = torch.ops.aten
 _CPU_ATTENTION = _aten._scaled_dot_product_flash_attention_for_cpu
+_ONEDNN_LINEAR = "mkldnn._linear_pointwise"  # by name: not in every build of torch
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,14 @@ class CostCounter(TorchDispatchMode):
             self._flops += flop_registry[packet](*args, **kwargs, out_val=result)
         elif packet is _CPU_ATTENTION:
             self._flops += sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
+        elif str(packet) == _ONEDNN_LINEAR:
+            self._flops += 2 * args[0].numel() * result.shape[-1]
         for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, Tensor) and _storage(tensor) in self._storages:
+            if not isinstance(tensor, Tensor):
+                continue
+            if tensor.is_mkldnn:  # only a packed layer's own copy of its weights is; it has no address to be seen
+                self._read[id(tensor)] = [(0, tensor.numel() * tensor.itemsize)]
+            elif _storage(tensor) in self._storages:
                 if packet is _aten.embedding:
                     self._looked_up_bytes += result.nbytes
                 else:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vla_ros.policies.pi.config import ActionExpertConfig
-from vla_ros.policies.utils.packing import PackedLayer, gated_mlp, pack_layer, project_qkv
+from vla_ros.policies.utils.packing import PackedLayer, ReorderedLinear, gated_mlp, project_qkv
 from vla_ros.policies.utils.transformers import Rotary, apply_rotary, modulated_rms_norm, rms_norm, rotary_angles
 
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
@@ -52,12 +52,13 @@ class TimeGrid:
 class SuffixInput:
     """What the blocks read besides the suffix itself: cross-attention keys and values, one pair for each cross block.
 
-    ``pad_mask`` is None where every key is valid; ``time_grid`` is None where flow times vary (training).
+    ``pad_bias`` is added to attention scores, -inf at padding, and None where every key is valid; ``time_grid`` is None
+    where flow times vary (training).
     """
 
     keys: tuple[Float[Tensor, "batch kv_heads slice head_dim"], ...]
     values: tuple[Float[Tensor, "batch kv_heads slice head_dim"], ...]
-    pad_mask: Bool[Tensor, "batch 1 1 slice"] | None
+    pad_bias: Float[Tensor, "batch 1 1 slice"] | None
     time_grid: TimeGrid | None
 
 
@@ -114,10 +115,11 @@ class Attention(nn.Module):
         queries: Float[Tensor, "batch heads rows head_dim"],
         keys: Float[Tensor, "batch kv_heads slice head_dim"],
         values: Float[Tensor, "batch kv_heads slice head_dim"],
-        mask: Bool[Tensor, "batch 1 1 slice"] | None = None,
-    ) -> Float[Tensor, "batch rows width"]:
-        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=self.gqa)
-        return self.o_proj(out.transpose(1, 2).flatten(-2))
+        bias: Float[Tensor, "batch 1 1 slice"] | None = None,
+    ) -> Float[Tensor, "batch rows inner"]:
+        """What the heads give, side by side: before the output projection."""
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, enable_gqa=self.gqa)
+        return out.transpose(1, 2).flatten(-2)
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
         if self.qk_norm == "none":
@@ -138,6 +140,13 @@ class GatedMLP(nn.Module):
         self.act_fn = nn.SiLU()
 
 
+@dataclass(frozen=True)
+class PackedBlock(PackedLayer):
+    """Of a cross block, ``qkv`` gives the queries alone, and ``context`` the prefix's keys and values."""
+
+    context: ReorderedLinear | None
+
+
 class DiTBlock(nn.Module):
     """Modulated attention, then a modulated MLP; RMS norms without weights."""
 
@@ -149,14 +158,33 @@ class DiTBlock(nn.Module):
         self.attn = Attention(config, context_size)
         self.ada_mod2 = AdaptiveModulation(config.hidden_size)
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size)
-        self.packed: PackedLayer | None = None
+        self.packed: PackedBlock | None = None
 
     def pack_weights(self) -> None:
         """Lay the weights out for inference."""
-        self.packed = pack_layer(self.attn, self.mlp, with_qkv=not self.is_cross)
+        attn, mlp = self.attn, self.mlp
+        context = (attn.k_proj, attn.v_proj)
+        self.packed = PackedBlock(
+            qkv=ReorderedLinear((attn.q_proj,) if self.is_cross else (attn.q_proj, *context)),
+            out=ReorderedLinear((attn.o_proj,)),
+            gate_up=ReorderedLinear((mlp.gate_proj, mlp.up_proj)),
+            down=ReorderedLinear((mlp.down_proj,)),
+            context=ReorderedLinear(context) if self.is_cross else None,
+        )
 
     def modulate(self, time_embedding: Float[Tensor, "batch draws width"]) -> BlockModulation:
         return BlockModulation(self.ada_mod1(time_embedding), self.ada_mod2(time_embedding))
+
+    def read(
+        self, context: Float[Tensor, "batch slice hidden"]
+    ) -> tuple[Float[Tensor, "batch kv_heads slice head_dim"], Float[Tensor, "batch kv_heads slice head_dim"]]:
+        """Keys and values of a cross block from the prefix state it attends to."""
+        attn = self.attn
+        if self.packed is None or self.packed.context is None:
+            keys, values = attn.k_proj(context), attn.v_proj(context)
+        else:
+            keys, values = self.packed.context.split(context)
+        return attn.keys(keys).transpose(1, 2), attn.values(values).transpose(1, 2)
 
     def forward(
         self,
@@ -182,11 +210,16 @@ class DiTBlock(nn.Module):
             both = apply_rotary(torch.cat((queries, keys), dim=2), rotary)
             queries, keys = both.split((queries.shape[2], keys.shape[2]), dim=2)
         out = self.attn.attend(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
-        return out.unflatten(0, x.shape[:2])
+        return self._project_out(out).unflatten(0, x.shape[:2])
 
     def _cross(self, x: Tensor, context: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
-        queries = self.attn.queries(self.attn.q_proj(x.flatten(1, 2)))  # all draws of a sample share its keys and values
-        return self.attn.attend(queries.transpose(1, 2), *context).unflatten(1, x.shape[1:3])
+        project = self.attn.q_proj if self.packed is None else self.packed.qkv
+        queries = self.attn.queries(project(x.flatten(1, 2)))  # all draws of a sample share its keys and values
+        out = self.attn.attend(queries.transpose(1, 2), *context)
+        return self._project_out(out).unflatten(1, x.shape[1:3])
+
+    def _project_out(self, heads: Float[Tensor, "batch rows inner"]) -> Float[Tensor, "batch rows width"]:
+        return self.attn.o_proj(heads) if self.packed is None else self.packed.out(heads)
 
 
 class DiTActionExpert(nn.Module):
@@ -224,10 +257,13 @@ class DiTActionExpert(nn.Module):
             if layer not in normed:
                 state = hidden_states[layer]
                 normed[layer] = rms_norm(state, None, self.config.rms_norm_eps)
-            keys.append(block.attn.keys(block.attn.k_proj(normed[layer])).transpose(1, 2))
-            values.append(block.attn.values(block.attn.v_proj(normed[layer])).transpose(1, 2))
-        mask = None if pad_mask is None else pad_mask[:, None, None, :]
-        return SuffixInput(tuple(keys), tuple(values), mask, time_grid)
+            block_keys, block_values = block.read(normed[layer])
+            keys.append(block_keys)
+            values.append(block_values)
+        bias = None
+        if pad_mask is not None:  # as numbers: attention would turn truth values into them in every block of every step
+            bias = torch.zeros_like(pad_mask, dtype=values[0].dtype).masked_fill(~pad_mask, float("-inf"))[:, None, None]
+        return SuffixInput(tuple(keys), tuple(values), bias, time_grid)
 
     def forward(
         self,
@@ -244,6 +280,6 @@ class DiTActionExpert(nn.Module):
             rotary = rotary_angles(x.shape[2], self.config.head_dim, self.config.rope_theta, x.device)
         cross = iter(zip(suffix_input.keys, suffix_input.values, strict=True))
         for block, modulation in zip(self.blocks, modulations, strict=True):
-            context = (*next(cross), suffix_input.pad_mask) if block.is_cross else None
+            context = (*next(cross), suffix_input.pad_bias) if block.is_cross else None
             x = block(x, modulation, context, rotary)
         return rms_norm(x, None, self.config.rms_norm_eps)

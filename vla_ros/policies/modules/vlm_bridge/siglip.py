@@ -65,7 +65,7 @@ def _embed_patches(
 def _attention(
     attn: nn.Module, packed: PackedLinear | None, x: Float[Tensor, "images patches vision"]
 ) -> Float[Tensor, "images patches vision"]:
-    projected = (attn.q_proj(x), attn.k_proj(x), attn.v_proj(x)) if packed is None else packed(x)
+    projected = (attn.q_proj(x), attn.k_proj(x), attn.v_proj(x)) if packed is None else packed.split(x)
     heads = (projection.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for projection in projected)
     out = F.scaled_dot_product_attention(*heads)
     return attn.out_proj(out.transpose(1, 2).flatten(-2))

@@ -79,7 +79,7 @@ class PaliGemmaBridge(VLMBridge):
     def pack_weights(self) -> None:
         super().pack_weights()
         self.packed_layers = tuple(
-            PackedGemmaLayer(packed.qkv, packed.gate_up, layer_norms(layer))
+            PackedGemmaLayer(**vars(packed), norms=layer_norms(layer))
             for packed, layer in zip(self.packed_layers, self.language_model.layers, strict=True)
         )
         self.packed_vision = pack_siglip(self._vision_tower)
