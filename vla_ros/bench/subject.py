@@ -109,7 +109,7 @@ def random_subject(
             nn.init.normal_(part.weight, std=MODULATION_GAIN)
     policy = policy.to(dtype).eval().requires_grad_(False)
     request = synthetic_request(sizes.config, num_cameras, sizes.image_size, NUM_TEXT_TOKENS)
-    return Subject(sizes.name, policy, request, _preprocessing(sizes, num_cameras))
+    return Subject(sizes.name, policy, request, random_preprocessing(sizes, num_cameras))
 
 
 def find_config(name: str) -> PiConfig:
@@ -142,7 +142,8 @@ def _from_directory(folder: Path, device: torch.device, dtype: torch.dtype) -> S
     return Subject(folder.name, policy, golden.request, lambda: opened.processor.process(golden.observation))
 
 
-def _preprocessing(sizes: Sizes, num_cameras: int) -> Callable[[], object] | None:
+def random_preprocessing(sizes: Sizes, num_cameras: int) -> Callable[[], object] | None:
+    """What turns random camera images and a task into a policy input; None where no processor can be made up."""
     config = sizes.config
     if config.vlm_type not in _SPECIAL_TOKENS:
         return None

@@ -1,0 +1,56 @@
+"""Weights laid out for inference give what the layers give by themselves."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from vla_ros.policies.utils.packing import PackedLinear, ReorderedLinear  # noqa: E402
+
+
+def make_linears(bias: bool) -> list[nn.Linear]:
+    torch.manual_seed(0)
+    return [nn.Linear(48, out, bias).requires_grad_(False) for out in (32, 16, 64)]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kind", [PackedLinear, ReorderedLinear])
+@pytest.mark.parametrize("num_rows", [1, 51, 7])
+@torch.no_grad()
+def test_packed_layers_give_what_each_gives_alone(kind: type[PackedLinear], bias: bool, num_rows: int) -> None:
+    linears, x = make_linears(bias), torch.randn(2, num_rows, 48)
+    expected = [linear(x) for linear in linears]
+    packed = kind(linears)
+    for _ in range(2):  # the second run finds the weights reordered
+        for got, wanted in zip(packed.split(x), expected, strict=True):
+            torch.testing.assert_close(got, wanted, atol=1e-6, rtol=0)
+    for got, wanted in zip(packed.split(x, first=1), expected[1:], strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-6, rtol=0)
+
+
+def test_a_reordered_layer_serves_another_number_of_rows() -> None:
+    linears = make_linears(bias=True)
+    packed, x = ReorderedLinear(linears), torch.randn(90, 48)
+    with torch.no_grad():
+        packed(x[:3])
+        torch.testing.assert_close(packed(x), torch.cat([linear(x) for linear in linears], dim=-1), atol=1e-6, rtol=0)
+
+
+def test_a_gradient_passes_through_a_reordered_layer() -> None:
+    linears, x = make_linears(bias=True), torch.randn(5, 48, requires_grad=True)
+    packed = ReorderedLinear(linears)
+    with torch.no_grad():
+        packed(x)
+    (got,) = torch.autograd.grad(packed(x).sum(), x)
+    (expected,) = torch.autograd.grad(torch.cat([linear(x) for linear in linears], dim=-1).sum(), x)
+    torch.testing.assert_close(got, expected)
+
+
+@torch.no_grad()
+def test_a_reordered_layer_in_half_precision_is_the_packed_one() -> None:
+    linears = [linear.bfloat16() for linear in make_linears(bias=True)]
+    x = torch.randn(5, 48, dtype=torch.bfloat16)
+    torch.testing.assert_close(ReorderedLinear(linears)(x), PackedLinear(linears)(x), atol=0, rtol=0)
