@@ -11,6 +11,8 @@ import yaml
 
 from vla_ros.strict import parse_config
 
+FAULT_ACTIONS = ("hold", "recover")
+FAULT_KINDS = ("camera", "frozen_camera", "joints", "result", "chunk", "model", "clock", "overrun")
 INTERFACES = ("trajectory", "forward")
 INTERFACE_TOPICS = {
     "trajectory": "joint_trajectory_controller/joint_trajectory",
@@ -31,7 +33,8 @@ class JointConfig:
 
 @dataclass(frozen=True)
 class CameraConfig:
-    """One camera: its topic, the image size it publishes in pixels, and the age at which it is stale."""
+    """One camera: its topic, the image size it publishes in pixels, the age at which it is stale, and for how long its
+    pixels may stay exactly the same (0: for ever; the noise of a real sensor changes some in every frame)."""
 
     name: str
     topic: str
@@ -39,6 +42,7 @@ class CameraConfig:
     height: int
     max_age_s: float
     compressed: bool = False
+    max_frozen_s: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,30 @@ class OutputConfig:
 
 
 @dataclass(frozen=True)
+class WatchdogConfig:
+    """What a fault does while the policy drives: ``hold``, or ``recover``: brake, and go on when it is over.
+
+    ``result`` is an answer that doesn't come in time, ``chunk`` one that is used up before the next, ``clock`` a jump of
+    ROS time, ``overrun`` control ticks missed for ``max_overrun_s``. What lasts longer than ``max_recovery_s`` ends in HOLD.
+    """
+
+    camera: str = "hold"
+    frozen_camera: str = "hold"
+    joints: str = "hold"
+    result: str = "hold"
+    chunk: str = "hold"
+    model: str = "hold"
+    clock: str = "hold"
+    overrun: str = "recover"
+    max_recovery_s: float = 2.0
+    max_overrun_s: float = 0.1
+
+    def action(self, kind: str) -> str:
+        """``hold`` or ``recover`` for a fault by the name of its field."""
+        return getattr(self, kind)
+
+
+@dataclass(frozen=True)
 class RobotConfig:
     """Everything the host side knows about one robot. Joint order here is the order everywhere."""
 
@@ -75,6 +103,7 @@ class RobotConfig:
     outputs: tuple[OutputConfig, ...]
     joint_states: JointStateConfig = JointStateConfig()
     max_camera_skew_s: float = 0.05
+    watchdogs: WatchdogConfig = WatchdogConfig()
 
     @property
     def num_joints(self) -> int:
@@ -126,6 +155,14 @@ def _check(robot: RobotConfig) -> None:
     for camera in robot.cameras:
         if camera.width <= 0 or camera.height <= 0 or camera.max_age_s <= 0:
             raise ValueError(f"camera '{camera.name}': width, height and max_age_s must be above 0")
+        if camera.max_frozen_s < 0:
+            raise ValueError(f"camera '{camera.name}': max_frozen_s is {camera.max_frozen_s:g}; expected 0 or more")
+    for kind in FAULT_KINDS:
+        action = robot.watchdogs.action(kind)
+        if action not in FAULT_ACTIONS:
+            raise ValueError(f"watchdogs.{kind} is '{action}'; expected one of {', '.join(FAULT_ACTIONS)}")
+    if robot.watchdogs.max_recovery_s <= 0 or robot.watchdogs.max_overrun_s <= 0:
+        raise ValueError("watchdogs.max_recovery_s and watchdogs.max_overrun_s must be above 0")
     if not 1.0 <= robot.control_rate_hz <= 1000.0:
         raise ValueError(f"control_rate_hz is {robot.control_rate_hz}; expected 1 to 1000")
     if robot.max_camera_skew_s <= 0 or robot.joint_states.max_age_s <= 0:

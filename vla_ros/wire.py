@@ -121,7 +121,8 @@ def _dtype_name(dtype: np.dtype) -> str:
     return "BOOL" if dtype.kind == "b" else f"{dtype.kind.upper()}{8 * dtype.itemsize}"
 
 
-def _decode(data: bytes, kind: str) -> TensorMessage:
+def check_kind(data: bytes, kind: str) -> Mapping[str, str]:
+    """Look at the header alone: the text in it. Raises ValueError where ``data`` is no message of that ``kind``."""
     if len(data) > MAX_MESSAGE_BYTES:
         raise ValueError(f"message has {len(data)} bytes; expected at most {MAX_MESSAGE_BYTES}")
     metadata = _read_metadata(data)
@@ -129,6 +130,11 @@ def _decode(data: bytes, kind: str) -> TensorMessage:
         raise ValueError(
             f"message is a {metadata.get(KIND)!r}; expected a {kind!r}: run the same vla_ros release at both ends"
         )
+    return metadata
+
+
+def _decode(data: bytes, kind: str) -> TensorMessage:
+    metadata = check_kind(data, kind)
     try:
         tensors = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -20,11 +20,12 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import String
+from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_ros.nodes import qos
 from vla_ros.robot import RobotConfig
@@ -106,6 +107,8 @@ class Probe:
         self._cameras = {c.name: node.create_publisher(Image, c.topic, qos.CAMERA) for c in robot.cameras}
         self._joints = node.create_publisher(JointState, robot.joint_states.topic, qos.JOINT_STATES)
         self._task = node.create_publisher(String, "vla_policy/task", qos.LATCHED)
+        self._teleop = node.create_publisher(JointTrajectory, "vla_policy/teleop", qos.COMMAND)
+        self._estop = node.create_publisher(Bool, "vla_policy/estop", qos.LATCHED)
         topic = robot.outputs[0].command_topic
         node.create_subscription(JointTrajectory, topic, self._on_command, qos.REPORT)
         node.create_subscription(JointTrajectory, "vla_policy/chunk", self.chunks.append, qos.REPORT)
@@ -135,6 +138,26 @@ class Probe:
 
     def say(self, task: str) -> None:
         self._task.publish(String(data=task))
+
+    def estop(self, is_pressed: bool) -> None:
+        self._estop.publish(Bool(data=is_pressed))
+
+    def teleop(
+        self,
+        positions: list[float],
+        names: list[str] | None = None,
+        stamp_ago_s: float | None = None,
+        num_points: int = 1,
+    ) -> None:
+        """One message of a human's: ``positions`` a control period from now, or from a stamp so long ago."""
+        msg = JointTrajectory(joint_names=self.robot.joint_names if names is None else names)
+        if stamp_ago_s is not None:
+            msg.header.stamp = (self.node.get_clock().now() - Duration(seconds=stamp_ago_s)).to_msg()
+        for i in range(num_points):
+            point = JointTrajectoryPoint(positions=positions)
+            point.time_from_start = Duration(seconds=(i + 1) / self.robot.control_rate_hz).to_msg()
+            msg.points.append(point)
+        self._teleop.publish(msg)
 
     def mode(self) -> str:
         return self.modes[-1] if self.modes else ""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 
-from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
+from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig, WatchdogConfig
 from vla_ros.runtime.buffers import SensorBuffers
-from vla_ros.types import Frame, JointSample
+from vla_ros.runtime.loop import ControlLoop, LoopSettings, Tick
+from vla_ros.types import ActionChunk, Frame, JointSample, Observation
 
 MS = 1_000_000
 S = 1_000_000_000
+PERIOD_NS = 20 * MS
+HORIZON = 5
+CHUNK_DT_S = 0.1
 
 ROBOT = RobotConfig(
     name="two_joints",
@@ -35,3 +43,59 @@ def fill_sensors(sensors: SensorBuffers, now_ns: int, positions: tuple[float, fl
     for stamp_ns in (now_ns - 100 * MS, now_ns):
         sensors.joints.add(joints(stamp_ns, *positions))
     sensors.task = "touch the red block"
+
+
+class Rig:
+    """A loop with a clock of its own, and sensors that stay fresh unless told otherwise."""
+
+    def __init__(self, settings: LoopSettings | None = None, robot: RobotConfig = ROBOT) -> None:
+        self.loop = ControlLoop(robot, settings or LoopSettings(50.0, 0.5, handoff_ramp_s=0.0))
+        self.now_ns = 100 * S
+        self.fresh = {"front", "wrist", "joints"}
+        self.frozen: set[str] = set()
+        self.ticks: list[Tick] = []
+        fill_sensors(self.loop.sensors, self.now_ns)
+
+    @staticmethod
+    def robot_with(**watchdogs: Any) -> RobotConfig:
+        return replace(ROBOT, watchdogs=WatchdogConfig(**watchdogs))
+
+    def tick(self, num: int = 1) -> Tick:
+        for _ in range(num):
+            self.now_ns += PERIOD_NS
+            for camera in self.fresh - {"joints"}:
+                taken = frame(camera, self.now_ns - 5 * MS)
+                if camera in self.frozen:
+                    taken = replace(taken, image=np.zeros_like(taken.image))
+                self.loop.sensors.cameras[camera].add(taken)
+            if "joints" in self.fresh:
+                self.loop.sensors.joints.add(joints(self.now_ns - 2 * MS, 0.0, 0.0))
+            self.ticks.append(self.loop.tick(self.now_ns))
+        return self.ticks[-1]
+
+    def engage(self) -> None:
+        self.tick()
+        assert self.loop.engage(self.now_ns) == ""
+
+    def ask(self) -> Observation:
+        observation = self.loop.begin_request(self.now_ns)
+        assert observation is not None
+        return observation
+
+    def ask_later(self) -> Observation:
+        self.tick()
+        return self.ask()
+
+    def answer(self, observation: Observation, goal: tuple[float, float] = (0.3, -0.3)) -> bool:
+        rows = np.linspace(0, 1, HORIZON + 1)[1:, None] * np.array([goal])
+        return self.loop.accept(ActionChunk(observation.stamp_ns, CHUNK_DT_S, 1.0, rows), self.now_ns)
+
+    def assert_within_limits(self) -> None:
+        """Every command so far keeps position, velocity and acceleration."""
+        commands = [tick.command for tick in self.ticks if tick.command is not None]
+        for before, after in pairwise(commands):
+            acceleration = np.abs(after.velocities - before.velocities) / 0.02
+            assert (acceleration <= ROBOT.joint_values("max_acceleration") + 1e-6).all()
+            assert (np.abs(after.velocities) <= ROBOT.joint_values("max_velocity") + 1e-9).all()
+            assert (after.positions <= ROBOT.joint_values("upper") + 1e-9).all()
+            assert (after.positions >= ROBOT.joint_values("lower") - 1e-9).all()

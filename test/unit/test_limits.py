@@ -7,7 +7,7 @@ import pytest
 from runtime_helpers import ROBOT
 
 from vla_ros.runtime.limits import Limiter
-from vla_ros.runtime.schedule import Target
+from vla_ros.runtime.path import Target
 from vla_ros.types import Command
 
 DT = 0.02

@@ -6,51 +6,11 @@ import re
 
 import numpy as np
 import pytest
-from runtime_helpers import MS, ROBOT, S, fill_sensors, frame, joints
+from runtime_helpers import CHUNK_DT_S, HORIZON, MS, PERIOD_NS, ROBOT, S, Rig, frame, joints
 
 from vla_ros.runtime.handoff import Mode
-from vla_ros.runtime.loop import ControlLoop, LoopSettings, Tick
-from vla_ros.runtime.schedule import LatestScheduler
-from vla_ros.types import ActionChunk, Observation
-
-PERIOD_NS = 20 * MS
-HORIZON = 5
-CHUNK_DT_S = 0.1
-
-
-class Rig:
-    """A loop with a clock of its own, and sensors that stay fresh unless told otherwise."""
-
-    def __init__(self) -> None:
-        self.loop = ControlLoop(ROBOT, LoopSettings(50.0, 0.5), LatestScheduler())
-        self.now_ns = 100 * S
-        self.fresh = {"front", "wrist", "joints"}
-        self.ticks: list[Tick] = []
-        fill_sensors(self.loop.sensors, self.now_ns)
-
-    def tick(self, num: int = 1) -> Tick:
-        for _ in range(num):
-            self.now_ns += PERIOD_NS
-            for camera in self.fresh - {"joints"}:
-                self.loop.sensors.cameras[camera].add(frame(camera, self.now_ns - 5 * MS))
-            if "joints" in self.fresh:
-                self.loop.sensors.joints.add(joints(self.now_ns - 2 * MS, 0.0, 0.0))
-            self.ticks.append(self.loop.tick(self.now_ns))
-        return self.ticks[-1]
-
-    def engage(self) -> None:
-        self.tick()
-        assert self.loop.engage(self.now_ns) == ""
-
-    def ask(self) -> Observation:
-        observation = self.loop.begin_request(self.now_ns)
-        assert observation is not None
-        return observation
-
-    def answer(self, observation: Observation, goal: tuple[float, float] = (0.3, -0.3)) -> bool:
-        rows = np.linspace(0, 1, HORIZON + 1)[1:, None] * np.array([goal])
-        return self.loop.accept(ActionChunk(observation.stamp_ns, CHUNK_DT_S, 1.0, rows), self.now_ns)
-
+from vla_ros.runtime.loop import ControlLoop, LoopSettings
+from vla_ros.types import ActionChunk
 
 @pytest.fixture
 def rig() -> Rig:
@@ -58,14 +18,14 @@ def rig() -> Rig:
 
 
 def test_before_the_first_joint_state_nothing_is_commanded():
-    loop = ControlLoop(ROBOT, LoopSettings(50.0), LatestScheduler())
+    loop = ControlLoop(ROBOT, LoopSettings(50.0))
     assert loop.tick(S).command is None
     assert loop.mode is Mode.HOLD
     assert "no joint state" in loop.engage(S)
 
 
 def test_hold_repeats_one_fixed_command_where_the_robot_was_found():
-    loop = ControlLoop(ROBOT, LoopSettings(50.0), LatestScheduler())
+    loop = ControlLoop(ROBOT, LoopSettings(50.0))
     loop.sensors.joints.add(joints(S, 0.25, -0.5))
     for i in range(10):
         tick = loop.tick(S + i * PERIOD_NS)
@@ -107,7 +67,7 @@ def test_the_first_chunk_starts_at_the_moment_it_arrives_and_later_ones_keep_the
     rig.tick(10)
     rig.answer(second, goal=(0.6, -0.6))
     due_s = (rig.now_ns + PERIOD_NS - second.stamp_ns) / S
-    target = rig.loop._scheduler.target(rig.now_ns + PERIOD_NS).positions[0]
+    target = rig.loop._policy.target(rig.now_ns + PERIOD_NS).positions[0]
     assert target == pytest.approx(0.12 * due_s / CHUNK_DT_S, abs=0.05)
 
 

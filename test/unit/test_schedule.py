@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
+import pytest
 from runtime_helpers import MS, S
 
-from vla_ros.runtime.schedule import LatestScheduler
+from vla_ros.runtime.delay import DelayEstimate, count_consumed
+from vla_ros.runtime.schedule import STRATEGIES, LatestScheduler, Scheduler
 from vla_ros.types import ActionChunk
 
 START = np.array([0.0, 0.0])
@@ -18,7 +22,7 @@ def make_chunk(stamp_ns: int = S, offset: float = 1.0) -> ActionChunk:
 
 def scheduler_with(chunk: ActionChunk, start: np.ndarray = START) -> LatestScheduler:
     scheduler = LatestScheduler()
-    scheduler.offer(chunk, start)
+    scheduler.offer(chunk, start, chunk.stamp_ns)
     return scheduler
 
 
@@ -76,7 +80,7 @@ def test_after_the_last_action_there_is_no_target():
 def test_the_newest_chunk_alone_decides():
     scheduler = scheduler_with(make_chunk())
     newer = ActionChunk(S + 100 * MS, 0.1, 1.0, np.full((5, 2), 0.7))
-    scheduler.offer(newer, START)
+    scheduler.offer(newer, START, newer.stamp_ns)
     np.testing.assert_allclose(scheduler.target(S + 200 * MS).positions, [0.7, 0.7])
 
 
@@ -90,3 +94,77 @@ def test_a_chunk_of_one_action_has_a_target():
     scheduler = scheduler_with(ActionChunk(S, 0.1, 0.0, np.array([[0.3, 0.4]])))
     np.testing.assert_allclose(scheduler.target(S).positions, [0.3, 0.4])
     assert not scheduler.target(S).velocities.any()
+
+
+def random_chunk(seed: int, stamp_ns: int, horizon: int = 12) -> ActionChunk:
+    return ActionChunk(stamp_ns, 0.1, 1.0, np.random.default_rng(seed).normal(size=(horizon, 2)))
+
+
+def assert_continuous(scheduler: Scheduler, first_ns: int, last_ns: int) -> None:
+    """Positions follow their velocities, and neither jumps, from one ms to the next."""
+    targets = [scheduler.target(t) for t in range(first_ns, last_ns, MS)]
+    for before, after in pairwise(targets):
+        mean = (before.velocities + after.velocities) / 2
+        np.testing.assert_allclose(after.positions - before.positions, 1e-3 * mean, atol=2e-3)
+        assert np.abs(after.velocities - before.velocities).max() < 8.0
+
+
+@pytest.mark.parametrize("strategy", ["ensemble", "rtc"])
+def test_a_switch_of_chunks_makes_no_jump(strategy):
+    scheduler = STRATEGIES[strategy]()
+    scheduler.offer(random_chunk(0, S), START, S + 10 * MS)
+    for i, late in ((1, 0), (2, 3), (3, 0)):
+        now_ns = S + i * 250 * MS
+        before = scheduler.target(now_ns)
+        scheduler.offer(random_chunk(i, now_ns - 200 * MS), before.positions, now_ns, late)
+        after = scheduler.target(now_ns)
+        np.testing.assert_allclose(after.positions, before.positions, atol=1e-9)
+        np.testing.assert_allclose(after.velocities, before.velocities, atol=1e-9)
+        assert_continuous(scheduler, now_ns, now_ns + 250 * MS)
+
+
+def test_the_latest_strategy_does_jump():
+    scheduler = STRATEGIES["latest"]()
+    scheduler.offer(random_chunk(0, S), START, S)
+    before = scheduler.target(S + 300 * MS)
+    scheduler.offer(random_chunk(1, S + 100 * MS), START, S + 300 * MS)
+    assert np.abs(scheduler.target(S + 300 * MS).positions - before.positions).max() > 0.1
+
+
+def test_an_ensemble_weighs_the_oldest_most():
+    scheduler = STRATEGIES["ensemble"]()
+    for i in range(3):
+        rows = np.full((12, 2), float(i))
+        scheduler.offer(ActionChunk(S, 0.1, 1.0, rows), rows[0], S)
+    weights = np.exp(-0.01 * np.arange(3))
+    target = scheduler.target(S + 600 * MS)
+    np.testing.assert_allclose(target.positions, np.full(2, weights @ np.arange(3) / weights.sum()))
+
+
+@pytest.mark.parametrize("strategy", ["latest", "ensemble", "rtc"])
+def test_where_no_chunk_reaches_there_is_no_target(strategy):
+    scheduler = STRATEGIES[strategy]()
+    assert scheduler.target(S) is None
+    scheduler.offer(make_chunk(), START, S)
+    assert scheduler.target(S + 500 * MS) is not None
+    assert scheduler.target(S + 501 * MS) is None
+    scheduler.clear()
+    assert scheduler.target(S) is None
+
+
+@pytest.mark.parametrize(
+    ("elapsed_ms", "offset", "expected"),
+    [(0, 1.0, 1), (50, 1.0, 1), (100, 1.0, 2), (250, 1.0, 3), (0, 0.0, 2), (150, 0.0, 3), (-300, 1.0, 0)],
+)
+def test_the_delay_counts_what_is_past_and_what_is_approached(elapsed_ms, offset, expected):
+    assert count_consumed(make_chunk(S, offset), S + elapsed_ms * MS) == expected
+
+
+def test_the_predicted_delay_is_the_largest_of_the_last_ten():
+    delays = DelayEstimate()
+    assert delays.predicted is None and delays.add(3) == 0
+    assert delays.predicted == 3
+    assert delays.add(5) == 2 and delays.num_late == 1
+    for _ in range(10):
+        assert delays.add(2) == 0
+    assert delays.predicted == 2

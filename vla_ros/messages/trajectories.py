@@ -26,13 +26,16 @@ class Trajectory:
     velocities: np.ndarray | None
 
 
-def parse_trajectory(msg: Any, joint_names: Sequence[str]) -> Trajectory:
+def parse_trajectory(msg: Any, joint_names: Sequence[str], in_order: bool = False) -> Trajectory:
     """A JointTrajectory message as a ``Trajectory`` whose columns are ``joint_names``.
 
-    Raises ValueError for a joint that is missing, unknown or named twice, no points, points without positions or with a
+    With ``in_order`` the message must name its joints in that order, too. Raises ValueError for a joint that is missing, unknown or named twice, no points, points without positions or with a
     wrong number of values, velocities in some points only, a value that is not finite, and times that do not increase.
     """
     columns = _columns(list(msg.joint_names), joint_names)
+    if in_order and columns != list(range(len(columns))):
+        got = ", ".join(msg.joint_names)
+        raise ValueError(f"trajectory has its joints in the order {got}; expected {', '.join(joint_names)}")
     if not len(msg.points):
         raise ValueError("trajectory has no points; expected at least one")
     times_ns = np.array([time_to_ns(point.time_from_start) for point in msg.points], dtype=np.int64)

@@ -21,14 +21,13 @@ from vla_ros.nodes.managed import Role
 from vla_ros.nodes.problems import Problems
 from vla_ros.nodes.statistics import Distribution
 from vla_ros.runtime.loop import ControlLoop
-from vla_ros.types import ActionChunk
-from vla_ros.wire import decode_result, encode_request
+from vla_ros.runtime.policy_driver import ChunkShape, Continuation
+from vla_ros.runtime.watchdogs import Fault
+from vla_ros.types import ActionChunk, Observation
+from vla_ros.wire import RESULT, check_kind, decode_result, encode_request
 
 if TYPE_CHECKING:
     from vla_ros.policies.processor import PolicyProcessor
-
-STATUS_TIMEOUT_S = 1.0
-
 
 class ModelLink:
     """Keeps the model busy while ``loop`` wants chunks; every call of ``loop`` is made under ``lock``."""
@@ -40,6 +39,7 @@ class ModelLink:
         lock: threading.Lock,
         problems: Problems,
         on_chunk: Callable[[ActionChunk], None],
+        model_timeout_s: float,
     ) -> None:
         self.inference_ms = Distribution()
         self._logger = owner.get_logger()
@@ -47,6 +47,8 @@ class ModelLink:
         self._lock = lock
         self._problems = problems
         self._on_chunk = on_chunk
+        self._model_timeout_s = model_timeout_s
+        self._shape = ChunkShape(processor.action_horizon, processor.chunk_dt_s, processor.action_offset)
         self._loop: ControlLoop | None = None
         self._result: bytes | None = None
         self._status: DiagnosticStatus | None = None
@@ -85,9 +87,23 @@ class ModelLink:
 
     def refusal(self) -> str:
         """Why the model node cannot serve this processor now, in one line; empty where it can."""
-        status = self._status
-        if status is None or steady_now_ns() - self._status_ns > STATUS_TIMEOUT_S * NS_PER_S:
-            return f"vla_model is not heard on '{self._role.topic('vla_model/status')}'; start it"
+        fault = self.fault()
+        return "" if fault is None else fault.line
+
+    def fault(self) -> Fault | None:
+        """What is wrong with the model node now."""
+        status, topic = self._status, self._role.topic("vla_model/status")
+        if status is None:
+            return Fault("model", f"vla_model is not heard on '{topic}'; start it")
+        age_s = (steady_now_ns() - self._status_ns) / NS_PER_S
+        if age_s > self._model_timeout_s:
+            limit = f"expected every {self._model_timeout_s:g} s at least"
+            line = f"vla_model is not heard on '{topic}' for {age_s:.2f} s; {limit}"
+            return Fault("model", line, age_s, self._model_timeout_s)
+        refusal = self._status_refusal(status)
+        return Fault("model", refusal) if refusal else None
+
+    def _status_refusal(self, status: DiagnosticStatus) -> str:
         if status.level != DiagnosticStatus.OK:
             return f"vla_model: {status.message}"
         digest = next((value.value for value in status.values if value.key == "digest"), "")
@@ -102,8 +118,13 @@ class ModelLink:
         )
 
     def _on_result(self, msg: UInt8MultiArray) -> None:
+        data = bytes(msg.data)
+        try:
+            check_kind(data, RESULT)  # or garbage would displace a result that still waits to be taken
+        except ValueError as error:
+            return self._problems.report("result", f"result on 'vla_model/result' refused: {error}")
         with self._wake:
-            self._result = bytes(msg.data)
+            self._result = data
             self._has_news = True
             self._wake.notify()
 
@@ -134,11 +155,22 @@ class ModelLink:
     def _ask(self, loop: ControlLoop) -> None:
         with self._lock:
             observation = loop.begin_request(steady_now_ns())
-        if observation is None:
-            return
+            if observation is None:
+                return
+            continuation = self._continuation(loop, observation)
+        request = self._processor.process(observation)
+        if continuation is not None:
+            request = self._processor.guide(request, observation, continuation.positions, continuation.num_frozen)
         data = array("B")
-        data.frombytes(encode_request(self._processor.process(observation)))
+        data.frombytes(encode_request(request))
         self._requests.publish(UInt8MultiArray(data=data))
+
+    def _continuation(self, loop: ControlLoop, observation: Observation) -> Continuation | None:
+        try:
+            return loop.continuation(observation, self._shape)
+        except ValueError as error:
+            self._problems.report("strategy", str(error))
+            return None
 
     def _take(self, loop: ControlLoop, data: bytes) -> None:
         try:
@@ -162,4 +194,4 @@ class ModelLink:
     def _fail(self, loop: ControlLoop, why: str) -> None:
         self._problems.report("policy", why)
         with self._lock:
-            loop.hold(why)
+            loop.fail_policy(why)

@@ -24,7 +24,7 @@ from vla_ros.nodes.reports import diagnostics, distribution_values, status
 from vla_ros.nodes.statistics import Distribution
 from vla_ros.policies.directory import load_policy
 from vla_ros.transforms.sample import PolicyRequest
-from vla_ros.wire import PolicyResult, decode_request, encode_result
+from vla_ros.wire import REQUEST, PolicyResult, check_kind, decode_request, encode_result
 
 STATUS_PERIOD_S = 0.1
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -149,8 +149,13 @@ class _Worker:
     def _on_request(self, msg: UInt8MultiArray) -> None:
         if not self.is_serving:
             return
+        data = bytes(msg.data)
+        try:
+            check_kind(data, REQUEST)  # or garbage would displace a request that still waits for the worker
+        except ValueError as error:
+            return self._problems.report("request", f"request refused: {error}")
         with self._wake:
-            self._request = bytes(msg.data)
+            self._request = data
             self._wake.notify()
 
     def _work(self) -> None:

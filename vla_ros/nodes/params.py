@@ -9,6 +9,8 @@ from typing import Any
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 
+from vla_ros.runtime.schedule import STRATEGIES
+from vla_ros.runtime.teleop import TAKEOVERS, TeleopSettings
 from vla_ros.share import policy_dir, robot_file
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -22,8 +24,14 @@ class PolicyNodeParams:
     robot_file: Path
     policy_dir: Path
     control_rate_hz: float
-    result_timeout_s: float
     realtime_priority: int
+    strategy: str
+    result_timeout_s: float
+    model_timeout_s: float
+    teleop: TeleopSettings
+    takeover_button: int
+    handoff_ramp_s: float
+    shadow: bool
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,15 @@ def declare_policy_params(node: Node) -> None:
     _declare(node, "robot", "tabletop", "Robot file (path of a YAML), or the name of a packaged one.")
     _declare(node, "policy", "tiny_touch", "Policy directory, or the name of a packaged one.")
     _declare(node, "control_rate_hz", 0.0, "Commands per second, Hz; 0 takes the robot file's.")
-    _declare(node, "result_timeout_s", 1.0, "HOLD where the model takes longer to answer, s.")
+    _declare(node, "strategy", "latest", "How chunks follow each other: latest, ensemble or rtc.")
+    _declare(node, "result_timeout_s", 1.0, "A model that takes longer to answer is a fault, s.")
+    _declare(node, "model_timeout_s", 1.0, "A model node that is not heard for longer is a fault, s.")
+    _declare(node, "teleop_takeover", "message", "What takes over: message (any), motion, or request (service, button).")
+    _declare(node, "teleop_threshold_rad", 0.02, "Motion of one joint that takes over, rad (takeover by motion).")
+    _declare(node, "teleop_timeout_s", 0.5, "HOLD where the human is silent for longer, s.")
+    _declare(node, "takeover_button", -1, "Index of the button of 'joy' that takes over; -1: none.")
+    _declare(node, "handoff_ramp_s", 0.2, "Over how long a change of driver is drawn out, s; 0: at once, within limits.")
+    _declare(node, "shadow", True, "Ask the policy while a human drives, too, so that it can go on at once.")
     _declare(node, "realtime_priority", 10, "SCHED_FIFO priority (1 to 99) of the ticker where permitted; 0: ordinary.")
 
 
@@ -61,15 +77,40 @@ def read_policy_params(node: Node) -> PolicyNodeParams:
         robot_file=robot_file(_get(node, "robot")),
         policy_dir=policy_dir(_get(node, "policy")),
         control_rate_hz=_number(node, "control_rate_hz"),
-        result_timeout_s=_number(node, "result_timeout_s"),
         realtime_priority=_get(node, "realtime_priority"),
+        strategy=_get(node, "strategy"),
+        result_timeout_s=_number(node, "result_timeout_s"),
+        model_timeout_s=_number(node, "model_timeout_s"),
+        teleop=TeleopSettings(
+            takeover=_get(node, "teleop_takeover"),
+            threshold_rad=_number(node, "teleop_threshold_rad"),
+            timeout_s=_number(node, "teleop_timeout_s"),
+        ),
+        takeover_button=_get(node, "takeover_button"),
+        handoff_ramp_s=_number(node, "handoff_ramp_s"),
+        shadow=_get(node, "shadow"),
     )
     if params.control_rate_hz != 0.0 and not 1.0 <= params.control_rate_hz <= 1000.0:
         raise ValueError(f"parameter control_rate_hz is {params.control_rate_hz:g}; expected 0 or 1 to 1000 Hz")
-    if not 0 < params.result_timeout_s <= 10.0:
-        raise ValueError(f"parameter result_timeout_s is {params.result_timeout_s:g}; expected above 0, at most 10 s")
     if not 0 <= params.realtime_priority <= 99:
         raise ValueError(f"parameter realtime_priority is {params.realtime_priority}; expected 0 to 99")
+    if params.strategy not in STRATEGIES:
+        raise ValueError(f"parameter strategy is '{params.strategy}'; expected one of {', '.join(STRATEGIES)}")
+    if params.teleop.takeover not in TAKEOVERS:
+        got = params.teleop.takeover
+        raise ValueError(f"parameter teleop_takeover is '{got}'; expected one of {', '.join(TAKEOVERS)}")
+    if params.takeover_button < -1:
+        raise ValueError(f"parameter takeover_button is {params.takeover_button}; expected an index, or -1 for none")
+    for name, value, limit in (
+        ("result_timeout_s", params.result_timeout_s, 10.0),
+        ("model_timeout_s", params.model_timeout_s, 10.0),
+        ("teleop_threshold_rad", params.teleop.threshold_rad, 1.0),
+        ("teleop_timeout_s", params.teleop.timeout_s, 5.0),
+    ):
+        if not 0 < value <= limit:
+            raise ValueError(f"parameter {name} is {value:g}; expected above 0, at most {limit:g}")
+    if not 0 <= params.handoff_ramp_s <= 5.0:
+        raise ValueError(f"parameter handoff_ramp_s is {params.handoff_ramp_s:g}; expected 0 to 5 s")
     return params
 
 

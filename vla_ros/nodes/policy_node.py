@@ -9,6 +9,8 @@ import traceback
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.clock import JumpThreshold, TimeJump
+from rclpy.duration import Duration
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -17,6 +19,7 @@ from vla_ros.messages.trajectories import Trajectory, fill_trajectory
 from vla_ros.nodes import qos
 from vla_ros.nodes.clock import NS_PER_S, steady_now_ns
 from vla_ros.nodes.command_outputs import CommandOutputs
+from vla_ros.nodes.human_inputs import HumanInputs
 from vla_ros.nodes.managed import ManagedNode, run_managed
 from vla_ros.nodes.model_link import ModelLink
 from vla_ros.nodes.params import declare_policy_params, read_policy_params
@@ -30,10 +33,13 @@ from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.runtime.handoff import Mode
 from vla_ros.runtime.loop import ControlLoop, LoopSettings, Tick
 from vla_ros.runtime.match import match_policy
-from vla_ros.runtime.schedule import LatestScheduler
+from vla_ros.runtime.teleop import TeleopTrajectory
 from vla_ros.types import ActionChunk
 
 DIAGNOSTICS_PERIOD_S = 1.0
+MAX_CLOCK_JUMP_S = 1.0
+MIN_BACKWARD_JUMP_S = 0.001
+ESTOP_LATCHED = "ESTOP is latched; call 'vla_policy/reset_estop' first"
 # Python's own 5 ms would let the processor's thread delay the ticker by a quarter of its period.
 GIL_SWITCH_INTERVAL_S = 0.0005
 
@@ -49,6 +55,8 @@ class PolicyNode(ManagedNode):
         self._problems = Problems(self.get_logger())
         self._loop: ControlLoop | None = None
         self._sensors: SensorInputs | None = None
+        self._human: HumanInputs | None = None
+        self._is_estop_pressed = False
         self._link: ModelLink | None = None
         self._outputs: CommandOutputs | None = None
         self._ticker: Ticker | None = None
@@ -61,7 +69,15 @@ class PolicyNode(ManagedNode):
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", qos.REPORT)
         self.create_subscription(String, "~/task", self._on_task, qos.LATCHED)
         self.create_service(Trigger, "~/engage", self._on_engage)
+        self.create_service(Trigger, "~/takeover", self._on_takeover)
         self.create_service(Trigger, "~/hold", self._on_hold)
+        self.create_service(Trigger, "~/reset_estop", self._on_reset_estop)
+        threshold = JumpThreshold(
+            min_forward=Duration(seconds=MAX_CLOCK_JUMP_S),
+            min_backward=Duration(seconds=-MIN_BACKWARD_JUMP_S),
+            on_clock_change=False,
+        )
+        self._jump_handle = self.get_clock().create_jump_callback(threshold, post_callback=self._on_time_jump)
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
 
     def configure(self) -> None:
@@ -71,22 +87,43 @@ class PolicyNode(ManagedNode):
             load_robot(params.robot_file), processor.joint_names, processor.camera_names, processor.action_dim
         )
         rate_hz = params.control_rate_hz or self._robot.control_rate_hz
-        self._settings = LoopSettings(rate_hz, params.result_timeout_s)
+        self._settings = LoopSettings(
+            control_rate_hz=rate_hz,
+            result_timeout_s=params.result_timeout_s,
+            strategy=params.strategy,
+            teleop=params.teleop,
+            handoff_ramp_s=params.handoff_ramp_s,
+            shadow=params.shadow,
+        )
         self._period_ns = round(NS_PER_S / rate_hz)
         self._realtime_priority = params.realtime_priority
         self._reset_statistics()
         self._outputs = CommandOutputs(self, self._robot, self._period_ns / NS_PER_S)
-        self._link = ModelLink(self, processor, self._lock, self._problems, self._publish_chunk)
+        self._link = ModelLink(
+            self, processor, self._lock, self._problems, self._publish_chunk, params.model_timeout_s
+        )
         self._sensors = SensorInputs(self, self._robot, self._problems, self._link.wake)
+        self._human = HumanInputs(
+            self,
+            self._robot,
+            self._problems,
+            on_teleop=self._on_teleop,
+            on_estop=self._on_estop,
+            on_takeover=self._takeover,
+            takeover_button=params.takeover_button,
+        )
         self._link.start()
         self._sensors.start()
+        self._human.start()
         self._publish_mode(Mode.HOLD)
 
     def activate(self) -> None:
         assert self._sensors is not None and self._link is not None
         # A fresh loop: whatever was seen and commanded before may be of another pose.
-        self._loop = loop = ControlLoop(self._robot, self._settings, LatestScheduler())
+        loop = ControlLoop(self._robot, self._settings)
         loop.sensors.task = self._task
+        loop.press_estop(self._is_estop_pressed)
+        self._loop = loop
         self._sensors.sensors = loop.sensors
         self._link.attach(loop)
         self._last_publish_ns = None
@@ -119,17 +156,21 @@ class PolicyNode(ManagedNode):
         if self._sensors is not None:
             self._sensors.stop()
             self._sensors = None
+        if self._human is not None:
+            self._human.stop()
+            self._human = None
         if self._outputs is not None:
             self._outputs.destroy()
             self._outputs = None
 
     def _tick(self, deadline_ns: int) -> None:
-        loop = self._loop
-        if loop is None:
+        loop, link = self._loop, self._link
+        if loop is None or link is None:
             return
         try:
+            model_fault = link.fault()
             with self._lock:
-                tick = loop.tick(deadline_ns)
+                tick = loop.tick(deadline_ns, model_fault)
             self._publish_tick(tick)
         except Exception:  # a bug must not leave the robot in motion
             self._problems.report("control", f"control failed: {traceback.format_exc()}")
@@ -139,7 +180,8 @@ class PolicyNode(ManagedNode):
     def _publish_tick(self, tick: Tick) -> None:
         for event in tick.events:
             self.get_logger().info(event)
-        if tick.mode is not self._published_mode:
+        # With every command, and before it: a recorded bag then says of each who drove.
+        if tick.mode is not self._published_mode or tick.command is not None:
             self._publish_mode(tick.mode)
         if tick.ramp is None or tick.command is None:
             return
@@ -161,18 +203,12 @@ class PolicyNode(ManagedNode):
             self._loop.sensors.task = self._task
 
     def _on_engage(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.message = self._engage()
-        response.success = not response.message
-        if response.success:
-            response.message = "the policy drives"
-        else:
-            self.get_logger().warning(f"engage refused: {response.message}")
-        return response
+        return self._answer(response, "engage", self._engage(), "the policy drives")
 
     def _engage(self) -> str:
         """The reason for a refusal; empty where the policy drives now."""
         if not self.is_active or self._loop is None or self._link is None:
-            return f"vla_policy is not active{': ' + self.failure if self.failure else ''}"
+            return self._not_active()
         refusal = self._link.refusal()
         if not refusal:
             with self._lock:
@@ -185,12 +221,63 @@ class PolicyNode(ManagedNode):
         return refusal
 
     def _on_hold(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        refusal = ""
         if self._loop is not None:
             with self._lock:
                 self._loop.hold("asked to hold", is_fault=False)
-        response.success = True
-        response.message = "HOLD"
+                if self._loop.mode is Mode.ESTOP:
+                    refusal = ESTOP_LATCHED
+        return self._answer(response, "hold", refusal, "HOLD")
+
+    def _on_takeover(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._answer(response, "takeover", self._takeover(), "the human drives")
+
+    def _on_reset_estop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        refusal = self._not_active()
+        if not refusal and self._loop is not None:
+            with self._lock:
+                refusal = self._loop.reset_estop()
+        return self._answer(response, "reset_estop", refusal, "HOLD")
+
+    def _answer(self, response: Trigger.Response, what: str, refusal: str, done: str) -> Trigger.Response:
+        response.success, response.message = not refusal, refusal or done
+        if refusal:
+            self.get_logger().warning(f"{what} refused: {refusal}")
         return response
+
+    def _takeover(self) -> str:
+        """The reason for a refusal; empty where the human drives now."""
+        loop = self._loop
+        if loop is None or not self.is_active:
+            return self._not_active()
+        with self._lock:
+            return loop.takeover(steady_now_ns())
+
+    def _on_teleop(self, trajectory: TeleopTrajectory) -> str:
+        loop, link = self._loop, self._link
+        if loop is None or link is None:
+            return self._not_active()
+        with self._lock:
+            refusal = loop.offer_teleop(trajectory, steady_now_ns())
+        link.wake()
+        return refusal
+
+    def _on_estop(self, is_pressed: bool) -> None:
+        self._is_estop_pressed = is_pressed
+        if self._loop is not None:
+            with self._lock:
+                self._loop.press_estop(is_pressed)
+
+    def _on_time_jump(self, jump: TimeJump) -> None:
+        loop = self._loop
+        if loop is not None:
+            with self._lock:
+                loop.clock_jumped(f"ROS time jumped by {jump.delta.nanoseconds / NS_PER_S:+.2f} s", steady_now_ns())
+
+    def _not_active(self) -> str:
+        if self.is_active and self._loop is not None:
+            return ""
+        return f"vla_policy is not active{': ' + self.failure if self.failure else ''}"
 
     def _publish_mode(self, mode: Mode) -> None:
         self._published_mode = mode
@@ -212,6 +299,13 @@ class PolicyNode(ManagedNode):
         loop, problems = self._loop, self._problems.current()
         mode, why = (loop.mode, loop.why) if loop is not None else (Mode.HOLD, self.failure or "not active")
         values = {"mode": mode.value, "why": why}
+        fault = loop.fault if loop is not None else None
+        if fault is not None:
+            values["fault"] = fault.line
+            if fault.age_s is not None:
+                values |= {"fault_age_s": f"{fault.age_s:.3f}", "fault_limit_s": f"{fault.limit_s:g}"}
+        if loop is not None:
+            values["late_chunks"] = str(loop.num_late_chunks)
         if self._ticker is not None:
             values["ticker"] = "real-time" if self._ticker.is_realtime else "ordinary priority"
         summary = self._period_ms.summary()

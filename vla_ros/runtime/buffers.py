@@ -20,10 +20,23 @@ class FrameBuffer:
 
     def __init__(self) -> None:
         self._frames: tuple[Frame, ...] = ()
+        self._changed_ns = 0
 
     def add(self, frame: Frame) -> None:
-        if not self._frames or frame.stamp_ns > self._frames[-1].stamp_ns:
-            self._frames = (*self._frames[1 - NUM_FRAMES :], frame)
+        frames = self._frames
+        if frames and frame.stamp_ns <= frames[-1].stamp_ns:
+            return
+        if not frames or not np.array_equal(frame.image, frames[-1].image):
+            self._changed_ns = frame.stamp_ns
+        self._frames = (*frames[1 - NUM_FRAMES :], frame)
+
+    def still_s(self, since_ns: int) -> float:
+        """How long after ``since_ns`` the pixels have stayed exactly the same, in the frames' own time."""
+        newest = self.newest()
+        return 0.0 if newest is None else max(0, newest.stamp_ns - max(self._changed_ns, since_ns)) / 1e9
+
+    def clear(self) -> None:
+        self._frames = ()
 
     def newest(self) -> Frame | None:
         frames = self._frames
@@ -43,6 +56,9 @@ class JointBuffer:
     def add(self, sample: JointSample) -> None:
         if not self._samples or sample.stamp_ns > self._samples[-1].stamp_ns:
             self._samples = (*self._samples[1 - NUM_JOINT_SAMPLES :], sample)
+
+    def clear(self) -> None:
+        self._samples = ()
 
     def newest(self) -> JointSample | None:
         samples = self._samples
@@ -77,6 +93,11 @@ class SensorBuffers:
         self.cameras = {name: FrameBuffer() for name in robot.camera_names}
         self.joints = JointBuffer()
         self.task = ""
+
+    def clear(self) -> None:
+        """Forget frames and joints: the clock they were stamped by has jumped."""
+        for buffer in (*self.cameras.values(), self.joints):
+            buffer.clear()
 
 
 def joint_sample(stamp_ns: int, positions: np.ndarray, velocities: np.ndarray | None) -> JointSample:

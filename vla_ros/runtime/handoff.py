@@ -6,10 +6,13 @@ from enum import Enum
 
 
 class Mode(str, Enum):
-    """``HOLD`` keeps the last command; ``POLICY`` follows the policy's chunks."""
+    """``HOLD`` keeps the last command, ``TELEOP`` follows a human, ``POLICY`` the policy's chunks; ``ESTOP`` brakes and
+    stays until it is reset."""
 
     HOLD = "HOLD"
+    TELEOP = "TELEOP"
     POLICY = "POLICY"
+    ESTOP = "ESTOP"
 
 
 class Handoff:
@@ -19,6 +22,7 @@ class Handoff:
         self._mode = Mode.HOLD
         self._why = "just started"
         self._is_faulty = False
+        self._is_pressed = False
         self._changes: list[str] = []
 
     @property
@@ -36,13 +40,34 @@ class Handoff:
         return self._is_faulty
 
     def change(self, mode: Mode, why: str, is_fault: bool = False) -> None:
-        """Give the robot to ``mode``; while it has it already, the first reason stays."""
-        if mode is self._mode:
+        """Give the robot to ``mode``; while it has it already, the first reason stays, and ESTOP stays whatever comes."""
+        if mode is self._mode or self._mode is Mode.ESTOP:
             return
-        self._mode, self._why, self._is_faulty = mode, why, is_fault
-        self._changes.append(f"{mode.value}: {why}")
+        self._set(mode, why, is_fault)
+
+    def press_estop(self, is_pressed: bool) -> None:
+        """What the emergency stop's topic says now; letting it go does not reset it."""
+        self._is_pressed = is_pressed
+        if is_pressed:
+            self.change(Mode.ESTOP, "emergency stop on 'vla_policy/estop'")
+
+    def reset_estop(self) -> str:
+        """From ESTOP to HOLD. Returns the reason for a refusal, empty where it is done or there was nothing to reset."""
+        if self._is_pressed:
+            return "'vla_policy/estop' is still true; publish false first"
+        if self._mode is Mode.ESTOP:
+            self._set(Mode.HOLD, "emergency stop reset", False)
+        return ""
 
     def take_changes(self) -> tuple[str, ...]:
         """One line for every change of mode since the last call."""
         changes, self._changes = tuple(self._changes), []
         return changes
+
+    def note(self, line: str) -> None:
+        """Something worth a line beside the changes."""
+        self._changes.append(line)
+
+    def _set(self, mode: Mode, why: str, is_fault: bool) -> None:
+        self._mode, self._why, self._is_faulty = mode, why, is_fault
+        self._changes.append(f"{mode.value}: {why}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla_ros.robot import RobotConfig
-from vla_ros.runtime.schedule import Target
+from vla_ros.runtime.path import Target
 from vla_ros.types import Command
 
 NS_PER_S = 1_000_000_000

@@ -7,7 +7,7 @@ to at any time.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,20 +15,30 @@ from vla_ros.robot import RobotConfig
 from vla_ros.runtime.buffers import SensorBuffers
 from vla_ros.runtime.handoff import Handoff, Mode
 from vla_ros.runtime.limits import BrakingRamp, Limiter
-from vla_ros.runtime.observe import NoObservation, observe, stale_reason
-from vla_ros.runtime.schedule import Scheduler, Target
+from vla_ros.runtime.observe import NoObservation, observe
+from vla_ros.runtime.path import NS_PER_S, Target, blend, smooth_step
+from vla_ros.runtime.policy_driver import ChunkShape, Continuation, PolicyDriver
+from vla_ros.runtime.schedule import STRATEGIES
+from vla_ros.runtime.teleop import Teleop, TeleopSettings, TeleopTrajectory
+from vla_ros.runtime.watchdogs import Fault, camera_fault, frozen_fault, joint_fault
 from vla_ros.types import ActionChunk, Command, Observation
 
-NS_PER_S = 1_000_000_000
 COMMAND_HISTORY_S = 5.0
+MAX_SHADOW_AGE_S = 0.5
+MAX_SHADOW_DISTANCE = 0.15
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """``control_rate_hz`` is the ticks' rate; a result later than ``result_timeout_s`` ends POLICY."""
+    """``control_rate_hz`` is the ticks' rate; a result later than ``result_timeout_s`` is a fault; a change of driver is
+    drawn out over ``handoff_ramp_s``; with ``shadow`` the policy is asked while a human drives, too."""
 
     control_rate_hz: float
     result_timeout_s: float = 1.0
+    strategy: str = "latest"
+    teleop: TeleopSettings = TeleopSettings()
+    handoff_ramp_s: float = 0.2
+    shadow: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,21 +59,25 @@ class Tick:
 class ControlLoop:
     """Modes, requests and commands of one robot."""
 
-    def __init__(self, robot: RobotConfig, settings: LoopSettings, scheduler: Scheduler) -> None:
+    def __init__(self, robot: RobotConfig, settings: LoopSettings) -> None:
         self.sensors = SensorBuffers(robot)
+        self.fault: Fault | None = None
         self._robot = robot
         self._settings = settings
-        self._scheduler = scheduler
         self._period_ns = round(NS_PER_S / settings.control_rate_hz)
         self._limiter = Limiter(robot, self._period_ns / NS_PER_S)
         self._handoff = Handoff()
+        self._teleop = Teleop(robot, settings.teleop)
+        self._policy = PolicyDriver(STRATEGIES[settings.strategy](), settings.result_timeout_s / 2)
         self._commands: deque[Command] = deque(maxlen=round(COMMAND_HISTORY_S * settings.control_rate_hz))
         self._last_tick_ns: int | None = None
         self._waiting_since_ns = 0
-        self._requested: Observation | None = None
-        self._last_requested_ns: int | None = None
-        self._followed_observation_ns: int | None = None
+        self._engaged_ns = 0
         self._no_observation = ""
+        self._recovering_since_ns = 0
+        self._recovering_from: Fault | None = None
+        self._ramp_from: np.ndarray | None = None
+        self._ramp_since_ns: int | None = None
 
     @property
     def mode(self) -> Mode:
@@ -79,117 +93,266 @@ class ControlLoop:
         """Whether a fault, and no person, led to the present mode."""
         return self._handoff.is_faulty
 
+    @property
+    def num_late_chunks(self) -> int:
+        """How many chunks came later than predicted."""
+        return self._policy.delays.num_late
+
     def engage(self, now_ns: int) -> str:
         """Let the policy drive. Returns the reason for a refusal, empty where it drives now."""
         if self.mode is Mode.POLICY:
             return ""
+        if self.mode is Mode.ESTOP:
+            return "ESTOP is latched; call 'vla_policy/reset_estop' first"
         if self._limiter.positions is None:
             return f"no joint state has come on '{self._robot.joint_states.topic}'"
         observation = observe(self._robot, self.sensors, now_ns)
         if isinstance(observation, NoObservation):
             return observation.reason
-        self._forget_policy()
-        self._waiting_since_ns = now_ns
+        shadow = self._policy.shadow
+        self._release()
+        self._waiting_since_ns = self._engaged_ns = now_ns
         self._handoff.change(Mode.POLICY, "engaged")
+        if shadow is not None and now_ns - shadow.stamp_ns <= MAX_SHADOW_AGE_S * NS_PER_S:
+            # Made while the human drove: worth following only where it continues what they did.
+            if self._policy.is_near(shadow, self._limiter.positions, now_ns, MAX_SHADOW_DISTANCE):
+                start = self._command_in_force(shadow.stamp_ns)
+                self._policy.follow(shadow, start, now_ns, starts_from_rest=False)
+        return ""
+
+    def takeover(self, now_ns: int, why: str = "asked to take over") -> str:
+        """Let the human drive. Returns the reason for a refusal, empty where they drive now."""
+        if self.mode is Mode.ESTOP:
+            return "ESTOP is latched; call 'vla_policy/reset_estop' first"
+        if self._limiter.positions is None:
+            return f"no joint state has come on '{self._robot.joint_states.topic}'"
+        if self.mode is not Mode.TELEOP:
+            self._release()
+            self._teleop.start(now_ns)
+            self._handoff.change(Mode.TELEOP, why)
+        return ""
+
+    def offer_teleop(self, trajectory: TeleopTrajectory, now_ns: int) -> str:
+        """A human's trajectory: takes over where it may, is followed where a human drives. Returns the reason why it is
+        refused, empty where it is not."""
+        refusal = self._teleop.refusal(trajectory, now_ns)
+        if refusal:
+            return refusal
+        if self.mode is not Mode.TELEOP:
+            if self.mode is Mode.ESTOP or not self._teleop.takes_over(trajectory):
+                return ""
+            refusal = self.takeover(now_ns, "a human moves the robot on 'vla_policy/teleop'")
+            if refusal:
+                return refusal
+        self._teleop.follow(trajectory, self._command_in_force(now_ns), now_ns)
         return ""
 
     def hold(self, why: str, is_fault: bool = True) -> None:
         """Come to rest within the limits and stay there; whatever the policy still sends is dropped."""
-        self._forget_policy()
-        self._handoff.change(Mode.HOLD, why, is_fault)
+        if self.mode is not Mode.ESTOP:
+            self._release()
+            self._handoff.change(Mode.HOLD, why, is_fault)
+
+    def fail_policy(self, why: str) -> None:
+        """The policy cannot go on: HOLD where it drives; a human who drives is not disturbed."""
+        if self.mode is Mode.POLICY:
+            self.hold(why)
+
+    def press_estop(self, is_pressed: bool) -> None:
+        """What the emergency stop says now; pressed, the robot brakes and stays until ``reset_estop``."""
+        if is_pressed:
+            self._release()
+        self._handoff.press_estop(is_pressed)
+
+    def reset_estop(self) -> str:
+        """From ESTOP to HOLD. Returns the reason for a refusal."""
+        return self._handoff.reset_estop()
+
+    def clock_jumped(self, line: str, now_ns: int) -> None:
+        """ROS time has jumped: nothing stamped before is of any use."""
+        self.sensors.clear()
+        if self.mode is Mode.POLICY:
+            self._act_on(Fault("clock", line), now_ns)
 
     def begin_request(self, now_ns: int) -> Observation | None:
-        """The observation to ask the model about now, if the policy drives, the model is free and there is a new one.
+        """The observation to ask the model about now, if somebody drives, the model is free and there is a new one.
 
-        The model counts as busy from here until ``accept`` or ``hold``.
+        The model counts as busy from here until ``accept``, ``hold``, or half the time a result may take.
         """
-        if self.mode is not Mode.POLICY or self._requested is not None:
+        is_shadow = self.mode is Mode.TELEOP and self._settings.shadow
+        if not (self.mode is Mode.POLICY or is_shadow) or self._policy.is_busy(now_ns):
+            return None
+        if self._recovering_from is not None:
             return None
         observation = observe(self._robot, self.sensors, now_ns)
         if isinstance(observation, NoObservation):
             self._no_observation = observation.reason
             return None
         self._no_observation = ""
-        if observation.stamp_ns == self._last_requested_ns:
-            return None
-        self._requested = observation
-        self._last_requested_ns = observation.stamp_ns
-        self._waiting_since_ns = now_ns
-        return observation
+        return observation if self._policy.ask(observation, now_ns) else None
 
     def requested(self, stamp_ns: int) -> Observation | None:
-        """The observation of ``stamp_ns`` if its result is the one being waited for."""
-        is_awaited = self._requested is not None and self._requested.stamp_ns == stamp_ns
-        return self._requested if is_awaited else None
+        """The observation of ``stamp_ns`` if its result is waited for."""
+        return self._policy.asked(stamp_ns)
+
+    def continuation(self, observation: Observation, shape: ChunkShape) -> Continuation | None:
+        """What the answer to ``observation`` is to continue; None but for strategy ``rtc`` with a chunk to continue.
+
+        Raises ValueError where chunks are too short for that.
+        """
+        if self._settings.strategy != "rtc" or self.mode is not Mode.POLICY:
+            return None
+        return self._policy.continuation(observation, shape)
 
     def accept(self, chunk: ActionChunk, now_ns: int) -> bool:
-        """Follow ``chunk`` from now on if it answers the request being waited for; the first one starts now.
+        """Follow ``chunk`` from now on if it answers a request and the policy drives; the first one starts now.
 
-        Returns whether it is followed. A chunk of the wrong width or with values that are not finite ends POLICY.
+        Returns whether it is of use. A chunk of the wrong width or with values that are not finite is a fault of the
+        policy; while a human drives, chunks are only kept.
         """
-        if self.requested(chunk.stamp_ns) is None:
+        if self._policy.asked(chunk.stamp_ns) is None:
             return False
-        if chunk.positions.ndim != 2 or chunk.positions.shape[1] != self._robot.num_joints or not chunk.horizon:
-            got, expected = chunk.positions.shape, f"[horizon, {self._robot.num_joints}]"
-            self.hold(f"the policy gave actions of shape {got}; expected {expected}")
+        self._policy.answered(chunk.stamp_ns)
+        problem = self._unusable(chunk)
+        if problem:
+            self.fail_policy(problem)
             return False
-        if not np.isfinite(chunk.positions).all():
-            self.hold("the policy gave actions that are not finite")
-            return False
-        starts_from_rest = self._followed_observation_ns is None
-        self._requested = None
-        self._followed_observation_ns = chunk.stamp_ns
-        if starts_from_rest:
-            chunk = replace(chunk, stamp_ns=now_ns)
-        self._scheduler.offer(chunk, self._command_in_force(chunk.stamp_ns))
+        if self.mode is Mode.TELEOP:
+            self._policy.shadow = chunk
+            return True
+        start = self._command_in_force(chunk.stamp_ns)
+        self._policy.follow(chunk, start, now_ns, starts_from_rest=self._policy.followed_ns is None)
         return True
 
-    def tick(self, now_ns: int) -> Tick:
-        """The command due one control period after ``now_ns``. Ticks lie whole periods apart; some may be missing."""
-        self._skip_missed_ticks(now_ns)
+    def tick(self, now_ns: int, model_fault: Fault | None = None) -> Tick:
+        """The command due one control period after ``now_ns``. Ticks lie whole periods apart; some may be missing.
+
+        ``model_fault`` is what is wrong with the model node now.
+        """
+        num_missed = self._skip_missed_ticks(now_ns)
         if self._limiter.positions is None:
             self._start_from_measurement(now_ns)
         if self._limiter.positions is None:
             return Tick(self.mode, None, None, None, self._handoff.take_changes())
         due_ns = now_ns + self._period_ns
-        if self.mode is Mode.POLICY:
-            self._watch(now_ns, due_ns)
+        self._watch(now_ns, due_ns, num_missed, model_fault)
         target = self._target(due_ns)
         command = self._limiter.follow(target, due_ns) if target is not None else self._limiter.brake(due_ns)
         self._commands.append(command)
-        age_ns = now_ns - self._followed_observation_ns if target is not None else None
+        is_policys = target is not None and self.mode is Mode.POLICY and self._policy.followed_ns is not None
+        age_ns = now_ns - self._policy.followed_ns if is_policys else None
         ramp = self._limiter.braking_ramp(command)
         return Tick(self.mode, command, ramp, age_ns, self._handoff.take_changes())
 
     def _target(self, due_ns: int) -> Target | None:
-        return self._scheduler.target(due_ns) if self.mode is Mode.POLICY else None
+        if self._recovering_from is not None:
+            return None
+        if self.mode is Mode.POLICY:
+            return self._ramped(self._policy.target(due_ns), due_ns)
+        if self.mode is Mode.TELEOP:
+            return self._ramped(self._teleop.target(due_ns), due_ns)
+        return None
 
-    def _watch(self, now_ns: int, due_ns: int) -> None:
-        """End POLICY where going on would be blind."""
-        stale = stale_reason(self._robot, self.sensors, now_ns)
-        if stale:
-            return self.hold(stale)
-        waited_s = (now_ns - self._waiting_since_ns) / NS_PER_S
-        is_waiting = self._requested is not None or self._followed_observation_ns is None
-        if is_waiting and waited_s > self._settings.result_timeout_s:
+    def _ramped(self, target: Target | None, due_ns: int) -> Target | None:
+        """``target``, reached smoothly from where the robot was commanded when this driver's first target came."""
+        if target is None or self._settings.handoff_ramp_s == 0:
+            return target
+        if self._ramp_since_ns is None:
+            self._ramp_from, self._ramp_since_ns = self._limiter.positions, due_ns - self._period_ns
+        elapsed_s = (due_ns - self._ramp_since_ns) / NS_PER_S
+        if elapsed_s >= self._settings.handoff_ramp_s:
+            return target
+        start = Target(self._ramp_from, np.zeros_like(self._ramp_from))
+        return blend(start, target, *smooth_step(elapsed_s, self._settings.handoff_ramp_s))
+
+    def _watch(self, now_ns: int, due_ns: int, num_missed: int, model_fault: Fault | None) -> None:
+        """Let go, or brake until it is over, where going on would be blind."""
+        if self.mode is Mode.TELEOP:
+            fault = self._teleop_fault(now_ns)
+            if fault is not None:
+                self.fault = fault
+                self.hold(fault.line)
+            return
+        if self.mode is not Mode.POLICY:
+            return
+        fault = self._policy_fault(now_ns, due_ns, num_missed, model_fault)
+        if fault is not None:
+            return self._act_on(fault, now_ns)
+        if self._recovering_from is not None:
+            self._handoff.note(f"over: {self._recovering_from.line}")
+            self._recovering_from = None
+
+    def _policy_fault(self, now_ns: int, due_ns: int, num_missed: int, model_fault: Fault | None) -> Fault | None:
+        missed_s, limit_s = num_missed * self._period_ns / NS_PER_S, self._robot.watchdogs.max_overrun_s
+        if missed_s > limit_s:
+            line = f"the control thread was away for {missed_s:.2f} s; expected at most {limit_s:g} s"
+            return Fault("overrun", line, missed_s, limit_s)
+        fault = (
+            joint_fault(self._robot, self.sensors, now_ns)
+            or camera_fault(self._robot, self.sensors, now_ns)
+            or frozen_fault(self._robot, self.sensors, self._engaged_ns)
+            or model_fault
+        )
+        if fault is not None:
+            return fault
+        if self._recovering_from is not None:  # the policy gets its time anew
+            self._waiting_since_ns = now_ns
+        since_ns = self._waiting_since_ns if self._policy.waiting_since_ns is None else self._policy.waiting_since_ns
+        waited_s, limit_s = (now_ns - since_ns) / NS_PER_S, self._settings.result_timeout_s
+        is_waiting = self._policy.waiting_since_ns is not None or self._policy.followed_ns is None
+        if is_waiting and waited_s > limit_s:
             why = self._no_observation or "no result came from vla_model"
-            return self.hold(f"{why}; waited {waited_s:.2f} s, expected at most {self._settings.result_timeout_s:g} s")
-        if self._followed_observation_ns is not None and self._scheduler.target(due_ns) is None:
+            return Fault("result", f"{why}; waited {waited_s:.2f} s, expected at most {limit_s:g} s", waited_s, limit_s)
+        if self._policy.followed_ns is not None and self._policy.target(due_ns) is None:
             why = self._no_observation or "no newer result came from vla_model"
-            self.hold(f"the action chunk is used up: {why}")
+            return Fault("chunk", f"the action chunk is used up: {why}")
+        return None
 
-    def _forget_policy(self) -> None:
-        self._scheduler.clear()
-        self._requested = None
-        self._followed_observation_ns = None
+    def _teleop_fault(self, now_ns: int) -> Fault | None:
+        silence_s, limit_s = self._teleop.silence_s(now_ns), self._settings.teleop.timeout_s
+        if silence_s > limit_s:
+            line = f"nothing came on 'vla_policy/teleop' for {silence_s:.2f} s; expected within {limit_s:g} s"
+            return Fault("teleop", line, silence_s, limit_s)
+        return joint_fault(self._robot, self.sensors, now_ns)
+
+    def _act_on(self, fault: Fault, now_ns: int) -> None:
+        """HOLD, or brake and stay where the robot file says so and it hasn't lasted too long."""
+        watchdogs, cause = self._robot.watchdogs, self._recovering_from
+        self.fault = fault
+        # After a jump of the clock sensors are silent for a moment: that is part of it.
+        kind = "clock" if cause is not None and cause.kind == "clock" else fault.kind
+        since_ns = now_ns if cause is None else self._recovering_since_ns
+        if watchdogs.action(kind) == "hold" or now_ns - since_ns > watchdogs.max_recovery_s * NS_PER_S:
+            return self.hold(fault.line)
+        if cause is None:
+            self._handoff.note(f"braking: {fault.line}")
+            self._release()
+            self._recovering_from, self._recovering_since_ns = fault, now_ns
+            self._waiting_since_ns = now_ns
+
+    def _unusable(self, chunk: ActionChunk) -> str:
+        """What is wrong with a chunk, in one line."""
+        if chunk.positions.ndim != 2 or chunk.positions.shape[1] != self._robot.num_joints or not chunk.horizon:
+            got, expected = chunk.positions.shape, f"[horizon, {self._robot.num_joints}]"
+            return f"the policy gave actions of shape {got}; expected {expected}"
+        return "" if np.isfinite(chunk.positions).all() else "the policy gave actions that are not finite"
+
+    def _release(self) -> None:
+        """Whoever drove drives no more: nothing of theirs is left, and the next one is led in gently."""
+        self._policy.forget()
+        self._teleop.stop()
         self._no_observation = ""
+        self._recovering_from = self._ramp_from = self._ramp_since_ns = None
 
-    def _skip_missed_ticks(self, now_ns: int) -> None:
+    def _skip_missed_ticks(self, now_ns: int) -> int:
+        """Let the ticks that did not come pass; returns how many."""
+        num_missed = 0
         if self._last_tick_ns is not None:
-            num_missed = round((now_ns - self._last_tick_ns) / self._period_ns) - 1
+            num_missed = max(0, round((now_ns - self._last_tick_ns) / self._period_ns) - 1)
             if num_missed > 0:
                 self._limiter.skip(num_missed)
         self._last_tick_ns = now_ns
+        return num_missed
 
     def _start_from_measurement(self, now_ns: int) -> None:
         sample = self.sensors.joints.newest()

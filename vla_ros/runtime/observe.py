@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vla_ros.robot import RobotConfig
 from vla_ros.runtime.buffers import FrameBuffer, SensorBuffers
+from vla_ros.runtime.watchdogs import sensor_fault
 from vla_ros.types import Frame, Observation
 
 NS_PER_S = 1_000_000_000
@@ -19,34 +20,15 @@ class NoObservation:
     reason: str
 
 
-def stale_reason(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> str:
-    """The first sensor that is silent or too old at ``now_ns``, in one line; empty where all are fresh."""
-    joints = sensors.joints.newest()
-    limit_s = robot.joint_states.max_age_s
-    if joints is None:
-        return f"no joint state has come on '{robot.joint_states.topic}'"
-    age_s = (now_ns - joints.stamp_ns) / NS_PER_S
-    if age_s > limit_s:
-        return f"joint state on '{robot.joint_states.topic}' is {age_s:.2f} s old; expected at most {limit_s:g} s"
-    for camera in robot.cameras:
-        frame = sensors.cameras[camera.name].newest()
-        if frame is None:
-            return f"no usable image has come from camera '{camera.name}' on '{camera.topic}'"
-        age_s = (now_ns - frame.stamp_ns) / NS_PER_S
-        if age_s > camera.max_age_s:
-            return f"camera '{camera.name}' is {age_s:.2f} s old; expected at most {camera.max_age_s:g} s"
-    return ""
-
-
 def observe(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Observation | NoObservation:
     """The newest observation at ``now_ns``.
 
     The camera whose newest frame is oldest sets the time; every other camera gives its frame nearest to that, the
     oldest stamp so chosen is ``t_obs``, and the joints are interpolated to it.
     """
-    stale = stale_reason(robot, sensors, now_ns)
-    if stale:
-        return NoObservation(stale)
+    fault = sensor_fault(robot, sensors, now_ns)
+    if fault is not None:
+        return NoObservation(fault.line)
     if not sensors.task:
         return NoObservation("no instruction has come on 'vla_policy/task'")
     frames = _matching_frames(sensors.cameras)
@@ -67,6 +49,6 @@ def observe(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Observat
 
 def _matching_frames(cameras: Mapping[str, FrameBuffer]) -> dict[str, Frame]:
     newest = {name: buffer.newest() for name, buffer in cameras.items()}
-    assert all(frame is not None for frame in newest.values()), "stale_reason has checked it"
+    assert all(frame is not None for frame in newest.values()), "sensor_fault has checked it"
     reference_ns = min(frame.stamp_ns for frame in newest.values())
     return {name: buffer.nearest(reference_ns) for name, buffer in cameras.items()}

@@ -1,0 +1,152 @@
+"""Taking over and giving back, judged by what arrives on topics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from ros_harness import Probe, wait_until
+
+NUM_POINTS_REPEATED = 40
+PERIOD_S = 0.02
+
+
+def drive(graph) -> None:
+    """The policy drives, and its chunks are followed."""
+    graph.probe.engage()
+    graph.probe.chunks.clear()
+    wait_until(lambda: graph.probe.chunks and graph.probe.mode() == "POLICY", "a chunk that is followed")
+
+
+def follow_hand(probe: Probe, positions: list[float], num: int = NUM_POINTS_REPEATED) -> None:
+    for _ in range(num):
+        probe.teleop(positions)
+        time.sleep(PERIOD_S)
+
+
+@pytest.fixture
+def human(graph) -> Iterator:
+    """The graph, with the emergency stop let go and reset afterwards."""
+    yield graph
+    graph.probe.estop(False)
+    wait_until(lambda: graph.probe.trigger("vla_policy/reset_estop").success, "reset")
+
+
+def test_a_teleop_message_takes_over_and_the_robot_goes_where_the_hand_is(human):
+    probe = human.probe
+    drive(human)
+    goal = [0.4, -0.3, 0.5]
+    follow_hand(probe, goal)
+    assert probe.mode() == "TELEOP"
+    wait_until(lambda: np.allclose(probe.commands[-1].points[0].positions, goal, atol=1e-3) or probe.teleop(goal), "there")
+    assert_within_limits(probe)
+
+
+def test_every_command_comes_with_the_mode_that_made_it(human):
+    probe = human.probe
+    drive(human)
+    probe.modes.clear()
+    probe.commands.clear()
+    wait_until(lambda: len(probe.commands) >= 50, "commands")
+    assert len(probe.modes) >= 45
+
+
+def test_a_hand_that_falls_silent_leaves_the_robot_in_hold_and_engage_gives_back(human):
+    probe = human.probe
+    drive(human)
+    follow_hand(probe, [0.1, 0.1, 0.1], 5)
+    wait_until(lambda: probe.mode() == "HOLD", "HOLD after silence")
+    wait_for_words(human, "vla_policy/teleop", "fault_age_s", "fault_limit_s")
+    drive(human)
+    assert_within_limits(probe)
+
+
+def test_while_a_human_drives_the_chunks_of_the_policy_are_still_shown(human):
+    probe = human.probe
+    drive(human)
+    follow_hand(probe, [0.0, 0.0, 0.0], 3)
+    wait_until(lambda: probe.mode() == "TELEOP", "TELEOP")
+    probe.chunks.clear()
+    wait_until(lambda: probe.chunks or probe.teleop([0.0, 0.0, 0.0]), "a shadow chunk")
+    assert probe.mode() == "TELEOP"
+
+
+def test_takeover_as_a_service_then_engage(human):
+    probe = human.probe
+    drive(human)
+    assert probe.trigger("vla_policy/takeover").success
+    wait_until(lambda: probe.mode() == "TELEOP", "TELEOP")
+    drive(human)
+
+
+def test_the_emergency_stop_latches_until_it_is_let_go_and_reset(human):
+    probe = human.probe
+    drive(human)
+    probe.estop(True)
+    wait_until(lambda: probe.mode() == "ESTOP", "ESTOP")
+    wait_until(lambda: not any(probe.commands[-1].points[0].velocities), "rest")
+    for service in ("engage", "takeover", "hold"):
+        refused = probe.trigger(f"vla_policy/{service}")
+        assert not refused.success and "ESTOP" in refused.message
+    follow_hand(probe, [0.2, 0.2, 0.2], 5)
+    assert probe.mode() == "ESTOP"
+    assert "still true" in probe.trigger("vla_policy/reset_estop").message
+    probe.estop(False)
+    wait_until(lambda: probe.trigger("vla_policy/reset_estop").success, "reset")
+    wait_until(lambda: probe.mode() == "HOLD", "HOLD")
+    assert_within_limits(probe)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"names": ["base", "shoulder", "elbow"]}, "unknown joint 'elbow'"),
+        ({"names": ["base", "shoulder"], "positions": [0.0, 0.0]}, "lacks joint 'wrist'"),
+        ({"names": ["wrist", "shoulder", "base"]}, "in the order wrist"),
+        ({"names": ["base", "base", "wrist"]}, "'base' twice"),
+        ({"positions": [0.0, 0.0]}, "2 positions"),
+        ({"positions": [0.0, NAN, 0.0]}, "not finite"),
+        ({"positions": [0.0, 9.0, 0.0]}, "'shoulder' at 9.000"),
+        ({"stamp_ago_s": 3.0}, "ended"),
+        ({"stamp_ago_s": 3600.0}, "header stamp"),
+        ({"stamp_ago_s": -60.0}, "header stamp"),
+        ({"num_points": 0}, "no points"),
+    ],
+)
+def test_an_unusable_trajectory_is_refused_with_its_reason_and_the_policy_keeps_driving(human, changes, named):
+    drive(human)
+    human.probe.teleop(**{"positions": [0.0, 0.0, 0.0], **changes})
+    wait_for_words(human, named)
+    assert human.probe.mode() == "POLICY"
+
+
+def assert_within_limits(probe: Probe) -> None:
+    """Every command heard so far keeps the robot file's limits at the nominal period."""
+    points = [msg.points[0] for msg in probe.commands]
+    positions = np.array([point.positions for point in points])
+    velocities = np.array([point.velocities for point in points])
+    robot = probe.robot
+    assert (positions <= robot.joint_values("upper") + 1e-9).all() and (positions >= robot.joint_values("lower") - 1e-9).all()
+    assert (np.abs(velocities) <= robot.joint_values("max_velocity") + 1e-9).all()
+    for before, after in pairwise(velocities):
+        assert (np.abs(after - before) <= robot.joint_values("max_acceleration") * PERIOD_S + 1e-6).all()
+
+
+def wait_for_words(graph, *words: str) -> None:
+    """Until ``/diagnostics`` says each of ``words``."""
+
+    def says_all() -> bool:
+        status = graph.probe.diagnostic("vla_policy: control")
+        if status is None:
+            return False
+        text = " ".join([status.message, *(f"{value.key} {value.value}" for value in status.values)])
+        return all(word in text for word in words)
+
+    wait_until(says_all, f"{words} in the diagnostics")
+

@@ -1,0 +1,243 @@
+"""Hands that take over and give back: without a jump, at once, and never against the emergency stop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from runtime_helpers import MS, PERIOD_NS, Rig
+
+from vla_ros.runtime.handoff import Mode
+from vla_ros.runtime.loop import LoopSettings
+from vla_ros.runtime.watchdogs import Fault
+from vla_ros.runtime.teleop import TeleopSettings, TeleopTrajectory
+
+
+def set_point(rig: Rig, *positions: float, ahead_ms: int = 20) -> TeleopTrajectory:
+    return TeleopTrajectory((rig.now_ns + ahead_ms * MS,), np.array([positions]))
+
+
+def test_a_teleop_message_takes_over_with_the_next_command():
+    rig = Rig()
+    rig.engage()
+    rig.answer(rig.ask(), goal=(0.9, -1.9))
+    rig.tick(12)
+    assert rig.loop.offer_teleop(set_point(rig, 0.2, 0.1), rig.now_ns) == ""
+    tick = rig.tick()
+    assert tick.mode is Mode.TELEOP and tick.observation_age_ns is None
+    assert any("TELEOP" in event for event in tick.events)
+
+
+@pytest.mark.parametrize("ramp_s", [0.0, 0.2])
+def test_the_robot_follows_the_human_and_stays_within_its_limits_at_every_change_of_driver(ramp_s):
+    rig = Rig(LoopSettings(50.0, 0.5, handoff_ramp_s=ramp_s))
+    rig.engage()
+    rig.answer(rig.ask(), goal=(0.9, -1.9))
+    rig.tick(12)
+    for _ in range(100):
+        assert rig.loop.offer_teleop(set_point(rig, -0.5, 0.3), rig.now_ns) == ""
+        rig.tick()
+    np.testing.assert_allclose(rig.ticks[-1].command.positions, [-0.5, 0.3], atol=1e-6)
+    assert rig.loop.engage(rig.now_ns) == ""
+    rig.answer(rig.ask(), goal=(0.9, -1.9))
+    rig.tick(10)
+    rig.assert_within_limits()
+
+
+def test_a_change_of_driver_is_drawn_out_over_the_ramp():
+    moved = []
+    for ramp_s in (0.0, 0.4):
+        rig = Rig(LoopSettings(50.0, 0.5, handoff_ramp_s=ramp_s))
+        rig.tick()
+        rig.loop.offer_teleop(set_point(rig, 0.03, 0.0), rig.now_ns)
+        moved.append(rig.tick(8).command.positions[0])
+    assert 0 < moved[1] < moved[0]
+
+
+def test_nothing_of_the_policys_queue_survives_a_takeover():
+    rig = Rig(LoopSettings(50.0, 0.5, shadow=False))
+    rig.engage()
+    rig.answer(rig.ask(), goal=(0.9, -1.9))
+    pending = rig.ask_later()
+    rig.loop.offer_teleop(set_point(rig, 0.0, 0.0), rig.now_ns)
+    rig.tick(3)
+    assert not rig.answer(pending)
+    assert rig.loop.engage(rig.now_ns) == ""
+    assert not rig.answer(pending)
+    assert rig.tick().observation_age_ns is None, "it waits for a chunk of its own"
+
+
+def test_a_human_who_falls_silent_leaves_the_robot_in_hold():
+    rig = Rig()
+    rig.tick()
+    rig.loop.offer_teleop(set_point(rig, 0.1, 0.1), rig.now_ns)
+    rig.tick(25)
+    assert rig.loop.mode is Mode.TELEOP
+    rig.tick(2)
+    assert rig.loop.mode is Mode.HOLD and "vla_policy/teleop" in rig.loop.why
+    assert rig.loop.fault.age_s > rig.loop.fault.limit_s
+
+
+def test_takeover_by_request_waits_for_the_hand_and_lets_the_robot_come_to_rest():
+    rig = Rig(LoopSettings(50.0, 0.5, teleop=TeleopSettings("request")))
+    rig.engage()
+    rig.answer(rig.ask(), goal=(0.9, -1.9))
+    rig.tick(12)
+    rig.loop.offer_teleop(set_point(rig, 0.5, 0.1), rig.now_ns)
+    assert rig.tick().mode is Mode.POLICY, "a message alone takes nothing over"
+    assert rig.loop.takeover(rig.now_ns) == ""
+    assert rig.tick().mode is Mode.TELEOP
+    rig.tick(15)
+    assert not rig.ticks[-1].command.velocities.any()
+    assert rig.loop.offer_teleop(set_point(rig, 0.5, 0.1), rig.now_ns) == ""
+    assert rig.tick(2).command.velocities.any()
+
+
+def test_takeover_by_motion_counts_from_where_the_hand_was():
+    rig = Rig(LoopSettings(50.0, 0.5, teleop=TeleopSettings("motion", threshold_rad=0.05)))
+    rig.engage()
+    for offset in (0.0, 0.03, -0.03):
+        rig.loop.offer_teleop(set_point(rig, 0.5 + offset, 0.1), rig.now_ns)
+        assert rig.tick().mode is Mode.POLICY
+    rig.loop.offer_teleop(set_point(rig, 0.56, 0.1), rig.now_ns)
+    assert rig.tick().mode is Mode.TELEOP
+
+
+def test_a_fresh_shadow_chunk_near_the_robot_is_followed_from_engage_on():
+    rig = Rig()
+    rig.tick()
+    rig.loop.offer_teleop(set_point(rig, 0.0, 0.0), rig.now_ns)
+    rig.tick(2)
+    observation = rig.ask()
+    assert rig.answer(observation, goal=(0.1, -0.1)), "kept, and shown"
+    assert rig.tick().mode is Mode.TELEOP
+    rig.loop.engage(rig.now_ns)
+    assert rig.tick().observation_age_ns == rig.now_ns - observation.stamp_ns
+
+
+@pytest.mark.parametrize(("goal", "wait"), [((0.9, -1.9), 10), ((0.1, -0.1), 30)])
+def test_a_shadow_chunk_that_is_far_away_or_old_is_dropped(goal, wait):
+    rig = Rig()
+    rig.tick()
+    rig.loop.offer_teleop(set_point(rig, 0.0, 0.0), rig.now_ns)
+    rig.tick()
+    rig.answer(rig.ask(), goal)
+    for _ in range(wait):
+        rig.loop.offer_teleop(set_point(rig, 0.0, 0.0), rig.now_ns)
+        rig.tick()
+    rig.loop.engage(rig.now_ns)
+    assert rig.tick().observation_age_ns is None
+
+
+def test_an_unusable_shadow_chunk_does_not_disturb_the_human():
+    rig = Rig()
+    rig.tick()
+    rig.loop.offer_teleop(set_point(rig, 0.0, 0.0), rig.now_ns)
+    rig.tick()
+    assert not rig.answer(rig.ask(), goal=(np.nan, 0.0))
+    assert rig.tick().mode is Mode.TELEOP
+
+
+def test_the_emergency_stop_brakes_latches_and_is_reset_only_when_let_go():
+    rig = Rig()
+    rig.engage()
+    rig.answer(rig.ask(), goal=(0.9, -1.9))
+    rig.tick(12)
+    rig.loop.press_estop(True)
+    assert rig.tick().mode is Mode.ESTOP
+    rig.tick(30)
+    assert not rig.ticks[-1].command.velocities.any()
+    rig.assert_within_limits()
+    assert "ESTOP" in rig.loop.engage(rig.now_ns)
+    assert "ESTOP" in rig.loop.takeover(rig.now_ns)
+    rig.loop.offer_teleop(set_point(rig, 0.0, 0.0), rig.now_ns)
+    rig.loop.hold("asked to hold", is_fault=False)
+    assert rig.tick().mode is Mode.ESTOP
+    assert "still true" in rig.loop.reset_estop()
+    rig.loop.press_estop(False)
+    assert rig.tick().mode is Mode.ESTOP, "letting go resets nothing"
+    assert rig.loop.reset_estop() == ""
+    assert rig.tick().mode is Mode.HOLD
+
+
+@pytest.mark.parametrize(
+    ("positions", "ahead_ms", "named"), [((2.0, 0.0), 20, "'shoulder' at 2.000"), ((0.0, 0.0), -2000, "ended 2.00 s ago")]
+)
+def test_a_trajectory_that_cannot_be_followed_is_refused_and_changes_nothing(positions, ahead_ms, named):
+    rig = Rig()
+    rig.engage()
+    assert named in rig.loop.offer_teleop(set_point(rig, *positions, ahead_ms=ahead_ms), rig.now_ns)
+    assert rig.tick().mode is Mode.POLICY
+
+
+def test_a_camera_glitch_is_braked_through_where_the_robot_file_says_so():
+    rig = Rig(robot=Rig.robot_with(camera="recover"))
+    rig.engage()
+    rig.answer(rig.ask(), goal=(0.9, -1.9))
+    rig.tick(8)
+    rig.fresh.remove("front")
+    rig.tick(30)
+    assert rig.loop.mode is Mode.POLICY and not rig.ticks[-1].command.velocities.any()
+    assert any("braking: camera 'front'" in event for tick in rig.ticks for event in tick.events)
+    rig.fresh.add("front")
+    rig.tick(2)
+    rig.answer(rig.ask(), goal=(0.9, -1.9))
+    assert rig.tick(5).command.velocities.any()
+    rig.assert_within_limits()
+
+
+def test_a_glitch_that_lasts_too_long_ends_in_hold():
+    rig = Rig(robot=Rig.robot_with(camera="recover", max_recovery_s=0.5))
+    rig.engage()
+    rig.answer(rig.ask())
+    rig.fresh.remove("front")
+    rig.tick(60)
+    assert rig.loop.mode is Mode.HOLD and "camera 'front'" in rig.loop.why
+
+
+def test_a_camera_whose_pixels_never_change_is_found_frozen():
+    rig = Rig()
+    rig.frozen.add("wrist")
+    rig.engage()
+    for _ in range(60):
+        observation = rig.loop.begin_request(rig.now_ns)
+        if observation is not None:
+            rig.answer(observation)
+        rig.tick()
+    assert rig.loop.mode is Mode.HOLD and "camera 'wrist' is frozen" in rig.loop.why
+
+
+def test_a_request_that_got_lost_is_made_again_and_either_answer_is_taken():
+    rig = Rig()
+    rig.engage()
+    first = rig.ask()
+    rig.tick(12)
+    assert rig.loop.begin_request(rig.now_ns) is None
+    rig.tick(1)
+    second = rig.ask()
+    assert rig.answer(first) and rig.answer(second)
+
+
+def test_retries_do_not_keep_a_dead_model_alive():
+    rig = Rig()
+    rig.engage()
+    for _ in range(30):
+        rig.loop.begin_request(rig.now_ns)
+        rig.tick()
+    assert rig.loop.mode is Mode.HOLD and "no result came" in rig.loop.why
+
+
+def test_a_missing_model_node_is_a_fault_of_its_own():
+    rig = Rig()
+    rig.engage()
+    rig.now_ns += PERIOD_NS
+    rig.loop.tick(rig.now_ns, Fault("model", "vla_model is not heard", 0.6, 0.5))
+    assert rig.loop.mode is Mode.HOLD and rig.loop.why == "vla_model is not heard"
+    assert rig.loop.fault.kind == "model"
+
+
+def test_a_jump_of_the_clock_lets_go_and_forgets_what_was_stamped_before():
+    rig = Rig()
+    rig.engage()
+    rig.loop.clock_jumped("ROS time jumped by -12 s", rig.now_ns)
+    assert rig.loop.mode is Mode.HOLD and "jumped" in rig.loop.why
+    assert rig.loop.sensors.joints.newest() is None

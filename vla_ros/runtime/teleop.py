@@ -1,0 +1,93 @@
+"""What the human wants: the newest teleop trajectory, and whether it takes the robot over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla_ros.robot import RobotConfig
+from vla_ros.runtime.path import NS_PER_S, Path, Target
+
+TAKEOVERS = ("message", "motion", "request")
+TOLERANCE_RAD = 1e-6
+
+
+@dataclass(frozen=True)
+class TeleopSettings:
+    """``takeover`` says what takes the robot over: any ``message``, a ``motion`` of some joint by ``threshold_rad`` since
+    the human last gave it away, or a ``request`` alone (the service, a button). Silence for ``timeout_s`` ends TELEOP."""
+
+    takeover: str = "message"
+    threshold_rad: float = 0.02
+    timeout_s: float = 0.5
+
+
+@dataclass(frozen=True)
+class TeleopTrajectory:
+    """Set points ``positions`` ``[num_points, num_joints]`` at ``times_ns`` on the steady clock, increasing."""
+
+    times_ns: tuple[int, ...]
+    positions: np.ndarray
+
+
+class Teleop:
+    """Follows the newest trajectory; after its last point, that point."""
+
+    def __init__(self, robot: RobotConfig, settings: TeleopSettings) -> None:
+        self._names = robot.joint_names
+        self._lower, self._upper = robot.joint_values("lower"), robot.joint_values("upper")
+        self._settings = settings
+        self._path: Path | None = None
+        self._reference: np.ndarray | None = None
+        self._heard_ns = 0
+
+    def refusal(self, trajectory: TeleopTrajectory, now_ns: int) -> str:
+        """Why a trajectory cannot be followed, in one line; empty where it can."""
+        last_ns = trajectory.times_ns[-1]
+        if now_ns - last_ns > self._settings.timeout_s * NS_PER_S:
+            return f"trajectory ended {(now_ns - last_ns) / NS_PER_S:.2f} s ago; expected one for now: check its stamp"
+        outside = np.maximum(trajectory.positions - self._upper, self._lower - trajectory.positions)
+        if outside.max() > TOLERANCE_RAD:
+            point, joint = np.unravel_index(int(outside.argmax()), outside.shape)
+            got = trajectory.positions[point, joint]
+            return (
+                f"trajectory point {point} has '{self._names[joint]}' at {got:.3f}; "
+                f"expected {self._lower[joint]:g} to {self._upper[joint]:g}"
+            )
+        return ""
+
+    def takes_over(self, trajectory: TeleopTrajectory) -> bool:
+        """Whether a trajectory asks for the robot by itself."""
+        if self._settings.takeover != "motion":
+            return self._settings.takeover == "message"
+        if self._reference is None:
+            self._reference = trajectory.positions[0]
+        return bool(np.abs(trajectory.positions - self._reference).max() > self._settings.threshold_rad)
+
+    def follow(self, trajectory: TeleopTrajectory, start_positions: np.ndarray, now_ns: int) -> None:
+        """From ``start_positions`` ``[num_joints]``, the command at ``now_ns``, through what still lies ahead."""
+        ahead = [i for i, t in enumerate(trajectory.times_ns) if t > now_ns]
+        self._heard_ns = now_ns
+        if not ahead:
+            self._path = Path([now_ns], trajectory.positions[-1:])
+            return
+        times_ns = [now_ns, *(trajectory.times_ns[i] for i in ahead)]
+        self._path = Path(times_ns, np.vstack((start_positions, trajectory.positions[ahead])))
+
+    def start(self, now_ns: int) -> None:
+        """A human has the robot from now on, and is to be heard within the time limit."""
+        self._path, self._heard_ns = None, now_ns
+
+    def stop(self) -> None:
+        """The human has given the robot away: a motion counts from where the hand is next."""
+        self._path = self._reference = None
+
+    def silence_s(self, now_ns: int) -> float:
+        return (now_ns - self._heard_ns) / NS_PER_S
+
+    def target(self, t_ns: int) -> Target | None:
+        """The target at ``t_ns``; None before the first trajectory."""
+        if self._path is None:
+            return None
+        return self._path.at(t_ns) or Target(self._path.end, np.zeros_like(self._path.end))
