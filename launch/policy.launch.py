@@ -19,13 +19,14 @@ PARAMETERS = {
     "policy_node": {
         "robot": str,
         "policy": str,
+        "task": str,
         "control_rate_hz": float,
         "strategy": str,
         "teleop_takeover": str,
         "result_timeout_s": float,
         "realtime_priority": int,
     },
-    "model_node": {"policy": str, "device": str, "dtype": str, "num_threads": int},
+    "model_node": {"policy": str, "strategy": str, "device": str, "dtype": str, "num_threads": int},
 }
 COMMON_PARAMETERS = {"autostart": bool, "use_sim_time": bool}
 
@@ -33,6 +34,7 @@ COMMON_PARAMETERS = {"autostart": bool, "use_sim_time": bool}
 def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
+            _argument("task", "", "Instruction to start with; others come on vla_policy/task."),
             _argument("robot", "tabletop", "Robot file (path of a YAML), or the name of a packaged one."),
             _argument("policy", "tiny_touch", "Policy directory, or the name of a packaged one."),
             _argument("control_rate_hz", "0.0", "Commands per second, Hz; 0 takes the robot file's."),
@@ -48,7 +50,8 @@ def generate_launch_description() -> LaunchDescription:
             _argument("use_sim_time", "false", "Take ROS time from /clock.", BOOLEAN),
             _argument("namespace", "", "Namespace of both nodes and of their topics."),
             _argument("log_level", "info", "What both nodes log at least.", LEVELS),
-            _node("model_node", condition=IfCondition(LaunchConfiguration("model"))),
+            # The policy node goes to HOLD meanwhile, and stays there until somebody engages again.
+            _node("model_node", condition=IfCondition(LaunchConfiguration("model")), respawn=True, respawn_delay=1.0),
             _node("policy_node"),
         ]
     )
@@ -58,7 +61,7 @@ def _argument(name: str, default: str, description: str, choices: list[str] | No
     return DeclareLaunchArgument(name, default_value=default, description=description, choices=choices)
 
 
-def _node(executable: str, condition: IfCondition | None = None) -> Node:
+def _node(executable: str, condition: IfCondition | None = None, **options: object) -> Node:
     types = {**COMMON_PARAMETERS, **PARAMETERS[executable]}
     return Node(
         package="vla_ros",
@@ -68,4 +71,5 @@ def _node(executable: str, condition: IfCondition | None = None) -> Node:
         arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
         output="screen",
         condition=condition,
+        **options,
     )

@@ -49,6 +49,18 @@ def test_a_gradient_passes_through_a_reordered_layer() -> None:
     torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_vector_jacobian_product_passes_through_a_reordered_layer(mode) -> None:
+    linears, x, towards = make_linears(bias=True), torch.randn(5, 48), torch.randn(5, 112)
+    packed = ReorderedLinear(linears)
+    with mode():
+        plain = packed(x)  # from the second copy of the weights
+        got, vjp = torch.func.vjp(packed, x.clone())
+        (product,) = vjp(towards)
+    torch.testing.assert_close(got, plain, atol=1e-6, rtol=0)
+    torch.testing.assert_close(product, towards @ packed.weight, atol=1e-5, rtol=1e-5)
+
+
 @torch.no_grad()
 def test_a_reordered_layer_in_half_precision_is_the_packed_one() -> None:
     linears = [linear.bfloat16() for linear in make_linears(bias=True)]

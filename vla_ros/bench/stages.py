@@ -71,10 +71,7 @@ class Stages:
         return self._policy.prepare_suffix(self._encode_prefix(), self._grid)
 
     def _suffix(self) -> Tensor:
-        state, actions = self._staging.observation.state, self._staging.noise[:, None]
-        for step in range(self._num_steps):
-            actions = actions - self._policy.predict_suffix(state, self._prepared, actions, step) / self._num_steps
-        return actions[:, 0]
+        return self._policy.denoise(self._staging.observation.state, self._prepared, self._staging.noise)
 
 
 def replayable(run: Callable[[], object], device: torch.device) -> Callable[[], object]:

@@ -19,6 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-success", type=float, default=0.7, metavar="SHARE", help="exit 1 below it (default 0.7)")
     parser.add_argument("--policy", default="tiny_touch", metavar="DIR", help="policy directory (default tiny_touch)")
     parser.add_argument("--robot", default="tabletop", metavar="FILE", help="robot file that the simulation can be")
+    parser.add_argument("--strategy", default="latest", help="how chunks follow each other: latest, ensemble or rtc")
+    parser.add_argument(
+        "--inference-delay-ms", type=float, default=0.0, metavar="MS", help="make the model slower by this (default 0)"
+    )
     parser.add_argument("--out", default="outputs/demo", metavar="DIR", help="for pictures and logs (outputs/demo)")
     parser.add_argument(
         "--swap-targets",
@@ -29,11 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from vla_ros.nodes.demo import DemoConfig, report_json, run_demo
+    from vla_ros.runtime.schedule import STRATEGIES
 
     if args.episodes < 1 or args.seed < 0 or not 0.0 <= args.min_success <= 1.0:
         raise ValueError(
             f"got --episodes {args.episodes} --seed {args.seed} --min-success {args.min_success}; expected at least 1 "
             "episode, a seed from 0 on, and a share from 0 to 1"
+        )
+    if args.strategy not in STRATEGIES or not 0.0 <= args.inference_delay_ms <= 10_000.0:
+        raise ValueError(
+            f"got --strategy {args.strategy} --inference-delay-ms {args.inference_delay_ms:g}; expected one of "
+            f"{', '.join(STRATEGIES)}, and 0 to 10000 ms"
         )
     config = DemoConfig(
         num_episodes=args.episodes,
@@ -41,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         swap_targets=args.swap_targets,
         policy=args.policy,
         robot=args.robot,
+        strategy=args.strategy,
+        inference_delay_ms=args.inference_delay_ms,
         out_dir=Path(args.out),
     )
     report = run_demo(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,24 +43,29 @@ class PolicyRunner:
         """The policy is on ``device`` already; its weights are packed here."""
         policy.eval().pack_weights()
         self._device = device
-        with torch.inference_mode():
+        with torch.no_grad():  # guided requests run so and use it too
             self._sampler = _Sampler(policy, policy.make_time_grid(num_steps))
         self._buckets: dict[Bucket, _BucketRun] = {}
+        self._is_guidance_checked = False
 
     def run(self, request: PolicyRequest) -> Inference:
-        """The actions for one request. Raises ValueError where the policy cannot take it."""
+        """The actions for one request. Raises ValueError where the policy cannot take it.
+
+        Before the first request with guidance the gradients that it needs are compared with finite differences.
+        """
         self._sampler.policy.check_request(request)
         watch = _StopWatch()
-        bucket_run = self._bucket_run(Bucket.of(request))
+        bucket_run = self._bucket_run(request)
         bucket_run.staging.load(request)
         watch.lap("copy_in")
-        with torch.inference_mode():
+        with _without_gradients(bucket_run.staging):
             output = bucket_run.compute(watch)
             actions = bucket_run.staging.fetch_sync(output)
         watch.lap("copy_out")
         return Inference(actions, watch.laps_ms, sum(watch.laps_ms.values()))
 
-    def _bucket_run(self, bucket: Bucket) -> _BucketRun:
+    def _bucket_run(self, request: PolicyRequest) -> _BucketRun:
+        bucket = Bucket.of(request)
         if bucket not in self._buckets:
             if len(self._buckets) >= MAX_BUCKETS:
                 raise ValueError(
@@ -68,8 +74,13 @@ class PolicyRunner:
                 )
             staging = StagingArea(bucket, self._device)
             compute = partial(self._sampler.sample, staging)
-            if self._device.type == "cuda":
-                compute = _captured(compute, self._device)
+            with _without_gradients(staging):
+                if staging.guidance is not None and not self._is_guidance_checked:
+                    staging.load(request)
+                    self._sampler.check_guidance_sync(staging)
+                    self._is_guidance_checked = True
+                if self._device.type == "cuda":
+                    compute = _captured(compute, self._device)
             self._buckets[bucket] = _BucketRun(staging, compute)
         return self._buckets[bucket]
 
@@ -84,15 +95,19 @@ class _Sampler:
     def sample(self, staging: StagingArea, watch: _StopWatch) -> Tensor:
         suffix_input = self.policy.prepare_suffix(self.policy.encode_prefix(staging.observation), self.time_grid)
         watch.lap("prefix")
-        actions, num_steps = staging.noise[:, None], self.time_grid.num_steps
-        for step in range(num_steps):
-            velocity = self.policy.predict_suffix(staging.observation.state, suffix_input, actions, step)
-            actions = actions - velocity / num_steps
+        actions = self.policy.denoise(staging.observation.state, suffix_input, staging.noise, staging.guidance)
         watch.lap("suffix")
-        return actions[:, 0]
+        return actions
+
+    def check_guidance_sync(self, staging: StagingArea) -> None:
+        self.policy.check_guidance_sync(staging.observation, staging.noise, self.time_grid)
 
 
-@torch.inference_mode()
+def _without_gradients(staging: StagingArea) -> AbstractContextManager[object]:
+    """Inference mode has less to do for each operator; inside it some releases of torch give zeros for guidance."""
+    return torch.inference_mode() if staging.guidance is None else torch.no_grad()
+
+
 def _captured(compute: Callable[[_StopWatch], Tensor], device: torch.device) -> Callable[[_StopWatch], Tensor]:
     """The same computation recorded once; a replay reads the staging area's memory and writes the same output."""
     side = torch.cuda.Stream(device)

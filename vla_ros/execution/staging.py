@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vla_ros.policies.base import PolicyObservation
+from vla_ros.policies.guidance import Guidance
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
 from vla_ros.transforms.sample import PolicyRequest
 
@@ -33,7 +34,8 @@ class StagingArea:
     """Buffers for one bucket: one copy in, one copy out. Next to a GPU the host's side is pinned.
 
     ``observation`` and ``noise`` ``[1, horizon, action]`` are views of device memory that stay the same from request to
-    request, as a captured graph needs them; on CPU they are the host's side itself.
+    request, as a captured graph needs them, and so is ``guidance``, None in a bucket without; on CPU they are the
+    host's side itself.
     """
 
     def __init__(self, bucket: Bucket, device: torch.device) -> None:
@@ -45,6 +47,9 @@ class StagingArea:
         tensors = {name: view[None] for name, view in _views(self._device, bucket, offsets).items()}
         self.noise = tensors["noise"]
         self.observation = PolicyObservation(VLMInputs.from_tensors(tensors, bucket.image_grid), tensors["state"])
+        self.guidance: Guidance | None = None
+        if "previous_actions" in tensors:
+            self.guidance = Guidance(tensors["previous_actions"], tensors["guidance_weights"])
         self._actions = torch.zeros(self.noise.shape[1:], dtype=torch.float32, pin_memory=pinned)
 
     def load(self, request: PolicyRequest) -> None:

@@ -36,13 +36,16 @@ FIRST_FRAME_S = 0.06
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """``num_episodes`` scenes from ``seed`` on; with ``swap_targets`` every block of each scene is named in turn."""
+    """``num_episodes`` scenes from ``seed`` on; with ``swap_targets`` every block of each scene is named in turn.
+    The model is made slower by ``inference_delay_ms``."""
 
     num_episodes: int
     seed: int
     swap_targets: bool
     policy: str
     robot: str
+    strategy: str
+    inference_delay_ms: float
     out_dir: Path
 
 
@@ -83,8 +86,9 @@ def run_demo(config: DemoConfig) -> DemoReport:
         signal.signal(number, _interrupt)
     with Processes(config.out_dir / "logs") as processes:
         processes.start_node("sim_node", {"robot": config.robot, "seed": config.seed, "view": True})
-        processes.start_node("model_node", {"policy": policy})
-        processes.start_node("policy_node", {"robot": config.robot, "policy": policy})
+        chunks = {"policy": policy, "strategy": config.strategy}
+        processes.start_node("model_node", {**chunks, "inference_delay_ms": config.inference_delay_ms})
+        processes.start_node("policy_node", {**chunks, "robot": config.robot})
         # Ctrl-C belongs to this program, which has children to end.
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         client = DemoClient(robot, processes.check)

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 from std_msgs.msg import UInt8MultiArray
@@ -23,6 +24,8 @@ from vla_ros.nodes.statistics import Distribution
 from vla_ros.runtime.loop import ControlLoop
 from vla_ros.runtime.policy_driver import ChunkShape, Continuation
 from vla_ros.runtime.watchdogs import Fault
+from vla_ros.transforms.chunking import guidance_weights
+from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import ActionChunk, Observation
 from vla_ros.wire import RESULT, check_kind, decode_result, encode_request
 
@@ -160,7 +163,7 @@ class ModelLink:
             continuation = self._continuation(loop, observation)
         request = self._processor.process(observation)
         if continuation is not None:
-            request = self._processor.guide(request, observation, continuation.positions, continuation.num_frozen)
+            request = self._guide(request, observation, continuation)
         data = array("B")
         data.frombytes(encode_request(request))
         self._requests.publish(UInt8MultiArray(data=data))
@@ -171,6 +174,11 @@ class ModelLink:
         except ValueError as error:
             self._problems.report("strategy", str(error))
             return None
+
+    def _guide(self, request: PolicyRequest, observation: Observation, continuation: Continuation) -> PolicyRequest:
+        weights = guidance_weights(self._shape.horizon, continuation.num_executed, continuation.num_frozen)
+        weights[~np.isfinite(continuation.positions).all(axis=1)] = 0.0
+        return self._processor.guide(request, observation, continuation.positions, weights)
 
     def _take(self, loop: ControlLoop, data: bytes) -> None:
         try:

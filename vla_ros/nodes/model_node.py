@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 import traceback
 from array import array
 from collections.abc import Callable
@@ -98,11 +99,14 @@ class ModelNode(ManagedNode):
 class _Loaded:
     runner: PolicyRunner
     digest: str
+    delay_ms: float
 
 
 def _load(params: ModelNodeParams, device: torch.device) -> _Loaded:
     """Load and warm up: every shape of request has run, and on a GPU its graph is captured."""
-    loaded = load_policy(params.policy_dir, device, _dtype(params.dtype, device))
+    loaded = load_policy(
+        params.policy_dir, device, _dtype(params.dtype, device), with_guidance=params.strategy == "rtc"
+    )
     runner = PolicyRunner(loaded.policy, device, loaded.num_steps)
     for request in loaded.warm_up_requests:
         for _ in range(NUM_WARM_UP_RUNS):
@@ -110,7 +114,7 @@ def _load(params: ModelNodeParams, device: torch.device) -> _Loaded:
     # Else the collector walks through all of torch now and then, half a second in the middle of an inference.
     gc.collect()
     gc.freeze()
-    return _Loaded(runner, loaded.digest)
+    return _Loaded(runner, loaded.digest, params.inference_delay_ms)
 
 
 class _Worker:
@@ -185,6 +189,7 @@ class _Worker:
         message = decode_request(data)
         request = PolicyRequest.from_tensors(message.tensors, message.metadata)
         inference = loaded.runner.run(request)
+        time.sleep(1e-3 * loaded.delay_ms)
         result = PolicyResult(
             request.stamp_ns, loaded.digest, inference.actions, inference.total_ms, inference.timings_ms
         )

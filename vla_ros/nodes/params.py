@@ -23,6 +23,7 @@ class PolicyNodeParams:
 
     robot_file: Path
     policy_dir: Path
+    task: str
     control_rate_hz: float
     realtime_priority: int
     strategy: str
@@ -36,12 +37,14 @@ class PolicyNodeParams:
 
 @dataclass(frozen=True)
 class ModelNodeParams:
-    """``num_threads`` is torch's within one operation, on CPU."""
+    """``num_threads`` is torch's within one operation, on CPU; ``inference_delay_ms`` is waited after each inference."""
 
     policy_dir: Path
+    strategy: str
     device: str
     dtype: str
     num_threads: int
+    inference_delay_ms: float
 
 
 def declare_policy_params(node: Node) -> None:
@@ -49,6 +52,7 @@ def declare_policy_params(node: Node) -> None:
     _declare(node, "autostart", False, "Configure and activate without being asked.")
     _declare(node, "robot", "tabletop", "Robot file (path of a YAML), or the name of a packaged one.")
     _declare(node, "policy", "tiny_touch", "Policy directory, or the name of a packaged one.")
+    _declare(node, "task", "", "Instruction to start with; others come on ~/task.")
     _declare(node, "control_rate_hz", 0.0, "Commands per second, Hz; 0 takes the robot file's.")
     _declare(node, "strategy", "latest", "How chunks follow each other: latest, ensemble or rtc.")
     _declare(node, "result_timeout_s", 1.0, "A model that takes longer to answer is a fault, s.")
@@ -66,6 +70,8 @@ def declare_model_params(node: Node) -> None:
     """Declare what ``read_model_params`` reads."""
     _declare(node, "autostart", False, "Configure and activate without being asked.")
     _declare(node, "policy", "tiny_touch", "Policy directory, or the name of a packaged one.")
+    _declare(node, "strategy", "latest", "The policy node's: for rtc, guided inference is warmed up, too.")
+    _declare(node, "inference_delay_ms", 0.0, "Wait so long after each inference, ms: a slower model, for trials.")
     _declare(node, "device", "auto", "auto (a GPU if there is one), cpu, or cuda.")
     _declare(node, "dtype", "auto", "Weights: float32, bfloat16, or auto (bfloat16 on a GPU, else float32).")
     _declare(node, "num_threads", 1, "Threads of one operation on CPU; more than the idle cores disturbs the ticker.")
@@ -76,6 +82,7 @@ def read_policy_params(node: Node) -> PolicyNodeParams:
     params = PolicyNodeParams(
         robot_file=robot_file(_get(node, "robot")),
         policy_dir=policy_dir(_get(node, "policy")),
+        task=_get(node, "task").strip(),
         control_rate_hz=_number(node, "control_rate_hz"),
         realtime_priority=_get(node, "realtime_priority"),
         strategy=_get(node, "strategy"),
@@ -94,8 +101,7 @@ def read_policy_params(node: Node) -> PolicyNodeParams:
         raise ValueError(f"parameter control_rate_hz is {params.control_rate_hz:g}; expected 0 or 1 to 1000 Hz")
     if not 0 <= params.realtime_priority <= 99:
         raise ValueError(f"parameter realtime_priority is {params.realtime_priority}; expected 0 to 99")
-    if params.strategy not in STRATEGIES:
-        raise ValueError(f"parameter strategy is '{params.strategy}'; expected one of {', '.join(STRATEGIES)}")
+    _check_strategy(params.strategy)
     if params.teleop.takeover not in TAKEOVERS:
         got = params.teleop.takeover
         raise ValueError(f"parameter teleop_takeover is '{got}'; expected one of {', '.join(TAKEOVERS)}")
@@ -118,6 +124,8 @@ def read_model_params(node: Node) -> ModelNodeParams:
     """The parameters as they are now. Raises ValueError, naming the parameter, for one that cannot be used."""
     params = ModelNodeParams(
         policy_dir=policy_dir(_get(node, "policy")),
+        strategy=_get(node, "strategy"),
+        inference_delay_ms=_number(node, "inference_delay_ms"),
         device=_get(node, "device"),
         dtype=_get(node, "dtype"),
         num_threads=_get(node, "num_threads"),
@@ -126,6 +134,9 @@ def read_model_params(node: Node) -> ModelNodeParams:
         raise ValueError(f"parameter device is '{params.device}'; expected one of {', '.join(DEVICES)}")
     if params.dtype not in DTYPES:
         raise ValueError(f"parameter dtype is '{params.dtype}'; expected one of {', '.join(DTYPES)}")
+    _check_strategy(params.strategy)
+    if not 0 <= params.inference_delay_ms <= 10_000:
+        raise ValueError(f"parameter inference_delay_ms is {params.inference_delay_ms:g}; expected 0 to 10000 ms")
     if params.num_threads < 1:
         raise ValueError(f"parameter num_threads is {params.num_threads}; expected at least 1")
     return params
@@ -146,3 +157,8 @@ def _number(node: Node, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"parameter {name} is {value!r}; expected a number")
     return float(value)
+
+
+def _check_strategy(strategy: str) -> None:
+    if strategy not in STRATEGIES:
+        raise ValueError(f"parameter strategy is '{strategy}'; expected one of {', '.join(STRATEGIES)}")

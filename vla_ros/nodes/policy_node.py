@@ -97,6 +97,7 @@ class PolicyNode(ManagedNode):
         )
         self._period_ns = round(NS_PER_S / rate_hz)
         self._realtime_priority = params.realtime_priority
+        self._task = self._task or params.task
         self._reset_statistics()
         self._outputs = CommandOutputs(self, self._robot, self._period_ns / NS_PER_S)
         self._link = ModelLink(

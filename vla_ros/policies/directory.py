@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from vla_ros.policies.base import BasePolicy, PolicyObservation
 from vla_ros.policies.fill import build_on_meta, fill_policy
 from vla_ros.policies.golden import GoldenCase, write_golden
+from vla_ros.policies.guidance import Guidance
 from vla_ros.policies.processor import (
     CONFIG_FILE,
     GOLDEN_FILE,
@@ -41,9 +42,14 @@ class LoadedPolicy:
 
 
 def load_policy(
-    policy_dir: str | Path, device: torch.device | str, dtype: torch.dtype = torch.float32
+    policy_dir: str | Path,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+    with_guidance: bool = False,
 ) -> LoadedPolicy:
     """The policy of a directory on ``device`` with weights of ``dtype``, after recomputing its golden actions.
+
+    ``with_guidance``: requests for real-time chunking are among those to warm up with.
 
     Raises ValueError, in one line, for what ``load_processor`` refuses, for damaged or foreign weights, and for actions
     that drifted.
@@ -63,7 +69,7 @@ def load_policy(
         policy=policy,
         digest=opened.processor.digest,
         num_steps=config.num_steps,
-        warm_up_requests=opened.processor.requests_of_every_bucket(opened.golden.observation),
+        warm_up_requests=opened.processor.requests_of_every_bucket(opened.golden.observation, with_guidance),
     )
 
 
@@ -87,7 +93,8 @@ def save_policy(policy_dir: str | Path, policy: BasePolicy, files: PolicyFiles, 
 def infer(policy: BasePolicy, request: PolicyRequest, num_steps: int, device: torch.device) -> np.ndarray:
     """The normalised actions float32 [horizon, action_dim] for one request, without any preparation; waits for them."""
     noise = torch.from_numpy(request.noise)[None].to(device)
-    actions = policy.sample_actions(PolicyObservation.from_request(request, device), num_steps, noise)
+    observation, guidance = PolicyObservation.from_request(request, device), Guidance.from_request(request, device)
+    actions = policy.sample_actions(observation, num_steps, noise, guidance=guidance)
     return actions[0].float().cpu().numpy()
 
 

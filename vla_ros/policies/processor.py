@@ -24,7 +24,7 @@ from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, VLMPr
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.strict import config_to_dict, parse_config
-from vla_ros.transforms.actions import decode_actions
+from vla_ros.transforms.actions import decode_actions, encode_actions
 from vla_ros.transforms.normalize import FieldStats, Normalizer, load_stats, save_stats
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import ActionChunk, Observation
@@ -124,16 +124,34 @@ class PolicyProcessor:
             noise=self._noise(observation.stamp_ns),
         )
 
-    def requests_of_every_bucket(self, observation: Observation) -> tuple[PolicyRequest, ...]:
-        """One request for each padded length, shortest first: ``observation`` with instructions that grow."""
+    def requests_of_every_bucket(
+        self, observation: Observation, with_guidance: bool = False
+    ) -> tuple[PolicyRequest, ...]:
+        """One request for each padded length, shortest first: ``observation`` with instructions that grow.
+
+        ``with_guidance`` adds each of them once more, guided.
+        """
         requests: dict[int, PolicyRequest] = {}
         for num_words in itertools.count(1):
             try:
                 request = self.process(replace(observation, task=" ".join(["a"] * num_words)))
             except ValueError:  # beyond the largest bucket
-                return tuple(requests.values())
+                plain = tuple(requests.values())
+                return (*plain, *map(self._guided, plain)) if with_guidance else plain
             requests.setdefault(len(request.policy_input.input_ids), request)
         raise AssertionError("a prompt outgrows every bucket in the end")
+
+    def guide(
+        self, request: PolicyRequest, observation: Observation, targets: np.ndarray, weights: np.ndarray
+    ) -> PolicyRequest:
+        """The request of ``observation``, drawn towards absolute joint targets [horizon, num_joints] at its due times.
+
+        ``weights`` [horizon] are those of ``transforms.chunking``; targets of weight 0 may be anything.
+        """
+        joints = np.asarray(observation.joint_positions, np.float64)
+        known = np.where(weights[:, None] > 0, targets, joints)
+        actions = self._action.normalize(encode_actions(known, joints, self._data.action_mode))
+        return replace(request, previous_actions=actions, guidance_weights=weights.astype(np.float32))
 
     def decode(self, actions: np.ndarray, observation: Observation) -> ActionChunk:
         """Absolute joint targets from normalised actions [horizon, action_dim] and the observation they answer.
@@ -147,6 +165,11 @@ class PolicyProcessor:
         joints = np.asarray(observation.joint_positions, np.float64)
         targets = decode_actions(self._action.denormalize(actions), joints, self._data.action_mode)
         return ActionChunk(observation.stamp_ns, self.chunk_dt_s, self.action_offset, targets)
+
+    def _guided(self, request: PolicyRequest) -> PolicyRequest:
+        """The same request, guided towards a chunk of zeros."""
+        weights = np.ones(self.action_horizon, np.float32)
+        return replace(request, previous_actions=np.zeros_like(request.noise), guidance_weights=weights)
 
     def _noise(self, stamp_ns: int) -> np.ndarray:
         rng = np.random.default_rng(stamp_ns % 2**64)

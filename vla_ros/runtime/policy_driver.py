@@ -34,6 +34,12 @@ class Continuation:
     positions: np.ndarray
     num_frozen: int
 
+    @property
+    def num_executed(self) -> int:
+        """How many actions are executed for each inference: as many as the chunks before it no longer reach."""
+        num_known = int(np.isfinite(self.positions).all(axis=1).sum())
+        return max(len(self.positions) - num_known, self.num_frozen)
+
 
 class PolicyDriver:
     """Requests, answers and the schedule of what is followed.

@@ -46,18 +46,25 @@ class PolicyInput:
 class PolicyRequest:
     """One inference: ``state`` float32 [state_history, state_dim] normalised, ``noise`` float32 [horizon, action_dim].
 
-    ``stamp_ns`` is the observation's ``t_obs``; ``policy_input`` has no batch dimension.
+    ``stamp_ns`` is the observation's ``t_obs``; ``policy_input`` has no batch dimension. Real-time chunking adds
+    ``previous_actions`` float32 [horizon, action_dim], the old chunk at the new one's due times, normalised for the
+    new state, and ``guidance_weights`` float32 [horizon], how much to hold to it, 0 where it has no value; else both
+    are None.
     """
 
     stamp_ns: int
     policy_input: PolicyInput
     state: np.ndarray
     noise: np.ndarray
+    previous_actions: np.ndarray | None = None
+    guidance_weights: np.ndarray | None = None
 
     def to_tensors(self) -> dict[str, np.ndarray]:
         """The arrays by name, for a safetensors message."""
         tensors = {name: np.ascontiguousarray(getattr(self.policy_input, name)) for name in _REQUEST_ARRAYS}
-        return {**tensors, "state": self.state, "noise": self.noise}
+        guidance = {name: getattr(self, name) for name in _GUIDANCE_TENSORS}
+        given = {name: array for name, array in guidance.items() if array is not None}
+        return {**tensors, "state": self.state, "noise": self.noise, **given}
 
     def metadata(self) -> dict[str, str]:
         """What is no array, as strings, for the header of a safetensors message."""
@@ -66,7 +73,9 @@ class PolicyRequest:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> PolicyRequest:
         """The inverse of ``to_tensors`` and ``metadata``; raises ValueError where they don't describe a request."""
-        for name, (kinds, ndim) in _REQUEST_TENSORS.items():
+        for name, (kinds, ndim) in (_REQUEST_TENSORS | _GUIDANCE_TENSORS).items():
+            if name not in tensors and name in _GUIDANCE_TENSORS:
+                continue
             if name not in tensors:
                 raise ValueError(f"request: tensor '{name}' is missing; expected {', '.join(_REQUEST_TENSORS)}")
             if tensors[name].dtype.name not in kinds or tensors[name].ndim != ndim:
@@ -93,6 +102,7 @@ class PolicyRequest:
             policy_input=PolicyInput(**arrays, target_ids=None, image_grid=grid),
             state=tensors["state"],
             noise=tensors["noise"],
+            **{name: tensors.get(name) for name in _GUIDANCE_TENSORS},
         )
 
 
@@ -115,4 +125,8 @@ _REQUEST_TENSORS: dict[str, tuple[tuple[str, ...], int]] = {
     "position_ids": (("int64",), 2),
     "state": (("float32",), 2),
     "noise": (("float32",), 2),
+}
+_GUIDANCE_TENSORS: dict[str, tuple[tuple[str, ...], int]] = {
+    "previous_actions": (("float32",), 2),
+    "guidance_weights": (("float32",), 1),
 }

@@ -44,7 +44,9 @@ class PiConfig:
     """The ``policy:`` group of a policy.yaml.
 
     ``vlm_config`` is the backbone's own configuration (a transformers config.json as a mapping); ``image_mean`` and
-    ``image_std`` normalise pixels in 0..1, by channel; ``num_steps`` is the number of Euler steps of an inference.
+    ``image_std`` normalise pixels in 0..1, by channel; ``num_steps`` is the number of Euler steps of an inference;
+    ``max_frozen_actions`` is up to how many actions of a chunk training gives clean, for real-time chunking without
+    gradients.
     """
 
     type: str
@@ -63,6 +65,7 @@ class PiConfig:
     zero_pos_id_for_obs_register: bool = True
     suffix_add_pos_emb: bool = True
     num_noise_per_sample: int = 1
+    max_frozen_actions: int = 0
     time_dist_alpha: float = 1.0
     time_dist_beta: float = 1.5
     detach_encoder_output: bool = False
@@ -80,5 +83,8 @@ class PiConfig:
         for name in ("action_horizon", "action_dim", "state_dim", "state_history", "num_steps", "num_noise_per_sample"):
             if getattr(self, name) < 1:
                 raise ValueError(f"policy.{name} is {getattr(self, name)}; expected at least 1")
+        if not 0 <= self.max_frozen_actions < self.action_horizon:
+            expected = f"at least 0 and below action_horizon, {self.action_horizon}"
+            raise ValueError(f"policy.max_frozen_actions is {self.max_frozen_actions}; expected {expected}")
         if self.expert_only_use_register and self.num_obs_registers < 1:
             raise ValueError("policy.expert_only_use_register needs num_obs_registers of at least 1")

@@ -32,7 +32,7 @@ DATA_TARGETS = "vla_scratch.datasets."
 FIXED_IN_EXPERT = {"attn_dropout": 0.0, "mlp_dropout": 0.0, "attention_dropout": 0.0, "mlp_activation": "silu"}
 UNUSED_IN_EXPERT = "max_position_embeddings"
 # Not in a released cfg.yaml: ours to choose.
-OURS = ("type", "vlm_config", "num_steps", "image_mean", "image_std")
+OURS = ("type", "vlm_config", "num_steps", "max_frozen_actions", "image_mean", "image_std")
 _PLAIN_INTERPOLATION = re.compile(r"\$\{[A-Za-z_][\w.]*\}", re.ASCII)
 _PROCESSOR_KEYS = {"_target_", "processor_class", "model_id", "max_length", "padding", "target_size"}
 _PROCESSOR_KEYS |= {"truncation", "image_size_longest_edge", "max_image_size_longest_edge"}

@@ -67,7 +67,7 @@ class ReorderedLinear(PackedLinear):
 
 
 def _is_for_onednn(x: Tensor) -> bool:
-    """Real numbers on a CPU, with no gradient wanted: this product has none."""
+    """Real numbers on a CPU, with no gradient wanted (inside ``torch.func.vjp`` one is): this product has none."""
     is_plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32
     return is_plain and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available()
 

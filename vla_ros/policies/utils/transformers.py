@@ -35,7 +35,7 @@ def apply_rotary(
     x: Float[Tensor, "batch rows heads head_dim"], rotary: Rotary
 ) -> Float[Tensor, "batch rows heads head_dim"]:
     """Rotate channel ``i`` with channel ``i + head_dim / 2``; computed in float32, returned as ``x`` came."""
-    if torch.is_grad_enabled():
+    if _is_training(x):
         return _Rotate.apply(x, rotary.cos, rotary.sin)
     return _rotate(x, rotary.cos, rotary.sin).to(x.dtype)
 
@@ -44,7 +44,7 @@ def rms_norm(
     x: Float[Tensor, "*rows dim"], weight: Float[Tensor, "dim"] | None, eps: float
 ) -> Float[Tensor, "*rows dim"]:
     """``x / sqrt(mean(x²) + eps)``, computed in float32, times ``weight``; returned as ``x`` came."""
-    if torch.is_grad_enabled():
+    if _is_training(x):
         return _RMSNorm.apply(x, weight, eps)[0]
     return F.rms_norm(x, x.shape[-1:], weight, eps)
 
@@ -56,7 +56,7 @@ def modulated_rms_norm(
 
     Torch has a kernel for the norm on CUDA only; elsewhere it would compose it of six operators.
     """
-    if torch.is_grad_enabled() or x.is_cuda:
+    if _is_training(x) or x.is_cuda:
         return torch.addcmul(shift, rms_norm(x, None, eps), scale)
     precision = torch.float64 if x.dtype == torch.float64 else torch.float32
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precision)
@@ -83,7 +83,12 @@ def _constant(value: float, device: torch.device) -> Float[Tensor, ""]:
         return torch.tensor(value).to(device)
 
 
-# Both functions below spare memory traffic where gradients are wanted; calling one takes 0.1 ms, too much at inference.
+# Both functions below spare memory traffic where gradients are wanted; calling one takes 0.1 ms, too much at inference,
+# and 1 ms inside torch.func, which guidance uses.
+
+
+def _is_training(x: Tensor) -> bool:
+    return torch.is_grad_enabled() and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 class _Rotate(torch.autograd.Function):
@@ -91,7 +96,7 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return _rotate(x.float(), cos, sin).to(x.dtype)
+        return _rotate(_wide(x), cos, sin).to(x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -100,7 +105,12 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _rotate(grad.float(), cos, -sin).to(grad.dtype), None, None
+        return _rotate(_wide(grad), cos, -sin).to(grad.dtype), None, None
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least single precision."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -114,7 +124,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-        value = x.float()
+        value = _wide(x)
         norm = torch.linalg.vector_norm(value, dim=-1, keepdim=True)
         inverse = torch.rsqrt(norm.square() / x.shape[-1] + eps)
         normed = (value * inverse).to(x.dtype)
@@ -129,14 +139,14 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor | None, None]:
         x, weight, inverse = ctx.saved_tensors
-        value, grad_out = x.float(), grad.float()
+        value, grad_out = _wide(x), _wide(grad)
         product = (grad_out * value).flatten(0, -2)
         grad_weight = None
         if weight is None:
             along = product.sum(-1, keepdim=True)
             grad_x = grad_out * inverse
         else:
-            scale = weight.float()
+            scale = _wide(weight)
             grad_weight = (inverse.reshape(1, -1) @ product)[0].to(weight.dtype)
             along = product @ scale[:, None]
             grad_x = (grad_out * scale).mul_(inverse)

@@ -25,9 +25,9 @@ MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 class Modulation(NamedTuple):
     """What the flow time does to one half of a block: ``gate * f(x * scale + shift)``; ``scale`` includes the 1."""
 
-    shift: Float[Tensor, "#batch #draws 1 width"]
-    scale: Float[Tensor, "#batch #draws 1 width"]
-    gate: Float[Tensor, "#batch #draws 1 width"]
+    shift: Float[Tensor, "#batch #draws #suffix width"]
+    scale: Float[Tensor, "#batch #draws #suffix width"]
+    gate: Float[Tensor, "#batch #draws #suffix width"]
 
 
 class BlockModulation(NamedTuple):
@@ -39,9 +39,13 @@ class BlockModulation(NamedTuple):
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """Euler steps from flow time 1: for each step the modulation of every block."""
+    """Euler steps from flow time 1: for each step the modulation of every block.
+
+    ``clean`` is that of flow time 0, for frozen actions; None where the policy was trained without.
+    """
 
     steps: tuple[tuple[BlockModulation, ...], ...]
+    clean: tuple[BlockModulation, ...] | None = None
 
     @property
     def num_steps(self) -> int:
@@ -68,6 +72,21 @@ def embed_time(time: Float[Tensor, "*times"], width: int) -> Float[Tensor, "*tim
     period = MIN_PERIOD * (MAX_PERIOD / MIN_PERIOD) ** fraction
     angle = time.float()[..., None] * (2 * math.pi / period)
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
+
+
+def freeze_rows(
+    noisy: tuple[BlockModulation, ...],
+    clean: tuple[BlockModulation, ...],
+    is_frozen: Bool[Tensor, "batch #draws suffix"],
+) -> tuple[BlockModulation, ...]:
+    """``clean`` in the frozen rows of the suffix, ``noisy`` in the others."""
+    chosen = is_frozen[..., None]
+
+    def choose(at: Modulation, of: Modulation) -> Modulation:
+        return Modulation(*(torch.where(chosen, frozen, other) for frozen, other in zip(of, at, strict=True)))
+
+    pairs = zip(noisy, clean, strict=True)
+    return tuple(BlockModulation(*map(choose, block, block_clean)) for block, block_clean in pairs)
 
 
 class AdaptiveModulation(nn.Module):
