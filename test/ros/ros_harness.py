@@ -10,6 +10,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,11 @@ def wait_until(condition: Callable[[], Any], what: str, patience_s: float = PATI
 class NodeProcess:
     """A node of this package in a process of its own; its log is ``log``."""
 
-    def __init__(self, module: str, log: Path, parameters: Mapping[str, object]) -> None:
+    def __init__(self, module: str, log: Path, parameters: Mapping[str, object], namespace: str = "") -> None:
         self._log = log
         assignments = [part for key, value in parameters.items() for part in ("-p", f"{key}:={value}")]
+        if namespace:
+            assignments += ["-r", f"__ns:=/{namespace}"]
         # A child must find its own ROS libraries again.
         env = {key: value for key, value in os.environ.items() if key != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
         env["PYTHONPATH"] = os.pathsep.join([str(SOURCE_ROOT), env.get("PYTHONPATH", "")])
@@ -90,7 +93,7 @@ class NodeProcess:
 class Probe:
     """A node in the test's own process: publishes the sensors of a robot, and keeps what the nodes say."""
 
-    def __init__(self, robot: RobotConfig) -> None:
+    def __init__(self, robot: RobotConfig, namespace: str = "") -> None:
         self.robot = robot
         self.positions = np.zeros(robot.num_joints)
         self.encoding = "rgb8"
@@ -103,7 +106,7 @@ class Probe:
         self.modes: list[str] = []
         self.image_stamps_ns: list[int] = []
         self._diagnostics: dict[str, DiagnosticStatus] = {}
-        self.node = node = rclpy.create_node("probe")
+        self.node = node = rclpy.create_node("probe", namespace=namespace)
         self._cameras = {c.name: node.create_publisher(Image, c.topic, qos.CAMERA) for c in robot.cameras}
         self._joints = node.create_publisher(JointState, robot.joint_states.topic, qos.JOINT_STATES)
         self._task = node.create_publisher(String, "vla_policy/task", qos.LATCHED)
@@ -164,7 +167,7 @@ class Probe:
 
     def diagnostic(self, name: str) -> DiagnosticStatus | None:
         """The last status of a node: ``vla_policy: control`` or ``vla_model: inference``."""
-        return self._diagnostics.get(name)
+        return self._diagnostics.get(f"{self.node.get_namespace()}/{name}".lstrip("/"))
 
     def trigger(self, service: str) -> Trigger.Response:
         return self._call(Trigger, service, Trigger.Request())
@@ -254,3 +257,28 @@ class Probe:
         msg.data = array("B", bytes(height * width * num_bytes))
         msg.header.stamp = stamp.to_msg()
         return msg
+
+
+def assert_within_limits(probe: Probe) -> None:
+    """Every command heard so far keeps the robot file's limits at the nominal period."""
+    points = [msg.points[0] for msg in probe.commands]
+    positions = np.array([point.positions for point in points])
+    velocities = np.array([point.velocities for point in points])
+    robot, period_s = probe.robot, 1 / probe.robot.control_rate_hz
+    assert (positions <= robot.joint_values("upper") + 1e-9).all() and (positions >= robot.joint_values("lower") - 1e-9).all()
+    assert (np.abs(velocities) <= robot.joint_values("max_velocity") + 1e-9).all()
+    for before, after in pairwise(velocities):
+        assert (np.abs(after - before) <= robot.joint_values("max_acceleration") * period_s + 1e-6).all()
+
+
+def wait_for_words(graph: Any, *words: str) -> None:
+    """Until ``/diagnostics`` says each of ``words`` of the policy node that ``graph.probe`` watches."""
+
+    def says_all() -> bool:
+        status = graph.probe.diagnostic("vla_policy: control")
+        if status is None:
+            return False
+        text = " ".join([status.message, *(f"{value.key} {value.value}" for value in status.values)])
+        return all(word in text for word in words)
+
+    wait_until(says_all, f"{words} in the diagnostics")

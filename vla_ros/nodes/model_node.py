@@ -21,7 +21,7 @@ from vla_ros.nodes import qos
 from vla_ros.nodes.managed import ManagedNode, Role, run_managed
 from vla_ros.nodes.params import ModelNodeParams, declare_model_params, read_model_params
 from vla_ros.nodes.problems import Problems
-from vla_ros.nodes.reports import diagnostics, distribution_values, status
+from vla_ros.nodes.reports import diagnostics, distribution_values, full_name, status
 from vla_ros.nodes.statistics import Distribution
 from vla_ros.policies.directory import load_policy
 from vla_ros.transforms.sample import PolicyRequest
@@ -85,7 +85,7 @@ class ModelNode(ManagedNode):
         if with_timings and self._worker is not None:
             for name, distribution in self._worker.timings_ms.copy().items():
                 values |= distribution_values(f"{name}_ms", distribution)
-        return status("vla_model: inference", level, message, values)
+        return status(f"{full_name(self)}: inference", level, message, values)
 
     def _publish_status(self) -> None:
         self._status_publisher.publish(self._status(with_timings=False))

@@ -1,13 +1,15 @@
-"""The parameters of the two nodes, declared with unit and description, read into frozen dataclasses."""
+"""The parameters of the two nodes, declared with unit and description, read into frozen dataclasses at *configure*."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from rcl_interfaces.msg import ParameterDescriptor
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.runtime.teleop import TAKEOVERS, TeleopSettings
@@ -15,6 +17,12 @@ from vla_ros.share import policy_dir, robot_file
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16")
+
+
+class ParameterSource(Protocol):
+    """A node, or a node as it would be with other parameters."""
+
+    def get_parameter(self, name: str) -> Parameter: ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class ModelNodeParams:
 
 
 def declare_policy_params(node: Node) -> None:
-    """Declare what ``read_policy_params`` reads."""
+    """Declare what ``read_policy_params`` reads; a value that could not be used is refused when it is set."""
     _declare(node, "autostart", False, "Configure and activate without being asked.")
     _declare(node, "robot", "tabletop", "Robot file (path of a YAML), or the name of a packaged one.")
     _declare(node, "policy", "tiny_touch", "Policy directory, or the name of a packaged one.")
@@ -64,10 +72,11 @@ def declare_policy_params(node: Node) -> None:
     _declare(node, "handoff_ramp_s", 0.2, "Over how long a change of driver is drawn out, s; 0: at once, within limits.")
     _declare(node, "shadow", True, "Ask the policy while a human drives, too, so that it can go on at once.")
     _declare(node, "realtime_priority", 10, "SCHED_FIFO priority (1 to 99) of the ticker where permitted; 0: ordinary.")
+    _refuse_unusable(node, read_policy_params)
 
 
 def declare_model_params(node: Node) -> None:
-    """Declare what ``read_model_params`` reads."""
+    """Declare what ``read_model_params`` reads; a value that could not be used is refused when it is set."""
     _declare(node, "autostart", False, "Configure and activate without being asked.")
     _declare(node, "policy", "tiny_touch", "Policy directory, or the name of a packaged one.")
     _declare(node, "strategy", "latest", "The policy node's: for rtc, guided inference is warmed up, too.")
@@ -75,9 +84,10 @@ def declare_model_params(node: Node) -> None:
     _declare(node, "device", "auto", "auto (a GPU if there is one), cpu, or cuda.")
     _declare(node, "dtype", "auto", "Weights: float32, bfloat16, or auto (bfloat16 on a GPU, else float32).")
     _declare(node, "num_threads", 1, "Threads of one operation on CPU; more than the idle cores disturbs the ticker.")
+    _refuse_unusable(node, read_model_params)
 
 
-def read_policy_params(node: Node) -> PolicyNodeParams:
+def read_policy_params(node: ParameterSource) -> PolicyNodeParams:
     """The parameters as they are now. Raises ValueError, naming the parameter, for one that cannot be used."""
     params = PolicyNodeParams(
         robot_file=robot_file(_get(node, "robot")),
@@ -120,7 +130,7 @@ def read_policy_params(node: Node) -> PolicyNodeParams:
     return params
 
 
-def read_model_params(node: Node) -> ModelNodeParams:
+def read_model_params(node: ParameterSource) -> ModelNodeParams:
     """The parameters as they are now. Raises ValueError, naming the parameter, for one that cannot be used."""
     params = ModelNodeParams(
         policy_dir=policy_dir(_get(node, "policy")),
@@ -148,11 +158,40 @@ def _declare(node: Node, name: str, default: Any, description: str) -> None:
     node.declare_parameter(name, default, ParameterDescriptor(description=description, dynamic_typing=is_number))
 
 
-def _get(node: Node, name: str) -> Any:
+def _refuse_unusable(node: Node, read: Callable[[ParameterSource], object]) -> None:
+    def check(parameters: list[Parameter]) -> SetParametersResult:
+        before, after = _error(read, node), _error(read, _Changed(node, parameters))
+        # What was wrong already, as at a start with a wrong robot, is no reason to refuse something else.
+        is_worse = bool(after) and after != before
+        return SetParametersResult(successful=not is_worse, reason=after if is_worse else "")
+
+    node.add_on_set_parameters_callback(check)
+
+
+def _error(read: Callable[[ParameterSource], object], node: ParameterSource) -> str:
+    try:
+        read(node)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+class _Changed:
+    """A node's parameters as they would be."""
+
+    def __init__(self, node: Node, parameters: list[Parameter]) -> None:
+        self._node = node
+        self._parameters = {parameter.name: parameter for parameter in parameters}
+
+    def get_parameter(self, name: str) -> Parameter:
+        return self._parameters.get(name) or self._node.get_parameter(name)
+
+
+def _get(node: ParameterSource, name: str) -> Any:
     return node.get_parameter(name).value
 
 
-def _number(node: Node, name: str) -> float:
+def _number(node: ParameterSource, name: str) -> float:
     value = _get(node, name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"parameter {name} is {value!r}; expected a number")

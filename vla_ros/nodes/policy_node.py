@@ -24,7 +24,7 @@ from vla_ros.nodes.managed import ManagedNode, run_managed
 from vla_ros.nodes.model_link import ModelLink
 from vla_ros.nodes.params import declare_policy_params, read_policy_params
 from vla_ros.nodes.problems import Problems
-from vla_ros.nodes.reports import diagnostics, distribution_values, status
+from vla_ros.nodes.reports import diagnostics, distribution_values, full_name, status
 from vla_ros.nodes.sensor_inputs import SensorInputs
 from vla_ros.nodes.statistics import Distribution
 from vla_ros.nodes.ticker import Ticker
@@ -326,7 +326,7 @@ class PolicyNode(ManagedNode):
             level = DiagnosticStatus.OK
         message = "; ".join([f"{mode.value}: {why}", *problems.values()])
         stamp = self.get_clock().now().to_msg()
-        self._diagnostics_publisher.publish(diagnostics(stamp, [status("vla_policy: control", level, message, values)]))
+        self._diagnostics_publisher.publish(diagnostics(stamp, [status(f"{full_name(self)}: control", level, message, values)]))
 
 
 def main(args: list[str] | None = None) -> int:

@@ -6,8 +6,14 @@ from collections.abc import Mapping
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.node import Node
 
 from vla_ros.nodes.statistics import Distribution
+
+
+def full_name(node: Node) -> str:
+    """A node's name with its namespace, which tells robots apart on the one topic ``/diagnostics``."""
+    return node.get_fully_qualified_name().lstrip("/")
 
 
 def status(name: str, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:

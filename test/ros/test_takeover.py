@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 import pytest
-from ros_harness import Probe, wait_until
+from ros_harness import Probe, assert_within_limits, wait_for_words, wait_until
 
 NUM_POINTS_REPEATED = 40
 PERIOD_S = 0.02
@@ -126,27 +125,12 @@ def test_an_unusable_trajectory_is_refused_with_its_reason_and_the_policy_keeps_
     assert human.probe.mode() == "POLICY"
 
 
-def assert_within_limits(probe: Probe) -> None:
-    """Every command heard so far keeps the robot file's limits at the nominal period."""
-    points = [msg.points[0] for msg in probe.commands]
-    positions = np.array([point.positions for point in points])
-    velocities = np.array([point.velocities for point in points])
-    robot = probe.robot
-    assert (positions <= robot.joint_values("upper") + 1e-9).all() and (positions >= robot.joint_values("lower") - 1e-9).all()
-    assert (np.abs(velocities) <= robot.joint_values("max_velocity") + 1e-9).all()
-    for before, after in pairwise(velocities):
-        assert (np.abs(after - before) <= robot.joint_values("max_acceleration") * PERIOD_S + 1e-6).all()
-
-
-def wait_for_words(graph, *words: str) -> None:
-    """Until ``/diagnostics`` says each of ``words``."""
-
-    def says_all() -> bool:
-        status = graph.probe.diagnostic("vla_policy: control")
-        if status is None:
-            return False
-        text = " ".join([status.message, *(f"{value.key} {value.value}" for value in status.values)])
-        return all(word in text for word in words)
-
-    wait_until(says_all, f"{words} in the diagnostics")
-
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [("strategy", "best", "expected one of latest, ensemble, rtc"), ("teleop_takeover", "wish", "expected one of message")],
+)
+def test_a_parameter_out_of_range_is_refused_when_it_is_set(human, name, value, named):
+    drive(human)
+    with pytest.raises(AssertionError, match=named):
+        human.probe.set_text("vla_policy", name, value)
+    assert human.probe.mode() == "POLICY"
