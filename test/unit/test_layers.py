@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "vla_ros.bags": {"numpy", "rosbags", "vla_ros.types", "vla_ros.messages"},
     "vla_ros.messages": {"numpy", "cv2", "vla_ros.types"},
     "vla_ros.runtime": {"numpy", "vla_ros.types", "vla_ros.robot"},
+    "vla_ros.check": {"numpy", "vla_ros.messages", "vla_ros.robot", "vla_ros.runtime", "vla_ros.types"},
     "vla_ros.transforms": {"numpy", "cv2", "PIL", "tokenizers", "vla_ros.types"},
     "vla_ros.policies": {"numpy", "hydra", "omegaconf", "yaml", "safetensors", "vla_ros.transforms", "vla_ros.types"}
     | TORCH,

@@ -116,3 +116,15 @@ def test_a_ticker_that_may_not_be_realtime_ticks_all_the_same(monkeypatch):
     time.sleep(0.05)
     ticker.stop()
     assert ticks and not ticker.is_realtime
+
+
+def test_values_older_than_the_window_are_forgotten(monkeypatch):
+    now_ns = [100 * S]
+    monkeypatch.setattr("vla_ros.nodes.statistics.steady_now_ns", lambda: now_ns[0])
+    distribution = Distribution()
+    distribution.add(1000.0)
+    now_ns[0] += 11 * S
+    assert distribution.summary() is None
+    distribution.add(2.0)
+    summary = distribution.summary()
+    assert (summary.count, summary.maximum) == (1, 2.0)

@@ -15,7 +15,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[2]
 PREFIX = Path(sys.prefix)
-EXECUTABLES = ("model_node", "policy_node", "sim_node", "vla_ros")
+EXECUTABLES = ("model_node", "policy_node", "sim_node", "teleop_keyboard", "vla_ros")
 needs_install = pytest.mark.skipif(
     not (PREFIX / "share" / "vla_ros" / "package.xml").is_file(), reason="vla_ros is not installed by pip: make setup"
 )
@@ -90,4 +90,7 @@ def test_launch_passes_only_parameters_that_the_nodes_declare() -> None:
     functions = {node.name: node for node in params.body if isinstance(node, ast.FunctionDef)}
     for node, declare in (("policy_node", "declare_policy_params"), ("model_node", "declare_model_params")):
         calls = [call for call in ast.walk(functions[declare]) if isinstance(call, ast.Call)]
-        assert {call.args[1].value for call in calls} == passed[node]
+        declared = {call.args[1].value for call in calls if call.func.id == "_declare"}
+        assert passed[node] - declared == set()
+        # For trials and for fine tuning: a parameter file is the place for these.
+        assert declared - passed[node] <= {"budgets_ms", "inference_delay_ms"}

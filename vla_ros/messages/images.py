@@ -33,8 +33,8 @@ _LAYOUTS = {
     "32FC1": _Layout("f4", 1),
 }
 _TO_RGB = {"bgr8": cv2.COLOR_BGR2RGB, "bgra8": cv2.COLOR_BGRA2RGB, "mono8": cv2.COLOR_GRAY2RGB}
-_DEPTH = ("16UC1", "32FC1")
-COLOUR_ENCODINGS = tuple(name for name in _LAYOUTS if name not in _DEPTH)
+DEPTH_ENCODINGS = ("16UC1", "32FC1")
+COLOUR_ENCODINGS = tuple(name for name in _LAYOUTS if name not in DEPTH_ENCODINGS)
 
 Converter = Callable[[Any, str], np.ndarray]
 
@@ -49,7 +49,7 @@ def decode_image(msg: Any, convert: Converter | None = None) -> np.ndarray:
     if not hasattr(msg, "encoding"):
         return _decode_compressed(msg)
     encoding = msg.encoding
-    if encoding in _DEPTH:
+    if encoding in DEPTH_ENCODINGS:
         raise ValueError(
             f"image encoding '{encoding}' is depth, not colour; expected one of {', '.join(COLOUR_ENCODINGS)}: "
             "give the camera's colour topic in the robot file"

@@ -20,14 +20,14 @@ from vla_ros.nodes import qos
 from vla_ros.nodes.clock import NS_PER_S, steady_now_ns
 from vla_ros.nodes.managed import Role
 from vla_ros.nodes.problems import Problems
-from vla_ros.nodes.statistics import Distribution
+from vla_ros.nodes.statistics import STAGES, Distribution
 from vla_ros.runtime.loop import ControlLoop
 from vla_ros.runtime.policy_driver import ChunkShape, Continuation
 from vla_ros.runtime.watchdogs import Fault
 from vla_ros.transforms.chunking import guidance_weights
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import ActionChunk, Observation
-from vla_ros.wire import RESULT, check_kind, decode_result, encode_request
+from vla_ros.wire import RESULT, PolicyResult, check_kind, decode_result, encode_request
 
 if TYPE_CHECKING:
     from vla_ros.policies.processor import PolicyProcessor
@@ -44,7 +44,7 @@ class ModelLink:
         on_chunk: Callable[[ActionChunk], None],
         model_timeout_s: float,
     ) -> None:
-        self.inference_ms = Distribution()
+        self.stages_ms: dict[str, Distribution] = {stage: Distribution() for stage in STAGES}
         self._logger = owner.get_logger()
         self._processor = processor
         self._lock = lock
@@ -53,7 +53,8 @@ class ModelLink:
         self._model_timeout_s = model_timeout_s
         self._shape = ChunkShape(processor.action_horizon, processor.chunk_dt_s, processor.action_offset)
         self._loop: ControlLoop | None = None
-        self._result: bytes | None = None
+        self._result: tuple[int, bytes] | None = None
+        self._published_ns: dict[int, int] = {}
         self._status: DiagnosticStatus | None = None
         self._status_ns = 0
         self._wake = threading.Condition()
@@ -127,7 +128,7 @@ class ModelLink:
         except ValueError as error:
             return self._problems.report("result", f"result on 'vla_model/result' refused: {error}")
         with self._wake:
-            self._result = data
+            self._result = steady_now_ns(), data
             self._has_news = True
             self._wake.notify()
 
@@ -156,8 +157,9 @@ class ModelLink:
                 self._fail(loop, f"processor failed, its traceback is in the log: {error!r}")
 
     def _ask(self, loop: ControlLoop) -> None:
+        began_ns = steady_now_ns()
         with self._lock:
-            observation = loop.begin_request(steady_now_ns())
+            observation = loop.begin_request(began_ns)
             if observation is None:
                 return
             continuation = self._continuation(loop, observation)
@@ -166,7 +168,11 @@ class ModelLink:
             request = self._guide(request, observation, continuation)
         data = array("B")
         data.frombytes(encode_request(request))
+        published_ns = steady_now_ns()
         self._requests.publish(UInt8MultiArray(data=data))
+        self._add("stamp_age", began_ns - observation.stamp_ns)
+        self._add("preprocessing", published_ns - began_ns)
+        self._published_ns = {**dict(list(self._published_ns.items())[-1:]), observation.stamp_ns: published_ns}
 
     def _continuation(self, loop: ControlLoop, observation: Observation) -> Continuation | None:
         try:
@@ -180,7 +186,8 @@ class ModelLink:
         weights[~np.isfinite(continuation.positions).all(axis=1)] = 0.0
         return self._processor.guide(request, observation, continuation.positions, weights)
 
-    def _take(self, loop: ControlLoop, data: bytes) -> None:
+    def _take(self, loop: ControlLoop, arrival: tuple[int, bytes]) -> None:
+        arrived_ns, data = arrival
         try:
             result = decode_result(data)
         except ValueError as error:
@@ -196,8 +203,23 @@ class ModelLink:
         with self._lock:
             is_followed = loop.accept(chunk, steady_now_ns())
         if is_followed:
-            self.inference_ms.add(result.inference_ms)
+            self._add_stages(result, arrived_ns)
             self._on_chunk(chunk)
+
+    def _add_stages(self, result: PolicyResult, arrived_ns: int) -> None:
+        """Where the time of one chunk went; the link's is what nobody else had of its round trip."""
+        self._add("switch", steady_now_ns() - arrived_ns)
+        self.stages_ms["inference"].add(result.inference_ms)
+        for name, value_ms in result.timings_ms.items():
+            if name in self.stages_ms:
+                self.stages_ms[name].add(value_ms)
+        published_ns = self._published_ns.pop(result.stamp_ns, None)
+        if published_ns is not None:
+            at_model_ms = result.inference_ms + sum(result.timings_ms.get(name, 0.0) for name in ("queue", "delay"))
+            self.stages_ms["link"].add(max(0.0, (arrived_ns - published_ns) * 1e-6 - at_model_ms))
+
+    def _add(self, stage: str, duration_ns: int) -> None:
+        self.stages_ms[stage].add(duration_ns * 1e-6)
 
     def _fail(self, loop: ControlLoop, why: str) -> None:
         self._problems.report("policy", why)

@@ -18,6 +18,7 @@ from std_msgs.msg import UInt8MultiArray
 
 from vla_ros.execution.runner import PolicyRunner
 from vla_ros.nodes import qos
+from vla_ros.nodes.clock import steady_now_ns
 from vla_ros.nodes.managed import ManagedNode, Role, run_managed
 from vla_ros.nodes.params import ModelNodeParams, declare_model_params, read_model_params
 from vla_ros.nodes.problems import Problems
@@ -129,6 +130,7 @@ class _Worker:
         self._loading: Future[str] = Future()
         self._problems = problems
         self._request: bytes | None = None
+        self._request_ns = 0
         self._is_stopping = False
         self._wake = threading.Condition()
         self._role = Role(owner, "link")
@@ -159,7 +161,7 @@ class _Worker:
         except ValueError as error:
             return self._problems.report("request", f"request refused: {error}")
         with self._wake:
-            self._request = data
+            self._request, self._request_ns = data, steady_now_ns()
             self._wake.notify()
 
     def _work(self) -> None:
@@ -177,27 +179,27 @@ class _Worker:
                 if self._is_stopping:
                     return
                 data, self._request = self._request, None
+                queue_ms = (steady_now_ns() - self._request_ns) * 1e-6
             try:
-                self._answer(loaded, data)
+                self._answer(loaded, data, queue_ms)
             except ValueError as error:
                 self._problems.report("request", f"request refused: {error}")
             except Exception as error:  # the thread must outlive it; the policy node times out and holds
                 self._logger.error(traceback.format_exc())
                 self._problems.report("inference", f"inference failed, its traceback is in the log: {error!r}")
 
-    def _answer(self, loaded: _Loaded, data: bytes) -> None:
+    def _answer(self, loaded: _Loaded, data: bytes, queue_ms: float) -> None:
         message = decode_request(data)
         request = PolicyRequest.from_tensors(message.tensors, message.metadata)
         inference = loaded.runner.run(request)
         time.sleep(1e-3 * loaded.delay_ms)
-        result = PolicyResult(
-            request.stamp_ns, loaded.digest, inference.actions, inference.total_ms, inference.timings_ms
-        )
+        timings_ms = {"queue": queue_ms, **inference.timings_ms, "delay": loaded.delay_ms}
+        result = PolicyResult(request.stamp_ns, loaded.digest, inference.actions, inference.total_ms, timings_ms)
         payload = array("B")
         payload.frombytes(encode_result(result))
         self._results.publish(UInt8MultiArray(data=payload))
         self.timings_ms["inference"].add(inference.total_ms)
-        for name, value_ms in inference.timings_ms.items():
+        for name, value_ms in timings_ms.items():
             self.timings_ms.setdefault(name, Distribution()).add(value_ms)
 
 

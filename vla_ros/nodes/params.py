@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from vla_ros.nodes.statistics import STAGES
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.runtime.teleop import TAKEOVERS, TeleopSettings
 from vla_ros.share import policy_dir, robot_file
@@ -41,6 +42,7 @@ class PolicyNodeParams:
     takeover_button: int
     handoff_ramp_s: float
     shadow: bool
+    budgets_ms: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def declare_policy_params(node: Node) -> None:
     _declare(node, "teleop_timeout_s", 0.5, "HOLD where the human is silent for longer, s.")
     _declare(node, "takeover_button", -1, "Index of the button of 'joy' that takes over; -1: none.")
     _declare(node, "handoff_ramp_s", 0.2, "Over how long a change of driver is drawn out, s; 0: at once, within limits.")
+    _declare(node, "budgets_ms", ["control_period=30.0"], "What a stage may take at p99, STAGE=MS each; warned above.")
     _declare(node, "shadow", True, "Ask the policy while a human drives, too, so that it can go on at once.")
     _declare(node, "realtime_priority", 10, "SCHED_FIFO priority (1 to 99) of the ticker where permitted; 0: ordinary.")
     _refuse_unusable(node, read_policy_params)
@@ -106,6 +109,7 @@ def read_policy_params(node: ParameterSource) -> PolicyNodeParams:
         takeover_button=_get(node, "takeover_button"),
         handoff_ramp_s=_number(node, "handoff_ramp_s"),
         shadow=_get(node, "shadow"),
+        budgets_ms=_budgets(_get(node, "budgets_ms")),
     )
     if params.control_rate_hz != 0.0 and not 1.0 <= params.control_rate_hz <= 1000.0:
         raise ValueError(f"parameter control_rate_hz is {params.control_rate_hz:g}; expected 0 or 1 to 1000 Hz")
@@ -201,3 +205,18 @@ def _number(node: ParameterSource, name: str) -> float:
 def _check_strategy(strategy: str) -> None:
     if strategy not in STRATEGIES:
         raise ValueError(f"parameter strategy is '{strategy}'; expected one of {', '.join(STRATEGIES)}")
+
+
+def _budgets(entries: list[str]) -> dict[str, float]:
+    """Milliseconds by stage."""
+    budgets_ms = {}
+    for entry in entries:
+        stage, _, value = entry.partition("=")
+        try:
+            budgets_ms[stage] = float(value)
+        except ValueError:
+            budgets_ms[stage] = 0.0
+        if budgets_ms[stage] <= 0 or stage not in (*STAGES, "control_period"):
+            expected = f"STAGE=MS with a stage out of control_period, {', '.join(STAGES)}"
+            raise ValueError(f"parameter budgets_ms has '{entry}'; expected {expected}")
+    return budgets_ms

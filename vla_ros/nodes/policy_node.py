@@ -6,6 +6,7 @@ import gc
 import sys
 import threading
 import traceback
+from collections.abc import Mapping
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -24,7 +25,7 @@ from vla_ros.nodes.managed import ManagedNode, run_managed
 from vla_ros.nodes.model_link import ModelLink
 from vla_ros.nodes.params import declare_policy_params, read_policy_params
 from vla_ros.nodes.problems import Problems
-from vla_ros.nodes.reports import diagnostics, distribution_values, full_name, status
+from vla_ros.nodes.reports import diagnostics, distribution_values, full_name, over_budget, status
 from vla_ros.nodes.sensor_inputs import SensorInputs
 from vla_ros.nodes.statistics import Distribution
 from vla_ros.nodes.ticker import Ticker
@@ -63,6 +64,7 @@ class PolicyNode(ManagedNode):
         self._published_mode: Mode | None = None
         self._last_publish_ns: int | None = None
         self._task = ""
+        self._budgets_ms: Mapping[str, float] = {}
         self._reset_statistics()
         self._mode_publisher = self.create_publisher(String, "~/mode", qos.LATCHED)
         self._chunk_publisher = self.create_publisher(JointTrajectory, "~/chunk", qos.REPORT)
@@ -97,6 +99,7 @@ class PolicyNode(ManagedNode):
         )
         self._period_ns = round(NS_PER_S / rate_hz)
         self._realtime_priority = params.realtime_priority
+        self._budgets_ms = params.budgets_ms
         self._task = self._task or params.task
         self._reset_statistics()
         self._outputs = CommandOutputs(self, self._robot, self._period_ns / NS_PER_S)
@@ -313,20 +316,23 @@ class PolicyNode(ManagedNode):
         if summary is not None:
             values["control_rate_hz"] = f"{1e3 / summary.mean:.3f}"
         values |= distribution_values("control_period_ms", self._period_ms)
-        if self._link is not None:
-            values |= distribution_values("inference_ms", self._link.inference_ms)
+        stages_ms = self._link.stages_ms if self._link is not None else {}
+        for stage, distribution in stages_ms.items():
+            values |= distribution_values(f"{stage}_ms", distribution)
         values |= distribution_values("observation_age_ms", self._age_ms)
+        over = over_budget({**stages_ms, "control_period": self._period_ms}, self._budgets_ms)
         values |= {"bounded_commands": str(self._num_bounded), "last_bound": self._last_bound}
         values |= {f"problem: {source}": line for source, line in problems.items()}
         if loop is None and self.failure:
             level = DiagnosticStatus.ERROR
-        elif problems or (loop is not None and loop.is_faulty):
+        elif problems or over or (loop is not None and loop.is_faulty):
             level = DiagnosticStatus.WARN
         else:
             level = DiagnosticStatus.OK
-        message = "; ".join([f"{mode.value}: {why}", *problems.values()])
+        message = "; ".join([f"{mode.value}: {why}", *problems.values(), *over])
         stamp = self.get_clock().now().to_msg()
-        self._diagnostics_publisher.publish(diagnostics(stamp, [status(f"{full_name(self)}: control", level, message, values)]))
+        report = status(f"{full_name(self)}: control", level, message, values)
+        self._diagnostics_publisher.publish(diagnostics(stamp, [report]))
 
 
 def main(args: list[str] | None = None) -> int:

@@ -12,8 +12,11 @@ def _profile(reliability: ReliabilityPolicy, durability: DurabilityPolicy, depth
 CAMERA = _profile(ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
 # More than one, so that a burst after a pause still fills the interpolation.
 JOINT_STATES = _profile(ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE, depth=10)
+# Every publisher can serve it; more than one, so that a burst is counted whole.
+WATCH = _profile(ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE, depth=10)
 COMMAND = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 LINK = COMMAND
+TELEOP = COMMAND
 # For what a late subscriber must still learn: the task, the mode.
 LATCHED = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 REPORT = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE, depth=10)

@@ -36,3 +36,13 @@ def distribution_values(name: str, distribution: Distribution) -> dict[str, str]
         return {}
     values = {"p50": summary.p50, "p99": summary.p99, "max": summary.maximum}
     return {f"{name}_{key}": f"{value:.3f}" for key, value in values.items()}
+
+
+def over_budget(distributions: Mapping[str, Distribution], budgets_ms: Mapping[str, float]) -> list[str]:
+    """A line for each stage whose p99 is above its budget."""
+    lines = []
+    for stage, budget_ms in budgets_ms.items():
+        summary = distributions[stage].summary() if stage in distributions else None
+        if summary is not None and summary.p99 > budget_ms:
+            lines.append(f"{stage} took {summary.p99:.1f} ms p99; its budget is {budget_ms:g} ms")
+    return lines

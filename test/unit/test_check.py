@@ -1,0 +1,270 @@
+"""What `vla_ros check` makes of a graph, and the page it writes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from check_helpers import (
+    IMAGE,
+    MS,
+    NEEDS,
+    NOW_NS,
+    TRAJECTORY,
+    camera_seen,
+    front,
+    graph,
+    joints_seen,
+    output_seen,
+    problems,
+    stream,
+    topic,
+)
+from runtime_helpers import ROBOT
+
+from vla_ros.check.finding import Finding, Level, is_good, to_json
+from vla_ros.check.judge import judge
+from vla_ros.check.page import page
+from vla_ros.check.seen import ControllerSettings, Endpoint, Picture, Range, Stream, TopicSeen
+from vla_ros.check.streams import MAX_LEAD_S
+from vla_ros.robot import OutputConfig
+
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
+BOOL = "std_msgs/msg/Bool"
+FORWARD_ROBOT = replace(ROBOT, outputs=(OutputConfig("arm", ("shoulder", "elbow"), "forward"),))
+FORWARD = "std_msgs/msg/Float64MultiArray"
+
+
+def shifted(shift_ms: float) -> Stream:
+    return stream(age_ms=10 + shift_ms)
+
+
+def restamped(stamps_ns: np.ndarray) -> Stream:
+    return Stream(stream().received_ns, stamps_ns)
+
+
+STAMPS_NS = stream().stamps_ns
+EARLY_NS = STAMPS_NS[0] + np.array([-200, -150]) * MS
+HALF_BACK_NS = np.concatenate([STAMPS_NS[:50], STAMPS_NS[:50]])
+
+SPOILT = {
+    # what is wrong: (graph, level, subject, part of what was got, part of where to mend it)
+    "no publisher": (front(topic=TopicSeen("/front/image")), "FAIL", "camera front: publisher", "nobody", "topic of"),
+    "other type": (
+        front(topic=topic("/f", "std_msgs/msg/String")),
+        *("FAIL", "camera front: publisher", "String", "topic"),
+    ),
+    "compressed": (
+        front(topic=topic("/f", COMPRESSED)),
+        *("FAIL", "camera front: publisher", COMPRESSED, "compressed: true"),
+    ),
+    "two publishers": (
+        front(topic=TopicSeen("/f", (Endpoint("/a", IMAGE), Endpoint("/b", IMAGE)))),
+        *("WARN", "camera front: publisher", "/a, /b", "end the others"),
+    ),
+    "silent": (front(stream=stream(num=0), pictures={}), "FAIL", "camera front: rate", "no messages in 5 s", "driver"),
+    "one image": (front(stream=stream(num=1)), "FAIL", "camera front: rate", "1 message in 5 s", "driver"),
+    "slow": (front(stream=stream(period_ms=400, num=12)), "FAIL", "camera front: rate", "2.5 Hz", "max_age_s"),
+    "dead": (
+        front(stream=replace(stream(), until_ns=int(stream().received_ns[-1]) + 2_500 * MS)),
+        *("FAIL", "camera front: rate", "silent for the last 2.5 s", "driver"),
+    ),
+    "late": (front(stream=shifted(280)), "FAIL", "camera front: age", "290 ms before arrival", "clocks"),
+    "ahead": (front(stream=shifted(-310)), "FAIL", "camera front: age", "0.30 s ahead of now", "clocks"),
+    "another clock": (
+        front(stream=restamped(STAMPS_NS - NOW_NS + 1)),
+        *("FAIL", "camera front: age", "19,676 days before arrival", "use_sim_time"),
+    ),
+    "no stamps": (front(stream=restamped(0 * STAMPS_NS)), "FAIL", "camera front: stamps", "100 of 100", "header.stamp"),
+    "backwards": (
+        front(stream=restamped(HALF_BACK_NS)),
+        *("FAIL", "camera front: stamps", "go back 1 times", "looping bag"),
+    ),
+    "frozen": (
+        front(stream=restamped(0 * STAMPS_NS + NOW_NS)),
+        *("FAIL", "camera front: stamps", "99 of 100", "stands still"),
+    ),
+    "size": (
+        front(pictures={Picture(8, 3, "rgb8"): 9}),
+        *("FAIL", "camera front: size", "8x3 pixels", "width and height"),
+    ),
+    "torn": (
+        front(pictures={Picture(4, 3, "rgb8", "9 bytes"): 9}),
+        *("FAIL", "camera front: picture", "9 bytes", "driver"),
+    ),
+    "depth": (
+        front(pictures={Picture(4, 3, "16UC1"): 9}),
+        *("FAIL", "camera front: encoding", "is depth", "colour image"),
+    ),
+    "bayer": (
+        front(pictures={Picture(4, 3, "bayer_rggb8"): 9}),
+        *("FAIL", "camera front: encoding", "bayer", "cv_bridge"),
+    ),
+    "skew": (
+        front(stream=Stream(EARLY_NS, EARLY_NS)),
+        *("FAIL", "cameras: skew", "175 ms apart, at most 200 ms", "max_camera_skew_s"),
+    ),
+    "no joints": (
+        graph(joint_states=joints_seen(num_named={"wheel": 500}, positions={})),
+        *("FAIL", "joint states: names", "no shoulder, elbow; wheel came", "joint names in the robot file"),
+    ),
+    "partial joints": (
+        graph(joint_states=joints_seen(num_named={"shoulder": 500, "elbow": 250})),
+        *("FAIL", "joint states: names", "elbow is in 250 of 500", "one joint_state_broadcaster"),
+    ),
+    "nan": (
+        graph(joint_states=joints_seen(refused={"a is nan": 3})),
+        *("FAIL", "joint states: values", "3 of 500", "driver"),
+    ),
+    "slow joints": (
+        graph(joint_states=joints_seen(stream=stream(period_ms=100, age_ms=1, num=500))),
+        *("WARN", "joint states: rate", "10.0 Hz", "update rate"),
+    ),
+    "outside": (
+        graph(joint_states=joints_seen(positions={"shoulder": Range(0.0, 1.3)})),
+        *("FAIL", "joint states: limits", "shoulder at 1.300", "lower and upper of 'shoulder'"),
+    ),
+    "degrees": (
+        graph(joint_states=joints_seen(positions={"elbow": Range(-90.0, -89.0)})),
+        *("FAIL", "joint states: limits", "elbow at -90.000", "degrees"),
+    ),
+    "on the stop": (
+        graph(joint_states=joints_seen(positions={"shoulder": Range(-1.01, 0.0)})),
+        *("WARN", "joint states: limits", "shoulder at -1.010", "inward only"),
+    ),
+    "no controller": (
+        graph(outputs={"arm": replace(output_seen(), topic=TopicSeen("/c"))}),
+        *("FAIL", "output arm: controller", "nobody listens on /c", "load and activate"),
+    ),
+    "other interface": (
+        graph(outputs={"arm": output_seen(kind=FORWARD)}),
+        *("FAIL", "output arm: controller", "Float64MultiArray", "interface or topic"),
+    ),
+    "latched controller": (
+        graph(outputs={"arm": output_seen(transient_local=True)}),
+        *("FAIL", "output arm: controller", "transient local", "QoS"),
+    ),
+    "another driver": (
+        graph(outputs={"arm": output_seen(publishers=(Endpoint("/rviz", TRAJECTORY),))}),
+        *("WARN", "output arm: drivers", "/rviz publishes commands too", "end them"),
+    ),
+    "controller's joints": (
+        graph(outputs={"arm": output_seen(ControllerSettings(("shoulder",), True, False))}),
+        *("FAIL", "output arm: joints", "/arm_controller has shoulder", "YAML of /arm_controller"),
+    ),
+    "controller falls back": (
+        graph(outputs={"arm": output_seen(ControllerSettings(ROBOT.joint_names, False, False))}),
+        *("WARN", "output arm: settings", "interpolate_from_desired_state is false", "YAML"),
+    ),
+    "controller runs on": (
+        graph(outputs={"arm": output_seen(ControllerSettings(ROBOT.joint_names, True, True))}),
+        *("WARN", "output arm: settings", "allow_nonzero_velocity_at_trajectory_end is true", "YAML"),
+    ),
+    "volatile estop": (
+        graph(estop=topic("/vla_policy/estop", BOOL)),
+        *("FAIL", "people: estop", "/driver publishes", "type and QoS"),
+    ),
+    "unreliable teleop": (
+        graph(teleop=topic("/vla_policy/teleop", TRAJECTORY, reliable=False)),
+        *("FAIL", "people: teleop", "best effort", "type and QoS"),
+    ),
+}
+
+
+def test_a_graph_in_which_everything_fits_gives_no_problem_and_names_every_part():
+    findings = judge(ROBOT, graph(), NEEDS)
+    assert [finding for finding in findings if finding.level is not Level.OK] == []
+    parts = ["camera front", "camera wrist", "cameras", "joint states", "output arm", "people", "policy"]
+    assert list(dict.fromkeys(finding.part for finding in findings)) == parts
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_each_thing_that_does_not_fit_is_one_finding_with_a_place_to_mend_it(what):
+    seen, level, subject, got, mend = SPOILT[what]
+    (finding,) = problems(seen)
+    assert (finding.level.value, finding.subject) == (level, subject)
+    assert got in finding.got and mend in finding.mend and finding.expected
+
+
+def test_an_image_late_once_is_a_warning_and_late_as_a_rule_a_failure():
+    received_ns = np.delete(stream().received_ns, slice(50, 56))
+    (finding,) = problems(front(stream=Stream(received_ns, received_ns - 10 * MS)))
+    assert (finding.level, finding.subject) == (Level.WARN, "camera front: age")
+    assert "once 0.36 s when the next came" in finding.got
+
+
+def test_an_encoding_that_cv_bridge_reads_is_a_warning_where_it_is_installed():
+    seen = replace(front(pictures={Picture(4, 3, "yuv422"): 9}), has_cv_bridge=True)
+    assert [(finding.level, finding.aspect) for finding in problems(seen)] == [(Level.WARN, "encoding")]
+
+
+def test_a_compressed_camera_is_judged_by_its_own_type_and_format():
+    robot = replace(ROBOT, cameras=(replace(ROBOT.cameras[0], compressed=True),))
+    pictures = {Picture(4, 3, "rgb8; jpeg compressed bgr8"): 9}
+    seen = camera_seen("front", topic=topic("/f", COMPRESSED), pictures=pictures)
+    assert problems(graph(cameras={"front": seen}), robot) == []
+    assert "compressed: false" in problems(front(), robot)[0].mend
+
+
+def test_extra_joints_are_named_and_do_no_harm():
+    seen = graph(joint_states=joints_seen(num_named={"shoulder": 500, "elbow": 500, "wheel": 500}))
+    assert problems(seen) == []
+    assert "1 more are ignored: wheel" in next(f.got for f in judge(ROBOT, seen) if f.subject == "joint states: names")
+
+
+def test_a_forward_controller_must_have_the_joints_in_the_order_in_which_the_numbers_come():
+    def seen(*joints: str):
+        return graph(outputs={"arm": output_seen(ControllerSettings(joints), FORWARD)})
+
+    assert problems(seen("shoulder", "elbow"), FORWARD_ROBOT) == []
+    (finding,) = problems(seen("elbow", "shoulder"), FORWARD_ROBOT)
+    assert finding.level is Level.FAIL and "in this order" in finding.expected
+
+
+@pytest.mark.parametrize(
+    "changes, aspects, mend",
+    [
+        ({"action_dim": 7}, ["actions"], "trained with"),
+        ({"joint_names": ("elbow", "shoulder")}, ["joints"], "the order"),
+        ({"joint_names": ("shoulder", "hand")}, ["joints"], "names"),
+        ({"camera_names": ("front", "top")}, ["cameras"], "add top"),
+        ({"image_width": 640}, ["size", "size"], "driver and robot file"),
+    ],
+)
+def test_a_policy_for_another_robot_is_a_failure(changes, aspects, mend):
+    findings = problems(graph(), policy=replace(NEEDS, **changes))
+    assert [(finding.level, finding.part) for finding in findings] == [(Level.FAIL, "policy")] * len(aspects)
+    assert [finding.aspect for finding in findings] == aspects
+    assert mend in findings[0].mend
+
+
+def test_a_camera_the_policy_does_not_look_at_may_fail():
+    seen = front(topic=TopicSeen("/front/image"))
+    (finding,) = problems(seen, policy=replace(NEEDS, camera_names=("wrist",)))
+    assert (finding.level, finding.part) == (Level.WARN, "camera front")
+
+
+def test_it_allows_stamps_as_far_ahead_as_the_nodes_do():
+    clock = pytest.importorskip("vla_ros.nodes.clock")
+    assert MAX_LEAD_S == clock.MAX_LEAD_S
+
+
+def test_warnings_are_good_and_one_failure_is_not():
+    warning = Finding(Level.WARN, "cameras", "skew", "60 ms", "50 ms", "max_camera_skew_s")
+    assert is_good([warning])
+    values = {"subject": "cameras: skew", "got": "60 ms", "expected": "50 ms", "mend": "max_camera_skew_s"}
+    assert to_json([warning, replace(warning, level=Level.FAIL)]) == {
+        "ok": False,
+        "findings": [{"level": level, **values} for level in ("WARN", "FAIL")],
+    }
+
+
+def test_the_page_has_a_heading_for_each_part_and_fits_its_width():
+    seen = front(pictures={Picture(8, 3, "rgb8"): 9})
+    text = page("two_joints", judge(ROBOT, seen, NEEDS), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\ncamera front\n  OK    publisher" in text
+    assert "  FAIL  size        8x3 pixels\n                    expected  4x3 pixels\n" in text
+    assert text.splitlines()[-1].startswith("does not fit: 1 FAIL, 0 WARN, ")
+    assert "\x1b" not in text and "\x1b[31;1mFAIL\x1b[0m" in page("", judge(ROBOT, seen), colours=True)

@@ -1,0 +1,61 @@
+"""Look at the live graph and say what fits the robot file and what doesn't."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from vla_ros.cli.output import write_json
+
+if TYPE_CHECKING:
+    from vla_ros.check.drivers import PolicyNeeds
+
+EXTRAS = ("ros",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("robot", metavar="ROBOT", help="robot file, or the name of a packaged one")
+    parser.add_argument("--policy", metavar="DIR", help="policy directory that is to drive it: compared too")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="N", help="how long to look (default 5)")
+    parser.add_argument("--namespace", default="", metavar="NS", help="namespace that the nodes run in (default none)")
+    parser.add_argument("--use-sim-time", action="store_true", help="stamps are of /clock, as under a simulator")
+
+
+def run(args: argparse.Namespace) -> int:
+    if not 0.5 <= args.seconds <= 3600.0:
+        raise ValueError(f"--seconds is {args.seconds:g}; expected 0.5 to 3600")
+
+    from vla_ros.check.finding import is_good, to_json
+    from vla_ros.check.judge import judge
+    from vla_ros.check.page import page
+    from vla_ros.nodes.check import watch
+    from vla_ros.robot import load_robot
+    from vla_ros.share import robot_file
+
+    path = robot_file(args.robot)
+    robot = load_robot(path)
+    needs = None if args.policy is None else _needs(args.policy)
+    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    domain = os.environ.get("ROS_DOMAIN_ID", "0")
+    title = f"{robot.name} ({path}), {args.seconds:g} s of ROS domain {domain}"
+    if sys.stdout.isatty():
+        print(f"looking for {args.seconds:g} s ...", end="\r", flush=True)
+    findings = judge(robot, watch(robot, args.seconds, args.namespace, args.use_sim_time), needs)
+    print(page(title, findings, colours=colours))
+    write_json(args.json, to_json(findings))
+    return 0 if is_good(findings) else 1
+
+
+def _needs(policy: str) -> PolicyNeeds:
+    """What the policy expects. Raises ValueError for a directory that cannot be used."""
+    from vla_ros.check.drivers import PolicyNeeds
+    from vla_ros.policies.processor import open_policy
+    from vla_ros.share import policy_dir
+
+    opened = open_policy(policy_dir(policy))
+    processor, sizes = opened.processor, opened.files.processor
+    return PolicyNeeds(
+        processor.joint_names, processor.camera_names, processor.action_dim, sizes.camera_width, sizes.camera_height
+    )

@@ -1,0 +1,215 @@
+"""Jogging a robot's joints from keys: what each key does, who drives, and which target is sent. No ROS, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from vla_ros.robot import RobotConfig
+
+DEFAULT_SPEED, MIN_SPEED, MAX_SPEED = 0.25, 0.05, 1.0
+SPEED_FACTOR = 1.25
+# A key moves a joint as far as it goes in this time: repeated by the keyboard, 10 keys per second make a smooth motion.
+STEP_S = 0.1
+# How far the goal may lead, so that the joint stops soon after the key is let go.
+MAX_LEAD_S = 0.25
+# For the policy node to say TELEOP after the first message.
+TAKEOVER_PATIENCE_S = 1.5
+TELEOP, ESTOP = "TELEOP", "ESTOP"
+
+
+class Action(Enum):
+    """What a key asks for."""
+
+    UP = "jog up"
+    DOWN = "jog down"
+    NEXT = "next joint"
+    PREVIOUS = "previous joint"
+    FASTER = "faster"
+    SLOWER = "slower"
+    ENGAGE = "engage"
+    HOLD = "hold"
+    ESTOP = "estop"
+    RESET = "reset"
+    HELP = "help"
+    QUIT = "quit"
+
+
+KEYS = {
+    **{key: Action.UP for key in ("\x1b[A", "\x1bOA", "+", "=")},
+    **{key: Action.DOWN for key in ("\x1b[B", "\x1bOB", "-", "_")},
+    **{key: Action.NEXT for key in ("\x1b[C", "\x1bOC", "\t")},
+    **{key: Action.PREVIOUS for key in ("\x1b[D", "\x1bOD", "\x1b[Z")},
+    "]": Action.FASTER,
+    "[": Action.SLOWER,
+    "e": Action.ENGAGE,
+    "h": Action.HOLD,
+    "x": Action.ESTOP,
+    " ": Action.ESTOP,
+    "r": Action.RESET,
+    "?": Action.HELP,
+    "q": Action.QUIT,
+    "\x04": Action.QUIT,
+}
+HELP = """\
+  up, down  or  + -          jog the joint in brackets; the first one takes over
+  left, right  or  1 ... 9   another joint
+  [ ]                        slower, faster
+  e  the policy drives    h  hold    x or space  emergency stop    r  reset it    ?  keys    q  quit"""
+
+
+@dataclass(frozen=True)
+class SplitKeys:
+    """Whole keys, and the beginning of an escape sequence whose end is still to come."""
+
+    keys: tuple[str, ...]
+    rest: str
+
+
+def split_keys(text: str) -> SplitKeys:
+    """What a terminal sent, key by key; an arrow is one key."""
+    keys, at = [], 0
+    while at < len(text):
+        end = at + 1
+        if text[at] == "\x1b":
+            if text[at + 1 : at + 2] == "O":
+                end = at + 3
+            elif text[at + 1 : at + 2] == "[":
+                end = next((i + 1 for i in range(at + 2, len(text)) if "@" <= text[i] <= "~"), len(text) + 1)
+            elif at + 1 == len(text):
+                end = len(text) + 1
+            if end > len(text):
+                break
+        keys.append(text[at:end])
+        at = end
+    return SplitKeys(tuple(keys), text[at:])
+
+
+class Jog:
+    """A goal that keys move and a target that follows it, within a robot's limits and a share of its velocities."""
+
+    def __init__(self, robot: RobotConfig, period_s: float, speed: float = DEFAULT_SPEED) -> None:
+        self.speed = speed
+        self._period_s = period_s
+        self._lower, self._upper = robot.joint_values("lower"), robot.joint_values("upper")
+        self._max_velocity = robot.joint_values("max_velocity")
+        self._goal = self._target = np.zeros(robot.num_joints)
+
+    def start(self, positions: np.ndarray) -> None:
+        """From ``positions`` ``[num_joints]``, at rest."""
+        self._goal = np.clip(positions, self._lower, self._upper)
+        self._target = self._goal.copy()
+
+    def move(self, joint: int, direction: int) -> None:
+        """Move the goal of a joint one step."""
+        velocity = self.speed * self._max_velocity[joint]
+        lead = velocity * MAX_LEAD_S
+        goal = self._goal[joint] + direction * velocity * STEP_S
+        goal = np.clip(goal, self._target[joint] - lead, self._target[joint] + lead)
+        self._goal[joint] = np.clip(goal, self._lower[joint], self._upper[joint])
+
+    def advance(self) -> np.ndarray:
+        """The target ``[num_joints]`` one period later."""
+        step = self.speed * self._max_velocity * self._period_s
+        self._target = self._target + np.clip(self._goal - self._target, -step, step)
+        return self._target.copy()
+
+
+class Session:
+    """Who drives: from the first jog key until the policy is engaged, held, stopped, or another mode shows.
+
+    ``lines`` collects what the human should read; ``requests`` what the node should ask for: ``takeover``, ``engage``,
+    ``hold``, ``reset_estop``, ``press_estop``, ``release_estop``. Both are emptied by the reader.
+    """
+
+    def __init__(self, robot: RobotConfig, period_s: float, speed: float = DEFAULT_SPEED) -> None:
+        self.jog = Jog(robot, period_s, speed)
+        self.joint = 0
+        self.is_driving = False
+        self.lines: list[str] = []
+        self.requests: list[str] = []
+        self._num_joints = robot.num_joints
+        self._started_s = 0.0
+        self._is_teleop = False
+
+    def press(self, key: str, mode: str, positions: np.ndarray | None, now_s: float) -> bool:
+        """One key; ``positions`` are the newest measured ones, None where they are missing or old. False for quit."""
+        action = KEYS.get(key.lower() if len(key) == 1 else key)
+        if key.isdecimal() and 1 <= int(key) <= self._num_joints:
+            self.joint = int(key) - 1
+        elif action in (Action.NEXT, Action.PREVIOUS):
+            self.joint = (self.joint + (1 if action is Action.NEXT else -1)) % self._num_joints
+        elif action in (Action.FASTER, Action.SLOWER):
+            factor = SPEED_FACTOR if action is Action.FASTER else 1 / SPEED_FACTOR
+            self.jog.speed = float(np.clip(self.jog.speed * factor, MIN_SPEED, MAX_SPEED))
+        elif action in (Action.UP, Action.DOWN):
+            if self.is_driving or self._take_over(mode, positions, now_s):
+                self.jog.move(self.joint, 1 if action is Action.UP else -1)
+        elif action in (Action.ENGAGE, Action.HOLD):
+            self._release(action.value)
+        elif action is Action.ESTOP:
+            self._release("press_estop")
+            self.lines.append("emergency stop; r resets it")
+        elif action is Action.RESET:
+            self._release("release_estop", "reset_estop")
+        elif action is Action.HELP:
+            self.lines.append(HELP)
+        return action is not Action.QUIT
+
+    def tick(self, mode: str, now_s: float) -> np.ndarray | None:
+        """The target ``[num_joints]`` to send now; None while somebody else drives."""
+        if not self.is_driving:
+            return None
+        if mode == TELEOP:
+            self._is_teleop = True
+        elif self._is_teleop:
+            self._stop(f"{mode}: you drive no more; jog to take over again")
+        elif now_s - self._started_s > TAKEOVER_PATIENCE_S:
+            self._stop(f"no takeover: the mode is {mode}" if mode else "no takeover: nobody publishes vla_policy/mode")
+        return self.jog.advance() if self.is_driving else None
+
+    def answer(self, service: str, success: bool, message: str) -> None:
+        """What a service said; a refused takeover ends driving."""
+        line = message or ("done" if success else "refused without a reason")
+        self.lines.append(f"{service}: {line}" if success else f"{service} refused: {line}")
+        if service == "takeover" and not success:
+            self.is_driving = False
+
+    def _take_over(self, mode: str, positions: np.ndarray | None, now_s: float) -> bool:
+        if mode == ESTOP:
+            self.lines.append("no takeover in ESTOP; r resets it")
+        elif positions is None:
+            self.lines.append("no takeover without fresh joint states")
+        else:
+            self.jog.start(positions)
+            self.is_driving, self._is_teleop, self._started_s = True, False, now_s
+            self.requests.append("takeover")
+        return self.is_driving
+
+    def _release(self, *requests: str) -> None:
+        self.is_driving = False
+        self.requests += requests
+
+    def _stop(self, line: str) -> None:
+        self.is_driving = False
+        self.lines.append(line)
+
+
+def status_line(robot: RobotConfig, session: Session, mode: str, positions: np.ndarray | None, width: int) -> str:
+    """Mode, joints and speed in at most ``width`` characters; names of all joints where there is room."""
+    head = f"{mode or 'no vla_policy'}{' (you)' if session.is_driving else ''}"
+    tail = f"{session.jog.speed:.0%}"
+    if positions is None:
+        return f"{head}  no joint states  {tail}"[:width]
+    texts = []
+    for with_names in (True, False):
+        joints = []
+        for i, (name, position) in enumerate(zip(robot.joint_names, positions, strict=True)):
+            if i == session.joint:
+                joints.append(f"[{i + 1} {name} {position:+.3f}]")
+            else:
+                joints.append(f"{i + 1} {name} {position:+.2f}" if with_names else f"{i + 1} {position:+.2f}")
+        texts.append("  ".join([head, *joints, tail]))
+    return next((text for text in texts if len(text) <= width), texts[-1][:width])
