@@ -29,6 +29,7 @@ class FakeModel:
 
         self.spoil: Callable[[np.ndarray], np.ndarray] = lambda actions: actions
         self.is_silent = self.is_dead = False
+        self.trouble = ""
         self._digest, self._message = digest, UInt8MultiArray
         self._node = node = probe.node
         self._results = node.create_publisher(UInt8MultiArray, "vla_model/result", qos.LINK)
@@ -48,6 +49,7 @@ class FakeModel:
             destroy(what)
 
     def _on_timer(self) -> None:
+        self._beat.level, self._beat.message = (b"\1", self.trouble) if self.trouble else (b"\0", "active")
         if not self.is_dead:
             self._status.publish(self._beat)
 
@@ -67,6 +69,7 @@ class Rig:
     def drive(self) -> None:
         self.probe.reset()
         self.model.spoil, self.model.is_silent, self.model.is_dead = (lambda actions: actions), False, False
+        self.model.trouble = ""
         self.probe.say("touch the red block")
         self.probe.engage()
         wait_until(lambda: self.probe.chunks and self.probe.mode() == "POLICY", "a chunk")
@@ -107,6 +110,7 @@ FAULTS: dict[str, tuple[Callable[[Rig], None], str]] = {
     "a joint is missing": (lambda rig: rig.probe.joint_names.pop(), "lacks joint 'wrist'"),
     "the model falls silent": (lambda rig: setattr(rig.model, "is_silent", True), "no result came"),
     "the model node is gone": (lambda rig: setattr(rig.model, "is_dead", True), "vla_model"),
+    "the model is out of memory": (lambda rig: setattr(rig.model, "trouble", "out of GPU memory"), "out of GPU memory"),
     "actions are not finite": (lambda rig: setattr(rig.model, "spoil", lambda a: a * NAN), "not finite"),
     "actions have another width": (lambda rig: setattr(rig.model, "spoil", of_another_size), "shape"),
     "a chunk is too short": (lambda rig: setattr(rig.model, "spoil", too_few), "shape"),

@@ -32,6 +32,7 @@ STATUS_PERIOD_S = 0.1
 DIAGNOSTICS_PERIOD_S = 1.0
 NUM_WARM_UP_RUNS = 3
 WORKER_NICENESS = 10
+INFERENCE = "inference"
 
 
 class ModelNode(ManagedNode):
@@ -81,7 +82,9 @@ class ModelNode(ManagedNode):
         elif not self.is_active:
             level, message = DiagnosticStatus.WARN, "configured, not active"
         else:
-            level, message = DiagnosticStatus.OK, "; ".join(["active", *problems.values()])
+            # Where an inference failed, no result comes: the policy node need not wait for one.
+            level = DiagnosticStatus.WARN if INFERENCE in problems else DiagnosticStatus.OK
+            message = "; ".join(["active", *problems.values()])
         values = {"digest": self._digest, "device": self._device}
         if with_timings and self._worker is not None:
             for name, distribution in self._worker.timings_ms.copy().items():
@@ -184,9 +187,13 @@ class _Worker:
                 self._answer(loaded, data, queue_ms)
             except ValueError as error:
                 self._problems.report("request", f"request refused: {error}")
+            except torch.OutOfMemoryError as error:
+                torch.cuda.empty_cache()
+                why = " ".join(str(error).split())[:200]
+                self._problems.report(INFERENCE, f"out of GPU memory, another program may hold it: {why}")
             except Exception as error:  # the thread must outlive it; the policy node times out and holds
                 self._logger.error(traceback.format_exc())
-                self._problems.report("inference", f"inference failed, its traceback is in the log: {error!r}")
+                self._problems.report(INFERENCE, f"inference failed, its traceback is in the log: {error!r}")
 
     def _answer(self, loaded: _Loaded, data: bytes, queue_ms: float) -> None:
         message = decode_request(data)

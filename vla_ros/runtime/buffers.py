@@ -1,4 +1,4 @@
-"""The newest samples of each sensor.
+"""The newest samples of each sensor, and the newest commands.
 
 Each buffer has one writer and any number of readers without a lock: a write replaces an immutable tuple, so a reader
 sees either the old one or the new one.
@@ -6,10 +6,12 @@ sees either the old one or the new one.
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
 from vla_ros.robot import RobotConfig
-from vla_ros.types import Frame, JointSample
+from vla_ros.types import Command, Frame, JointSample
 
 NUM_FRAMES = 8
 NUM_JOINT_SAMPLES = 512
@@ -84,6 +86,28 @@ class JointBuffer:
             early.positions + weight * (late.positions - early.positions),
             early.velocities + weight * (late.velocities - early.velocities),
         )
+
+
+class CommandHistory:
+    """The last ``size`` commands, oldest first."""
+
+    def __init__(self, size: int) -> None:
+        self._commands: deque[Command] = deque(maxlen=size)
+
+    def add(self, command: Command) -> None:
+        self._commands.append(command)
+
+    def at(self, t_ns: int) -> np.ndarray:
+        """The commanded positions ``[num_joints]`` in force at ``t_ns``, interpolated between the commands around it."""
+        newer = self._commands[-1]
+        for command in reversed(self._commands):
+            if command.stamp_ns <= t_ns:
+                if newer is command:
+                    return command.positions
+                weight = (t_ns - command.stamp_ns) / (newer.stamp_ns - command.stamp_ns)
+                return command.positions + weight * (newer.positions - command.positions)
+            newer = command
+        return newer.positions
 
 
 class SensorBuffers:

@@ -6,21 +6,28 @@ to at any time.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 
 from vla_ros.robot import RobotConfig
-from vla_ros.runtime.buffers import SensorBuffers
+from vla_ros.runtime.buffers import CommandHistory, SensorBuffers
 from vla_ros.runtime.handoff import Handoff, Mode
 from vla_ros.runtime.limits import BrakingRamp, Limiter
 from vla_ros.runtime.observe import NoObservation, observe
-from vla_ros.runtime.path import NS_PER_S, Target, blend, smooth_step
+from vla_ros.runtime.path import NS_PER_S, Ramp, Target
 from vla_ros.runtime.policy_driver import ChunkShape, Continuation, PolicyDriver
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.runtime.teleop import Teleop, TeleopSettings, TeleopTrajectory
-from vla_ros.runtime.watchdogs import Fault, camera_fault, frozen_fault, joint_fault
+from vla_ros.runtime.watchdogs import (
+    Fault,
+    frozen_fault,
+    joint_fault,
+    overrun_fault,
+    result_fault,
+    sensor_fault,
+    silence_fault,
+)
 from vla_ros.types import ActionChunk, Command, Observation
 
 COMMAND_HISTORY_S = 5.0
@@ -69,15 +76,14 @@ class ControlLoop:
         self._handoff = Handoff()
         self._teleop = Teleop(robot, settings.teleop)
         self._policy = PolicyDriver(STRATEGIES[settings.strategy](), settings.result_timeout_s / 2)
-        self._commands: deque[Command] = deque(maxlen=round(COMMAND_HISTORY_S * settings.control_rate_hz))
+        self._commands = CommandHistory(round(COMMAND_HISTORY_S * settings.control_rate_hz))
         self._last_tick_ns: int | None = None
         self._waiting_since_ns = 0
         self._engaged_ns = 0
         self._no_observation = ""
         self._recovering_since_ns = 0
         self._recovering_from: Fault | None = None
-        self._ramp_from: np.ndarray | None = None
-        self._ramp_since_ns: int | None = None
+        self._ramp = Ramp(settings.handoff_ramp_s, self._period_ns)
 
     @property
     def mode(self) -> Mode:
@@ -116,7 +122,7 @@ class ControlLoop:
         if shadow is not None and now_ns - shadow.stamp_ns <= MAX_SHADOW_AGE_S * NS_PER_S:
             # Made while the human drove: worth following only where it continues what they did.
             if self._policy.is_near(shadow, self._limiter.positions, now_ns, MAX_SHADOW_DISTANCE):
-                start = self._command_in_force(shadow.stamp_ns)
+                start = self._commands.at(shadow.stamp_ns)
                 self._policy.follow(shadow, start, now_ns, starts_from_rest=False)
         return ""
 
@@ -144,7 +150,7 @@ class ControlLoop:
             refusal = self.takeover(now_ns, "a human moves the robot on 'vla_policy/teleop'")
             if refusal:
                 return refusal
-        self._teleop.follow(trajectory, self._command_in_force(now_ns), now_ns)
+        self._teleop.follow(trajectory, self._commands.at(now_ns), now_ns)
         return ""
 
     def hold(self, why: str, is_fault: bool = True) -> None:
@@ -220,7 +226,7 @@ class ControlLoop:
         if self.mode is Mode.TELEOP:
             self._policy.shadow = chunk
             return True
-        start = self._command_in_force(chunk.stamp_ns)
+        start = self._commands.at(chunk.stamp_ns)
         self._policy.follow(chunk, start, now_ns, starts_from_rest=self._policy.followed_ns is None)
         return True
 
@@ -238,7 +244,7 @@ class ControlLoop:
         self._watch(now_ns, due_ns, num_missed, model_fault)
         target = self._target(due_ns)
         command = self._limiter.follow(target, due_ns) if target is not None else self._limiter.brake(due_ns)
-        self._commands.append(command)
+        self._commands.add(command)
         is_policys = target is not None and self.mode is Mode.POLICY and self._policy.followed_ns is not None
         age_ns = now_ns - self._policy.followed_ns if is_policys else None
         ramp = self._limiter.braking_ramp(command)
@@ -248,27 +254,16 @@ class ControlLoop:
         if self._recovering_from is not None:
             return None
         if self.mode is Mode.POLICY:
-            return self._ramped(self._policy.target(due_ns), due_ns)
+            return self._ramp.lead_in(self._policy.target(due_ns), self._limiter.positions, due_ns)
         if self.mode is Mode.TELEOP:
-            return self._ramped(self._teleop.target(due_ns), due_ns)
+            return self._ramp.lead_in(self._teleop.target(due_ns), self._limiter.positions, due_ns)
         return None
-
-    def _ramped(self, target: Target | None, due_ns: int) -> Target | None:
-        """``target``, reached smoothly from where the robot was commanded when this driver's first target came."""
-        if target is None or self._settings.handoff_ramp_s == 0:
-            return target
-        if self._ramp_since_ns is None:
-            self._ramp_from, self._ramp_since_ns = self._limiter.positions, due_ns - self._period_ns
-        elapsed_s = (due_ns - self._ramp_since_ns) / NS_PER_S
-        if elapsed_s >= self._settings.handoff_ramp_s:
-            return target
-        start = Target(self._ramp_from, np.zeros_like(self._ramp_from))
-        return blend(start, target, *smooth_step(elapsed_s, self._settings.handoff_ramp_s))
 
     def _watch(self, now_ns: int, due_ns: int, num_missed: int, model_fault: Fault | None) -> None:
         """Let go, or brake until it is over, where going on would be blind."""
         if self.mode is Mode.TELEOP:
-            fault = self._teleop_fault(now_ns)
+            fault = silence_fault(self._teleop.silence_s(now_ns), self._settings.teleop.timeout_s)
+            fault = fault or joint_fault(self._robot, self.sensors, now_ns)
             if fault is not None:
                 self.fault = fault
                 self.hold(fault.line)
@@ -283,13 +278,9 @@ class ControlLoop:
             self._recovering_from = None
 
     def _policy_fault(self, now_ns: int, due_ns: int, num_missed: int, model_fault: Fault | None) -> Fault | None:
-        missed_s, limit_s = num_missed * self._period_ns / NS_PER_S, self._robot.watchdogs.max_overrun_s
-        if missed_s > limit_s:
-            line = f"the control thread was away for {missed_s:.2f} s; expected at most {limit_s:g} s"
-            return Fault("overrun", line, missed_s, limit_s)
         fault = (
-            joint_fault(self._robot, self.sensors, now_ns)
-            or camera_fault(self._robot, self.sensors, now_ns)
+            overrun_fault(self._robot, num_missed * self._period_ns / NS_PER_S)
+            or sensor_fault(self._robot, self.sensors, now_ns)
             or frozen_fault(self._robot, self.sensors, self._engaged_ns)
             or model_fault
         )
@@ -298,22 +289,15 @@ class ControlLoop:
         if self._recovering_from is not None:  # the policy gets its time anew
             self._waiting_since_ns = now_ns
         since_ns = self._waiting_since_ns if self._policy.waiting_since_ns is None else self._policy.waiting_since_ns
-        waited_s, limit_s = (now_ns - since_ns) / NS_PER_S, self._settings.result_timeout_s
-        is_waiting = self._policy.waiting_since_ns is not None or self._policy.followed_ns is None
-        if is_waiting and waited_s > limit_s:
+        if self._policy.waiting_since_ns is not None or self._policy.followed_ns is None:
             why = self._no_observation or "no result came from vla_model"
-            return Fault("result", f"{why}; waited {waited_s:.2f} s, expected at most {limit_s:g} s", waited_s, limit_s)
+            fault = result_fault(why, (now_ns - since_ns) / NS_PER_S, self._settings.result_timeout_s)
+            if fault is not None:
+                return fault
         if self._policy.followed_ns is not None and self._policy.target(due_ns) is None:
             why = self._no_observation or "no newer result came from vla_model"
             return Fault("chunk", f"the action chunk is used up: {why}")
         return None
-
-    def _teleop_fault(self, now_ns: int) -> Fault | None:
-        silence_s, limit_s = self._teleop.silence_s(now_ns), self._settings.teleop.timeout_s
-        if silence_s > limit_s:
-            line = f"nothing came on 'vla_policy/teleop' for {silence_s:.2f} s; expected within {limit_s:g} s"
-            return Fault("teleop", line, silence_s, limit_s)
-        return joint_fault(self._robot, self.sensors, now_ns)
 
     def _act_on(self, fault: Fault, now_ns: int) -> None:
         """HOLD, or brake and stay where the robot file says so and it hasn't lasted too long."""
@@ -342,7 +326,8 @@ class ControlLoop:
         self._policy.forget()
         self._teleop.stop()
         self._no_observation = ""
-        self._recovering_from = self._ramp_from = self._ramp_since_ns = None
+        self._recovering_from = None
+        self._ramp.restart()
 
     def _skip_missed_ticks(self, now_ns: int) -> int:
         """Let the ticks that did not come pass; returns how many."""
@@ -358,15 +343,3 @@ class ControlLoop:
         sample = self.sensors.joints.newest()
         if sample is not None and now_ns - sample.stamp_ns <= self._robot.joint_states.max_age_s * NS_PER_S:
             self._limiter.start_at(sample.positions)
-
-    def _command_in_force(self, t_ns: int) -> np.ndarray:
-        """The commanded positions ``[num_joints]`` at ``t_ns``, interpolated between the commands around it."""
-        newer = self._commands[-1]
-        for command in reversed(self._commands):
-            if command.stamp_ns <= t_ns:
-                if newer is command:
-                    return command.positions
-                weight = (t_ns - command.stamp_ns) / (newer.stamp_ns - command.stamp_ns)
-                return command.positions + weight * (newer.positions - command.positions)
-            newer = command
-        return newer.positions

@@ -80,6 +80,28 @@ def smooth_step(elapsed_s: float, duration_s: float) -> tuple[float, float]:
     return u * u * (3 - 2 * u), 6 * u * (1 - u) / duration_s
 
 
+class Ramp:
+    """Leads a new driver's targets in, over ``duration_s``, from where the robot was commanded when the first one came."""
+
+    def __init__(self, duration_s: float, period_ns: int) -> None:
+        self._duration_s = duration_s
+        self._period_ns = period_ns
+        self._start: Target | None = None
+        self._since_ns = 0
+
+    def restart(self) -> None:
+        """Another one drives next."""
+        self._start = None
+
+    def lead_in(self, target: Target | None, commanded: np.ndarray, due_ns: int) -> Target | None:
+        """``target`` at ``due_ns``, drawn towards ``commanded`` ``[num_joints]`` at first."""
+        if target is None or self._duration_s == 0:
+            return target
+        if self._start is None:
+            self._start, self._since_ns = Target(commanded, np.zeros_like(commanded)), due_ns - self._period_ns
+        return blend(self._start, target, *smooth_step((due_ns - self._since_ns) / NS_PER_S, self._duration_s))
+
+
 def _slopes(times_s: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Slopes ``[num_points, num_joints]`` at the points; at the two ends, the slope of the segment there."""
     if len(times_s) == 1:

@@ -12,7 +12,7 @@ NS_PER_S = 1_000_000_000
 
 @dataclass(frozen=True)
 class Fault:
-    """``kind`` is a field of ``WatchdogConfig``; ``line`` says everything; ``age_s`` is above ``limit_s`` where it is a
+    """``kind`` is a field of ``WatchdogConfig``, or ``teleop``; ``line`` says everything; ``age_s`` is above ``limit_s`` where it is a
     matter of time."""
 
     kind: str
@@ -63,3 +63,27 @@ def frozen_fault(robot: RobotConfig, sensors: SensorBuffers, since_ns: int) -> F
 def sensor_fault(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Fault | None:
     """The first thing that keeps an observation from being made of what the sensors gave."""
     return joint_fault(robot, sensors, now_ns) or camera_fault(robot, sensors, now_ns)
+
+
+def overrun_fault(robot: RobotConfig, missed_s: float) -> Fault | None:
+    """Control ticks that did not come for ``missed_s``."""
+    limit_s = robot.watchdogs.max_overrun_s
+    if missed_s <= limit_s:
+        return None
+    line = f"the control thread was away for {missed_s:.2f} s; expected at most {limit_s:g} s"
+    return Fault("overrun", line, missed_s, limit_s)
+
+
+def result_fault(why: str, waited_s: float, limit_s: float) -> Fault | None:
+    """A result that has been waited for too long; ``why`` says what for."""
+    if waited_s <= limit_s:
+        return None
+    return Fault("result", f"{why}; waited {waited_s:.2f} s, expected at most {limit_s:g} s", waited_s, limit_s)
+
+
+def silence_fault(silence_s: float, limit_s: float) -> Fault | None:
+    """A human who drives and says nothing."""
+    if silence_s <= limit_s:
+        return None
+    line = f"nothing came on 'vla_policy/teleop' for {silence_s:.2f} s; expected within {limit_s:g} s"
+    return Fault("teleop", line, silence_s, limit_s)
