@@ -71,8 +71,9 @@ def policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="session")
-def session_graph(ros: None, policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
+# Of a module, though starting takes a while: kept to the end of the session the nodes would slow down every other test.
+@pytest.fixture(scope="module")
+def module_graph(ros: None, policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
     logs = tmp_path_factory.mktemp("logs")
     probe = Probe(load_robot(ROBOT_FILE))
     model_node = NodeProcess("model_node", logs / "model_node.log", {"policy": policy_dir})
@@ -87,12 +88,12 @@ def session_graph(ros: None, policy_dir: Path, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture
-def graph(session_graph: Graph) -> Graph:
+def graph(module_graph: Graph) -> Graph:
     """Both nodes active and in HOLD, healthy sensors, an instruction."""
-    session_graph.probe.reset()
+    module_graph.probe.reset()
     for node in ("vla_model", "vla_policy"):
-        session_graph.bring(node, "active")
-    session_graph.probe.trigger("vla_policy/hold")
-    session_graph.probe.say("touch the red block")
-    wait_until(lambda: session_graph.probe.mode() == "HOLD", "HOLD")
-    return session_graph
+        module_graph.bring(node, "active")
+    module_graph.probe.trigger("vla_policy/hold")
+    module_graph.probe.say("touch the red block")
+    wait_until(lambda: module_graph.probe.mode() == "HOLD", "HOLD")
+    return module_graph

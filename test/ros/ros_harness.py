@@ -23,6 +23,7 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
@@ -32,6 +33,8 @@ from vla_ros.nodes import qos
 from vla_ros.robot import RobotConfig
 
 PATIENCE_S = 20.0
+# One comes with every command, and a busy machine lets several wait.
+MODES = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # Importing torch and transformers on a busy machine.
 START_PATIENCE_S = 120.0
 ANSWER_PATIENCE_S = 3.0
@@ -115,7 +118,7 @@ class Probe:
         topic = robot.outputs[0].command_topic
         node.create_subscription(JointTrajectory, topic, self._on_command, qos.REPORT)
         node.create_subscription(JointTrajectory, "vla_policy/chunk", self.chunks.append, qos.REPORT)
-        node.create_subscription(String, "vla_policy/mode", lambda msg: self.modes.append(msg.data), qos.LATCHED)
+        node.create_subscription(String, "vla_policy/mode", lambda msg: self.modes.append(msg.data), MODES)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.REPORT)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(node)

@@ -36,13 +36,13 @@ def drive(graph, num_chunks: int = 2) -> None:
     wait_until(lambda: len(graph.probe.chunks) >= num_chunks, "chunks")
 
 
-def test_configure_and_activate_lead_to_hold_at_the_measured_joints(session_graph):
-    probe = session_graph.probe
+def test_configure_and_activate_lead_to_hold_at_the_measured_joints(module_graph):
+    probe = module_graph.probe
     start = np.linspace(-0.2, 0.2, probe.robot.num_joints)
     probe.positions = start.copy()
     for node in ("vla_model", "vla_policy"):
         assert probe.state(node) == "unconfigured"
-        session_graph.bring(node, "active")
+        module_graph.bring(node, "active")
     wait_until(lambda: len(probe.commands) > 10, "commands")
     assert probe.mode() == "HOLD"
     for command in probe.commands:
@@ -50,8 +50,8 @@ def test_configure_and_activate_lead_to_hold_at_the_measured_joints(session_grap
         assert len(command.points) == 1 and not any(command.points[0].velocities)
 
 
-def test_without_an_instruction_engage_is_refused(session_graph):
-    response = session_graph.probe.trigger("vla_policy/engage")
+def test_without_an_instruction_engage_is_refused(module_graph):
+    response = module_graph.probe.trigger("vla_policy/engage")
     assert not response.success
     assert "no instruction" in response.message or "vla_model is not heard" in response.message
 
