@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
 from vla_ros.strict import parse_config
+from vla_ros.urdf import Urdf, read_urdf
 
 FAULT_ACTIONS = ("hold", "recover")
 FAULT_KINDS = ("camera", "frozen_camera", "joints", "result", "chunk", "model", "clock", "overrun")
@@ -18,17 +20,20 @@ INTERFACE_TOPICS = {
     "trajectory": "joint_trajectory_controller/joint_trajectory",
     "forward": "forward_position_controller/commands",
 }
+# Smoothing delays commands by max_acceleration / max_jerk: half a second at most.
+MIN_JERK_PER_S = 2.0
 
 
 @dataclass(frozen=True)
 class JointConfig:
-    """Limits of one joint: rad, rad/s, rad/s² (m, m/s, m/s² for a sliding joint)."""
+    """Limits of one joint: rad, rad/s, rad/s², rad/s³ (m, m/s, … for a sliding joint). ``max_jerk`` None: not limited."""
 
     name: str
     lower: float
     upper: float
     max_velocity: float
     max_acceleration: float
+    max_jerk: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,10 @@ class WatchdogConfig:
 
 @dataclass(frozen=True)
 class RobotConfig:
-    """Everything the host side knows about one robot. Joint order here is the order everywhere."""
+    """Everything the host side knows about one robot. Joint order here is the order everywhere.
+
+    ``urdf`` is the file that limits left out of ``joints`` came from, relative to the robot file; empty where there is none.
+    """
 
     name: str
     control_rate_hz: float
@@ -104,6 +112,7 @@ class RobotConfig:
     joint_states: JointStateConfig = JointStateConfig()
     max_camera_skew_s: float = 0.05
     watchdogs: WatchdogConfig = WatchdogConfig()
+    urdf: str = ""
 
     @property
     def num_joints(self) -> int:
@@ -123,10 +132,11 @@ class RobotConfig:
 
 
 def load_robot(path: str | Path) -> RobotConfig:
-    """Read and check a robot file.
+    """Read and check a robot file; what its joints leave out comes from the URDF it names.
 
     Raises ValueError, naming the file and the key, for a missing file, an unknown or missing key, a value of
-    another type, contradictory limits, a repeated name, or an output that names an unknown joint.
+    another type, contradictory limits, a repeated name, an output that names an unknown joint, or limits beyond
+    the URDF's.
     """
     path = Path(path)
     try:
@@ -136,11 +146,30 @@ def load_robot(path: str | Path) -> RobotConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"robot file {path}: not readable as YAML: {' '.join(str(error).split())}") from error
     try:
+        urdf = _urdf_of(document, path.parent)
+        if urdf is not None:
+            document = _filled(document, urdf)
         robot = parse_config(RobotConfig, document, "robot")
         _check(robot)
+        for joint in robot.joints if urdf is not None else ():
+            urdf.check(joint.name, joint.lower, joint.upper, joint.max_velocity)
     except ValueError as error:
         raise ValueError(f"robot file {path}: {error}") from error
     return robot
+
+
+def _urdf_of(document: Any, folder: Path) -> Urdf | None:
+    """The URDF that a robot file's ``document`` names; None where it names none, or nothing that can be a path."""
+    name = document.get("urdf") if isinstance(document, dict) else None
+    return read_urdf(folder / name) if name and isinstance(name, str) else None
+
+
+def _filled(document: dict[str, Any], urdf: Urdf) -> dict[str, Any]:
+    """``document`` with the URDF's limits for those left out. What isn't a list of joints stays, to be refused later."""
+    joints = document.get("joints")
+    if not isinstance(joints, list):
+        return document
+    return {**document, "joints": [urdf.fill(joint) if isinstance(joint, dict) else joint for joint in joints]}
 
 
 def _check(robot: RobotConfig) -> None:
@@ -152,6 +181,11 @@ def _check(robot: RobotConfig) -> None:
             raise ValueError(f"joint '{joint.name}': lower {joint.lower} is not below upper {joint.upper}")
         if joint.max_velocity <= 0 or joint.max_acceleration <= 0:
             raise ValueError(f"joint '{joint.name}': max_velocity and max_acceleration must be above 0")
+        if joint.max_jerk is not None and joint.max_jerk < MIN_JERK_PER_S * joint.max_acceleration:
+            raise ValueError(
+                f"joint '{joint.name}': max_jerk is {joint.max_jerk:g}; expected at least {MIN_JERK_PER_S:g} times "
+                "max_acceleration: with less, commands come too late"
+            )
     for camera in robot.cameras:
         if camera.width <= 0 or camera.height <= 0 or camera.max_age_s <= 0:
             raise ValueError(f"camera '{camera.name}': width, height and max_age_s must be above 0")

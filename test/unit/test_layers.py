@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "vla_ros.share": set(),
     "vla_ros.strict": set(),
     "vla_ros.types": {"numpy"},
-    "vla_ros.robot": {"numpy", "yaml", "vla_ros.types"},
+    "vla_ros.robot": {"numpy", "yaml", "vla_ros.types", "vla_ros.urdf"},
+    "vla_ros.urdf": set(),
     "vla_ros.wire": {"numpy", "yaml", "safetensors", "vla_ros.types"},
     "vla_ros.bags": {"numpy", "rosbags", "vla_ros.types", "vla_ros.messages"},
     "vla_ros.messages": {"numpy", "cv2", "vla_ros.types"},
@@ -60,6 +61,7 @@ MAY_IMPORT = {
         "vla_ros.wire",
     }
     | TORCH,
+    "vla_ros.bench.control": {"numpy", "vla_ros.robot", "vla_ros.runtime", "vla_ros.types"},
     "vla_ros.sim": {"numpy", "mujoco", "tqdm", "vla_ros.bags", "vla_ros.robot", "vla_ros.types"},
     "vla_ros.training": {
         "numpy",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from runtime_helpers import ROBOT
@@ -162,3 +164,145 @@ def test_at_rest_braking_repeats_the_same_command():
         command = limiter.brake(tick)
         np.testing.assert_array_equal(command.positions, [0.1, 0.2])
         assert not command.velocities.any() and not command.reason
+
+
+# The first joint's window is 10 periods long, the second's 3; the third is not smoothed.
+MAX_JERK = np.array([80.0, 200.0, np.inf])
+SMOOTH_ROBOT = replace(
+    ROBOT,
+    joints=(
+        replace(ROBOT.joints[0], max_jerk=80.0),
+        replace(ROBOT.joints[1], max_jerk=200.0),
+        replace(ROBOT.joints[0], name="gripper"),
+    ),
+)
+SMOOTH_LIMITS = {
+    name: SMOOTH_ROBOT.joint_values(name) for name in ("lower", "upper", "max_velocity", "max_acceleration")
+}
+
+
+class SmoothRun:
+    """Commands of a limiter that limits jerk, each checked against the one before it for every other limit."""
+
+    def __init__(self, start: np.ndarray) -> None:
+        self.limiter = Limiter(SMOOTH_ROBOT, DT)
+        self.limiter.start_at(start)
+        self.commands = [Command(0, start, np.zeros(3))]
+
+    def follow(self, target: Target) -> Command:
+        return self._add(self.limiter.follow(target, 0))
+
+    def brake(self) -> Command:
+        return self._add(self.limiter.brake(0))
+
+    def jerks(self) -> np.ndarray:
+        velocities = np.array([command.velocities for command in self.commands])
+        return np.diff(velocities, n=2, axis=0) / DT**2
+
+    def _add(self, command: Command) -> Command:
+        before, limits = self.commands[-1], SMOOTH_LIMITS
+        acceleration = (command.velocities - before.velocities) / DT
+        assert (np.abs(acceleration) <= limits["max_acceleration"] + 1e-6).all()
+        assert (np.abs(command.velocities) <= limits["max_velocity"] + EPS).all()
+        assert (command.positions >= limits["lower"] - EPS).all() and (command.positions <= limits["upper"] + EPS).all()
+        way = 0.5 * DT * (before.velocities + command.velocities)
+        np.testing.assert_allclose(command.positions, before.positions + way, atol=1e-12)
+        stop = self.limiter.braking_ramp(command).positions
+        assert (stop >= limits["lower"] - EPS).all() and (stop <= limits["upper"] + EPS).all()
+        self.commands.append(command)
+        return command
+
+
+def random_smooth_target(rng: np.random.Generator) -> Target:
+    scale = 10 ** rng.uniform(-2, 1)
+    positions = rng.uniform(SMOOTH_LIMITS["lower"] - 0.5, SMOOTH_LIMITS["upper"] + 0.5) * scale
+    return Target(positions, rng.normal(size=3) * 10 ** rng.uniform(-3, 2))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_sequence_of_targets_breaks_the_jerk_limit(seed):
+    rng = np.random.default_rng(seed)
+    run = SmoothRun(rng.uniform(SMOOTH_LIMITS["lower"], SMOOTH_LIMITS["upper"]))
+    for _ in range(400):
+        if rng.random() < 0.15:
+            target = random_smooth_target(rng)
+        elif len(run.commands) == 1:
+            target = Target(run.commands[0].positions, np.zeros(3))
+        run.follow(target)
+    assert (np.abs(run.jerks()) <= MAX_JERK * (1 + 1e-6) + 1e-6).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_limits_that_come_before_jerk_hold_through_braking_and_missed_periods(seed):
+    rng = np.random.default_rng(seed)
+    run = SmoothRun(rng.uniform(SMOOTH_LIMITS["lower"], SMOOTH_LIMITS["upper"]))
+    target = random_smooth_target(rng)
+    for _ in range(400):
+        chance = rng.random()
+        if chance < 0.15:
+            target = random_smooth_target(rng)
+        elif chance < 0.2:
+            ramp = run.limiter.braking_ramp(run.commands[-1])
+            run.limiter.skip(10_000)
+            np.testing.assert_allclose(run.limiter.positions, ramp.positions[-1], atol=1e-12)
+            run.commands.append(Command(0, run.limiter.positions, np.zeros(3)))
+        if chance > 0.9:
+            run.brake()
+        else:
+            run.follow(target)
+    goal = rng.uniform(SMOOTH_LIMITS["lower"], SMOOTH_LIMITS["upper"])
+    for _ in range(300):
+        last = run.follow(Target(goal, np.zeros(3)))
+    np.testing.assert_allclose(last.positions, goal, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_with_jerk_limited_a_target_is_reached_without_overshoot_and_then_kept(seed):
+    rng = np.random.default_rng(seed)
+    start, goal = (rng.uniform(SMOOTH_LIMITS["lower"], SMOOTH_LIMITS["upper"]) for _ in range(2))
+    run = SmoothRun(start)
+    for _ in range(300):
+        run.follow(Target(goal, np.zeros(3)))
+    positions = np.array([command.positions for command in run.commands])
+    assert ((positions - goal) * np.sign(start - goal) >= -EPS).all()
+    np.testing.assert_allclose(positions[-50:], np.tile(goal, (50, 1)), atol=1e-9)
+    assert all(np.abs(command.velocities).max() < 1e-9 for command in run.commands[-50:])
+
+
+def test_with_jerk_limited_a_smooth_target_is_followed_without_delay():
+    run = SmoothRun(np.zeros(3))
+    for tick in range(400):
+        t_s = (tick + 1) * DT
+        position, velocity = 0.2 * (1 - np.cos(2 * t_s)), 0.4 * np.sin(2 * t_s)
+        command = run.follow(Target(np.full(3, position), np.full(3, velocity)))
+        # With a delay of half the window, 90 ms, it would be behind by 0.036.
+        np.testing.assert_allclose(command.positions, position, atol=6e-3)
+        # It starts with an acceleration at once; after that nothing is bounded.
+        assert not command.reason or tick < 10
+    assert (np.abs(run.jerks()) <= MAX_JERK * (1 + 1e-6)).all()
+
+
+def test_a_bounded_jerk_is_reported():
+    run = SmoothRun(np.zeros(3))
+    reasons = [run.follow(Target(np.full(3, 0.3), np.zeros(3))).reason for _ in range(150)]
+    assert any("velocity bounded" in reason for reason in reasons)
+    assert "joint 'shoulder': jerk bounded to 80" in reasons
+    assert not reasons[-1]
+
+
+def test_a_fault_brakes_as_hard_as_without_a_jerk_limit():
+    run = SmoothRun(np.zeros(3))
+    for _ in range(15):
+        moving = run.follow(Target(np.array([0.9, -1.5, 0.9]), np.zeros(3)))
+    braking = run.brake()
+    step = SMOOTH_LIMITS["max_acceleration"] * DT
+    np.testing.assert_allclose(np.abs(moving.velocities) - np.abs(braking.velocities), step, atol=1e-12)
+
+
+def test_without_a_jerk_limit_nothing_is_smoothed():
+    limiter, other = limiter_at(0.0, 0.0), Limiter(replace(ROBOT, joints=SMOOTH_ROBOT.joints[1:]), DT)
+    other.start_at(np.zeros(2))
+    for _ in range(10):
+        plain = limiter.follow(Target(np.full(2, 0.5), REST), 0)
+        half_smooth = other.follow(Target(np.full(2, 0.5), REST), 0)
+    assert plain.velocities[0] == half_smooth.velocities[1]

@@ -48,6 +48,10 @@ def test_an_output_without_a_topic_gets_its_controllers_usual_one(tmp_path):
         (lambda d: d.update(control_rate_hz=0.0), "expected 1 to 1000"),
         (lambda d: d.update(cameras=[]), "at least one entry"),
         (lambda d: d["cameras"][0].update(width=0), "must be above 0"),
+        (lambda d: d["joints"][0].update(max_jerk=15.9), "max_jerk is 15.9; expected at least 2 times"),
+        (lambda d: d["joints"][0].update(max_jerk="little"), "expected a finite number"),
+        (lambda d: d.update(urdf=3), "robot.urdf is 3; expected a text"),
+        (lambda d: d.update(urdf="nowhere.urdf"), "nowhere.urdf: No such file"),
     ],
 )
 def test_a_contradictory_robot_file_is_refused_by_file_and_key(tmp_path, change, named):
@@ -57,6 +61,13 @@ def test_a_contradictory_robot_file_is_refused_by_file_and_key(tmp_path, change,
     with pytest.raises(ValueError) as refused:
         load_robot(path)
     assert named in str(refused.value) and str(path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_jerk_is_limited_where_the_robot_file_says_so(tmp_path):
+    changed = document()
+    changed["joints"][0]["max_jerk"] = 80
+    first, second = load_robot(written(tmp_path, changed)).joints[:2]
+    assert first.max_jerk == 80.0 and second.max_jerk is None
 
 
 @pytest.mark.parametrize("content", [b"joints: [", b"\xff\xfe\x00", b"", b"- 1"])

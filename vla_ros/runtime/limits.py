@@ -1,4 +1,4 @@
-"""Position, velocity and acceleration limits: the last thing every command passes.
+"""Position, velocity, acceleration and jerk limits: the last thing every command passes.
 
 A command is a pair of position and velocity, one control period after the one before it; between the two the
 acceleration is constant. So ``p' = p + (v + v')·dt/2``, and choosing ``v'`` chooses everything.
@@ -12,6 +12,7 @@ import numpy as np
 
 from vla_ros.robot import RobotConfig
 from vla_ros.runtime.path import Target
+from vla_ros.runtime.smoothing import JerkSmoother
 from vla_ros.types import Command
 
 NS_PER_S = 1_000_000_000
@@ -37,6 +38,12 @@ class Limiter:
 
     From every command it gives, braking as hard as allowed stops each joint before its position limit. A joint that
     starts outside its limits moves inward only.
+
+    Where limits contradict each other: acceleration comes first, then position, then velocity, and jerk comes last. With
+    ``max_jerk`` the commands of ``follow`` are the mean of a leading motion that keeps the other limits (``JerkSmoother``),
+    and no sequence of targets breaks the jerk limit. ``brake``, its ramp and with it ``skip`` know no jerk limit: a fault
+    brakes as hard as the acceleration limit allows. The next ``follow`` starts from there without acceleration, so jerk
+    isn't kept in that change, nor as long as a position limit then leaves no room for it.
     """
 
     def __init__(self, robot: RobotConfig, period_s: float) -> None:
@@ -47,6 +54,9 @@ class Limiter:
         self._max_velocity = robot.joint_values("max_velocity")
         self._max_acceleration = robot.joint_values("max_acceleration")
         self._dt = period_s
+        self._max_jerk = np.array([np.inf if joint.max_jerk is None else joint.max_jerk for joint in robot.joints])
+        self._smoother = JerkSmoother(self._max_acceleration, self._max_jerk, period_s)
+        self._is_smooth = False  # whether the smoother's commands led to the present state
         self._positions: np.ndarray | None = None
         self._velocities = np.zeros(robot.num_joints)
 
@@ -64,32 +74,48 @@ class Limiter:
         assert np.isfinite(positions).all()
         self._positions = positions.astype(np.float64)
         self._velocities = np.zeros(len(positions))
+        self._is_smooth = False
 
     def follow(self, target: Target, stamp_ns: int) -> Command:
         """The command closest to ``target`` that keeps every limit; a target that is not finite is dropped: brake."""
         assert self._positions is not None, "start_at comes first"
         if not (np.isfinite(target.positions).all() and np.isfinite(target.velocities).all()):
             return self.brake(stamp_ns, "target is not finite and was dropped")
-        goal = np.clip(target.positions, self._lower, self._upper)
+        if not self._is_smooth:
+            self._smoother.restart(self._positions, self._velocities)
+            self._is_smooth = True
+        lead = self._smoother
+        # The leading motion heads for where the target is going to be when the commands get there.
+        ahead = np.clip(target.velocities, -self._max_velocity, self._max_velocity) * lead.delay_s
+        wanted_positions = target.positions + ahead
+        goal = np.clip(wanted_positions, self._lower, self._upper)
         # A goal moved to the limit stands still there.
-        goal_velocity = np.where(goal == target.positions, target.velocities, 0.0)
-        error = goal - (self._positions + 0.5 * self._dt * (self._velocities + goal_velocity))
+        goal_velocity = np.where(goal == wanted_positions, target.velocities, 0.0)
+        error = goal - (lead.positions + 0.5 * self._dt * (lead.velocities + goal_velocity))
         catch_up = np.sign(error) * _stoppable_velocity(np.abs(error), self._max_acceleration, self._dt)
         wanted = goal_velocity + catch_up
-        velocities = self._bounded(wanted)
-        reason = self._reason(target.positions, wanted, velocities)
-        return self._advance(velocities, stamp_ns, reason)
+        given = self._bounded(wanted, lead.positions, lead.velocities)
+        reason = self._reason(target.positions, wanted, given)
+        smoothed = lead.add(given)
+        velocities = self._bounded(smoothed, self._positions, self._velocities)
+        command = self._advance(velocities, stamp_ns, reason)
+        harder = np.abs(velocities - smoothed) > TOLERANCE
+        if harder.any():
+            lead.restart(self._positions, self._velocities, harder)
+        return command
 
     def brake(self, stamp_ns: int, reason: str = "") -> Command:
         """The command that slows every joint as hard as allowed; at rest, the same command again."""
         assert self._positions is not None, "start_at comes first"
         step = self._max_acceleration * self._dt
+        self._is_smooth = False
         return self._advance(self._velocities - np.clip(self._velocities, -step, step), stamp_ns, reason)
 
     def skip(self, num_periods: int) -> None:
         """Let periods pass without a command: the robot has followed the last one's braking ramp meanwhile."""
         if self._positions is not None:
             self._positions, self._velocities = self._braked(self._positions, self._velocities, num_periods)
+            self._is_smooth = False
 
     def braking_ramp(self, command: Command) -> BrakingRamp:
         """From ``command`` to rest as ``brake`` would do it."""
@@ -112,15 +138,15 @@ class Limiter:
         way = np.where(stops, way + 0.5 * rest * self._dt, way)
         return positions + np.sign(velocities) * way, np.where(stops, 0.0, np.sign(velocities) * rest)
 
-    def _bounded(self, wanted: np.ndarray) -> np.ndarray:
-        """``wanted`` velocities within what the limits leave; the acceleration limit has the last word."""
+    def _bounded(self, wanted: np.ndarray, positions: np.ndarray, velocities: np.ndarray) -> np.ndarray:
+        """``wanted`` velocities within what the limits leave after a state; the acceleration limit has the last word."""
         step = self._max_acceleration * self._dt
-        drift = self._positions + 0.5 * self._dt * self._velocities
+        drift = positions + 0.5 * self._dt * velocities
         up = _stoppable_velocity(np.maximum(self._upper - drift, 0.0), self._max_acceleration, self._dt)
         down = _stoppable_velocity(np.maximum(drift - self._lower, 0.0), self._max_acceleration, self._dt)
-        velocities = np.clip(wanted, -self._max_velocity, self._max_velocity)
-        velocities = np.clip(velocities, -down, up)
-        return np.clip(velocities, self._velocities - step, self._velocities + step)
+        bounded = np.clip(wanted, -self._max_velocity, self._max_velocity)
+        bounded = np.clip(bounded, -down, up)
+        return np.clip(bounded, velocities - step, velocities + step)
 
     def _advance(self, velocities: np.ndarray, stamp_ns: int, reason: str) -> Command:
         self._positions = self._positions + 0.5 * self._dt * (self._velocities + velocities)
@@ -138,10 +164,17 @@ class Limiter:
         changed = np.abs(wanted - given)
         joint = int(changed.argmax())
         if changed[joint] <= TOLERANCE:
-            return ""
+            return self._jerk_reason(given)
         if abs(wanted[joint]) > self._max_velocity[joint] + TOLERANCE:
             return f"joint '{self._names[joint]}': velocity bounded to {self._max_velocity[joint]:g}"
         return f"joint '{self._names[joint]}': acceleration bounded to {self._max_acceleration[joint]:g}"
+
+    def _jerk_reason(self, given: np.ndarray) -> str:
+        too_much = (np.abs(self._smoother.jerks(given)) - self._max_jerk) * self._dt**2
+        joint = int(too_much.argmax())
+        if too_much[joint] <= TOLERANCE:
+            return ""
+        return f"joint '{self._names[joint]}': jerk bounded to {self._max_jerk[joint]:g}"
 
 
 def _stoppable_velocity(room: np.ndarray, max_acceleration: np.ndarray, dt: float) -> np.ndarray:

@@ -1,0 +1,137 @@
+"""Joint limits out of a URDF: where a robot file leaves them out, and what it says must lie within them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+MOVING_TYPES = ("revolute", "continuous", "prismatic")
+# A document type may define entities that expand without end; no URDF needs one.
+REFUSED_MARKUP = ("<!DOCTYPE", "<!ENTITY")
+MEND_XACRO = "expand it: xacro robot.urdf.xacro > robot.urdf"
+
+
+@dataclass(frozen=True)
+class UrdfJoint:
+    """One joint as a URDF has it, limits in the units of ``JointConfig``; None where it says nothing."""
+
+    kind: str
+    lower: float | None
+    upper: float | None
+    max_velocity: float | None
+
+
+@dataclass(frozen=True)
+class Urdf:
+    """The joints of one URDF by name; ``where`` names it in error messages."""
+
+    where: str
+    joints: Mapping[str, UrdfJoint]
+
+    def fill(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """A robot file's entry of one joint, with the URDF's ``lower``, ``upper`` and ``max_velocity`` for those left out.
+
+        A joint that gives all three may be missing in the URDF; a gripper often is. Raises ValueError, naming joint and
+        key, where the URDF doesn't have it either.
+        """
+        name = entry.get("name")
+        left_out = [key for key in ("lower", "upper", "max_velocity") if key not in entry]
+        if not left_out or not isinstance(name, str):  # without a name it is refused as every such entry is
+            return dict(entry)
+        mend = f"give {', '.join(left_out)} in the robot file, or mend the URDF"
+        joint = self.joints.get(name)
+        if joint is None:
+            known = ", ".join(self.joints) or "none"
+            raise ValueError(f"joint '{name}' is not in {self.where}, whose joints are {known}: {mend}")
+        limits = {key: getattr(joint, key) for key in left_out}
+        missing = [key for key, value in limits.items() if value is None]
+        if missing:
+            raise ValueError(f"joint '{name}', {joint.kind}, has no {missing[0]} in {self.where}: {mend}")
+        return {**entry, **limits}
+
+    def check(self, name: str, lower: float, upper: float, max_velocity: float) -> None:
+        """Raises ValueError, naming both values, where the URDF allows joint ``name`` less, or doesn't move it at all."""
+        joint = self.joints.get(name)
+        if joint is None:
+            return
+        if joint.kind not in MOVING_TYPES:
+            expected = ", ".join(MOVING_TYPES)
+            raise ValueError(f"joint '{name}' is {joint.kind} in {self.where}; expected one of {expected}")
+        if joint.lower is not None and lower < joint.lower:
+            raise ValueError(f"joint '{name}': lower is {lower}; expected at least {joint.lower}, as in {self.where}")
+        if joint.upper is not None and upper > joint.upper:
+            raise ValueError(f"joint '{name}': upper is {upper}; expected at most {joint.upper}, as in {self.where}")
+        if joint.max_velocity is not None and max_velocity > joint.max_velocity:
+            allowed = f"expected at most {joint.max_velocity}, as in {self.where}"
+            raise ValueError(f"joint '{name}': max_velocity is {max_velocity}; {allowed}")
+
+
+def read_urdf(path: Path) -> Urdf:
+    """The joints of a URDF file. Raises ValueError, naming the file, for one that can't be used."""
+    where = f"URDF {path}"
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"{where}: {error.strerror or error}; give its path relative to the robot file") from error
+    except ValueError as error:  # not UTF-8, or a path that none can be
+        raise ValueError(f"{where}: not readable as text: {error}") from error
+    return parse_urdf(text, where)
+
+
+def parse_urdf(text: str, where: str) -> Urdf:
+    """The joints of a URDF's ``text``. Raises ValueError, beginning with ``where``, for what is no expanded URDF."""
+    for markup in REFUSED_MARKUP:
+        if markup in text:
+            raise ValueError(f"{where} contains {markup}; expected none: remove the document type")
+    try:
+        root = ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ValueError(f"{where} is not readable as XML: {error}") from error
+    if root.tag != "robot":
+        raise ValueError(f"{where} begins with <{root.tag}>; expected <robot>")
+    for element in root.iter():
+        namespace, _, tag = element.tag.rpartition("}")
+        if namespace.endswith("xacro"):
+            raise ValueError(f"{where} contains <xacro:{tag}>; {MEND_XACRO}")
+    joints: dict[str, UrdfJoint] = {}
+    # Only those right below <robot>: <transmission> and <ros2_control> name joints, too.
+    for element in root.findall("joint"):
+        name = element.get("name", "")
+        if name in joints:
+            raise ValueError(f"{where} has joint '{name}' twice; expected every name once")
+        joints[name] = _joint(element, f"{where}: joint '{name}'")
+    return Urdf(where, joints)
+
+
+def _joint(element: ElementTree.Element, where: str) -> UrdfJoint:
+    kind = element.get("type", "of no type")
+    limit = element.find("limit")
+    if limit is None:
+        return UrdfJoint(kind, None, None, None)
+    lower, upper, velocity = (_number(limit, key, where) for key in ("lower", "upper", "velocity"))
+    # A continuous joint turns without end. Of the two, URDF takes one left out as 0; exporters write 0 for both, and for
+    # the velocity, where they know nothing.
+    if kind == "continuous" or not (lower or upper):
+        lower = upper = None
+    else:
+        lower, upper = lower or 0.0, upper or 0.0
+    return UrdfJoint(kind, lower, upper, velocity or None)
+
+
+def _number(limit: ElementTree.Element, key: str, where: str) -> float | None:
+    text = limit.get(key)
+    if text is None:
+        return None
+    if "${" in text or "$(" in text:
+        raise ValueError(f"{where} has {key} '{text}'; {MEND_XACRO}")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{where} has {key} '{text}'; expected a finite number")
+    return value
