@@ -34,10 +34,6 @@ def test_percentiles_are_of_the_values():
     assert percentiles(range(101)).p99 == 99.0
 
 
-def child_pid(processes: Processes, name: str) -> int:
-    return processes._children[name].pid
-
-
 def is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -64,11 +60,23 @@ def test_every_child_is_ended_even_one_that_ignores_the_gentle_signals(tmp_path,
         with Processes(tmp_path) as processes:
             processes.start("stubborn", [sys.executable, "-c", f"{ignore}; time.sleep(60)"])
             processes.start("meek", [sys.executable, "-c", "import time; time.sleep(60)"])
-            pids = [child_pid(processes, name) for name in ("stubborn", "meek")]
+            pids = [processes.pid(name) for name in ("stubborn", "meek")]
             while processes.last_line("stubborn") != "up":
                 time.sleep(0.02)
             raise KeyboardInterrupt
     assert not any(is_running(pid) for pid in pids)
+
+
+def test_a_child_that_was_killed_is_gone_is_no_fault_and_can_be_started_again(tmp_path):
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with Processes(tmp_path) as processes:
+        processes.start("model_node", sleep)
+        pid = processes.pid("model_node")
+        processes.kill("model_node")
+        assert not is_running(pid)
+        processes.check()
+        processes.start("model_node", sleep)
+        processes.check()
 
 
 @pytest.mark.parametrize("num_episodes, num_columns", [(1, 2), (10, 2), (9, 3), (13, 5)])

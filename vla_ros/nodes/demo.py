@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 
-from vla_ros.nodes.dds import use_default_dds_profile
-from vla_ros.nodes.demo_client import ACTIVATE, CONFIGURE, DEACTIVATE, POLICY, DemoClient, EpisodeStatus, Recording
+from vla_ros.nodes.demo_client import DEACTIVATE, POLICY, DemoClient, EpisodeStatus, Recording
 from vla_ros.nodes.demo_pictures import JointTraces, SheetRow, write_contact_sheet, write_joint_plot
-from vla_ros.nodes.demo_processes import INTERRUPTIONS, Processes
 from vla_ros.nodes.demo_stats import ControlStats, Percentiles, control_stats, percentiles
+from vla_ros.nodes.demo_world import TRANSITION_TIMEOUT_S, DemoWorld, WorldConfig, running_world
 from vla_ros.robot import RobotConfig, load_robot
-from vla_ros.share import policy_dir, robot_file
+from vla_ros.share import robot_file
 from vla_ros.sim.scene import COLORS
 
-START_TIMEOUT_S = 120.0
-TRANSITION_TIMEOUT_S = 10.0
-ENGAGE_TIMEOUT_S = 5.0
 EPISODE_TIMEOUT_S = 60.0
 """The simulation ends an episode after 8 s of its own time, which may run slower than ours."""
-RETRY_S = 0.05
-FIRST_FRAME_S = 0.06
-"""So long after its activation the policy node has seen a frame of each camera; asking sooner only fills its log."""
 
 
 @dataclass(frozen=True)
@@ -78,43 +64,33 @@ def run_demo(config: DemoConfig) -> DemoReport:
     Raises ValueError, with its last log line, where a node ends, cannot start or does not answer.
     """
     robot = load_robot(robot_file(config.robot))
-    policy = str(policy_dir(config.policy))
+    world_config = WorldConfig(
+        robot=config.robot,
+        policy=config.policy,
+        strategy=config.strategy,
+        inference_delay_ms=config.inference_delay_ms,
+        seed=config.seed,
+        view=True,
+        log_dir=config.out_dir / "logs",
+    )
     config.out_dir.mkdir(parents=True, exist_ok=True)
-    _use_own_domain()
-    use_default_dds_profile()
-    for number in INTERRUPTIONS:
-        signal.signal(number, _interrupt)
-    with Processes(config.out_dir / "logs") as processes:
-        processes.start_node("sim_node", {"robot": config.robot, "seed": config.seed, "view": True})
-        chunks = {"policy": policy, "strategy": config.strategy}
-        processes.start_node("model_node", {**chunks, "inference_delay_ms": config.inference_delay_ms})
-        processes.start_node("policy_node", {**chunks, "robot": config.robot})
-        # Ctrl-C belongs to this program, which has children to end.
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-        client = DemoClient(robot, processes.check)
-        executor = SingleThreadedExecutor()
-        executor.add_node(client)
-        spinner = threading.Thread(target=_spin, args=(executor,), daemon=True)
-        spinner.start()
-        try:
-            return _Demo(config, robot, client, processes).run()
-        finally:
-            rclpy.shutdown()
-            spinner.join(timeout=2.0)
+    with running_world(world_config, robot, DemoClient) as world:
+        return _Demo(config, robot, world).run()
 
 
 class _Demo:
-    def __init__(self, config: DemoConfig, robot: RobotConfig, client: DemoClient, processes: Processes) -> None:
+    def __init__(self, config: DemoConfig, robot: RobotConfig, world: DemoWorld[DemoClient]) -> None:
         self._config = config
         self._robot = robot
-        self._client = client
-        self._processes = processes
+        self._world = world
+        self._client = world.client
+        self._processes = world.processes
         self._reports: list[EpisodeReport] = []
         self._recordings: list[Recording] = []
         self._rows: list[SheetRow] = []
 
     def run(self) -> DemoReport:
-        self._start()
+        self._world.start()
         targets = COLORS if self._config.swap_targets else (None,)
         seeds = range(self._config.seed, self._config.seed + self._config.num_episodes)
         jobs = [(seed, target) for seed in seeds for target in targets]
@@ -126,30 +102,10 @@ class _Demo:
         self._write_pictures(report)
         return report
 
-    def _start(self) -> None:
-        """Bring every node up, and let the policy drive once, so that no episode pays for first times."""
-        domain, logs = os.environ["ROS_DOMAIN_ID"], self._config.out_dir / "logs"
-        print(f"starting sim_node, model_node and policy_node in ROS domain {domain}; logs in {logs}", flush=True)
-        started = time.monotonic()
-        for node, process in (("vla_model", "model_node"), ("vla_policy", "policy_node")):
-            for transition, what in ((CONFIGURE, "configured"), (ACTIVATE, "activated")):
-                if not self._client.change_state(node, transition, START_TIMEOUT_S):
-                    raise ValueError(f"{process} could not be {what}: {self._processes.last_line(process)}")
-        if not self._client.wait_until(lambda: self._client.status is not None, START_TIMEOUT_S):
-            raise ValueError(f"sim_node never started: {self._processes.last_line('sim_node')}")
-        self._engage(START_TIMEOUT_S)
-        self._client.wait_until(lambda: self._client.has_chunk, ENGAGE_TIMEOUT_S)
-        self._client.trigger("vla_policy/hold")
-        print(f"nodes are up after {time.monotonic() - started:.1f} s", flush=True)
-
     def _episode(self, number: str, seed: int, target: str | None) -> None:
         client = self._client
-        # A reset teleports the arm, which no controller may see: the policy node forgets and starts anew.
-        self._transition(DEACTIVATE, "deactivated")
-        recording = client.start_episode(seed, target)
-        self._transition(ACTIVATE, "activated")
-        time.sleep(FIRST_FRAME_S)
-        self._engage(ENGAGE_TIMEOUT_S)
+        recording = self._world.new_scene(seed, target)
+        self._world.engage()
         is_over = client.wait_until(lambda: client.status.status != "running", EPISODE_TIMEOUT_S)
         status, note = client.status, self._fallback_note()
         client.trigger("vla_policy/hold")
@@ -177,22 +133,6 @@ class _Demo:
         self._rows.append(SheetRow(status.instruction, outcome, is_success, frames))
         recording.views = []
         self._recordings.append(recording)
-
-    def _transition(self, transition: int, what: str) -> None:
-        if not self._client.change_state("vla_policy", transition, TRANSITION_TIMEOUT_S):
-            raise ValueError(f"policy_node could not be {what}: {self._processes.last_line('policy_node')}")
-
-    def _engage(self, timeout_s: float) -> None:
-        """Engage as soon as the policy node is ready to: fresh images, joints, the instruction, the model."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            response = self._client.trigger("vla_policy/engage")
-            if response.success:
-                return
-            if time.monotonic() > deadline:
-                raise ValueError(f"policy_node refuses to engage after {timeout_s:g} s: {response.message}")
-            self._processes.check()
-            time.sleep(RETRY_S)
 
     def _report(self) -> DemoReport:
         drives = [recording.drive for recording in self._recordings]
@@ -263,20 +203,3 @@ def _traces(recording: Recording) -> JointTraces:
 
 def _print_measured(what: str, value: float | None, line: str) -> None:
     print(f"{what:<17}{'not measured' if value is None else line}")
-
-
-def _use_own_domain() -> None:
-    """Keep to this machine, and to a ROS domain of its own unless the user has chosen one."""
-    os.environ.setdefault("ROS_DOMAIN_ID", str(10 + os.getpid() % 90))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-
-
-def _interrupt(signal_number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _spin(executor: SingleThreadedExecutor) -> None:
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        pass

@@ -50,6 +50,16 @@ class Processes:
                     f"(whole log: {self._log_path(name)})"
                 )
 
+    def kill(self, name: str) -> None:
+        """End child ``name`` as a crash would, and expect it to be gone from now on."""
+        child = self._children.pop(name)
+        child.kill()
+        child.wait()
+
+    def pid(self, name: str) -> int:
+        """The process id of child ``name``."""
+        return self._children[name].pid
+
     def last_line(self, name: str) -> str:
         """The last line that child ``name`` printed."""
         lines = self._log_path(name).read_text(errors="replace").split("\n")
