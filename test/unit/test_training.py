@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from vla_ros.bags import BagWriter, message_type, read_bag
+from vla_ros.bags.read import read_bag
+from vla_ros.bags.types import message_type
+from vla_ros.bags.write import BagWriter
 from vla_ros.policies.processor import load_processor
 from vla_ros.robot import load_robot
 from vla_ros.share import robot_file, share_dir

@@ -18,7 +18,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
-from vla_ros.bags import BagWriter
+from vla_ros.bags.write import BagWriter
 from vla_ros.nodes.dds import use_default_dds_profile
 from vla_ros.nodes.qos import LATCHED
 from vla_ros.robot import RobotConfig, load_robot

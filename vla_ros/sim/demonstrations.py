@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vla_ros.bags import BagWriter, message_type
+from vla_ros.bags.types import message_type
+from vla_ros.bags.write import BagWriter
 from vla_ros.robot import RobotConfig
 from vla_ros.sim.scene import Scene, sample_scene
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.bags import read_bag
+from vla_ros.bags.read import read_bag
 from vla_ros.messages.images import decode_image
 from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.times import time_to_ns

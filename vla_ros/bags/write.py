@@ -1,29 +1,15 @@
-"""rosbag2 MCAP files written and read through ``rosbags``: no ROS graph, no ROS installation."""
+"""rosbag2 MCAP files written through ``rosbags``: no ROS graph, no ROS installation."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, ReaderError, StoragePlugin, Writer, WriterError
-from rosbags.typesys import Stores, get_typestore
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer, WriterError
 
-TYPES = get_typestore(Stores.ROS2_JAZZY)
-"""The message types bags are written with; a bag read back brings its own definitions."""
-
-
-@dataclass(frozen=True)
-class BagMessage:
-    """One message of a bag: ``stamp_ns`` is when it was recorded, in ROS time."""
-
-    topic: str
-    msgtype: str
-    stamp_ns: int
-    message: Any
+from vla_ros.bags.types import TYPES
 
 
 class BagWriter:
@@ -67,38 +53,6 @@ class BagWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._writer.close()
-
-
-def message_type(msgtype: str) -> type:
-    """The class for a message type such as ``sensor_msgs/msg/Image``."""
-    return TYPES.types[msgtype]
-
-
-def read_bag(path: str | Path, topics: Collection[str] = ()) -> Iterator[BagMessage]:
-    """The messages of a bag in the order of their recording, of ``topics`` or of all.
-
-    Raises ValueError, naming the bag and how many messages were read, where the bag or a message is damaged.
-    """
-    path = Path(path)
-    num_read = 0
-    try:
-        with Reader(path) as reader:
-            chosen = [c for c in reader.connections if not topics or c.topic in topics]
-            for connection, stamp_ns, data in reader.messages(connections=chosen) if chosen else ():
-                message = TYPES.deserialize_cdr(data, connection.msgtype)
-                num_read += 1
-                yield BagMessage(connection.topic, connection.msgtype, stamp_ns, message)
-    except ReaderError as error:
-        raise ValueError(f"bag {path}: {_line(error)} (after {num_read} messages)") from error
-    except Exception as error:  # a damaged bag shows as whatever its decoder trips over: struct, zstd, key, index errors
-        raise ValueError(
-            f"bag {path}: message {num_read} is damaged ({type(error).__name__}: {_line(error)}); "
-            "the messages before it are good: record it again or leave it out"
-        ) from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _qos(latched: bool) -> Qos:
