@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from vla_ros.strict import parse_config
-from vla_ros.urdf import Urdf, read_urdf
+from vla_ros.urdf import Urdf, parse_urdf, read_urdf
 
 FAULT_ACTIONS = ("hold", "recover")
 FAULT_KINDS = ("camera", "frozen_camera", "joints", "result", "chunk", "model", "clock", "overrun")
@@ -101,7 +101,8 @@ class WatchdogConfig:
 class RobotConfig:
     """Everything the host side knows about one robot. Joint order here is the order everywhere.
 
-    ``urdf`` is the file that limits left out of ``joints`` came from, relative to the robot file; empty where there is none.
+    ``urdf`` is the file that limits left out of ``joints`` came from, relative to the robot file, ``urdf_topic`` the
+    topic; empty where there is none.
     """
 
     name: str
@@ -113,6 +114,7 @@ class RobotConfig:
     max_camera_skew_s: float = 0.05
     watchdogs: WatchdogConfig = WatchdogConfig()
     urdf: str = ""
+    urdf_topic: str = ""
 
     @property
     def num_joints(self) -> int:
@@ -131,13 +133,56 @@ class RobotConfig:
         return np.array([getattr(joint, field) for joint in self.joints], dtype=np.float64)
 
 
-def load_robot(path: str | Path) -> RobotConfig:
-    """Read and check a robot file; what its joints leave out comes from the URDF it names.
+@dataclass(frozen=True)
+class RobotFile:
+    """A robot file as it was read; ``document`` is what its YAML says, anything yet: ``robot`` checks it."""
 
-    Raises ValueError, naming the file and the key, for a missing file, an unknown or missing key, a value of
-    another type, contradictory limits, a repeated name, an output that names an unknown joint, or limits beyond
-    the URDF's.
-    """
+    path: Path
+    document: Any
+
+    @property
+    def urdf_topic(self) -> str:
+        """The topic whose URDF ``robot`` needs; empty where it needs none."""
+        return self._text("urdf_topic")
+
+    def robot(self, urdf_text: str | None = None) -> RobotConfig:
+        """The robot; what its joints leave out comes from the URDF: ``urdf_text`` where that is one of a topic.
+
+        Raises ValueError, naming the file and the key, for an unknown or missing key, a value of another type,
+        contradictory limits, a repeated name, an output that names an unknown joint, limits beyond the URDF's, or a
+        topic's URDF that isn't given.
+        """
+        try:
+            urdf = self._urdf(urdf_text)
+            document = self.document if urdf is None else _filled(self.document, urdf)
+            robot = parse_config(RobotConfig, document, "robot")
+            _check(robot)
+            for joint in robot.joints if urdf is not None else ():
+                urdf.check(joint.name, joint.lower, joint.upper, joint.max_velocity)
+        except ValueError as error:
+            raise ValueError(f"robot file {self.path}: {error}") from error
+        return robot
+
+    def _urdf(self, text: str | None) -> Urdf | None:
+        """The URDF that the file names; None where it names none, or nothing that can be a path or a topic."""
+        name, topic = self._text("urdf"), self.urdf_topic
+        if name and topic:
+            raise ValueError(f"urdf is '{name}' and urdf_topic is '{topic}'; expected one of them")
+        if name:
+            return read_urdf(self.path.parent / name)
+        if not topic:
+            return None
+        if text is None:
+            raise ValueError(f"urdf_topic is '{topic}', and nothing is read from topics here; give urdf: FILE instead")
+        return parse_urdf(text, f"the URDF on topic '{topic}'")
+
+    def _text(self, key: str) -> str:
+        value = self.document.get(key) if isinstance(self.document, dict) else None
+        return value if isinstance(value, str) else ""
+
+
+def read_robot_file(path: str | Path) -> RobotFile:
+    """Read a robot file without checking it. Raises ValueError, naming it, where it is missing or no YAML."""
     path = Path(path)
     try:
         document = yaml.safe_load(path.read_text())
@@ -145,23 +190,12 @@ def load_robot(path: str | Path) -> RobotConfig:
         raise ValueError(f"robot file {path}: {error.strerror or error}; give the path of a robot YAML") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"robot file {path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    try:
-        urdf = _urdf_of(document, path.parent)
-        if urdf is not None:
-            document = _filled(document, urdf)
-        robot = parse_config(RobotConfig, document, "robot")
-        _check(robot)
-        for joint in robot.joints if urdf is not None else ():
-            urdf.check(joint.name, joint.lower, joint.upper, joint.max_velocity)
-    except ValueError as error:
-        raise ValueError(f"robot file {path}: {error}") from error
-    return robot
+    return RobotFile(path, document)
 
 
-def _urdf_of(document: Any, folder: Path) -> Urdf | None:
-    """The URDF that a robot file's ``document`` names; None where it names none, or nothing that can be a path."""
-    name = document.get("urdf") if isinstance(document, dict) else None
-    return read_urdf(folder / name) if name and isinstance(name, str) else None
+def load_robot(path: str | Path) -> RobotConfig:
+    """Read and check a robot file, where no topic can be read. Raises ValueError as ``RobotFile.robot`` does."""
+    return read_robot_file(path).robot()
 
 
 def _filled(document: dict[str, Any], urdf: Urdf) -> dict[str, Any]:

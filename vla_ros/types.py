@@ -6,8 +6,9 @@ velocities are SI, in the joint order of the robot file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -16,12 +17,21 @@ import numpy as np
 class Frame:
     """One camera image.
 
-    ``image`` is RGB, uint8, ``[height, width, 3]``; ``stamp_ns`` is when it was taken, on the steady clock.
+    ``stamp_ns`` is when it was taken, on the steady clock, and ``header_ns`` the same in ROS time, as the message said.
+    ``content`` is uint8, the image itself or, where there is ``decode`` to make the image of it when it is first looked
+    at, what the camera sent: equal contents are equal images.
     """
 
     camera: str
     stamp_ns: int
-    image: np.ndarray
+    header_ns: int
+    content: np.ndarray
+    decode: Callable[[], np.ndarray] | None = None
+
+    @cached_property
+    def image(self) -> np.ndarray:
+        """RGB, uint8, ``[height, width, 3]``. Raises ValueError where it turns out to be none."""
+        return self.content if self.decode is None else self.decode()
 
 
 @dataclass(frozen=True)
@@ -38,13 +48,20 @@ class Observation:
     """What a policy sees: one image of each camera, the joints at the same instant, and the instruction.
 
     ``stamp_ns`` is the oldest camera stamp used (``t_obs``); ``images`` maps camera name to uint8 RGB
-    ``[height, width, 3]`` in the robot file's camera order; ``joint_positions`` is ``[num_joints]`` float64.
+    ``[height, width, 3]`` in the robot file's camera order, ``headers_ns`` the stamp of each in ROS time;
+    ``joint_positions`` is ``[num_joints]`` float64.
     """
 
     stamp_ns: int
+    headers_ns: Mapping[str, int]
     images: Mapping[str, np.ndarray]
     joint_positions: np.ndarray
     task: str
+
+    @property
+    def header_ns(self) -> int:
+        """``t_obs`` in ROS time: what a bag knows it by."""
+        return min(self.headers_ns.values())
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,47 @@ class ActionChunk:
     def due_ns(self, k: int) -> int:
         """When action ``k`` is due, in ns on the clock of ``stamp_ns``."""
         return self.stamp_ns + round((k + self.offset) * self.chunk_dt_s * 1e9)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A chunk, the observation it answers, and when it was asked for and taken."""
+
+    observation: Observation
+    chunk: ActionChunk
+    asked_ns: int
+    arrived_ns: int
+
+
+@dataclass(frozen=True)
+class ChunkShape:
+    """A policy's chunks: action ``k`` of ``horizon`` is due ``(k + offset) * dt_s`` after its observation."""
+
+    horizon: int
+    dt_s: float
+    offset: float
+
+    def due_ns(self, stamp_ns: int, k: int) -> int:
+        return stamp_ns + round((k + self.offset) * self.dt_s * 1e9)
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a chunk is to continue: ``positions`` ``[horizon, num_joints]``, the targets of the chunks before it at its
+    actions' due times, not finite where they reach no further; ``num_frozen`` of its actions will be past by then."""
+
+    positions: np.ndarray
+    num_frozen: int
+
+    @property
+    def is_known(self) -> np.ndarray:
+        """Bool ``[horizon]``: which actions the chunks before it reach."""
+        return np.isfinite(self.positions).all(axis=1)
+
+    @property
+    def num_executed(self) -> int:
+        """How many actions are executed for each inference: as many as the chunks before it no longer reach."""
+        return max(len(self.positions) - int(self.is_known.sum()), self.num_frozen)
 
 
 @dataclass(frozen=True)

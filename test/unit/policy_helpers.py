@@ -121,4 +121,4 @@ def policy_files(config: PiConfig, **data_changes: Any) -> PolicyFiles:
 def observation(task: str = TASKS[0], stamp_ns: int = 123_456_789) -> Observation:
     rng = np.random.default_rng(2)
     images = {name: rng.integers(0, 256, (24, 32, 3), dtype=np.uint8) for name in CAMERAS}
-    return Observation(stamp_ns, images, np.array([0.1, -0.2, 0.3]), task)
+    return Observation(stamp_ns, dict.fromkeys(CAMERAS, stamp_ns), images, np.array([0.1, -0.2, 0.3]), task)

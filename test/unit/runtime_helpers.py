@@ -29,7 +29,7 @@ ROBOT = RobotConfig(
 
 
 def frame(camera: str, stamp_ns: int) -> Frame:
-    return Frame(camera, stamp_ns, np.full((3, 4, 3), stamp_ns // MS % 256, np.uint8))
+    return Frame(camera, stamp_ns, stamp_ns, np.full((3, 4, 3), stamp_ns // MS % 256, np.uint8))
 
 
 def joints(stamp_ns: int, *positions: float) -> JointSample:

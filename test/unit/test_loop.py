@@ -223,3 +223,27 @@ def test_commands_stay_bounded_whatever_the_policy_says(rig):
         assert (command.positions >= ROBOT.joint_values("lower") - 1e-9).all()
         before = command
     assert rig.loop.mode is Mode.POLICY
+
+
+def test_after_a_command_that_went_out_late_nothing_is_made_up_for():
+    rig = Rig()
+    rig.engage()
+    rig.answer(rig.ask())
+    before = rig.tick(10).command
+    rig.loop.sent(rig.now_ns + 60 * MS)  # the thread lost its core between computing and publishing
+    rig.now_ns += 40 * MS
+    after = rig.tick().command
+    step = np.abs(after.positions - before.positions)
+    assert (step <= ROBOT.joint_values("max_velocity") * 0.02 + 1e-9).all() and step.any()
+    rig.assert_within_limits()
+
+
+def test_a_command_sent_far_too_late_is_an_overrun():
+    rig = Rig()
+    rig.engage()
+    rig.answer(rig.ask())
+    rig.tick(3)
+    late_ns = round((ROBOT.watchdogs.max_overrun_s + 0.1) * S)
+    rig.loop.sent(rig.now_ns + late_ns)
+    rig.now_ns += late_ns
+    assert "braking: the control thread was away for 0.20 s" in rig.tick().events[0]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from vla_ros.nodes.clock import ClockReading, read_clocks, steady_now_ns, to_steady_ns
+from vla_ros.nodes.clock import ClockReading, StampMap, read_clocks, steady_now_ns, to_steady_ns
 from vla_ros.nodes.problems import Problems
 from vla_ros.nodes.statistics import NUM_VALUES, Distribution
 from vla_ros.nodes.ticker import Ticker
@@ -128,3 +129,35 @@ def test_values_older_than_the_window_are_forgotten(monkeypatch):
     distribution.add(2.0)
     summary = distribution.summary()
     assert (summary.count, summary.maximum) == (1, 2.0)
+
+
+class SteppedClock:
+    """Simulated time as a node sees it: it moves only when ``/clock`` comes."""
+
+    def __init__(self, step_ns: int) -> None:
+        self.ros_time_is_active = True
+        self._start_ns, self._step_ns = steady_now_ns(), step_ns
+
+    def now(self) -> SimpleNamespace:
+        elapsed_ns = steady_now_ns() - self._start_ns
+        return SimpleNamespace(nanoseconds=100 * S + elapsed_ns // self._step_ns * self._step_ns)
+
+
+def test_under_simulated_time_stamps_keep_their_distances_to_the_nanosecond():
+    stamps, clock = StampMap(SteppedClock(3 * MS)), time.monotonic
+    mapped, until = [], clock() + 0.05
+    while clock() < until:
+        mapped.append(stamps.to_steady_ns(100 * S + 7) - stamps.to_steady_ns(100 * S))
+    assert set(mapped) == {7}
+    assert abs(stamps.to_ros_ns(stamps.to_steady_ns(100 * S + 7)) - 100 * S) == 7
+
+
+def test_after_a_jump_of_simulated_time_stamps_are_mapped_anew():
+    clock = SteppedClock(MS)
+    stamps = StampMap(clock)
+    stamps.to_steady_ns(100 * S)
+    clock._start_ns += 50 * S  # time runs back to the bag's beginning
+    with pytest.raises(ValueError, match="header stamp is 50.* s before now"):
+        stamps.to_steady_ns(50 * S)
+    stamps.forget()
+    assert abs(stamps.to_steady_ns(50 * S) - steady_now_ns()) < S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,10 +155,10 @@ def test_weights_of_another_policy_are_refused_by_name(policy_dir: Path) -> None
 
 def test_what_an_observation_lacks_is_named(saved: Path) -> None:
     processor, good = load_processor(saved), observation()
-    no_top = type(good)(good.stamp_ns, {"front": good.images["front"]}, good.joint_positions, good.task)
+    no_top = replace(good, images={"front": good.images["front"]})
     with pytest.raises(ValueError, match="camera 'top' is missing; the observation has front"):
         processor.process(no_top)
     with pytest.raises(ValueError, match="expected 3 finite numbers"):
-        processor.process(type(good)(good.stamp_ns, good.images, good.joint_positions[:2], good.task))
+        processor.process(replace(good, joint_positions=good.joint_positions[:2]))
     with pytest.raises(ValueError, match="actions have values that are not finite"):
         processor.decode(np.full((4, 3), np.nan, np.float32), good)

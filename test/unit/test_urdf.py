@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vla_ros.robot import load_robot
+from vla_ros.robot import JointConfig, load_robot, read_robot_file
 from vla_ros.urdf import UrdfJoint, parse_urdf
 
 URDF = """<?xml version="1.0" encoding="utf-8"?>
@@ -160,3 +160,52 @@ def test_a_place_without_a_urdf_is_refused(tmp_path, place):
 
 def test_a_joint_without_a_name_is_refused_as_ever(tmp_path):
     assert "robot.joints[1]: key 'name' is missing" in refusal(robot_with(tmp_path, {"name": "shoulder"}, {}))
+
+
+TOPIC = {"urdf_topic": "robot_description"}
+
+
+def topic_file(tmp_path: Path, *joints: dict, **changes: object) -> Path:
+    """A robot file whose limits come from a topic."""
+    path = robot_with(tmp_path, *joints)
+    document = yaml.safe_load(path.read_text())
+    del document["urdf"]
+    path.write_text(yaml.safe_dump(document | TOPIC | changes))
+    return path
+
+
+def test_limits_left_out_come_from_the_urdf_of_a_topic(tmp_path):
+    file = read_robot_file(topic_file(tmp_path, {"name": "shoulder", "upper": 1.5}))
+    assert file.urdf_topic == "robot_description"
+    robot = file.robot(URDF)
+    assert robot.joints[0] == JointConfig("shoulder", -1.5, 1.5, 1.2, 5.0)
+    assert (robot.urdf, robot.urdf_topic) == ("", "robot_description")
+
+
+def test_a_robot_file_without_a_topic_needs_none(tmp_path):
+    assert read_robot_file(robot_with(tmp_path, {"name": "shoulder"})).urdf_topic == ""
+
+
+def test_what_reads_no_topics_refuses_a_robot_file_whose_limits_come_from_one(tmp_path):
+    line = refusal(topic_file(tmp_path, {"name": "shoulder", **ALL}))
+    assert "urdf_topic is 'robot_description'" in line and "give urdf: FILE instead" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "named"),
+    [
+        ("<sdf/>", {}, "the URDF on topic 'robot_description' begins with <sdf>; expected <robot>"),
+        (BOMB, {}, "the URDF on topic 'robot_description' contains <!DOCTYPE"),
+        (URDF.replace('name="shoulder"', 'name="elbow"'), {}, "joint 'shoulder' is not in the URDF on topic"),
+        (URDF.replace('"2"', '"0.5"'), {}, "upper is 1.0; expected at most 0.5, as in the URDF on topic"),
+        (URDF, {"urdf": "arm.urdf"}, "urdf is 'arm.urdf' and urdf_topic is 'robot_description'; expected one of them"),
+        (URDF, {"urdf_topic": 3}, "key 'lower' is missing"),
+        (URDF, {"urdf_topics": "robot_description"}, "unknown key 'urdf_topics'"),
+    ],
+)
+def test_a_topic_that_does_not_fit_its_robot_file_is_refused_in_one_line(tmp_path, text, changes, named):
+    path = topic_file(tmp_path, {"name": "shoulder", "upper": 1.0}, **changes)
+    with pytest.raises(ValueError) as refused:
+        read_robot_file(path).robot(text)
+    line = str(refused.value)
+    assert named in line and str(path) in line and "\n" not in line

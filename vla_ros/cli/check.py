@@ -30,12 +30,11 @@ def run(args: argparse.Namespace) -> int:
     from vla_ros.check.finding import is_good, to_json
     from vla_ros.check.judge import judge
     from vla_ros.check.page import page
-    from vla_ros.nodes.check import watch
-    from vla_ros.robot import load_robot
+    from vla_ros.nodes.check import load_live_robot, watch
     from vla_ros.share import robot_file
 
     path = robot_file(args.robot)
-    robot = load_robot(path)
+    robot = load_live_robot(path, args.namespace)
     needs = None if args.policy is None else _needs(args.policy)
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     domain = os.environ.get("ROS_DOMAIN_ID", "0")

@@ -6,8 +6,11 @@ import io
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +42,8 @@ from vla_ros.messages.times import time_to_ns
 from vla_ros.nodes import qos
 from vla_ros.nodes.check_controllers import ControllerQuestions
 from vla_ros.nodes.dds import use_default_dds_profile
-from vla_ros.robot import RobotConfig
+from vla_ros.nodes.robot_description import load_robot_in_graph
+from vla_ros.robot import RobotConfig, load_robot, read_robot_file
 
 NODE_NAME = "vla_check"
 INPUTS = {"task": "vla_policy/task", "teleop": "vla_policy/teleop", "estop": "vla_policy/estop"}
@@ -49,28 +53,50 @@ DISCOVERY_S = 3.0
 MATCHING_S = 0.5
 
 
+def load_live_robot(path: Path, namespace: str = "") -> RobotConfig:
+    """A robot file as the nodes in ``namespace`` have it: the graph is asked only where limits come from a topic.
+
+    Raises ValueError where it can't be used, KeyboardInterrupt where it is interrupted.
+    """
+    if not read_robot_file(path).urdf_topic:
+        return load_robot(path)
+    with _graph(namespace):
+        node = rclpy.create_node(NODE_NAME, namespace=namespace, start_parameter_services=False, enable_rosout=False)
+        try:
+            return load_robot_in_graph(node, path)
+        finally:
+            node.destroy_node()
+
+
 def watch(robot: RobotConfig, duration_s: float, namespace: str = "", use_sim_time: bool = False) -> GraphSeen:
     """Look at the graph for ``duration_s`` seconds, after finding it.
 
     Raises ValueError for a namespace that is none, KeyboardInterrupt where it is interrupted.
     """
-    use_default_dds_profile()
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    try:
+    with _graph(namespace):
         watcher = _Watcher(robot, namespace, use_sim_time)
         watcher.find()
         watcher.watch(duration_s)
         seen = watcher.seen(duration_s)
         watcher.destroy_node()
+    return seen
+
+
+@contextmanager
+def _graph(namespace: str) -> Iterator[None]:
+    """ROS from its start to its end, in which an interrupt is Python's own."""
+    use_default_dds_profile()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
     except InvalidNamespaceException as error:
         raise ValueError(f"--namespace '{namespace}' is none: {str(error).splitlines()[0]}") from error
     except ExternalShutdownException as error:
         raise KeyboardInterrupt from error
     finally:
         rclpy.try_shutdown()
-    return seen
 
 
 class _Watcher(Node):

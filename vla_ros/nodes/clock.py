@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vla_ros.messages.stamps import check_stamp
+
+if TYPE_CHECKING:
+    from rclpy.clock import Clock
 
 NS_PER_S = 1_000_000_000
-MAX_AGE_S = 10.0
-MAX_LEAD_S = 0.1
 NUM_READINGS = 3
 GOOD_READING_NS = 20_000
+NUM_OFFSETS = 64
+MAX_DRIFT_NS = 5_000_000
 
 
 def steady_now_ns() -> int:
@@ -46,10 +54,46 @@ def to_steady_ns(stamp_ns: int, now: ClockReading) -> int:
 
     Raises ValueError for a stamp that cannot be of this moment.
     """
-    age_s = (now.ros_ns - stamp_ns) / NS_PER_S
-    if not -MAX_LEAD_S <= age_s <= MAX_AGE_S:
-        raise ValueError(
-            f"header stamp is {age_s:.3f} s before now; expected {-MAX_LEAD_S:g} to {MAX_AGE_S:g} s: "
-            "check the driver's stamps, and the clocks of both machines (use_sim_time too)"
-        )
+    check_stamp(stamp_ns, now.ros_ns)
     return now.steady_ns - (now.ros_ns - stamp_ns)
+
+
+class StampMap:
+    """ROS time and the steady clock of one node, each by the other; for use by any thread.
+
+    Simulated time stands still between two messages of ``/clock``: the reading right after one is the true one, and the
+    offset found so is kept until the clocks drift apart, so that stamps keep their distances to the nanosecond and a replay
+    sees what an earlier one saw.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._offsets: deque[int] = deque(maxlen=NUM_OFFSETS)
+        self._offset_ns = 0
+
+    def to_steady_ns(self, stamp_ns: int) -> int:
+        """A header stamp in ROS time, ns, on the steady clock; raises ValueError for one that cannot be of this moment."""
+        return to_steady_ns(stamp_ns, self._read())
+
+    def to_ros_ns(self, steady_ns: int) -> int:
+        """A moment not long ago on the steady clock, in ROS time."""
+        now = self._read()
+        return now.ros_ns + steady_ns - now.steady_ns
+
+    def forget(self) -> None:
+        """ROS time has jumped."""
+        with self._lock:
+            self._offsets.clear()
+
+    def _read(self) -> ClockReading:
+        now = read_clocks(lambda: self._clock.now().nanoseconds)
+        if not self._clock.ros_time_is_active:
+            return now
+        with self._lock:
+            is_first = not self._offsets
+            self._offsets.append(now.steady_ns - now.ros_ns)
+            smallest = min(self._offsets)
+            if is_first or abs(smallest - self._offset_ns) > MAX_DRIFT_NS:
+                self._offset_ns = smallest
+            return ClockReading(now.steady_ns, now.steady_ns - self._offset_ns)

@@ -12,7 +12,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros.messages.trajectories import parse_trajectory
 from vla_ros.nodes import qos
-from vla_ros.nodes.clock import NS_PER_S, read_clocks, steady_now_ns, to_steady_ns
+from vla_ros.nodes.clock import NS_PER_S, StampMap, steady_now_ns
 from vla_ros.nodes.managed import Role
 from vla_ros.nodes.problems import Problems
 from vla_ros.robot import RobotConfig
@@ -33,6 +33,7 @@ class HumanInputs:
         self,
         owner: Node,
         robot: RobotConfig,
+        stamps: StampMap,
         problems: Problems,
         on_teleop: Callable[[TeleopTrajectory], str],
         on_estop: Callable[[bool], None],
@@ -43,7 +44,7 @@ class HumanInputs:
         self._problems = problems
         self._on_teleop = on_teleop
         self._on_takeover = on_takeover
-        self._ros_now_ns = lambda: owner.get_clock().now().nanoseconds
+        self._stamps = stamps
         self._was_down = True  # held when the node starts is not pressed
         self._role = Role(owner, "human")
         node, topic = self._role.node, self._role.topic
@@ -63,7 +64,7 @@ class HumanInputs:
             trajectory = parse_trajectory(msg, self._robot.joint_names, in_order=True)
             start_ns = steady_now_ns()
             if trajectory.stamp_ns:
-                start_ns = to_steady_ns(trajectory.stamp_ns, read_clocks(self._ros_now_ns))
+                start_ns = self._stamps.to_steady_ns(trajectory.stamp_ns)
             times_ns = tuple(start_ns + round(t * NS_PER_S) for t in trajectory.times_s)
             refusal = self._on_teleop(TeleopTrajectory(times_ns, trajectory.positions))
         except ValueError as error:

@@ -9,9 +9,9 @@ import threading
 import traceback
 from array import array
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 from std_msgs.msg import UInt8MultiArray
@@ -22,15 +22,22 @@ from vla_ros.nodes.managed import Role
 from vla_ros.nodes.problems import Problems
 from vla_ros.nodes.statistics import STAGES, Distribution
 from vla_ros.runtime.loop import ControlLoop
-from vla_ros.runtime.policy_driver import ChunkShape, Continuation
+from vla_ros.runtime.policy_driver import MAX_OUTSTANDING
 from vla_ros.runtime.watchdogs import Fault
-from vla_ros.transforms.chunking import guidance_weights
-from vla_ros.transforms.sample import PolicyRequest
-from vla_ros.types import ActionChunk, Observation
+from vla_ros.types import Answer, Continuation, Observation
 from vla_ros.wire import RESULT, PolicyResult, check_kind, decode_result, encode_request
 
 if TYPE_CHECKING:
     from vla_ros.policies.processor import PolicyProcessor
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """When a request was begun and when it was published, ns."""
+
+    asked_ns: int
+    published_ns: int
+
 
 class ModelLink:
     """Keeps the model busy while ``loop`` wants chunks; every call of ``loop`` is made under ``lock``."""
@@ -41,7 +48,7 @@ class ModelLink:
         processor: PolicyProcessor,
         lock: threading.Lock,
         problems: Problems,
-        on_chunk: Callable[[ActionChunk], None],
+        on_chunk: Callable[[Answer], None],
         model_timeout_s: float,
     ) -> None:
         self.stages_ms: dict[str, Distribution] = {stage: Distribution() for stage in STAGES}
@@ -51,10 +58,9 @@ class ModelLink:
         self._problems = problems
         self._on_chunk = on_chunk
         self._model_timeout_s = model_timeout_s
-        self._shape = ChunkShape(processor.action_horizon, processor.chunk_dt_s, processor.action_offset)
         self._loop: ControlLoop | None = None
         self._result: tuple[int, bytes] | None = None
-        self._published_ns: dict[int, int] = {}
+        self._sent: dict[int, _Sent] = {}
         self._status: DiagnosticStatus | None = None
         self._status_ns = 0
         self._wake = threading.Condition()
@@ -163,28 +169,21 @@ class ModelLink:
             if observation is None:
                 return
             continuation = self._continuation(loop, observation)
-        request = self._processor.process(observation)
-        if continuation is not None:
-            request = self._guide(request, observation, continuation)
         data = array("B")
-        data.frombytes(encode_request(request))
+        data.frombytes(encode_request(self._processor.process(observation, continuation)))
         published_ns = steady_now_ns()
+        newest = dict(list(self._sent.items())[1 - MAX_OUTSTANDING :])
+        self._sent = {**newest, observation.stamp_ns: _Sent(began_ns, published_ns)}
         self._requests.publish(UInt8MultiArray(data=data))
         self._add("stamp_age", began_ns - observation.stamp_ns)
         self._add("preprocessing", published_ns - began_ns)
-        self._published_ns = {**dict(list(self._published_ns.items())[-1:]), observation.stamp_ns: published_ns}
 
     def _continuation(self, loop: ControlLoop, observation: Observation) -> Continuation | None:
         try:
-            return loop.continuation(observation, self._shape)
+            return loop.continuation(observation, self._processor.chunk_shape)
         except ValueError as error:
             self._problems.report("strategy", str(error))
             return None
-
-    def _guide(self, request: PolicyRequest, observation: Observation, continuation: Continuation) -> PolicyRequest:
-        weights = guidance_weights(self._shape.horizon, continuation.num_executed, continuation.num_frozen)
-        weights[~np.isfinite(continuation.positions).all(axis=1)] = 0.0
-        return self._processor.guide(request, observation, continuation.positions, weights)
 
     def _take(self, loop: ControlLoop, arrival: tuple[int, bytes]) -> None:
         arrived_ns, data = arrival
@@ -200,23 +199,23 @@ class ModelLink:
         if mismatch:
             return self._fail(loop, mismatch)
         chunk = self._processor.decode(result.actions, observation)
+        sent = self._sent.pop(result.stamp_ns)
         with self._lock:
-            is_followed = loop.accept(chunk, steady_now_ns())
+            taken_ns = steady_now_ns()
+            is_followed = loop.accept(chunk, taken_ns)
         if is_followed:
-            self._add_stages(result, arrived_ns)
-            self._on_chunk(chunk)
+            self._add_stages(result, sent, arrived_ns)
+            self._on_chunk(Answer(observation, chunk, sent.asked_ns, taken_ns))
 
-    def _add_stages(self, result: PolicyResult, arrived_ns: int) -> None:
+    def _add_stages(self, result: PolicyResult, sent: _Sent, arrived_ns: int) -> None:
         """Where the time of one chunk went; the link's is what nobody else had of its round trip."""
         self._add("switch", steady_now_ns() - arrived_ns)
         self.stages_ms["inference"].add(result.inference_ms)
         for name, value_ms in result.timings_ms.items():
             if name in self.stages_ms:
                 self.stages_ms[name].add(value_ms)
-        published_ns = self._published_ns.pop(result.stamp_ns, None)
-        if published_ns is not None:
-            at_model_ms = result.inference_ms + sum(result.timings_ms.get(name, 0.0) for name in ("queue", "delay"))
-            self.stages_ms["link"].add(max(0.0, (arrived_ns - published_ns) * 1e-6 - at_model_ms))
+        at_model_ms = result.inference_ms + sum(result.timings_ms.get(name, 0.0) for name in ("queue", "delay"))
+        self.stages_ms["link"].add(max(0.0, (arrived_ns - sent.published_ns) * 1e-6 - at_model_ms))
 
     def _add(self, stage: str, duration_ns: int) -> None:
         self.stages_ms[stage].add(duration_ns * 1e-6)

@@ -7,6 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -16,9 +17,10 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from vla_ros.messages.trace import Trace, encode_trace
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory
 from vla_ros.nodes import qos
-from vla_ros.nodes.clock import NS_PER_S, steady_now_ns
+from vla_ros.nodes.clock import NS_PER_S, StampMap, steady_now_ns
 from vla_ros.nodes.command_outputs import CommandOutputs
 from vla_ros.nodes.human_inputs import HumanInputs
 from vla_ros.nodes.managed import ManagedNode, run_managed
@@ -26,16 +28,17 @@ from vla_ros.nodes.model_link import ModelLink
 from vla_ros.nodes.params import declare_policy_params, read_policy_params
 from vla_ros.nodes.problems import Problems
 from vla_ros.nodes.reports import diagnostics, distribution_values, full_name, over_budget, status
+from vla_ros.nodes.robot_description import RobotDescription
 from vla_ros.nodes.sensor_inputs import SensorInputs
 from vla_ros.nodes.statistics import Distribution
 from vla_ros.nodes.ticker import Ticker
 from vla_ros.policies.processor import load_processor
-from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.robot import RobotConfig, read_robot_file
 from vla_ros.runtime.handoff import Mode
 from vla_ros.runtime.loop import ControlLoop, LoopSettings, Tick
 from vla_ros.runtime.match import match_policy
 from vla_ros.runtime.teleop import TeleopTrajectory
-from vla_ros.types import ActionChunk
+from vla_ros.types import Answer
 
 DIAGNOSTICS_PERIOD_S = 1.0
 MAX_CLOCK_JUMP_S = 1.0
@@ -54,7 +57,9 @@ class PolicyNode(ManagedNode):
         # One lock around every call of the loop: the ticker, the worker and the services share it.
         self._lock = threading.Lock()
         self._problems = Problems(self.get_logger())
+        self._stamps = StampMap(self.get_clock())
         self._loop: ControlLoop | None = None
+        self._description: RobotDescription | None = None
         self._sensors: SensorInputs | None = None
         self._human: HumanInputs | None = None
         self._is_estop_pressed = False
@@ -68,6 +73,7 @@ class PolicyNode(ManagedNode):
         self._reset_statistics()
         self._mode_publisher = self.create_publisher(String, "~/mode", qos.LATCHED)
         self._chunk_publisher = self.create_publisher(JointTrajectory, "~/chunk", qos.REPORT)
+        self._trace_publisher = self.create_publisher(String, "~/trace", qos.REPORT)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", qos.REPORT)
         self.create_subscription(String, "~/task", self._on_task, qos.LATCHED)
         self.create_service(Trigger, "~/engage", self._on_engage)
@@ -85,9 +91,8 @@ class PolicyNode(ManagedNode):
     def configure(self) -> None:
         params = read_policy_params(self)
         processor = load_processor(params.policy_dir)
-        self._robot = match_policy(
-            load_robot(params.robot_file), processor.joint_names, processor.camera_names, processor.action_dim
-        )
+        robot = self._load_robot(params.robot_file)
+        self._robot = match_policy(robot, processor.joint_names, processor.camera_names, processor.action_dim)
         rate_hz = params.control_rate_hz or self._robot.control_rate_hz
         self._settings = LoopSettings(
             control_rate_hz=rate_hz,
@@ -106,10 +111,11 @@ class PolicyNode(ManagedNode):
         self._link = ModelLink(
             self, processor, self._lock, self._problems, self._publish_chunk, params.model_timeout_s
         )
-        self._sensors = SensorInputs(self, self._robot, self._problems, self._link.wake)
+        self._sensors = SensorInputs(self, self._robot, self._stamps, self._problems, self._link.wake)
         self._human = HumanInputs(
             self,
             self._robot,
+            self._stamps,
             self._problems,
             on_teleop=self._on_teleop,
             on_estop=self._on_estop,
@@ -154,6 +160,9 @@ class PolicyNode(ManagedNode):
         self._publish_mode(Mode.HOLD)
 
     def cleanup(self) -> None:
+        if self._description is not None:
+            self._description.stop()
+            self._description = None
         if self._link is not None:
             self._link.stop()
             self._link = None
@@ -167,6 +176,13 @@ class PolicyNode(ManagedNode):
             self._outputs.destroy()
             self._outputs = None
 
+    def _load_robot(self, path: Path) -> RobotConfig:
+        file = read_robot_file(path)
+        if not file.urdf_topic:
+            return file.robot()
+        self._description = RobotDescription(self, file)
+        return self._description.wait()
+
     def _tick(self, deadline_ns: int) -> None:
         loop, link = self._loop, self._link
         if loop is None or link is None:
@@ -175,13 +191,13 @@ class PolicyNode(ManagedNode):
             model_fault = link.fault()
             with self._lock:
                 tick = loop.tick(deadline_ns, model_fault)
-            self._publish_tick(tick)
+            self._publish_tick(loop, tick)
         except Exception:  # a bug must not leave the robot in motion
             self._problems.report("control", f"control failed: {traceback.format_exc()}")
             with self._lock:
                 loop.hold("control failed, its traceback is in the log")
 
-    def _publish_tick(self, tick: Tick) -> None:
+    def _publish_tick(self, loop: ControlLoop, tick: Tick) -> None:
         for event in tick.events:
             self.get_logger().info(event)
         # With every command, and before it: a recorded bag then says of each who drove.
@@ -192,6 +208,8 @@ class PolicyNode(ManagedNode):
         assert self._outputs is not None
         self._outputs.publish(tick.ramp)
         now_ns = steady_now_ns()
+        with self._lock:
+            loop.sent(now_ns)
         if self._last_publish_ns is not None:
             self._period_ms.add((now_ns - self._last_publish_ns) * 1e-6)
         self._last_publish_ns = now_ns
@@ -273,6 +291,7 @@ class PolicyNode(ManagedNode):
                 self._loop.press_estop(is_pressed)
 
     def _on_time_jump(self, jump: TimeJump) -> None:
+        self._stamps.forget()
         loop = self._loop
         if loop is not None:
             with self._lock:
@@ -287,10 +306,14 @@ class PolicyNode(ManagedNode):
         self._published_mode = mode
         self._mode_publisher.publish(String(data=mode.value))
 
-    def _publish_chunk(self, chunk: ActionChunk) -> None:
-        assert self._sensors is not None
+    def _publish_chunk(self, answer: Answer) -> None:
+        chunk, observation = answer.chunk, answer.observation
+        asked_ns, taken_ns = map(self._stamps.to_ros_ns, (answer.asked_ns, answer.arrived_ns))
+        positions = tuple(observation.joint_positions.tolist())
+        trace = Trace(observation.headers_ns, positions, observation.task, asked_ns, taken_ns)
+        self._trace_publisher.publish(String(data=encode_trace(trace)))
         times_s = chunk.chunk_dt_s * (chunk.offset + np.arange(chunk.horizon))
-        trajectory = Trajectory(self._sensors.ros_stamp_ns(chunk.stamp_ns), times_s, chunk.positions, None)
+        trajectory = Trajectory(observation.header_ns, times_s, chunk.positions, None)
         msg = JointTrajectory()
         fill_trajectory(msg, trajectory, self._robot.joint_names, JointTrajectoryPoint)
         self._chunk_publisher.publish(msg)
@@ -300,6 +323,8 @@ class PolicyNode(ManagedNode):
         self._num_bounded, self._last_bound = 0, ""
 
     def _publish_diagnostics(self) -> None:
+        if self._description is not None and self._description.change:
+            self._problems.report("robot description", self._description.change)
         loop, problems = self._loop, self._problems.current()
         mode, why = (loop.mode, loop.why) if loop is not None else (Mode.HOLD, self.failure or "not active")
         values = {"mode": mode.value, "why": why}

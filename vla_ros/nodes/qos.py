@@ -17,6 +17,6 @@ WATCH = _profile(ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE, depth
 COMMAND = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 LINK = COMMAND
 TELEOP = COMMAND
-# For what a late subscriber must still learn: the task, the mode.
+# For what a late subscriber must still learn: the task, the mode, a robot's URDF.
 LATCHED = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 REPORT = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE, depth=10)

@@ -29,8 +29,8 @@ from vla_ros.nodes import qos
 from vla_ros.nodes.dds import use_default_dds_profile
 from vla_ros.nodes.jog import DEFAULT_SPEED, HELP, MAX_SPEED, MIN_SPEED, Session, status_line
 from vla_ros.nodes.managed import Spinner
+from vla_ros.nodes.robot_description import load_robot_in_graph
 from vla_ros.nodes.terminal import Terminal
-from vla_ros.robot import load_robot
 from vla_ros.share import robot_file
 
 PERIOD_S = 0.05
@@ -67,7 +67,7 @@ class TeleopKeyboard(Node):
         speed = float(self._parameter("speed", DEFAULT_SPEED, "Share of the joints' max_velocity to start with."))
         if not MIN_SPEED <= speed <= MAX_SPEED:
             raise ValueError(f"parameter speed is {speed:g}; expected {MIN_SPEED:g} to {MAX_SPEED:g}")
-        self._robot = load_robot(robot_file(robot))
+        self._robot = load_robot_in_graph(self, robot_file(robot))
         self._session = Session(self._robot, PERIOD_S, speed)
         self._mode = ""
         self._measured = _Measured(None, 0.0)

@@ -48,9 +48,11 @@ def read_golden(path: Path) -> GoldenCase:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         processed = {n.removeprefix("request."): x for n, x in tensors.items() if n.startswith("request.")}
         request = PolicyRequest.from_tensors(processed, metadata)
+        cameras = json.loads(metadata["cameras"])
         observation = Observation(
             stamp_ns=request.stamp_ns,
-            images={name: tensors[f"image.{name}"] for name in json.loads(metadata["cameras"])},
+            headers_ns=dict.fromkeys(cameras, request.stamp_ns),
+            images={name: tensors[f"image.{name}"] for name in cameras},
             joint_positions=tensors["joint_positions"],
             task=metadata["task"],
         )
@@ -59,8 +61,8 @@ def read_golden(path: Path) -> GoldenCase:
         raise ValueError(f"{path.name}: damaged ({' '.join(str(error).split())}); export the policy again") from error
 
 
-def check_preprocessing(golden: GoldenCase, request: PolicyRequest) -> None:
-    """Compare a freshly processed request with the golden one; raises ValueError naming the tensor that drifted.
+def preprocessing_drift(golden: GoldenCase, request: PolicyRequest) -> str:
+    """Compare a freshly processed request with the golden one: one line that names the tensor that drifted, or nothing.
 
     Noise is not compared: the golden actions belong to the noise that is stored.
     """
@@ -71,12 +73,13 @@ def check_preprocessing(golden: GoldenCase, request: PolicyRequest) -> None:
         if expected[name].shape != got[name].shape or expected[name].dtype != got[name].dtype:
             found = f"{got[name].dtype} {list(got[name].shape)}"
             stored = f"{expected[name].dtype} {list(expected[name].shape)}"
-            raise ValueError(_drift(name, f"is {found}, was {stored}"))
+            return _drift(name, f"is {found}, was {stored}")
         if expected[name].size == 0:
             continue
         worst = np.abs(expected[name].astype(np.float64) - got[name].astype(np.float64)).max()
         if not worst <= _tolerance(name):
-            raise ValueError(_drift(name, f"differs by up to {worst:.3g}"))
+            return _drift(name, f"differs by up to {worst:.3g}")
+    return ""
 
 
 def _tolerance(name: str) -> float:

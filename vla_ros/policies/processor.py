@@ -19,15 +19,16 @@ import yaml
 from tokenizers import Tokenizer
 
 from vla_ros.policies.config import DataConfig
-from vla_ros.policies.golden import GoldenCase, check_preprocessing, read_golden
+from vla_ros.policies.golden import GoldenCase, preprocessing_drift, read_golden
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, VLMProcessor
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.strict import config_to_dict, parse_config
 from vla_ros.transforms.actions import decode_actions, encode_actions
+from vla_ros.transforms.chunking import guidance_weights
 from vla_ros.transforms.normalize import FieldStats, Normalizer, load_stats, save_stats
 from vla_ros.transforms.sample import PolicyRequest
-from vla_ros.types import ActionChunk, Observation
+from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation
 
 CONFIG_FILE = "policy.yaml"
 WEIGHTS_FILE = "model.safetensors"
@@ -98,11 +99,17 @@ class PolicyProcessor:
         return self._data.action_offset
 
     @property
+    def chunk_shape(self) -> ChunkShape:
+        return ChunkShape(self.action_horizon, self.chunk_dt_s, self.action_offset)
+
+    @property
     def num_steps(self) -> int:
         return self._policy.num_steps
 
-    def process(self, observation: Observation) -> PolicyRequest:
-        """The request for one observation; its noise depends on ``stamp_ns`` alone, so that a replay repeats it.
+    def process(self, observation: Observation, continuation: Continuation | None = None) -> PolicyRequest:
+        """The request for one observation; its noise depends on ``header_ns`` alone, so that a replay repeats it.
+
+        With ``continuation`` it is guided, for real-time chunking.
 
         Raises ValueError for a missing camera, an image of another size or type, joints of another number or not
         finite, an empty task, or one that is too long.
@@ -117,12 +124,16 @@ class PolicyProcessor:
             expected = f"{len(self.joint_names)} finite numbers, one for each joint of the policy"
             raise ValueError(f"{got}; expected {expected}")
         images = [observation.images[name] for name in self.camera_names]
-        return PolicyRequest(
+        request = PolicyRequest(
             stamp_ns=observation.stamp_ns,
             policy_input=self._processor.process(images, observation.task),
             state=self._state.normalize(joints[None]),
-            noise=self._noise(observation.stamp_ns),
+            noise=self._noise(observation.header_ns),
         )
+        if continuation is None:
+            return request
+        weights = guidance_weights(self.action_horizon, continuation.num_executed, continuation.num_frozen)
+        return self.guide(request, observation, continuation.positions, np.where(continuation.is_known, weights, 0.0))
 
     def requests_of_every_bucket(
         self, observation: Observation, with_guidance: bool = False
@@ -171,8 +182,8 @@ class PolicyProcessor:
         weights = np.ones(self.action_horizon, np.float32)
         return replace(request, previous_actions=np.zeros_like(request.noise), guidance_weights=weights)
 
-    def _noise(self, stamp_ns: int) -> np.ndarray:
-        rng = np.random.default_rng(stamp_ns % 2**64)
+    def _noise(self, seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed % 2**64)
         return rng.standard_normal((self.action_horizon, self.action_dim), np.float32)
 
 
@@ -187,14 +198,16 @@ def load_processor(policy_dir: str | Path) -> PolicyProcessor:
 
 @dataclass(frozen=True)
 class OpenPolicy:
-    """A policy directory as read: its files, its processor (already checked) and its golden case."""
+    """A policy directory as read: its files, its processor and its golden case; ``drift`` is one line where the preprocessing
+    of that has changed, else empty."""
 
     files: PolicyFiles
     processor: PolicyProcessor
     golden: GoldenCase
+    drift: str = ""
 
 
-def open_policy(policy_dir: Path) -> OpenPolicy:
+def open_policy(policy_dir: Path, refuse_drift: bool = True) -> OpenPolicy:
     """Read everything but the weights and check the preprocessing; errors as ``load_processor``."""
     if not policy_dir.is_dir():
         raise ValueError(f"policy directory {policy_dir} does not exist; give one that vla_ros train or import made")
@@ -205,10 +218,12 @@ def open_policy(policy_dir: Path) -> OpenPolicy:
         files = _read_files(policy_dir)
         processor = PolicyProcessor(files, digest_of(policy_dir))
         golden = read_golden(policy_dir / GOLDEN_FILE)
-        check_preprocessing(golden, processor.process(golden.observation))
+        drift = preprocessing_drift(golden, processor.process(golden.observation))
     except ValueError as error:
         raise ValueError(f"policy directory {policy_dir}: {error}") from error
-    return OpenPolicy(files, processor, golden)
+    if drift and refuse_drift:
+        raise ValueError(f"policy directory {policy_dir}: {drift}")
+    return OpenPolicy(files, processor, golden, drift)
 
 
 def write_files(policy_dir: Path, files: PolicyFiles) -> None:

@@ -16,7 +16,7 @@ from vla_ros.runtime.handoff import Handoff, Mode
 from vla_ros.runtime.limits import BrakingRamp, Limiter
 from vla_ros.runtime.observe import NoObservation, observe
 from vla_ros.runtime.path import NS_PER_S, Ramp, Target
-from vla_ros.runtime.policy_driver import ChunkShape, Continuation, PolicyDriver
+from vla_ros.runtime.policy_driver import PolicyDriver
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.runtime.teleop import Teleop, TeleopSettings, TeleopTrajectory
 from vla_ros.runtime.watchdogs import (
@@ -28,7 +28,7 @@ from vla_ros.runtime.watchdogs import (
     sensor_fault,
     silence_fault,
 )
-from vla_ros.types import ActionChunk, Command, Observation
+from vla_ros.types import ActionChunk, ChunkShape, Command, Continuation, Observation
 
 COMMAND_HISTORY_S = 5.0
 MAX_SHADOW_AGE_S = 0.5
@@ -78,6 +78,7 @@ class ControlLoop:
         self._policy = PolicyDriver(STRATEGIES[settings.strategy](), settings.result_timeout_s / 2)
         self._commands = CommandHistory(round(COMMAND_HISTORY_S * settings.control_rate_hz))
         self._last_tick_ns: int | None = None
+        self._sent_late_ns = 0
         self._waiting_since_ns = 0
         self._engaged_ns = 0
         self._no_observation = ""
@@ -125,6 +126,12 @@ class ControlLoop:
                 start = self._commands.at(shadow.stamp_ns)
                 self._policy.follow(shadow, start, now_ns, starts_from_rest=False)
         return ""
+
+    def start_at(self, positions: np.ndarray) -> None:
+        """In HOLD at ``positions`` ``[num_joints]``, at rest: for whoever knows better than a measurement what was last
+        commanded."""
+        assert self.mode is Mode.HOLD
+        self._limiter.start_at(positions)
 
     def takeover(self, now_ns: int, why: str = "asked to take over") -> str:
         """Let the human drive. Returns the reason for a refusal, empty where they drive now."""
@@ -180,8 +187,9 @@ class ControlLoop:
         if self.mode is Mode.POLICY:
             self._act_on(Fault("clock", line), now_ns)
 
-    def begin_request(self, now_ns: int) -> Observation | None:
-        """The observation to ask the model about now, if somebody drives, the model is free and there is a new one.
+    def begin_request(self, now_ns: int, repeated: Observation | None = None) -> Observation | None:
+        """The observation to ask the model about now, if somebody drives, the model is free and there is a new one:
+        ``repeated``, or else what the sensors make.
 
         The model counts as busy from here until ``accept``, ``hold``, or half the time a result may take.
         """
@@ -190,7 +198,7 @@ class ControlLoop:
             return None
         if self._recovering_from is not None:
             return None
-        observation = observe(self._robot, self.sensors, now_ns)
+        observation = repeated or observe(self._robot, self.sensors, now_ns)
         if isinstance(observation, NoObservation):
             self._no_observation = observation.reason
             return None
@@ -235,13 +243,14 @@ class ControlLoop:
 
         ``model_fault`` is what is wrong with the model node now.
         """
-        num_missed = self._skip_missed_ticks(now_ns)
+        missed_ns = self._skip_missed_ticks(now_ns) * self._period_ns + self._sent_late_ns
+        self._sent_late_ns = 0
         if self._limiter.positions is None:
             self._start_from_measurement(now_ns)
         if self._limiter.positions is None:
             return Tick(self.mode, None, None, None, self._handoff.take_changes())
         due_ns = now_ns + self._period_ns
-        self._watch(now_ns, due_ns, num_missed, model_fault)
+        self._watch(now_ns, due_ns, missed_ns, model_fault)
         target = self._target(due_ns)
         command = self._limiter.follow(target, due_ns) if target is not None else self._limiter.brake(due_ns)
         self._commands.add(command)
@@ -249,6 +258,13 @@ class ControlLoop:
         age_ns = now_ns - self._policy.followed_ns if is_policys else None
         ramp = self._limiter.braking_ramp(command)
         return Tick(self.mode, command, ramp, age_ns, self._handoff.take_changes())
+
+    def sent(self, now_ns: int) -> None:
+        """The last tick's command has gone out, maybe long after its tick: the robot begins with it only now, so ticks that
+        were missed until now are not made up for, or it would be hurried."""
+        if self._last_tick_ns is not None and now_ns > self._last_tick_ns:
+            self._sent_late_ns = now_ns - self._last_tick_ns
+            self._last_tick_ns = now_ns
 
     def _target(self, due_ns: int) -> Target | None:
         if self._recovering_from is not None:
@@ -259,7 +275,7 @@ class ControlLoop:
             return self._ramp.lead_in(self._teleop.target(due_ns), self._limiter.positions, due_ns)
         return None
 
-    def _watch(self, now_ns: int, due_ns: int, num_missed: int, model_fault: Fault | None) -> None:
+    def _watch(self, now_ns: int, due_ns: int, missed_ns: int, model_fault: Fault | None) -> None:
         """Let go, or brake until it is over, where going on would be blind."""
         if self.mode is Mode.TELEOP:
             fault = silence_fault(self._teleop.silence_s(now_ns), self._settings.teleop.timeout_s)
@@ -270,16 +286,16 @@ class ControlLoop:
             return
         if self.mode is not Mode.POLICY:
             return
-        fault = self._policy_fault(now_ns, due_ns, num_missed, model_fault)
+        fault = self._policy_fault(now_ns, due_ns, missed_ns, model_fault)
         if fault is not None:
             return self._act_on(fault, now_ns)
         if self._recovering_from is not None:
             self._handoff.note(f"over: {self._recovering_from.line}")
             self._recovering_from = None
 
-    def _policy_fault(self, now_ns: int, due_ns: int, num_missed: int, model_fault: Fault | None) -> Fault | None:
+    def _policy_fault(self, now_ns: int, due_ns: int, missed_ns: int, model_fault: Fault | None) -> Fault | None:
         fault = (
-            overrun_fault(self._robot, num_missed * self._period_ns / NS_PER_S)
+            overrun_fault(self._robot, missed_ns / NS_PER_S)
             or sensor_fault(self._robot, self.sensors, now_ns)
             or frozen_fault(self._robot, self.sensors, self._engaged_ns)
             or model_fault

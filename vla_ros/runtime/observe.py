@@ -44,7 +44,8 @@ def observe(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Observat
     if joints is None:
         return NoObservation(f"no joint state is as old as the image of camera '{first}'")
     images = {name: frame.image for name, frame in frames.items()}
-    return Observation(stamps[first], images, joints.positions, sensors.task)
+    headers_ns = {name: frame.header_ns for name, frame in frames.items()}
+    return Observation(stamps[first], headers_ns, images, joints.positions, sensors.task)
 
 
 def _matching_frames(cameras: Mapping[str, FrameBuffer]) -> dict[str, Frame]:

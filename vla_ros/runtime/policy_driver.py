@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from vla_ros.runtime.delay import DelayEstimate, count_consumed
 from vla_ros.runtime.path import NS_PER_S, Target, path_of
 from vla_ros.runtime.schedule import Scheduler
-from vla_ros.types import ActionChunk, Observation
+from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation
 
 MAX_OUTSTANDING = 2
-
-
-@dataclass(frozen=True)
-class ChunkShape:
-    """A policy's chunks: action ``k`` of ``horizon`` is due ``(k + offset) * dt_s`` after its observation."""
-
-    horizon: int
-    dt_s: float
-    offset: float
-
-    def due_ns(self, stamp_ns: int, k: int) -> int:
-        return stamp_ns + round((k + self.offset) * self.dt_s * NS_PER_S)
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """What a chunk is to continue: ``positions`` ``[horizon, num_joints]``, the targets of the chunks before it at its
-    actions' due times, not finite where they reach no further; ``num_frozen`` of its actions will be past by then."""
-
-    positions: np.ndarray
-    num_frozen: int
-
-    @property
-    def num_executed(self) -> int:
-        """How many actions are executed for each inference: as many as the chunks before it no longer reach."""
-        num_known = int(np.isfinite(self.positions).all(axis=1).sum())
-        return max(len(self.positions) - num_known, self.num_frozen)
 
 
 class PolicyDriver:
@@ -119,7 +92,9 @@ class PolicyDriver:
         if targets[0] is None:
             return None
         nothing = np.full_like(targets[0].positions, np.nan)
-        return Continuation(np.stack([nothing if t is None else t.positions for t in targets]), num_frozen)
+        continuation = Continuation(np.stack([nothing if t is None else t.positions for t in targets]), num_frozen)
+        # What ends before the answer comes, after a stall say, can't be continued.
+        return continuation if continuation.is_known.sum() >= num_frozen else None
 
     def forget(self) -> None:
         """Nothing of what was asked or answered is followed any more."""

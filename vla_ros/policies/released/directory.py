@@ -103,6 +103,7 @@ def _golden_observation(files: PolicyFiles) -> Observation:
     shape = (files.processor.camera_height, files.processor.camera_width, 3)
     return Observation(
         stamp_ns=GOLDEN_SEED,
+        headers_ns=dict.fromkeys(files.data.camera_names, GOLDEN_SEED),
         images={name: rng.integers(0, 256, shape, np.uint8) for name in files.data.camera_names},
         joint_positions=files.stats["state"].mean[-1].astype(np.float64),
         task=GOLDEN_TASK,
