@@ -5,6 +5,8 @@ They start in HOLD; ``vla_policy/engage`` lets the policy drive.
 
 from __future__ import annotations
 
+from time import strftime
+
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument
 from launch.conditions import IfCondition
@@ -62,9 +64,12 @@ def generate_launch_description() -> LaunchDescription:
             _argument("use_sim_time", "false", "Take ROS time from /clock.", BOOLEAN),
             _argument("namespace", "", "Namespace of both nodes and of their topics."),
             _argument("log_level", "info", "What both nodes log at least.", LEVELS),
+            _argument("record", "false", "Record the robot's topics and the nodes' into a bag.", BOOLEAN),
+            _argument("record_to", strftime("recording_%Y%m%d-%H%M%S"), "Folder of the new bag (record:=true)."),
             # The policy node goes to HOLD meanwhile, and stays there until somebody engages again.
             _node("model_node", condition=IfCondition(LaunchConfiguration("model")), respawn=True, respawn_delay=1.0),
             _node("policy_node"),
+            _recorder(),
         ]
     )
 
@@ -84,4 +89,16 @@ def _node(executable: str, condition: IfCondition | None = None, **options: obje
         output="screen",
         condition=condition,
         **options,
+    )
+
+
+def _recorder() -> Node:
+    return Node(
+        package="vla_ros",
+        executable="vla_ros",
+        namespace=LaunchConfiguration("namespace"),
+        parameters=[{"use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)}],
+        arguments=["record", "--robot", LaunchConfiguration("robot"), "--out", LaunchConfiguration("record_to")],
+        output="screen",
+        condition=IfCondition(LaunchConfiguration("record")),
     )

@@ -1,15 +1,21 @@
-"""rosbag2 bags read through ``rosbags``: no ROS graph, no ROS installation."""
+"""rosbag2 bags, MCAP and sqlite3, read in the order of their recording: no ROS graph, no ROS installation."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from rosbags.rosbag2 import Reader, ReaderError
+from vla_ros.bags import mcap, sqlite
+from vla_ros.bags.compression import plain_message
+from vla_ros.bags.definitions import Layout, is_same_layout, layout_of
+from vla_ros.bags.files import MCAP_SUFFIX, find_files, storage_suffix
+from vla_ros.bags.order import in_time_order
+from vla_ros.bags.storage import Channel, DamagedFile, StoredMessage, Summary
+from vla_ros.bags.tally import Tally
 
-from vla_ros.bags.types import TYPES
+NS_PER_S = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -22,28 +28,176 @@ class BagMessage:
     message: Any
 
 
+class RawMessage(NamedTuple):
+    """One serialized message of a bag: ``stamp_ns`` is when it was recorded, in ROS time.
+
+    ``data`` may be a view of the whole chunk the message came in: who keeps it keeps that.
+    """
+
+    topic: str
+    msgtype: str
+    stamp_ns: int
+    data: bytes | memoryview
+
+
+@dataclass(frozen=True)
+class RecordedTopic:
+    """A topic of a bag, and how many messages of it there are."""
+
+    name: str
+    msgtype: str
+    num_messages: int
+
+
+@dataclass(frozen=True)
+class BagContents:
+    """What a bag says it holds, before it is read: its topics, and the times of its first and its last message, in ROS
+    time (None without messages)."""
+
+    topics: tuple[RecordedTopic, ...]
+    start_ns: int | None
+    end_ns: int | None
+
+
+class BagReader:
+    """One bag: the folder of one, or a storage file. Whatever is wrong with it is collected in ``problems``.
+
+    ``contents`` is None where files don't say what they hold: recordings that were cut off, compressed files. What lies
+    behind a damage is left out, as are messages of a topic whose type changes. Raises ValueError where there is no bag.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._files = find_files(self._path)
+        self._tally = Tally()
+        for line in self._files.problems:
+            self._tally.add(line, line)
+        self._channels: dict[str, Channel] = {}
+        self._refused: set[Channel] = set()
+        self._layouts: dict[str, Layout] = {}
+        self._unindexed: dict[Path, str] = {}
+        self._num_read = 0
+        self.contents = self._read_contents()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One line for each problem met so far, naming the bag."""
+        return self._tally.lines
+
+    def messages(self, topics: Collection[str] = ()) -> Iterator[RawMessage]:
+        """The messages of ``topics``, or of all, sorted by ``stamp_ns``.
+
+        Raises ValueError, with the first problem, where none can be read because of the damage.
+        """
+        for channel, stamp_ns, data in in_time_order(self._stored(frozenset(topics)), self._on_late):
+            try:
+                data = plain_message(data)
+            except DamagedFile as error:
+                self._report(channel.topic, f"message of '{channel.topic}': {error}; it is left out")
+                continue
+            self._num_read += 1
+            yield RawMessage(channel.topic, channel.msgtype, stamp_ns, data)
+
+    def layout(self, topic: str) -> Layout:
+        """How the messages of a topic that has been read are laid out. Raises ValueError where that cannot be known."""
+        if topic not in self._layouts:
+            self._layouts[topic] = layout_of(self._channels[topic], self._files.distribution)
+        return self._layouts[topic]
+
+    def decode(self, message: RawMessage) -> Any:
+        """The message itself; its arrays are views of its data. Raises ValueError where it cannot be decoded."""
+        return self.layout(message.topic).decode(message.data)
+
+    def _stored(self, topics: frozenset[str]) -> Iterator[StoredMessage]:
+        """Everything up to the first damage, file by file, in the order it was written."""
+        num_before = self._num_read
+        num_stored, damage = 0, ""
+        for path in self._files.paths:
+            scan = mcap.scan_mcap if storage_suffix(path) == MCAP_SUFFIX else sqlite.scan_sqlite
+            try:
+                for message in scan(path, lambda topic: not topics or topic in topics):
+                    if self._is_usable(message.channel):
+                        num_stored += 1
+                        yield message
+            except (DamagedFile, OSError) as error:
+                line = self._report(path.name, f"{path.name}: {error}; the {num_stored} messages before are used")
+                damage = damage or line
+                if num_stored:  # a gap in what follows would go unnoticed
+                    return
+            else:
+                if path in self._unindexed:
+                    self._report(path.name, f"{path.name}: {self._unindexed[path]}; its {num_stored} messages are used")
+        if damage and not num_stored and num_before == self._num_read:
+            raise ValueError(damage)
+
+    def _is_usable(self, channel: Channel) -> bool:
+        """Whether a channel's messages are like those of its topic so far."""
+        topic = channel.topic
+        known = self._channels.setdefault(topic, channel)
+        if known is channel:
+            return True
+        if channel in self._refused:
+            self._report(f"type {topic}", "")
+            return False
+        try:
+            is_same = known == channel or is_same_layout(known, channel)
+        except ValueError:
+            is_same = False
+        if is_same:
+            self._channels[topic] = channel
+            return True
+        self._refused.add(channel)
+        how = f"from {known.msgtype} to {channel.msgtype}" if known.msgtype != channel.msgtype else "its definition"
+        self._report(f"type {topic}", f"'{topic}' changes {how}; messages of the second type are left out")
+        return False
+
+    def _on_late(self, message: StoredMessage, behind_ns: int) -> None:
+        self._report(
+            "late",
+            f"a message of '{message.channel.topic}' at {message.stamp_ns / NS_PER_S:.3f} s comes after others "
+            f"{behind_ns / NS_PER_S:.3f} s later than it; what is so much out of order is left out",
+        )
+
+    def _report(self, kind: str, line: str) -> str:
+        line = f"bag {self._path}: {line}"
+        self._tally.add(kind, line)
+        return line
+
+    def _read_contents(self) -> BagContents | None:
+        """What all files together say they hold; None where one of them doesn't."""
+        summaries: list[Summary | None] = []
+        for path in self._files.paths:
+            read_summary = mcap.read_summary if storage_suffix(path) == MCAP_SUFFIX else sqlite.read_summary
+            try:
+                summaries.append(read_summary(path))
+            except (DamagedFile, OSError) as error:
+                self._unindexed[path] = str(error)
+                summaries.append(None)
+        if None in summaries:
+            return None
+        counts: dict[tuple[str, str], int] = {}
+        for count in (count for summary in summaries for count in summary.counts):
+            key = count.channel.topic, count.channel.msgtype
+            counts[key] = counts.get(key, 0) + count.num_messages
+        topics = tuple(RecordedTopic(name, msgtype, num) for (name, msgtype), num in sorted(counts.items()))
+        times = [(summary.start_ns, summary.end_ns) for summary in summaries if summary.start_ns is not None]
+        return BagContents(topics, min((t[0] for t in times), default=None), max((t[1] for t in times), default=None))
+
+
 def read_bag(path: str | Path, topics: Collection[str] = ()) -> Iterator[BagMessage]:
     """The messages of a bag in the order of their recording, of ``topics`` or of all.
 
-    Raises ValueError, naming the bag and how many messages were read, where the bag or a message is damaged.
+    Raises ValueError, naming the bag and what is wrong with it, behind its last usable message.
     """
-    path = Path(path)
-    num_read = 0
-    try:
-        with Reader(path) as reader:
-            chosen = [c for c in reader.connections if not topics or c.topic in topics]
-            for connection, stamp_ns, data in reader.messages(connections=chosen) if chosen else ():
-                message = TYPES.deserialize_cdr(data, connection.msgtype)
-                num_read += 1
-                yield BagMessage(connection.topic, connection.msgtype, stamp_ns, message)
-    except ReaderError as error:
-        raise ValueError(f"bag {path}: {_line(error)} (after {num_read} messages)") from error
-    except Exception as error:  # a damaged bag shows as whatever its decoder trips over: struct, zstd, key, index errors
-        raise ValueError(
-            f"bag {path}: message {num_read} is damaged ({type(error).__name__}: {_line(error)}); "
-            "the messages before it are good: record it again or leave it out"
-        ) from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    bag = BagReader(path)
+    for num_read, message in enumerate(bag.messages(topics)):
+        try:
+            decoded = bag.decode(message)
+        except ValueError as error:
+            raise ValueError(
+                f"bag {path}: message {num_read}, on '{message.topic}': {error}; the messages before it are good: "
+                "record it again or leave it out"
+            ) from error
+        yield BagMessage(message.topic, message.msgtype, message.stamp_ns, decoded)
+    if bag.problems:
+        raise ValueError("; ".join(bag.problems))

@@ -3,126 +3,174 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
-from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.exceptions import InvalidNamespaceException, ParameterException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CompressedImage, Image, JointState
-from std_msgs.msg import Float64MultiArray, String
-from trajectory_msgs.msg import JointTrajectory
 
-from vla_ros.bags.write import BagWriter
+from vla_ros.bags.live import LiveBagWriter
+from vla_ros.nodes.clock import NS_PER_S
 from vla_ros.nodes.dds import use_default_dds_profile
-from vla_ros.nodes.qos import LATCHED
-from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.nodes.record_topics import recorded_topics
+from vla_ros.nodes.recorder import Recorder, TopicRecorder
+from vla_ros.robot import load_robot
 from vla_ros.share import robot_file
 
-MESSAGE_TYPES = {
-    Image: "sensor_msgs/msg/Image",
-    CompressedImage: "sensor_msgs/msg/CompressedImage",
-    JointState: "sensor_msgs/msg/JointState",
-    JointTrajectory: "trajectory_msgs/msg/JointTrajectory",
-    Float64MultiArray: "std_msgs/msg/Float64MultiArray",
-    String: "std_msgs/msg/String",
-}
-# Deep, so that a slow disk loses nothing; best effort, which every publisher can serve.
-SENSORS = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
-COMMANDS = QoSProfile(depth=50)
+# At most a second may be lost, on a disk that takes a while, too.
+FLUSH_PERIOD_S = 0.5
+SPIN_S = 0.1
+# How long to catch up before a flush, and before the end, for which launch waits five seconds.
+MAX_CATCH_UP_S = 0.25
+MAX_LAST_CATCH_UP_S = 1.0
+NUM_IDLE_SPINS = 3
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """``ros_args`` is what follows ``--ros-args``; ``duration_s`` None stands for until Ctrl-C."""
+
+    robot: str
+    bag: Path
+    duration_s: float | None
+    with_link: bool
+    namespace: str
+    use_sim_time: bool
+    ros_args: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class TopicReport:
-    """One recorded topic."""
+    """One recorded topic. ``num_lost`` is what the middleware says it could not deliver."""
 
     topic: str
     type: str
     num_messages: int
+    num_bytes: int
+    rate_hz: float
+    num_lost: int
 
 
 @dataclass(frozen=True)
 class RecordReport:
-    """What a recording holds."""
+    """What a recording holds, and in ``problems`` what it lacks, a line each."""
 
     bag: str
     seconds: float
     topics: tuple[TopicReport, ...]
+    problems: tuple[str, ...]
 
 
-def record(robot: str, bag_path: Path, duration_s: float | None) -> RecordReport:
-    """Record until ``duration_s`` is over (None: until Ctrl-C); prints what was recorded.
+def record(config: RecordConfig) -> RecordReport:
+    """Record until ``duration_s`` is over, or until SIGINT or SIGTERM.
 
-    Raises ValueError for a robot file that cannot be used, a bag that exists, and a recording in which a topic of the
-    robot file stayed silent: the bag is kept.
+    Raises ValueError for a robot file or a namespace that cannot be used, a bag that exists or cannot be written, and
+    where nothing came at all.
     """
-    config = load_robot(robot_file(robot))
+    robot = load_robot(robot_file(config.robot))
     use_default_dds_profile()
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    started = time.monotonic()
+    stopping = _stop_on_signals()
     try:
-        with BagWriter(bag_path) as bag:
-            recorder = _Recorder(config, bag)
-            print(f"recording {len(recorder.counts)} topics into {bag_path}; Ctrl-C ends it", flush=True)
-            try:
-                is_complete = False
-                while duration_s is None or time.monotonic() - started < duration_s:
-                    rclpy.spin_once(recorder, timeout_sec=0.1)
-                    # Finding the topics takes a while: whoever starts something to record wants to know since when.
-                    if not is_complete and all(recorder.counts[topic] for topic in recorder.needed):
-                        is_complete = True
-                        print("every topic of the robot file comes in", flush=True)
-            except (KeyboardInterrupt, ExternalShutdownException):
-                pass
-            recorder.destroy_node()
+        recorder = _recorder(config)
+        executor = SingleThreadedExecutor()
+        executor.add_node(recorder)
+        with LiveBagWriter(config.bag) as bag:
+            while not recorder.has_time and not stopping.is_set():
+                executor.spin_once(SPIN_S)
+            recorder.start(recorded_topics(robot, config.with_link), bag)
+            started_s = time.monotonic()
+            print(f"recording {len(recorder.topics)} topics into {config.bag}; Ctrl-C ends it", flush=True)
+            _run(recorder, executor, bag, stopping, config.duration_s)
+            _catch_up(recorder, executor, MAX_LAST_CATCH_UP_S)
+            seconds = round(time.monotonic() - started_s, 2)
+        report = RecordReport(str(config.bag), seconds, *_judge(recorder.topics, config.robot))
+        recorder.destroy_node()
     finally:
         rclpy.try_shutdown()
-    report = RecordReport(
-        str(bag_path),
-        round(time.monotonic() - started, 2),
-        tuple(TopicReport(topic, recorder.types[topic], count) for topic, count in recorder.counts.items()),
-    )
-    for topic in report.topics:
-        print(f"{topic.num_messages:8d}  {topic.topic}  ({topic.type})")
-    silent = [topic.topic for topic in report.topics if not topic.num_messages and topic.topic in recorder.needed]
-    if silent:
-        raise ValueError(f"nothing came on {', '.join(silent)}; check that the robot runs and its topics in {robot}")
     return report
 
 
-class _Recorder(Node):
-    """Subscribes to the serialized messages and appends them as they come."""
+def _stop_on_signals() -> threading.Event:
+    """Set by the first SIGINT or SIGTERM; the second, which a terminal under launch sends, too, does no harm."""
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    return stopping
 
-    def __init__(self, robot: RobotConfig, bag: BagWriter) -> None:
-        super().__init__("vla_record")
-        self._bag = bag
-        self.counts: dict[str, int] = {}
-        self.types: dict[str, str] = {}
-        for camera in robot.cameras:
-            self._add(camera.topic, CompressedImage if camera.compressed else Image, SENSORS)
-        self._add(robot.joint_states.topic, JointState, SENSORS)
-        for output in robot.outputs:
-            kind = JointTrajectory if output.interface == "trajectory" else Float64MultiArray
-            self._add(output.command_topic, kind, COMMANDS)
-        self.needed = (*self.counts, self.resolve_topic_name("vla_policy/task"))
-        # Before the task: what lies on the table belongs to the episode that the next task starts.
-        self._add("sim/blocks", String, LATCHED)
-        self._add("vla_policy/task", String, LATCHED)
 
-    def _add(self, name: str, kind: type, qos: QoSProfile) -> None:
-        topic = self.resolve_topic_name(name)
-        self.counts[topic], self.types[topic] = 0, MESSAGE_TYPES[kind]
-        self._bag.add_topic(topic, MESSAGE_TYPES[kind], latched=qos is LATCHED)
-        self.create_subscription(kind, name, partial(self._write, topic), qos, raw=True)
+def _recorder(config: RecordConfig) -> Recorder:
+    ros_args = ["--ros-args", *config.ros_args] if config.ros_args else []
+    try:
+        rclpy.init(args=ros_args, signal_handler_options=SignalHandlerOptions.NO)
+        return Recorder(config.namespace, config.use_sim_time)
+    except InvalidNamespaceException as error:
+        raise ValueError(f"--namespace '{config.namespace}' is none: {str(error).splitlines()[0]}") from error
+    except (ParameterException, RuntimeError) as error:  # what rcl throws has no type of its own in every release
+        raise ValueError(f"--ros-args {' '.join(config.ros_args)}: {str(error).splitlines()[0]}") from error
 
-    def _write(self, topic: str, data: bytes, info: dict[str, Any]) -> None:
-        # The middleware's own time of arrival: this process may be late in looking.
-        self._bag.write_raw(topic, data, info["received_timestamp"])
-        self.counts[topic] += 1
+
+def _run(
+    recorder: Recorder,
+    executor: SingleThreadedExecutor,
+    bag: LiveBagWriter,
+    stopping: threading.Event,
+    duration_s: float | None,
+) -> None:
+    is_complete = False
+    flush_s = started_s = time.monotonic()
+    while not stopping.is_set() and (duration_s is None or time.monotonic() < started_s + duration_s):
+        executor.spin_once(SPIN_S)
+        if time.monotonic() < flush_s + FLUSH_PERIOD_S:
+            continue
+        flush_s = time.monotonic()
+        # Topics wait in queues of their own: with all of them empty, what follows in the bag is later, too.
+        _catch_up(recorder, executor, MAX_CATCH_UP_S)
+        bag.flush()
+        recorder.look()
+        # Finding the topics takes a while: whoever starts something to record wants to know since when.
+        if not is_complete and all(topic.num_messages for topic in recorder.topics if topic.topic.is_needed):
+            is_complete = True
+            print("every topic of the robot file comes in", flush=True)
+
+
+def _catch_up(recorder: Recorder, executor: SingleThreadedExecutor, max_s: float) -> None:
+    """Take what still waits where this process was late."""
+    deadline_s, num_idle = time.monotonic() + max_s, 0
+    while num_idle < NUM_IDLE_SPINS and time.monotonic() < deadline_s:
+        before = recorder.num_messages
+        executor.spin_once(0.0)
+        num_idle = 0 if recorder.num_messages > before else num_idle + 1
+
+
+def _judge(topics: list[TopicRecorder], robot: str) -> tuple[tuple[TopicReport, ...], tuple[str, ...]]:
+    if not any(topic.num_messages for topic in topics):
+        raise ValueError(
+            f"nothing came on any of {len(topics)} topics; check that the robot runs, ROS_DOMAIN_ID, --namespace, "
+            f"and the topics in {robot}"
+        )
+    problems = [
+        f"{topic.name} is published as {', '.join(sorted(topic.foreign_types))}, which is not recorded; expected "
+        f"{topic.topic.msgtype}: check {robot}, or remap one of them"
+        for topic in topics
+        if topic.foreign_types
+    ]
+    silent = [topic.name for topic in topics if topic.topic.is_needed and not topic.num_messages]
+    if silent:
+        problems.append(f"nothing came on {', '.join(silent)}; check that the robot runs, and its topics in {robot}")
+    return tuple(_report(topic) for topic in topics), tuple(problems)
+
+
+def _report(topic: TopicRecorder) -> TopicReport:
+    span_s = (topic.last_ns - topic.first_ns) / NS_PER_S
+    return TopicReport(
+        topic=topic.name,
+        type=topic.topic.msgtype,
+        num_messages=topic.num_messages,
+        num_bytes=topic.num_bytes,
+        rate_hz=round((topic.num_messages - 1) / span_s, 2) if span_s > 0 else 0.0,
+        num_lost=topic.num_lost,
+    )

@@ -1,0 +1,110 @@
+"""Small bags as rosbag2 writes them, and as they are found after a crash."""
+
+import sqlite3
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+from rosbags.rosbag2 import CompressionFormat, StoragePlugin, Writer
+
+from vla_ros.bags.types import TYPES, message_type
+
+NS_PER_S = 1_000_000_000
+START_NS = 1_700_000_000 * NS_PER_S
+IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+JOINT_STATE, TRAJECTORY = "sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory"
+STRING, BOOL = "std_msgs/msg/String", "std_msgs/msg/Bool"
+NUMBERS, BYTES = "std_msgs/msg/Float64MultiArray", "std_msgs/msg/UInt8MultiArray"
+MCAP, SQLITE = StoragePlugin.MCAP, StoragePlugin.SQLITE3
+
+
+def at(seconds):
+    """That long after the start of a bag, in ns."""
+    return START_NS + round(seconds * NS_PER_S)
+
+
+def header(stamp_ns):
+    stamp = message_type("builtin_interfaces/msg/Time")(*divmod(stamp_ns, NS_PER_S))
+    return message_type("std_msgs/msg/Header")(stamp, "base")
+
+
+def string(text):
+    return message_type(STRING)(text)
+
+
+def image(stamp_ns, pixels, encoding="rgb8"):
+    height, width = pixels.shape[:2]
+    return message_type(IMAGE)(header(stamp_ns), height, width, encoding, 0, pixels[0].nbytes, pixels.reshape(-1))
+
+
+def jpeg(stamp_ns, pixels):
+    _, data = cv2.imencode(".jpg", pixels[..., ::-1])
+    return message_type(COMPRESSED_IMAGE)(header(stamp_ns), "jpeg", data)
+
+
+def joint_state(stamp_ns, names, positions, velocities=()):
+    positions, velocities = np.array(positions, np.float64), np.array(velocities, np.float64)
+    return message_type(JOINT_STATE)(header(stamp_ns), list(names), positions, velocities, np.zeros(0))
+
+
+def trajectory(stamp_ns, names, rows, dt_s=0.1):
+    point, duration = (
+        message_type(name) for name in ("trajectory_msgs/msg/JointTrajectoryPoint", "builtin_interfaces/msg/Duration")
+    )
+    none = np.zeros(0)
+    dues = [duration(*divmod(round((i + 1) * dt_s * NS_PER_S), NS_PER_S)) for i in range(len(rows))]
+    points = [point(np.array(row, np.float64), none, none, none, due) for row, due in zip(rows, dues)]
+    return message_type(TRAJECTORY)(header(stamp_ns), list(names), points)
+
+
+def array(msgtype, data):
+    layout = message_type("std_msgs/msg/MultiArrayLayout")([], 0)
+    return message_type(msgtype)(layout, data)
+
+
+def write_bag(path, messages, storage=MCAP, compression=None, typestore=TYPES):
+    """``messages`` are (topic, message, recorded at ns), in the order they are written; returns ``path``."""
+    writer = Writer(path, version=9, storage_plugin=storage)
+    if compression is not None:
+        writer.set_compression(compression, CompressionFormat.ZSTD)
+    with writer:
+        connections = {}
+        for topic, message, stamp_ns in messages:
+            msgtype = message.__msgtype__
+            if (topic, msgtype) not in connections:
+                connections[topic, msgtype] = writer.add_connection(topic, msgtype, typestore=typestore)
+            writer.write(connections[topic, msgtype], stamp_ns, typestore.serialize_cdr(message, msgtype))
+    return path
+
+
+def texts(num, topic="/text", period_s=0.1):
+    """A message each ``period_s``, saying which it is."""
+    return [(topic, string(f"text {i}"), at(i * period_s)) for i in range(num)]
+
+
+def storage_file(bag):
+    (path,) = (file for file in Path(bag).iterdir() if file.suffix in (".mcap", ".db3", ".zstd"))
+    return path
+
+
+def as_humble(bag, version=5):
+    """Make a bag what Humble would have written: no distribution's name, and in sqlite3 no message definitions."""
+    path = Path(bag) / "metadata.yaml"
+    document = yaml.safe_load(path.read_text())
+    information = document["rosbag2_bagfile_information"]
+    information["version"] = version
+    for key in ("ros_distro", "custom_data"):
+        del information[key]
+    for topic in information["topics_with_message_count"]:
+        del topic["topic_metadata"]["type_description_hash"]
+        topic["topic_metadata"]["offered_qos_profiles"] = ""
+    path.write_text(yaml.safe_dump(document))
+    if storage_file(bag).suffix == ".db3":
+        connection = sqlite3.connect(storage_file(bag))
+        for table in ("schema", "metadata", "message_definitions"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute("ALTER TABLE topics DROP COLUMN type_description_hash")
+        connection.commit()
+        connection.close()
+    return bag

@@ -1,0 +1,409 @@
+"""Bags of every kind, whole and damaged."""
+
+import shutil
+import sqlite3
+import struct
+
+import lz4.frame
+import numpy as np
+import pytest
+import yaml
+from rosbags.rosbag2 import CompressionMode
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from bag_samples import (
+    IMAGE,
+    JOINT_STATE,
+    MCAP,
+    SQLITE,
+    STRING,
+    as_humble,
+    at,
+    image,
+    joint_state,
+    storage_file,
+    string,
+    texts,
+    write_bag,
+)
+from vla_ros.bags import order
+from vla_ros.bags.mcap import MAGIC
+from vla_ros.bags.read import BagReader, RecordedTopic, read_bag
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+
+
+def read_texts(bag, topics=()):
+    """What can be read of a bag of texts, and its problems."""
+    reader = BagReader(bag)
+    return [reader.decode(message).data for message in reader.messages(topics)], reader.problems
+
+
+def expected_texts(num):
+    return [f"text {i}" for i in range(num)]
+
+
+def mixed_messages():
+    return [
+        ("/text", string("hello"), at(0)),
+        ("/camera", image(at(0.1), PIXELS), at(0.11)),
+        ("/joint_states", joint_state(at(0.2), ["a", "b"], [1.0, 2.0]), at(0.21)),
+    ]
+
+
+def many_images(num=60):
+    """Several chunks, however they are cut: 60 messages of 7 kB and one of 1 MB for each ten."""
+    rng = np.random.default_rng(1)
+    sizes = [(600, 600, 3) if i % 10 == 9 else (40, 60, 3) for i in range(num)]
+    pictures = [rng.integers(0, 256, size, np.uint8) for size in sizes]
+    return [("/camera", image(at(i * 0.1), picture), at(i * 0.1)) for i, picture in enumerate(pictures)]
+
+
+def stamps(bag):
+    reader = BagReader(bag)
+    return [message.stamp_ns for message in reader.messages()], reader.problems
+
+
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+@pytest.mark.parametrize("version", [None, 5, 7, 8])
+def test_a_bag_of_every_distribution_gives_its_messages_with_types_and_times(tmp_path, storage, version):
+    bag = write_bag(tmp_path / "bag", mixed_messages(), storage)
+    if version is not None:
+        as_humble(bag, version)
+    text, camera, joints = read_bag(bag)
+    assert (text.topic, text.msgtype, text.stamp_ns, text.message.data) == ("/text", STRING, at(0), "hello")
+    assert camera.msgtype == IMAGE and np.array_equal(camera.message.data, PIXELS.reshape(-1))
+    assert joints.msgtype == JOINT_STATE and joints.message.position.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("storage", "compression"),
+    [
+        (MCAP, CompressionMode.STORAGE),
+        (MCAP, CompressionMode.MESSAGE),
+        (MCAP, CompressionMode.FILE),
+        (SQLITE, CompressionMode.MESSAGE),
+        (SQLITE, CompressionMode.FILE),
+    ],
+)
+def test_a_compressed_bag_gives_the_same_messages(tmp_path, storage, compression):
+    bag = write_bag(tmp_path / "bag", texts(5) + mixed_messages()[1:2], storage, compression)
+    *read, camera = read_bag(bag)
+    assert {message.message.data for message in read if message.topic == "/text"} <= set(expected_texts(5))
+    images = [message for message in [*read, camera] if message.topic == "/camera"]
+    assert len(read) == 5 and np.array_equal(images[0].message.data, PIXELS.reshape(-1))
+
+
+def test_chunks_compressed_with_lz4_are_read(tmp_path):
+    bag = write_bag(tmp_path / "bag", texts(5))
+    data = storage_file(bag).read_bytes()
+    start = data.index(b"\x06", len(MAGIC) + 9 + struct.unpack_from("<Q", data, len(MAGIC) + 1)[0])
+    (size,) = struct.unpack_from("<Q", data, start + 1)
+    chunk = data[start + 9 : start + 9 + size]
+    packed = lz4.frame.compress(chunk[28 + 4 + 8 :])
+    chunk = chunk[:28] + struct.pack("<I", 3) + b"lz4" + struct.pack("<Q", len(packed)) + packed
+    storage_file(bag).write_bytes(data[:start] + struct.pack("<BQ", 6, len(chunk)) + chunk + data[start + 9 + size :])
+    read, problems = read_texts(bag)
+    assert read == expected_texts(5) and len(problems) == 1 and "index" in problems[0]
+
+
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+def test_a_lone_file_is_a_bag(tmp_path, storage):
+    bag = write_bag(tmp_path / "bag", texts(5), storage)
+    assert read_texts(storage_file(bag)) == (expected_texts(5), ())
+
+
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+def test_a_bag_says_what_it_holds_before_it_is_read(tmp_path, storage):
+    bag = write_bag(tmp_path / "bag", texts(5) + texts(3, "/other"), storage)
+    contents = BagReader(bag).contents
+    assert contents.topics == (RecordedTopic("/other", STRING, 3), RecordedTopic("/text", STRING, 5))
+    assert (contents.start_ns, contents.end_ns) == (at(0), at(0.4))
+
+
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+def test_only_the_topics_asked_for_are_given(tmp_path, storage):
+    bag = write_bag(tmp_path / "bag", texts(5) + [("/other", string("no"), at(0))], storage)
+    assert [message.topic for message in read_bag(bag, ["/text"])] == ["/text"] * 5
+
+
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+def test_the_files_of_a_split_bag_follow_each_other(tmp_path, storage):
+    names = []
+    for i in (0, 1, 10):
+        part = write_bag(tmp_path / f"part_{i}", [("/text", string(f"text {i}"), at(i))], storage)
+        names.append(f"part_{i}{storage_file(part).suffix}")
+    bag = tmp_path / "bag"
+    bag.mkdir()
+    for i, name in zip((0, 1, 10), names):
+        shutil.copy(storage_file(tmp_path / f"part_{i}"), bag / name)
+    document = {"rosbag2_bagfile_information": {"relative_file_paths": names}}
+    (bag / "metadata.yaml").write_text(yaml.safe_dump(document))
+    assert read_texts(bag) == (["text 0", "text 1", "text 10"], ())
+    (bag / "metadata.yaml").unlink()
+    read, problems = read_texts(bag)
+    assert read == ["text 0", "text 1", "text 10"]
+    assert len(problems) == 1 and "metadata.yaml cannot be read" in problems[0] and str(bag) in problems[0]
+
+
+def test_a_type_that_ros_does_not_know_is_read_by_the_bags_definition(tmp_path):
+    types = get_typestore(Stores.ROS2_JAZZY)
+    types.register(get_types_from_msg("float64 weight\nstring[] names\n", "scales/msg/Load"))
+    load = types.types["scales/msg/Load"](2.5, ["left", "right"])
+    bag = write_bag(tmp_path / "bag", [("/load", load, at(0))], typestore=types)
+    (message,) = read_bag(bag)
+    assert message.message.weight == 2.5 and message.message.names == ["left", "right"]
+    reader = BagReader(bag)
+    assert [reader.layout(raw.topic).is_standard for raw in reader.messages()] == [False]
+
+
+def test_a_type_that_nobody_defines_is_refused_by_name(tmp_path):
+    types = get_typestore(Stores.ROS2_JAZZY)
+    types.register(get_types_from_msg("float64 weight\n", "scales/msg/Load"))
+    load = types.types["scales/msg/Load"](2.5)
+    bag = as_humble(write_bag(tmp_path / "bag", [("/load", load, at(0))], SQLITE, typestore=types))
+    with pytest.raises(ValueError, match="does not define scales/msg/Load"):
+        list(read_bag(bag))
+
+
+def test_a_definition_in_idl_is_read(tmp_path):
+    bag = write_bag(tmp_path / "bag", texts(3), SQLITE)
+    idl = "module std_msgs { module msg { struct String { string data; }; }; };"
+    connection = sqlite3.connect(storage_file(bag))
+    definition = "=" * 80 + f"\nIDL: std_msgs/msg/String\n{idl}\n"
+    change = "UPDATE message_definitions SET encoding = 'ros2idl', encoded_message_definition = ?"
+    connection.execute(change, (definition,))
+    connection.commit()
+    connection.close()
+    assert read_texts(bag) == (expected_texts(3), ())
+
+
+def test_padding_behind_a_message_is_overlooked_and_a_short_one_refused(tmp_path):
+    bag = write_bag(tmp_path / "bag", mixed_messages()[2:])
+    reader = BagReader(bag)
+    (message,) = reader.messages()
+    assert reader.decode(message._replace(data=bytes(message.data) + bytes(4))).name == ["a", "b"]
+    with pytest.raises(ValueError, match="is no sensor_msgs/msg/JointState"):
+        reader.decode(message._replace(data=message.data[:-20]))
+
+
+@pytest.mark.parametrize("compression", [None, CompressionMode.STORAGE])
+@pytest.mark.parametrize("share", [0.999, 0.7, 0.4, 0.05])
+def test_a_recording_cut_off_anywhere_is_used_up_to_there(tmp_path, compression, share):
+    bag = write_bag(tmp_path / "bag", many_images(), compression=compression)
+    path = storage_file(bag)
+    whole, _ = stamps(bag)
+    path.write_bytes(path.read_bytes()[: round(share * path.stat().st_size)])
+    (bag / "metadata.yaml").unlink()
+    read, problems = stamps(bag)
+    assert read == whole[: len(read)]
+    # Of a chunk that isn't compressed, what has reached the disk is used.
+    assert len(read) >= len(whole) * share - (10 if compression is None else 25)
+    assert len(problems) == 2 and all("\n" not in line and str(bag) in line for line in problems)
+    assert BagReader(bag).contents is None
+
+
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+@pytest.mark.parametrize("num_bytes", range(0, 1200, 37))
+def test_the_first_bytes_of_a_bag_alone_are_refused_in_one_line_or_used(tmp_path, storage, num_bytes):
+    bag = write_bag(tmp_path / "bag", texts(20), storage)
+    path = storage_file(bag)
+    path.write_bytes(path.read_bytes()[:num_bytes])
+    reader = BagReader(path)
+    try:
+        read = [reader.decode(message).data for message in reader.messages()]
+    except ValueError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+    else:
+        assert read == expected_texts(len(read)) and read and len(reader.problems) == 1
+
+
+def test_a_database_cut_off_is_used_up_to_there(tmp_path):
+    bag = write_bag(tmp_path / "bag", many_images(), SQLITE)
+    path = storage_file(bag)
+    whole, _ = stamps(bag)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    read, problems = stamps(bag)
+    assert read == whole[: len(read)] and len(read) >= 20
+    assert len(problems) == 1 and "database is damaged" in problems[0]
+
+
+def test_rows_in_the_write_ahead_log_of_a_killed_recorder_are_read(tmp_path):
+    bag = write_bag(tmp_path / "bag", texts(3), SQLITE)
+    connection = sqlite3.connect(storage_file(bag))
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("INSERT INTO messages SELECT NULL, topic_id, timestamp + 1000000000, data FROM messages")
+    connection.commit()
+    killed = tmp_path / "killed"
+    shutil.copytree(bag, killed)
+    connection.close()
+    assert len(read_texts(killed)[0]) == 6
+
+
+def test_a_file_without_index_is_read_from_its_beginning(tmp_path):
+    bag = write_bag(tmp_path / "bag", texts(5))
+    path = storage_file(bag)
+    data = bytearray(path.read_bytes())
+    data[-28:-12] = bytes(16)  # the footer's places of the summary
+    path.write_bytes(data)
+    read, problems = read_texts(bag)
+    assert read == expected_texts(5)
+    assert len(problems) == 1 and "no index" in problems[0] and "5 messages" in problems[0]
+
+
+def test_messages_without_chunks_are_read(tmp_path):
+    """As rosbag2's fastest preset writes them."""
+    chunked = storage_file(write_bag(tmp_path / "bag", texts(5))).read_bytes()
+    start = len(MAGIC) + 9 + struct.unpack_from("<Q", chunked, len(MAGIC) + 1)[0]
+    (size,) = struct.unpack_from("<Q", chunked, start + 1)
+    records = chunked[start + 9 + 40 : start + 9 + size]
+    path = tmp_path / "plain.mcap"
+    path.write_bytes(chunked[:start] + records + struct.pack("<BQI", 15, 4, 0))
+    assert read_texts(path)[0] == expected_texts(5)
+    path.write_bytes(chunked[:start] + records[:-5])
+    read, problems = read_texts(path)
+    assert read == expected_texts(4) and "cut off" in problems[0]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_garbage_in_a_bag_never_raises_anything_but_one_line(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    storage, compression = [(MCAP, None), (SQLITE, None), (MCAP, CompressionMode.STORAGE)][seed % 3]
+    bag = write_bag(tmp_path / "bag", texts(200), storage, compression)
+    path = storage_file(bag)
+    data = bytearray(path.read_bytes())
+    place = int(rng.integers(0, len(data)))
+    garbage = rng.bytes(int(rng.integers(1, 400)))
+    data[place : place + len(garbage)] = garbage
+    path.write_bytes(data)
+    try:
+        reader = BagReader(bag)
+        for message in reader.messages():
+            try:
+                reader.decode(message)
+            except ValueError as error:
+                assert "\n" not in str(error)
+        assert all("\n" not in line for line in reader.problems)
+    except ValueError as error:
+        assert "\n" not in str(error) and str(bag) in str(error)
+
+
+@pytest.mark.parametrize("suffix", [".mcap", ".db3", ".mcap.zstd", ".db3.zstd"])
+@pytest.mark.parametrize("content", [b"", b"garbage" * 1000])
+def test_a_file_that_is_empty_or_nothing_of_the_kind_is_refused_in_one_line(tmp_path, suffix, content):
+    path = tmp_path / f"bag{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as refused:
+        list(BagReader(path).messages())
+    assert str(path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["nothing", "empty", "text.txt"])
+def test_what_is_no_bag_is_refused_by_its_path(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.txt").write_text("no bag")
+    with pytest.raises(ValueError, match="give the folder of a rosbag2 bag") as refused:
+        BagReader(tmp_path / name)
+    assert str(tmp_path / name) in str(refused.value)
+
+
+def test_a_missing_file_of_a_split_bag_is_reported_and_the_rest_read(tmp_path):
+    bag = write_bag(tmp_path / "bag", texts(5))
+    document = yaml.safe_load((bag / "metadata.yaml").read_text())
+    document["rosbag2_bagfile_information"]["relative_file_paths"].append("bag_1.mcap")
+    (bag / "metadata.yaml").write_text(yaml.safe_dump(document))
+    read, problems = read_texts(bag)
+    assert read == expected_texts(5) and problems == (f"bag {bag}: bag_1.mcap of its metadata.yaml is missing",)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2", "just text", "rosbag2_bagfile_information: {relative_file_paths: 3}"])
+def test_a_broken_metadata_file_is_reported_and_the_files_read_without_it(tmp_path, text):
+    bag = write_bag(tmp_path / "bag", texts(5))
+    (bag / "metadata.yaml").write_text(text)
+    read, problems = read_texts(bag)
+    assert read == expected_texts(5) and len(problems) == 1 and "metadata.yaml" in problems[0]
+
+
+def test_what_lies_behind_a_damaged_file_is_left_out(tmp_path):
+    bag = tmp_path / "bag"
+    bag.mkdir()
+    for i in range(3):
+        messages = [("/text", string(f"text {3 * i + k}"), at(3 * i + k)) for k in range(3)]
+        shutil.copy(storage_file(write_bag(tmp_path / str(i), messages)), bag / f"bag_{i}.mcap")
+    data = (bag / "bag_1.mcap").read_bytes()
+    (bag / "bag_1.mcap").write_bytes(data[: data.index(b"text 5")])
+    read, problems = read_texts(bag)
+    assert read == expected_texts(5)
+    assert len(problems) == 2 and "bag_1.mcap: it is cut off" in problems[1] and "the 5 messages before" in problems[1]
+
+
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+def test_a_topic_that_changes_its_type_is_used_up_to_there_and_reported(tmp_path, storage):
+    other = joint_state(at(1), ["a"], [1.0])
+    messages = [*texts(5), ("/text", other, at(1)), ("/text", other, at(2)), ("/other", string("still"), at(3))]
+    read, problems = read_texts(write_bag(tmp_path / "bag", messages, storage))
+    assert read == [*expected_texts(5), "still"]
+    assert len(problems) == 1 and f"from {STRING} to {JOINT_STATE}" in problems[0] and "(2 times)" in problems[0]
+
+
+def test_a_type_that_changes_its_definition_is_used_up_to_there_and_one_only_worded_otherwise_is_the_same(tmp_path):
+    bag = tmp_path / "bag"
+    bag.mkdir()
+    definitions = ["string data\n", "# a comment\nstring   data\n", "string data\nuint8 more\n"]
+    for i, definition in enumerate(definitions):
+        types = get_typestore(Stores.EMPTY)
+        types.register(get_types_from_msg(definition, STRING))
+        part = tmp_path / str(i)
+        with_fields = types.types[STRING](f"text {i}", *([7] if "more" in definition else []))
+        write_bag(part, [("/text", with_fields, at(i))], typestore=types)
+        data = storage_file(part).read_bytes()
+        (bag / f"bag_{i}.mcap").write_bytes(data)
+    read, problems = read_texts(bag)
+    assert read == ["text 0", "text 1"]
+    assert len(problems) == 2 and "'/text' changes its definition" in problems[1]
+
+
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+def test_messages_written_a_little_out_of_order_are_sorted(tmp_path, storage):
+    places = [0, 3, 1, 2, 7, 5, 6, 4, 8, 9]
+    messages = [("/text", string(f"text {i}"), at(i * 0.1)) for i in places]
+    assert read_texts(write_bag(tmp_path / "bag", messages, storage)) == (expected_texts(10), ())
+
+
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+def test_a_clock_that_jumps_back_ends_what_is_used_and_is_reported(tmp_path, storage):
+    messages = texts(30) + [("/text", string("again"), at(-3600 + i)) for i in range(5)]
+    read, problems = read_texts(write_bag(tmp_path / "bag", messages, storage))
+    assert read == expected_texts(30)
+    assert len(problems) == 1 and "(5 times)" in problems[0] and "'/text'" in problems[0]
+
+
+def test_one_stamp_far_ahead_holds_nothing_up(tmp_path):
+    messages = texts(30)
+    messages.insert(10, ("/text", string("ahead"), at(3600)))
+    assert read_texts(write_bag(tmp_path / "bag", messages)) == ([*expected_texts(30), "ahead"], ())
+
+
+def test_no_more_is_held_back_for_sorting_than_fits_into_a_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(order, "MAX_HELD_BYTES", 40_000)
+    bag = write_bag(tmp_path / "bag", [("/camera", image(at(i / 1000), PIXELS), at(i / 1000)) for i in range(50)])
+    read, problems = stamps(bag)
+    assert read == [at(i / 1000) for i in range(50)] and not problems
+
+
+def test_messages_that_are_no_cdr_are_refused_by_name(tmp_path):
+    bag = write_bag(tmp_path / "bag", texts(3), SQLITE)
+    connection = sqlite3.connect(storage_file(bag))
+    connection.execute("UPDATE topics SET serialization_format = 'xml'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(ValueError, match="serialized as 'xml'; expected cdr"):
+        list(read_bag(bag))
+
+
+def test_reading_messages_of_a_bag_raises_its_problem_behind_the_last_good_one(tmp_path):
+    bag = write_bag(tmp_path / "bag", texts(5))
+    (bag / "metadata.yaml").unlink()
+    read = []
+    with pytest.raises(ValueError, match="metadata.yaml"):
+        read.extend(message.message.data for message in read_bag(bag))

@@ -1,0 +1,111 @@
+"""How the messages of a bag are laid out: by the definitions it brings, or by those of its distribution."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from vla_ros.bags.storage import Channel
+from vla_ros.bags.types import TYPES
+
+_DISTRIBUTIONS = {
+    "humble": Stores.ROS2_HUMBLE,
+    "iron": Stores.ROS2_IRON,
+    "jazzy": Stores.ROS2_JAZZY,
+    "kilted": Stores.ROS2_KILTED,
+}
+# Files without definitions come from Humble, which doesn't name itself.
+_OLDEST = "humble"
+_IDL_SECTION = "=" * 80 + "\nIDL: "
+# rclpy's serialize_message pads an empty float64 array at the end of a message.
+_PADDING_BYTES = 4
+
+
+class Layout:
+    """How one message type is laid out. ``is_standard`` where that is ROS's own way."""
+
+    def __init__(self, msgtype: str, types: Typestore, is_standard: bool) -> None:
+        self.is_standard = is_standard
+        self._msgtype = msgtype
+        self._types = types
+
+    def decode(self, data: bytes | memoryview) -> Any:
+        """The message in ``data``; its arrays are views of it. Raises ValueError where ``data`` is no such message."""
+        try:
+            try:
+                return self._types.deserialize_cdr(data, self._msgtype)
+            except SerdeError:
+                return self._types.deserialize_cdr(data[:-_PADDING_BYTES], self._msgtype)
+        except Exception as error:  # damaged data show as whatever the decoder trips over
+            raise ValueError(
+                f"message of {len(data)} bytes is no {self._msgtype} ({type(error).__name__}: {_line(error)})"
+            ) from error
+
+
+@lru_cache(maxsize=256)
+def layout_of(channel: Channel, distribution: str = _OLDEST) -> Layout:
+    """How messages of ``channel`` are laid out; ``distribution`` counts where the file brings no definition.
+
+    Raises ValueError for messages that are no CDR, and for a type that neither defines.
+    """
+    if channel.serialization != "cdr":
+        raise ValueError(f"messages are serialized as '{channel.serialization}'; expected cdr")
+    if channel.definition:
+        return _defined(channel)
+    types = get_typestore(_DISTRIBUTIONS.get(distribution, _DISTRIBUTIONS[_OLDEST]))
+    if channel.msgtype not in types.fielddefs:
+        raise ValueError(f"the bag does not define {channel.msgtype}, and ROS 2 {distribution} has no such type")
+    return Layout(channel.msgtype, types, is_standard=True)
+
+
+def is_same_layout(one: Channel, other: Channel) -> bool:
+    """Whether two channels' messages can be read alike, however their definitions are worded."""
+    if (one.msgtype, one.serialization) != (other.msgtype, other.serialization):
+        return False
+    return one.definition == other.definition or _fields(one) == _fields(other)
+
+
+def _defined(channel: Channel) -> Layout:
+    fields = _fields(channel)
+    # ROS's own types are read with the library's code: none is made from what stands in a bag.
+    if all(name in TYPES.fielddefs and TYPES.fielddefs[name][1] == fields[name] for name in fields):
+        return Layout(channel.msgtype, TYPES, is_standard=True)
+    types = get_typestore(Stores.EMPTY)
+    try:
+        types.register(_parse(channel))
+    except Exception as error:  # the library's parser raises many kinds
+        raise _refusal(channel, error) from error
+    return Layout(channel.msgtype, types, is_standard=False)
+
+
+def _fields(channel: Channel) -> dict[str, Any]:
+    """The fields of a channel's type and of all types in it, by type; constants and defaults don't count."""
+    return {name: fields for name, (_, fields) in _parse(channel).items()}
+
+
+@lru_cache(maxsize=256)
+def _parse(channel: Channel) -> dict[str, Any]:
+    text, types = channel.definition, {}
+    try:
+        if channel.definition_format == "ros2msg":
+            return get_types_from_msg(text, channel.msgtype)
+        for section in text.split(_IDL_SECTION) if _IDL_SECTION in text else [f"\n{text}"]:
+            _, _, idl = section.partition("\n")
+            types.update(get_types_from_idl(idl) if idl.strip() else {})
+        return types
+    except Exception as error:  # as above
+        raise _refusal(channel, error) from error
+
+
+def _refusal(channel: Channel, error: Exception) -> ValueError:
+    return ValueError(
+        f"the definition of {channel.msgtype} in the bag cannot be read ({type(error).__name__}: {_line(error)})"
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

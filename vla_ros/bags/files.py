@@ -1,0 +1,79 @@
+"""Which files a bag consists of: what ``metadata.yaml`` says, and what lies there."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+
+from vla_ros.bags.compression import COMPRESSED_SUFFIX
+
+MCAP_SUFFIX, SQLITE_SUFFIX = ".mcap", ".db3"
+_INFORMATION = "rosbag2_bagfile_information"
+
+
+@dataclass(frozen=True)
+class BagFiles:
+    """The storage files of a bag in their order, the ROS distribution where it says so, and what is wrong with both."""
+
+    paths: tuple[Path, ...]
+    distribution: str
+    problems: tuple[str, ...]
+
+
+def find_files(path: Path) -> BagFiles:
+    """The files of a bag, which is a folder, or a file of one.
+
+    Raises ValueError where there is none.
+    """
+    if path.is_file() and is_storage(path):
+        return BagFiles((path,), "", ())
+    if not path.is_dir():
+        what = "is no .mcap and no .db3 file" if path.exists() else "does not exist"
+        raise ValueError(f"bag {path}: it {what}; give the folder of a rosbag2 bag, or a file of one")
+    found = sorted((file for file in path.iterdir() if file.is_file() and is_storage(file)), key=_in_order)
+    problems = []
+    try:
+        information = _read_metadata(path / "metadata.yaml")
+        listed = [path / PurePath(name).name for name in information["relative_file_paths"]]
+        distribution = str(information.get("ros_distro") or "")
+    except ValueError as error:
+        problems.append(f"bag {path}: {error}; its files are read in the order of their names")
+        listed, distribution = [], ""
+    problems += [f"bag {path}: {file.name} of its metadata.yaml is missing" for file in listed if file not in found]
+    paths = (*(file for file in listed if file in found), *(file for file in found if file not in listed))
+    if not paths:
+        raise ValueError(f"bag {path}: it has no .mcap and no .db3 file; give the folder of a rosbag2 bag")
+    return BagFiles(paths, distribution, tuple(problems))
+
+
+def is_storage(path: Path) -> bool:
+    """Whether a file's name is that of a storage file."""
+    return storage_suffix(path) in (MCAP_SUFFIX, SQLITE_SUFFIX)
+
+
+def storage_suffix(path: Path) -> str:
+    """``.mcap``, ``.db3`` or whatever it is, also of a file that is compressed as a whole."""
+    return Path(path.stem).suffix if path.suffix == COMPRESSED_SUFFIX else path.suffix
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ValueError(f"its metadata.yaml cannot be read ({error.strerror or error})") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"its metadata.yaml is no YAML ({' '.join(str(error).split())[:200]})") from error
+    information = document.get(_INFORMATION) if isinstance(document, dict) else None
+    names = information.get("relative_file_paths") if isinstance(information, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"its metadata.yaml has no list {_INFORMATION}.relative_file_paths")
+    return information
+
+
+def _in_order(path: Path) -> list[int | str]:
+    """Names by the numbers in them: bag_2 before bag_10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]

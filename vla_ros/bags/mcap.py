@@ -1,0 +1,223 @@
+"""MCAP files (https://mcap.dev/spec), read from their beginning to their end.
+
+The index at the end gives topics and counts only: a recording that was cut off has none, so a whole file and a broken
+one go through the same code and come in the same order.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from vla_ros.bags.compression import COMPRESSED_SUFFIX, ZstdError, decompress, open_file
+from vla_ros.bags.storage import MAX_BYTES, Channel, Count, DamagedFile, StoredMessage, Summary
+
+MAGIC = b"\x89MCAP0\r\n"
+_RECORD = struct.Struct("<BQ")
+_MESSAGE = struct.Struct("<HIQQ")
+_CHUNK = struct.Struct("<QQQI")
+_STATISTICS = struct.Struct("<QHIIIIQQ")
+_LENGTH = struct.Struct("<I")
+_FOOTER_BYTES = 20
+_FOOTER, _SCHEMA, _CHANNEL, _MESSAGE_OP, _CHUNK_OP, _STATISTICS_OP, _DATA_END = 2, 3, 4, 5, 6, 11, 15
+# What bytes that are no MCAP make of themselves.
+_NONSENSE = (DamagedFile, ZstdError, struct.error, UnicodeDecodeError, LookupError)
+
+
+def scan_mcap(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[StoredMessage]:
+    """The messages of the topics that ``is_wanted``, in the order they were written.
+
+    Their data are views of the chunk they came in. Raises DamagedFile where the file breaks off or makes no sense.
+    """
+    records = _Records(is_wanted)
+    with open_file(path) as file:
+        start = 0
+        try:
+            _check_magic(_read(file, len(MAGIC)))
+            while True:
+                start = file.tell()
+                op, content = _next_record(file)
+                if op in (_DATA_END, _FOOTER):
+                    return
+                yield from records.messages(op, content)
+        except _CutOff as cut:
+            with suppress(*_NONSENSE):
+                yield from records.chunk(cut.chunk, is_cut_off=True)
+            raise DamagedFile("it is cut off: the recording was not ended") from cut
+        except _NONSENSE as error:
+            raise DamagedFile(f"the record at byte {start} is damaged ({_line(error)})") from error
+
+
+def read_summary(path: Path) -> Summary | None:
+    """What the end of the file says it holds; None where it is compressed as a whole, and its end is far.
+
+    Raises DamagedFile where there is no such end.
+    """
+    if path.suffix == COMPRESSED_SUFFIX:
+        return None
+    try:
+        with open_file(path) as file:
+            _check_magic(_read(file, len(MAGIC)))
+            file.seek(-(_RECORD.size + _FOOTER_BYTES + len(MAGIC)), 2)
+            op, size = _RECORD.unpack(file.read(_RECORD.size))
+            (start,) = struct.unpack_from("<Q", file.read(_FOOTER_BYTES))
+            if (op, size, file.read()) == (_FOOTER, _FOOTER_BYTES, MAGIC) and start:
+                return _read_summary(file, start)
+    except (*_NONSENSE, OSError, _CutOff) as error:
+        raise DamagedFile("it has no usable index at its end") from error
+    raise DamagedFile("it has no index at its end")
+
+
+def _read_summary(file: BinaryIO, start: int) -> Summary:
+    file.seek(start)
+    records = _Records(lambda topic: True)
+    statistics: memoryview | None = None
+    while True:
+        op, content = _next_record(file)
+        if op == _FOOTER:
+            break
+        if op in (_SCHEMA, _CHANNEL):
+            records.take(op, content)
+        elif op == _STATISTICS_OP:
+            statistics = content
+    if statistics is None:
+        raise DamagedFile("its index has no statistics")
+    num_messages, *_, start_ns, end_ns = _STATISTICS.unpack_from(statistics)
+    counts = dict(struct.iter_unpack("<HQ", _Prefixed(statistics, _STATISTICS.size).content))
+    listed = tuple(Count(channel, counts.get(key, 0)) for key, channel in records.channels.items())
+    return Summary(listed, start_ns if num_messages else None, end_ns if num_messages else None)
+
+
+class _CutOff(Exception):
+    """The file ends within a record; ``chunk`` is what there is of it, if it is a chunk."""
+
+    def __init__(self, chunk: memoryview = memoryview(b"")) -> None:
+        self.chunk = chunk
+
+
+class _Records:
+    """What schemas and channels have said so far, and the messages that refer to them."""
+
+    def __init__(self, is_wanted: Callable[[str], bool]) -> None:
+        self.channels: dict[int, Channel] = {}
+        self._wanted: dict[int, Channel] = {}
+        self._schemas: dict[int, tuple[str, ...]] = {0: ("", "", "")}
+        self._is_wanted = is_wanted
+
+    def take(self, op: int, content: memoryview) -> StoredMessage | None:
+        """Read a record; a message of a channel that is wanted is returned."""
+        if op == _MESSAGE_OP:
+            number, _, stamp_ns, _ = _MESSAGE.unpack_from(content)
+            channel = self._wanted.get(number)
+            if channel is not None:
+                return StoredMessage(channel, stamp_ns, content[_MESSAGE.size :])
+            if number not in self.channels:
+                raise DamagedFile(f"a message of channel {number}, which no record describes")
+        elif op == _SCHEMA:
+            (number,) = struct.unpack_from("<H", content)
+            self._schemas[number] = _texts(content, 2, 3)
+        elif op == _CHANNEL:
+            number, schema = struct.unpack_from("<HH", content)
+            topic, serialization = _texts(content, 4, 2)
+            msgtype, encoding, definition = self._schemas[schema]
+            channel = Channel(topic, msgtype, serialization, encoding if definition else "", definition)
+            self.channels[number] = channel
+            if self._is_wanted(topic):
+                self._wanted[number] = channel
+        return None
+
+    def messages(self, op: int, content: memoryview) -> Iterator[StoredMessage]:
+        """The messages that are wanted in one record."""
+        if op == _CHUNK_OP:
+            yield from self.chunk(content)
+        else:
+            message = self.take(op, content)
+            if message is not None:
+                yield message
+
+    def chunk(self, content: memoryview, is_cut_off: bool = False) -> Iterator[StoredMessage]:
+        """The messages of a chunk; of one that is cut off, as many as are whole."""
+        _, _, size, checksum = _CHUNK.unpack_from(content)
+        kind = _Prefixed(content, _CHUNK.size)
+        start = kind.end + 8
+        (stored_size,) = struct.unpack_from("<Q", content, kind.end)
+        compression = bytes(kind.content).decode()
+        inside = content[start : start + stored_size]
+        if compression:
+            inside = memoryview(decompress(inside, compression, size))
+            # A flipped byte of a chunk that isn't compressed stays where it is; in one that is, it spreads.
+            if checksum and not is_cut_off and zlib.crc32(inside) != checksum:
+                raise DamagedFile("its checksum is another")
+        if len(inside) != size and not is_cut_off:
+            raise DamagedFile(f"a chunk of {len(inside)} bytes; expected {size}")
+        yield from self._inside(inside)
+
+    def _inside(self, inside: memoryview) -> Iterator[StoredMessage]:
+        position, end = 0, len(inside)
+        while position < end:
+            op, size = _RECORD.unpack_from(inside, position)
+            position += _RECORD.size + size
+            if position > end:
+                raise DamagedFile(f"a record of {size} bytes reaches beyond its chunk")
+            message = self.take(op, inside[position - size : position])
+            if message is not None:
+                yield message
+
+
+class _Prefixed:
+    """What lies in ``data`` at ``start`` behind its length, and where it ends."""
+
+    def __init__(self, data: memoryview, start: int) -> None:
+        (size,) = _LENGTH.unpack_from(data, start)
+        self.end = start + _LENGTH.size + size
+        self.content = data[start + _LENGTH.size : self.end]
+        if len(self.content) != size:
+            raise DamagedFile(f"a text of {size} bytes reaches beyond its record")
+
+
+def _texts(data: memoryview, start: int, num_texts: int) -> tuple[str, ...]:
+    texts = []
+    for _ in range(num_texts):
+        part = _Prefixed(data, start)
+        texts.append(bytes(part.content).decode())
+        start = part.end
+    return tuple(texts)
+
+
+def _next_record(file: BinaryIO) -> tuple[int, memoryview]:
+    """A record's opcode and content, which is empty for those that nobody here reads."""
+    head = _read(file, _RECORD.size)
+    if len(head) < _RECORD.size:
+        raise _CutOff
+    op, size = _RECORD.unpack(head)
+    if not op or size > MAX_BYTES:
+        raise DamagedFile(f"a record of kind {op} with {size} bytes; expected at most {MAX_BYTES}")
+    if op not in (_SCHEMA, _CHANNEL, _MESSAGE_OP, _CHUNK_OP, _STATISTICS_OP):
+        file.seek(size, 1)
+        return op, memoryview(b"")
+    content = memoryview(_read(file, size))
+    if len(content) < size:
+        raise _CutOff(content) if op == _CHUNK_OP else _CutOff
+    return op, content
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    try:
+        return file.read(size)
+    except EOFError as error:  # of a file that is compressed as a whole
+        raise _CutOff from error
+
+
+def _check_magic(magic: bytes) -> None:
+    if not magic:
+        raise DamagedFile("it is empty")
+    if magic != MAGIC:
+        raise DamagedFile("it is no MCAP file")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,84 @@
+"""rosbag2's sqlite3 files, read row by row in the order they were written."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from vla_ros.bags.compression import COMPRESSED_SUFFIX, ZstdError, open_file
+from vla_ros.bags.storage import Channel, Count, DamagedFile, StoredMessage, Summary
+
+
+def scan_sqlite(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[StoredMessage]:
+    """The messages of the topics that ``is_wanted``, in the order they were written.
+
+    Raises DamagedFile where the file breaks off or makes no sense.
+    """
+    with _opened(path) as connection:
+        channels = {key: channel for key, channel in _channels(connection).items() if is_wanted(channel.topic)}
+        marks = ",".join("?" * len(channels))
+        rows = f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({marks}) ORDER BY id"
+        for key, stamp_ns, data in connection.execute(rows, tuple(channels)):
+            if not isinstance(stamp_ns, int) or not isinstance(data, bytes):
+                raise DamagedFile("a row of its messages has no time or no data")
+            yield StoredMessage(channels[key], stamp_ns, memoryview(data))
+
+
+def read_summary(path: Path) -> Summary | None:
+    """What the file holds, without reading messages; None where it is compressed as a whole.
+
+    Raises DamagedFile where its tables cannot be read.
+    """
+    if path.suffix == COMPRESSED_SUFFIX:
+        return None
+    with _opened(path) as connection:
+        counts = dict(connection.execute("SELECT topic_id, COUNT(*) FROM messages GROUP BY topic_id"))
+        start_ns, end_ns = connection.execute("SELECT MIN(timestamp), MAX(timestamp) FROM messages").fetchone()
+        listed = tuple(Count(channel, counts.get(key, 0)) for key, channel in _channels(connection).items())
+        return Summary(listed, start_ns, end_ns)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """The file, read-only; what sqlite and zstd find wrong with it becomes a DamagedFile."""
+    if not path.stat().st_size:
+        raise DamagedFile("it is empty")
+    try:
+        with TemporaryDirectory() as folder:
+            plain = _decompressed(path, Path(folder)) if path.suffix == COMPRESSED_SUFFIX else path
+            # A write-ahead log holds what a recorder that was killed had not merged yet. Without one, nothing may be
+            # written beside the file: bags lie on read-only media.
+            log = plain.with_name(f"{plain.name}-wal")
+            how = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
+            with closing(sqlite3.connect(f"{plain.absolute().as_uri()}?{how}", uri=True)) as connection:
+                connection.text_factory = lambda text: text.decode(errors="replace")
+                # Without it sqlite refuses a file shorter than its header says, down to the rows that are there.
+                connection.execute("PRAGMA writable_schema=ON")
+                yield connection
+    except (sqlite3.Error, ZstdError, EOFError) as error:
+        raise DamagedFile(f"its database is damaged ({error})") from error
+
+
+def _decompressed(path: Path, folder: Path) -> Path:
+    plain = folder / path.stem
+    with open_file(path) as packed, plain.open("wb") as file:
+        shutil.copyfileobj(packed, file, 1 << 20)
+    return plain
+
+
+def _channels(connection: sqlite3.Connection) -> dict[int, Channel]:
+    definitions: dict[str, tuple[str, str]] = {}
+    # Recorded since Iron; Humble's files have no such table.
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'message_definitions'").fetchone():
+        rows = connection.execute("SELECT topic_type, encoding, encoded_message_definition FROM message_definitions")
+        definitions = {msgtype: (encoding, text) for msgtype, encoding, text in rows if text}
+    return {
+        key: Channel(topic, msgtype, serialization, *definitions.get(msgtype, ("", "")))
+        for key, topic, msgtype, serialization in connection.execute(
+            "SELECT id, name, type, serialization_format FROM topics"
+        )
+    }
