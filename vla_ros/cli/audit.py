@@ -65,10 +65,10 @@ def _policy(name: str) -> tuple[Any, Any]:
 
 
 def _print_table(reports: Any) -> None:
-    print(f"{'pass':12}{'waits':>6}{'transfers':>11}{'declared':>10}{'seconds':>9}")
+    print(f"{'pass':20}{'waits':>6}{'transfers':>11}{'declared':>10}{'seconds':>9}")
     for report in reports:
         counts = f"{report.num_waits:6}{report.num_transfers:11}{report.num_declared:10}{report.seconds:9.1f}"
-        print(f"{report.name:12}{counts}{'' if report.complete else '  ended at a wait'}")
+        print(f"{report.name:20}{counts}{'' if report.complete else '  ended at a wait'}")
         for event, count in Counter(report.events).items():
             times = f"  {count} times" if count > 1 else ""
             print(f"  {event.kind}: {event.operator}  {event.file}:{event.line}{times}")

@@ -4,6 +4,9 @@ accelerator  the published sizes on an accelerator without memory: any copy is s
 host         real numbers through a tiny sibling of the policy on CPU: every value that is read
 graph        the exported graph of that sibling, on the accelerator without memory
 cuda         where there is a GPU: torch's own refusal to wait, at the published sizes
+
+Each looks twice: at a plain request, and at a guided one of real-time chunking, which takes a vector-Jacobian product
+through the expert (no graph of that can be exported), or holds frozen actions where the policy was trained with them.
 """
 
 from __future__ import annotations
@@ -11,8 +14,10 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
@@ -22,10 +27,11 @@ from vla_ros.execution.audit_accelerator import FakeAccelerator
 from vla_ros.execution.audit_graph import NO_GRAPH, graph_events
 from vla_ros.execution.audit_recorder import COPY_IN, COPY_OUT, WAIT, Event, Recorder, UnknownValue, is_caller, shown
 from vla_ros.execution.audit_tiny import shrink
-from vla_ros.execution.runner import PolicyRunner
+from vla_ros.execution.runner import PolicyRunner, without_gradients
 from vla_ros.execution.staging import Bucket, StagingArea
 from vla_ros.policies.base import BasePolicy, PolicyObservation
 from vla_ros.policies.fill import build_policy
+from vla_ros.policies.guidance import Guidance
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.synthetic import image_size_of, synthetic_request
@@ -65,25 +71,35 @@ def audit(config: PiConfig, request: PolicyRequest, build: Build = build_policy)
     tiny = shrink(config)
     num_cameras = len(request.policy_input.image_grid)
     tiny_request = synthetic_request(tiny, num_cameras, image_size_of(tiny), NUM_TINY_TEXT_TOKENS)
-    passes = [accelerator_pass(config, request, build), host_pass(tiny, tiny_request, build)]
-    passes.append(graph_pass(tiny, tiny_request, build))
-    if torch.cuda.is_available():
-        passes.append(cuda_pass(config, request, build))
+    passes: list[PassReport] = []
+    for full, small in ((request, tiny_request), (guided(request), guided(tiny_request))):
+        passes += [accelerator_pass(config, full, build), host_pass(tiny, small, build)]
+        if not _is_guided(full) or config.max_frozen_actions:  # torch.export takes no vector-Jacobian product
+            passes.append(graph_pass(tiny, small, build))
+        if torch.cuda.is_available():
+            passes.append(cuda_pass(config, full, build))
     return tuple(passes)
+
+
+def guided(request: PolicyRequest) -> PolicyRequest:
+    """The same request, drawn towards a chunk of zeros; its first actions are frozen."""
+    weights = np.linspace(1.0, 0.0, len(request.noise), dtype=np.float32)
+    return replace(request, previous_actions=np.zeros_like(request.noise), guidance_weights=weights)
 
 
 def accelerator_pass(config: PiConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
     """``sample_actions``, then the runner's way through its staging buffers; weights in the type they have on a GPU."""
     start_s = time.perf_counter()
     recorder, is_warm, complete = Recorder(), False, True
-    with FakeAccelerator() as accelerator, torch.inference_mode():
+    with FakeAccelerator() as accelerator, _mode_of(request):
         policy = _build_without_memory(accelerator, build, config, WEIGHTS_DTYPE)
+        policy.check_guidance_sync = lambda *_: None  # waits, but once, before the first guided inference
         tensors = _tensors(request, accelerator.device)
         try:
             with recorder:
                 runner = PolicyRunner(policy, accelerator.device, config.num_steps)
-                _sample(policy, request, tensors, num_steps=1)
-            recorder.events.clear()  # constants, made once for each device
+                runner.run(request)
+            recorder.events.clear()  # constants, made once for each device, and buffers, for each shape of request
             is_warm = True
             with recorder:
                 _sample(policy, request, tensors, config.num_steps)
@@ -93,7 +109,7 @@ def accelerator_pass(config: PiConfig, request: PolicyRequest, build: Build = bu
     declared = _declared(recorder.events)
     others = [event for event in recorder.events if all(event is not copy for copy in declared)]
     found = tuple(event for event in others if is_warm or event.kind == WAIT)
-    return PassReport("accelerator", found, len(declared), complete, time.perf_counter() - start_s)
+    return PassReport(_name("accelerator", request), found, len(declared), complete, time.perf_counter() - start_s)
 
 
 def host_pass(config: PiConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
@@ -102,17 +118,17 @@ def host_pass(config: PiConfig, request: PolicyRequest, build: Build = build_pol
     policy = build(config).eval()
     policy.pack_weights()
     tensors = _tensors(request, torch.device("cpu"))
-    with torch.inference_mode():
+    with _mode_of(request):
         _sample(policy, request, tensors, num_steps=1)  # makes the constants
         with Recorder(host_stands_in=True) as recorder:
             _sample(policy, request, tensors, config.num_steps)
-    return PassReport("host", tuple(recorder.events), 0, True, time.perf_counter() - start_s)
+    return PassReport(_name("host", request), tuple(recorder.events), 0, True, time.perf_counter() - start_s)
 
 
 def graph_pass(config: PiConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
     """The exported graph of ``sample_actions``; where a value decides what runs there is none: what asked for it."""
     start_s = time.perf_counter()
-    with FakeAccelerator(with_symbols=True) as accelerator, torch.inference_mode():
+    with FakeAccelerator(with_symbols=True) as accelerator, _mode_of(request):
         policy = _build_without_memory(accelerator, build, config, torch.float32)
         policy.pack_weights()
         tensors = _tensors(request, accelerator.device)
@@ -121,10 +137,10 @@ def graph_pass(config: PiConfig, request: PolicyRequest, build: Build = build_po
                 _sample(policy, request, tensors, num_steps=1)  # makes the constants
         except (UnknownValue, GuardOnDataDependentSymNode):
             waits = tuple(event for event in recorder.events if event.kind == WAIT)
-            return PassReport("graph", waits, 0, False, time.perf_counter() - start_s)
+            return PassReport(_name("graph", request), waits, 0, False, time.perf_counter() - start_s)
     events = graph_events(lambda inputs: _sample(policy, request, inputs, config.num_steps), tensors)
     complete = not any(event.operator.startswith(NO_GRAPH) for event in events)
-    return PassReport("graph", events, 0, complete, time.perf_counter() - start_s)
+    return PassReport(_name("graph", request), events, 0, complete, time.perf_counter() - start_s)
 
 
 def cuda_pass(config: PiConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
@@ -136,20 +152,32 @@ def cuda_pass(config: PiConfig, request: PolicyRequest, build: Build = build_pol
     policy.pack_weights()
     staging = StagingArea(Bucket.of(request), device)
     events: tuple[Event, ...] = ()
-    with torch.inference_mode():
-        policy.sample_actions(staging.observation, 1, staging.noise)  # makes the constants
+    with _mode_of(request):
+        policy.sample_actions(staging.observation, 1, staging.noise, guidance=staging.guidance)  # makes the constants
         torch.cuda.synchronize(device)
         torch.cuda.set_sync_debug_mode("error")
         try:
             staging.load(request)
-            policy.sample_actions(staging.observation, config.num_steps, staging.noise)
+            policy.sample_actions(staging.observation, config.num_steps, staging.noise, guidance=staging.guidance)
         except RuntimeError as error:
             if "synchronizing CUDA operation" not in str(error):
                 raise
             events = (Event(WAIT, "synchronizing CUDA operation", *_raised_at(error)),)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return PassReport("cuda", events, 1, not events, time.perf_counter() - start_s)
+    return PassReport(_name("cuda", request), events, 1, not events, time.perf_counter() - start_s)
+
+
+def _is_guided(request: PolicyRequest) -> bool:
+    return request.previous_actions is not None
+
+
+def _mode_of(request: PolicyRequest) -> AbstractContextManager[object]:
+    return without_gradients(_is_guided(request))
+
+
+def _name(name: str, request: PolicyRequest) -> str:
+    return f"{name}_guided" if _is_guided(request) else name
 
 
 def _build_without_memory(
@@ -167,7 +195,11 @@ def _tensors(request: PolicyRequest, device: torch.device) -> dict[str, Tensor]:
 
 def _sample(policy: BasePolicy, request: PolicyRequest, tensors: dict[str, Tensor], num_steps: int) -> Tensor:
     inputs = VLMInputs.from_tensors(tensors, request.policy_input.image_grid)
-    return policy.sample_actions(PolicyObservation(inputs, tensors["state"]), num_steps, tensors["noise"])
+    guidance = None
+    if "previous_actions" in tensors:
+        guidance = Guidance(tensors["previous_actions"], tensors["guidance_weights"])
+    observation = PolicyObservation(inputs, tensors["state"])
+    return policy.sample_actions(observation, num_steps, tensors["noise"], guidance=guidance)
 
 
 def _declared(events: list[Event]) -> list[Event]:

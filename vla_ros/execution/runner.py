@@ -58,7 +58,7 @@ class PolicyRunner:
         bucket_run = self._bucket_run(request)
         bucket_run.staging.load(request)
         watch.lap("copy_in")
-        with _without_gradients(bucket_run.staging):
+        with without_gradients(bucket_run.staging.guidance is not None):
             output = bucket_run.compute(watch)
             actions = bucket_run.staging.fetch_sync(output)
         watch.lap("copy_out")
@@ -74,7 +74,7 @@ class PolicyRunner:
                 )
             staging = StagingArea(bucket, self._device)
             compute = partial(self._sampler.sample, staging)
-            with _without_gradients(staging):
+            with without_gradients(staging.guidance is not None):
                 if staging.guidance is not None and not self._is_guidance_checked:
                     staging.load(request)
                     self._sampler.check_guidance_sync(staging)
@@ -103,9 +103,9 @@ class _Sampler:
         self.policy.check_guidance_sync(staging.observation, staging.noise, self.time_grid)
 
 
-def _without_gradients(staging: StagingArea) -> AbstractContextManager[object]:
+def without_gradients(is_guided: bool) -> AbstractContextManager[object]:
     """Inference mode has less to do for each operator; inside it some releases of torch give zeros for guidance."""
-    return torch.inference_mode() if staging.guidance is None else torch.no_grad()
+    return torch.no_grad() if is_guided else torch.inference_mode()
 
 
 def _captured(compute: Callable[[_StopWatch], Tensor], device: torch.device) -> Callable[[_StopWatch], Tensor]:
