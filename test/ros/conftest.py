@@ -20,7 +20,7 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
 
 import rclpy  # noqa: E402  the environment comes first
-from ros_harness import NodeProcess, Probe, wait_until  # noqa: E402
+from ros_harness import OPEN_PROBES, NodeProcess, Probe, assert_within_limits, wait_until  # noqa: E402
 
 from vla_ros.robot import load_robot  # noqa: E402
 
@@ -71,6 +71,14 @@ def policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(autouse=True)
+def within_limits() -> Iterator[None]:
+    """After each test, whatever it was about: nothing that a probe heard in it was outside the robot file."""
+    yield
+    for probe in OPEN_PROBES:
+        assert_within_limits(probe)
+
+
 # Of a module, though starting takes a while: kept to the end of the session the nodes would slow down every other test.
 @pytest.fixture(scope="module")
 def module_graph(ros: None, policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
@@ -85,6 +93,7 @@ def module_graph(ros: None, policy_dir: Path, tmp_path_factory: pytest.TempPathF
         codes = [node.stop() for node in (policy_node, model_node)]
         probe.close()
     assert codes == [0, 0], policy_node.log + model_node.log
+    assert_within_limits(probe)
 
 
 @pytest.fixture
