@@ -26,7 +26,8 @@ from vla_ros.bench.control import (
 )
 from vla_ros.bench.control_table import Row, rows_json, table
 from vla_ros.cli import main
-from vla_ros.nodes.control_rows import Drive, Observed, Span, control_rows
+from vla_ros.nodes import control_rows as rows_module
+from vla_ros.nodes.control_rows import Drive, Driven, Observed, Span, control_rows
 from vla_ros.runtime.limits import Limiter
 from vla_ros.runtime.path import Target
 from vla_ros.types import ActionChunk
@@ -182,50 +183,94 @@ def test_lateness_leaves_out_the_pauses() -> None:
     assert lateness_ms(stretches, PERIOD_S) == pytest.approx([0.0, 1.0, -1.0])
 
 
-def observed(strategy_chunks: list[HeardChunk]) -> Observed:
+def at(k: int) -> int:
+    return START_NS + k * PERIOD_NS
+
+
+TWO_CHUNKS = [
+    HeardChunk(START_NS + 120 * MS, chunk(START_NS, 0.0, 0.2)),
+    HeardChunk(START_NS + 370 * MS, chunk(START_NS + 220 * MS, 0.0, 0.5)),
+]
+
+
+def driven(strategy: str, chunks: list[HeardChunk] = TWO_CHUNKS) -> Driven:
     """One drive with chunks, a takeover, a model node that is killed and comes back."""
-
-    def at(k: int) -> int:
-        return START_NS + k * PERIOD_NS
-
     modes = ["HOLD"] * 5 + ["POLICY"] * 40 + ["TELEOP"] * 5 + ["POLICY"] * 20 + ["HOLD"] * 30
-    return Observed(
-        commands=[resting([0.0, 0.0], k, mode=mode) for k, mode in enumerate(modes)],
-        chunks=[*strategy_chunks, HeardChunk(at(52), chunk(at(50), 0.0, 0.0))],
-        scenes_ns=[at(0)],
+    return Driven(
+        strategy=strategy,
         drives=[Drive(at(5), Span(at(6), at(44)))],
+        commands=[resting([0.0, 0.0], k, mode=mode) for k, mode in enumerate(modes)],
+        chunks=[*chunks, HeardChunk(at(52), chunk(at(50), 0.0, 0.0))],
+    )
+
+
+def observed(run: Driven) -> Observed:
+    """A run in which all went well, beside an idle ticker as steady as it."""
+    return Observed(
+        driven=run,
+        scenes_ns=[at(0)],
         hands_ns=[at(44) + MS],
-        idle_ns=[at(k) for k in range(45)],
         killed=Drive(at(51), Span(at(60), at(75))),
         back=Span(at(80), at(95)),
-        processor_s=0.19,
+        rest=Span(at(100), at(120)),
+        idle_ns=[at(k) + 2 * MS for k in range(120)],
         num_drops=0,
     )
 
 
 @pytest.mark.parametrize("strategy", ["latest", "rtc"])
-def test_a_run_in_which_all_went_well_is_a_table_without_a_failure(strategy: str) -> None:
-    two = [
-        HeardChunk(START_NS + 120 * MS, chunk(START_NS, 0.0, 0.2)),
-        HeardChunk(START_NS + 370 * MS, chunk(START_NS + 220 * MS, 0.0, 0.5)),
-    ]
-    rows = control_rows(observed(two), ROBOT, strategy)
+def test_a_run_in_which_all_went_well_is_a_table_without_a_failure(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "ENOUGH_SWITCHES", 1)
+    latest = driven("latest") if strategy == "rtc" else None
+    rows = control_rows(observed(driven(strategy)), ROBOT, latest)
     assert [row.what for row in rows if row.ok is False] == []
     found = {row.what.split(",")[0]: row.measured for row in rows}
     assert found["commands outside the robot file"] == 0
     assert found["teleop message to the command that follows"] == pytest.approx(20.0)
-    assert found["processor time of the policy node"] == pytest.approx(25.0)
     killed = next(row for row in rows if row.what.startswith("kill -9"))
     assert killed.measured == pytest.approx(0.201) and killed.allowed == pytest.approx(0.34 + 0.2)
     ratios = [row.allowed for row in rows if row.what == "  ratio"]
     assert ratios == ([pytest.approx(1 / 3)] * 2 if strategy == "rtc" else [])
 
 
+def test_switches_are_compared_with_those_of_the_drives_by_latest() -> None:
+    steady = [HeardChunk(heard.arrived_ns, chunk(heard.chunk.stamp_ns, 0.0, 0.2)) for heard in TWO_CHUNKS]
+    rows = control_rows(observed(driven("latest", steady)), ROBOT, driven("latest"))
+    told = [row.measured for row in rows if "jump of the target" in row.what or "drives of its own" in row.what]
+    assert told[:2] == pytest.approx([0.0, 0.3], abs=1e-9)
+
+
+def test_fewer_switches_than_promised_do_not_count() -> None:
+    rows = control_rows(observed(driven("rtc")), ROBOT, driven("latest"))
+    ratios = [row for row in rows if row.what.startswith("  ratio")]
+    assert len(ratios) == 2 and all(row.ok is False and "too few switches" in row.what for row in ratios)
+
+
 def test_a_policy_that_drives_again_by_itself_fails() -> None:
-    run = observed([])
+    run = driven("latest", [])
     run.commands[85] = replace(run.commands[85], mode="POLICY")
-    failed = [row for row in control_rows(run, ROBOT, "latest") if row.ok is False]
+    failed = [row for row in control_rows(observed(run), ROBOT, None) if row.ok is False]
     assert any("not in HOLD before engage" in row.what and row.measured == 1 for row in failed)
+
+
+def lateness(run: Observed) -> dict[str, Row]:
+    rows = control_rows(run, ROBOT, None)
+    first = next(i for i, row in enumerate(rows) if row.what.startswith("lateness of commands"))
+    return dict(zip(("commands", "beside", "alone", "sender"), rows[first : first + 4], strict=True))
+
+
+def test_commands_may_be_a_little_later_than_an_idle_ticker_at_the_same_moments() -> None:
+    jitter_ns = [MS if k < 50 and k % 2 else 0 for k in range(120)]
+    run = replace(observed(driven("latest")), idle_ns=[at(k) + jitter for k, jitter in enumerate(jitter_ns)])
+    found = lateness(run)
+    assert found["beside"].measured == pytest.approx(1.0) and found["alone"].measured == pytest.approx(0.0)
+    assert found["commands"].allowed == pytest.approx(1.2 * 1.0 + 0.5)
+    late = [replace(c, arrived_ns=c.arrived_ns + (2 * MS if k % 2 else 0)) for k, c in enumerate(run.driven.commands)]
+    found = lateness(replace(run, driven=replace(run.driven, commands=late)))
+    assert found["commands"].ok is False and found["commands"].measured == pytest.approx(2.0)
+    assert found["sender"].measured == pytest.approx(0.0)
 
 
 ROWS = [
@@ -240,6 +285,7 @@ ROWS = [
 def test_what_is_over_its_limit_or_could_not_be_measured_fails() -> None:
     assert [row.ok for row in ROWS] == [True, False, None, False, False]
     assert Row("rounding", 1.0 + 1e-9, 1.0, "").ok
+    assert Row("measured otherwise than promised", 0.5, 1.0, "", is_valid=False).ok is False
 
 
 def test_the_table_has_columns_and_says_which_rows_fail() -> None:

@@ -12,19 +12,21 @@ TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Row:
-    """One line; ``measured`` None where nothing could be, ``allowed`` None where it is only told."""
+    """One line; ``measured`` None where nothing could be, ``allowed`` None where it is only told; not ``is_valid``
+    where it was not measured under the conditions it is promised for."""
 
     what: str
     measured: float | None
     allowed: float | None
     unit: str
+    is_valid: bool = True
 
     @property
     def ok(self) -> bool | None:
-        """None where nothing is promised; what could not be measured is not good."""
+        """None where nothing is promised; what could not be measured as it should be is not good."""
         if self.allowed is None:
             return None
-        return self.measured is not None and self.measured <= self.allowed * (1 + TOLERANCE)
+        return self.is_valid and self.measured is not None and self.measured <= self.allowed * (1 + TOLERANCE)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -37,7 +39,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def rows_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows for ``--json``; ``ok`` is null where nothing is promised, ``measured`` where nothing could be."""
+    """The rows for ``--json``, in the table's order. Keys of each: ``what`` (its text; a row that belongs to the one
+    above begins with two blanks), ``measured`` (null where nothing could be), ``allowed`` (the largest good value, null
+    where it is only told), ``unit``, and ``ok`` (null where nothing is promised)."""
     return [
         {"what": row.what, "measured": _finite(row.measured), "allowed": row.allowed, "unit": row.unit, "ok": row.ok}
         for row in rows

@@ -1,4 +1,8 @@
-"""Measure an inference, against a yardstick and against what the device could do; or the control of a live run."""
+"""Measure an inference, against a yardstick and against what the device could do; or the control of a live run.
+
+``--json`` with ``--control``: ``rows``, the table (its keys: ``vla_ros.bench.control_table.rows_json``), and what was
+asked for: ``strategy``, ``inference_delay_ms``, ``control_rate_hz`` (0: the robot file's) and ``seconds``.
+"""
 
 from __future__ import annotations
 
@@ -91,8 +95,9 @@ def _control(args: argparse.Namespace) -> int:
     )
     print()
     print(table(rows))
-    figures = {"rows": rows_json(rows), "strategy": strategy, "inference_delay_ms": delay_ms, "seconds": seconds}
-    write_json(args.json, figures)
+    pace = {"control_rate_hz": rate_hz or 0.0, "seconds": seconds}
+    asked = {"strategy": strategy, "inference_delay_ms": delay_ms, **pace}
+    write_json(args.json, {"rows": rows_json(rows), **asked})
     return 1 if any(row.ok is False for row in rows) else 0
 
 

@@ -15,8 +15,9 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_ros.bench.control import HeardChunk, HeardCommand
-from vla_ros.messages.times import fill_time, time_to_ns
+from vla_ros.messages.times import fill_time
 from vla_ros.messages.trajectories import parse_trajectory
+from vla_ros.nodes.control_ticker import IDLE_TOPIC
 from vla_ros.nodes.demo_client import DemoClient, Recording
 from vla_ros.nodes.qos import LINK, TELEOP
 from vla_ros.robot import RobotConfig
@@ -36,11 +37,13 @@ class ControlProbe(DemoClient):
         self._modes: list[tuple[int, str]] = []
         self._chunks: list[tuple[int, JointTrajectory]] = []
         self.scenes_ns: list[int] = []
+        self.idle_ns: list[int] = []
         self._model_level = b""
         self._model_heard_ns = 0
         self._teleop = self.create_publisher(JointTrajectory, "vla_policy/teleop", TELEOP)
         topic = robot.outputs[0].command_topic
         self.create_subscription(JointTrajectory, topic, self._keep_command, EVERYTHING)
+        self.create_subscription(JointTrajectory, IDLE_TOPIC, self._keep_idle, EVERYTHING)
         self.create_subscription(String, "vla_policy/mode", self._keep_mode, EVERYTHING)
         self.create_subscription(JointTrajectory, "vla_policy/chunk", self._keep_chunk, EVERYTHING)
         self.create_subscription(DiagnosticStatus, "vla_model/status", self._keep_status, LINK)
@@ -126,6 +129,9 @@ class ControlProbe(DemoClient):
     def _keep_command(self, msg: JointTrajectory, info: dict[str, Any]) -> None:
         with self._changed:
             self._heard.append((msg, info))
+
+    def _keep_idle(self, msg: JointTrajectory, info: dict[str, Any]) -> None:
+        self.idle_ns.append(info["received_timestamp"])
 
     def _keep_mode(self, msg: String, info: dict[str, Any]) -> None:
         with self._changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ import numpy as np
 from vla_ros.bench.control import (
     HeardChunk,
     HeardCommand,
+    SwitchJumps,
     chunk_end_ns,
     delays_ms,
     largest_steps,
@@ -44,43 +46,57 @@ class Span:
 
 @dataclass(frozen=True)
 class Drive:
-    """The policy drove from ``engaged_ns`` on and its chunks were followed during ``span``."""
+    """The policy drove from ``engaged_ns`` on and its chunks were followed during ``span``, in which the policy node
+    used ``processor_s`` of the processor."""
 
     engaged_ns: int
     span: Span
+    processor_s: float = 0.0
 
 
-@dataclass
+@dataclass(frozen=True)
+class Driven:
+    """Drives of one strategy, and every command and chunk that was heard in the run they were part of."""
+
+    strategy: str
+    drives: Sequence[Drive]
+    commands: Sequence[HeardCommand]
+    chunks: Sequence[HeardChunk]
+
+    def followed(self, drive: Drive) -> list[HeardChunk]:
+        """The chunks of one drive."""
+        return [heard for heard in self.chunks if drive.engaged_ns <= heard.arrived_ns <= drive.span.end_ns]
+
+
+@dataclass(frozen=True)
 class Observed:
     """One run: what arrived, and when what was done. Times are ns of the clock that messages are stamped by.
 
-    ``scenes_ns`` are resets of the simulation, ``hands_ns`` teleop messages, ``idle_ns`` the idle ticker's ticks;
-    ``processor_s`` is what the policy node used during the drives, ``num_drops`` how many of them it ended by itself.
+    ``scenes_ns`` are resets of the simulation, ``hands_ns`` teleop messages, ``idle_ns`` what arrived of the idle
+    ticker, during ``rest`` beside nothing else; ``num_drops`` is how many drives the policy node ended by itself.
     The span of ``killed`` begins when the model node was killed; during ``back`` it was back and nobody had engaged.
     """
 
-    commands: list[HeardCommand]
-    chunks: list[HeardChunk]
-    scenes_ns: list[int]
-    drives: list[Drive]
-    hands_ns: list[int]
-    idle_ns: list[int]
+    driven: Driven
+    scenes_ns: Sequence[int]
+    hands_ns: Sequence[int]
     killed: Drive
     back: Span
-    processor_s: float
+    rest: Span
+    idle_ns: Sequence[int]
     num_drops: int
 
 
-def control_rows(observed: Observed, robot: RobotConfig, strategy: str) -> list[Row]:
-    """The table."""
+def control_rows(observed: Observed, robot: RobotConfig, latest: Driven | None) -> list[Row]:
+    """The table; ``latest`` is what the strategy's chunk switches are compared with, None where it is itself."""
     period_s = 1 / robot.control_rate_hz
     return [
         *_limit_rows(observed, robot, period_s),
         *_handoff_rows(observed, robot, period_s),
-        *_switch_rows(observed, strategy, period_s),
+        *_switch_rows(observed.driven, latest, period_s),
         *_kill_rows(observed, robot, period_s),
         *_lateness_rows(observed, period_s),
-        *_processor_rows(observed, robot),
+        Row("times the policy fell to HOLD while it drove", observed.num_drops, None, ""),
     ]
 
 
@@ -102,7 +118,7 @@ def _handoff_rows(observed: Observed, robot: RobotConfig, period_s: float) -> li
         mode: [step for segment in segments for step in largest_steps(segment, mode, max_step, num_commands)]
         for mode in ("TELEOP", "POLICY")
     }
-    delays = delays_ms(observed.commands, "TELEOP", observed.hands_ns)
+    delays = delays_ms(observed.driven.commands, "TELEOP", observed.hands_ns)
     message = f"teleop message to the command that follows, {len(delays)} times"
     unit = "of a period at full speed"
     return [
@@ -113,38 +129,44 @@ def _handoff_rows(observed: Observed, robot: RobotConfig, period_s: float) -> li
     ]
 
 
-def _switch_rows(observed: Observed, strategy: str, period_s: float) -> list[Row]:
-    drives = [_followed(observed, drive) for drive in observed.drives]
-    ours = switch_jumps(drives, observed.commands, strategy, period_s)
-    latest = switch_jumps(drives, observed.commands, "latest", period_s)
-    num = len(ours.instant)
-    few = "" if num >= ENOUGH_SWITCHES else f" ({ENOUGH_SWITCHES} say more: --seconds)"
-    what = f"jump of the target's velocity, p95 of {num} switches"
-    at_once = _jump_rows(f"{what}{few}", strategy, ours.instant, latest.instant)
-    sampled = _jump_rows(f"{what}, sampled once a period", strategy, ours.sampled, latest.sampled)
+def _switch_rows(driven: Driven, latest: Driven | None, period_s: float) -> list[Row]:
+    """Each strategy in drives of its own: chunks of another would not follow each other as its do."""
+    ours = _jumps(driven, period_s)
+    theirs = None if latest is None else _jumps(latest, period_s)
+    what = f"jump of the target's velocity at a chunk switch, {driven.strategy}, p95 of {len(ours.instant)}"
+    at_once = _jump_rows(what, driven.strategy, ours.instant, theirs and theirs.instant)
+    sampled = _jump_rows("  the same, sampled once a period", driven.strategy, ours.sampled, theirs and theirs.sampled)
     return [*at_once, *sampled]
 
 
-def _jump_rows(what: str, strategy: str, ours: np.ndarray, latest: np.ndarray) -> list[Row]:
-    """The strategy that ran, and beside another than ``latest`` that one on the same chunks, and their ratio."""
-    jump, yardstick = percentile(ours, 95), percentile(latest, 95)
-    rows = [Row(f"{what}: {strategy}", jump, None, "rad/s")]
-    if strategy != "latest":
-        limit = MAX_JUMP_RATIO if strategy == "rtc" else None
+def _jump_rows(what: str, strategy: str, ours: np.ndarray, theirs: np.ndarray | None) -> list[Row]:
+    jump = percentile(ours, 95)
+    rows = [Row(what, jump, None, "rad/s")]
+    if theirs is not None:
+        yardstick = percentile(theirs, 95)
+        is_enough = min(len(ours), len(theirs)) >= ENOUGH_SWITCHES
         ratio = jump / yardstick if jump is not None and yardstick else None
-        rows += [Row("  the same chunks by latest", yardstick, None, "rad/s"), Row("  ratio", ratio, limit, "")]
+        few = "" if is_enough else f": does not count, too few switches, {ENOUGH_SWITCHES} each are needed"
+        limit = MAX_JUMP_RATIO if strategy == "rtc" else None
+        rows.append(Row(f"  latest in drives of its own, p95 of {len(theirs)}", yardstick, None, "rad/s"))
+        rows.append(Row(f"  ratio{few}", ratio, limit, "", is_valid=is_enough))
     return rows
+
+
+def _jumps(driven: Driven, period_s: float) -> SwitchJumps:
+    drives = [driven.followed(drive) for drive in driven.drives]
+    return switch_jumps(drives, driven.commands, driven.strategy, period_s)
 
 
 def _kill_rows(observed: Observed, robot: RobotConfig, period_s: float) -> list[Row]:
     kill_ns = observed.killed.span.start_ns
-    followed = _followed(observed, observed.killed)
+    followed = observed.driven.followed(observed.killed)
     rest_s = max(0, chunk_end_ns(followed) - kill_ns) * 1e-9
     stopping_s = stopping_time_s(robot, period_s)
-    until = [command for command in observed.commands if command.arrived_ns <= observed.back.end_ns]
+    until = [command for command in observed.driven.commands if command.arrived_ns <= observed.back.end_ns]
     still_ns = standstill_ns(until, "HOLD", kill_ns)
     took_s = math.inf if still_ns is None else (still_ns - kill_ns) * 1e-9
-    back = [command.mode for command in observed.commands if observed.back.holds(command.sent_ns)]
+    back = [command.mode for command in observed.driven.commands if observed.back.holds(command.sent_ns)]
     what = f"kill -9 of the model node to standstill in HOLD (chunk's rest {rest_s:.2f} s, stopping {stopping_s:.2f} s)"
     not_held = sum(mode != "HOLD" for mode in back) if back else None
     return [
@@ -154,43 +176,31 @@ def _kill_rows(observed: Observed, robot: RobotConfig, period_s: float) -> list[
 
 
 def _lateness_rows(observed: Observed, period_s: float) -> list[Row]:
-    spans = [drive.span for drive in observed.drives]
-    arrived = [command.arrived_ns for command in observed.commands]
-    sent = [command.sent_ns for command in observed.commands]
-    ours, at_sender, idle = (
-        percentile(lateness_ms([[t for t in times if span.holds(t)] for span in spans], period_s), 99)
-        for times in (arrived, sent, observed.idle_ns)
-    )
-    allowed = None if idle is None else MAX_LATENESS_RATIO * idle + LATENESS_MARGIN_MS
-    rate = f"{1 / period_s:g} Hz"
+    """The yardstick is the idle ticker at the same moments, the model running for both: whatever else a busy machine
+    does to a ticker, it does to either."""
+    spans = [drive.span for drive in observed.driven.drives]
+    ours = _lateness([command.arrived_ns for command in observed.driven.commands], spans, period_s)
+    at_sender = _lateness([command.sent_ns for command in observed.driven.commands], spans, period_s)
+    idle = _lateness(observed.idle_ns, spans, period_s)
+    alone = _lateness(observed.idle_ns, [observed.rest], period_s)
+    allowed = MAX_LATENESS_RATIO * (idle or 0.0) + LATENESS_MARGIN_MS
     return [
-        Row(f"lateness of an idle ticker at {rate}, p99", idle, None, "ms"),
-        Row(f"lateness of commands at {rate}, model running, p99", ours, allowed, "ms"),
-        Row("  the same by the sender's stamps, without the way", at_sender, None, "ms"),
+        Row(f"lateness of commands at {1 / period_s:g} Hz, model running, p99", ours, allowed, "ms"),
+        Row("  of an idle ticker's in a process beside it, at the same moments", idle, None, "ms"),
+        Row("  of the same idle ticker's when nothing else runs", alone, None, "ms"),
+        Row("  of commands by the sender's stamps, without the way", at_sender, None, "ms"),
     ]
 
 
-def _processor_rows(observed: Observed, robot: RobotConfig) -> list[Row]:
-    driven_s = sum(drive.span.end_ns - drive.span.start_ns for drive in observed.drives) * 1e-9
-    camera = robot.cameras[0]
-    what = (
-        f"processor time of the policy node, {len(robot.cameras)} cameras of {camera.width}x{camera.height} "
-        "(not three of 640x480 at 30 Hz)"
-    )
-    return [
-        Row(what, 100 * observed.processor_s / driven_s if driven_s else None, None, "% of one core"),
-        Row("times the policy fell to HOLD while it drove", observed.num_drops, None, ""),
-    ]
-
-
-def _followed(observed: Observed, drive: Drive) -> list[HeardChunk]:
-    return [heard for heard in observed.chunks if drive.engaged_ns <= heard.arrived_ns <= drive.span.end_ns]
+def _lateness(times_ns: Sequence[int], spans: Sequence[Span], period_s: float) -> float | None:
+    """p99 over the spans, ms."""
+    return percentile(lateness_ms([[t for t in times_ns if span.holds(t)] for span in spans], period_s), 99)
 
 
 def _segments(observed: Observed) -> list[list[HeardCommand]]:
     """The commands between two resets of the simulation, which move the arm without a command."""
     bounds = [0, *observed.scenes_ns, 1 << 62]
-    return [[c for c in observed.commands if start <= c.sent_ns < end] for start, end in pairwise(bounds)]
+    return [[c for c in observed.driven.commands if start <= c.sent_ns < end] for start, end in pairwise(bounds)]
 
 
 def _max(values: list[float]) -> float | None:

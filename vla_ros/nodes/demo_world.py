@@ -47,6 +47,12 @@ class WorldConfig:
     control_rate_hz: float = 0.0
 
     @property
+    def nodes(self) -> Mapping[str, Mapping[str, object]]:
+        """The parameters of each node: first the robot's, then both that let the policy drive it."""
+        robot_params = {"robot": self.robot, "seed": self.seed, "view": self.view}
+        return {"sim_node": robot_params, "model_node": self.model_params, "policy_node": self.policy_params}
+
+    @property
     def model_params(self) -> Mapping[str, object]:
         return {**self._chunk_params, "inference_delay_ms": self.inference_delay_ms}
 
@@ -72,22 +78,27 @@ class DemoWorld(Generic[Client]):
 
     def start(self) -> None:
         """Bring every node up, and let the policy drive once, so that nothing later pays for first times."""
-        domain = os.environ["ROS_DOMAIN_ID"]
-        print(
-            f"starting sim_node, model_node and policy_node in ROS domain {domain}; logs in {self._config.log_dir}",
-            flush=True,
-        )
         started = time.monotonic()
+        self.bring_up()
+        if not self.client.wait_until(lambda: self.client.status is not None, START_TIMEOUT_S):
+            raise ValueError(f"sim_node never started: {self.processes.last_line('sim_node')}")
+        self.drive_once()
+        print(f"nodes are up after {time.monotonic() - started:.1f} s", flush=True)
+
+    def bring_up(self) -> None:
+        """Configure and activate both managed nodes."""
+        domain, nodes = os.environ["ROS_DOMAIN_ID"], ", ".join(self._config.nodes)
+        print(f"starting {nodes} in ROS domain {domain}; logs in {self._config.log_dir}", flush=True)
         for node, process in (("vla_model", "model_node"), ("vla_policy", "policy_node")):
             for transition, what in ((CONFIGURE, "configured"), (ACTIVATE, "activated")):
                 if not self.client.change_state(node, transition, START_TIMEOUT_S):
                     raise ValueError(f"{process} could not be {what}: {self.processes.last_line(process)}")
-        if not self.client.wait_until(lambda: self.client.status is not None, START_TIMEOUT_S):
-            raise ValueError(f"sim_node never started: {self.processes.last_line('sim_node')}")
+
+    def drive_once(self) -> None:
+        """Let the policy drive as soon as everything is there, up to its first chunk."""
         self.engage(START_TIMEOUT_S)
         self.client.wait_until(lambda: self.client.has_chunk, ENGAGE_TIMEOUT_S)
         self.client.trigger("vla_policy/hold")
-        print(f"nodes are up after {time.monotonic() - started:.1f} s", flush=True)
 
     def start_model(self) -> None:
         """Start a model node again that was killed; it configures and activates itself."""
@@ -125,15 +136,14 @@ def running_world(
     config: WorldConfig, robot: RobotConfig, make_client: Callable[[RobotConfig, Callable[[], None]], Client]
 ) -> Iterator[DemoWorld[Client]]:
     """Start the nodes in a ROS domain of their own, with a client of ``make_client``; they end whatever happens."""
-    model_params, policy_params = config.model_params, config.policy_params
+    nodes = config.nodes
     _use_own_domain()
     use_default_dds_profile()
     for number in INTERRUPTIONS:
         signal.signal(number, _interrupt)
     with Processes(config.log_dir) as processes:
-        processes.start_node("sim_node", {"robot": config.robot, "seed": config.seed, "view": config.view})
-        processes.start_node("model_node", model_params)
-        processes.start_node("policy_node", policy_params)
+        for name, parameters in nodes.items():
+            processes.start_node(name, parameters)
         # Ctrl-C belongs to this program, which has children to end.
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         client = make_client(robot, processes.check)
