@@ -1,0 +1,128 @@
+"""Both nodes in given time: what is asked, when it is answered, and that it repeats itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from runtime_helpers import CHUNK_DT_S, HORIZON, MS, PERIOD_NS, ROBOT, S, frame, joints
+
+from vla_ros.replay.offline import OfflineNodes
+from vla_ros.runtime.handoff import Mode
+from vla_ros.runtime.loop import ControlLoop, LoopSettings, Tick
+from vla_ros.types import ActionChunk, Answer, ChunkShape, Continuation, Observation
+
+START_NS = 100 * S
+FRAME_NS = 50 * MS
+
+
+class FakeProcessor:
+    """Requests are what was asked; actions are the chunk."""
+
+    chunk_shape = ChunkShape(HORIZON, CHUNK_DT_S, 1.0)
+
+    def process(self, observation: Observation, continuation: Continuation | None = None) -> Any:
+        if observation.task == "unreadable":
+            raise ValueError("the task cannot be read")
+        return SimpleNamespace(observation=observation, continuation=continuation)
+
+    def decode(self, actions: np.ndarray, observation: Observation) -> ActionChunk:
+        return ActionChunk(observation.stamp_ns, CHUNK_DT_S, 1.0, actions)
+
+
+@dataclass
+class Log:
+    ticks: list[tuple[int, Tick]] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    num_used: int = 0
+
+    def ticked(self, now_ns: int, tick: Tick) -> None:
+        self.ticks.append((now_ns, tick))
+
+    def answered(self, answer: Answer, is_used: bool) -> None:
+        self.answers.append(answer)
+        self.num_used += is_used
+
+    def failed(self, now_ns: int, problem: str) -> None:
+        self.problems.append(problem)
+
+
+@dataclass
+class Run:
+    log: Log
+    loop: ControlLoop
+    requests: list[Any]
+
+
+def drive(latency_ms: float, seconds: float = 2.0, strategy: str = "latest", task: str = "touch", **settings: Any) -> Run:
+    loop = ControlLoop(ROBOT, LoopSettings(50.0, **{"result_timeout_s": 0.5, "strategy": strategy} | settings))
+    loop.sensors.task = task
+    log, requests = Log(), []
+    goal = np.linspace(0, 1, HORIZON + 1)[1:, None] * np.array([[0.2, -0.1]])
+
+    def infer(request: Any) -> np.ndarray:
+        requests.append(request)
+        return goal
+
+    nodes = OfflineNodes(
+        loop, FakeProcessor(), infer, lambda observation: round(latency_ms * MS), log, START_NS, PERIOD_NS
+    )
+    is_engaged = False
+    for now_ns in range(START_NS, START_NS + round(seconds * S), FRAME_NS):
+        for camera in loop.sensors.cameras:
+            loop.sensors.cameras[camera].add(frame(camera, now_ns))
+        loop.sensors.joints.add(joints(now_ns, 0.0, 0.0))
+        is_engaged = is_engaged or loop.engage(now_ns) == ""
+        nodes.ask(now_ns)
+        nodes.run_until(now_ns + FRAME_NS)
+    return Run(log, loop, requests)
+
+
+def test_ticks_come_each_period_and_none_twice():
+    times = [now_ns for now_ns, _ in drive(30).log.ticks]
+    assert times == list(range(START_NS, START_NS + 2 * S, PERIOD_NS))
+
+
+@pytest.mark.parametrize("latency_ms", [10, 70, 180])
+def test_every_answer_comes_when_it_is_due_and_never_before_the_one_before_it(latency_ms: int):
+    run = drive(latency_ms)
+    assert len(run.log.answers) > 5
+    for answer in run.log.answers:
+        assert answer.arrived_ns - answer.asked_ns == latency_ms * MS
+        assert answer.observation.stamp_ns <= answer.asked_ns
+    assert all(b.asked_ns >= a.arrived_ns for a, b in zip(run.log.answers, run.log.answers[1:]))
+    assert run.loop.mode is Mode.POLICY
+
+
+def test_a_request_that_waits_for_a_busy_model_is_answered_after_it():
+    # Longer than half the result's time limit: the loop asks again while the model still works on the first.
+    answers = drive(400, result_timeout_s=0.5).log.answers
+    assert [answer.arrived_ns - answer.asked_ns for answer in answers[:2]] == [400 * MS, 500 * MS]
+
+
+def test_a_model_slower_than_its_time_limit_ends_in_hold():
+    run = drive(700)
+    assert run.loop.mode is Mode.HOLD and run.log.num_used == 0
+
+
+def test_with_rtc_later_requests_carry_what_they_continue():
+    run = drive(30, strategy="rtc")
+    assert run.requests[0].continuation is None
+    guided = [request.continuation for request in run.requests if request.continuation is not None]
+    assert not guided and "chunks of 6" in run.log.problems[0]  # five actions are one too few for a delay of one
+
+
+def test_what_the_processor_refuses_holds_and_is_heard():
+    run = drive(30, task="unreadable")
+    assert "the task cannot be read" in run.log.problems[0] and run.loop.mode is Mode.HOLD
+
+
+def test_the_same_input_gives_the_same_commands():
+    first, second = (
+        np.array([tick.command.positions for _, tick in drive(70).log.ticks if tick.command is not None]) for _ in range(2)
+    )
+    assert len(first) and first.tolist() == second.tolist()
