@@ -14,6 +14,7 @@ EXECUTABLES = {
     "model_node": "vla_ros.nodes.model_node:main",
     "sim_node": "vla_ros.nodes.sim_node:main",
     "teleop_keyboard": "vla_ros.nodes.teleop_keyboard:main",
+    "player": "vla_ros.nodes.player:main",
     "vla_ros": "vla_ros.cli:main",
 }
 ROS_MESSAGES = ("diagnostic-msgs", "sensor-msgs", "std-msgs", "std-srvs", "trajectory-msgs")

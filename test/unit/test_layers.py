@@ -27,7 +27,17 @@ MAY_IMPORT = {
     "vla_ros.robot": {"numpy", "yaml", "vla_ros.types", "vla_ros.urdf"},
     "vla_ros.urdf": set(),
     "vla_ros.wire": {"numpy", "yaml", "safetensors", "vla_ros.types"},
-    "vla_ros.bags": {"numpy", "rosbags", "vla_ros.types", "vla_ros.messages"},
+    # zstd (the standard library's own from 3.14 on) and lz4 come with rosbags.
+    "vla_ros.bags": {
+        "numpy",
+        "yaml",
+        "rosbags",
+        "lz4",
+        "backports",
+        "compression",
+        "vla_ros.messages",
+        "vla_ros.types",
+    },
     "vla_ros.messages": {"numpy", "cv2", "vla_ros.types"},
     "vla_ros.runtime": {"numpy", "vla_ros.types", "vla_ros.robot"},
     "vla_ros.check": {"numpy", "vla_ros.messages", "vla_ros.robot", "vla_ros.runtime", "vla_ros.types"},
@@ -62,6 +72,21 @@ MAY_IMPORT = {
     }
     | TORCH,
     "vla_ros.bench.control": {"numpy", "vla_ros.robot", "vla_ros.runtime", "vla_ros.types"},
+    "vla_ros.replay": {
+        "numpy",
+        "cv2",
+        "vla_ros.bags",
+        "vla_ros.execution",
+        "vla_ros.messages",
+        "vla_ros.policies",
+        "vla_ros.robot",
+        "vla_ros.runtime",
+        "vla_ros.share",
+        "vla_ros.transforms",
+        "vla_ros.types",
+        "vla_ros.wire",
+    }
+    | TORCH,
     "vla_ros.sim": {"numpy", "mujoco", "tqdm", "vla_ros.bags", "vla_ros.robot", "vla_ros.types"},
     "vla_ros.training": {
         "numpy",

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from vla_ros.cli import audit, bench, check, demo, import_policy, parity, record, train
+from vla_ros.cli import audit, bench, check, demo, import_policy, parity, record, replay, train
 
-COMMANDS = (demo, record, train, import_policy, parity, audit, bench, check)
+COMMANDS = (demo, record, replay, train, import_policy, parity, audit, bench, check)
 DONE, BELOW_THRESHOLD, UNUSABLE = 0, 1, 2
 INTERRUPTED = 130
 

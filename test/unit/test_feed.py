@@ -1,0 +1,262 @@
+"""A bag's messages as the events of one robot."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bag_samples import (
+    BYTES,
+    MCAP,
+    NS_PER_S,
+    NUMBERS,
+    SQLITE,
+    array,
+    as_humble,
+    at,
+    image,
+    joint_state,
+    jpeg,
+    string,
+    trajectory,
+    write_bag,
+)
+from vla_ros.bags.read import BagReader
+from vla_ros.bags.types import message_type
+from vla_ros.messages import frames
+from vla_ros.messages.images import decode_image
+from vla_ros.replay.events import (
+    ChunkEvent,
+    CommandEvent,
+    EstopEvent,
+    FrameEvent,
+    JointsEvent,
+    ModeEvent,
+    RequestEvent,
+    ResultEvent,
+    TaskEvent,
+    TeleopEvent,
+)
+from vla_ros.replay.feed import Feed, resolve_topic
+from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
+from vla_ros.runtime.buffers import FrameBuffer
+from vla_ros.runtime.handoff import Mode
+from vla_ros.types import Frame
+from vla_ros.wire import PolicyResult, decode_request, encode_request, encode_result
+
+HEIGHT, WIDTH = 24, 32
+PIXELS = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+JOINTS = ("a", "b", "c")
+ROBOT = RobotConfig(
+    name="three",
+    control_rate_hz=50.0,
+    joints=tuple(JointConfig(name, -3.0, 3.0, 1.0, 5.0) for name in JOINTS),
+    cameras=(
+        CameraConfig("raw", "raw/image", WIDTH, HEIGHT, 0.5),
+        CameraConfig("packed", "packed/image/compressed", WIDTH, HEIGHT, 0.5, compressed=True),
+    ),
+    outputs=(OutputConfig("arm", ("b", "a")), OutputConfig("gripper", ("c",), "forward", "/gripper/commands")),
+)
+ARM_TOPIC = "/joint_trajectory_controller/joint_trajectory"
+
+
+class Request:
+    """The least that can be sent."""
+
+    def to_tensors(self):
+        return {"state": np.arange(3, dtype=np.float32)}
+
+    def metadata(self):
+        return {"stamp_ns": str(at(0.1))}
+
+
+def bool_message(value):
+    return message_type("std_msgs/msg/Bool")(value)
+
+
+def messages(prefix=""):
+    result = PolicyResult(at(0.1), "0" * 64, np.ones((2, 3), np.float32), 12.0, {})
+    return [
+        (f"{prefix}/vla_policy/task", string(" touch it "), at(0)),
+        (f"{prefix}/vla_policy/estop", bool_message(True), at(0.05)),
+        (f"{prefix}/joint_states", joint_state(at(0.1), ["c", "b", "a"], [3.0, 2.0, 1.0], [0.3, 0.2, 0.1]), at(0.11)),
+        (f"{prefix}/raw/image", image(at(0.2), PIXELS), at(0.22)),
+        (f"{prefix}/packed/image/compressed", jpeg(at(0.2), PIXELS), at(0.23)),
+        (f"{prefix}/vla_policy/teleop", trajectory(0, JOINTS, [[1, 2, 3]]), at(0.3)),
+        (f"{prefix}/vla_policy/mode", string("TELEOP"), at(0.31)),
+        (f"{prefix}{ARM_TOPIC}", trajectory(0, ["a", "b"], [[0.1, 0.2], [0.3, 0.4]], 0.02), at(0.32)),
+        ("/gripper/commands", array(NUMBERS, np.array([0.7])), at(0.33)),
+        (f"{prefix}/vla_model/request", array(BYTES, np.frombuffer(encode_request(Request()), np.uint8)), at(0.34)),
+        (f"{prefix}/vla_model/result", array(BYTES, np.frombuffer(encode_result(result), np.uint8)), at(0.35)),
+        (f"{prefix}/vla_policy/chunk", trajectory(at(0.1), JOINTS, np.ones((4, 3))), at(0.36)),
+        ("/somebody/else", string("nothing of ours"), at(0.4)),
+    ]
+
+
+def feed_of(bag, robot=ROBOT, namespace=""):
+    feed = Feed(BagReader(bag), robot, namespace)
+    return list(feed), feed.problems
+
+
+def with_one_more(tmp_path, *more):
+    """The events and problems of the usual bag and further messages."""
+    return feed_of(write_bag(tmp_path / "bag", [*messages(), *more]))
+
+
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+@pytest.mark.parametrize("is_humble", [False, True])
+def test_every_topic_of_the_robot_becomes_an_event_in_recording_order(tmp_path, storage, is_humble):
+    bag = write_bag(tmp_path / "bag", messages(), storage)
+    events, problems = feed_of(as_humble(bag) if is_humble else bag)
+    assert problems == ()
+    assert [type(event) for event in events] == [
+        TaskEvent, EstopEvent, JointsEvent, FrameEvent, FrameEvent, TeleopEvent, ModeEvent, CommandEvent, CommandEvent,
+        RequestEvent, ResultEvent, ChunkEvent,
+    ]  # fmt: skip
+    task, estop, joints, raw, packed, teleop, mode, arm, gripper, request, result, chunk = events
+    assert (task.received_ns, task.task) == (at(0), "touch it")
+    assert estop.is_pressed is True and mode.mode is Mode.TELEOP
+    assert (joints.received_ns, joints.stamp_ns) == (at(0.11), at(0.1))
+    assert joints.sample.positions.tolist() == [1, 2, 3] and joints.sample.velocities.tolist() == [0.1, 0.2, 0.3]
+    assert raw.frame.camera == "raw" and (raw.received_ns, raw.stamp_ns) == (at(0.22), at(0.2))
+    assert np.array_equal(raw.frame.image, PIXELS)
+    assert packed.frame.camera == "packed" and np.array_equal(packed.frame.image, decode_image(jpeg(0, PIXELS)))
+    assert teleop.trajectory.positions.tolist() == [[1, 2, 3]] and teleop.stamp_ns == 0
+    assert arm.group == "arm" and arm.trajectory.positions.tolist() == [[0.2, 0.1], [0.4, 0.3]]
+    assert arm.trajectory.times_s.tolist() == [0.02, 0.04]
+    assert gripper.group == "gripper" and gripper.trajectory.positions.tolist() == [[0.7]]
+    assert gripper.trajectory.times_s.tolist() == [0.02], "a forward command is meant for one control period ahead"
+    assert request.metadata["stamp_ns"] == str(at(0.1))
+    assert decode_request(request.data).tensors["state"].tolist() == [0, 1, 2]
+    assert result.result.stamp_ns == at(0.1) and result.result.actions.shape == (2, 3)
+    assert chunk.stamp_ns == at(0.1) and chunk.trajectory.positions.shape == (4, 3)
+
+
+def test_a_bag_recorded_in_a_namespace_is_matched_by_resolved_names(tmp_path):
+    bag = write_bag(tmp_path / "bag", messages("/left/arm"))
+    events, problems = feed_of(bag, namespace="left/arm")
+    assert len(events) == 12 and problems == ()
+    _, problems = feed_of(bag)
+    assert any("'/joint_states' is not in the bag; it has /left/arm/joint_states" in line for line in problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "namespace", "resolved"),
+    [
+        ("joint_states", "", "/joint_states"),
+        ("joint_states", "/", "/joint_states"),
+        ("vla_policy/task", "/left/", "/left/vla_policy/task"),
+        ("/camera/image", "left", "/camera/image"),
+    ],
+)
+def test_names_resolve_as_in_ros(name, namespace, resolved):
+    assert resolve_topic(name, namespace) == resolved
+
+
+def test_a_topic_that_is_missing_is_named(tmp_path):
+    missing = [message for message in messages() if message[0] not in ("/joint_states", "/raw/image")]
+    events, problems = feed_of(write_bag(tmp_path / "bag", missing))
+    assert len(events) == 10
+    assert sorted(line.split("'")[1] for line in problems) == ["/joint_states", "/raw/image"]
+
+
+def test_messages_that_cannot_be_used_are_counted_by_kind_and_the_others_go_on(tmp_path):
+    depth = np.zeros((HEIGHT, WIDTH), np.uint16)
+    bad = [
+        ("/joint_states", joint_state(at(1), ["a", "b"], [1, 2]), at(1)),
+        ("/joint_states", joint_state(at(1.1), ["a", "b"], [1, 2]), at(1.1)),
+        ("/joint_states", joint_state(at(1.2), JOINTS, [1, 2, np.nan]), at(1.2)),
+        ("/raw/image", image(at(1.3), PIXELS[:5]), at(1.3)),
+        ("/raw/image", image(at(1.4), PIXELS[:7]), at(1.4)),
+        ("/raw/image", image(at(1.5), depth.view(np.uint8).reshape(HEIGHT, WIDTH, 2), "16UC1"), at(1.5)),
+        ("/vla_policy/mode", string("DANCING"), at(1.6)),
+        ("/vla_policy/teleop", trajectory(0, ["b", "a", "c"], [[1, 2, 3]]), at(1.7)),
+        ("/gripper/commands", array(NUMBERS, np.array([0.7, 0.8])), at(1.8)),
+        ("/vla_model/result", array(BYTES, np.zeros(40, np.uint8)), at(1.9)),
+        ("/joint_states", joint_state(at(2), JOINTS, [1, 2, 3]), at(2)),
+    ]
+    events, problems = with_one_more(tmp_path, *bad)
+    assert len(events) == 13 and isinstance(events[-1], JointsEvent)
+    assert len(problems) == 8 and all("\n" not in line for line in problems)
+    assert any("'/joint_states'" in line and "lacks joint 'c'" in line and "(2 times)" in line for line in problems)
+    assert any("image of 32x5 pixels; expected 32x24" in line and "(2 times)" in line for line in problems)
+    assert any("is depth, not colour" in line for line in problems)
+
+
+@pytest.mark.parametrize("behind_s", [-0.2, 10.5])
+def test_a_header_stamp_that_cannot_be_of_its_moment_is_refused_as_live(tmp_path, behind_s):
+    events, problems = with_one_more(tmp_path, ("/raw/image", image(at(20 - behind_s), PIXELS), at(20)))
+    assert len(events) == 12 and len(problems) == 1 and "header stamp" in problems[0]
+
+
+def test_a_topic_of_another_type_than_the_robot_file_says_is_named(tmp_path):
+    bag = write_bag(tmp_path / "bag", messages())
+    cameras = (dataclasses.replace(ROBOT.cameras[0], compressed=True), ROBOT.cameras[1])
+    events, problems = feed_of(bag, dataclasses.replace(ROBOT, cameras=cameras))
+    assert len(events) == 11
+    assert len(problems) == 1 and "'/raw/image' holds sensor_msgs/msg/Image; expected" in problems[0]
+
+
+def test_problems_of_the_bag_are_among_those_of_the_feed(tmp_path):
+    bag = write_bag(tmp_path / "bag", messages())
+    (bag / "metadata.yaml").unlink()
+    events, problems = feed_of(bag)
+    assert len(events) == 12 and len(problems) == 1 and "metadata.yaml" in problems[0]
+
+
+def test_a_jpeg_is_decoded_when_somebody_looks_and_only_once(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(frames, "decode_image", lambda msg, convert=None: calls.append(1) or decode_image(msg))
+    events, _ = feed_of(write_bag(tmp_path / "bag", messages()))
+    assert len(calls) == 1, "the raw image only"
+    frame = events[4].frame
+    assert frame.image is frame.image and len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "is_one"),
+    [
+        (lambda data: data, True),
+        (lambda data: data[:-2], False),
+        (lambda data: data[: len(data) // 2], False),
+        (lambda data: data[:1], False),
+        (lambda data: data[:0], False),
+        (lambda data: np.zeros(200, np.uint8), False),
+        (lambda data: np.concatenate([data[:4], np.full(2, 255, np.uint8), data[6:]]), False),
+    ],
+)
+def test_only_a_whole_jpeg_of_the_right_size_waits_to_be_decoded(damage, is_one):
+    msg = jpeg(0, PIXELS)
+    msg.data = damage(msg.data)
+    assert frames.is_whole_jpeg(msg, WIDTH, HEIGHT) is is_one
+    assert not frames.is_whole_jpeg(msg, HEIGHT, WIDTH)
+
+
+def test_an_undecodable_compressed_image_is_a_problem_at_once(tmp_path):
+    broken = jpeg(at(1), PIXELS)
+    broken.data = np.arange(100, dtype=np.uint8)
+    events, problems = with_one_more(tmp_path, ("/packed/image/compressed", broken, at(1)))
+    assert len(events) == 12 and len(problems) == 1 and "cannot be decoded" in problems[0]
+
+
+def test_a_frozen_camera_is_known_by_what_it_sent_without_decoding(tmp_path):
+    other = PIXELS.copy()
+    other[-1, -1] += 100
+    shown = [(0.5, PIXELS), (1.0, PIXELS), (1.5, PIXELS), (2.0, other)]
+    more = [("/packed/image/compressed", jpeg(at(s), picture), at(s)) for s, picture in shown]
+    events, _ = with_one_more(tmp_path, *more)
+    buffer, still_s = FrameBuffer(), []
+    for event in events:
+        if isinstance(event, FrameEvent) and event.frame.camera == "packed":
+            buffer.add(event.frame)
+            still_s.append(round(buffer.still_s(0), 3))
+    assert still_s == [0.0, 0.3, 0.8, 1.3, 0.0]
+
+
+def test_a_change_anywhere_in_the_picture_is_a_change():
+    buffer = FrameBuffer()
+    pictures = [np.zeros((480, 640, 3), np.uint8) for _ in range(3)]
+    pictures[2][-1, -1, -1] = 1
+    for i, picture in enumerate(pictures, 1):
+        buffer.add(Frame("raw", i * NS_PER_S, i * NS_PER_S, picture))
+        assert buffer.still_s(0) == (1.0 if i == 2 else 0.0)

@@ -1,0 +1,155 @@
+"""A bag through the whole node: who drives, what is asked and when, and what is laid beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from replay_helpers import (
+    START_NS,
+    chunk,
+    commanded,
+    commands,
+    mode,
+    sensors,
+    swing_policy,
+    task,
+    trace,
+    write_bag,
+)
+from runtime_helpers import MS, ROBOT, S
+
+from vla_ros.replay.records import Replay
+from vla_ros.replay.run import UnusableBag, replay_bag
+from vla_ros.replay.settings import ReplaySettings
+
+FIXED = ReplaySettings(latency_ms=30.0)
+
+
+def replay(folder: Path, *parts: Any, settings: ReplaySettings = FIXED, **policy: Any) -> Replay:
+    bag = write_bag(folder / "bag", *parts)
+    return replay_bag(bag, ROBOT, swing_policy(**policy), settings)
+
+
+def test_a_policy_that_wants_what_was_commanded_makes_no_error(tmp_path):
+    found = replay(tmp_path, sensors(2), commands(2), task(), mode(0.1, "POLICY"))
+    assert len(found.chunks) > 20 and {c.driver for c in found.chunks} == {"POLICY"}
+    errors = np.concatenate([c.positions - c.commanded for c in found.chunks])
+    assert np.nanmax(np.abs(errors)) < 1e-4  # linear between commands
+    offsets = np.concatenate([c.measured - c.positions for c in found.chunks])
+    np.testing.assert_allclose(offsets[np.isfinite(offsets)], 0.01, atol=1e-4)
+    late = found.commands.times_ns > START_NS + 500 * MS
+    recorded = np.stack([commanded(int(t)) for t in found.commands.times_ns[late]])
+    np.testing.assert_allclose(found.commands.values[late], recorded, atol=5e-3)
+    assert not found.problems and {event.kind for event in found.events} <= {"limit"}  # while it catches up
+
+
+def test_an_error_of_the_policy_shows_in_its_chunks_and_commands(tmp_path):
+    found = replay(tmp_path, sensors(2), commands(2), task(), mode(0.1, "POLICY"), offset=0.1)
+    assert np.nanmean(np.concatenate([c.positions - c.commanded for c in found.chunks])) == pytest.approx(0.1, abs=1e-3)
+    at = found.commands.at(np.array([START_NS + 1500 * MS]), 0.5)[0]
+    np.testing.assert_allclose(at, commanded(START_NS + 1500 * MS) + 0.1, atol=0.01)
+
+
+def test_drivers_are_as_recorded_and_nothing_is_asked_in_hold(tmp_path):
+    modes = [mode(0.0, "HOLD"), mode(0.5, "POLICY"), mode(1.0, "TELEOP"), mode(1.5, "HOLD")]
+    found = replay(tmp_path, sensors(2), commands(2), task(), modes)
+    assert [(span.label, span.start_ns - START_NS) for span in found.modes] == [
+        ("HOLD", 0), ("POLICY", 500 * MS), ("TELEOP", 1000 * MS), ("HOLD", 1500 * MS),
+    ]  # fmt: skip
+    by_driver = {d: [c for c in found.chunks if c.driver == d] for d in ("HOLD", "POLICY", "TELEOP")}
+    assert by_driver["POLICY"] and by_driver["TELEOP"]
+    assert all(c.asked_ns >= START_NS + 500 * MS for c in found.chunks)
+    assert all(c.asked_ns < START_NS + 1500 * MS for c in found.chunks)
+    assert [span.label for span in found.interventions] == ["TELEOP"]
+    assert set(found.command_drivers) == {"HOLD", "POLICY", "TELEOP"}
+
+
+def test_nothing_is_compared_beyond_a_change_of_driver(tmp_path):
+    found = replay(tmp_path, sensors(2), commands(2), task(), mode(0.1, "POLICY"), mode(1.0, "TELEOP"))
+    for c in found.chunks:
+        is_known = np.isfinite(c.commanded).all(axis=1)
+        end_ns = START_NS + (1000 * MS if c.driver == "POLICY" else 2000 * MS)
+        assert not is_known[c.due_ns >= end_ns].any()
+        assert is_known[c.due_ns < end_ns - 50 * MS].all()
+
+
+def test_a_bag_that_does_not_say_who_drove_is_replayed_from_its_start(tmp_path):
+    found = replay(tmp_path, sensors(1), commands(1), task())
+    assert {c.driver for c in found.chunks} == {""} and found.chunks[0].asked_ns < START_NS + 200 * MS
+
+
+def test_episodes_begin_with_their_instruction(tmp_path):
+    found = replay(tmp_path, sensors(2), commands(2), task(0.0, "red"), task(1.0, "blue"), mode(0.1, "POLICY"))
+    assert [(e.label, e.start_ns - START_NS) for e in found.episodes] == [("red", 0), ("blue", S)]
+    assert {c.episode for c in found.chunks if c.header_ns < START_NS + S} == {0}
+    assert {c.episode for c in found.chunks if c.header_ns >= START_NS + S} == {1}
+
+
+def test_a_silent_camera_stops_the_policy_and_it_goes_on_afterwards(tmp_path):
+    found = replay(tmp_path, sensors(3, gap_s=(1.0, 1.8)), commands(3), task(), mode(0.1, "POLICY"))
+    stops = [event for event in found.events if event.kind == "watchdog"]
+    assert len(stops) == 1 and "camera 'front' is 0.3" in stops[0].line
+    assert 1200 * MS < stops[0].time_ns - START_NS < 1400 * MS
+    assert any(c.asked_ns > START_NS + 1900 * MS for c in found.chunks)
+
+
+def test_answers_come_when_the_recorded_ones_came(tmp_path):
+    recorded = [chunk(at - 0.17, at) for at in (0.4, 0.63, 0.9, 1.31)]
+    settings = ReplaySettings(latency_ms=None)
+    found = replay(tmp_path, sensors(2), commands(2), task(), mode(0.1, "POLICY"), recorded, settings=settings)
+    assert [round((c.arrived_ns - START_NS) / MS) for c in found.chunks] == [400, 630, 900, 1310]
+
+
+def test_the_very_observations_of_the_recorded_requests_are_asked_about_again(tmp_path):
+    traces = [trace(0.35, 0.3, (0.11, 0.12), 0.36, 0.47), trace(0.6, 0.6, (0.2, 0.3), 0.61, 0.7)]
+    settings = ReplaySettings(latency_ms=None)
+    parts = sensors(1), commands(1), task(), mode(0.1, "POLICY"), traces
+    policy = swing_policy()
+    found = replay_bag(write_bag(tmp_path / "bag", *parts), ROBOT, policy, settings)
+    assert [c.header_ns - START_NS for c in found.chunks] == [300 * MS, 600 * MS]
+    assert [(c.asked_ns - START_NS, c.arrived_ns - START_NS) for c in found.chunks] == [
+        (360 * MS, 470 * MS), (610 * MS, 700 * MS),
+    ]  # fmt: skip
+    first = policy.processor.asked[0]
+    assert first.joint_positions.tolist() == [0.11, 0.12]
+    assert first.images["front"].max() == 7 and first.images["wrist"].max() == 6  # the frames of 0.35 and 0.3 s
+
+
+def test_a_trace_whose_image_the_bag_lacks_is_told(tmp_path):
+    settings = ReplaySettings(latency_ms=None)
+    lost = trace(0.355, 0.3, (0.0, 0.0), 0.36, 0.47)
+    found = replay(tmp_path, sensors(1), commands(1), task(), mode(0.1, "POLICY"), lost, settings=settings)
+    assert not found.chunks
+    assert [event.line for event in found.events if event.kind == "processor"] == [
+        "the bag lacks the image of camera 'front' that a chunk was made of"
+    ]
+
+
+def test_without_recorded_chunks_a_latency_is_asked_for(tmp_path):
+    with pytest.raises(ValueError, match="no chunks on '/vla_policy/chunk' to take the latency from.*--latency MS"):
+        replay(tmp_path, sensors(1), commands(1), task(), settings=ReplaySettings(latency_ms=None))
+
+
+def test_a_bag_of_nothing_of_the_robot_is_unusable(tmp_path):
+    with pytest.raises(UnusableBag, match="nothing of it can be used"):
+        replay(tmp_path)
+
+
+def test_a_policy_that_fails_is_told_and_does_not_end_the_replay(tmp_path):
+    def fail(request: Any) -> np.ndarray:
+        raise ValueError("no such expert")
+
+    found = replay(tmp_path, sensors(1), commands(1), task(), mode(0.1, "POLICY"), infer=fail)
+    assert not found.chunks and any("no such expert" in event.line for event in found.events)
+    assert found.end_ns - found.start_ns > 900 * MS
+
+
+def test_the_same_bag_gives_the_same_replay(tmp_path):
+    parts = list(sensors(1)), list(commands(1)), task(), mode(0.1, "POLICY")
+    bag = write_bag(tmp_path / "bag", *parts)
+    one, other = (replay_bag(bag, ROBOT, swing_policy(), FIXED) for _ in range(2))
+    assert one.commands.values.tolist() == other.commands.values.tolist()
+    assert [c.positions.tolist() for c in one.chunks] == [c.positions.tolist() for c in other.chunks]

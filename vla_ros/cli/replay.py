@@ -1,0 +1,91 @@
+"""Run bags through the whole node and say what a policy does with them: may it touch the robot?
+
+Exits 1 where it differs from the baseline, or is worse than the policy before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vla_ros.cli.output import write_json
+
+EXTRAS = ("train",)
+RECORDED = "recorded"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 bags: folders, .mcap or .db3 files")
+    parser.add_argument(
+        "--policy", action="append", metavar="DIR", help="policy directory (default tiny_touch); twice: trusted, then new"
+    )
+    parser.add_argument("--robot", default="tabletop", metavar="FILE", help="robot file (default tabletop)")
+    parser.add_argument("--out", metavar="REPORT", help="an HTML file, the JSON beside it; or a folder for both")
+    parser.add_argument("--baseline", type=Path, metavar="FILE", help="compare with this stored result")
+    parser.add_argument("--update-baseline", action="store_true", help="write --baseline anew instead")
+    parser.add_argument("--driver", default="any", help="whose stretches are compared: policy, teleop or any (default)")
+    parser.add_argument(
+        "--latency", default=RECORDED, metavar="recorded|MS", help="from request to answer: as in the bag (default), or fixed"
+    )
+    parser.add_argument("--strategy", default="latest", help="how chunks follow each other: latest, ensemble or rtc")
+    parser.add_argument("--rate", type=float, default=0.0, metavar="HZ", help="commands (default 0: the robot file's)")
+    parser.add_argument("--namespace", default="", help="namespace that the bags were recorded in")
+    parser.add_argument("--device", default="cpu", help="where the model runs (default cpu)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of one operation on CPU (default 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from vla_ros.cli.replay_page import print_session, progress_bar
+    from vla_ros.replay.report.fill import session_report
+    from vla_ros.replay.report.write import write_report
+    from vla_ros.replay.session import SessionConfig, replay_session
+    from vla_ros.replay.settings import ReplaySettings
+    from vla_ros.replay.comparison.verdict import FAIL
+    from vla_ros.robot import load_robot
+    from vla_ros.share import policy_dir, robot_file
+
+    if args.update_baseline and args.baseline is None:
+        raise ValueError("--update-baseline without --baseline FILE; say which file to write")
+    policies = tuple(policy_dir(name) for name in args.policy or ["tiny_touch"])
+    if len(policies) > 2 or (len(policies) == 2 and args.baseline is not None):
+        raise ValueError(f"{len(policies)} policies; expected one, or two without --baseline")
+    config = SessionConfig(
+        bags=tuple(args.bags),
+        policies=policies,
+        robot=load_robot(robot_file(args.robot)),
+        settings=ReplaySettings(args.strategy, args.rate, _latency_ms(args.latency)),
+        driver=args.driver,
+        namespace=args.namespace,
+        device=args.device,
+        num_threads=args.threads,
+    )
+    session = replay_session(config, progress_bar)
+    if args.update_baseline:
+        session.write_baseline(args.baseline)
+        print(f"baseline: {args.baseline}")
+    verdict, differences = session.judge(args.baseline)
+    document = session.document(verdict, differences)
+    print_session(session, verdict)
+    write_json(args.json, document)
+    if args.out is not None:
+        page, values = _report_files(Path(args.out))
+        write_json(str(values), document)
+        write_report(session_report(session, verdict), page)
+        print(f"report: {page}")
+    return 1 if verdict.word == FAIL else 0
+
+
+def _latency_ms(text: str) -> float | None:
+    if text == RECORDED:
+        return None
+    try:
+        latency_ms = float(text)
+    except ValueError:
+        latency_ms = -1.0
+    if not 0.0 <= latency_ms <= 60_000.0:
+        raise ValueError(f"--latency is {text}; expected {RECORDED}, or 0 to 60000 ms")
+    return latency_ms
+
+
+def _report_files(out: Path) -> tuple[Path, Path]:
+    return (out, out.with_suffix(".json")) if out.suffix == ".html" else (out / "report.html", out / "report.json")

@@ -1,0 +1,31 @@
+"""Bags through the whole node, offline. ``assert_matches`` is a golden replay as one line of a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def assert_matches(
+    bag: str | Path, policy: str | Path, baseline: str | Path, robot: str | Path = "tabletop"
+) -> None:
+    """Replay ``bag`` with ``policy`` as ``baseline`` was made; raises AssertionError, with what changed, where it differs.
+
+    ``policy`` and ``robot`` are paths or names of packaged ones. Raises ValueError for input that cannot be used.
+    """
+    # Here, so that the package can be looked at without torch.
+    from vla_ros.replay.golden.baseline_file import read_baseline
+    from vla_ros.replay.session import SessionConfig, replay_session
+    from vla_ros.replay.settings import from_stored
+    from vla_ros.robot import load_robot
+    from vla_ros.share import policy_dir, robot_file
+
+    settings, namespace = from_stored(read_baseline(Path(baseline)).origin.settings)
+    config = SessionConfig(
+        bags=(Path(bag),),
+        policies=(policy_dir(str(policy)),),
+        robot=load_robot(robot_file(str(robot))),
+        settings=settings,
+        namespace=namespace,
+    )
+    verdict, _ = replay_session(config).judge(Path(baseline))
+    assert verdict.word == "pass", "\n".join(verdict.reasons)

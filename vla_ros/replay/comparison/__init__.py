@@ -1,0 +1,1 @@
+"""What replays say about a policy, and of two which is better."""

@@ -1,0 +1,77 @@
+"""Whether a policy may touch the robot, in a word, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vla_ros.replay.golden.difference import Difference, headline
+from vla_ros.replay.comparison.paired import MIN_EPISODES, OVERALL, PairedDifference
+from vla_ros.replay.comparison.summary import PolicySummary
+
+PASS, FAIL, NO_BASELINE = "pass", "fail", "no baseline"
+ASK_FOR_BASELINE = (
+    "there is nothing to judge by: give --baseline FILE (--update-baseline writes one), or the trusted policy and the "
+    "new one: --policy TRUSTED --policy NEW"
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``word`` is ``pass``, ``fail`` or, with nothing to judge by, ``no baseline``; ``reasons`` are lines."""
+
+    word: str
+    reasons: tuple[str, ...]
+
+
+def judge_by_baseline(differences: Sequence[Difference]) -> Verdict:
+    """Pass where nothing differs from the stored result."""
+    if not differences:
+        return Verdict(PASS, ("nothing differs from the baseline",))
+    return Verdict(FAIL, (headline(differences), *(difference.line for difference in differences)))
+
+
+def judge_alone(summary: PolicySummary) -> Verdict:
+    """No judgement: errors alone don't say what is good enough."""
+    count = summary.watchdog_events.count
+    seen = (f"{_stops(count)} with '{summary.name}'; see the list",) if count else ()
+    return Verdict(NO_BASELINE, (ASK_FOR_BASELINE, *seen))
+
+
+def judge_second(a: PolicySummary, b: PolicySummary, differences: Sequence[PairedDifference]) -> Verdict:
+    """Whether the new policy ``b`` is as good as the trusted ``a``, from ``paired_differences(a, b)``.
+
+    Fails where watchdogs fire more often, or where its overall error is larger and the interval excludes zero. Errors
+    count only where a human drove, or nobody knows who: what a policy itself commanded speaks for that policy.
+    """
+    counts = a.watchdog_events.count, b.watchdog_events.count
+    if counts[1] > counts[0]:
+        return Verdict(FAIL, (f"{_stops(counts[1])} with '{b.name}', {counts[0]} with '{a.name}'",))
+    if b.num_by_driver.get("POLICY", 0):
+        return Verdict(
+            NO_BASELINE,
+            ("a policy drove when the bags were recorded, and its own commands speak for it: give --driver teleop",),
+        )
+    overall = next((d for d in differences if d.quantity in (OVERALL, f"measured_{OVERALL}")), None)
+    if overall is None or overall.num_episodes < MIN_EPISODES:
+        num_episodes = overall.num_episodes if overall is not None else 0
+        return Verdict(NO_BASELINE, (f"{num_episodes} episodes compared; it takes {MIN_EPISODES} to judge",))
+    worse = [d for d in differences if d.low > 0 and d is not overall]
+    lines = (_line(overall), *map(_line, worse))
+    return Verdict(FAIL if overall.low > 0 else PASS, lines)
+
+
+def _stops(count: int) -> str:
+    return f"watchdogs would have stopped the robot {count} times"
+
+
+def _line(difference: PairedDifference) -> str:
+    joint = difference.quantity.partition(".")[2]
+    scale, unit = (1.0, f" of joint '{joint}' (rad or m)") if joint else (100.0, " in % of the joints' ranges")
+    against = "where the robot went" if difference.quantity.startswith("measured") else "the recorded commands"
+    mean, low, high = (scale * x for x in (difference.difference, difference.low, difference.high))
+    how = "larger" if difference.low > 0 else "smaller" if difference.high < 0 else "not different"
+    return (
+        f"the error of '{difference.b}' against {against}{unit} is {how}: {mean:+.3g} (95 % interval {low:+.3g} to "
+        f"{high:+.3g}, {difference.num_episodes} episodes)"
+    )

@@ -1,0 +1,147 @@
+"""What a bag says, message by message.
+
+``received_ns`` is when a message was recorded, ``stamp_ns`` what its header says; both are ROS time, which takes the
+steady clock's place in a replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vla_ros.messages.trace import Trace
+from vla_ros.messages.trajectories import Trajectory
+from vla_ros.runtime.handoff import Mode
+from vla_ros.types import Frame, JointSample
+from vla_ros.wire import PolicyResult
+
+
+@dataclass(frozen=True)
+class FrameEvent:
+    """An image of one camera. Its pixels may be decoded only when they are looked at: see ``Frame``."""
+
+    received_ns: int
+    frame: Frame
+
+    @property
+    def stamp_ns(self) -> int:
+        return self.frame.stamp_ns
+
+
+@dataclass(frozen=True)
+class JointsEvent:
+    """Measured joints, in the robot file's order."""
+
+    received_ns: int
+    sample: JointSample
+
+    @property
+    def stamp_ns(self) -> int:
+        return self.sample.stamp_ns
+
+
+@dataclass(frozen=True)
+class TaskEvent:
+    """The instruction from now on."""
+
+    received_ns: int
+    task: str
+
+
+@dataclass(frozen=True)
+class ModeEvent:
+    """Who drives from now on; published with every command, too."""
+
+    received_ns: int
+    mode: Mode
+
+
+@dataclass(frozen=True)
+class TeleopEvent:
+    """What a human wants of all joints, in the robot file's order."""
+
+    received_ns: int
+    trajectory: Trajectory
+
+    @property
+    def stamp_ns(self) -> int:
+        """0: from the moment of receipt."""
+        return self.trajectory.stamp_ns
+
+
+@dataclass(frozen=True)
+class EstopEvent:
+    """What the emergency stop says."""
+
+    received_ns: int
+    is_pressed: bool
+
+
+@dataclass(frozen=True)
+class CommandEvent:
+    """A command to the output ``group`` of the robot file, in the order of its joints.
+
+    One on a ``forward`` interface is a single point one control period ahead, which is what its publisher means by it.
+    """
+
+    received_ns: int
+    group: str
+    trajectory: Trajectory
+
+    @property
+    def stamp_ns(self) -> int:
+        """0: from the moment of receipt."""
+        return self.trajectory.stamp_ns
+
+
+@dataclass(frozen=True)
+class ChunkEvent:
+    """A chunk the policy gave, in the robot file's order; action ``k`` is due ``times_s[k]`` after ``stamp_ns``."""
+
+    received_ns: int
+    trajectory: Trajectory
+
+    @property
+    def stamp_ns(self) -> int:
+        """The time of the observation it answers."""
+        return self.trajectory.stamp_ns
+
+
+@dataclass(frozen=True)
+class TraceEvent:
+    """What went into a chunk."""
+
+    received_ns: int
+    trace: Trace
+
+
+@dataclass(frozen=True)
+class RequestEvent:
+    """A request to the model: the text in its header, ``stamp_ns`` among it, and all of it for ``decode_request``."""
+
+    received_ns: int
+    metadata: Mapping[str, str]
+    data: bytes
+
+
+@dataclass(frozen=True)
+class ResultEvent:
+    """The model's answer to the request of ``result.stamp_ns``."""
+
+    received_ns: int
+    result: PolicyResult
+
+
+Event = (
+    FrameEvent
+    | JointsEvent
+    | TaskEvent
+    | ModeEvent
+    | TeleopEvent
+    | EstopEvent
+    | CommandEvent
+    | ChunkEvent
+    | TraceEvent
+    | RequestEvent
+    | ResultEvent
+)

@@ -1,0 +1,1 @@
+"""Results that are stored, and what is not as it was stored."""

@@ -1,0 +1,122 @@
+"""A replay beside a golden one: what changed, told apart into bags, settings, input, behaviour and files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from vla_ros.replay.golden.baseline import BagRecord, Baseline, make_baseline
+from vla_ros.replay.golden.behaviour_changes import NS_PER_S, BehaviourComparison
+from vla_ros.replay.golden.difference import BAG, BEHAVIOUR, FILE, INPUT, SETTING, Difference
+from vla_ros.replay.golden.input_changes import InputPair, input_changes
+from vla_ros.replay.golden.provenance import Provenance
+from vla_ros.replay.records import Replay, Series
+
+DIGEST_LENGTH = 12
+ELSEWHERE = "what it does is above"
+
+
+def compare_with_baseline(
+    replays: Sequence[Replay], origin: Provenance, baseline: Baseline
+) -> tuple[Difference, ...]:
+    """Everything that is not as in ``baseline``; nothing where all is within its tolerances.
+
+    What explains comes before what it explains: other bags, settings, input, behaviour; the policy's files are last. So
+    without any of the others the first difference has a bag, a time, a joint and two numbers.
+
+    Raises ValueError where the replays are not of one policy.
+    """
+    now = make_baseline(replays, origin)
+    found = [*_bags(now, baseline), *_settings(now, baseline)]
+    if set(now.joint_names) != set(baseline.joint_names):
+        return (*found, *_files(now, baseline, "nothing else is compared: the joints are others"))
+    by_name = {bag.name: _in_order(bag, now.joint_names, baseline.joint_names) for bag in now.bags}
+    comparisons = {
+        bag.name: BehaviourComparison(by_name[bag.name], bag, baseline.joint_names, baseline.tolerances)
+        for bag in baseline.bags
+        if bag.name in by_name
+    }
+    pairs = [pair for bag in baseline.bags if bag.name in comparisons for pair in _inputs(bag, comparisons[bag.name])]
+    names = baseline.origin.camera_names, baseline.joint_names
+    found += input_changes(pairs, *names, baseline.tolerances)
+    found += [difference for comparison in comparisons.values() for difference in comparison.differences()]
+    if not comparisons:
+        return (*found, *_files(now, baseline, "nothing else is compared: no bag is the baseline's"))
+    is_same = not {difference.kind for difference in found} & {INPUT, BEHAVIOUR}
+    if is_same and now.origin.machine == baseline.origin.machine and now.joint_names == baseline.joint_names:
+        return (*found, *_exactly(now, baseline, comparisons.values()))
+    deviation = max(comparison.largest_deviation for comparison in comparisons.values())
+    effect = f"the policy sees and does the same, chunks to within {deviation:.1g}" if is_same else ELSEWHERE
+    return (*found, *_files(now, baseline, effect))
+
+
+def _exactly(
+    now: Baseline, baseline: Baseline, comparisons: Iterable[BehaviourComparison]
+) -> tuple[Difference, ...]:
+    """Other files on the machine of the baseline: whether they do anything shows in the last bits, for there rounding
+    repeats itself."""
+    inexact = [comparison.first_inexact for comparison in comparisons]
+    first = next((difference for difference in inexact if difference is not None), None)
+    if first is None:
+        return tuple(_files(now, baseline, "the policy sees and does exactly the same"))
+    files = tuple(_files(now, baseline, ELSEWHERE))
+    return (first, *files) if files else ()
+
+
+def _bags(now: Baseline, baseline: Baseline) -> Iterator[Difference]:
+    here, there = now.origin.bags, baseline.origin.bags
+    for name in sorted(here.keys() | there.keys()):
+        if name not in here:
+            yield Difference(BAG, "not replayed", None, "a replay of it", name)
+        elif name not in there:
+            yield Difference(BAG, "not in the baseline", "a replay of it", None, name)
+        elif here[name] != there[name]:
+            yield Difference(BAG, "another content, SHA-256", _short(here[name]), _short(there[name]), name)
+
+
+def _settings(now: Baseline, baseline: Baseline) -> Iterator[Difference]:
+    here, there = (
+        {
+            **side.origin.settings,
+            "cameras of the policy": ", ".join(side.origin.camera_names),
+            "joints": ", ".join(side.joint_names),
+        }
+        for side in (now, baseline)
+    )
+    for name in sorted(here.keys() | there.keys()):
+        if here.get(name) != there.get(name):
+            yield Difference(SETTING, name, _value(here, name), _value(there, name))
+
+
+def _value(settings: Mapping[str, object], name: str) -> str | None:
+    return str(settings[name]) if settings.get(name) is not None else None
+
+
+def _files(now: Baseline, baseline: Baseline, effect: str) -> Iterator[Difference]:
+    here, there = now.origin.policy_files, baseline.origin.policy_files
+    for name in sorted(here.keys() | there.keys()):
+        if here.get(name) != there.get(name):
+            what = "changed" if name in here and name in there else "added" if name in here else "missing"
+            digests = (_short(side[name]) if name in side else None for side in (here, there))
+            yield Difference(FILE, f"'{name}' of the policy directory {what} ({effect}); SHA-256", *digests)
+
+
+def _short(digest: str) -> str:
+    return digest[:DIGEST_LENGTH]
+
+
+def _in_order(bag: BagRecord, names: tuple[str, ...], wanted: tuple[str, ...]) -> BagRecord:
+    """``bag`` with its joints in the order of ``wanted``."""
+    if names == wanted:
+        return bag
+    columns = [names.index(name) for name in wanted]
+    chunks = tuple(replace(chunk, positions=chunk.positions[:, columns]) for chunk in bag.chunks)
+    return replace(bag, chunks=chunks, commands=Series(bag.commands.times_ns, bag.commands.values[:, columns]))
+
+
+def _inputs(bag: BagRecord, comparison: BehaviourComparison) -> Iterator[InputPair]:
+    for pair in comparison.pairs:
+        got, expected = pair.got.fingerprint, pair.expected.fingerprint
+        if got is not None and expected is not None:
+            time_ns = pair.expected.header_ns
+            yield InputPair(bag.name, time_ns, (time_ns - bag.start_ns) / NS_PER_S, got, expected)

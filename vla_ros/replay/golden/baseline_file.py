@@ -1,0 +1,204 @@
+"""Baselines as text: whole numbers, a chunk on each line, so that a version control system shows what changed.
+
+One bag takes up less than a megabyte, however long it is: of many chunks and commands only every n-th is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_ros.replay.golden.baseline import BagRecord, Baseline, ChunkRecord, Tolerances
+from vla_ros.replay.golden.fingerprint import NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
+from vla_ros.replay.golden.provenance import Provenance
+from vla_ros.replay.records import Event, Series
+from vla_ros.strict import config_to_dict, parse_config
+
+FORMAT = "vla_ros replay baseline 1"
+RENEW = "restore it, or write it anew: --update-baseline"
+# Numbers are written as whole multiples of these: rad or m, normalised values, levels of 255.
+POSITION_UNIT, COMMAND_UNIT, STATE_UNIT, LEVEL_UNIT = 1e-7, 1e-6, 1e-6, 1e-2
+MAX_CHUNK_NUMBERS, MAX_COMMAND_NUMBERS = 50_000, 20_000
+MAX_INPUTS, MAX_EVENTS = 20, 500
+
+
+def write_baseline(path: Path, baseline: Baseline) -> None:
+    """Write ``baseline``, thinned. Raises ValueError where the file cannot be written."""
+    document = {
+        "format": FORMAT,
+        "tolerances": config_to_dict(baseline.tolerances),
+        "machine": baseline.origin.machine,
+        "policy_files": dict(baseline.origin.policy_files),
+        "settings": dict(baseline.origin.settings),
+        "joint_names": list(baseline.joint_names),
+        "camera_names": list(baseline.origin.camera_names),
+        "bags": [_bag_document(bag, baseline.origin.bags[bag.name]) for bag in baseline.bags],
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(_lines(document)) + "\n")
+    except OSError as error:
+        raise ValueError(f"baseline {path}: {error.strerror or error}; give a file that can be written") from error
+
+
+def read_baseline(path: Path) -> Baseline:
+    """Raises ValueError, in one line that names the file, where it is missing, no baseline, or damaged."""
+    try:
+        document = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"baseline {path}: {error.strerror or error}; --update-baseline writes one") from error
+    except ValueError as error:
+        raise ValueError(f"baseline {path}: no JSON ({error}); {RENEW}") from error
+    found = document.get("format") if isinstance(document, dict) else type(document).__name__
+    if found != FORMAT:
+        raise ValueError(f"baseline {path}: format is {found!r}; expected '{FORMAT}': {RENEW}")
+    tolerances = _read_tolerances(path, document)
+    try:
+        names = tuple(document["joint_names"])
+        bags = document["bags"]
+        origin = Provenance(
+            policy_files=dict(document["policy_files"]),
+            bags={bag["name"]: bag["digest"] for bag in bags},
+            settings=dict(document["settings"]),
+            camera_names=tuple(document["camera_names"]),
+            machine=str(document["machine"]),
+        )
+        return Baseline(origin, names, tuple(_read_bag(bag, len(names)) for bag in bags), tolerances)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"baseline {path}: damaged ({what}); {RENEW}") from error
+
+
+def stored_tolerances(path: Path) -> Tolerances:
+    """Those of the baseline that ``path`` holds, so that renewing it keeps them; the usual ones where it holds none.
+
+    Raises ValueError for tolerances that are damaged.
+    """
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return Tolerances()
+    return _read_tolerances(path, document) if isinstance(document, dict) else Tolerances()
+
+
+def _read_tolerances(path: Path, document: dict[str, Any]) -> Tolerances:
+    try:
+        return parse_config(Tolerances, document.get("tolerances", {}), "tolerances")
+    except ValueError as error:
+        raise ValueError(f"baseline {path}: {error}; mend its tolerances") from error
+
+
+def _bag_document(bag: BagRecord, digest: str) -> dict[str, Any]:
+    start_ns = bag.start_ns
+    num_numbers = sum(chunk.positions.size for chunk in bag.chunks if chunk.positions is not None)
+    every_chunk = _stride(num_numbers, MAX_CHUNK_NUMBERS)
+    every_command = _stride(bag.commands.values.size, MAX_COMMAND_NUMBERS)
+    with_input = [i for i, chunk in enumerate(bag.chunks) if chunk.fingerprint is not None]
+    with_input = with_input[:: _stride(len(with_input), MAX_INPUTS)]
+    commands = zip(bag.commands.times_ns[::every_command], bag.commands.values[::every_command], strict=True)
+    return {
+        "name": bag.name,
+        "digest": digest,
+        "start_ns": start_ns,
+        "limit_counts": dict(bag.limit_counts),
+        "num_events": len(bag.events),
+        "events": [[e.time_ns - start_ns, e.kind, e.joint, e.line] for e in bag.events[:MAX_EVENTS]],
+        "inputs": [_input_document(i, bag.chunks[i].fingerprint) for i in with_input],
+        "chunks": [_chunk_row(chunk, start_ns, i % every_chunk == 0) for i, chunk in enumerate(bag.chunks)],
+        "commands": [[int(time_ns) - start_ns, *_whole(row, COMMAND_UNIT)] for time_ns, row in commands],
+    }
+
+
+def _stride(count: int, most: int) -> int:
+    return max(1, -(-count // most))
+
+
+def _chunk_row(chunk: ChunkRecord, start_ns: int, is_kept: bool) -> list[int]:
+    """When it was observed after the bag's start, its checksum, then all positions, unless they are left out."""
+    is_kept = is_kept and chunk.positions is not None
+    return [chunk.header_ns - start_ns, chunk.checksum, *(_whole(chunk.positions, POSITION_UNIT) if is_kept else ())]
+
+
+def _input_document(index: int, given: InputFingerprint) -> dict[str, Any]:
+    return {
+        "chunk": index,
+        "image_grid": [n for grid in given.image_grid for n in grid],
+        "patch_length": given.patch_length,
+        "num_tokens": given.num_tokens,
+        "tokens": given.tokens,
+        "layout": given.layout,
+        "state": _whole(given.state, STATE_UNIT),
+        "noise": _whole(given.noise, STATE_UNIT),
+        "coarse": _whole(given.coarse, LEVEL_UNIT),
+        "sketch": _whole(given.sketch, LEVEL_UNIT),
+    }
+
+
+def _whole(values: np.ndarray, unit: float) -> list[int]:
+    return np.rint(values / unit).astype(np.int64).ravel().tolist()
+
+
+def _read_bag(document: dict[str, Any], num_joints: int) -> BagRecord:
+    start_ns = int(document["start_ns"])
+    inputs = {int(item["chunk"]): _read_input(item) for item in document["inputs"]}
+    chunks = tuple(
+        ChunkRecord(
+            header_ns=start_ns + int(row[0]),
+            checksum=int(row[1]),
+            positions=_numbers(row[2:], POSITION_UNIT, -1, num_joints) if len(row) > 2 else None,
+            fingerprint=inputs.get(i),
+        )
+        for i, row in enumerate(document["chunks"])
+    )
+    commands = document["commands"]
+    return BagRecord(
+        name=document["name"],
+        start_ns=start_ns,
+        chunks=chunks,
+        commands=Series(
+            np.array([start_ns + int(row[0]) for row in commands], np.int64),
+            _numbers([number for row in commands for number in row[1:]], COMMAND_UNIT, len(commands), num_joints),
+        ),
+        limit_counts={joint: int(count) for joint, count in document["limit_counts"].items()},
+        events=tuple(Event(start_ns + time, kind, line, joint) for time, kind, joint, line in document["events"]),
+        num_events=int(document["num_events"]),
+    )
+
+
+def _read_input(item: dict[str, Any]) -> InputFingerprint:
+    grid = np.array(item["image_grid"], np.int64).reshape(-1, 3)
+    return InputFingerprint(
+        image_grid=tuple((t, height, width) for t, height, width in grid.tolist()),
+        patch_length=int(item["patch_length"]),
+        coarse=_numbers(item["coarse"], LEVEL_UNIT, len(grid), -1, NUM_CHANNELS),
+        sketch=_numbers(item["sketch"], LEVEL_UNIT, len(grid), SKETCH_SIZE),
+        state=_numbers(item["state"], STATE_UNIT, -1),
+        noise=_numbers(item["noise"], STATE_UNIT, -1),
+        num_tokens=int(item["num_tokens"]),
+        tokens=str(item["tokens"]),
+        layout=str(item["layout"]),
+    )
+
+
+def _numbers(values: Sequence[int], unit: float, *shape: int) -> np.ndarray:
+    return np.array(values, np.float64).reshape(shape) * unit
+
+
+def _lines(value: Any, indent: str = "") -> Iterator[str]:
+    """JSON with a line for every value but lists of plain ones, which take one line each."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    is_plain = not any(isinstance(item, (dict, list)) for item in items)
+    if not items or (is_plain and isinstance(value, list)) or not isinstance(value, (dict, list)):
+        yield json.dumps(value, separators=(",", ":"))
+        return
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    yield opening
+    pairs = value.items() if isinstance(value, dict) else [("", item) for item in value]
+    for i, (key, item) in enumerate(pairs):
+        yield (",\n" if i else "\n") + indent + " " + (f"{json.dumps(key)}: " if isinstance(value, dict) else "")
+        yield from _lines(item, indent + " ")
+    yield f"\n{indent}{closing}"

@@ -1,0 +1,108 @@
+"""What a stored result was made of: the policy's files, the bags, the robot and the settings."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from vla_ros.bags.files import find_files
+from vla_ros.robot import RobotConfig
+from vla_ros.strict import config_to_dict
+
+Setting = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """SHA-256 of each file of the policy directory by its path inside it, and of each bag by its name (``bag_name``);
+    every setting and every value of the robot by its dotted name; the policy's cameras in their order.
+
+    ``machine`` is what numbers are computed by: where it is the same, the same computation gives the same bits.
+    """
+
+    policy_files: Mapping[str, str]
+    bags: Mapping[str, str]
+    settings: Mapping[str, Setting]
+    camera_names: tuple[str, ...]
+    machine: str
+
+
+def provenance(
+    policy_dir: Path,
+    bags: Sequence[str | Path],
+    robot: RobotConfig,
+    camera_names: Sequence[str],
+    settings: Mapping[str, Any],
+    machine: str,
+) -> Provenance:
+    """Read and hash everything; ``settings`` may be nested, ``machine`` is that of ``machine_name``.
+
+    Raises ValueError for a bag that isn't there, and for two of one name.
+    """
+    names = [bag_name(bag) for bag in bags]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"two bags are called '{repeated[0]}'; a baseline tells bags apart by name: rename one")
+    return Provenance(
+        policy_files=dict(_policy_files(policy_dir)),
+        bags={name: _digest(find_files(Path(bag)).paths) for name, bag in zip(names, bags, strict=True)},
+        settings=dict(_flat("", {**settings, "robot": config_to_dict(robot)})),
+        camera_names=tuple(camera_names),
+        machine=machine,
+    )
+
+
+def machine_name(device: str, num_threads: int) -> str:
+    """The processor, the libraries that compute, the policy's device and the threads it has."""
+    libraries = (f"{name} {version(name)}" for name in ("torch", "numpy"))
+    return ", ".join((platform.machine(), _processor_model(), *libraries, device, f"{num_threads} threads"))
+
+
+def _processor_model() -> str:
+    """As Linux names it; nothing on a system or a processor where it doesn't."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def bag_name(bag: str | Path) -> str:
+    """How a baseline calls a bag: by the last part of its path, so that it holds on another machine."""
+    return Path(bag).resolve().name
+
+
+def _policy_files(policy_dir: Path) -> Iterator[tuple[str, str]]:
+    """All files but hidden ones, which tools leave behind."""
+    for path in sorted(policy_dir.rglob("*")):
+        inside = path.relative_to(policy_dir)
+        if path.is_file() and not any(part.startswith(".") for part in inside.parts):
+            yield inside.as_posix(), _digest((path,))
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _flat(where: str, value: Any) -> Iterator[tuple[str, Setting]]:
+    """Every leaf by its dotted name; items of a list by their own name, where they have one."""
+    if isinstance(value, Mapping):
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, (list, tuple)):
+        names = (item.get("name") if isinstance(item, Mapping) else None for item in value)
+        items = [(name or str(i), item) for i, (name, item) in enumerate(zip(names, value, strict=True))]
+    else:
+        yield where, value
+        return
+    for name, item in items:
+        yield from _flat(f"{where}.{name}" if where else name, item)

@@ -1,0 +1,180 @@
+"""SVG as text: scales, ticks, curves thinned to what can be seen. Colours and fonts are the page's, by class name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+NARROWEST = 0.65
+"""A picture on a narrow screen shrinks to this part of its width, then scrolls."""
+STRAIGHT = 0.2
+"""Pixels by which a drawn curve may miss a sample."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Linear: ``low`` is drawn at pixel ``start``, ``high`` at ``end``."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return float(self.of(np.asarray(value, np.float64)))
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """Pixels of ``values``, of the same shape."""
+        return self.start + (values - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def span_scale(parts: list[np.ndarray], start: float, end: float, min_span: float, low: float | None = None) -> Scale:
+    """Holds every finite number of ``parts`` with a little room, and at least ``min_span``; from ``low`` on, if
+    given."""
+    flat = np.concatenate([np.zeros(0), *(np.ravel(part) for part in parts)])
+    flat = flat[np.isfinite(flat)]
+    if not len(flat):
+        return Scale(low or 0.0, (low or 0.0) + min_span, start, end)
+    bottom = float(flat.min()) if low is None else low
+    top = max(float(flat.max()), bottom)
+    missing = max(0.0, min_span - (top - bottom))
+    room = 0.06 * max(top - bottom, min_span)
+    if low is not None:
+        return Scale(low, top + missing + room, start, end)
+    return Scale(bottom - missing / 2 - room, top + missing / 2 + room, start, end)
+
+
+def ticks(low: float, high: float, num_wanted: int) -> list[float]:
+    """Round numbers between ``low`` and ``high``, about ``num_wanted``."""
+    rough = (high - low) / max(num_wanted, 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= 0.7 * rough)
+    first = math.ceil(low / step - 1e-9)
+    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def plain(value: float) -> str:
+    """Up to three significant digits, a dash where there is no number."""
+    if not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    value = float(f"{value:.3g}")
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{min(digits, 6)}f}".replace("-", "\u2212")
+
+
+def percent(fraction: float) -> str:
+    """``0.0123`` is ``1.23 %``, in one piece where lines are broken."""
+    value = 100 * fraction
+    if not math.isfinite(value) or 0 < abs(value) < 0.1:
+        return f"{plain(value)}\u00a0%" if math.isfinite(value) else "–"
+    return f"{value:,.{2 if abs(value) < 10 else 1}f}\u00a0%".replace("-", "\u2212")
+
+
+def tick_label(value: float) -> str:
+    return f"{value:.6g}".replace("-", "\u2212")
+
+
+def thinned(times: np.ndarray, values: np.ndarray, column: float) -> np.ndarray:
+    """Indices that draw the same curve: where samples crowd, the lowest and highest of each ``column`` of ``times``, so
+    that no peak is lost. ``times`` increase; a column of NaN keeps one, which interrupts the curve."""
+    if len(times) < 2 or len(times) <= 2 * (times[-1] - times[0]) / column:
+        return np.arange(len(times))
+    columns = np.floor((times - times[0]) / column).astype(np.int64)
+    starts = np.flatnonzero(np.diff(columns, prepend=-1))
+    by_value = np.lexsort((values, columns))  # NaN comes last in its column
+    num_finite = np.add.reduceat(np.isfinite(values).astype(np.int64), starts)
+    return np.union1d(by_value[starts], by_value[starts + np.maximum(num_finite, 1) - 1])
+
+
+def curve(x: np.ndarray, y: np.ndarray) -> str:
+    """The ``d`` of a path through pixels ``x``, ``y``; NaN interrupts it."""
+    is_finite = np.isfinite(y)
+    edges = np.flatnonzero(np.diff(is_finite, prepend=False, append=False))
+    return "".join(_unbroken(x[a:b].tolist(), y[a:b].tolist()) for a, b in zip(edges[::2], edges[1::2], strict=True))
+
+
+def _unbroken(x: list[float], y: list[float]) -> str:
+    """Without the points that lie on the way to the next, to within ``STRAIGHT``: a cone from the last point kept
+    narrows with each that is left out, and one outside it begins a new one."""
+    parts, start, low, high = [f"M{x[0]:.1f} {y[0]:.1f}"], 0, -math.inf, math.inf
+    for k in range(1, len(x)):
+        step = x[k] - x[start]
+        if step <= 0 or not low <= (y[k] - y[start]) / step <= high:
+            if k - 1 > start:
+                parts.append(f"L{x[k - 1]:.1f} {y[k - 1]:.1f}")
+                start = k - 1
+            low, high, step = -math.inf, math.inf, x[k] - x[start]
+        if step > 0:
+            low = max(low, (y[k] - STRAIGHT - y[start]) / step)
+            high = min(high, (y[k] + STRAIGHT - y[start]) / step)
+    if len(x) - 1 > start:
+        parts.append(f"L{x[-1]:.1f} {y[-1]:.1f}")
+    return "".join(parts)
+
+
+def path(d: str, style: str) -> str:
+    return f'<path class="{style}" d="{d}"/>' if d else ""
+
+
+def line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
+    return f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def dots(x: np.ndarray, y: np.ndarray, style: str) -> str:
+    """A round dot at each point, as wide as the stroke of ``style``."""
+    d = "".join(f"M{px:.1f} {py:.1f}h0" for px, py in zip(x.tolist(), y.tolist(), strict=True))
+    return path(d, f"dots {style}")
+
+
+def text(x: float, y: float, words: str, style: str = "", anchor: str = "start") -> str:
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def rect(x: float, y: float, width: float, height: float, style: str, tip: str = "") -> str:
+    inside = f"<title>{escape(tip)}</title>" if tip else ""
+    size = f'width="{max(width, 0):.1f}" height="{max(height, 0):.1f}"'
+    return f'<rect class="{style}" x="{x:.1f}" y="{y:.1f}" {size}>{inside}</rect>'
+
+
+def shape(d: str, style: str, tip: str) -> str:
+    """A closed path with a tooltip."""
+    return f'<path class="{style}" d="{d}"><title>{escape(tip)}</title></path>'
+
+
+def fitted(words: str, width: float, char_width: float = 6.3) -> str:
+    """As much of ``words`` as fits into ``width`` pixels, with an ellipsis where it is cut; empty where none does."""
+    num_chars = int(width / char_width)
+    if len(words) <= num_chars:
+        return words
+    return words[: num_chars - 1].rstrip() + "…" if num_chars > 3 else ""
+
+
+def svg(width: float, height: float, label: str, parts: list[str]) -> str:
+    """The whole picture; ``label`` says in words what it shows."""
+    return (
+        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label, quote=True)}" '
+        f'style="min-width:{NARROWEST * width:.0f}px;max-width:{width:g}px">' + "".join(parts) + "</svg>"
+    )
+
+
+def time_axis(x: Scale, y: float, top: float, unit: str, num_wanted: int = 10) -> list[str]:
+    """Ticks below ``y`` with lines up to ``top``; the last one names the unit."""
+    parts = []
+    for value in ticks(x.low, x.high, num_wanted):
+        parts += [line(x(value), top, x(value), y, "grid"), text(x(value), y + 15, tick_label(value), "tick", "middle")]
+    return [*parts, text(x.end, y + 30, unit, "tick", "end")]
+
+
+def value_axis(y: Scale, left: float, right: float, num_wanted: int = 4, unit: str = "") -> list[str]:
+    parts = []
+    for value in ticks(y.low, y.high, num_wanted):
+        parts += [
+            line(left, y(value), right, y(value), "grid"),
+            text(left - 6, y(value) + 4, tick_label(value) + unit, "tick", "end"),
+        ]
+    return parts

@@ -1,0 +1,81 @@
+"""A bag and a policy in, a ``Replay`` out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vla_ros.bags.read import BagReader
+from vla_ros.replay.bag_run import BagRun
+from vla_ros.replay.feed import Feed, resolve_topic
+from vla_ros.replay.policy import ReplayPolicy
+from vla_ros.replay.records import Replay
+from vla_ros.replay.settings import Plan, ReplaySettings, Timing
+from vla_ros.robot import RobotConfig
+from vla_ros.runtime.match import match_policy
+
+MODE, CHUNK, TRACE = "vla_policy/mode", "vla_policy/chunk", "vla_policy/trace"
+Progress = Callable[[int, int | None, int | None], None]
+"""Gets the bag's time, its start and its end, in ns (None where it does not say)."""
+
+
+class UnusableBag(ValueError):
+    """Nothing of a bag can be replayed; others may be good."""
+
+
+def replay_bag(
+    path: Path,
+    robot: RobotConfig,
+    policy: ReplayPolicy,
+    settings: ReplaySettings,
+    namespace: str = "",
+    progress: Progress | None = None,
+) -> Replay:
+    """One bag through the whole node.
+
+    Raises UnusableBag where nothing of it can be used, and ValueError where the robot is not the policy's or the recorded
+    latency is wanted and the bag holds none.
+    """
+    processor = policy.processor
+    robot = match_policy(robot, processor.joint_names, processor.camera_names, processor.action_dim)
+    plan = _plan(path, settings, namespace)
+    reader = BagReader(path)
+    feed = Feed(reader, robot, namespace)
+    start_ns, end_ns = (reader.contents.start_ns, reader.contents.end_ns) if reader.contents else (None, None)
+    run: BagRun | None = None
+    try:
+        for event in feed:
+            if run is None:
+                run = BagRun(robot, policy, settings, plan, event.received_ns)
+            run.take(event)
+            if progress is not None:
+                progress(event.received_ns, start_ns, end_ns)
+    except ValueError as error:
+        raise UnusableBag(str(error)) from error
+    if run is None:
+        why = "; ".join(feed.problems) or "it has no message of the robot's topics"
+        raise UnusableBag(f"bag {path}: nothing of it can be used: {why}")
+    return run.finish(str(path), feed.problems)
+
+
+def _plan(path: Path, settings: ReplaySettings, namespace: str) -> Plan:
+    """What of the bag is followed: what its index says it has, or, without one, what a look through it finds."""
+    reader, names = BagReader(path), {name: resolve_topic(name, namespace) for name in (MODE, CHUNK, TRACE)}
+    if reader.contents is not None:
+        found = {topic.name for topic in reader.contents.topics if topic.num_messages}
+    else:
+        found = set()
+        for message in reader.messages(tuple(names.values())):
+            found.add(message.topic)
+            if len(found) == len(names):
+                break
+    says_driver = names[MODE] in found
+    if settings.latency_ms is not None:
+        return Plan(Timing.FIXED, says_driver)
+    if names[TRACE] in found:
+        return Plan(Timing.OF_TRACE, says_driver)
+    if names[CHUNK] not in found:
+        raise ValueError(
+            f"bag {path} has no chunks on '{names[CHUNK]}' to take the latency from; give one: --latency MS"
+        )
+    return Plan(Timing.OF_CHUNKS, says_driver)

@@ -1,0 +1,125 @@
+"""A whole replay: bags through one policy or two, judged, as a document for programs and a page for people."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vla_ros.replay.golden.against_baseline import compare_with_baseline
+from vla_ros.replay.golden.baseline import make_baseline
+from vla_ros.replay.golden.baseline_file import read_baseline, stored_tolerances, write_baseline
+from vla_ros.replay.comparison.compare import summarize
+from vla_ros.replay.golden.difference import Difference
+from vla_ros.replay.comparison.document import replay_document
+from vla_ros.replay.comparison.paired import PairedDifference, paired_differences
+from vla_ros.replay.policy import load_replay_policy
+from vla_ros.replay.golden.provenance import Provenance, machine_name, provenance
+from vla_ros.replay.records import Replay
+from vla_ros.replay.run import Progress, UnusableBag, replay_bag
+from vla_ros.replay.settings import ReplaySettings
+from vla_ros.replay.comparison.summary import PolicySummary
+from vla_ros.replay.comparison.verdict import FAIL, Verdict, judge_alone, judge_by_baseline, judge_second
+from vla_ros.robot import RobotConfig
+
+MAX_POLICIES = 2
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """``policies`` are one or two directories; ``driver`` says whose stretches of the bags count: policy, teleop or any."""
+
+    bags: tuple[Path, ...]
+    policies: tuple[Path, ...]
+    robot: RobotConfig
+    settings: ReplaySettings
+    driver: str = "any"
+    namespace: str = ""
+    device: str = "cpu"
+    num_threads: int = 1
+
+
+@dataclass(frozen=True)
+class Session:
+    """``replays`` [num_policies][num_bags] and what was found in them. ``origin`` is of the first policy; ``unused`` bags, one
+    line each, held nothing that could be replayed; ``drifts`` are policies whose golden case no longer holds."""
+
+    config: SessionConfig
+    replays: tuple[tuple[Replay, ...], ...]
+    summaries: tuple[PolicySummary, ...]
+    paired: tuple[PairedDifference, ...]
+    origin: Provenance
+    unused: tuple[str, ...]
+    drifts: tuple[str, ...]
+    seconds: float
+
+    def judge(self, baseline: Path | None) -> tuple[Verdict, tuple[Difference, ...]]:
+        """By a stored baseline, else by the other policy, else not at all; a policy whose golden case no longer holds fails.
+        Raises ValueError for an unusable baseline."""
+        verdict, differences = self._judge(baseline)
+        if self.drifts:
+            verdict = Verdict(FAIL, (*(verdict.reasons if verdict.word == FAIL else ()), *self.drifts))
+        return verdict, differences
+
+    def _judge(self, baseline: Path | None) -> tuple[Verdict, tuple[Difference, ...]]:
+        if baseline is not None:
+            differences = compare_with_baseline(self.replays[0], self.origin, read_baseline(baseline))
+            return judge_by_baseline(differences), differences
+        if len(self.summaries) == MAX_POLICIES:
+            return judge_second(*self.summaries, self.paired), ()
+        return judge_alone(self.summaries[0]), ()
+
+    def write_baseline(self, path: Path) -> None:
+        """Store what the first policy did; the tolerances that a file had are kept."""
+        write_baseline(path, make_baseline(self.replays[0], self.origin, stored_tolerances(path)))
+
+    def document(self, verdict: Verdict, differences: Sequence[Difference]) -> dict[str, Any]:
+        """What ``--json`` writes."""
+        bag_s = sum((replay.end_ns - replay.start_ns) * 1e-9 for replays in self.replays for replay in replays)
+        times = {"seconds": self.seconds, "times_real_time": bag_s / self.seconds}
+        document = replay_document(verdict, self.summaries, self.paired, differences, times)
+        problems = [line for replay in self.replays[0] for line in replay.problems]
+        return {**document, "problems": [*self.unused, *problems]}
+
+
+def replay_session(config: SessionConfig, make_progress: Callable[[str], Progress] | None = None) -> Session:
+    """Replay every bag with every policy; ``make_progress`` gives what hears of the progress of one, by its name.
+
+    Raises ValueError for policies and a robot that don't belong together, and where no bag can be used at all.
+    """
+    torch.set_num_threads(config.num_threads)
+    device, started = torch.device(config.device), time.perf_counter()
+    all_replays: list[tuple[Replay, ...]] = []
+    bags, unused = config.bags, []
+    policies = [load_replay_policy(directory, device) for directory in config.policies]
+    for policy in policies:
+        replays = []
+        for bag in bags:
+            progress = make_progress(f"{bag.name}, {policy.name}") if make_progress else None
+            try:
+                replays.append(replay_bag(bag, config.robot, policy, config.settings, config.namespace, progress))
+            except UnusableBag as error:
+                unused.append(str(error))
+        if not replays:
+            raise ValueError("; ".join(unused))
+        bags = tuple(Path(replay.bag) for replay in replays)
+        all_replays.append(tuple(replays))
+    summaries = tuple(summarize(replays, config.driver) for replays in all_replays)
+    paired = paired_differences(*all_replays, config.driver) if len(all_replays) == MAX_POLICIES else ()
+    settings = {**asdict(config.settings), "namespace": config.namespace}
+    cameras, machine = policies[0].processor.camera_names, machine_name(config.device, config.num_threads)
+    origin = provenance(config.policies[0], bags, config.robot, cameras, settings, machine)
+    return Session(
+        config=config,
+        replays=tuple(all_replays),
+        summaries=summaries,
+        paired=paired,
+        origin=origin,
+        unused=tuple(unused),
+        drifts=tuple(f"'{policy.name}': {policy.drift}" for policy in policies if policy.drift),
+        seconds=time.perf_counter() - started,
+    )

@@ -1,0 +1,53 @@
+"""How a bag is replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any
+
+from vla_ros.runtime.schedule import STRATEGIES
+
+MAX_RATE_HZ = 1000.0
+
+
+@dataclass(frozen=True)
+class ReplaySettings:
+    """``control_rate_hz`` 0 is the robot file's. An answer takes ``latency_ms`` after its request; None: as long as the
+    recorded policy's took."""
+
+    strategy: str = "latest"
+    control_rate_hz: float = 0.0
+    latency_ms: float | None = None
+    result_timeout_s: float = 1.0
+    handoff_ramp_s: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy is '{self.strategy}'; expected one of {', '.join(STRATEGIES)}")
+        if not 0.0 <= self.control_rate_hz <= MAX_RATE_HZ:
+            raise ValueError(f"control rate is {self.control_rate_hz:g} Hz; expected 0 (the robot file's) to {MAX_RATE_HZ:g}")
+
+
+class Timing(Enum):
+    """When the policy is asked and its answers come: a fixed time after each request; when the recorded policy's came;
+    about the very observations the recorded policy was asked about, when its answers came."""
+
+    FIXED = "fixed"
+    OF_CHUNKS = "recorded chunks"
+    OF_TRACE = "recorded trace"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of a bag is followed; ``says_driver``: it has ``vla_policy/mode``."""
+
+    timing: Timing
+    says_driver: bool
+
+
+def from_stored(stored: Mapping[str, Any]) -> tuple[ReplaySettings, str]:
+    """The settings and the namespace that a stored result was made with."""
+    names = [field.name for field in fields(ReplaySettings)]
+    return ReplaySettings(**{name: stored[name] for name in names}), str(stored["namespace"])
