@@ -1,5 +1,7 @@
 """Policies that wait or move data, one planted line each, through every pass of the audit: a process of its own.
 
+Some again with guided requests: with a product through the expert, which has no graph, and with frozen actions.
+
 Run as a program it prints, as JSON, the events of each plant by pass. Tests find a planted line by its comment.
 """
 
@@ -16,7 +18,7 @@ from policy_helpers import EXPERT, pi_config
 from torch import Tensor
 
 from vla_ros.execution import runner
-from vla_ros.execution.audit import accelerator_pass, graph_pass, host_pass
+from vla_ros.execution.audit import PassReport, accelerator_pass, graph_pass, guided, host_pass
 from vla_ros.execution.staging import StagingArea
 from vla_ros.policies.base import BasePolicy, PolicyObservation
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMOutputs
@@ -97,16 +99,28 @@ def planted(plant: Callable[[Tensor], Tensor]) -> Callable[[PiConfig], BasePolic
     return Planted
 
 
+def events_of(report: PassReport) -> list[dict[str, Any]]:
+    return [vars(event) for event in report.events]
+
+
 def main() -> None:
     config = pi_config(num_steps=2, action_expert_cfg=replace(EXPERT, num_hidden_layers=1, cross_attention_every=1))
     request = synthetic_request(config, num_cameras=1, image_size=(16, 16), num_text_tokens=6)
     found = {}
     for plant in PLANTS:
         reports = [run(config, request, planted(plant)) for run in (accelerator_pass, host_pass, graph_pass)]
-        found[plant.__name__] = {report.name: [vars(event) for event in report.events] for report in reports}
+        found[plant.__name__] = {report.name: events_of(report) for report in reports}
+    with_frozen = replace(config, max_frozen_actions=2)
+    for plant in (item, to_device, nothing):
+        for name, variant, passes in (
+            ("guided", config, (accelerator_pass, host_pass)),
+            ("frozen", with_frozen, (accelerator_pass, host_pass, graph_pass)),
+        ):
+            reports = [run(variant, guided(request), planted(plant)) for run in passes]
+            found[f"{name}_{plant.__name__}"] = {report.name: events_of(report) for report in reports}
     runner.StagingArea = CopiesTwice
     report = accelerator_pass(config, request, planted(nothing))
-    found["second_copy"] = {"accelerator": [vars(event) for event in report.events]}
+    found["second_copy"] = {"accelerator": events_of(report)}
     json.dump(found, sys.stdout)
 
 

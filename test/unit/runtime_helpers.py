@@ -66,7 +66,7 @@ class Rig:
             for camera in self.fresh - {"joints"}:
                 taken = frame(camera, self.now_ns - 5 * MS)
                 if camera in self.frozen:
-                    taken = replace(taken, image=np.zeros_like(taken.image))
+                    taken = replace(taken, content=np.zeros_like(taken.content))
                 self.loop.sensors.cameras[camera].add(taken)
             if "joints" in self.fresh:
                 self.loop.sensors.joints.add(joints(self.now_ns - 2 * MS, 0.0, 0.0))

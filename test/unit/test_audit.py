@@ -72,16 +72,35 @@ def line_of(plant: str) -> int:
     return next(i for i, line in enumerate(lines, 1) if line.endswith(f"# plant: {plant}"))
 
 
+def assert_found(events: list[dict], plant: str, expected: set) -> None:
+    """Those events and no others, all of the planted line."""
+    assert {Path(event["file"]).name for event in events} <= {PLANTS_FILE.name}
+    assert {event["line"] for event in events} <= {line_of(plant)}
+    found = {(event["kind"], event["operator"]) for event in events}
+    assert len(found) == len(expected)
+    for kind, operator in expected:
+        assert any(kind == other[0] and other[1].startswith(operator) for other in found), found
+
+
 @pytest.mark.parametrize("plant", EXPECTED)
 def test_a_planted_line_is_found_by_the_pass_that_can_see_it(planted_events, plant):
     for name, expected in EXPECTED[plant].items():
-        events = planted_events[plant][name]
-        assert {Path(event["file"]).name for event in events} <= {PLANTS_FILE.name}
-        assert {event["line"] for event in events} <= {line_of(plant)}
-        found = {(event["kind"], event["operator"]) for event in events}
-        assert len(found) == len(expected)
-        for kind, operator in expected:
-            assert any(kind == other[0] and other[1].startswith(operator) for other in found), (name, found)
+        assert_found(planted_events[plant][name], plant, expected)
+
+
+@pytest.mark.parametrize("plant", ["item", "to_device"])
+@pytest.mark.parametrize("variant", ["guided", "frozen"])
+def test_a_planted_line_is_found_in_a_guided_inference_too(planted_events, variant, plant):
+    passes = ("accelerator", "host") if variant == "guided" else ("accelerator", "host", "graph")
+    events = planted_events[f"{variant}_{plant}"]
+    assert events.keys() == {f"{name}_guided" for name in passes}
+    for name in passes:
+        assert_found(events[f"{name}_guided"], plant, EXPECTED[plant][name])
+
+
+@pytest.mark.parametrize("variant", ["guided", "frozen"])
+def test_a_guided_inference_waits_for_nothing_and_moves_nothing(planted_events, variant):
+    assert not any(planted_events[f"{variant}_nothing"].values())
 
 
 @pytest.mark.parametrize("plant", ["nothing", "filled"])
@@ -104,8 +123,9 @@ def test_a_policy_directory_passes_on_the_command_line(tmp_path):
     assert done.stdout.splitlines()[-1] == f"{tmp_path / 'policy'}: nothing waits"
     values = json.loads(report.read_text())
     assert (values["waits"], values["transfers"], values["events"]) == (0, 0, [])
-    assert {"accelerator", "host", "graph"} <= set(values["passes"])
+    assert {"accelerator", "host", "graph", "accelerator_guided", "host_guided"} <= set(values["passes"])
     assert values["passes"]["accelerator"]["declared_transfers"] == 2
+    assert values["passes"]["accelerator_guided"]["declared_transfers"] == 2
     assert all(report["complete"] for report in values["passes"].values())
     assert values["operators_per_step"] > 0 and values["weight_bytes_per_step"] > 0
 

@@ -27,7 +27,6 @@ from vla_ros.check.finding import Finding, Level, is_good, to_json
 from vla_ros.check.judge import judge
 from vla_ros.check.page import page
 from vla_ros.check.seen import ControllerSettings, Endpoint, Picture, Range, Stream, TopicSeen
-from vla_ros.check.streams import MAX_LEAD_S
 from vla_ros.robot import OutputConfig
 
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
@@ -243,11 +242,6 @@ def test_a_camera_the_policy_does_not_look_at_may_fail():
     seen = front(topic=TopicSeen("/front/image"))
     (finding,) = problems(seen, policy=replace(NEEDS, camera_names=("wrist",)))
     assert (finding.level, finding.part) == (Level.WARN, "camera front")
-
-
-def test_it_allows_stamps_as_far_ahead_as_the_nodes_do():
-    clock = pytest.importorskip("vla_ros.nodes.clock")
-    assert MAX_LEAD_S == clock.MAX_LEAD_S
 
 
 def test_warnings_are_good_and_one_failure_is_not():

@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from bag_samples import at, image, joint_state, string, trajectory, write_bag
+from safetensors.torch import load_file
 
 from vla_ros.bags.read import read_bag
 from vla_ros.bags.types import message_type
@@ -17,11 +20,12 @@ from vla_ros.sim.demonstrations import DemonstrationConfig, write_demonstrations
 from vla_ros.training import grounding
 from vla_ros.training.config import load_train_config
 from vla_ros.training.dataset import FrameRule, load_bags
+from vla_ros.training.initial import policy_from
 from vla_ros.training.run import train
 from vla_ros.training.samples import split_by_episode
 from vla_ros.training.trainer import Trainer, learning_rate_scale
 
-EPISODES = DemonstrationConfig(num_episodes=6, seed=3)
+EPISODES = DemonstrationConfig(num_episodes=6, seed=3, tail_s=2.08)
 RULE = FrameRule(horizon=10, chunk_dt_s=0.1, offset=1.0, image_size=(48, 48))
 
 
@@ -50,6 +54,7 @@ def small_config(tmp_path, bags, *overrides):
             f"run_dir={tmp_path / 'run'}",
             f"output_dir={tmp_path / 'policy'}",
             "~demonstrations",
+            "initial_policy=''",
             "policy.vlm_config.text_config.intermediate_size=64",
             "policy.action_expert_cfg.hidden_size=32",
             "policy.action_expert_cfg.intermediate_size=32",
@@ -161,6 +166,83 @@ def test_training_exports_a_directory_that_loads_and_acts(bags, robot, tmp_path)
     assert [record["step"] for record in log] == [2, 4]
 
 
+def test_training_goes_on_from_a_policy_with_longer_chunks(bags, tmp_path):
+    short = small_config(tmp_path, bags, "policy.action_horizon=5", "data.action_horizon=5", "policy.max_frozen_actions=0")
+    train(short, robot_file("tabletop"), lambda line: None)
+    start = load_file(Path(short.output_dir) / "model.safetensors")
+    policy = policy_from(small_config(tmp_path, bags).policy, Path(short.output_dir))
+    weights = dict(policy.named_parameters())
+    longer = weights.pop("position_embedding_action")
+    assert longer[:5].tolist() == start["position_embedding_action"].tolist()
+    assert longer[5:].tolist() == [longer[4].tolist()] * 15
+    assert all(torch.equal(weights[name], start[name]) for name in weights)
+    further = small_config(tmp_path / "further", bags, f"initial_policy={short.output_dir}", "optimizer.num_steps=2")
+    train(further, robot_file("tabletop"), lambda line: None)
+    texts = [(Path(c.output_dir) / "processor" / "tokenizer.json").read_text() for c in (short, further)]
+    assert texts[0] == texts[1]
+
+
+def test_training_does_not_go_on_from_a_policy_of_other_shapes(bags, tmp_path):
+    config = small_config(tmp_path, bags)
+    train(config, robot_file("tabletop"), lambda line: None)
+    wide = small_config(tmp_path, bags, "policy.action_expert_cfg.intermediate_size=64")
+    with pytest.raises(ValueError, match="weight action_expert.* doesn't fit the policy"):
+        policy_from(wide.policy, Path(config.output_dir))
+
+
+def record_driven(path, robot, namespace):
+    """A recording of the live robot: the policy drives, a human intervenes, two tasks."""
+    said = [("vla_policy/task", string(f"touch the {color} block"), at(t)) for color, t in (("red", 0), ("green", 6))]
+    for step in range(180):
+        time_s = step * 0.05
+        mode = "POLICY" if time_s < 3 else "TELEOP"
+        positions = 0.3 * np.sin(time_s + np.arange(robot.num_joints))
+        said.append((robot.joint_states.topic, joint_state(at(time_s), robot.joint_names, positions), at(time_s)))
+        said.append(("vla_policy/mode", string(mode), at(time_s)))
+        command = trajectory(0, robot.joint_names, [positions + 0.01], 0.05)
+        said.append((robot.outputs[0].command_topic, command, at(time_s)))
+        for camera in robot.cameras if step % 4 == 0 else ():
+            said.append((camera.topic, image(at(time_s), np.full((128, 128, 3), step, np.uint8)), at(time_s)))
+    said.sort(key=lambda message: message[2])
+    return write_bag(path, [(f"/{namespace}/{topic}", message, stamp_ns) for topic, message, stamp_ns in said])
+
+
+def test_a_live_recording_is_trained_on_as_its_config_says(robot, tmp_path):
+    recorded = record_driven(tmp_path / "bags" / "live", robot, "left")
+    live = ("namespace=left", "interventions=upweight", "intervention_weight=3.0", "optimizer.num_steps=2")
+    config = small_config(tmp_path, [recorded], *live)
+    lines, weights = [], []
+
+    class Watched(Trainer):
+        def __init__(self, config, policy, samples, split):
+            weights.append(split.share.max() / split.share.min())
+            super().__init__(config, policy, samples, split)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("vla_ros.training.run.Trainer", Watched)
+        report = train(config, robot_file("tabletop"), lines.append)
+    assert report.num_episodes == 2 and report.num_by_driver.keys() == {"POLICY", "TELEOP"}
+    assert report.num_interventions == report.num_by_driver["TELEOP"] and weights == [pytest.approx(3.0)]
+    assert report.num_left_out["whose chunk another driver goes on with"] >= 9
+    assert any("POLICY" in line and "left out" in line for line in lines)
+    assert load_processor(config.output_dir).joint_names == robot.joint_names
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("namespace=right", "'/right/joint_states' is not in the bag"),
+        ("episodes=marker", "'/left/vla_policy/episode' is not in the bag"),
+        ("validation_share=0.9", "2 episode(s) and validation_share 0.9 leave none to train on"),
+    ],
+)
+def test_a_config_that_leaves_nothing_to_train_on_is_refused_in_one_line(robot, tmp_path, override, named):
+    recorded = record_driven(tmp_path / "bags" / "live", robot, "left")
+    with pytest.raises(ValueError) as refused:
+        train(small_config(tmp_path, [recorded], "namespace=left", override), robot_file("tabletop"), lambda line: None)
+    assert named in str(refused.value) and "\n" not in str(refused.value)
+
+
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(bags, tmp_path, monkeypatch):
     whole, killed = small_config(tmp_path / "whole", bags), small_config(tmp_path / "killed", bags)
     train(whole, robot_file("tabletop"), lambda line: None)
@@ -198,6 +280,9 @@ def test_a_damaged_checkpoint_is_refused_by_name(bags, tmp_path):
         ("optimizer.num_steps=many", "expected a whole number"),
         ("optimizer.batch_size=0", "at least 1"),
         ("policy.type=os.system", "expected one of PiPolicy"),
+        ("episodes=tasks", "episodes is 'tasks'; expected one of task, marker"),
+        ("interventions=some", "interventions is 'some'; expected one of all, only, exclude, upweight"),
+        ("intervention_weight=0", "above 0"),
     ],
 )
 def test_a_wrong_config_key_is_refused_in_one_line(bags, tmp_path, override, named):

@@ -8,9 +8,7 @@ import numpy as np
 
 from vla_ros.check.finding import Finding, Level, Part
 from vla_ros.check.seen import NS_PER_S, Endpoint, Stream, TopicSeen
-
-# What the nodes accept of a stamp that lies ahead of their clock.
-MAX_LEAD_S = 0.1
+from vla_ros.messages.stamps import MAX_LEAD_S
 
 
 def names(endpoints: Sequence[Endpoint]) -> str:

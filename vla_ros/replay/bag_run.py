@@ -78,6 +78,7 @@ class BagRun:
         self._drivers: list[tuple[int, str]] = [(start_ns, self._driver.value if plan.says_driver else "")]
         self._tasks: list[tuple[int, str]] = []
         self._events: list[ReplayEvent] = []
+        self._taking_over: TeleopEvent | None = None
         self._bound = ""
 
     def take(self, event: Event) -> None:
@@ -95,9 +96,12 @@ class BagRun:
                 self._tasks.append((self._now_ns, event.task))
             case ModeEvent():
                 self._change_driver(event.mode)
-            case TeleopEvent():
+            case TeleopEvent() if self._loop.mode is Mode.TELEOP:
                 self._offer_teleop(event)
+            case TeleopEvent():
+                self._taking_over = event  # if it did, the mode comes with the next command
             case CommandEvent():
+                self._nodes.follow_tick(event.received_ns)
                 due_ns = event.received_ns + round(event.trajectory.times_s[0] * NS_PER_S)
                 self._recorded[event.group].add(due_ns, event.trajectory.positions[0])
             case ChunkEvent() if self._timing is Timing.OF_CHUNKS:
@@ -105,6 +109,9 @@ class BagRun:
             case TraceEvent() if self._timing is Timing.OF_TRACE:
                 self._repeat(event)
         self._drive_as_recorded()
+        if self._taking_over is not None and self._loop.mode is Mode.TELEOP:
+            self._offer_teleop(self._taking_over)
+            self._taking_over = None
         if isinstance(event, FrameEvent | ModeEvent) and self._timing is not Timing.OF_TRACE:
             self._nodes.ask(self._now_ns)
 

@@ -71,9 +71,22 @@ class OfflineNodes:
         self._next_tick_ns = start_ns
         self._model_free_ns = start_ns
         self._due: list[_Due] = []
+        self._lag_ns = 0
+
+    def follow_tick(self, sent_ns: int) -> None:
+        """A recorded command was sent at ``sent_ns``, at its tick or a little later: ticks are as early as the earliest of
+        these. What happened up to a quarter of a period after a tick may have come before it, and is waited for."""
+        behind_ns = (sent_ns - self._next_tick_ns + self._period_ns // 2) % self._period_ns - self._period_ns // 2
+        if behind_ns < 0 or not self._lag_ns:
+            self._next_tick_ns += behind_ns
+            self._lag_ns = self._period_ns // 4
 
     def run_until(self, end_ns: int) -> None:
         """Every tick and every answer that is due before ``end_ns``, in the order of time."""
+        self._run_until(end_ns, self._lag_ns)
+
+    def _run_until(self, end_ns: int, lag_ns: int) -> None:
+        end_ns -= lag_ns
         while True:
             answer_ns = end_ns if not self._due or self._due[0].arrived_ns is None else self._due[0].arrived_ns
             if min(answer_ns, self._next_tick_ns) >= end_ns:
@@ -112,6 +125,7 @@ class OfflineNodes:
             return
         actions = self._answer(observation, asked_ns)
         if actions is not None:
+            self._run_until(now_ns, lag_ns=0)
             self._take(_Due(now_ns, asked_ns, observation, actions), now_ns)
 
     def _answer(self, observation: Observation, now_ns: int) -> np.ndarray | None:

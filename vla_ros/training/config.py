@@ -18,6 +18,8 @@ from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.published import register as register_published_policies
 from vla_ros.sim.demonstrations import DemonstrationConfig
 from vla_ros.strict import parse_config
+from vla_ros.training.dataset import INTERVENTIONS
+from vla_ros.training.episodes import EPISODES
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,14 @@ class TrainConfig:
     ``bags`` is the folder the bags are read from; missing demonstrations are made there first where ``demonstrations``
     is given. Every ``validate_every`` steps the run is judged on the last ``validation_share`` of the episodes, which it
     never trains on. ``run_dir`` holds checkpoints and the log, ``output_dir`` gets the policy directory.
-    ``vision_pos_emb_init_gain`` is the standard deviation the vision tower's position embeddings start with.
+    ``initial_policy`` is a policy directory to go on from: its weights and its tokenizer, not its statistics. Empty starts from
+    random weights; ``vision_pos_emb_init_gain`` is the standard deviation the vision tower's position embeddings have then.
+
+    ``namespace`` is the one the bags were recorded in. ``episodes`` says what begins one: another instruction
+    (``task``), or ``start`` on ``vla_policy/episode`` (``marker``); failed ones are left out unless ``keep_failures``.
+    Interventions are what a human commanded in a bag in which the policy drove, too: ``interventions`` trains on
+    ``all`` samples, on them ``only``, on all others (``exclude``), or draws them ``intervention_weight`` times as often
+    (``upweight``).
     """
 
     robot: str
@@ -62,7 +71,13 @@ class TrainConfig:
     optimizer: OptimizerConfig
     vocab_size: int
     vision_pos_emb_init_gain: float
+    initial_policy: str = ""
     demonstrations: DemonstrationConfig | None = None
+    namespace: str = ""
+    episodes: str = "task"
+    keep_failures: bool = False
+    interventions: str = "all"
+    intervention_weight: float = 2.0
     min_frame_gap_s: float = 0.0
     validation_share: float = 0.02
     validate_every: int = 250
@@ -71,6 +86,13 @@ class TrainConfig:
     num_threads: int = 2
     device: str = "auto"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("episodes", EPISODES), ("interventions", INTERVENTIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is '{getattr(self, name)}'; expected one of {', '.join(choices)}")
+        if self.intervention_weight <= 0:
+            raise ValueError(f"intervention_weight is {self.intervention_weight:g}; expected a number above 0")
 
 
 def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()) -> TrainConfig:

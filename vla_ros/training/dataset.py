@@ -6,35 +6,20 @@ and action ``k`` is the command in force at ``t_obs + (k + offset) * chunk_dt``.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from vla_ros.bags.read import read_bag
-from vla_ros.messages.images import decode_image
-from vla_ros.messages.joints import positions_by_name
-from vla_ros.messages.times import time_to_ns
-from vla_ros.messages.trajectories import parse_trajectory
 from vla_ros.robot import RobotConfig
-from vla_ros.sim.demonstrations import BLOCKS_TOPIC, TASK_TOPIC
-from vla_ros.transforms.images import resize
+from vla_ros.training.episodes import Episode, EpisodeCutter, FrameRule, Gatherer, Sample, time_of
+from vla_ros.training.recording import Picture, Recording
 from vla_ros.types import Observation
 
-
-@dataclass(frozen=True)
-class FrameRule:
-    """How observations and their labels are cut out of an episode; ``image_size`` is (height, width) in pixels."""
-
-    horizon: int
-    chunk_dt_s: float
-    offset: float
-    image_size: tuple[int, int]
-    min_gap_s: float = 0.0
+INTERVENTIONS = ("all", "only", "exclude", "upweight")
 
 
 @dataclass(frozen=True)
@@ -45,6 +30,8 @@ class Frames:
     joint_positions  float64 [num_samples, num_joints], at the observation's time
     actions          float64 [num_samples, horizon, num_joints], absolute
     episode          int64 [num_samples], counts episodes over all bags
+    driver           text [num_samples], who commanded the actions; empty where the bag does not say
+    is_intervention  bool [num_samples], a human's in a bag in which the policy drove, too
     tasks, blocks    the instruction and the true block centres (m, by colour; empty where the bag has none) of each episode
     """
 
@@ -52,184 +39,185 @@ class Frames:
     joint_positions: np.ndarray
     actions: np.ndarray
     episode: np.ndarray
+    driver: np.ndarray
+    is_intervention: np.ndarray
     tasks: tuple[str, ...]
     blocks: tuple[dict[str, tuple[float, float]], ...]
 
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def num_by_driver(self) -> dict[str, int]:
+        """How many samples each driver commanded."""
+        return dict(Counter(driver or "not recorded" for driver in self.driver.tolist()))
+
+
+@dataclass(frozen=True)
+class FirstSample:
+    """Where to find the images of the first sample in their own size."""
+
+    bag: Path
+    stamp_ns: int
+
 
 @dataclass(frozen=True)
 class LoadedBags:
-    """``frames`` of all bags that could be used, and one line for each damaged one."""
+    """``frames`` of all bags that could be used, and one line for each problem; ``num_left_out`` counts observations by
+    the reason why they are no samples."""
 
     frames: Frames
+    first: FirstSample
+    num_left_out: dict[str, int]
+    problems: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line: what there is to train on, and what is left out."""
+        frames = self.frames
+        drivers = ", ".join(f"{num} {driver}" for driver, num in sorted(frames.num_by_driver.items()))
+        num_interventions = int(frames.is_intervention.sum())
+        interventions = f" ({num_interventions} of them interventions)" if num_interventions else ""
+        return (
+            f"{len(frames)} samples of {len(frames.tasks)} episodes, {frames.images.nbytes / 1e9:.1f} GB; "
+            f"drivers: {drivers}{interventions}; left out: {_counts(self.num_left_out) or 'none'}"
+        )
+
+
+@dataclass(frozen=True)
+class _Bag:
+    """What one bag came to; ``frames`` is None where nothing of it can be used."""
+
+    frames: Frames | None
+    first: FirstSample | None
+    num_left_out: Counter[str]
     problems: tuple[str, ...]
 
 
-def load_bags(paths: Sequence[Path], robot: RobotConfig, rule: FrameRule, num_workers: int = 1) -> LoadedBags:
+def load_bags(
+    paths: Sequence[Path], robot: RobotConfig, rule: FrameRule, num_workers: int = 1, interventions: str = "all"
+) -> LoadedBags:
     """Read ``paths`` in order; a damaged bag is reported and what stands before the damage is used.
 
-    Raises ValueError when nothing usable is left.
+    ``interventions`` is one of ``INTERVENTIONS``. Raises ValueError when nothing usable is left.
     """
-    jobs = [(path, robot, rule) for path in paths]
-    with multiprocessing.get_context("spawn").Pool(max(1, min(num_workers, len(jobs)))) as pool:
-        read = list(pool.imap(_read_job, jobs))
+    jobs = [(path, robot, rule, interventions) for path in paths]
+    if min(num_workers, len(jobs)) > 1:
+        with multiprocessing.get_context("spawn").Pool(min(num_workers, len(jobs))) as pool:
+            read = list(pool.imap(_read_job, jobs))
+    else:
+        read = [_read_job(job) for job in jobs]
     problems = tuple(problem for bag in read for problem in bag.problems)
-    usable = [bag.frames for bag in read if len(bag.frames)]
+    num_left_out = sum((bag.num_left_out for bag in read), Counter())
+    usable = [bag for bag in read if bag.frames is not None]
     if not usable:
         where = paths[0].parent if paths else "the data folder"
-        raise ValueError(f"{where}: no usable frame in {len(paths)} bags; {problems[0] if problems else 'record some'}")
-    return LoadedBags(_concatenate(usable), problems)
+        why = "; ".join((*problems[:1], *([f"left out: {_counts(num_left_out)}"] if num_left_out else [])))
+        raise ValueError(f"{where}: no usable frame in {len(paths)} bags; {why or 'record some'}")
+    return LoadedBags(_concatenate([bag.frames for bag in usable]), usable[0].first, dict(num_left_out), problems)
 
 
-def first_observation(paths: Sequence[Path], robot: RobotConfig, rule: FrameRule) -> Observation:
-    """The first usable sample of ``paths`` as the live node would have built it, images of ``rule.image_size``."""
-    for path in paths:
-        frames = _read_job((path, robot, rule)).frames
-        if len(frames):
-            return Observation(
-                stamp_ns=0,
-                images=dict(zip(robot.camera_names, frames.images[0])),
-                joint_positions=frames.joint_positions[0],
-                task=frames.tasks[0],
-            )
-    raise ValueError(f"no usable frame in {len(paths)} bags; record some")
+def first_observation(loaded: LoadedBags, robot: RobotConfig, rule: FrameRule) -> Observation:
+    """The first sample as the live node would have built it, images in the cameras' own size."""
+    gatherer = Gatherer(robot, rule.min_gap_s)
+    for event in _open(loaded.first.bag, robot, rule):
+        pictures = gatherer.add(event) if isinstance(event, Picture) else None
+        if pictures is not None and time_of(pictures) == loaded.first.stamp_ns:
+            break
+    else:
+        raise ValueError(f"bag {loaded.first.bag} has changed since it was read; leave the bags alone while training")
+    return Observation(
+        stamp_ns=0,
+        headers_ns=dict.fromkeys(robot.camera_names, 0),
+        images={picture.camera: np.array(picture.decode()) for picture in pictures},
+        joint_positions=loaded.frames.joint_positions[0],
+        task=loaded.frames.tasks[0],
+    )
 
 
-@dataclass
-class _Episode:
-    """What one episode's messages said, in the order they came."""
-
-    task: str
-    blocks: dict[str, tuple[float, float]]
-    observations: list[tuple[int, np.ndarray]] = field(default_factory=list)
-    joint_stamps_ns: list[int] = field(default_factory=list)
-    joint_positions: list[np.ndarray] = field(default_factory=list)
-    command_stamps_ns: list[int] = field(default_factory=list)
-    command_positions: list[np.ndarray] = field(default_factory=list)
+def _open(path: Path, robot: RobotConfig, rule: FrameRule) -> Recording:
+    return Recording(path, robot, rule.namespace, needs_markers=rule.episodes == "marker")
 
 
-def _read_job(job: tuple[Path, RobotConfig, FrameRule]) -> LoadedBags:
-    path, robot, rule = job
-    episodes: list[_Episode] = []
-    problems: tuple[str, ...] = ()
+def _read_job(job: tuple[Path, RobotConfig, FrameRule, str]) -> _Bag:
+    path, robot, rule, interventions = job
     try:
-        _read_episodes(path, robot, rule, episodes)
+        recording = _open(path, robot, rule)
     except ValueError as error:
-        problems = (str(error),)
-    columns = [_samples(episode, rule) for episode in episodes]
-    kept = [(episode, column) for episode, column in zip(episodes, columns) if len(column[0])]
-    if not kept:
-        problems = problems or (f"bag {path}: no span with a task, cameras, joints and commands; check its topics",)
-        height, width = rule.image_size
-        empty = np.zeros((0, len(robot.cameras), height, width, 3), np.uint8)
-        none = np.zeros((0, rule.horizon, robot.num_joints))
-        return LoadedBags(Frames(empty, none[:, 0], none, np.zeros(0, np.int64), (), ()), problems)
-    images, joints, actions = (np.concatenate([column[i] for _, column in kept]) for i in range(3))
-    counts = [len(column[0]) for _, column in kept]
-    frames = Frames(
-        images, joints, actions, np.repeat(np.arange(len(kept)), counts),
-        tuple(episode.task for episode, _ in kept), tuple(episode.blocks for episode, _ in kept),
-    )  # fmt: skip
-    return LoadedBags(frames, problems)
+        return _Bag(None, None, Counter(), (str(error),))
+    cutter = EpisodeCutter(robot, rule, recording.report)
+    damage: tuple[str, ...] = ()
+    try:
+        for event in recording:
+            cutter.take(event)
+    except ValueError as error:
+        damage = (str(error),)
+    num_left_out = cutter.num_left_out
+    episodes = [_select(episode, cutter.modes, interventions, num_left_out) for episode in cutter.finish()]
+    episodes = [episode for episode in episodes if episode.samples]
+    problems = tuple(dict.fromkeys((*recording.problems, *damage)))
+    if not episodes:
+        if not problems and not num_left_out:
+            problems = (f"bag {path}: no images within an episode; check what was recorded",)
+        return _Bag(None, None, num_left_out, problems)
+    return _Bag(
+        _columns(episodes, cutter.modes), FirstSample(path, episodes[0].samples[0].stamp_ns), num_left_out, problems
+    )
 
 
-def _read_episodes(path: Path, robot: RobotConfig, rule: FrameRule, episodes: list[_Episode]) -> None:
-    """Append the spans between task messages to ``episodes`` as they are read, so that a bag that breaks off keeps them."""
-    cameras = {f"/{camera.topic}": i for i, camera in enumerate(robot.cameras)}
-    joints_topic = f"/{robot.joint_states.topic}"
-    if len(robot.outputs) != 1:
-        raise ValueError(f"robot '{robot.name}': bags of {len(robot.outputs)} output groups cannot be read yet")
-    command_topic = f"/{robot.outputs[0].command_topic}"
-    gatherer = _Gatherer(len(cameras), robot.max_camera_skew_s, rule)
-    blocks: dict[str, tuple[float, float]] = {}
-    for item in read_bag(path, {TASK_TOPIC, BLOCKS_TOPIC, joints_topic, command_topic, *cameras}):
-        if item.topic == BLOCKS_TOPIC:
-            blocks = {color: (float(x), float(y)) for color, (x, y) in json.loads(item.message.data).items()}
-        elif item.topic == TASK_TOPIC:
-            episodes.append(_Episode(item.message.data, blocks))
-            blocks = {}
-            gatherer.restart()
-        elif not episodes:
-            continue
-        elif item.topic == joints_topic:
-            positions, _ = positions_by_name(item.message, robot.joint_names)
-            episodes[-1].joint_stamps_ns.append(time_to_ns(item.message.header.stamp))
-            episodes[-1].joint_positions.append(positions)
-        elif item.topic in cameras:
-            gathered = gatherer.add(cameras[item.topic], item.message)
-            if gathered is not None:
-                episodes[-1].observations.append(gathered)
-        else:
-            trajectory = parse_trajectory(item.message, robot.joint_names)
-            episodes[-1].command_stamps_ns.append(item.stamp_ns + round(trajectory.times_s[0] * 1e9))
-            episodes[-1].command_positions.append(trajectory.positions[0])
+def _select(episode: Episode, modes: set[str], interventions: str, num_left_out: Counter[str]) -> Episode:
+    """``episode`` without the samples that ``interventions`` leaves out, which are counted."""
+    reasons = [_refusal(sample.driver, modes, interventions) for sample in episode.samples]
+    num_left_out.update(reason for reason in reasons if reason)
+    kept = [sample for sample, reason in zip(episode.samples, reasons, strict=True) if not reason]
+    return Episode(episode.task, episode.blocks, kept)
 
 
-class _Gatherer:
-    """Puts one new frame of each camera together, as often as all cameras have one."""
-
-    def __init__(self, num_cameras: int, max_skew_s: float, rule: FrameRule) -> None:
-        self._num_cameras = num_cameras
-        self._max_skew_ns = max_skew_s * 1e9
-        self._rule = rule
-        self.restart()
-
-    def restart(self) -> None:
-        self._newest: dict[int, tuple[int, Any]] = {}
-        self._last_ns: int | None = None
-
-    def add(self, camera: int, message: Any) -> tuple[int, np.ndarray] | None:
-        """The observation's time and its images, when this frame completes a set that is near enough in time."""
-        self._newest[camera] = (time_to_ns(message.header.stamp), message)
-        if len(self._newest) < self._num_cameras:
-            return None
-        stamps = [stamp for stamp, _ in self._newest.values()]
-        stamp_ns = min(stamps)
-        if max(stamps) - stamp_ns > self._max_skew_ns:
-            return None
-        messages = [self._newest[i][1] for i in range(self._num_cameras)]
-        self._newest = {}
-        if self._last_ns is not None and stamp_ns - self._last_ns < self._rule.min_gap_s * 1e9:
-            return None
-        self._last_ns = stamp_ns
-        height, width = self._rule.image_size
-        return stamp_ns, np.stack([resize(decode_image(message), height, width) for message in messages])
+def _refusal(driver: str, modes: set[str], interventions: str) -> str:
+    """Why a sample of ``driver`` is left out, in a bag that names ``modes``; empty where it isn't."""
+    if modes and not driver:
+        return "from before the first vla_policy/mode"
+    if interventions == "only" and not _is_intervention(driver, modes):
+        return "that are no interventions"
+    if interventions == "exclude" and _is_intervention(driver, modes):
+        return "that are interventions"
+    return ""
 
 
-def _samples(episode: _Episode, rule: FrameRule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images, joints and actions of the observations whose whole chunk was commanded within the episode."""
-    joint_ns, command_ns = np.array(episode.joint_stamps_ns), np.array(episode.command_stamps_ns)
-    due_s = (np.arange(rule.horizon) + rule.offset) * rule.chunk_dt_s
-    images, joints, actions = [], [], []
-    for stamp_ns, pictures in episode.observations:
-        due_ns = stamp_ns + np.round(due_s * 1e9)
-        if not len(joint_ns) or not joint_ns[0] <= stamp_ns <= joint_ns[-1]:
-            continue
-        if not len(command_ns) or not command_ns[0] <= due_ns[0] or due_ns[-1] > command_ns[-1]:
-            continue
-        images.append(pictures)
-        joints.append(_interpolate(np.array([stamp_ns]), joint_ns, np.array(episode.joint_positions))[0])
-        actions.append(_interpolate(due_ns, command_ns, np.array(episode.command_positions)))
-    return np.array(images), np.array(joints), np.array(actions)
+def _is_intervention(driver: str, modes: set[str]) -> bool:
+    return driver == "TELEOP" and "POLICY" in modes
 
 
-def _interpolate(at_ns: np.ndarray, stamps_ns: np.ndarray, values: np.ndarray) -> np.ndarray:
-    # Relative to the first stamp: a float64 holds an absolute time of today only to 256 ns.
-    start = stamps_ns[0]
-    return np.stack(
-        [np.interp((at_ns - start).astype(float), (stamps_ns - start).astype(float), column) for column in values.T], -1
+def _columns(episodes: list[Episode], modes: set[str]) -> Frames:
+    samples: list[Sample] = [sample for episode in episodes for sample in episode.samples]
+    drivers = [sample.driver for sample in samples]
+    return Frames(
+        images=np.stack([sample.images for sample in samples]),
+        joint_positions=np.stack([sample.joint_positions for sample in samples]),
+        actions=np.stack([sample.actions for sample in samples]),
+        episode=np.repeat(np.arange(len(episodes)), [len(episode.samples) for episode in episodes]),
+        driver=np.array(drivers, "U6"),
+        is_intervention=np.array([_is_intervention(driver, modes) for driver in drivers]),
+        tasks=tuple(episode.task for episode in episodes),
+        blocks=tuple(episode.blocks for episode in episodes),
     )
 
 
 def _concatenate(parts: list[Frames]) -> Frames:
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
     offsets = np.cumsum([0] + [len(part.tasks) for part in parts[:-1]])
     return Frames(
-        images=np.concatenate([part.images for part in parts]),
-        joint_positions=np.concatenate([part.joint_positions for part in parts]),
-        actions=np.concatenate([part.actions for part in parts]),
+        images=joined("images"),
+        joint_positions=joined("joint_positions"),
+        actions=joined("actions"),
         episode=np.concatenate([part.episode + offset for part, offset in zip(parts, offsets)]),
+        driver=joined("driver"),
+        is_intervention=joined("is_intervention"),
         tasks=tuple(task for part in parts for task in part.tasks),
         blocks=tuple(blocks for part in parts for blocks in part.blocks),
     )
+
+
+def _counts(num_left_out: dict[str, int]) -> str:
+    return ", ".join(f"{num} {reason}" for reason, num in sorted(num_left_out.items()) if num)

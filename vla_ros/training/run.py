@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from torch import nn
 from tqdm import tqdm
 
 from vla_ros.policies.directory import PolicyFiles, save_policy
 from vla_ros.policies.modules.vlm_bridge.qwen.processor import train_tokenizer
-from vla_ros.policies.pi.policy import PiPolicy
 from vla_ros.policies.processor import make_processor
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.sim.demonstrations import write_demonstrations
 from vla_ros.sim.scene import COLORS, EVAL_PHRASES, TRAIN_PHRASES
 from vla_ros.training import grounding
 from vla_ros.training.config import TrainConfig
-from vla_ros.training.dataset import FrameRule, Frames, first_observation, load_bags
+from vla_ros.training.dataset import Frames, first_observation, load_bags
+from vla_ros.training.episodes import FrameRule
+from vla_ros.training.initial import policy_from, random_policy, tokenizer_of
 from vla_ros.training.samples import SampleMaker, split_by_episode
 from vla_ros.training.trainer import Trainer, Validation
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a run came to; ``seconds`` is the whole command, ``training_seconds`` the loop over all resumptions."""
+    """What a run came to; ``seconds`` is the whole command, ``training_seconds`` the loop over all resumptions.
+
+    ``num_left_out`` counts observations by the reason why they are no samples.
+    """
 
     num_episodes: int
     num_samples: int
+    num_by_driver: dict[str, int]
+    num_interventions: int
+    num_left_out: dict[str, int]
     num_parameters: int
     num_steps: int
     seconds: float
@@ -56,33 +62,40 @@ def train(config: TrainConfig, robot_file: Path, report: Callable[[str], None] =
         offset=config.data.action_offset,
         image_size=(config.processor.image_height, config.processor.image_width),
         min_gap_s=config.min_frame_gap_s,
+        namespace=config.namespace,
+        episodes=config.episodes,
+        keep_failures=config.keep_failures,
     )
     report(f"reading {len(bags)} bags from {config.bags}")
-    loaded = load_bags(bags, robot, rule, config.num_workers)
+    loaded = load_bags(bags, robot, rule, config.num_workers, config.interventions)
     for problem in loaded.problems:
         report(problem)
     frames = loaded.frames
-    report(f"{len(frames)} samples of {len(frames.tasks)} episodes, {frames.images.nbytes / 1e9:.1f} GB")
+    report(str(loaded))
 
-    tokenizer = make_tokenizer(frames, config.vocab_size)
+    start = Path(config.initial_policy) if config.initial_policy else None
+    tokenizer = make_tokenizer(frames, config.vocab_size) if start is None else tokenizer_of(start)
     processor = make_processor(config.processor, config.policy, tokenizer, len(robot.cameras))
-    split = split_by_episode(frames, config.validation_share)
+    weight = config.intervention_weight if config.interventions == "upweight" else 1.0
+    split = split_by_episode(frames, config.validation_share, weight)
     samples = SampleMaker(frames, split, config.data, processor)
     torch.manual_seed(config.seed)
-    policy = PiPolicy(config.policy)
-    # From random weights a place must weigh as much as a colour: at the usual 0.02 the backbone is slow to learn that
-    # what it sees is somewhere.
-    nn.init.normal_(policy.vlm_bridge.causal_model.model.visual.pos_embed.weight, std=config.vision_pos_emb_init_gain)
+    if start is None:
+        policy = random_policy(config.policy, config.vision_pos_emb_init_gain)
+    else:
+        policy = policy_from(config.policy, start)
     trainer = Trainer(config, policy, samples, split)
     validation = trainer.run(report)
 
     files = PolicyFiles(config.policy, config.data, config.processor, tokenizer, samples.stats)
-    raw_size = (config.processor.camera_height, config.processor.camera_width)
-    save_policy(config.output_dir, policy, files, first_observation(bags, robot, replace(rule, image_size=raw_size)))
+    save_policy(config.output_dir, policy, files, first_observation(loaded, robot, rule))
     report(f"policy directory: {config.output_dir}")
     return TrainingReport(
         num_episodes=len(frames.tasks),
         num_samples=len(frames),
+        num_by_driver=frames.num_by_driver,
+        num_interventions=int(frames.is_intervention.sum()),
+        num_left_out=loaded.num_left_out,
         num_parameters=sum(parameter.numel() for parameter in policy.parameters()),
         num_steps=config.optimizer.num_steps,
         seconds=time.perf_counter() - started,

@@ -17,18 +17,35 @@ from vla_ros.transforms.sample import TrainingBatch
 
 @dataclass(frozen=True)
 class Split:
-    """Which samples train and which judge; no episode is in both."""
+    """Which samples train and which judge; no episode is in both. ``share`` is how often each of ``train`` is drawn, as
+    a share of all draws; None: all alike."""
 
     train: np.ndarray
     validation: np.ndarray
+    share: np.ndarray | None = None
+
+    def draw(self, rng: np.random.Generator, num: int) -> np.ndarray:
+        """``num`` samples of ``train`` for a batch; some of them twice where they are drawn by their share."""
+        if self.share is None:
+            return rng.choice(self.train, min(num, len(self.train)), replace=False)
+        return rng.choice(self.train, num, p=self.share)
 
 
-def split_by_episode(frames: Frames, validation_share: float) -> Split:
-    """The last ``validation_share`` of the episodes, at least one, judge."""
+def split_by_episode(frames: Frames, validation_share: float, intervention_weight: float = 1.0) -> Split:
+    """The last ``validation_share`` of the episodes, at least one, judge; interventions among the others are drawn
+    ``intervention_weight`` times as often as the rest. Raises ValueError where no episode is left to train on."""
     num_episodes = len(frames.tasks)
     first = min(num_episodes - 1, int(num_episodes * (1.0 - validation_share)))
+    if first < 1:
+        raise ValueError(
+            f"{num_episodes} episode(s) and validation_share {validation_share:g} leave none to train on; record more, "
+            "or split them: see episodes"
+        )
     held_out = frames.episode >= first
-    return Split(np.flatnonzero(~held_out), np.flatnonzero(held_out))
+    train = np.flatnonzero(~held_out)
+    weights = np.where(frames.is_intervention[train], intervention_weight, 1.0)
+    share = None if (weights == weights[0]).all() else weights / weights.sum()
+    return Split(train, np.flatnonzero(held_out), share)
 
 
 class SampleMaker:

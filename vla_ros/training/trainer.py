@@ -125,7 +125,7 @@ class Trainer:
         # Drawn from the step's number, so that a resumed run sees the samples an uninterrupted one would.
         rng = np.random.default_rng([self._config.seed, self._step])
         torch.manual_seed(self._config.seed * 1_000_003 + self._step)
-        indices = rng.choice(self._split.train, min(optimizer.batch_size, len(self._split.train)), replace=False)
+        indices = self._split.draw(rng, optimizer.batch_size)
         for group in self._optimizer.param_groups:
             group["lr"] = optimizer.learning_rate * learning_rate_scale(optimizer, self._step)
         self._optimizer.zero_grad()

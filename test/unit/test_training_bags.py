@@ -1,0 +1,364 @@
+"""Bags as ``vla_ros record`` writes them become training samples: groups, episodes, drivers, interventions."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from bag_samples import (
+    JOINT_STATE,
+    NUMBERS,
+    array,
+    at,
+    image,
+    joint_state,
+    jpeg,
+    storage_file,
+    string,
+    trajectory,
+    write_bag,
+)
+
+from vla_ros.policies.config import DataConfig
+from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
+from vla_ros.training.dataset import first_observation, load_bags
+from vla_ros.training.episodes import FrameRule
+from vla_ros.training.samples import SampleMaker, split_by_episode
+
+JOINTS = ("yaw", "grip", "lift")
+ROBOT = RobotConfig(
+    name="two_groups",
+    control_rate_hz=20.0,
+    joints=tuple(JointConfig(name, -1.0, 1.0, 1.0, 5.0) for name in JOINTS),
+    cameras=(CameraConfig("front", "front/image", 8, 6, 0.3), CameraConfig("wrist", "wrist/image", 8, 6, 0.3, True)),
+    outputs=(
+        OutputConfig("arm", ("lift", "yaw"), topic="arm/trajectory"),
+        OutputConfig("hand", ("grip",), interface="forward", topic="hand/commands"),
+    ),
+)
+PERIOD_S = 0.05
+RULE = FrameRule(horizon=3, chunk_dt_s=0.1, offset=1.0, image_size=(3, 4))
+CHUNK_S = 0.3
+
+
+def commanded(time_s):
+    """Where the joints are to be then, in the robot file's order; they are measured 0.5 below."""
+    return np.array([0.1, 0.02, -0.03]) * time_s + np.array([0.0, 0.3, 0.0])
+
+
+def drive(start_s, end_s, mode="", commands=True, joints=True, offset=0.0):
+    """The robot from one moment to another, with ``mode`` published before every command."""
+    messages = []
+    for step in range(round(start_s / PERIOD_S), round(end_s / PERIOD_S)):
+        time_s = step * PERIOD_S
+        if joints:
+            messages.append(("joint_states", joint_state(at(time_s), JOINTS, commanded(time_s) - 0.5), at(time_s)))
+        if step % 2 == 0:
+            for topic, make in (("front/image", image), ("wrist/image", jpeg)):
+                pixels = np.full((6, 8, 3), step % 256, np.uint8)
+                messages.append((topic, make(at(time_s), pixels), at(time_s + 0.001)))
+        if commands:
+            yaw, grip, lift = commanded(time_s + PERIOD_S) + offset
+            if mode:
+                messages.append(("vla_policy/mode", string(mode), at(time_s + 0.002)))
+            arm = trajectory(0, ("yaw", "lift"), [(yaw, lift), (9.0, 9.0)], PERIOD_S)
+            messages.append(("arm/trajectory", arm, at(time_s + 0.002)))
+            messages.append(("hand/commands", array(NUMBERS, np.array([grip])), at(time_s + 0.002)))
+    return messages
+
+
+def say(topic, text, time_s):
+    return [(topic, string(text), at(time_s))]
+
+
+def task(text, time_s):
+    return say("vla_policy/task", text, time_s)
+
+
+def marker(text, time_s):
+    return say("vla_policy/episode", text, time_s)
+
+
+def bag(path, *parts, namespace=""):
+    messages = sorted((message for part in parts for message in part), key=lambda message: message[2])
+    return write_bag(path, [(f"{namespace}/{topic}", message, stamp_ns) for topic, message, stamp_ns in messages])
+
+
+def times_s(frames):
+    """When each sample was taken, from where the first joint was."""
+    return (frames.joint_positions[:, 0] + 0.5) / 0.1
+
+
+def load(*paths, robot=ROBOT, rule=RULE, **settings):
+    return load_bags(list(paths), robot, rule, **settings)
+
+
+def test_groups_of_either_interface_become_one_label_in_the_robots_joint_order(tmp_path):
+    loaded = load(bag(tmp_path / "bag", task("lift it", 0.0), drive(0.0, 2.0)))
+    frames = loaded.frames
+    assert not loaded.problems and frames.tasks == ("lift it",)
+    assert frames.images.shape[1:] == (2, 3, 4, 3)
+    np.testing.assert_allclose(frames.joint_positions, [commanded(t) - 0.5 for t in times_s(frames)], atol=1e-9)
+    # Commands come 2 ms after the state they go with.
+    due = times_s(frames)[:, None] + np.array([0.1, 0.2, 0.3]) - 0.002
+    np.testing.assert_allclose(frames.actions, commanded(due[..., None]), atol=1e-9)
+    assert times_s(frames)[-1] == pytest.approx(1.7), "the last frame whose whole chunk was commanded"
+
+
+def test_compressed_and_raw_images_of_one_moment_are_one_observation(tmp_path):
+    frames = load(bag(tmp_path / "bag", task("lift it", 0.0), drive(0.0, 2.0))).frames
+    shown = frames.images[:, :, 1, 1, 1].astype(int)
+    steps = np.round(times_s(frames) / PERIOD_S).astype(int)
+    assert np.abs(shown - steps[:, None]).max() <= 2
+
+
+def test_groups_that_share_a_topic_are_told_apart_by_their_joints(tmp_path):
+    robot = replace(
+        ROBOT,
+        outputs=(OutputConfig("arm", ("lift", "yaw"), topic="both"), OutputConfig("hand", ("grip",), topic="both")),
+    )
+    messages = []
+    for topic, message, stamp_ns in drive(0.0, 1.0):
+        if topic == "hand/commands":
+            message = trajectory(0, ("grip",), [message.data], PERIOD_S)
+        messages.append(("both" if topic in ("arm/trajectory", "hand/commands") else topic, message, stamp_ns))
+    loaded = load(bag(tmp_path / "bag", task("lift it", 0.0), messages), robot=robot)
+    expected = load(bag(tmp_path / "apart", task("lift it", 0.0), drive(0.0, 1.0)))
+    assert not loaded.problems and np.array_equal(loaded.frames.actions, expected.frames.actions)
+
+
+def test_a_recording_of_a_namespace_is_read_by_its_name(tmp_path):
+    path = bag(tmp_path / "bag", task("lift it", 0.0), drive(0.0, 1.0), namespace="/left")
+    for namespace in ("left", "/left/"):
+        assert len(load(path, rule=replace(RULE, namespace=namespace)).frames) == 8
+    with pytest.raises(ValueError, match=r"'/joint_states' is not in the bag, which has /left/joint_states") as refused:
+        load(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_task_that_is_only_repeated_goes_on_and_another_one_begins_an_episode(tmp_path):
+    tasks = task("lift it", 0.0) + task(" lift it ", 0.72) + task("drop it", 1.52) + task("", 2.5)
+    frames = load(bag(tmp_path / "bag", tasks, drive(0.0, 4.0))).frames
+    assert frames.tasks == ("lift it", "drop it")
+    taken = times_s(frames)
+    assert ((taken > 0.6) & (taken < 0.9)).any(), "no sample is lost where the task is repeated"
+    for episode, start_s, end_s in ((0, 0.0, 1.52), (1, 1.52, 2.5)):
+        inside = taken[frames.episode == episode]
+        assert inside.min() >= start_s - 1e-6 and inside.max() + CHUNK_S <= end_s + PERIOD_S and len(inside) > 5
+
+
+def test_an_image_taken_before_the_task_changed_is_none_of_the_new_episode(tmp_path):
+    late = ("joint_states", "front/image", "wrist/image")
+    messages = [(topic, said, stamp_ns + 150_000_000 * (topic in late)) for topic, said, stamp_ns in drive(0.0, 3.0)]
+    path = bag(tmp_path / "bag", task("lift it", 0.0), task("drop it", 1.0), messages)
+    loaded = load(path, rule=replace(RULE, offset=2.0))
+    taken = times_s(loaded.frames)[loaded.frames.episode == 1]
+    assert taken.min() == pytest.approx(1.0) and loaded.num_left_out["from before their episode"] == 1
+
+
+def test_a_new_scene_of_the_demo_begins_an_episode_though_the_task_is_the_same(tmp_path):
+    first, second = '{"red": [0.3, 0.1]}', '{"red": [0.2, 0.0]}'
+    scenes = say("sim/blocks", first, 0.0) + say("sim/blocks", first, 0.7) + say("sim/blocks", second, 1.5)
+    tasks = task("touch red", 0.0) + task("touch red", 0.71) + task("touch red", 1.51)
+    frames = load(bag(tmp_path / "bag", scenes, tasks, drive(0.0, 3.0))).frames
+    assert frames.blocks == ({"red": (0.3, 0.1)}, {"red": (0.2, 0.0)})
+
+
+def test_markers_say_which_episodes_are_worth_learning_from(tmp_path):
+    markers = [("start", 0.5), ("success", 1.5), ("start", 2.0), ("failure", 3.0), ("start", 3.5), ("discard", 4.5)]
+    markers = [marker(*each) for each in (*markers, ("start", 5.0), ("start", 6.0), ("success", 7.0), ("start", 7.5))]
+    path = bag(tmp_path / "bag", task("lift it", 0.0), *markers, drive(0.0, 8.5))
+    by_marker = replace(RULE, episodes="marker")
+    loaded = load(path, rule=by_marker)
+    taken = times_s(loaded.frames)
+    for episode, start_s, end_s in ((0, 0.5, 1.5), (1, 6.0, 7.0)):
+        inside = taken[loaded.frames.episode == episode]
+        assert inside.min() >= start_s - 1e-6 and inside.max() + CHUNK_S <= end_s + PERIOD_S and len(inside) >= 5
+    assert loaded.frames.episode.max() == 1
+    out = loaded.num_left_out
+    assert out["of failed episodes"] >= 5 and out["of discarded episodes"] >= 5
+    assert out["of episodes without an end"] >= 10, "one that is started again, and one that the bag's end cuts off"
+    kept = load(path, rule=replace(by_marker, keep_failures=True))
+    assert len(kept.frames.tasks) == 3 and "of failed episodes" not in kept.num_left_out
+    assert len(load(path).frames.tasks) == 1, "markers don't matter to episodes by task"
+
+
+def test_another_task_within_a_marked_episode_shares_its_end(tmp_path):
+    tasks = task("lift it", 0.0) + task("drop it", 1.0) + task("lift it", 3.0) + task("drop it", 4.0)
+    markers = marker("start", 0.2) + marker("success", 2.0) + marker("start", 2.5) + marker("discard", 5.0)
+    path = bag(tmp_path / "bag", tasks, markers, drive(0.0, 5.5))
+    assert load(path, rule=replace(RULE, episodes="marker")).frames.tasks == ("lift it", "drop it")
+
+
+def test_episodes_by_marker_need_markers(tmp_path):
+    path = bag(tmp_path / "bag", task("lift it", 0.0), drive(0.0, 1.0))
+    with pytest.raises(ValueError, match="'/vla_policy/episode' is not in the bag"):
+        load(path, rule=replace(RULE, episodes="marker"))
+
+
+def test_a_marker_that_means_nothing_is_named_and_changes_nothing(tmp_path):
+    markers = marker("success", 0.1) + marker("start", 0.2) + marker("done", 0.8) + marker("success", 2.0)
+    loaded = load(
+        bag(tmp_path / "bag", task("lift it", 0.0), markers, drive(0.0, 2.5)), rule=replace(RULE, episodes="marker")
+    )
+    assert len(loaded.frames.tasks) == 1 and times_s(loaded.frames).max() > 1.5
+    assert len(loaded.problems) == 2 and any("'done'; expected one of start" in line for line in loaded.problems)
+    assert any("'success'" in line and "no 'start'" in line for line in loaded.problems)
+
+
+@pytest.fixture(scope="module")
+def driven(tmp_path_factory):
+    """The policy drives, a human takes over and gives back, and the emergency stop ends it."""
+    parts = [
+        drive(0.0, 1.0, "HOLD"), drive(1.0, 2.0, "POLICY"), drive(2.0, 3.0, "TELEOP", offset=0.1),
+        drive(3.0, 4.0, "POLICY"), drive(4.0, 5.0, "ESTOP"), drive(5.0, 6.0, "HOLD"),
+        drive(6.0, 7.0, "TELEOP", offset=0.1),
+    ]  # fmt: skip
+    tasks = task("lift it", 0.0) + task("drop it", 3.5)
+    return bag(tmp_path_factory.mktemp("driven") / "bag", tasks, *parts)
+
+
+def test_no_sample_has_a_chunk_that_two_drivers_commanded_or_nobody(driven):
+    loaded = load(driven)
+    frames = loaded.frames
+    spans = {"POLICY": ((1.0, 2.0), (3.0, 4.0)), "TELEOP": ((2.0, 3.0), (6.0, 7.0))}
+    assert set(frames.driver) == set(spans)
+    for taken, driver in zip(times_s(frames), frames.driver, strict=True):
+        assert any(start <= taken and taken + CHUNK_S <= end + 2 * PERIOD_S for start, end in spans[driver]), (
+            f"a sample at {taken:.2f} s is said to be by {driver}"
+        )
+    human = frames.driver == "TELEOP"
+    moves = frames.actions[:, :, 0] - frames.joint_positions[:, :1]
+    assert moves[human].min() > 0.59 and moves[~human].max() < 0.54, "every step of a chunk is its driver's"
+    assert frames.num_by_driver == {"POLICY": (~human).sum(), "TELEOP": human.sum()}
+    assert loaded.num_left_out["in HOLD or ESTOP"] >= 20
+    assert loaded.num_left_out["whose chunk another driver goes on with"] >= 10
+
+
+def test_interventions_are_all_only_them_or_none_of_them(driven):
+    everything, only, without = (load(driven, interventions=which) for which in ("all", "only", "exclude"))
+    assert set(only.frames.driver) == {"TELEOP"} and set(without.frames.driver) == {"POLICY"}
+    assert len(only.frames) + len(without.frames) == len(everything.frames)
+    assert only.frames.is_intervention.all() and not without.frames.is_intervention.any()
+    assert only.num_left_out["that are no interventions"] == len(without.frames)
+    assert without.num_left_out["that are interventions"] == len(only.frames)
+    assert len(load(driven, interventions="upweight").frames) == len(everything.frames)
+
+
+def test_a_human_who_drives_throughout_demonstrates_and_intervenes_nowhere(tmp_path, driven):
+    parts = drive(0.0, 0.5, "HOLD"), drive(0.5, 2.0, "TELEOP"), drive(2.0, 2.5, "HOLD")
+    teleoperated = bag(tmp_path / "teleoperated", task("lift it", 0.0), *parts)
+    scripted = bag(tmp_path / "scripted", task("lift it", 0.0), drive(0.0, 2.0))
+    frames = load(teleoperated, scripted, interventions="exclude").frames
+    assert frames.num_by_driver == {"TELEOP": 12, "not recorded": 18} and not frames.is_intervention.any()
+    with pytest.raises(ValueError, match=r"no usable frame in 2 bags; left out: .*30 that are no interventions"):
+        load(teleoperated, scripted, interventions="only")
+    together = load(teleoperated, scripted, driven)
+    assert together.frames.is_intervention.sum() == load(driven, interventions="only").frames.is_intervention.sum()
+
+
+def test_before_the_first_mode_nobody_knows_who_drove(tmp_path):
+    loaded = load(bag(tmp_path / "bag", task("lift it", 0.0), drive(0.0, 1.0), drive(1.0, 2.0, "POLICY")))
+    assert set(loaded.frames.driver) == {"POLICY"} and times_s(loaded.frames).min() >= 1.0 - PERIOD_S
+    assert loaded.num_left_out["from before the first vla_policy/mode"] >= 5
+
+
+def test_one_line_says_what_there_is_and_what_is_left_out_and_why(driven):
+    line = str(load(driven))
+    assert "\n" not in line
+    for part in ("2 episodes", "POLICY", "TELEOP (", "of them interventions)", "left out: ", "in HOLD or ESTOP"):
+        assert part in line
+
+
+def test_interventions_are_drawn_as_many_times_as_often_as_asked(driven, tmp_path):
+    frames = load(driven, bag(tmp_path / "last", task("lift it", 0.0), drive(0.0, 1.0))).frames
+    split = split_by_episode(frames, 0.3, intervention_weight=5.0)
+    assert set(split.validation) == set(np.flatnonzero(frames.episode == 2))
+    drawn = np.concatenate([split.draw(np.random.default_rng([7, step]), 32) for step in range(1000)])
+    assert set(drawn) == set(split.train)
+    times_drawn = np.bincount(drawn, minlength=len(frames))[split.train]
+    human = frames.is_intervention[split.train]
+    assert times_drawn[human].mean() / times_drawn[~human].mean() == pytest.approx(5.0, rel=0.1)
+    again = split.draw(np.random.default_rng([7, 3]), 32)
+    assert np.array_equal(again, split.draw(np.random.default_rng([7, 3]), 32))
+
+
+def test_without_a_weight_every_batch_is_drawn_as_ever(driven):
+    frames = load(driven).frames
+    split = split_by_episode(frames, 0.3)
+    expected = np.random.default_rng([7, 3]).choice(split.train, 8, replace=False)
+    assert np.array_equal(split.draw(np.random.default_rng([7, 3]), 8), expected)
+    assert len(split.draw(np.random.default_rng(0), 10_000)) == len(split.train)
+
+
+def test_statistics_are_those_of_what_is_trained_on(driven):
+    data = DataConfig(JOINTS, ("front", "wrist"), 3, 0.1)
+    means = {}
+    for which in ("only", "exclude"):
+        frames = load(driven, interventions=which).frames
+        split = split_by_episode(frames, 0.5)
+        means[which] = SampleMaker(frames, split, data, None).stats["action"].mean[0, 0]
+    assert means["only"] - means["exclude"] == pytest.approx(0.1, abs=1e-3), "a human's commands are 0.1 rad further"
+
+
+def test_a_single_episode_cannot_both_train_and_judge(tmp_path):
+    frames = load(bag(tmp_path / "bag", task("lift it", 0.0), drive(0.0, 1.0))).frames
+    with pytest.raises(ValueError, match="1 episode"):
+        split_by_episode(frames, 0.02)
+
+
+def test_nothing_is_learned_across_a_pause_of_commands_or_joint_states(tmp_path):
+    parts = [
+        drive(0.0, 1.0), drive(1.0, 2.0, commands=False), drive(2.0, 3.0), drive(3.0, 4.0, joints=False),
+        drive(4.0, 5.0),
+    ]  # fmt: skip
+    loaded = load(bag(tmp_path / "bag", task("lift it", 0.0), *parts))
+    taken = times_s(loaded.frames)
+    for taken_s in taken:
+        assert not 0.8 < taken_s < 1.95 and not 3.05 < taken_s < 3.95, taken_s
+    assert (taken > 2.5).any() and (taken > 4.3).any()
+    assert loaded.num_left_out["without commands to the end of their chunk"] >= 10
+    assert loaded.num_left_out["without joint states around them"] >= 7
+
+
+def test_messages_that_cannot_be_used_are_named_once_and_the_others_used(tmp_path):
+    bad = [("joint_states", joint_state(at(t), JOINTS[:2], (0.0, 0.0)), at(t)) for t in (0.51, 0.52)]
+    bad += say("vla_policy/mode", "DANCE", 0.53)
+    bad += [("hand/commands", array(NUMBERS, np.zeros(2)), at(0.54))]
+    bad += [("front/image", image(at(0.1), np.zeros((3, 3, 3), np.uint8)), at(0.55))]
+    loaded = load(bag(tmp_path / "bag", task("lift it", 0.0), bad, drive(0.0, 2.0)))
+    for part in ("lacks joint 'lift'", "'DANCE'; expected one of HOLD", "command of 2 numbers"):
+        assert sum(part in line for line in loaded.problems) == 1, loaded.problems
+    assert any("(2 times)" in line for line in loaded.problems) and len(loaded.frames) >= 15
+    assert set(loaded.frames.driver) == {""}
+
+
+def test_a_topic_of_another_type_is_named(tmp_path):
+    driven = drive(0.0, 1.0)
+    messages = [(topic, string("x") if topic == "joint_states" else message, t) for topic, message, t in driven]
+    with pytest.raises(ValueError, match=f"'/joint_states' holds std_msgs/msg/String; expected {JOINT_STATE}"):
+        load(bag(tmp_path / "bag", task("lift it", 0.0), messages))
+
+
+def test_a_bag_that_breaks_off_is_used_up_to_there(tmp_path):
+    path = bag(tmp_path / "bag", task("lift it", 0.0), drive(0.0, 20.0))
+    whole = load(path).frames
+    file = storage_file(path)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    loaded = load(path)
+    assert 50 < len(loaded.frames) < len(whole) and np.array_equal(loaded.frames.actions[:50], whole.actions[:50])
+    assert any(str(path) in line for line in loaded.problems)
+
+
+def test_a_folder_that_is_no_bag_is_named_and_the_others_are_used(tmp_path):
+    (tmp_path / "none").mkdir()
+    loaded = load(tmp_path / "none", bag(tmp_path / "bag", task("lift it", 0.0), drive(0.0, 1.0)))
+    assert len(loaded.frames) == 8 and str(tmp_path / "none") in loaded.problems[0]
+
+
+def test_the_first_observation_has_its_images_as_the_cameras_gave_them(driven):
+    loaded = load(driven, interventions="only")
+    observation = first_observation(loaded, ROBOT, RULE)
+    assert [image.shape for image in observation.images.values()] == [(6, 8, 3)] * 2
+    assert list(observation.images) == ["front", "wrist"] and observation.task == "lift it"
+    assert np.array_equal(observation.joint_positions, loaded.frames.joint_positions[0])
+    assert observation.images["front"][0, 0, 0] == round(times_s(loaded.frames)[0] / PERIOD_S)
