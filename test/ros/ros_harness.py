@@ -111,6 +111,7 @@ class Probe:
         self.image_stamps_ns: list[int] = []
         self._diagnostics: dict[str, DiagnosticStatus] = {}
         self.node = node = rclpy.create_node("probe", namespace=namespace)
+        self.namespace = node.get_namespace()
         self._cameras = {c.name: node.create_publisher(Image, c.topic, qos.CAMERA) for c in robot.cameras}
         self._joints = node.create_publisher(JointState, robot.joint_states.topic, qos.JOINT_STATES)
         self._task = node.create_publisher(String, "vla_policy/task", qos.LATCHED)
@@ -174,7 +175,7 @@ class Probe:
 
     def diagnostic(self, name: str) -> DiagnosticStatus | None:
         """The last status of a node: ``vla_policy: control`` or ``vla_model: inference``."""
-        return self._diagnostics.get(f"{self.node.get_namespace()}/{name}".lstrip("/"))
+        return self._diagnostics.get(f"{self.namespace}/{name}".lstrip("/"))
 
     def trigger(self, service: str) -> Trigger.Response:
         return self._call(Trigger, service, Trigger.Request())
@@ -271,7 +272,7 @@ class Probe:
 def assert_within_limits(probe: Probe) -> None:
     """Every command that came since the last call keeps the robot file's limits, judged at the nominal period."""
     use = probe.limits.take()
-    where = f"{probe.node.get_namespace()}: commands outside the robot file"
+    where = f"{probe.namespace}: commands outside the robot file"
     assert not use.num_violations, f"{where}: {use}; {probe.limits.first_broken}"
 
 

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from vla_ros.cli.replay_page import print_session, progress_bar
+    from vla_ros.replay.golden.baseline_file import read_baseline
     from vla_ros.replay.report.fill import session_report
     from vla_ros.replay.report.write import write_report
     from vla_ros.replay.session import SessionConfig, replay_session
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     from vla_ros.robot import load_robot
     from vla_ros.share import policy_dir, robot_file
 
-    if args.update_baseline and args.baseline is None:
+    updates = args.update_baseline
+    if updates and args.baseline is None:
         raise ValueError("--update-baseline without --baseline FILE; say which file to write")
     policies = tuple(policy_dir(name) for name in args.policy or ["tiny_touch"])
     if len(policies) > 2 or (len(policies) == 2 and args.baseline is not None):
@@ -59,11 +61,12 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         num_threads=args.threads,
     )
+    baseline = read_baseline(args.baseline) if args.baseline is not None and not updates else None
     session = replay_session(config, progress_bar)
-    if args.update_baseline:
+    if updates:
         session.write_baseline(args.baseline)
-        print(f"baseline: {args.baseline}")
-    verdict, differences = session.judge(args.baseline)
+        print(f"baseline written: {args.baseline}")
+    verdict, differences = session.judge(baseline)
     document = session.document(verdict, differences)
     print_session(session, verdict)
     write_json(args.json, document)

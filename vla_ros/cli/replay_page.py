@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -15,22 +17,22 @@ NS_PER_S = 1e9
 MAX_LINES = 20
 
 
-def progress_bar(name: str) -> Progress:
+@contextmanager
+def progress_bar(name: str) -> Iterator[Progress]:
     """A bar in seconds of the bag, with the time left where the bag says how long it is."""
-    bar: tqdm | None = None
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of the bag, {remaining} left"
+    with tqdm(desc=name, unit="s", dynamic_ncols=True, disable=None) as bar:
+        first_ns: int | None = None
 
-    def show(now_ns: int, start_ns: int | None, end_ns: int | None) -> None:
-        nonlocal bar
-        if bar is None:
-            total = (end_ns - start_ns) / NS_PER_S if start_ns is not None and end_ns is not None else None
-            layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of the bag, {remaining} left"
-            bar = tqdm(desc=name, total=total, unit="s", dynamic_ncols=True, bar_format=layout if total else None)
-            bar.start_ns = start_ns if start_ns is not None else now_ns
-        done_s = (now_ns - bar.start_ns) / NS_PER_S
-        if done_s > bar.n:
-            bar.update(done_s - bar.n)
+        def show(now_ns: int, start_ns: int | None, end_ns: int | None) -> None:
+            nonlocal first_ns
+            if first_ns is None:
+                first_ns = now_ns if start_ns is None else start_ns
+                if end_ns is not None:
+                    bar.total, bar.bar_format = (end_ns - first_ns) / NS_PER_S, layout
+            bar.update(max(0.0, (now_ns - first_ns) / NS_PER_S - bar.n))
 
-    return show
+        yield show
 
 
 def print_session(session: Session, verdict: Verdict) -> None:

@@ -14,6 +14,7 @@ from rclpy.exceptions import InvalidParameterTypeException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
@@ -48,6 +49,10 @@ class ManagedNode(LifecycleNode):
 
     def cleanup(self) -> None:
         """Undo ``configure``, also one that ended half-way."""
+
+    def create_steady_timer(self, period_s: float, callback: Callable[[], None]) -> None:
+        """A timer that runs on where ROS time, which may be simulated, stands still."""
+        self.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def start_itself(self) -> None:
         """Configure and activate, as ``autostart`` asks for."""

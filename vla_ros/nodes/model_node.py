@@ -47,8 +47,8 @@ class ModelNode(ManagedNode):
         self._device = ""
         self._status_publisher = self.create_publisher(DiagnosticStatus, "~/status", qos.LINK)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", qos.REPORT)
-        self.create_timer(STATUS_PERIOD_S, self._publish_status)
-        self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        self.create_steady_timer(STATUS_PERIOD_S, self._publish_status)
+        self.create_steady_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
 
     def configure(self) -> None:
         params = read_model_params(self)

@@ -3,6 +3,7 @@ to engage what ``ros2 bag play`` feeds."""
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -25,6 +27,7 @@ from vla_ros.messages.times import fill_time
 from vla_ros.nodes.clock import NS_PER_S, steady_now_ns
 from vla_ros.nodes.dds import use_default_dds_profile
 from vla_ros.nodes.managed import Spinner
+from vla_ros.nodes.qos import LINK
 from vla_ros.nodes.record_topics import RecordedTopic, recorded_topics
 from vla_ros.replay.feed import resolve_topic
 from vla_ros.robot import RobotConfig, load_robot
@@ -69,6 +72,8 @@ class Player(Node):
         self._next_engage_ns = 0
         self._is_engaged = False
         self._asked: Future | None = None
+        self._is_model_up = False
+        self.create_subscription(DiagnosticStatus, "vla_model/status", self._on_status, LINK)
 
     def play(self) -> int:
         """Play the bag to its end; returns how many messages that were. Raises ValueError for a bag or a robot file that
@@ -131,12 +136,19 @@ class Player(Node):
         deadline = time.monotonic() + LISTENER_PATIENCE_S
         while True:
             deaf = [topic for topic in sensors if not publishers[topic].get_subscription_count()]
-            if not deaf and (not self.params.engage or self._engage.service_is_ready()):
+            needed = {f"listener on '{topic}'": False for topic in deaf}
+            if self.params.engage:
+                needed |= {"service 'vla_policy/engage'": self._engage.service_is_ready()}
+                needed |= {"an active vla_model": self._is_model_up}
+            missing = [what for what, is_there in needed.items() if not is_there]
+            if not missing:
                 return
             if time.monotonic() > deadline:
-                what = f"'{deaf[0]}'" if deaf else f"service '{self._engage.srv_name}'"
-                raise ValueError(f"nobody is at {what} after {LISTENER_PATIENCE_S:g} s; start the policy node")
+                raise ValueError(f"no {missing[0]} after {LISTENER_PATIENCE_S:g} s; start both nodes")
             time.sleep(0.05)
+
+    def _on_status(self, status: DiagnosticStatus) -> None:
+        self._is_model_up = status.level == DiagnosticStatus.OK
 
     def _publish_clock(self, time_ns: int) -> None:
         msg = Clock()

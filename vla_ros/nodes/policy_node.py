@@ -86,7 +86,7 @@ class PolicyNode(ManagedNode):
             on_clock_change=False,
         )
         self._jump_handle = self.get_clock().create_jump_callback(threshold, post_callback=self._on_time_jump)
-        self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        self.create_steady_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
 
     def configure(self) -> None:
         params = read_policy_params(self)

@@ -19,7 +19,8 @@ def assert_matches(
     from vla_ros.robot import load_robot
     from vla_ros.share import policy_dir, robot_file
 
-    settings, namespace = from_stored(read_baseline(Path(baseline)).origin.settings)
+    expected = read_baseline(Path(baseline))
+    settings, namespace = from_stored(expected.origin.settings)
     config = SessionConfig(
         bags=(Path(bag),),
         policies=(policy_dir(str(policy)),),
@@ -27,5 +28,5 @@ def assert_matches(
         settings=settings,
         namespace=namespace,
     )
-    verdict, _ = replay_session(config).judge(Path(baseline))
+    verdict, _ = replay_session(config).judge(expected)
     assert verdict.word == "pass", "\n".join(verdict.reasons)

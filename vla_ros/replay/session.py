@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 import torch
 
 from vla_ros.replay.golden.against_baseline import compare_with_baseline
-from vla_ros.replay.golden.baseline import make_baseline
-from vla_ros.replay.golden.baseline_file import read_baseline, stored_tolerances, write_baseline
-from vla_ros.replay.comparison.compare import summarize
+from vla_ros.replay.golden.baseline import Baseline, make_baseline
+from vla_ros.replay.golden.baseline_file import stored_tolerances, write_baseline
+from vla_ros.replay.comparison.compare import summarize, wanted_mode
 from vla_ros.replay.golden.difference import Difference
 from vla_ros.replay.comparison.document import replay_document
 from vla_ros.replay.comparison.paired import PairedDifference, paired_differences
@@ -29,6 +30,15 @@ from vla_ros.robot import RobotConfig
 MAX_POLICIES = 2
 
 
+MakeProgress = Callable[[str], AbstractContextManager[Progress | None]]
+
+
+@contextmanager
+def no_progress(name: str) -> Iterator[None]:
+    """Nobody watches."""
+    yield
+
+
 @dataclass(frozen=True)
 class SessionConfig:
     """``policies`` are one or two directories; ``driver`` says whose stretches of the bags count: policy, teleop or any."""
@@ -41,6 +51,9 @@ class SessionConfig:
     namespace: str = ""
     device: str = "cpu"
     num_threads: int = 1
+
+    def __post_init__(self) -> None:
+        wanted_mode(self.driver)
 
 
 @dataclass(frozen=True)
@@ -57,17 +70,16 @@ class Session:
     drifts: tuple[str, ...]
     seconds: float
 
-    def judge(self, baseline: Path | None) -> tuple[Verdict, tuple[Difference, ...]]:
-        """By a stored baseline, else by the other policy, else not at all; a policy whose golden case no longer holds fails.
-        Raises ValueError for an unusable baseline."""
+    def judge(self, baseline: Baseline | None) -> tuple[Verdict, tuple[Difference, ...]]:
+        """By a stored baseline, else by the other policy, else not at all; a policy whose golden case no longer holds fails."""
         verdict, differences = self._judge(baseline)
         if self.drifts:
             verdict = Verdict(FAIL, (*(verdict.reasons if verdict.word == FAIL else ()), *self.drifts))
         return verdict, differences
 
-    def _judge(self, baseline: Path | None) -> tuple[Verdict, tuple[Difference, ...]]:
+    def _judge(self, baseline: Baseline | None) -> tuple[Verdict, tuple[Difference, ...]]:
         if baseline is not None:
-            differences = compare_with_baseline(self.replays[0], self.origin, read_baseline(baseline))
+            differences = compare_with_baseline(self.replays[0], self.origin, baseline)
             return judge_by_baseline(differences), differences
         if len(self.summaries) == MAX_POLICIES:
             return judge_second(*self.summaries, self.paired), ()
@@ -86,7 +98,7 @@ class Session:
         return {**document, "problems": [*self.unused, *problems]}
 
 
-def replay_session(config: SessionConfig, make_progress: Callable[[str], Progress] | None = None) -> Session:
+def replay_session(config: SessionConfig, make_progress: MakeProgress = no_progress) -> Session:
     """Replay every bag with every policy; ``make_progress`` gives what hears of the progress of one, by its name.
 
     Raises ValueError for policies and a robot that don't belong together, and where no bag can be used at all.
@@ -99,9 +111,9 @@ def replay_session(config: SessionConfig, make_progress: Callable[[str], Progres
     for policy in policies:
         replays = []
         for bag in bags:
-            progress = make_progress(f"{bag.name}, {policy.name}") if make_progress else None
             try:
-                replays.append(replay_bag(bag, config.robot, policy, config.settings, config.namespace, progress))
+                with make_progress(f"{bag.name}, {policy.name}") as progress:
+                    replays.append(replay_bag(bag, config.robot, policy, config.settings, config.namespace, progress))
             except UnusableBag as error:
                 unused.append(str(error))
         if not replays:

@@ -1,0 +1,109 @@
+"""A recorded episode of the demo, with a human's intervention, and what the packaged policy made of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.numpy import load_file, save_file
+
+from vla_ros.cli import main
+from vla_ros.replay import assert_matches
+from vla_ros.share import policy_dir
+
+DATA = Path(__file__).parents[1] / "data"
+BAG, BASELINE = DATA / "tabletop_touch", DATA / "tabletop_touch.json"
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Path:
+    """The packaged policy, to be changed."""
+    return shutil.copytree(policy_dir("tiny_touch"), tmp_path / "tiny_touch")
+
+
+def replay(policy: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict, str]:
+    """The JSON and the text of a replay that differs from the baseline."""
+    found = folder / "found.json"
+    code = main(["replay", str(BAG), "--policy", str(policy), "--baseline", str(BASELINE), "--json", str(found)])
+    document = json.loads(found.read_text())
+    assert code == 1 and document["verdict"] == "fail"
+    return document, capsys.readouterr().out
+
+
+def test_the_packaged_policy_does_what_it_did() -> None:
+    assert_matches(BAG, "tiny_touch", BASELINE)
+
+
+def test_a_tensor_scaled_by_a_hundredth_is_caught_by_what_the_policy_does(changed: Path, tmp_path: Path, capsys) -> None:
+    weights = load_file(changed / "model.safetensors")
+    weights["action_out_proj.weight"] *= 1.01
+    save_file(weights, changed / "model.safetensors")
+    document, text = replay(changed, tmp_path, capsys)
+    first = document["baseline_differences"][0]
+    assert first["kind"] == "behaviour" and first["bag"] == BAG.name and first["joint"] and first["time_s"] >= 0
+    assert first["got"] != first["expected"]
+    assert {difference["kind"] for difference in document["baseline_differences"]} == {"behaviour", "file"}
+    assert "what the policy does changed" in text and "'model.safetensors' of the policy directory changed" in text
+
+
+def test_another_file_without_effect_is_told_apart(changed: Path, tmp_path: Path, capsys) -> None:
+    (changed / "README.md").write_text("Nothing of this drives a robot.\n")
+    document, text = replay(changed, tmp_path, capsys)
+    (difference,) = document["baseline_differences"]
+    assert difference["kind"] == "file" and "README.md" in difference["what"]
+    assert "the policy sees and does the same" in text
+
+
+def test_another_resizing_is_caught_and_named(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cv2
+
+    from vla_ros.policies.modules.vlm_bridge import processor
+
+    def nearest(image, height, width, resampling):
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST)
+
+    monkeypatch.setattr(processor, "resize", nearest)
+    document, text = replay(policy_dir("tiny_touch"), tmp_path, capsys)
+    assert document["baseline_differences"][0]["kind"] == "input"
+    assert "front" in text and "top" in text and "resiz" in text
+
+
+def test_swapped_cameras_are_caught_and_named(changed: Path, tmp_path: Path, capsys) -> None:
+    document = yaml.safe_load((changed / "policy.yaml").read_text())
+    document["data"]["camera_names"].reverse()
+    (changed / "policy.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    found, text = replay(changed, tmp_path, capsys)
+    inputs = [difference for difference in found["baseline_differences"] if difference["kind"] == "input"]
+    assert inputs and "swapped" in inputs[0]["what"] and "'front'" in text and "'top'" in text
+
+
+def test_the_same_bag_gives_the_same_json_but_for_the_times(tmp_path: Path) -> None:
+    texts = []
+    for name in ("a", "b"):
+        path = tmp_path / name / "report.html"
+        assert main(["replay", str(BAG), "--latency", "150", "--out", str(path)]) == 0
+        texts.append(json.loads(path.with_suffix(".json").read_text()) | {"times": None})
+        assert path.stat().st_size < 1_000_000 and "http" not in path.read_text().replace("http://www.w3.org", "")
+    assert json.dumps(texts[0]) == json.dumps(texts[1])
+    assert texts[0]["policies"][0]["chunks"] > 10 and len(texts[0]["policies"][0]["interventions"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["no_such_bag"], "no_such_bag"),
+        ([str(BAG), "--latency", "soon"], "--latency is soon; expected recorded, or 0 to 60000 ms"),
+        ([str(BAG), "--update-baseline"], "--update-baseline without --baseline FILE"),
+        ([str(BAG), "--strategy", "wish"], "strategy is 'wish'; expected one of latest, ensemble, rtc"),
+        ([str(BAG), "--driver", "nobody"], "driver is 'nobody'; expected one of policy, teleop, any"),
+        ([str(BAG), "--baseline", "no_such_file.json"], "no_such_file.json"),
+        ([str(BAG), "--policy", "tiny_touch", "--policy", "tiny_touch", "--baseline", "x"], "expected one, or two without"),
+    ],
+)
+def test_what_cannot_be_replayed_is_one_line(arguments: list[str], expected: str, capsys) -> None:
+    assert main(["replay", *arguments]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vla_ros replay:")]
+    assert len(lines) == 1 and expected in lines[0]
