@@ -59,7 +59,7 @@ def online_bag(ros: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(online_bag: Path) -> Replay:
-    policy = load_replay_policy(policy_dir("tiny_touch"), torch.device("cpu"))
+    policy = load_replay_policy("tiny_touch", policy_dir("tiny_touch"), torch.device("cpu"))
     return replay_bag(online_bag, load_robot(robot_file("tabletop")), policy, ReplaySettings(latency_ms=None))
 
 

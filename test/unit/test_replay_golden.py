@@ -80,6 +80,45 @@ def test_swapped_cameras_are_caught_and_named(changed: Path, tmp_path: Path, cap
     assert inputs and "swapped" in inputs[0]["what"] and "'front'" in text and "'top'" in text
 
 
+def test_two_policies_are_told_apart_and_compared(changed: Path, tmp_path: Path) -> None:
+    weights = load_file(changed / "model.safetensors")
+    weights["action_out_proj.bias"] += 0.2
+    save_file(weights, changed / "model.safetensors")
+    found = tmp_path / "found.json"
+    policies = ["--policy", "tiny_touch", "--policy", str(changed)]
+    code = main(["replay", str(BAG), *policies, "--driver", "teleop", "--json", str(found), "--out", str(tmp_path)])
+    document = json.loads(found.read_text())
+    names = [policy["name"] for policy in document["policies"]]
+    assert len(set(names)) == 2 and document["policies"][1]["mae"] > document["policies"][0]["mae"]
+    overall = document["differences"][0]
+    assert (overall["a"], overall["b"]) == tuple(names) and overall["difference"] > 0
+    # The golden case of what was changed no longer holds.
+    assert code == 1 and "output drifted" in " ".join(document["reasons"])
+    assert (tmp_path / "report.html").is_file() and (tmp_path / "report.json").is_file()
+
+
+def cut_off(bag: Path, folder: Path, share: float) -> Path:
+    """What a kill leaves: the file's beginning, no metadata."""
+    (whole,) = bag.glob("*.mcap")
+    data = whole.read_bytes()
+    path = folder / "cut.mcap"
+    path.write_bytes(data[: round(share * len(data))])
+    return path
+
+
+def test_a_bag_that_breaks_off_is_used_as_far_as_it_goes(tmp_path: Path, capsys) -> None:
+    found = tmp_path / "found.json"
+    assert main(["replay", str(cut_off(BAG, tmp_path, 0.6)), "--json", str(found)]) == 0
+    document = json.loads(found.read_text())
+    assert 0 < document["policies"][0]["chunks"] < 63 and document["problems"]
+    assert "cut.mcap" in capsys.readouterr().out
+
+
+def test_a_bag_of_which_nothing_is_left_is_one_line(tmp_path: Path, capsys) -> None:
+    assert main(["replay", str(cut_off(BAG, tmp_path, 0.0001))]) == 2
+    assert "cut.mcap" in capsys.readouterr().err
+
+
 def test_the_same_bag_gives_the_same_json_but_for_the_times(tmp_path: Path) -> None:
     texts = []
     for name in ("a", "b"):
@@ -101,6 +140,7 @@ def test_the_same_bag_gives_the_same_json_but_for_the_times(tmp_path: Path) -> N
         ([str(BAG), "--driver", "nobody"], "driver is 'nobody'; expected one of policy, teleop, any"),
         ([str(BAG), "--baseline", "no_such_file.json"], "no_such_file.json"),
         ([str(BAG), "--policy", "tiny_touch", "--policy", "tiny_touch", "--baseline", "x"], "expected one, or two without"),
+        ([str(BAG), "--policy", "tiny_touch", "--policy", "tiny_touch"], "is given twice"),
     ],
 )
 def test_what_cannot_be_replayed_is_one_line(arguments: list[str], expected: str, capsys) -> None:

@@ -53,7 +53,10 @@ class SessionConfig:
     num_threads: int = 1
 
     def __post_init__(self) -> None:
+        """Raises ValueError for an unknown driver, and for one policy given twice."""
         wanted_mode(self.driver)
+        if len({policy.resolve() for policy in self.policies}) < len(self.policies):
+            raise ValueError(f"policy {self.policies[0]} is given twice; expected two different ones")
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def replay_session(config: SessionConfig, make_progress: MakeProgress = no_progr
     device, started = torch.device(config.device), time.perf_counter()
     all_replays: list[tuple[Replay, ...]] = []
     bags, unused = config.bags, []
-    policies = [load_replay_policy(directory, device) for directory in config.policies]
+    policies = [load_replay_policy(*named, device) for named in _names(config.policies).items()]
     for policy in policies:
         replays = []
         for bag in bags:
@@ -135,3 +138,9 @@ def replay_session(config: SessionConfig, make_progress: MakeProgress = no_progr
         drifts=tuple(f"'{policy.name}': {policy.drift}" for policy in policies if policy.drift),
         seconds=time.perf_counter() - started,
     )
+
+
+def _names(directories: Sequence[Path]) -> dict[str, Path]:
+    """Each policy by its folder's name, or by its path where two have the same."""
+    by_name = {directory.name: directory for directory in directories}
+    return by_name if len(by_name) == len(directories) else {str(directory): directory for directory in directories}
