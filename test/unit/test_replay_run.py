@@ -133,6 +133,13 @@ def test_without_recorded_chunks_a_latency_is_asked_for(tmp_path):
         replay(tmp_path, sensors(1), commands(1), task(), settings=ReplaySettings(latency_ms=None))
 
 
+def test_without_recorded_chunks_a_latency_may_be_assumed_and_is_told(tmp_path):
+    settings = ReplaySettings(latency_ms=None, unknown_latency_ms=70.0)
+    found = replay(tmp_path, sensors(1), commands(1), task(), settings=settings)
+    assert {c.arrived_ns - c.asked_ns for c in found.chunks} == {70 * MS}
+    assert "answers were taken to take 70 ms" in found.problems[0]
+
+
 def test_a_bag_of_nothing_of_the_robot_is_unusable(tmp_path):
     with pytest.raises(UnusableBag, match="nothing of it can be used"):
         replay(tmp_path)

@@ -12,6 +12,7 @@ from vla_ros.cli.output import write_json
 
 EXTRAS = ("train",)
 RECORDED = "recorded"
+UNKNOWN_LATENCY_MS = 100.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--update-baseline", action="store_true", help="write --baseline anew instead")
     parser.add_argument("--driver", default="any", help="whose stretches are compared: policy, teleop or any (default)")
     parser.add_argument(
-        "--latency", default=RECORDED, metavar="recorded|MS", help="from request to answer: as in the bag (default), or fixed"
+        "--latency",
+        metavar="recorded|MS",
+        help="from request to answer: as in the bag, or fixed (default: recorded, or 100 ms where the bag has none)",
     )
     parser.add_argument("--strategy", default="latest", help="how chunks follow each other: latest, ensemble or rtc")
     parser.add_argument("--rate", type=float, default=0.0, metavar="HZ", help="commands (default 0: the robot file's)")
@@ -55,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
         bags=tuple(args.bags),
         policies=policies,
         robot=load_robot(robot_file(args.robot)),
-        settings=ReplaySettings(args.strategy, args.rate, _latency_ms(args.latency)),
+        settings=ReplaySettings(
+            args.strategy, args.rate, _latency_ms(args.latency), UNKNOWN_LATENCY_MS if args.latency is None else None
+        ),
         driver=args.driver,
         namespace=args.namespace,
         device=args.device,
@@ -78,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
     return 1 if verdict.word == FAIL else 0
 
 
-def _latency_ms(text: str) -> float | None:
-    if text == RECORDED:
+def _latency_ms(text: str | None) -> float | None:
+    if text in (None, RECORDED):
         return None
     try:
         latency_ms = float(text)

@@ -51,7 +51,7 @@ class BagRun:
         self._robot = robot
         self._policy = policy
         self._start_ns = self._now_ns = start_ns
-        self._latency_ms = settings.latency_ms
+        self._latency_ms = plan.latency_ms
         self._timing = plan.timing
         self._frames: dict[str, OrderedDict[int, Frame]] = {name: OrderedDict() for name in robot.camera_names}
         self._loop = ControlLoop(

@@ -55,7 +55,13 @@ def replay_bag(
     if run is None:
         why = "; ".join(feed.problems) or "it has no message of the robot's topics"
         raise UnusableBag(f"bag {path}: nothing of it can be used: {why}")
-    return run.finish(str(path), feed.problems)
+    return run.finish(str(path), (*feed.problems, *_assumptions(path, settings, plan)))
+
+
+def _assumptions(path: Path, settings: ReplaySettings, plan: Plan) -> tuple[str, ...]:
+    if settings.latency_ms is not None or plan.timing is not Timing.FIXED:
+        return ()
+    return (f"bag {path} has no recorded chunks: answers were taken to take {plan.latency_ms:g} ms; --latency MS says else",)
 
 
 def _plan(path: Path, settings: ReplaySettings, namespace: str) -> Plan:
@@ -71,9 +77,11 @@ def _plan(path: Path, settings: ReplaySettings, namespace: str) -> Plan:
                 break
     says_driver = names[MODE] in found
     if settings.latency_ms is not None:
-        return Plan(Timing.FIXED, says_driver)
+        return Plan(Timing.FIXED, says_driver, settings.latency_ms)
     if names[TRACE] in found:
         return Plan(Timing.OF_TRACE, says_driver)
+    if names[CHUNK] not in found and settings.unknown_latency_ms is not None:
+        return Plan(Timing.FIXED, says_driver, settings.unknown_latency_ms)
     if names[CHUNK] not in found:
         raise ValueError(
             f"bag {path} has no chunks on '{names[CHUNK]}' to take the latency from; give one: --latency MS"

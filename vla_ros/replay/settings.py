@@ -15,11 +15,12 @@ MAX_RATE_HZ = 1000.0
 @dataclass(frozen=True)
 class ReplaySettings:
     """``control_rate_hz`` 0 is the robot file's. An answer takes ``latency_ms`` after its request; None: as long as the
-    recorded policy's took."""
+    recorded policy's took, and ``unknown_latency_ms`` where a bag holds no chunk of one (None: such a bag is refused)."""
 
     strategy: str = "latest"
     control_rate_hz: float = 0.0
     latency_ms: float | None = None
+    unknown_latency_ms: float | None = None
     result_timeout_s: float = 1.0
     handoff_ramp_s: float = 0.2
 
@@ -41,10 +42,11 @@ class Timing(Enum):
 
 @dataclass(frozen=True)
 class Plan:
-    """What of a bag is followed; ``says_driver``: it has ``vla_policy/mode``."""
+    """What of a bag is followed; ``says_driver``: it has ``vla_policy/mode``. ``latency_ms`` is that of fixed timing."""
 
     timing: Timing
     says_driver: bool
+    latency_ms: float | None = None
 
 
 def from_stored(stored: Mapping[str, Any]) -> tuple[ReplaySettings, str]:
