@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 NS_PER_S = 1_000_000_000
 JOINT_STATE_STEPS, CAMERA_STEPS = 2, 5  # those of sim_node
 
