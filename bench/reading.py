@@ -29,8 +29,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from vla_ros.bags.read import BagReader
 from vla_ros.bags.types import TYPES, message_type
-from vla_ros.replay.events import FrameEvent, JointsEvent, TaskEvent
-from vla_ros.replay.feed import Feed
+from vla_ros.recordings.events import FrameEvent, JointsEvent, TaskEvent
+from vla_ros.recordings.feed import Feed
 from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
 from vla_ros.runtime.buffers import SensorBuffers
 from vla_ros.runtime.observe import observe

@@ -14,8 +14,8 @@ import torch
 from ros_harness import SOURCE_ROOT, START_PATIENCE_S, NodeProcess, wait_until
 
 from vla_ros.bags.read import BagReader
-from vla_ros.replay.events import ChunkEvent
-from vla_ros.replay.feed import Feed
+from vla_ros.recordings.events import ChunkEvent
+from vla_ros.recordings.feed import Feed
 from vla_ros.replay.policy import load_replay_policy
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import replay_bag

@@ -25,7 +25,7 @@ from vla_ros.bags.read import BagReader
 from vla_ros.bags.types import message_type
 from vla_ros.messages import frames
 from vla_ros.messages.images import decode_image
-from vla_ros.replay.events import (
+from vla_ros.recordings.events import (
     ChunkEvent,
     CommandEvent,
     EstopEvent,
@@ -37,7 +37,7 @@ from vla_ros.replay.events import (
     TaskEvent,
     TeleopEvent,
 )
-from vla_ros.replay.feed import Feed, resolve_topic
+from vla_ros.recordings.feed import Feed, resolve_topic
 from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
 from vla_ros.runtime.buffers import FrameBuffer
 from vla_ros.runtime.handoff import Mode
@@ -137,7 +137,7 @@ def test_a_bag_recorded_in_a_namespace_is_matched_by_resolved_names(tmp_path):
     events, problems = feed_of(bag, namespace="left/arm")
     assert len(events) == 12 and problems == ()
     _, problems = feed_of(bag)
-    assert any("'/joint_states' is not in the bag; it has /left/arm/joint_states" in line for line in problems)
+    assert any("'/joint_states' is not in the bag, which has /left/arm/joint_states" in line for line in problems)
 
 
 @pytest.mark.parametrize(

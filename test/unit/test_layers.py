@@ -72,6 +72,15 @@ MAY_IMPORT = {
     }
     | TORCH,
     "vla_ros.bench.control": {"numpy", "vla_ros.robot", "vla_ros.runtime", "vla_ros.types"},
+    "vla_ros.recordings": {
+        "numpy",
+        "vla_ros.bags",
+        "vla_ros.messages",
+        "vla_ros.robot",
+        "vla_ros.runtime",
+        "vla_ros.types",
+        "vla_ros.wire",
+    },
     "vla_ros.replay": {
         "numpy",
         "cv2",
@@ -79,6 +88,7 @@ MAY_IMPORT = {
         "vla_ros.execution",
         "vla_ros.messages",
         "vla_ros.policies",
+        "vla_ros.recordings",
         "vla_ros.robot",
         "vla_ros.runtime",
         "vla_ros.share",
@@ -96,8 +106,8 @@ MAY_IMPORT = {
         "safetensors",
         "tokenizers",
         "vla_ros.bags",
-        "vla_ros.messages",
         "vla_ros.policies",
+        "vla_ros.recordings",
         "vla_ros.robot",
         "vla_ros.share",
         "vla_ros.sim",

@@ -80,6 +80,10 @@ class BagReader:
         self.contents = self._read_contents()
 
     @property
+    def path(self) -> Path:
+        return self._path
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """One line for each problem met so far, naming the bag."""
         return self._tally.lines

@@ -28,7 +28,7 @@ from vla_ros.nodes.dds import use_default_dds_profile
 from vla_ros.nodes.managed import Spinner
 from vla_ros.nodes.qos import LINK
 from vla_ros.nodes.record_topics import RecordedTopic, recorded_topics
-from vla_ros.replay.feed import resolve_topic
+from vla_ros.recordings.feed import resolve_topic
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.share import robot_file
 

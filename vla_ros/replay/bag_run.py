@@ -9,7 +9,7 @@ from collections import OrderedDict
 import numpy as np
 
 from vla_ros.replay.beside import MAX_GAP_S, Beside, make_spans
-from vla_ros.replay.events import (
+from vla_ros.recordings.events import (
     ChunkEvent,
     CommandEvent,
     Event,
@@ -102,8 +102,7 @@ class BagRun:
                 self._taking_over = event  # if it did, the mode comes with the next command
             case CommandEvent():
                 self._nodes.follow_tick(event.received_ns)
-                due_ns = event.received_ns + round(event.trajectory.times_s[0] * NS_PER_S)
-                self._recorded[event.group].add(due_ns, event.trajectory.positions[0])
+                self._recorded[event.group].add(event.due_ns, event.trajectory.positions[0])
             case ChunkEvent() if self._timing is Timing.OF_CHUNKS:
                 self._nodes.release(event.stamp_ns, self._now_ns)
             case TraceEvent() if self._timing is Timing.OF_TRACE:

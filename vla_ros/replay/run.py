@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vla_ros.bags.read import BagReader
 from vla_ros.replay.bag_run import BagRun
-from vla_ros.replay.feed import Feed, resolve_topic
+from vla_ros.recordings.feed import Feed, resolve_topic
 from vla_ros.replay.policy import ReplayPolicy
 from vla_ros.replay.records import Replay
 from vla_ros.replay.settings import Plan, ReplaySettings, Timing

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from vla_ros.bags.read import BagReader
+from vla_ros.recordings.events import FrameEvent
+from vla_ros.recordings.feed import LEARNED, MARKER_TOPIC, Feed
 from vla_ros.robot import RobotConfig
 from vla_ros.training.episodes import Episode, EpisodeCutter, FrameRule, Gatherer, Sample, time_of
-from vla_ros.training.recording import Picture, Recording
 from vla_ros.types import Observation
 
 INTERVENTIONS = ("all", "only", "exclude", "upweight")
@@ -120,41 +122,42 @@ def first_observation(loaded: LoadedBags, robot: RobotConfig, rule: FrameRule) -
     """The first sample as the live node would have built it, images in the cameras' own size."""
     gatherer = Gatherer(robot, rule.min_gap_s)
     for event in _open(loaded.first.bag, robot, rule):
-        pictures = gatherer.add(event) if isinstance(event, Picture) else None
-        if pictures is not None and time_of(pictures) == loaded.first.stamp_ns:
+        frames = gatherer.add(event.frame) if isinstance(event, FrameEvent) else None
+        if frames is not None and time_of(frames) == loaded.first.stamp_ns:
             break
     else:
         raise ValueError(f"bag {loaded.first.bag} has changed since it was read; leave the bags alone while training")
     return Observation(
         stamp_ns=0,
         headers_ns=dict.fromkeys(robot.camera_names, 0),
-        images={picture.camera: np.array(picture.decode()) for picture in pictures},
+        images={frame.camera: np.array(frame.image) for frame in frames},
         joint_positions=loaded.frames.joint_positions[0],
         task=loaded.frames.tasks[0],
     )
 
 
-def _open(path: Path, robot: RobotConfig, rule: FrameRule) -> Recording:
-    return Recording(path, robot, rule.namespace, needs_markers=rule.episodes == "marker")
+def _open(path: Path, robot: RobotConfig, rule: FrameRule) -> Feed:
+    needed = (MARKER_TOPIC,) if rule.episodes == "marker" else ()
+    return Feed(BagReader(path), robot, rule.namespace, LEARNED, needed)
 
 
 def _read_job(job: tuple[Path, RobotConfig, FrameRule, str]) -> _Bag:
     path, robot, rule, interventions = job
     try:
-        recording = _open(path, robot, rule)
+        feed = _open(path, robot, rule)
     except ValueError as error:
         return _Bag(None, None, Counter(), (str(error),))
-    cutter = EpisodeCutter(robot, rule, recording.report)
+    cutter = EpisodeCutter(robot, rule, feed.report)
     damage: tuple[str, ...] = ()
     try:
-        for event in recording:
+        for event in feed:
             cutter.take(event)
     except ValueError as error:
         damage = (str(error),)
     num_left_out = cutter.num_left_out
     episodes = [_select(episode, cutter.modes, interventions, num_left_out) for episode in cutter.finish()]
     episodes = [episode for episode in episodes if episode.samples]
-    problems = tuple(dict.fromkeys((*recording.problems, *damage)))
+    problems = tuple(dict.fromkeys((*feed.problems, *damage)))
     if not episodes:
         if not problems and not num_left_out:
             problems = (f"bag {path}: no images within an episode; check what was recorded",)

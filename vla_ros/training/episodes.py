@@ -13,15 +13,25 @@ handed over on the way; HOLD and ESTOP teach nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from vla_ros.recordings.events import (
+    CommandEvent,
+    Event,
+    FrameEvent,
+    JointsEvent,
+    MarkerEvent,
+    ModeEvent,
+    SceneEvent,
+    TaskEvent,
+)
 from vla_ros.robot import RobotConfig
-from vla_ros.training.recording import Commanded, Driver, Event, Joints, Marker, Picture, Scene, Task
 from vla_ros.training.series import Rows, Series
 from vla_ros.transforms.images import resize
+from vla_ros.types import Frame
 
 MAX_COMMAND_GAP_S = 0.5
 """Between two commands further apart nothing is known of what was commanded."""
@@ -63,7 +73,7 @@ class Episode:
     """One episode's samples."""
 
     task: str
-    blocks: dict[str, tuple[float, float]]
+    blocks: Mapping[str, tuple[float, float]]
     samples: list[Sample]
 
 
@@ -73,7 +83,7 @@ class _Span:
 
     start_ns: int
     task: str
-    blocks: dict[str, tuple[float, float]]
+    blocks: Mapping[str, tuple[float, float]]
     commands: dict[str, Series]
     observations: list[tuple[int, np.ndarray]] = field(default_factory=list)
     joints: Series = field(default_factory=Series)
@@ -86,23 +96,23 @@ class Gatherer:
         self._cameras = robot.camera_names
         self._max_skew_ns = robot.max_camera_skew_s * 1e9
         self._min_gap_ns = min_gap_s * 1e9
-        self._newest: dict[str, Picture] = {}
+        self._newest: dict[str, Frame] = {}
         self._last_ns: int | None = None
 
-    def add(self, picture: Picture) -> tuple[Picture, ...] | None:
-        """A picture of each camera, when this one completes a set that is near enough in time."""
-        self._newest[picture.camera] = picture
+    def add(self, frame: Frame) -> tuple[Frame, ...] | None:
+        """A frame of each camera, when this one completes a set that is near enough in time."""
+        self._newest[frame.camera] = frame
         if len(self._newest) < len(self._cameras):
             return None
-        pictures = tuple(self._newest[name] for name in self._cameras)
-        stamp_ns = time_of(pictures)
-        if max(taken.stamp_ns for taken in pictures) - stamp_ns > self._max_skew_ns:
+        frames = tuple(self._newest[name] for name in self._cameras)
+        stamp_ns = time_of(frames)
+        if max(frame.stamp_ns for frame in frames) - stamp_ns > self._max_skew_ns:
             return None
         self._newest = {}
         if self._last_ns is not None and 0 <= stamp_ns - self._last_ns < self._min_gap_ns:
             return None
         self._last_ns = stamp_ns
-        return pictures
+        return frames
 
 
 class EpisodeCutter:
@@ -116,8 +126,8 @@ class EpisodeCutter:
         self._gatherer = Gatherer(robot, rule.min_gap_s)
         self._is_running = rule.episodes == "task"
         self._task = self._mode = ""
-        self._scene: dict[str, tuple[float, float]] = {}
-        self._scene_of_task: dict[str, tuple[float, float]] = {}
+        self._scene: Mapping[str, tuple[float, float]] = {}
+        self._scene_of_task: Mapping[str, tuple[float, float]] = {}
         self._is_new_scene = False
         self._span: _Span | None = None
         self._undecided: list[Episode] = []
@@ -127,24 +137,24 @@ class EpisodeCutter:
 
     def take(self, event: Event) -> None:
         match event:
-            case Picture():
-                self._see(event)
-            case Joints() if self._span is not None:
-                self._span.joints.add(event.stamp_ns, event.positions)
-            case Commanded() if self._span is not None:
-                self._span.commands[event.group].add(event.due_ns, event.positions, self._mode)
-            case Driver():
-                self._mode = event.mode
-                self.modes.add(event.mode)
-            case Scene() if event.blocks != self._scene:
+            case FrameEvent():
+                self._see(event.frame)
+            case JointsEvent() if self._span is not None:
+                self._span.joints.add(event.stamp_ns, event.sample.positions)
+            case CommandEvent() if self._span is not None:
+                self._span.commands[event.group].add(event.due_ns, event.trajectory.positions[0], self._mode)
+            case ModeEvent():
+                self._mode = event.mode.value
+                self.modes.add(self._mode)
+            case SceneEvent() if event.blocks != self._scene:
                 self._scene, self._is_new_scene = event.blocks, True
-            case Task() if event.text != self._task or self._is_new_scene:
-                self._task = event.text
+            case TaskEvent() if event.task != self._task or self._is_new_scene:
+                self._task = event.task
                 # What an earlier task's scene has become nobody knows.
                 self._scene_of_task = self._scene if self._is_new_scene else {}
                 self._is_new_scene = False
                 self._begin(event.received_ns)
-            case Marker() if self._rule.episodes == "marker":
+            case MarkerEvent() if self._rule.episodes == "marker":
                 self._mark(event)
 
     def finish(self) -> list[Episode]:
@@ -154,18 +164,18 @@ class EpisodeCutter:
             self._decide("")
         return [episode for episode in self._episodes if episode.samples]
 
-    def _see(self, picture: Picture) -> None:
-        pictures = self._gatherer.add(picture)
-        if pictures is None or self._span is None:
+    def _see(self, frame: Frame) -> None:
+        frames = self._gatherer.add(frame)
+        if frames is None or self._span is None:
             return
         try:
-            images = np.stack([resize(taken.decode(), *self._rule.image_size) for taken in pictures])
+            images = np.stack([resize(taken.image, *self._rule.image_size) for taken in frames])
         except ValueError as error:
             self._report("image", f"{error}; it is left out")
         else:
-            self._span.observations.append((time_of(pictures), images))
+            self._span.observations.append((time_of(frames), images))
 
-    def _mark(self, event: Marker) -> None:
+    def _mark(self, event: MarkerEvent) -> None:
         if event.text != "start" and not self._is_running:
             self._report("marker", f"'{event.text}' on vla_policy/episode, and no 'start' before it: it is ignored")
             return
@@ -200,9 +210,9 @@ class EpisodeCutter:
         self._undecided = []
 
 
-def time_of(pictures: Iterable[Picture]) -> int:
-    """The time of an observation: the oldest of its pictures."""
-    return min(picture.stamp_ns for picture in pictures)
+def time_of(frames: Iterable[Frame]) -> int:
+    """The time of an observation: the oldest of its frames."""
+    return min(frame.stamp_ns for frame in frames)
 
 
 def _samples(span: _Span, robot: RobotConfig, rule: FrameRule, num_left_out: Counter[str]) -> list[Sample]:

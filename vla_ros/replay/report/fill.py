@@ -7,8 +7,8 @@ from pathlib import Path
 
 from vla_ros.bags.read import BagReader
 from vla_ros.replay.comparison.compare import DRIVER_FILTERS
-from vla_ros.replay.events import FrameEvent
-from vla_ros.replay.feed import Feed
+from vla_ros.recordings.events import FrameEvent
+from vla_ros.recordings.feed import Feed
 from vla_ros.replay.comparison.paired import OVERALL, PairedDifference
 from vla_ros.replay.records import DRIVERS, Replay
 from vla_ros.replay.report.content import (

@@ -16,6 +16,10 @@ from vla_ros.types import Frame, JointSample
 from vla_ros.wire import PolicyResult
 
 
+NS_PER_S = 1_000_000_000
+MARKERS = ("start", "success", "failure", "discard")
+
+
 @dataclass(frozen=True)
 class FrameEvent:
     """An image of one camera. Its pixels may be decoded only when they are looked at: see ``Frame``."""
@@ -89,6 +93,11 @@ class CommandEvent:
     trajectory: Trajectory
 
     @property
+    def due_ns(self) -> int:
+        """When the joints are to be at its first point."""
+        return self.received_ns + round(self.trajectory.times_s[0] * NS_PER_S)
+
+    @property
     def stamp_ns(self) -> int:
         """0: from the moment of receipt."""
         return self.trajectory.stamp_ns
@@ -113,6 +122,22 @@ class TraceEvent:
 
     received_ns: int
     trace: Trace
+
+
+@dataclass(frozen=True)
+class MarkerEvent:
+    """An episode begins or ends: one of ``MARKERS``."""
+
+    received_ns: int
+    text: str
+
+
+@dataclass(frozen=True)
+class SceneEvent:
+    """Where the demo's blocks are, by colour, in m."""
+
+    received_ns: int
+    blocks: Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -142,6 +167,8 @@ Event = (
     | CommandEvent
     | ChunkEvent
     | TraceEvent
+    | MarkerEvent
+    | SceneEvent
     | RequestEvent
     | ResultEvent
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,16 +19,19 @@ from vla_ros.messages.stamps import check_stamp
 from vla_ros.messages.times import time_to_ns
 from vla_ros.messages.trace import decode_trace
 from vla_ros.messages.trajectories import Trajectory, parse_trajectory
-from vla_ros.replay.events import (
+from vla_ros.recordings.events import (
+    MARKERS,
     ChunkEvent,
     CommandEvent,
     EstopEvent,
     Event,
     FrameEvent,
     JointsEvent,
+    MarkerEvent,
     ModeEvent,
     RequestEvent,
     ResultEvent,
+    SceneEvent,
     TaskEvent,
     TeleopEvent,
     TraceEvent,
@@ -42,6 +46,17 @@ IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedIm
 JOINT_STATE, TRAJECTORY = "sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory"
 STRING, BOOL = "std_msgs/msg/String", "std_msgs/msg/Bool"
 NUMBERS, BYTES = "std_msgs/msg/Float64MultiArray", "std_msgs/msg/UInt8MultiArray"
+MODES = tuple(mode.value for mode in Mode)
+REPLAYED = (
+    "vla_policy/estop",
+    "vla_policy/teleop",
+    "vla_policy/chunk",
+    "vla_policy/trace",
+    "vla_model/request",
+    "vla_model/result",
+)
+MARKER_TOPIC = "vla_policy/episode"
+LEARNED = (MARKER_TOPIC, "sim/blocks")
 # How an error's text goes on differs from message to message; what it is about does not.
 _NUMBER = re.compile(r"-?\d[\d.]*")
 
@@ -59,19 +74,34 @@ class _Source:
 class Feed:
     """The events of ``robot`` in ``bag``, recorded in ``namespace``; iterate over it once.
 
-    ``problems`` are those of the bag and, one line for each kind, of messages that could not be used.
+    Sensors, commands, instructions and drivers are always among them, of other topics those in ``also``; a bag without one
+    of ``needed`` has a problem. ``problems`` are those of the bag and, one line for each kind, of messages that could not be
+    used.
     """
 
-    def __init__(self, bag: BagReader, robot: RobotConfig, namespace: str = "") -> None:
+    def __init__(
+        self,
+        bag: BagReader,
+        robot: RobotConfig,
+        namespace: str = "",
+        also: Collection[str] = REPLAYED,
+        needed: Collection[str] = (),
+    ) -> None:
         self._bag = bag
         self._robot = robot
-        self._sources = self._make_sources(namespace)
+        sources = self._robot_sources() | {name: self._other_sources()[name] for name in also}
+        sources |= {name: replace(sources[name], is_needed=True) for name in needed}
+        self._sources = {resolve_topic(name, namespace): source for name, source in sources.items()}
         self._tally = Tally()
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """One line for each problem met so far."""
+        """One line for each problem met so far, naming the bag."""
         return (*self._bag.problems, *self._tally.lines)
+
+    def report(self, kind: str, line: str) -> None:
+        """Add to ``problems``; of each ``kind`` the first line stays, the others are counted."""
+        self._tally.add(kind, f"bag {self._bag.path}: {line}")
 
     def __iter__(self) -> Iterator[Event]:
         """Raises ValueError where nothing of the bag can be read."""
@@ -85,12 +115,10 @@ class Feed:
             try:
                 event = self._sources[topic].read(self._bag.decode(message), message.stamp_ns)
             except ValueError as error:
-                self._tally.add(f"{topic} {_NUMBER.sub('#', str(error))}", f"'{topic}': {error}")
+                self.report(f"{topic} {_NUMBER.sub('#', str(error))}", f"'{topic}': {error}")
             else:
                 yield event
-        for topic, source in self._sources.items():
-            if source.is_needed and topic not in is_readable:
-                self._tally.add(topic, f"'{topic}' is not in the bag{self._hint(topic, source)}")
+        self._report_missing(set(is_readable))
 
     def _is_readable(self, message: RawMessage) -> bool:
         """Whether a topic's messages are of the type the live nodes take."""
@@ -105,35 +133,50 @@ class Feed:
             except ValueError as error:
                 problem = f"'{topic}': {error}"
         if problem:
-            self._tally.add(topic, problem)
+            self.report(topic, problem)
         return not problem
 
-    def _hint(self, topic: str, source: _Source) -> str:
-        """Where a topic that was not found may be instead."""
-        known = self._bag.contents.topics if self._bag.contents is not None else ()
-        alike = [other.name for other in known if other.msgtype == source.msgtype]
-        return f"; it has {', '.join(alike)}: check the robot file and the namespace" if alike else ""
+    def _report_missing(self, seen: set[str]) -> None:
+        # Of a bag that breaks off, its own list says what came behind the damage.
+        listed = () if self._bag.contents is None else self._bag.contents.topics
+        present = seen | {topic.name for topic in listed if topic.num_messages}
+        for name, source in self._sources.items():
+            if source.is_needed and name not in present:
+                alike = [topic.name for topic in listed if topic.msgtype == source.msgtype]
+                hint = f", which has {', '.join(alike)}" if alike else ""
+                self.report(name, f"'{name}' is not in the bag{hint}: check the robot file and the namespace")
 
-    def _make_sources(self, namespace: str) -> dict[str, _Source]:
+    def _robot_sources(self) -> dict[str, _Source]:
         robot = self._robot
-        by_name = {
+        sources = {
             robot.joint_states.topic: _Source(JOINT_STATE, self._joints, is_needed=True),
             "vla_policy/task": _Source(STRING, lambda msg, at_ns: TaskEvent(at_ns, msg.data.strip()), is_needed=True),
-            "vla_policy/mode": _Source(STRING, lambda msg, at_ns: ModeEvent(at_ns, Mode(msg.data))),
+            "vla_policy/mode": _Source(STRING, lambda msg, at_ns: ModeEvent(at_ns, Mode(_one_of(msg.data, MODES)))),
+        }
+        for camera in robot.cameras:
+            kind = COMPRESSED_IMAGE if camera.compressed else IMAGE
+            sources[camera.topic] = _Source(kind, partial(_frame, camera), is_needed=True)
+        for topic in {output.command_topic for output in robot.outputs}:
+            groups = [output for output in robot.outputs if output.command_topic == topic]
+            if groups[0].interface == "trajectory":
+                sources[topic] = _Source(TRAJECTORY, partial(_trajectory, groups), is_needed=True)
+            else:
+                sources[topic] = _Source(NUMBERS, partial(self._numbers, groups[0]), is_needed=True)
+        return sources
+
+    def _other_sources(self) -> dict[str, _Source]:
+        return {
             "vla_policy/estop": _Source(BOOL, lambda msg, at_ns: EstopEvent(at_ns, bool(msg.data))),
             "vla_policy/teleop": _Source(TRAJECTORY, self._teleop),
             "vla_policy/chunk": _Source(TRAJECTORY, self._chunk),
             "vla_policy/trace": _Source(STRING, lambda msg, at_ns: TraceEvent(at_ns, decode_trace(msg.data))),
+            MARKER_TOPIC: _Source(
+                STRING, lambda msg, at_ns: MarkerEvent(at_ns, _one_of(msg.data.strip(), MARKERS))
+            ),
             "vla_model/request": _Source(BYTES, _request),
             "vla_model/result": _Source(BYTES, _result),
+            "sim/blocks": _Source(STRING, lambda msg, at_ns: SceneEvent(at_ns, _parse_blocks(msg.data))),
         }
-        for camera in robot.cameras:
-            kind = COMPRESSED_IMAGE if camera.compressed else IMAGE
-            by_name[camera.topic] = _Source(kind, partial(_frame, camera), is_needed=True)
-        for output in robot.outputs:
-            kind, read = (TRAJECTORY, _trajectory) if output.interface == "trajectory" else (NUMBERS, self._numbers)
-            by_name[output.command_topic] = _Source(kind, partial(read, output), is_needed=True)
-        return {resolve_topic(name, namespace): source for name, source in by_name.items()}
 
     def _joints(self, msg: Any, received_ns: int) -> JointsEvent:
         stamp_ns = time_to_ns(msg.header.stamp)
@@ -179,8 +222,23 @@ def _frame(camera: CameraConfig, msg: Any, received_ns: int) -> FrameEvent:
     return FrameEvent(received_ns, Frame(camera.name, stamp_ns, stamp_ns, decode()))
 
 
-def _trajectory(output: OutputConfig, msg: Any, received_ns: int) -> CommandEvent:
-    return CommandEvent(received_ns, output.name, parse_trajectory(msg, output.joints))
+def _trajectory(groups: Sequence[OutputConfig], msg: Any, received_ns: int) -> CommandEvent:
+    """Several groups may share a controller's topic: the joints in the message tell which one is meant."""
+    group = next((output for output in groups if set(output.joints) == set(msg.joint_names)), groups[0])
+    return CommandEvent(received_ns, group.name, parse_trajectory(msg, group.joints))
+
+
+def _one_of(text: str, known: Sequence[str]) -> str:
+    if text not in known:
+        raise ValueError(f"'{text[:40]}'; expected one of {', '.join(known)}")
+    return text
+
+
+def _parse_blocks(text: str) -> dict[str, tuple[float, float]]:
+    try:
+        return {str(color): (float(x), float(y)) for color, (x, y) in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"'{text[:40]}' is no JSON object of colours and their [x, y] in m") from error
 
 
 def _request(msg: Any, received_ns: int) -> RequestEvent:

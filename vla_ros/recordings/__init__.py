@@ -1,0 +1,1 @@
+"""Bags of one robot, message by message, for replay and training alike."""
