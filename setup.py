@@ -74,7 +74,7 @@ setup(
         "ros-jazzy": ros_wheels("jazzy", rclpy="7.1.6", messages="5.3.6", lifecycle="2.0.3"),
         "sim": ["matplotlib", "mujoco>=4", "PyOpenGL", "rosbags"],
         "train": ["rosbags", "tqdm"],
-        "dev": ["pytest<9"],
+        "dev": ["pytest<9", "ruff"],
     },
     entry_points={"console_scripts": [f"{name} = {target}" for name, target in EXECUTABLES.items()]},
 )

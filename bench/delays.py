@@ -1,5 +1,6 @@
-"""Success of the demo against the model's delay: the same scenes for every strategy and delay, and the paired difference
-from no delay with its 95 % interval (bootstrap over scenes). Exits 1 where ``--strategies``' first falls too far below.
+"""Success of the demo against the model's delay: the same scenes for every strategy and delay, and the paired
+difference from no delay with its 95 % interval (bootstrap over scenes). Exits 1 where ``--strategies``' first falls too
+far below.
 
     python bench/delays.py [--episodes 100] [--seed 0] [--strategies rtc latest ensemble] [--delays-ms 0 100 200 300]
 

@@ -1,5 +1,5 @@
-"""Times host preprocessing on one core: two 640x480 frames and a task to the input of a policy, beside Pillow's resizing
-of the same frames alone. Exits 1 above ``--max-p50-ms``.
+"""Times host preprocessing on one core: two 640x480 frames and a task to the input of a policy, beside Pillow's
+resizing of the same frames alone. Exits 1 above ``--max-p50-ms``.
 
     python bench/preprocessing.py [--policy mid] [--repeats 200] [--json FILE]
 """

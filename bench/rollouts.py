@@ -1,4 +1,5 @@
-"""Episodes of the demo in simulated time: the same loop, processor, policy, arm and judge as the live nodes, without ROS.
+"""Episodes of the demo in simulated time: the same loop, processor, policy, arm and judge as the live nodes, without
+ROS.
 
 Every latency is what it is told to be, so an episode ends the same way however busy the machine is.
 """

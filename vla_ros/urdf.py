@@ -33,7 +33,8 @@ class Urdf:
     joints: Mapping[str, UrdfJoint]
 
     def fill(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """A robot file's entry of one joint, with the URDF's ``lower``, ``upper`` and ``max_velocity`` for those left out.
+        """A robot file's entry of one joint, with the URDF's ``lower``, ``upper`` and ``max_velocity`` for those left
+        out.
 
         A joint that gives all three may be missing in the URDF; a gripper often is. Raises ValueError, naming joint and
         key, where the URDF doesn't have it either.
@@ -54,7 +55,8 @@ class Urdf:
         return {**entry, **limits}
 
     def check(self, name: str, lower: float, upper: float, max_velocity: float) -> None:
-        """Raises ValueError, naming both values, where the URDF allows joint ``name`` less, or doesn't move it at all."""
+        """Raises ValueError, naming both values, where the URDF allows joint ``name`` less, or doesn't move it at
+        all."""
         joint = self.joints.get(name)
         if joint is None:
             return
@@ -113,8 +115,8 @@ def _joint(element: ElementTree.Element, where: str) -> UrdfJoint:
     if limit is None:
         return UrdfJoint(kind, None, None, None)
     lower, upper, velocity = (_number(limit, key, where) for key in ("lower", "upper", "velocity"))
-    # A continuous joint turns without end. Of the two, URDF takes one left out as 0; exporters write 0 for both, and for
-    # the velocity, where they know nothing.
+    # A continuous joint turns without end. Of the two, URDF takes one left out as 0; exporters write 0 for both, and
+    # for the velocity, where they know nothing.
     if kind == "continuous" or not (lower or upper):
         lower = upper = None
     else:

@@ -1,4 +1,5 @@
-"""The prefix of PaliGemma 1 and 2: a SigLIP tower and Gemma layers, which scale embeddings and norm with ``1 + weight``."""
+"""The prefix of PaliGemma 1 and 2: a SigLIP tower and Gemma layers, which scale embeddings and norm with ``1 +
+weight``."""
 
 from __future__ import annotations
 
@@ -75,9 +76,7 @@ def _attention(attn: Any, x: Tensor, rotary: Rotary, bias: Tensor) -> LayerOutpu
     cap = getattr(attn, "attn_logit_softcapping", None)
     gqa = attn.num_key_value_groups > 1
     if cap is None:
-        out = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=bias, scale=attn.scaling, enable_gqa=gqa
-        )
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=attn.scaling, enable_gqa=gqa)
     else:
         groups = keys.shape[1], attn.num_key_value_groups
         grouped = queries.unflatten(1, groups)

@@ -1,4 +1,5 @@
-"""Pieces that several of the models share: rotary embedding, RMS norm, pixels, and the decoder layer of Llama and Qwen."""
+"""Pieces that several of the models share: rotary embedding, RMS norm, pixels, and the decoder layer of Llama and
+Qwen."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from torch import Tensor
 
 
 class LayerOutputs(NamedTuple):
-    """States [batch, prefix, hidden]; keys and values [batch, kv_heads, prefix, head_dim] as a cache would hold them."""
+    """States [batch, prefix, hidden]; keys and values [batch, kv_heads, prefix, head_dim] as a cache would hold
+    them."""
 
     states: Tensor
     keys: Tensor

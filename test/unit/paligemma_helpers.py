@@ -88,9 +88,7 @@ def make_tokenizer() -> Tokenizer:
 
 def make_processor(config: PiConfig, tokenizer: Tokenizer | None = None, **changes: Any) -> PaliGemmaProcessor:
     config_of_images = processor_config(type="PaliGemmaProcessor", buckets=(64, 96))
-    return PaliGemmaProcessor(
-        replace(config_of_images, **changes), config, tokenizer or make_tokenizer(), len(CAMERAS)
-    )
+    return PaliGemmaProcessor(replace(config_of_images, **changes), config, tokenizer or make_tokenizer(), len(CAMERAS))
 
 
 def training_batch(config: PiConfig, with_answers: bool = True) -> TrainingBatch:

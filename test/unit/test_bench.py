@@ -154,9 +154,13 @@ def test_a_packaged_policy_keeps_the_image_size_of_its_processor() -> None:
     assert sizes_of("tiny_touch").image_size == (64, 64)
 
 
-def test_the_sweep_holds_every_point_of_every_axis_and_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sweep_holds_every_point_of_every_axis_and_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plot = pytest.importorskip("vla_ros.bench.plot")
-    monkeypatch.setattr("vla_ros.bench.scale.SWEEPS", {name: (title, values[:2]) for name, (title, values) in SWEEPS.items()})
+    monkeypatch.setattr(
+        "vla_ros.bench.scale.SWEEPS", {name: (title, values[:2]) for name, (title, values) in SWEEPS.items()}
+    )
     lines: list[str] = []
     sweeps = sweep(tiny_sizes(), CPU, torch.float32, 1, lines.append)
     assert [point.num_cameras for point in sweeps["num_cameras"]] == [1, 2]
@@ -171,7 +175,10 @@ def test_the_sweep_holds_every_point_of_every_axis_and_is_drawn(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--policy", "no_such"], "policy 'no_such' is no policy directory and no configuration; expected one of pi-qwen"),
+        (
+            ["--policy", "no_such"],
+            "policy 'no_such' is no policy directory and no configuration; expected one of pi-qwen",
+        ),
         (["--policy", "no/such"], "policy 'no/such' does not exist"),
         (["--policy", "mid", "--repeats", "0"], "--repeats is 0; expected at least 1"),
     ],

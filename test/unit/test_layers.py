@@ -79,7 +79,6 @@ MAY_IMPORT = {
         "vla_ros.robot",
         "vla_ros.runtime",
         "vla_ros.types",
-        "vla_ros.wire",
     },
     "vla_ros.replay": {
         "numpy",
@@ -94,7 +93,6 @@ MAY_IMPORT = {
         "vla_ros.share",
         "vla_ros.transforms",
         "vla_ros.types",
-        "vla_ros.wire",
     }
     | TORCH,
     "vla_ros.sim": {"numpy", "mujoco", "tqdm", "vla_ros.bags", "vla_ros.robot", "vla_ros.types"},
@@ -228,7 +226,14 @@ def test_the_table_refuses_what_the_design_forbids(module: str, imported: str) -
 
 
 def test_the_runtime_and_all_below_it_load_neither_torch_nor_ros() -> None:
-    low = ("vla_ros.runtime", "vla_ros.types", "vla_ros.robot", "vla_ros.wire", "vla_ros.messages", "vla_ros.transforms")
+    low = (
+        "vla_ros.runtime",
+        "vla_ros.types",
+        "vla_ros.robot",
+        "vla_ros.wire",
+        "vla_ros.messages",
+        "vla_ros.transforms",
+    )
     loaded = loaded_by(modules_inside(*low))
     assert not {name for name in loaded if is_ros(name)} | loaded & {"torch", "transformers", "mujoco"}
 

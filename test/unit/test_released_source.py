@@ -140,9 +140,7 @@ def test_the_vlm_is_taken_from_where_the_user_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["run/vlm", "run/org/name", "org/name"])
-def test_the_vlm_is_found_in_the_run_and_beside_it(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_vlm_is_found_in_the_run_and_beside_it(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = play_hub(monkeypatch, tmp_path / "cache", "config.json")
     run = run_in(tmp_path / "run")
     make_files(tmp_path / place, "config.json")

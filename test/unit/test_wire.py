@@ -58,8 +58,14 @@ def test_a_result_is_no_request_and_a_request_no_result():
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", "int32", "int64", "float16", "float32", "float64", ">f4"])
 def test_safetensors_reads_what_is_written_of_every_type(dtype):
-    arrays = {"many": np.arange(12).reshape(3, 4).astype(dtype), "none": np.zeros((0, 2), dtype), "one": np.ones((), dtype)}
-    back = safetensors.numpy.load(wire._encode(wire.TensorMessage({"text": np.zeros(3, np.uint8), **arrays}, {"a": "ä"})))
+    arrays = {
+        "many": np.arange(12).reshape(3, 4).astype(dtype),
+        "none": np.zeros((0, 2), dtype),
+        "one": np.ones((), dtype),
+    }
+    back = safetensors.numpy.load(
+        wire._encode(wire.TensorMessage({"text": np.zeros(3, np.uint8), **arrays}, {"a": "ä"}))
+    )
     for name, array in arrays.items():
         np.testing.assert_array_equal(back[name], array)
         assert back[name].dtype == array.dtype.newbyteorder("=")

@@ -19,7 +19,12 @@ from vla_ros.execution.counting import Cost
 from vla_ros.execution.runner import PolicyRunner
 from vla_ros.policies.base import PolicyObservation
 
-THIS_PATH, PLAIN, AS_WRITTEN, STOCK_PREFIX = "this path", "plain_composition", "reference_as_written", "transformers_prefix"
+THIS_PATH, PLAIN, AS_WRITTEN, STOCK_PREFIX = (
+    "this path",
+    "plain_composition",
+    "reference_as_written",
+    "transformers_prefix",
+)
 ENCODE_PREFIX = "encode_prefix"
 NUM_PREPROCESSING_RUNS = 100
 STAGES = ("preprocessing", "copy_in", "prefix", "suffix", "copy_out")
@@ -108,7 +113,9 @@ def _dtype(subject: Subject) -> torch.dtype:
     return subject.policy.obs_registers.dtype
 
 
-def _composition(actions_of: Callable[..., torch.Tensor], subject: Subject, device: torch.device) -> Callable[[], np.ndarray]:
+def _composition(
+    actions_of: Callable[..., torch.Tensor], subject: Subject, device: torch.device
+) -> Callable[[], np.ndarray]:
     """From a request on the host to actions on the host, as ``PolicyRunner.run`` goes."""
 
     @torch.inference_mode()

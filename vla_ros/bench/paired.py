@@ -16,8 +16,8 @@ def measure_interleaved(
 ) -> dict[str, np.ndarray]:
     """Milliseconds [num_rounds] of each contender, which is finished when the device is.
 
-    Every round takes each of them in turn, and who goes first changes from round to round. Each runs twice and the second
-    time counts, as in a process that does nothing else: the first pays for memory that the one before gave back.
+    Every round takes each of them in turn, and who goes first changes from round to round. Each runs twice and the
+    second time counts, as in a process that does nothing else: the first pays for memory that the one before gave back.
     """
     names = list(contenders)
     times_ms: dict[str, list[float]] = {name: [] for name in names}

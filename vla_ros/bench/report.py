@@ -44,7 +44,7 @@ def report_json(report: BenchReport, subject: Subject, device: torch.device, num
         "num_threads": torch.get_num_threads(),
         "num_rounds": num_rounds,
         "torch": torch.__version__,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
@@ -62,8 +62,8 @@ def report_text(report: BenchReport, subject: Subject, device: torch.device, num
         *(f"  {name.replace('_', ' '):<18}{_text(value)} ms" for name, value in report.stages_ms.items()),
         f"  {'copy in … copy out':<18}{_text(report.total_ms)} ms in one call",
         f"  {'bound':<18}{_text(report.bound_ms)} ms; {report.total_ms / report.bound_ms:.2f} times that "
-        f"(prefix {report.bound_prefix_ms:.3g}, suffix {report.bound_suffix_ms:.3g}; {peaks.bytes_per_s / 1e9:.4g} GB/s "
-        f"and {peaks.flops_per_s / 1e9:.4g} GFLOP/s, {peaks.source})",
+        f"(prefix {report.bound_prefix_ms:.3g}, suffix {report.bound_suffix_ms:.3g}; "
+        f"{peaks.bytes_per_s / 1e9:.4g} GB/s and {peaks.flops_per_s / 1e9:.4g} GFLOP/s, {peaks.source})",
         "",
         *(f"  {_speedup(value)} {_TITLES[name]}" for name, value in report.speedup.items()),
         f"  actions differ by up to {report.largest_difference:.1e} from the plain composition's",

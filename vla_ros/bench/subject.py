@@ -97,9 +97,7 @@ def sizes_of(name: str) -> Sizes:
     return Sizes(name, config, image_size_of(config))
 
 
-def random_subject(
-    sizes: Sizes, device: torch.device, dtype: torch.dtype, num_cameras: int = NUM_CAMERAS
-) -> Subject:
+def random_subject(sizes: Sizes, device: torch.device, dtype: torch.dtype, num_cameras: int = NUM_CAMERAS) -> Subject:
     """A policy with random weights, and a request with random pixels and text of about 80 tokens."""
     torch.manual_seed(0)
     with device:
@@ -113,7 +111,8 @@ def random_subject(
 
 
 def find_config(name: str) -> PiConfig:
-    """A published policy's configuration, or that of ``config/policy/NAME.yaml``; raises ValueError for another name."""
+    """A published policy's configuration, or that of ``config/policy/NAME.yaml``; raises ValueError for another
+    name."""
     if name in PUBLISHED:
         return PUBLISHED[name]
     known = {path.stem: path for path in sorted(share_path("config/policy").glob("*.yaml"))}
@@ -168,6 +167,6 @@ def _make_tokenizer(config: PiConfig) -> Tokenizer:
     given = {token: int(config.vlm_config[key]) for token, key in keys.items() if key is not None}
     others = [*(token for token in keys if token not in given), PROMPT_SEPARATOR, _UNKNOWN]
     free = (i for i in range(len(keys) + len(others)) if i not in given.values())
-    tokenizer = Tokenizer(models.WordLevel(given | dict(zip(others, free)), unk_token=_UNKNOWN))
+    tokenizer = Tokenizer(models.WordLevel(given | dict(zip(others, free, strict=False)), unk_token=_UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return tokenizer

@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
         "ce_loss": report.validation.ce_loss,
     }
     print(
-        f"{report.num_samples} samples of {report.num_episodes} episodes, {report.num_parameters / 1e6:.2f} M parameters, "
+        f"{report.num_samples} samples of {report.num_episodes} episodes, "
+        f"{report.num_parameters / 1e6:.2f} M parameters, "
         f"{report.num_steps} steps in {report.training_seconds / 60:.1f} min; all in {report.seconds / 60:.1f} min"
     )
     write_json(args.json, values | {"output_dir": str(Path(config.output_dir).resolve())})

@@ -45,9 +45,7 @@ def shrink(config: PiConfig) -> PiConfig:
         num_hidden_layers=min(expert.num_hidden_layers, 2),
         **_heads(expert.num_attention_heads, expert.num_key_value_heads),
     )
-    return replace(
-        config, vlm_config=_renumber(small, new_ids), action_expert_cfg=small_expert, num_steps=NUM_STEPS
-    )
+    return replace(config, vlm_config=_renumber(small, new_ids), action_expert_cfg=small_expert, num_steps=NUM_STEPS)
 
 
 def _shrink_text(text: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,8 @@ _ONEDNN_LINEAR = "mkldnn._linear_pointwise"  # by name: not in every build of to
 @dataclass(frozen=True)
 class Cost:
     """``num_operators`` without views; ``weight_bytes`` of distinct weights that were read, a table's rows and not the
-    table where it is looked up; ``flops`` of matrix products and attention, a multiplication and an addition being two."""
+    table where it is looked up; ``flops`` of matrix products and attention, a multiplication and an addition being
+    two."""
 
     num_operators: int
     weight_bytes: int
@@ -80,7 +81,8 @@ class CostCounter(TorchDispatchMode):
 
 
 def is_view(func: Any) -> bool:
-    """Whether an operator only gives another look at a tensor's memory: its result aliases an input, nothing is written."""
+    """Whether an operator only gives another look at a tensor's memory: its result aliases an input, nothing is
+    written."""
     aliases = [result.alias_info for result in func._schema.returns]
     return any(alias is not None and not alias.is_write for alias in aliases)
 

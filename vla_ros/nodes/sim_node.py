@@ -184,8 +184,8 @@ class SimNode(Node):
 def _simulated_robot(robot: RobotConfig, expert: bool) -> SimulatedRobot:
     """The simulation, after its first picture. Raises ValueError, saying what to install, where it cannot render."""
     try:
-        import OpenGL  # noqa: F401
         import mujoco.renderer  # noqa: F401
+        import OpenGL  # noqa: F401
     except ModuleNotFoundError as error:
         raise ValueError(f"the simulation needs {error.name}; install it with: pip install 'vla_ros[sim]'") from error
     except Exception as error:

@@ -22,7 +22,7 @@ def parse_reset(text: str) -> ResetRequest:
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"sim/reset is not JSON ({error}); expected {{\"seed\": 1}}") from error
+        raise ValueError(f'sim/reset is not JSON ({error}); expected {{"seed": 1}}') from error
     if not isinstance(values, dict) or "seed" not in values or set(values) - set(RESET_KEYS):
         raise ValueError(f"sim/reset is {text[:100]}; expected an object with seed and, if wanted, instruction, target")
     seed = values["seed"]

@@ -57,9 +57,7 @@ class PolicyFiles:
         return make_processor(self.processor, self.policy, self.tokenizer, len(self.data.camera_names))
 
 
-def make_processor(
-    config: ProcessorConfig, policy: PiConfig, tokenizer: Tokenizer, num_cameras: int
-) -> VLMProcessor:
+def make_processor(config: ProcessorConfig, policy: PiConfig, tokenizer: Tokenizer, num_cameras: int) -> VLMProcessor:
     """The processor of the policy's backbone; raises ValueError where its parts don't fit together."""
     return BACKBONES[policy.vlm_type].processor_class()(config, policy, tokenizer, num_cameras)
 
@@ -198,8 +196,8 @@ def load_processor(policy_dir: str | Path) -> PolicyProcessor:
 
 @dataclass(frozen=True)
 class OpenPolicy:
-    """A policy directory as read: its files, its processor and its golden case; ``drift`` is one line where the preprocessing
-    of that has changed, else empty."""
+    """A policy directory as read: its files, its processor and its golden case; ``drift`` is one line where the
+    preprocessing of that has changed, else empty."""
 
     files: PolicyFiles
     processor: PolicyProcessor

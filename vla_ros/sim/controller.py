@@ -1,8 +1,8 @@
 """The simulated arm's trajectory controller: takes and follows trajectories as joint_trajectory_controller does.
 
 As that controller is meant to be set for this package: ``interpolate_from_desired_state`` true,
-``allow_nonzero_velocity_at_trajectory_end`` false, partial joint goals refused (joint names are matched by whoever reads
-the message).
+``allow_nonzero_velocity_at_trajectory_end`` false, partial joint goals refused (joint names are matched by whoever
+reads the message).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class TrajectoryController:
     ) -> str:
         """Replace the current trajectory; returns why it is refused, or an empty string.
 
-        ``times_s`` ``[num_points]`` counts from ``start_s`` (None: from ``now_s``); ``positions`` and ``velocities`` are
-        ``[num_points, num_joints]``. Until its first point the new trajectory runs from the state that is desired now:
-        a cubic where velocities are given, else a line.
+        ``times_s`` ``[num_points]`` counts from ``start_s`` (None: from ``now_s``); ``positions`` and ``velocities``
+        are ``[num_points, num_joints]``. Until its first point the new trajectory runs from the state that is desired
+        now: a cubic where velocities are given, else a line.
         """
         refusal = self._refusal(times_s, positions, velocities, now_s, start_s)
         if refusal:

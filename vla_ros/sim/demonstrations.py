@@ -1,8 +1,8 @@
 """Demonstrations of the scripted expert as rosbag2 MCAP files, made by the simulation alone.
 
 The bags hold the robot file's own topics with the messages the live nodes send, plus ``/sim/blocks``: where the blocks
-truly are, for the grounding labels of training; no policy ever sees it. No ROS graph is needed and time is simulated, so
-this runs far faster than real time.
+truly are, for the grounding labels of training; no policy ever sees it. No ROS graph is needed and time is simulated,
+so this runs far faster than real time.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _STATE_PERIOD_STEPS = 8
 class DemonstrationConfig:
     """How many episodes and how each is sampled.
 
-    An episode shows ``num_frames`` camera frames, ``frame_period_s`` apart from its start on, and runs ``tail_s`` longer,
-    so that the last frame has its future. ``anywhere_share`` of the episodes start anywhere, the others as in a scored
-    episode.
+    An episode shows ``num_frames`` camera frames, ``frame_period_s`` apart from its start on, and runs ``tail_s``
+    longer, so that the last frame has its future. ``anywhere_share`` of the episodes start anywhere, the others as in a
+    scored episode.
     """
 
     num_episodes: int

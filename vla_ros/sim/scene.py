@@ -91,7 +91,8 @@ def sample_scene(seed: int, split: str = "eval", *, anywhere: bool = False) -> S
         raise ValueError(f"split '{split}'; expected train or eval")
     rng = np.random.default_rng([seed, 0 if split == "train" else 1])
     blocks = tuple(
-        Block(color, x, y, rng.uniform(-np.pi / 4, np.pi / 4)) for color, (x, y) in zip(COLORS, _centres(rng))
+        Block(color, x, y, rng.uniform(-np.pi / 4, np.pi / 4))
+        for color, (x, y) in zip(COLORS, _centres(rng), strict=True)
     )
     target_color = COLORS[rng.integers(len(COLORS))]
     phrases = TRAIN_PHRASES if split == "train" else EVAL_PHRASES
@@ -106,7 +107,7 @@ def _centres(rng: np.random.Generator) -> list[tuple[float, float]]:
         y = rng.uniform(*WORKSPACE_M[1], len(COLORS))
         apart = np.hypot(x[:, None] - x, y[:, None] - y)
         if apart[np.triu_indices(len(COLORS), 1)].min() >= MIN_BLOCK_DISTANCE_M:
-            return list(zip(x.tolist(), y.tolist()))
+            return list(zip(x.tolist(), y.tolist(), strict=True))
 
 
 def _start_clear(rng: np.random.Generator, blocks: tuple[Block, ...]) -> np.ndarray:

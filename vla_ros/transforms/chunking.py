@@ -26,9 +26,7 @@ def guidance_weights(horizon: int, num_executed: int, num_frozen: int) -> np.nda
     return np.where(index < num_known, weights, 0.0).astype(np.float32)
 
 
-def check_guidance(
-    previous_actions: np.ndarray | None, weights: np.ndarray | None, shape: tuple[int, int]
-) -> None:
+def check_guidance(previous_actions: np.ndarray | None, weights: np.ndarray | None, shape: tuple[int, int]) -> None:
     """Look at the guidance of a request for chunks of ``shape`` (horizon, action_dim); none at all is right too.
 
     Raises ValueError for half of it, another shape, values that are not finite or weights outside 0..1.

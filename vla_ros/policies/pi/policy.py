@@ -67,9 +67,7 @@ class PiPolicy(BasePolicy):
         for name, got, expected in shapes:
             if got != expected:
                 raise ValueError(f"request has {name} of shape {got}; the policy expects {expected}: {SAME_POLICY}")
-        check_guidance(
-            request.previous_actions, request.guidance_weights, (config.action_horizon, config.action_dim)
-        )
+        check_guidance(request.previous_actions, request.guidance_weights, (config.action_horizon, config.action_dim))
         self.vlm_bridge.check_input(request.policy_input)
 
     def encode_prefix(self, observation: PolicyObservation, with_ce_loss: bool = False) -> VLMOutputs:

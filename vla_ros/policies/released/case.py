@@ -131,9 +131,7 @@ def _worst(got: Tensor, expected: Tensor, mask: Tensor | None) -> float:
     return float(difference.max() if mask is None else difference.masked_fill(~mask, 0.0).max())
 
 
-def _patches(
-    given: Mapping[str, np.ndarray], config: PiConfig
-) -> tuple[np.ndarray, tuple[tuple[int, int, int], ...]]:
+def _patches(given: Mapping[str, np.ndarray], config: PiConfig) -> tuple[np.ndarray, tuple[tuple[int, int, int], ...]]:
     pixels = given["pixel_values"]
     if pixels.ndim == 3:  # patches already, with their grids
         if "image_grid_thw" not in given:

@@ -100,9 +100,7 @@ def project_qkv(
     return attn.q_proj(last), *packed.qkv.split(x, first=1)
 
 
-def gated_mlp(
-    mlp: nn.Module, packed: PackedLayer | None, x: Float[Tensor, "*rows dim"]
-) -> Float[Tensor, "*rows dim"]:
+def gated_mlp(mlp: nn.Module, packed: PackedLayer | None, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
     """``down(act(gate(x)) * up(x))``."""
     rows = x.flatten(0, -2)  # a linear layer without bias is one operator on a matrix, and two on more dimensions
     gate, up = (mlp.gate_proj(rows), mlp.up_proj(rows)) if packed is None else packed.gate_up.split(rows)

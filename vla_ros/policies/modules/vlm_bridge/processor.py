@@ -48,8 +48,8 @@ class ProcessorConfig:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One text with its image tokens, unpadded: ids [n], how many of them registers may read, how many at the end are to
-    be predicted; position ids [axes, n] where they don't follow from the mask alone."""
+    """One text with its image tokens, unpadded: ids [n], how many of them registers may read, how many at the end are
+    to be predicted; position ids [axes, n] where they don't follow from the mask alone."""
 
     ids: np.ndarray
     num_before_separator: int

@@ -1,4 +1,5 @@
-"""The backbones there are. A policy.yaml names one by its ``vlm_type``: looked up here, never imported from the file."""
+"""The backbones there are. A policy.yaml names one by its ``vlm_type``: looked up here, never imported from the
+file."""
 
 from __future__ import annotations
 

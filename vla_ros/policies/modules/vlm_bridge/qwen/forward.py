@@ -46,9 +46,7 @@ class _GridConstants(NamedTuple):
     rotary: Rotary
 
 
-def run_vision(
-    visual: nn.Module, inputs: VLMInputs, mean: tuple[float, ...], std: tuple[float, ...]
-) -> VisionOutputs:
+def run_vision(visual: nn.Module, inputs: VLMInputs, mean: tuple[float, ...], std: tuple[float, ...]) -> VisionOutputs:
     """All images through the vision tower in one batch; they share one grid."""
     grid = inputs.image_grid[0]
     assert all(other == grid for other in inputs.image_grid), "images of a batch share one grid"

@@ -2,8 +2,8 @@
 
 A prompt is, for each camera, ``<|vision_start|>``, its image tokens and ``<|vision_end|>``; then the task, the prompt
 separator and the generation prompt; in training also the generation answer and ``<|im_end|>``. Padding is on the left.
-Where the tokenizer has ``<|im_start|>``, as those of releases do, this is the user's turn of the model's chat template, and
-the answer is the assistant's.
+Where the tokenizer has ``<|im_start|>``, as those of releases do, this is the user's turn of the model's chat template,
+and the answer is the assistant's.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ SPECIAL_TOKENS = (PAD, START, END, AROUND_IMAGE, GLOBAL_IMAGE, IMAGE)
 class SmolVLMProcessor(VLMProcessor):
     """Position ids count every place of the sequence, padding and registers included.
 
-    So with ``zero_pos_id_for_obs_register`` the distance from registers to tokens depends on the bucket: a release wants
-    the padded length it was trained with as its only one.
+    So with ``zero_pos_id_for_obs_register`` the distance from registers to tokens depends on the bucket: a release
+    wants the padded length it was trained with as its only one.
     """
 
     resampling = Image.Resampling.LANCZOS
