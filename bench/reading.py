@@ -1,11 +1,12 @@
-"""How fast a bag becomes observations, on one core, and how much memory that takes.
+"""How fast a bag becomes observations, on one core, and how much memory that and a replay take.
 
 Bags of three 640x480 cameras at 30 Hz, 200 joint states a second and a task, page-cached: raw images as MCAP and as
 sqlite3, JPEGs as MCAP and as sqlite3. Every set of frames becomes one observation with its pixels, by the code of a
-replay. One further MCAP bag of 20 GB, sparse on the disk, is read for its memory alone. Exits 1 below ``--min-raw`` or
-``--min-jpeg`` times real time, or above ``--max-rss-mb``.
+replay. One further MCAP bag of 20 GB, sparse on the disk, is read for its memory alone; another of 4 GB is replayed
+with a policy that costs nothing. Exits 1 below ``--min-raw`` or ``--min-jpeg`` times real time, above ``--max-rss-mb``,
+and where a replay's second half takes ``MAX_GROWTH_MB`` more memory than its first.
 
-    python bench/reading.py [--seconds 10] [--big-gb 20] [--json FILE]
+    python bench/reading.py [--seconds 10] [--big-gb 20] [--replay-gb 4] [--json FILE]
 """
 
 from __future__ import annotations
@@ -15,41 +16,45 @@ import json
 import multiprocessing
 import os
 import resource
-import struct
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from rosbags.rosbag2 import StoragePlugin, Writer
+from reading_bags import (
+    CAMERA_RATE_HZ,
+    HEIGHT,
+    NS_PER_S,
+    NUM_CAMERAS,
+    NUM_JOINTS,
+    WIDTH,
+    make_robot,
+    write_bag,
+    write_sparse_bag,
+)
+from rosbags.rosbag2 import StoragePlugin
 
 from vla_ros.bags.read import BagReader
-from vla_ros.bags.types import TYPES, message_type
 from vla_ros.recordings.events import FrameEvent, JointsEvent, TaskEvent
 from vla_ros.recordings.feed import Feed
-from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
+from vla_ros.robot import RobotConfig
 from vla_ros.runtime.buffers import SensorBuffers
 from vla_ros.runtime.observe import observe
-from vla_ros.types import Observation
+from vla_ros.transforms.sample import PolicyInput, PolicyRequest
+from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation
 
-WIDTH, HEIGHT, NUM_CAMERAS, CAMERA_RATE_HZ, JOINT_RATE_HZ = 640, 480, 3, 30, 200
-NUM_PICTURES = 8
-NUM_JOINTS = 6
-START_NS = 1_700_000_000_000_000_000
-NS_PER_S = 1_000_000_000
-JPEG_QUALITY = 90
-IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-JOINT_STATE, STRING = "sensor_msgs/msg/JointState", "std_msgs/msg/String"
+MAX_GROWTH_MB = 100.0
+REPLAY_LATENCY_MS = 100.0
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One bag read once: how long it lasts, how long reading took by the clock and of the processor, the observations in
-    it, and the peak of memory."""
+    """One bag read once: how long it lasts, how long reading took by the clock and of the processor, the observations
+    in it, and the peak of memory."""
 
     recorded_s: float
     read_s: float
@@ -62,11 +67,20 @@ class Reading:
         return self.recorded_s / self.read_s
 
 
+@dataclass(frozen=True)
+class Replaying(Reading):
+    """One bag replayed; observations are those that were answered, and growth is from the first half of the bag to the
+    second, of the most memory held in either."""
+
+    growth_mb: float
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="of each bag (default 10)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="best of how many (default 3)")
     parser.add_argument("--big-gb", type=float, default=20.0, metavar="GB", help="size of the big bag (default 20)")
+    parser.add_argument("--replay-gb", type=float, default=4.0, metavar="GB", help="of the replayed bag (default 4)")
     parser.add_argument("--min-raw", type=float, default=10.0, metavar="X", help="raw: exit 1 below it (default 10)")
     parser.add_argument("--min-jpeg", type=float, default=5.0, metavar="X", help="JPEG: exit 1 below it (default 5)")
     parser.add_argument("--max-rss-mb", type=float, default=1000.0, metavar="MB", help="exit 1 above it (default 1000)")
@@ -88,13 +102,22 @@ def main() -> int:
             print(f"{name:<13} {read.times_real_time:6.1f} x real time (at least {least:g}), {_rest(read)}", flush=True)
     if args.big_gb:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            path = Path(folder) / "big.mcap"
-            write_sparse_bag(path, round(args.big_gb * 1e9))
-            size_gb = path.stat().st_size / 1e9
-            read = read_apart(path, is_jpeg=False)
+            path = write_sparse_bag(Path(folder) / "big.mcap", round(args.big_gb * 1e9))
+            size_gb, read = path.stat().st_size / 1e9, read_apart(path, is_jpeg=False)
         is_good &= read.peak_rss_mb <= args.max_rss_mb
         figures["big"] = {**asdict(read), "size_gb": size_gb, "at_most_mb": args.max_rss_mb}
         print(f"{size_gb:.1f} GB of MCAP read in {read.read_s:.1f} s, {_rest(read)} (at most {args.max_rss_mb:g})")
+    if args.replay_gb:
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            path = write_sparse_bag(Path(folder) / "long.mcap", round(args.replay_gb * 1e9))
+            size_gb, found = path.stat().st_size / 1e9, apart(replay_whole, path)
+        is_good &= found.peak_rss_mb <= args.max_rss_mb and found.growth_mb <= MAX_GROWTH_MB
+        limits = {"at_most_mb": args.max_rss_mb, "growth_at_most_mb": MAX_GROWTH_MB}
+        figures["replay"] = {**asdict(found), "size_gb": size_gb, **limits}
+        print(
+            f"{size_gb:.1f} GB of MCAP replayed in {found.read_s:.1f} s, {_rest(found)} (at most {args.max_rss_mb:g}), "
+            f"{found.growth_mb:+.0f} MB in its second half (at most {MAX_GROWTH_MB:g})"
+        )
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
     return 0 if is_good else 1
@@ -106,9 +129,13 @@ def _rest(read: Reading) -> str:
 
 
 def read_apart(bag: Path, is_jpeg: bool) -> Reading:
-    """Read ``bag`` in a fresh process on one core: the peak of memory is a process's, for all its life."""
+    return apart(read_bag, bag, is_jpeg)
+
+
+def apart(work: Callable, *arguments: object) -> Reading:
+    """In a fresh process: the peak of memory is a process's, for all its life."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(read_bag, (bag, is_jpeg))
+        return pool.apply(work, arguments)
 
 
 def read_bag(bag: Path, is_jpeg: bool) -> Reading:
@@ -127,8 +154,7 @@ def read_bag(bag: Path, is_jpeg: bool) -> Reading:
     assert not problems, problems
     assert num_pixels == len(stamps_ns) * NUM_CAMERAS * HEIGHT * WIDTH * 3
     recorded_s = (stamps_ns[-1] - stamps_ns[0]) / NS_PER_S + 1 / CAMERA_RATE_HZ
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Reading(recorded_s, read_s, cpu_s, len(stamps_ns), peak_mb)
+    return Reading(recorded_s, read_s, cpu_s, len(stamps_ns), peak_rss_mb())
 
 
 def observations(feed: Feed, robot: RobotConfig) -> Iterator[Observation]:
@@ -149,111 +175,58 @@ def observations(feed: Feed, robot: RobotConfig) -> Iterator[Observation]:
             sensors.task = event.task
 
 
-def make_robot(is_jpeg: bool) -> RobotConfig:
-    names = tuple(f"joint_{i}" for i in range(NUM_JOINTS))
-    return RobotConfig(
-        name="reading",
-        control_rate_hz=50.0,
-        joints=tuple(JointConfig(name, -3.0, 3.0, 1.0, 5.0) for name in names),
-        cameras=tuple(
-            CameraConfig(f"camera_{i}", f"camera_{i}/image", WIDTH, HEIGHT, 0.5, is_jpeg) for i in range(NUM_CAMERAS)
-        ),
-        outputs=(OutputConfig("arm", names),),
-    )
+def replay_whole(bag: Path) -> Replaying:
+    """A bag through the whole node, a policy that costs nothing driving all along."""
+    from vla_ros.replay.policy import ReplayPolicy  # torch comes with it, which reading does without
+    from vla_ros.replay.run import replay_bag
+    from vla_ros.replay.settings import ReplaySettings
+
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    cv2.setNumThreads(1)
+    held: list[tuple[int, float]] = []
+
+    def note(now_ns: int, start_ns: int | None, end_ns: int | None) -> None:
+        if not held or now_ns - held[-1][0] >= NS_PER_S // 4:
+            held.append((now_ns, rss_mb()))
+
+    policy = ReplayPolicy("still", StillProcessor(), lambda request: np.zeros((StillProcessor.chunk_shape.horizon, 6)))
+    start_s, start_cpu_s = time.perf_counter(), time.process_time()
+    found = replay_bag(bag, make_robot(False), policy, ReplaySettings(latency_ms=REPLAY_LATENCY_MS), progress=note)
+    seconds, cpu_s = time.perf_counter() - start_s, time.process_time() - start_cpu_s
+    recorded_s = (found.end_ns - found.start_ns) / NS_PER_S
+    assert len(found.chunks) > recorded_s, found.events[:3]
+    sizes_mb = [size_mb for _, size_mb in held]
+    half = len(sizes_mb) // 2
+    growth_mb = max(sizes_mb[half:]) - max(sizes_mb[:half])
+    return Replaying(recorded_s, seconds, cpu_s, len(found.chunks), peak_rss_mb(), growth_mb)
 
 
-def make_pictures() -> list[np.ndarray]:
-    """Pictures with edges, gradients and the noise of a sensor: JPEGs of them are as large as a real camera's."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    pictures = []
-    for i in range(NUM_PICTURES):
-        smooth = np.stack([x * 0.3 + 20, y * 0.4, (x + y) * 0.2], -1) + 40 * np.sin((x + 10 * i) / 9)[..., None]
-        pictures.append(np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8))
-    return pictures
+class StillProcessor:
+    """Of a policy that looks at a few pixels and wants the joints where they are."""
+
+    chunk_shape = ChunkShape(10, 0.1, 1.0)
+    joint_names, camera_names = make_robot(False).joint_names, make_robot(False).camera_names
+    action_dim, digest = NUM_JOINTS, "none"
+
+    def process(self, observation: Observation, continuation: Continuation | None = None) -> PolicyRequest:
+        pixels = np.concatenate([image[:: HEIGHT // 8, :: WIDTH // 8] for image in observation.images.values()])
+        tokens, mask = np.ones(4, np.int64), np.ones((4, 4), bool)
+        grid = ((1, 8, 8),) * NUM_CAMERAS
+        given = PolicyInput(pixels.reshape(-1, 3), tokens, tokens > 0, mask, tokens[None], None, grid)
+        state = observation.joint_positions.astype(np.float32)[None]
+        return PolicyRequest(observation.stamp_ns, given, state, np.zeros((self.chunk_shape.horizon, 6), np.float32))
+
+    def decode(self, actions: np.ndarray, observation: Observation) -> ActionChunk:
+        return ActionChunk(observation.stamp_ns, self.chunk_shape.dt_s, self.chunk_shape.offset, actions)
 
 
-def image_message(picture: np.ndarray, is_jpeg: bool, stamp_ns: int) -> bytes:
-    make = message_type
-    stamp = make("builtin_interfaces/msg/Time")(*divmod(stamp_ns, NS_PER_S))
-    header = make("std_msgs/msg/Header")(stamp, "camera")
-    if is_jpeg:
-        _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        return bytes(TYPES.serialize_cdr(make(COMPRESSED)(header, "jpeg", data), COMPRESSED))
-    message = make(IMAGE)(header, HEIGHT, WIDTH, "rgb8", 0, 3 * WIDTH, picture.reshape(-1))
-    return bytes(TYPES.serialize_cdr(message, IMAGE))
+def peak_rss_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def joint_message(stamp_ns: int) -> bytes:
-    stamp = message_type("builtin_interfaces/msg/Time")(*divmod(stamp_ns, NS_PER_S))
-    header = message_type("std_msgs/msg/Header")(stamp, "")
-    names = [f"joint_{i}" for i in range(NUM_JOINTS)]
-    values = np.zeros(NUM_JOINTS)
-    return bytes(TYPES.serialize_cdr(message_type(JOINT_STATE)(header, names, values, values, values), JOINT_STATE))
-
-
-def write_bag(path: Path, storage: StoragePlugin, is_jpeg: bool, seconds: float) -> None:
-    pictures = make_pictures()
-    camera_type = COMPRESSED if is_jpeg else IMAGE
-    with Writer(path, version=9, storage_plugin=storage) as writer:
-        task = writer.add_connection("/vla_policy/task", STRING, typestore=TYPES)
-        joints = writer.add_connection("/joint_states", JOINT_STATE, typestore=TYPES)
-        cameras = [
-            writer.add_connection(f"/camera_{i}/image", camera_type, typestore=TYPES) for i in range(NUM_CAMERAS)
-        ]
-        writer.write(task, START_NS, TYPES.serialize_cdr(message_type(STRING)("touch the red block"), STRING))
-        joint_ns, period_ns = START_NS, NS_PER_S // JOINT_RATE_HZ
-        for frame in range(round(seconds * CAMERA_RATE_HZ)):
-            stamp_ns = START_NS + (frame + 1) * NS_PER_S // CAMERA_RATE_HZ
-            while joint_ns < stamp_ns:
-                writer.write(joints, joint_ns, joint_message(joint_ns))
-                joint_ns += period_ns
-            for i, camera in enumerate(cameras):
-                data = image_message(pictures[(frame + i) % NUM_PICTURES], is_jpeg, stamp_ns)
-                writer.write(camera, stamp_ns, data)
-
-
-def write_sparse_bag(path: Path, num_bytes: int) -> None:
-    """An MCAP file without chunks whose pixels, all black, are holes in the file: little of it lies on the disk."""
-    types = (STRING, JOINT_STATE, IMAGE)
-    definitions = {msgtype: TYPES.generate_msgdef(msgtype, ros_version=2)[0] for msgtype in types}
-    topics = {"/vla_policy/task": STRING, "/joint_states": JOINT_STATE}
-    topics |= {f"/camera_{i}/image": IMAGE for i in range(NUM_CAMERAS)}
-    head = image_message(np.zeros((HEIGHT, WIDTH, 3), np.uint8), False, 0)[: -HEIGHT * WIDTH * 3]
-    with path.open("wb") as file:
-        file.write(b"\x89MCAP0\r\n" + _record(1, _text("ros2") + _text("bench")))
-        for number, (msgtype, definition) in enumerate(definitions.items(), 1):
-            file.write(_record(3, struct.pack("<H", number) + _text(msgtype) + _text("ros2msg") + _text(definition)))
-        for number, (topic, msgtype) in enumerate(topics.items(), 1):
-            schema = types.index(msgtype) + 1
-            no_metadata = bytes(4)
-            file.write(_record(4, struct.pack("<HH", number, schema) + _text(topic) + _text("cdr") + no_metadata))
-        task = TYPES.serialize_cdr(message_type(STRING)("touch the red block"), STRING)
-        file.write(_message(1, START_NS, bytes(task)))
-        stamp_ns = START_NS
-        while file.tell() < num_bytes:
-            file.write(_message(2, stamp_ns, joint_message(stamp_ns)))
-            for camera in range(NUM_CAMERAS):
-                # The stamp stands behind the four bytes of the encapsulation.
-                stamped = head[:4] + struct.pack("<iI", *divmod(stamp_ns, NS_PER_S)) + head[12:]
-                file.write(_message(3 + camera, stamp_ns, stamped, num_zeros=HEIGHT * WIDTH * 3))
-                file.seek(HEIGHT * WIDTH * 3, 1)
-            stamp_ns += NS_PER_S // CAMERA_RATE_HZ
-        file.write(_record(15, bytes(4)) + _record(2, bytes(20)) + b"\x89MCAP0\r\n")
-
-
-def _text(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<I", len(data)) + data
-
-
-def _record(op: int, content: bytes) -> bytes:
-    return struct.pack("<BQ", op, len(content)) + content
-
-
-def _message(channel: int, stamp_ns: int, data: bytes, num_zeros: int = 0) -> bytes:
-    content = struct.pack("<HIQQ", channel, 0, stamp_ns, stamp_ns) + data
-    return struct.pack("<BQ", 5, len(content) + num_zeros) + content
+def rss_mb() -> float:
+    num_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return num_pages * resource.getpagesize() / 1e6
 
 
 if __name__ == "__main__":

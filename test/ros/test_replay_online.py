@@ -1,4 +1,5 @@
-"""A bag played into live nodes under simulated time, recorded, and replayed without them: the same observations and chunks."""
+"""A bag played into live nodes under simulated time, recorded, and replayed without them: the same observations and
+chunks."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import torch
 from ros_harness import SOURCE_ROOT, START_PATIENCE_S, NodeProcess, wait_until
 
 from vla_ros.bags.read import BagReader
-from vla_ros.recordings.events import ChunkEvent
+from vla_ros.recordings.events import ChunkEvent, FrameEvent, TraceEvent
 from vla_ros.recordings.feed import Feed
 from vla_ros.replay.policy import load_replay_policy
 from vla_ros.replay.records import Replay
@@ -65,9 +66,15 @@ def found(online_bag: Path) -> Replay:
 
 
 def test_a_replay_of_what_the_live_nodes_did_gives_the_same_chunks(online_bag: Path, found: Replay) -> None:
-    events = Feed(BagReader(online_bag), load_robot(robot_file("tabletop")))
+    """All of them, but for those of which the recorder, which best effort reaches, missed an image."""
+    events = list(Feed(BagReader(online_bag), load_robot(robot_file("tabletop"))))
     recorded = {event.stamp_ns: event.trajectory for event in events if isinstance(event, ChunkEvent)}
-    assert len(found.chunks) >= MIN_CHUNKS
+    images = {(event.frame.camera, event.stamp_ns) for event in events if isinstance(event, FrameEvent)}
+    traced = [event.trace.cameras_ns for event in events if isinstance(event, TraceEvent)]
+    lost = [min(cameras_ns.values()) for cameras_ns in traced if not cameras_ns.items() <= images]
+    told = [event.line for event in found.events if event.kind == "processor" and "lacks the image" in event.line]
+    assert len(found.chunks) >= MIN_CHUNKS and len(told) == len(lost)
+    assert {chunk.header_ns for chunk in found.chunks} == recorded.keys() - set(lost)
     for chunk in found.chunks:
         assert np.abs(chunk.positions - recorded[chunk.header_ns].positions).max() <= MAX_CHUNK_DIFFERENCE
 
@@ -81,6 +88,7 @@ def test_its_commands_are_those_of_the_live_nodes_but_for_one_period(found: Repl
     shifted = [found.recorded_commands.at(times_ns + shift_ns, 0.5) for shift_ns in shifts_ns]
     distances = np.abs(np.stack(shifted) - ours)
     nearest = np.nanmin(distances[:, np.isfinite(distances).any(axis=(0, 2))], axis=0)
-    allowed = load_robot(robot_file("tabletop")).joint_values("max_velocity") * PERIOD_NS / S / 2
-    # A live tick that comes late on a busy machine has no twin in a replay.
-    assert len(nearest) > 20 and (nearest < allowed).all(axis=1).mean() >= MIN_SHARE
+    furthest = load_robot(robot_file("tabletop")).joint_values("max_velocity") * PERIOD_NS / S
+    assert len(nearest) > 20 and (nearest < furthest / 2).all(axis=1).mean() >= MIN_SHARE
+    # A live tick that comes late on a busy machine has no twin in a replay, and what comes of that is soon made up for.
+    assert (nearest < 2 * furthest).all()

@@ -8,14 +8,14 @@ import numpy as np
 import yaml
 from rosbags.rosbag2 import CompressionFormat, StoragePlugin, Writer
 
+from vla_ros.bags.read import BagReader
 from vla_ros.bags.types import TYPES, message_type
 
 NS_PER_S = 1_000_000_000
 START_NS = 1_700_000_000 * NS_PER_S
 IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 JOINT_STATE, TRAJECTORY = "sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory"
-STRING, BOOL = "std_msgs/msg/String", "std_msgs/msg/Bool"
-NUMBERS, BYTES = "std_msgs/msg/Float64MultiArray", "std_msgs/msg/UInt8MultiArray"
+STRING, NUMBERS = "std_msgs/msg/String", "std_msgs/msg/Float64MultiArray"
 MCAP, SQLITE = StoragePlugin.MCAP, StoragePlugin.SQLITE3
 
 
@@ -54,7 +54,7 @@ def trajectory(stamp_ns, names, rows, dt_s=0.1):
     )
     none = np.zeros(0)
     dues = [duration(*divmod(round((i + 1) * dt_s * NS_PER_S), NS_PER_S)) for i in range(len(rows))]
-    points = [point(np.array(row, np.float64), none, none, none, due) for row, due in zip(rows, dues)]
+    points = [point(np.array(row, np.float64), none, none, none, due) for row, due in zip(rows, dues, strict=True)]
     return message_type(TRAJECTORY)(header(stamp_ns), list(names), points)
 
 
@@ -108,3 +108,28 @@ def as_humble(bag, version=5):
         connection.commit()
         connection.close()
     return bag
+
+
+def read_texts(bag, topics=()):
+    """What can be read of a bag of texts, and its problems."""
+    reader = BagReader(bag)
+    return [reader.decode(message).data for message in reader.messages(topics)], reader.problems
+
+
+def expected_texts(num):
+    """What ``texts`` says."""
+    return [f"text {i}" for i in range(num)]
+
+
+def many_images(num=60):
+    """Several chunks, however they are cut: 60 messages of 7 kB and one of 1 MB for each ten."""
+    rng = np.random.default_rng(1)
+    sizes = [(600, 600, 3) if i % 10 == 9 else (40, 60, 3) for i in range(num)]
+    pictures = [rng.integers(0, 256, size, np.uint8) for size in sizes]
+    return [("/camera", image(at(i * 0.1), picture), at(i * 0.1)) for i, picture in enumerate(pictures)]
+
+
+def read_stamps(bag):
+    """When what can be read was recorded, and the bag's problems."""
+    reader = BagReader(bag)
+    return [message.stamp_ns for message in reader.messages()], reader.problems

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from vla_ros.replay.golden.against_baseline import compare_with_baseline
+from vla_ros.replay.golden.baseline import Baseline, make_baseline
+from vla_ros.replay.golden.baseline_file import read_baseline, write_baseline
+from vla_ros.replay.golden.difference import Difference
 from vla_ros.replay.golden.fingerprint import fingerprint
 from vla_ros.replay.golden.provenance import Provenance
 from vla_ros.replay.records import Event, Replay, ReplayedChunk, Series, Span
@@ -72,13 +77,24 @@ def replay(chunks: Sequence[ReplayedChunk] | None = None, **changes: Any) -> Rep
         "recorded_commands": Series(times_ns, motion(times_ns)),
         "joints": Series(times_ns, motion(times_ns)),
         "events": (),
+        "assumed_latency_ms": None,
         "problems": (),
     }
     return Replay(**(values | changes))
 
 
-def event(time_s: float, kind: str, line: str = "something", joint: str = "") -> Event:
-    return Event(START_NS + round(time_s * S), kind, line, joint)
+def event(time_s: float, kind: str, line: str = "something", joint: str = "", num_times: int = 1) -> Event:
+    return Event(START_NS + round(time_s * S), kind, line, joint, num_times)
+
+
+def episodes(errors: list[float], policy: str, num_chunks: int = 6, driver: str = "TELEOP") -> Replay:
+    """A bag of episodes, each with one error."""
+    chunks = [
+        chunk(START_NS + (k * num_chunks + i) * S, (error, 0, 0), episode=k, driver=driver)
+        for k, error in enumerate(errors)
+        for i in range(num_chunks)
+    ]
+    return replay(chunks, policy=policy, digest=policy)
 
 
 def origin(**changes: Any) -> Provenance:
@@ -136,3 +152,30 @@ def request_of(header_ns: int, images: np.ndarray, joints: np.ndarray, **changes
 def seen_as(given: Replay, make: Callable[[int], PolicyRequest]) -> Replay:
     """``given``, its observations preprocessed by ``make``, which gets their ``header_ns``."""
     return replace(given, chunks=tuple(replace(c, fingerprint=fingerprint(make(c.header_ns))) for c in given.chunks))
+
+
+def golden_replay() -> Replay:
+    return replay(events=(event(3.0, "limit", joint="elbow"), event(4.0, "watchdog", "camera 'front' is stale")))
+
+
+def stored_baseline(golden: Replay, folder: Path) -> Baseline:
+    """The golden replay, written and read again."""
+    path = folder / "monday.json"
+    write_baseline(path, make_baseline([golden], origin()))
+    return read_baseline(path)
+
+
+def differences(given: Replay, baseline: Baseline, made_of: Provenance | None = None) -> tuple[Difference, ...]:
+    return compare_with_baseline([given], made_of or origin(), baseline)
+
+
+def kinds(found: tuple[Difference, ...]) -> list[str]:
+    return [difference.kind for difference in found]
+
+
+def with_chunks(given: Replay, change: Callable[[ReplayedChunk], ReplayedChunk]) -> Replay:
+    return replace(given, chunks=tuple(map(change, given.chunks)))
+
+
+def off_by(given: Replay, *error: float) -> Replay:
+    return with_chunks(given, lambda c: replace(c, positions=c.positions + np.array(error)))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from runtime_helpers import CHUNK_DT_S, HORIZON, MS, ROBOT, S
 
@@ -21,16 +22,8 @@ START_NS = 1_000 * S
 JOINT_NS, FRAME_NS, COMMAND_NS = 10 * MS, 50 * MS, 20 * MS
 STRING, TRAJECTORY = "std_msgs/msg/String", "trajectory_msgs/msg/JointTrajectory"
 COMMAND_TOPIC = f"/{ROBOT.outputs[0].command_topic}"
-TOPICS = {
-    "/front/image": "sensor_msgs/msg/Image",
-    "/wrist/image": "sensor_msgs/msg/Image",
-    "/joint_states": "sensor_msgs/msg/JointState",
-    COMMAND_TOPIC: TRAJECTORY,
-    "/vla_policy/task": STRING,
-    "/vla_policy/mode": STRING,
-    "/vla_policy/chunk": TRAJECTORY,
-    "/vla_policy/trace": STRING,
-}
+# Its front camera sends JPEGs.
+JPEG_ROBOT = replace(ROBOT, cameras=(replace(ROBOT.cameras[0], compressed=True), ROBOT.cameras[1]))
 
 
 def commanded(t_ns: int) -> np.ndarray:
@@ -65,17 +58,35 @@ def sensors(seconds: float, gap_s: tuple[float, float] = (0.0, 0.0)) -> Iterator
             yield Said(f"/{camera}/image", START_NS + at_ns, image(stamp, 3, 4, "rgb8", 0, 12, pixels))
 
 
-def commands(seconds: float) -> Iterator[Said]:
-    for at_ns in range(0, round(seconds * S), COMMAND_NS):
-        due_ns = START_NS + at_ns + COMMAND_NS
-        yield Said(COMMAND_TOPIC, START_NS + at_ns, trajectory(0, [COMMAND_NS], [commanded(due_ns)]))
+def commands(seconds: float, period_ns: int = COMMAND_NS, late_ns: Callable[[], int] = lambda: 0) -> Iterator[Said]:
+    """Each is sent at its tick, or ``late_ns`` after it."""
+    for at_ns in range(0, round(seconds * S), period_ns):
+        sent_ns = START_NS + at_ns + late_ns()
+        yield Said(COMMAND_TOPIC, sent_ns, trajectory(0, [period_ns], [commanded(sent_ns + period_ns)]))
+
+
+def jpeg(said: Said, is_damaged: bool = False) -> Said:
+    """An image message as a JPEG; a damaged one has a whole header, and tables that decode nothing."""
+    image = said.message
+    _, encoded = cv2.imencode(".jpg", image.data.reshape(image.height, image.width, 3))
+    data = bytearray(encoded.tobytes())
+    if is_damaged:
+        table = data.find(b"\xff\xc4")
+        data[table + 5 : table + 21] = b"\xff" * 16
+    message = message_type("sensor_msgs/msg/CompressedImage")(image.header, "jpeg", np.frombuffer(data, np.uint8))
+    return replace(said, message=message)
 
 
 def trajectory(stamp_ns: int, times_ns: list[int], rows: list[np.ndarray]) -> Any:
     header, time = message_type("std_msgs/msg/Header"), message_type("builtin_interfaces/msg/Time")
-    point, duration = message_type("trajectory_msgs/msg/JointTrajectoryPoint"), message_type("builtin_interfaces/msg/Duration")
+    point, duration = (
+        message_type("trajectory_msgs/msg/JointTrajectoryPoint"),
+        message_type("builtin_interfaces/msg/Duration"),
+    )
     none = np.zeros(0)
-    points = [point(np.array(row), none, none, none, duration(*divmod(t, S))) for t, row in zip(times_ns, rows)]
+    points = [
+        point(np.array(row), none, none, none, duration(*divmod(t, S))) for t, row in zip(times_ns, rows, strict=True)
+    ]
     return message_type(TRAJECTORY)(header(time(*divmod(stamp_ns, S)), ""), ["shoulder", "elbow"], points)
 
 
@@ -98,17 +109,22 @@ def chunk(header_s: float, at_s: float) -> Said:
     return Said("/vla_policy/chunk", START_NS + round(at_s * S), message)
 
 
-def trace(front_s: float, wrist_s: float, joints: tuple[float, float], asked_s: float, taken_s: float) -> Said:
-    front, wrist, asked, taken = (START_NS + round(t * S) for t in (front_s, wrist_s, asked_s, taken_s))
-    return says("/vla_policy/trace", taken_s, encode_trace(Trace({"front": front, "wrist": wrist}, joints, "touch", asked, taken)))
+def trace(
+    front_s: float | None, wrist_s: float | None, joints: tuple[float, float], asked_s: float, taken_s: float
+) -> Said:
+    """None for a camera that the recorded policy did not look at."""
+    taken_of = {"front": front_s, "wrist": wrist_s}
+    cameras_ns = {name: START_NS + round(at_s * S) for name, at_s in taken_of.items() if at_s is not None}
+    asked, taken = (START_NS + round(t * S) for t in (asked_s, taken_s))
+    return says("/vla_policy/trace", taken_s, encode_trace(Trace(cameras_ns, joints, "touch", asked, taken)))
 
 
 def write_bag(path: Path, *parts: Any) -> Path:
     """A bag of all messages of ``parts`` (messages or iterables of them) in the order of time."""
     said = [item for part in parts for item in ([part] if isinstance(part, Said) else part)]
     with BagWriter(path) as bag:
-        for topic in sorted({item.topic for item in said}):
-            bag.add_topic(topic, TOPICS[topic])
+        for topic, msgtype in sorted({(item.topic, item.message.__msgtype__) for item in said}):
+            bag.add_topic(topic, msgtype)
         for item in sorted(said, key=lambda item: item.time_ns):
             bag.write(item.topic, item.message, item.time_ns)
     return path
@@ -118,9 +134,10 @@ class SwingProcessor:
     """A patch for each pixel; ``decode`` takes absolute positions. ``asked`` is every observation."""
 
     chunk_shape = ChunkShape(HORIZON, CHUNK_DT_S, 1.0)
-    joint_names, camera_names, action_dim, digest = ("shoulder", "elbow"), ("front", "wrist"), 2, "d1ce57"
+    joint_names, action_dim, digest = ("shoulder", "elbow"), 2, "d1ce57"
 
-    def __init__(self) -> None:
+    def __init__(self, camera_names: tuple[str, ...] = ("front", "wrist")) -> None:
+        self.camera_names = camera_names
         self.asked: list[Observation] = []
 
     def process(self, observation: Observation, continuation: Continuation | None = None) -> PolicyRequest:
@@ -137,11 +154,15 @@ class SwingProcessor:
         return ActionChunk(observation.stamp_ns, CHUNK_DT_S, 1.0, actions)
 
 
-def swing_policy(offset: float = 0.0, infer: Callable[[PolicyRequest], np.ndarray] | None = None) -> ReplayPolicy:
+def swing_policy(
+    offset: float = 0.0,
+    infer: Callable[[PolicyRequest], np.ndarray] | None = None,
+    cameras: tuple[str, ...] = ("front", "wrist"),
+) -> ReplayPolicy:
     """Wants what was commanded, and ``offset`` more."""
 
     def swing(request: PolicyRequest) -> np.ndarray:
         shape = SwingProcessor.chunk_shape
         return np.stack([commanded(shape.due_ns(request.stamp_ns, k)) + offset for k in range(shape.horizon)])
 
-    return ReplayPolicy("swing", SwingProcessor(), infer or swing)
+    return ReplayPolicy("swing", SwingProcessor(cameras), infer or swing)

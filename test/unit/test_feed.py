@@ -4,9 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-
 from bag_samples import (
-    BYTES,
     MCAP,
     NS_PER_S,
     NUMBERS,
@@ -21,19 +19,16 @@ from bag_samples import (
     trajectory,
     write_bag,
 )
+
 from vla_ros.bags.read import BagReader
-from vla_ros.bags.types import message_type
 from vla_ros.messages import frames
 from vla_ros.messages.images import decode_image
 from vla_ros.recordings.events import (
     ChunkEvent,
     CommandEvent,
-    EstopEvent,
     FrameEvent,
     JointsEvent,
     ModeEvent,
-    RequestEvent,
-    ResultEvent,
     TaskEvent,
     TeleopEvent,
 )
@@ -42,7 +37,6 @@ from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
 from vla_ros.runtime.buffers import FrameBuffer
 from vla_ros.runtime.handoff import Mode
 from vla_ros.types import Frame
-from vla_ros.wire import PolicyResult, decode_request, encode_request, encode_result
 
 HEIGHT, WIDTH = 24, 32
 PIXELS = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
@@ -60,25 +54,9 @@ ROBOT = RobotConfig(
 ARM_TOPIC = "/joint_trajectory_controller/joint_trajectory"
 
 
-class Request:
-    """The least that can be sent."""
-
-    def to_tensors(self):
-        return {"state": np.arange(3, dtype=np.float32)}
-
-    def metadata(self):
-        return {"stamp_ns": str(at(0.1))}
-
-
-def bool_message(value):
-    return message_type("std_msgs/msg/Bool")(value)
-
-
 def messages(prefix=""):
-    result = PolicyResult(at(0.1), "0" * 64, np.ones((2, 3), np.float32), 12.0, {})
     return [
         (f"{prefix}/vla_policy/task", string(" touch it "), at(0)),
-        (f"{prefix}/vla_policy/estop", bool_message(True), at(0.05)),
         (f"{prefix}/joint_states", joint_state(at(0.1), ["c", "b", "a"], [3.0, 2.0, 1.0], [0.3, 0.2, 0.1]), at(0.11)),
         (f"{prefix}/raw/image", image(at(0.2), PIXELS), at(0.22)),
         (f"{prefix}/packed/image/compressed", jpeg(at(0.2), PIXELS), at(0.23)),
@@ -86,8 +64,6 @@ def messages(prefix=""):
         (f"{prefix}/vla_policy/mode", string("TELEOP"), at(0.31)),
         (f"{prefix}{ARM_TOPIC}", trajectory(0, ["a", "b"], [[0.1, 0.2], [0.3, 0.4]], 0.02), at(0.32)),
         ("/gripper/commands", array(NUMBERS, np.array([0.7])), at(0.33)),
-        (f"{prefix}/vla_model/request", array(BYTES, np.frombuffer(encode_request(Request()), np.uint8)), at(0.34)),
-        (f"{prefix}/vla_model/result", array(BYTES, np.frombuffer(encode_result(result), np.uint8)), at(0.35)),
         (f"{prefix}/vla_policy/chunk", trajectory(at(0.1), JOINTS, np.ones((4, 3))), at(0.36)),
         ("/somebody/else", string("nothing of ours"), at(0.4)),
     ]
@@ -110,12 +86,11 @@ def test_every_topic_of_the_robot_becomes_an_event_in_recording_order(tmp_path, 
     events, problems = feed_of(as_humble(bag) if is_humble else bag)
     assert problems == ()
     assert [type(event) for event in events] == [
-        TaskEvent, EstopEvent, JointsEvent, FrameEvent, FrameEvent, TeleopEvent, ModeEvent, CommandEvent, CommandEvent,
-        RequestEvent, ResultEvent, ChunkEvent,
+        TaskEvent, JointsEvent, FrameEvent, FrameEvent, TeleopEvent, ModeEvent, CommandEvent, CommandEvent, ChunkEvent,
     ]  # fmt: skip
-    task, estop, joints, raw, packed, teleop, mode, arm, gripper, request, result, chunk = events
+    task, joints, raw, packed, teleop, mode, arm, gripper, chunk = events
     assert (task.received_ns, task.task) == (at(0), "touch it")
-    assert estop.is_pressed is True and mode.mode is Mode.TELEOP
+    assert mode.mode is Mode.TELEOP
     assert (joints.received_ns, joints.stamp_ns) == (at(0.11), at(0.1))
     assert joints.sample.positions.tolist() == [1, 2, 3] and joints.sample.velocities.tolist() == [0.1, 0.2, 0.3]
     assert raw.frame.camera == "raw" and (raw.received_ns, raw.stamp_ns) == (at(0.22), at(0.2))
@@ -126,16 +101,13 @@ def test_every_topic_of_the_robot_becomes_an_event_in_recording_order(tmp_path, 
     assert arm.trajectory.times_s.tolist() == [0.02, 0.04]
     assert gripper.group == "gripper" and gripper.trajectory.positions.tolist() == [[0.7]]
     assert gripper.trajectory.times_s.tolist() == [0.02], "a forward command is meant for one control period ahead"
-    assert request.metadata["stamp_ns"] == str(at(0.1))
-    assert decode_request(request.data).tensors["state"].tolist() == [0, 1, 2]
-    assert result.result.stamp_ns == at(0.1) and result.result.actions.shape == (2, 3)
     assert chunk.stamp_ns == at(0.1) and chunk.trajectory.positions.shape == (4, 3)
 
 
 def test_a_bag_recorded_in_a_namespace_is_matched_by_resolved_names(tmp_path):
     bag = write_bag(tmp_path / "bag", messages("/left/arm"))
     events, problems = feed_of(bag, namespace="left/arm")
-    assert len(events) == 12 and problems == ()
+    assert len(events) == 9 and problems == ()
     _, problems = feed_of(bag)
     assert any("'/joint_states' is not in the bag, which has /left/arm/joint_states" in line for line in problems)
 
@@ -156,7 +128,7 @@ def test_names_resolve_as_in_ros(name, namespace, resolved):
 def test_a_topic_that_is_missing_is_named(tmp_path):
     missing = [message for message in messages() if message[0] not in ("/joint_states", "/raw/image")]
     events, problems = feed_of(write_bag(tmp_path / "bag", missing))
-    assert len(events) == 10
+    assert len(events) == 7
     assert sorted(line.split("'")[1] for line in problems) == ["/joint_states", "/raw/image"]
 
 
@@ -172,12 +144,11 @@ def test_messages_that_cannot_be_used_are_counted_by_kind_and_the_others_go_on(t
         ("/vla_policy/mode", string("DANCING"), at(1.6)),
         ("/vla_policy/teleop", trajectory(0, ["b", "a", "c"], [[1, 2, 3]]), at(1.7)),
         ("/gripper/commands", array(NUMBERS, np.array([0.7, 0.8])), at(1.8)),
-        ("/vla_model/result", array(BYTES, np.zeros(40, np.uint8)), at(1.9)),
         ("/joint_states", joint_state(at(2), JOINTS, [1, 2, 3]), at(2)),
     ]
     events, problems = with_one_more(tmp_path, *bad)
-    assert len(events) == 13 and isinstance(events[-1], JointsEvent)
-    assert len(problems) == 8 and all("\n" not in line for line in problems)
+    assert len(events) == 10 and isinstance(events[-1], JointsEvent)
+    assert len(problems) == 7 and all("\n" not in line for line in problems)
     assert any("'/joint_states'" in line and "lacks joint 'c'" in line and "(2 times)" in line for line in problems)
     assert any("image of 32x5 pixels; expected 32x24" in line and "(2 times)" in line for line in problems)
     assert any("is depth, not colour" in line for line in problems)
@@ -186,14 +157,27 @@ def test_messages_that_cannot_be_used_are_counted_by_kind_and_the_others_go_on(t
 @pytest.mark.parametrize("behind_s", [-0.2, 10.5])
 def test_a_header_stamp_that_cannot_be_of_its_moment_is_refused_as_live(tmp_path, behind_s):
     events, problems = with_one_more(tmp_path, ("/raw/image", image(at(20 - behind_s), PIXELS), at(20)))
-    assert len(events) == 12 and len(problems) == 1 and "header stamp" in problems[0]
+    assert len(events) == 9 and len(problems) == 1 and "header stamp" in problems[0]
+
+
+def test_a_command_is_due_after_its_own_stamp_where_it_has_one(tmp_path):
+    stamped = trajectory(at(0.5), ["a", "b"], [[0.1, 0.2]], 0.02)
+    events, problems = with_one_more(tmp_path, (ARM_TOPIC, stamped, at(0.58)))
+    of_arm = [event for event in events if isinstance(event, CommandEvent) and event.group == "arm"]
+    assert [(event.stamp_ns, event.due_ns) for event in of_arm] == [(0, at(0.34)), (at(0.5), at(0.52))]
+    assert problems == ()
+
+
+def test_a_command_whose_stamp_cannot_be_of_its_moment_is_refused(tmp_path):
+    events, problems = with_one_more(tmp_path, (ARM_TOPIC, trajectory(at(30), ["a", "b"], [[0.1, 0.2]]), at(0.58)))
+    assert len(events) == 9 and len(problems) == 1 and "header stamp" in problems[0] and ARM_TOPIC in problems[0]
 
 
 def test_a_topic_of_another_type_than_the_robot_file_says_is_named(tmp_path):
     bag = write_bag(tmp_path / "bag", messages())
     cameras = (dataclasses.replace(ROBOT.cameras[0], compressed=True), ROBOT.cameras[1])
     events, problems = feed_of(bag, dataclasses.replace(ROBOT, cameras=cameras))
-    assert len(events) == 11
+    assert len(events) == 8
     assert len(problems) == 1 and "'/raw/image' holds sensor_msgs/msg/Image; expected" in problems[0]
 
 
@@ -201,7 +185,7 @@ def test_problems_of_the_bag_are_among_those_of_the_feed(tmp_path):
     bag = write_bag(tmp_path / "bag", messages())
     (bag / "metadata.yaml").unlink()
     events, problems = feed_of(bag)
-    assert len(events) == 12 and len(problems) == 1 and "metadata.yaml" in problems[0]
+    assert len(events) == 9 and len(problems) == 1 and "metadata.yaml" in problems[0]
 
 
 def test_a_jpeg_is_decoded_when_somebody_looks_and_only_once(tmp_path, monkeypatch):
@@ -209,7 +193,7 @@ def test_a_jpeg_is_decoded_when_somebody_looks_and_only_once(tmp_path, monkeypat
     monkeypatch.setattr(frames, "decode_image", lambda msg, convert=None: calls.append(1) or decode_image(msg))
     events, _ = feed_of(write_bag(tmp_path / "bag", messages()))
     assert len(calls) == 1, "the raw image only"
-    frame = events[4].frame
+    frame = events[3].frame
     assert frame.image is frame.image and len(calls) == 2
 
 
@@ -236,7 +220,7 @@ def test_an_undecodable_compressed_image_is_a_problem_at_once(tmp_path):
     broken = jpeg(at(1), PIXELS)
     broken.data = np.arange(100, dtype=np.uint8)
     events, problems = with_one_more(tmp_path, ("/packed/image/compressed", broken, at(1)))
-    assert len(events) == 12 and len(problems) == 1 and "cannot be decoded" in problems[0]
+    assert len(events) == 9 and len(problems) == 1 and "cannot be decoded" in problems[0]
 
 
 def test_a_frozen_camera_is_known_by_what_it_sent_without_decoding(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +15,7 @@ from runtime_helpers import CHUNK_DT_S, HORIZON, MS, PERIOD_NS, ROBOT, S, frame,
 from vla_ros.replay.offline import OfflineNodes
 from vla_ros.runtime.handoff import Mode
 from vla_ros.runtime.loop import ControlLoop, LoopSettings, Tick
+from vla_ros.runtime.policy_driver import MAX_OUTSTANDING
 from vla_ros.types import ActionChunk, Answer, ChunkShape, Continuation, Observation
 
 START_NS = 100 * S
@@ -51,6 +54,16 @@ class Log:
         self.problems.append(problem)
 
 
+GOAL = np.linspace(0, 1, HORIZON + 1)[1:, None] * np.array([[0.2, -0.1]])
+
+
+def show(loop: ControlLoop, now_ns: int) -> None:
+    """An image of each camera, and joint states."""
+    for camera in loop.sensors.cameras:
+        loop.sensors.cameras[camera].add(frame(camera, now_ns))
+    loop.sensors.joints.add(joints(now_ns, 0.0, 0.0))
+
+
 @dataclass
 class Run:
     log: Log
@@ -58,24 +71,23 @@ class Run:
     requests: list[Any]
 
 
-def drive(latency_ms: float, seconds: float = 2.0, strategy: str = "latest", task: str = "touch", **settings: Any) -> Run:
+def drive(
+    latency_ms: float, seconds: float = 2.0, strategy: str = "latest", task: str = "touch", **settings: Any
+) -> Run:
     loop = ControlLoop(ROBOT, LoopSettings(50.0, **{"result_timeout_s": 0.5, "strategy": strategy} | settings))
     loop.sensors.task = task
     log, requests = Log(), []
-    goal = np.linspace(0, 1, HORIZON + 1)[1:, None] * np.array([[0.2, -0.1]])
 
     def infer(request: Any) -> np.ndarray:
         requests.append(request)
-        return goal
+        return GOAL
 
     nodes = OfflineNodes(
         loop, FakeProcessor(), infer, lambda observation: round(latency_ms * MS), log, START_NS, PERIOD_NS
     )
     is_engaged = False
     for now_ns in range(START_NS, START_NS + round(seconds * S), FRAME_NS):
-        for camera in loop.sensors.cameras:
-            loop.sensors.cameras[camera].add(frame(camera, now_ns))
-        loop.sensors.joints.add(joints(now_ns, 0.0, 0.0))
+        show(loop, now_ns)
         is_engaged = is_engaged or loop.engage(now_ns) == ""
         nodes.ask(now_ns)
         nodes.run_until(now_ns + FRAME_NS)
@@ -94,7 +106,7 @@ def test_every_answer_comes_when_it_is_due_and_never_before_the_one_before_it(la
     for answer in run.log.answers:
         assert answer.arrived_ns - answer.asked_ns == latency_ms * MS
         assert answer.observation.stamp_ns <= answer.asked_ns
-    assert all(b.asked_ns >= a.arrived_ns for a, b in zip(run.log.answers, run.log.answers[1:]))
+    assert all(b.asked_ns >= a.arrived_ns for a, b in pairwise(run.log.answers))
     assert run.loop.mode is Mode.POLICY
 
 
@@ -107,6 +119,32 @@ def test_a_request_that_waits_for_a_busy_model_is_answered_after_it():
 def test_a_model_slower_than_its_time_limit_ends_in_hold():
     run = drive(700)
     assert run.loop.mode is Mode.HOLD and run.log.num_used == 0
+
+
+@pytest.mark.parametrize("latency_ms", [None, 5000.0])
+def test_requests_that_nobody_answers_do_not_pile_up(latency_ms: float | None):
+    loop = ControlLoop(ROBOT, LoopSettings(50.0, result_timeout_s=100.0))
+    loop.sensors.task = "touch"
+    asked: list[weakref.ref[Observation]] = []
+
+    def infer(request: Any) -> np.ndarray:
+        asked.append(weakref.ref(request.observation))
+        return GOAL
+
+    latency_ns = None if latency_ms is None else round(latency_ms * MS)
+    nodes = OfflineNodes(loop, FakeProcessor(), infer, lambda observation: latency_ns, Log(), START_NS, PERIOD_NS)
+    for now_ns in range(START_NS, START_NS + 4 * S, FRAME_NS):
+        show(loop, now_ns)
+        if loop.mode is not Mode.POLICY:
+            loop.engage(now_ns)
+        # As a human who takes over and gives back now and then: the loop forgets what it asked.
+        if now_ns % S == S // 2:
+            loop.hold("as recorded", is_fault=False)
+        nodes.ask(now_ns)
+        nodes.run_until(now_ns + FRAME_NS)
+        # The loop's own list is of the newest, too.
+        assert sum(observation() is not None for observation in asked) <= 2 * MAX_OUTSTANDING
+    assert len(asked) > 3
 
 
 def test_with_rtc_later_requests_carry_what_they_continue():
@@ -123,6 +161,7 @@ def test_what_the_processor_refuses_holds_and_is_heard():
 
 def test_the_same_input_gives_the_same_commands():
     first, second = (
-        np.array([tick.command.positions for _, tick in drive(70).log.ticks if tick.command is not None]) for _ in range(2)
+        np.array([tick.command.positions for _, tick in drive(70).log.ticks if tick.command is not None])
+        for _ in range(2)
     )
     assert len(first) and first.tolist() == second.tolist()

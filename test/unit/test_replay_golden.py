@@ -37,7 +37,9 @@ def test_the_packaged_policy_does_what_it_did() -> None:
     assert_matches(BAG, "tiny_touch", BASELINE)
 
 
-def test_a_tensor_scaled_by_a_hundredth_is_caught_by_what_the_policy_does(changed: Path, tmp_path: Path, capsys) -> None:
+def test_a_tensor_scaled_by_a_hundredth_is_caught_by_what_the_policy_does(
+    changed: Path, tmp_path: Path, capsys
+) -> None:
     weights = load_file(changed / "model.safetensors")
     weights["action_out_proj.weight"] *= 1.01
     save_file(weights, changed / "model.safetensors")
@@ -68,7 +70,8 @@ def test_another_resizing_is_caught_and_named(tmp_path: Path, capsys, monkeypatc
     monkeypatch.setattr(processor, "resize", nearest)
     document, text = replay(policy_dir("tiny_touch"), tmp_path, capsys)
     assert document["baseline_differences"][0]["kind"] == "input"
-    assert "front" in text and "top" in text and "resiz" in text
+    assert "camera 'front': fine detail changed" in text and "camera 'top': fine detail changed" in text
+    assert "resize filter" in text
 
 
 def test_swapped_cameras_are_caught_and_named(changed: Path, tmp_path: Path, capsys) -> None:
@@ -77,7 +80,7 @@ def test_swapped_cameras_are_caught_and_named(changed: Path, tmp_path: Path, cap
     (changed / "policy.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     found, text = replay(changed, tmp_path, capsys)
     inputs = [difference for difference in found["baseline_differences"] if difference["kind"] == "input"]
-    assert inputs and "swapped" in inputs[0]["what"] and "'front'" in text and "'top'" in text
+    assert inputs and inputs[0]["what"] == "cameras 'front' and 'top' are swapped"
 
 
 def test_two_policies_are_told_apart_and_compared(changed: Path, tmp_path: Path) -> None:
@@ -94,7 +97,9 @@ def test_two_policies_are_told_apart_and_compared(changed: Path, tmp_path: Path)
     assert (overall["a"], overall["b"]) == tuple(names) and overall["difference"] > 0
     # The golden case of what was changed no longer holds.
     assert code == 1 and "output drifted" in " ".join(document["reasons"])
-    assert (tmp_path / "report.html").is_file() and (tmp_path / "report.json").is_file()
+    assert (tmp_path / "report.json").is_file()
+    page = (tmp_path / "report.html").read_text()
+    assert "elbow_pitch, off from what the robot was commanded" in page and "measured_mae" not in page
 
 
 def cut_off(bag: Path, folder: Path, share: float) -> Path:
@@ -119,6 +124,22 @@ def test_a_bag_of_which_nothing_is_left_is_one_line(tmp_path: Path, capsys) -> N
     assert "cut.mcap" in capsys.readouterr().err
 
 
+def test_a_broken_bag_does_not_keep_the_others_from_being_replayed(tmp_path: Path, capsys) -> None:
+    found = tmp_path / "found.json"
+    assert main(["replay", str(BAG), str(cut_off(BAG, tmp_path, 0.0001)), "--json", str(found)]) == 0
+    document = json.loads(found.read_text())
+    assert document["policies"][0]["chunks"] == 63 and "cut.mcap" in " ".join(document["problems"])
+    assert "cut.mcap" in capsys.readouterr().out
+
+
+def test_a_baseline_that_is_renewed_keeps_its_tolerances_and_is_all_that_is_said(tmp_path: Path, capsys) -> None:
+    path = shutil.copy(BASELINE, tmp_path / "baseline.json")
+    assert main(["replay", str(BAG), "--baseline", str(path), "--update-baseline"]) == 0
+    text = capsys.readouterr().out
+    assert f"baseline {path} was written from this replay" in text and "give --baseline" not in text
+    assert json.loads(path.read_text())["tolerances"] == json.loads(BASELINE.read_text())["tolerances"]
+
+
 def test_the_same_bag_gives_the_same_json_but_for_the_times(tmp_path: Path) -> None:
     texts = []
     for name in ("a", "b"):
@@ -136,10 +157,15 @@ def test_the_same_bag_gives_the_same_json_but_for_the_times(tmp_path: Path) -> N
         (["no_such_bag"], "no_such_bag"),
         ([str(BAG), "--latency", "soon"], "--latency is soon; expected recorded, or 0 to 60000 ms"),
         ([str(BAG), "--update-baseline"], "--update-baseline without --baseline FILE"),
+        ([str(BAG), "--device", "gpu"], "--device is 'gpu'; expected cpu, or cuda where torch sees a GPU"),
+        ([str(BAG), "--threads", "0"], "--threads is 0; expected at least 1"),
         ([str(BAG), "--strategy", "wish"], "strategy is 'wish'; expected one of latest, ensemble, rtc"),
         ([str(BAG), "--driver", "nobody"], "driver is 'nobody'; expected one of policy, teleop, any"),
         ([str(BAG), "--baseline", "no_such_file.json"], "no_such_file.json"),
-        ([str(BAG), "--policy", "tiny_touch", "--policy", "tiny_touch", "--baseline", "x"], "expected one, or two without"),
+        (
+            [str(BAG), "--policy", "tiny_touch", "--policy", "tiny_touch", "--baseline", "x"],
+            "expected one, or two without",
+        ),
         ([str(BAG), "--policy", "tiny_touch", "--policy", "tiny_touch"], "is given twice"),
     ],
 )

@@ -11,8 +11,6 @@ import pytest
 
 from vla_ros.replay.golden.fingerprint import NUM_BANDS, NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
 from vla_ros.replay.records import Event, Replay, ReplayedChunk, Series, Span
-from vla_ros.replay.report.write import render_report, write_report
-from vla_ros.replay.report.data import short_names
 from vla_ros.replay.report.content import (
     CameraImage,
     Difference,
@@ -22,7 +20,9 @@ from vla_ros.replay.report.content import (
     PolicyResult,
     ReportInput,
 )
+from vla_ros.replay.report.data import short_names
 from vla_ros.replay.report.svg import curve, percent, plain, thinned, ticks
+from vla_ros.replay.report.write import render_report, write_report
 
 START_NS = 1_000_000_000_000
 JOINTS = ("shoulder", "elbow<&>")
@@ -84,9 +84,10 @@ def make_replay(bag: str = "/bags/monday", length_s: float = 10.0) -> Replay:
         joints=series,
         events=(
             Event(ns(1), "limit", "joint 'shoulder' was 1.20 rad/s", "shoulder"),
-            Event(ns(2), "limit", "joint 'shoulder' was 1.30 rad/s", "shoulder"),
+            Event(ns(2), "limit", "joint 'shoulder' was 1.30 rad/s", "shoulder", num_times=4),
             Event(ns(3), "watchdog", f"camera {NASTY} is 0.43 s old"),
         ),
+        assumed_latency_ms=None,
         problems=(f"topic {NASTY} is missing",),
     )
 
@@ -211,6 +212,13 @@ def test_events_that_differ_in_numbers_only_are_counted_together():
     assert page.count("joint &#x27;shoulder&#x27; was 1.20 rad/s</td>") == 1
     assert "1.30 rad/s</td>" not in page
     assert "1.0 s to 2.0 s" in page
+
+
+def test_of_limits_every_command_is_counted():
+    shown = parsed(rendered(make_input())).shown
+    row = shown[shown.index("Limit", shown.index("Said")) :]
+    assert row[1] == "5" and "every command that was bounded" in "".join(shown)
+    assert "Commands that a limit would have bounded" in shown
 
 
 def test_an_intervention_says_in_a_sentence_what_the_policy_would_have_done():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from replay_helpers import (
     START_NS,
+    SwingProcessor,
     chunk,
     commanded,
     commands,
@@ -21,9 +24,14 @@ from replay_helpers import (
 )
 from runtime_helpers import MS, ROBOT, S
 
+from vla_ros.replay.comparison.compare import summarize
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import UnusableBag, replay_bag
 from vla_ros.replay.settings import ReplaySettings
+from vla_ros.runtime.buffers import NUM_FRAMES
+from vla_ros.runtime.policy_driver import MAX_OUTSTANDING
+from vla_ros.transforms.sample import PolicyRequest
+from vla_ros.types import Continuation, Observation
 
 FIXED = ReplaySettings(latency_ms=30.0)
 
@@ -88,6 +96,14 @@ def test_episodes_begin_with_their_instruction(tmp_path):
     assert {c.episode for c in found.chunks if c.header_ns >= START_NS + S} == {1}
 
 
+def test_an_instruction_that_is_repeated_goes_on_with_its_episode(tmp_path):
+    tasks = [task(0.0, "red"), task(0.5, "red"), task(1.0, "blue"), task(1.5, "blue"), task(1.8, "red")]
+    found = replay(tmp_path, sensors(2), commands(2), tasks, mode(0.1, "POLICY"))
+    assert [(e.label, e.start_ns - START_NS) for e in found.episodes] == [
+        ("red", 0), ("blue", 1000 * MS), ("red", 1800 * MS),
+    ]  # fmt: skip
+
+
 def test_a_silent_camera_stops_the_policy_and_it_goes_on_afterwards(tmp_path):
     found = replay(tmp_path, sensors(3, gap_s=(1.0, 1.8)), commands(3), task(), mode(0.1, "POLICY"))
     stops = [event for event in found.events if event.kind == "watchdog"]
@@ -124,7 +140,7 @@ def test_a_trace_whose_image_the_bag_lacks_is_told(tmp_path):
     found = replay(tmp_path, sensors(1), commands(1), task(), mode(0.1, "POLICY"), lost, settings=settings)
     assert not found.chunks
     assert [event.line for event in found.events if event.kind == "processor"] == [
-        "the bag lacks the image of camera 'front' that a chunk was made of"
+        "observation: the bag lacks the image of camera 'front' that a chunk was made of"
     ]
 
 
@@ -137,7 +153,7 @@ def test_without_recorded_chunks_a_latency_may_be_assumed_and_is_told(tmp_path):
     settings = ReplaySettings(latency_ms=None, unknown_latency_ms=70.0)
     found = replay(tmp_path, sensors(1), commands(1), task(), settings=settings)
     assert {c.arrived_ns - c.asked_ns for c in found.chunks} == {70 * MS}
-    assert "answers were taken to take 70 ms" in found.problems[0]
+    assert "each answer was assumed to take 70 ms" in found.problems[0]
 
 
 def test_a_bag_of_nothing_of_the_robot_is_unusable(tmp_path):
@@ -152,6 +168,37 @@ def test_a_policy_that_fails_is_told_and_does_not_end_the_replay(tmp_path):
     found = replay(tmp_path, sensors(1), commands(1), task(), mode(0.1, "POLICY"), infer=fail)
     assert not found.chunks and any("no such expert" in event.line for event in found.events)
     assert found.end_ns - found.start_ns > 900 * MS
+
+
+def test_no_image_outlives_its_answer(tmp_path):
+    """But for the newest, which are seen or compared with."""
+    seen: list[weakref.ref[np.ndarray]] = []
+    num_alive: list[int] = []
+
+    class Watching(SwingProcessor):
+        def process(self, observation: Observation, continuation: Continuation | None = None) -> PolicyRequest:
+            seen.extend(weakref.ref(image) for image in observation.images.values())
+            num_alive.append(sum(image() is not None for image in seen))
+            request = super().process(observation, continuation)
+            self.asked.clear()
+            return request
+
+    bag = write_bag(tmp_path / "bag", sensors(10), commands(10), task(), mode(0.1, "POLICY"))
+    policy = replace(swing_policy(), processor=Watching())
+    found = replay_bag(bag, ROBOT, policy, FIXED)
+    assert len(found.chunks) > 100 and len(seen) > 200
+    assert max(num_alive) <= 2 * (NUM_FRAMES + MAX_OUTSTANDING + 1)
+
+
+def test_every_command_that_a_limit_bounds_is_counted(tmp_path):
+    # As the policy begins to drive, it wants to be elsewhere: one long stretch of full acceleration, then of speed.
+    found = replay(tmp_path, sensors(2), commands(2), task(), mode(0.0, "HOLD"), mode(0.5, "POLICY"), offset=0.5)
+    limits = [event for event in found.events if event.kind == "limit"]
+    assert limits and {event.joint for event in limits} <= set(ROBOT.joint_names)
+    assert max(event.num_times for event in limits) > 5
+    summary = summarize([found])
+    assert summary.limit_events.count == sum(event.num_times for event in limits) > len(limits)
+    assert summary.limit_events.count <= len(found.commands)
 
 
 def test_the_same_bag_gives_the_same_replay(tmp_path):

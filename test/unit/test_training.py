@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +168,9 @@ def test_training_exports_a_directory_that_loads_and_acts(bags, robot, tmp_path)
 
 
 def test_training_goes_on_from_a_policy_with_longer_chunks(bags, tmp_path):
-    short = small_config(tmp_path, bags, "policy.action_horizon=5", "data.action_horizon=5", "policy.max_frozen_actions=0")
+    short = small_config(
+        tmp_path, bags, "policy.action_horizon=5", "data.action_horizon=5", "policy.max_frozen_actions=0"
+    )
     train(short, robot_file("tabletop"), lambda line: None)
     start = load_file(Path(short.output_dir) / "model.safetensors")
     policy = policy_from(small_config(tmp_path, bags).policy, Path(short.output_dir))
@@ -306,4 +309,4 @@ def test_the_learning_rate_warms_up_and_ends_at_zero(tmp_path, bags):
     optimizer = small_config(tmp_path, bags, "optimizer.num_steps=100", "optimizer.warmup_steps=10").optimizer
     scales = [learning_rate_scale(optimizer, step) for step in range(101)]
     assert scales[0] == pytest.approx(0.1) and max(scales) == pytest.approx(1.0) and scales[100] == pytest.approx(0.0)
-    assert all(a >= b for a, b in zip(scales[11:], scales[12:]))
+    assert all(a >= b for a, b in pairwise(scales[11:]))

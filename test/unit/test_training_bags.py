@@ -111,21 +111,6 @@ def test_compressed_and_raw_images_of_one_moment_are_one_observation(tmp_path):
     assert np.abs(shown - steps[:, None]).max() <= 2
 
 
-def test_groups_that_share_a_topic_are_told_apart_by_their_joints(tmp_path):
-    robot = replace(
-        ROBOT,
-        outputs=(OutputConfig("arm", ("lift", "yaw"), topic="both"), OutputConfig("hand", ("grip",), topic="both")),
-    )
-    messages = []
-    for topic, message, stamp_ns in drive(0.0, 1.0):
-        if topic == "hand/commands":
-            message = trajectory(0, ("grip",), [message.data], PERIOD_S)
-        messages.append(("both" if topic in ("arm/trajectory", "hand/commands") else topic, message, stamp_ns))
-    loaded = load(bag(tmp_path / "bag", task("lift it", 0.0), messages), robot=robot)
-    expected = load(bag(tmp_path / "apart", task("lift it", 0.0), drive(0.0, 1.0)))
-    assert not loaded.problems and np.array_equal(loaded.frames.actions, expected.frames.actions)
-
-
 def test_a_recording_of_a_namespace_is_read_by_its_name(tmp_path):
     path = bag(tmp_path / "bag", task("lift it", 0.0), drive(0.0, 1.0), namespace="/left")
     for namespace in ("left", "/left/"):

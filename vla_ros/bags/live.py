@@ -10,10 +10,9 @@ from types import TracebackType
 
 from rosbags.interfaces import Qos
 
+from vla_ros.bags.types import TYPES
 from vla_ros.bags.write_mcap import McapWriter
 from vla_ros.bags.write_metadata import BagTopic, TopicCount, metadata_text, qos_text
-from vla_ros.bags.types import TYPES
-
 
 # Kept in memory between two flushes at most.
 MAX_PENDING_BYTES = 1 << 26

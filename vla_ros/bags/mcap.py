@@ -95,8 +95,8 @@ def _read_summary(file: BinaryIO, start: int) -> Summary:
 class _CutOff(Exception):
     """The file ends within a record; ``chunk`` is what there is of it, if it is a chunk."""
 
-    def __init__(self, chunk: memoryview = memoryview(b"")) -> None:
-        self.chunk = chunk
+    def __init__(self, chunk: memoryview | None = None) -> None:
+        self.chunk = memoryview(b"") if chunk is None else chunk
 
 
 class _Records:

@@ -18,7 +18,10 @@ UNKNOWN_LATENCY_MS = 100.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 bags: folders, .mcap or .db3 files")
     parser.add_argument(
-        "--policy", action="append", metavar="DIR", help="policy directory (default tiny_touch); twice: trusted, then new"
+        "--policy",
+        action="append",
+        metavar="DIR",
+        help="policy directory (default tiny_touch); twice: trusted, then new",
     )
     parser.add_argument("--robot", default="tabletop", metavar="FILE", help="robot file (default tabletop)")
     parser.add_argument("--out", metavar="REPORT", help="an HTML file, the JSON beside it; or a folder for both")
@@ -39,12 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from vla_ros.cli.replay_page import print_session, progress_bar
+    from vla_ros.replay.comparison.verdict import FAIL
     from vla_ros.replay.golden.baseline_file import read_baseline
     from vla_ros.replay.report.fill import session_report
     from vla_ros.replay.report.write import write_report
     from vla_ros.replay.session import SessionConfig, replay_session
     from vla_ros.replay.settings import ReplaySettings
-    from vla_ros.replay.comparison.verdict import FAIL
     from vla_ros.robot import load_robot
     from vla_ros.share import policy_dir, robot_file
 
@@ -70,8 +73,7 @@ def run(args: argparse.Namespace) -> int:
     session = replay_session(config, progress_bar)
     if updates:
         session.write_baseline(args.baseline)
-        print(f"baseline written: {args.baseline}")
-    verdict, differences = session.judge(baseline)
+    verdict, differences = session.judge(baseline, renewed=str(args.baseline) if updates else "")
     document = session.document(verdict, differences)
     print_session(session, verdict)
     write_json(args.json, document)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 if TYPE_CHECKING:
+    from vla_ros.replay.comparison.verdict import Verdict
     from vla_ros.replay.run import Progress
     from vla_ros.replay.session import Session
-    from vla_ros.replay.comparison.verdict import Verdict
 
 NS_PER_S = 1e9
 MAX_LINES = 20

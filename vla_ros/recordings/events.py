@@ -13,8 +13,6 @@ from vla_ros.messages.trace import Trace
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.runtime.handoff import Mode
 from vla_ros.types import Frame, JointSample
-from vla_ros.wire import PolicyResult
-
 
 NS_PER_S = 1_000_000_000
 MARKERS = ("start", "success", "failure", "discard")
@@ -74,14 +72,6 @@ class TeleopEvent:
 
 
 @dataclass(frozen=True)
-class EstopEvent:
-    """What the emergency stop says."""
-
-    received_ns: int
-    is_pressed: bool
-
-
-@dataclass(frozen=True)
 class CommandEvent:
     """A command to the output ``group`` of the robot file, in the order of its joints.
 
@@ -95,7 +85,7 @@ class CommandEvent:
     @property
     def due_ns(self) -> int:
         """When the joints are to be at its first point."""
-        return self.received_ns + round(self.trajectory.times_s[0] * NS_PER_S)
+        return (self.stamp_ns or self.received_ns) + round(self.trajectory.times_s[0] * NS_PER_S)
 
     @property
     def stamp_ns(self) -> int:
@@ -140,35 +130,15 @@ class SceneEvent:
     blocks: Mapping[str, tuple[float, float]]
 
 
-@dataclass(frozen=True)
-class RequestEvent:
-    """A request to the model: the text in its header, ``stamp_ns`` among it, and all of it for ``decode_request``."""
-
-    received_ns: int
-    metadata: Mapping[str, str]
-    data: bytes
-
-
-@dataclass(frozen=True)
-class ResultEvent:
-    """The model's answer to the request of ``result.stamp_ns``."""
-
-    received_ns: int
-    result: PolicyResult
-
-
 Event = (
     FrameEvent
     | JointsEvent
     | TaskEvent
     | ModeEvent
     | TeleopEvent
-    | EstopEvent
     | CommandEvent
     | ChunkEvent
     | TraceEvent
     | MarkerEvent
     | SceneEvent
-    | RequestEvent
-    | ResultEvent
 )

@@ -23,14 +23,11 @@ from vla_ros.recordings.events import (
     MARKERS,
     ChunkEvent,
     CommandEvent,
-    EstopEvent,
     Event,
     FrameEvent,
     JointsEvent,
     MarkerEvent,
     ModeEvent,
-    RequestEvent,
-    ResultEvent,
     SceneEvent,
     TaskEvent,
     TeleopEvent,
@@ -40,21 +37,12 @@ from vla_ros.robot import CameraConfig, OutputConfig, RobotConfig
 from vla_ros.runtime.buffers import joint_sample
 from vla_ros.runtime.handoff import Mode
 from vla_ros.types import Frame
-from vla_ros.wire import REQUEST, check_kind, decode_result
 
 IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 JOINT_STATE, TRAJECTORY = "sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory"
-STRING, BOOL = "std_msgs/msg/String", "std_msgs/msg/Bool"
-NUMBERS, BYTES = "std_msgs/msg/Float64MultiArray", "std_msgs/msg/UInt8MultiArray"
+STRING, NUMBERS = "std_msgs/msg/String", "std_msgs/msg/Float64MultiArray"
 MODES = tuple(mode.value for mode in Mode)
-REPLAYED = (
-    "vla_policy/estop",
-    "vla_policy/teleop",
-    "vla_policy/chunk",
-    "vla_policy/trace",
-    "vla_model/request",
-    "vla_model/result",
-)
+REPLAYED = ("vla_policy/teleop", "vla_policy/chunk", "vla_policy/trace")
 MARKER_TOPIC = "vla_policy/episode"
 LEARNED = (MARKER_TOPIC, "sim/blocks")
 # How an error's text goes on differs from message to message; what it is about does not.
@@ -74,9 +62,9 @@ class _Source:
 class Feed:
     """The events of ``robot`` in ``bag``, recorded in ``namespace``; iterate over it once.
 
-    Sensors, commands, instructions and drivers are always among them, of other topics those in ``also``; a bag without one
-    of ``needed`` has a problem. ``problems`` are those of the bag and, one line for each kind, of messages that could not be
-    used.
+    Sensors, commands, instructions and drivers are always among them, of other topics those in ``also``; a bag without
+    one of ``needed`` has a problem. ``problems`` are those of the bag and, one line for each kind, of messages that
+    could not be used.
     """
 
     def __init__(
@@ -156,25 +144,18 @@ class Feed:
         for camera in robot.cameras:
             kind = COMPRESSED_IMAGE if camera.compressed else IMAGE
             sources[camera.topic] = _Source(kind, partial(_frame, camera), is_needed=True)
-        for topic in {output.command_topic for output in robot.outputs}:
-            groups = [output for output in robot.outputs if output.command_topic == topic]
-            if groups[0].interface == "trajectory":
-                sources[topic] = _Source(TRAJECTORY, partial(_trajectory, groups), is_needed=True)
-            else:
-                sources[topic] = _Source(NUMBERS, partial(self._numbers, groups[0]), is_needed=True)
+        for output in robot.outputs:
+            is_trajectory = output.interface == "trajectory"
+            kind, read = (TRAJECTORY, self._trajectory) if is_trajectory else (NUMBERS, self._numbers)
+            sources[output.command_topic] = _Source(kind, partial(read, output), is_needed=True)
         return sources
 
     def _other_sources(self) -> dict[str, _Source]:
         return {
-            "vla_policy/estop": _Source(BOOL, lambda msg, at_ns: EstopEvent(at_ns, bool(msg.data))),
             "vla_policy/teleop": _Source(TRAJECTORY, self._teleop),
             "vla_policy/chunk": _Source(TRAJECTORY, self._chunk),
             "vla_policy/trace": _Source(STRING, lambda msg, at_ns: TraceEvent(at_ns, decode_trace(msg.data))),
-            MARKER_TOPIC: _Source(
-                STRING, lambda msg, at_ns: MarkerEvent(at_ns, _one_of(msg.data.strip(), MARKERS))
-            ),
-            "vla_model/request": _Source(BYTES, _request),
-            "vla_model/result": _Source(BYTES, _result),
+            MARKER_TOPIC: _Source(STRING, lambda msg, at_ns: MarkerEvent(at_ns, _one_of(msg.data.strip(), MARKERS))),
             "sim/blocks": _Source(STRING, lambda msg, at_ns: SceneEvent(at_ns, _parse_blocks(msg.data))),
         }
 
@@ -192,6 +173,12 @@ class Feed:
 
     def _chunk(self, msg: Any, received_ns: int) -> ChunkEvent:
         return ChunkEvent(received_ns, parse_trajectory(msg, self._robot.joint_names))
+
+    def _trajectory(self, output: OutputConfig, msg: Any, received_ns: int) -> CommandEvent:
+        trajectory = parse_trajectory(msg, output.joints)
+        if trajectory.stamp_ns:
+            check_stamp(trajectory.stamp_ns, received_ns)
+        return CommandEvent(received_ns, output.name, trajectory)
 
     def _numbers(self, output: OutputConfig, msg: Any, received_ns: int) -> CommandEvent:
         positions = np.array(msg.data, np.float64)
@@ -222,12 +209,6 @@ def _frame(camera: CameraConfig, msg: Any, received_ns: int) -> FrameEvent:
     return FrameEvent(received_ns, Frame(camera.name, stamp_ns, stamp_ns, decode()))
 
 
-def _trajectory(groups: Sequence[OutputConfig], msg: Any, received_ns: int) -> CommandEvent:
-    """Several groups may share a controller's topic: the joints in the message tell which one is meant."""
-    group = next((output for output in groups if set(output.joints) == set(msg.joint_names)), groups[0])
-    return CommandEvent(received_ns, group.name, parse_trajectory(msg, group.joints))
-
-
 def _one_of(text: str, known: Sequence[str]) -> str:
     if text not in known:
         raise ValueError(f"'{text[:40]}'; expected one of {', '.join(known)}")
@@ -239,12 +220,3 @@ def _parse_blocks(text: str) -> dict[str, tuple[float, float]]:
         return {str(color): (float(x), float(y)) for color, (x, y) in json.loads(text).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"'{text[:40]}' is no JSON object of colours and their [x, y] in m") from error
-
-
-def _request(msg: Any, received_ns: int) -> RequestEvent:
-    data = bytes(msg.data)
-    return RequestEvent(received_ns, check_kind(data, REQUEST), data)
-
-
-def _result(msg: Any, received_ns: int) -> ResultEvent:
-    return ResultEvent(received_ns, decode_result(bytes(msg.data)))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def assert_matches(
-    bag: str | Path, policy: str | Path, baseline: str | Path, robot: str | Path = "tabletop"
-) -> None:
-    """Replay ``bag`` with ``policy`` as ``baseline`` was made; raises AssertionError, with what changed, where it differs.
+def assert_matches(bag: str | Path, policy: str | Path, baseline: str | Path, robot: str | Path = "tabletop") -> None:
+    """Replay ``bag`` with ``policy`` as ``baseline`` was made; raises AssertionError, with what changed, where it
+    differs.
 
     ``policy`` and ``robot`` are paths or names of packaged ones. Raises ValueError for input that cannot be used.
     """
@@ -20,7 +19,7 @@ def assert_matches(
     from vla_ros.share import policy_dir, robot_file
 
     expected = read_baseline(Path(baseline))
-    settings, namespace = from_stored(expected.origin.settings)
+    settings, namespace = from_stored(expected.origin.settings, f"baseline {baseline}")
     config = SessionConfig(
         bags=(Path(bag),),
         policies=(policy_dir(str(policy)),),

@@ -1,14 +1,13 @@
-"""One bag through the whole node: its sensors into the control loop, its instructions, humans and drivers as recorded, and the
-policy's chunks out of the very processor and model that drive the robot. Time is the bag's."""
+"""One bag through the whole node: its sensors into the control loop, its instructions, humans and drivers as recorded,
+and the policy's chunks out of the very processor and model that drive the robot. Time is the bag's."""
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.replay.beside import MAX_GAP_S, Beside, make_spans
 from vla_ros.recordings.events import (
     ChunkEvent,
     CommandEvent,
@@ -20,13 +19,16 @@ from vla_ros.recordings.events import (
     TeleopEvent,
     TraceEvent,
 )
+from vla_ros.replay.beside import MAX_GAP_S, Beside, KeptAnswer, make_spans
+from vla_ros.replay.command_rate import CommandRate
+from vla_ros.replay.event_log import EventLog
 from vla_ros.replay.golden.fingerprint import InputFingerprint, fingerprint
 from vla_ros.replay.history import History
 from vla_ros.replay.offline import OfflineNodes
 from vla_ros.replay.policy import ReplayPolicy
 from vla_ros.replay.records import Replay, Series, Span
-from vla_ros.replay.records import Event as ReplayEvent
 from vla_ros.replay.settings import Plan, ReplaySettings, Timing
+from vla_ros.replay.traced import KeptFrames
 from vla_ros.robot import RobotConfig
 from vla_ros.runtime.handoff import Mode
 from vla_ros.runtime.loop import ControlLoop, LoopSettings, Tick
@@ -35,9 +37,15 @@ from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Answer, Frame, Observation
 
 NS_PER_S = 1_000_000_000
-KEPT_S = 2.0
-"""An answer that comes later than this after its observation is a fault anyway."""
 AS_RECORDED = "as recorded"
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """Whether a fault let go of the robot, and whether it is braking for one."""
+
+    is_faulty: bool = False
+    is_braking: bool = False
 
 
 class BagRun:
@@ -53,7 +61,8 @@ class BagRun:
         self._start_ns = self._now_ns = start_ns
         self._latency_ms = plan.latency_ms
         self._timing = plan.timing
-        self._frames: dict[str, OrderedDict[int, Frame]] = {name: OrderedDict() for name in robot.camera_names}
+        self._assumed_latency_ms = plan.latency_ms if settings.latency_ms is None else None
+        self._frames = KeptFrames(robot)
         self._loop = ControlLoop(
             robot,
             LoopSettings(
@@ -74,12 +83,14 @@ class BagRun:
         self._recorded = {output.name: History(len(output.joints)) for output in robot.outputs}
         self._commands = History(robot.num_joints)
         self._fingerprints: dict[int, InputFingerprint] = {}
-        self._answers: list[tuple[Answer, InputFingerprint]] = []
+        self._answers: list[KeptAnswer] = []
         self._drivers: list[tuple[int, str]] = [(start_ns, self._driver.value if plan.says_driver else "")]
         self._tasks: list[tuple[int, str]] = []
-        self._events: list[ReplayEvent] = []
+        self._log = EventLog(robot.joint_names)
+        self._trouble = _Trouble()
+        self._rate = CommandRate(period_ns)
         self._taking_over: TeleopEvent | None = None
-        self._bound = ""
+        self._is_undecodable = False
 
     def take(self, event: Event) -> None:
         """One event; ticks and answers due before it come first."""
@@ -93,7 +104,8 @@ class BagRun:
                 self._joints.add(event.stamp_ns, event.sample.positions)
             case TaskEvent():
                 self._loop.sensors.task = event.task
-                self._tasks.append((self._now_ns, event.task))
+                if not self._tasks or event.task != self._tasks[-1][1]:  # a repeated one is the same episode's
+                    self._tasks.append((self._now_ns, event.task))
             case ModeEvent():
                 self._change_driver(event.mode)
             case TeleopEvent() if self._loop.mode is Mode.TELEOP:
@@ -101,7 +113,8 @@ class BagRun:
             case TeleopEvent():
                 self._taking_over = event  # if it did, the mode comes with the next command
             case CommandEvent():
-                self._nodes.follow_tick(event.received_ns)
+                if self._rate.fits(event.group, event.received_ns):
+                    self._nodes.follow_tick(event.received_ns)
                 self._recorded[event.group].add(event.due_ns, event.trajectory.positions[0])
             case ChunkEvent() if self._timing is Timing.OF_CHUNKS:
                 self._nodes.release(event.stamp_ns, self._now_ns)
@@ -135,35 +148,40 @@ class BagRun:
             end_ns=self._now_ns,
             episodes=episodes,
             modes=modes,
-            chunks=tuple(look.chunk(*answer) for answer in self._answers),
+            chunks=tuple(map(look.chunk, self._answers)),
             commands=commands,
             command_drivers=np.array([look.driver(int(t)) for t in commands.times_ns], dtype="U6"),
             recorded_commands=recorded,
             joints=joints,
-            events=tuple(self._events),
-            problems=problems,
+            events=self._log.events,
+            assumed_latency_ms=self._assumed_latency_ms,
+            problems=(*problems, *([f"bag {bag}: {self._rate.problem}"] if self._rate.problem else [])),
         )
 
     def ticked(self, now_ns: int, tick: Tick) -> None:
-        for line in tick.events:
-            if self._loop.is_faulty or line.startswith("braking:"):
-                self._events.append(ReplayEvent(now_ns, "watchdog", line))
-        if tick.command is None:
-            return
-        self._commands.add(tick.command.stamp_ns, tick.command.positions)
-        bound = tick.command.reason
-        if bound and bound != self._bound:
-            joint = next((name for name in self._robot.joint_names if f"'{name}'" in bound), "")
-            self._events.append(ReplayEvent(now_ns, "limit", bound, joint))
-        self._bound = bound
+        before, cause = self._trouble, self._loop.recovering_from
+        self._look_for_trouble()
+        if self._trouble.is_faulty and not before.is_faulty:
+            self._log.stopped(now_ns, f"{tick.mode.value}: {self._loop.why}")
+        elif cause is not None and not before.is_braking:
+            self._log.stopped(now_ns, f"braking: {cause.line}")
+        if tick.command is not None:
+            self._commands.add(tick.command.stamp_ns, tick.command.positions)
+            self._log.commanded(now_ns, tick.command.reason)
 
     def answered(self, answer: Answer, is_used: bool) -> None:
-        fingerprint = self._fingerprints.pop(answer.observation.stamp_ns)
+        observation = answer.observation
+        for stamp_ns in tuple(self._fingerprints):
+            given = self._fingerprints.pop(stamp_ns)
+            if stamp_ns == observation.stamp_ns:  # what was asked before it is not answered any more
+                break
         if is_used:
-            self._answers.append((answer, fingerprint))
+            times_ns = observation.header_ns, answer.asked_ns, answer.arrived_ns
+            self._answers.append(KeptAnswer(*times_ns, answer.chunk, given))
 
     def failed(self, now_ns: int, problem: str) -> None:
-        self._events.append(ReplayEvent(now_ns, "processor", problem))
+        self._log.refused(now_ns, problem)
+        self._look_for_trouble()  # a fault that comes of it is told by now
 
     def _infer(self, request: PolicyRequest) -> np.ndarray:
         actions = self._policy.infer(request)
@@ -175,19 +193,10 @@ class BagRun:
 
     def _repeat(self, event: TraceEvent) -> None:
         trace = event.trace
-        frames = {name: self._frames[name].get(stamp_ns) for name, stamp_ns in trace.cameras_ns.items()}
-        missing = [name for name in self._robot.camera_names if frames.get(name) is None]
-        if missing:
-            line = f"the bag lacks the image of camera '{missing[0]}' that a chunk was made of"
-            self._events.append(ReplayEvent(self._now_ns, "processor", line))
-            return
-        observation = Observation(
-            stamp_ns=min(trace.cameras_ns.values()),
-            headers_ns=trace.cameras_ns,
-            images={name: frames[name].image for name in self._robot.camera_names},
-            joint_positions=np.array(trace.joint_positions),
-            task=trace.task,
-        )
+        try:
+            observation = self._frames.observation(trace)
+        except ValueError as error:
+            return self.failed(self._now_ns, f"observation: {error}")
         self._nodes.repeat(observation, trace.asked_ns, min(trace.taken_ns, self._now_ns))
 
     def _change_driver(self, mode: Mode) -> None:
@@ -214,18 +223,16 @@ class BagRun:
 
     def _see(self, frame: Frame) -> None:
         self._loop.sensors.cameras[frame.camera].add(frame)
+        self._is_undecodable = False
         if self._timing is Timing.OF_TRACE:
-            kept = self._frames[frame.camera]
-            kept[frame.header_ns] = frame
-            while frame.header_ns - next(iter(kept)) > KEPT_S * NS_PER_S:
-                kept.popitem(last=False)
+            self._frames.add(frame)
 
     def _offer_teleop(self, event: TeleopEvent) -> None:
         start_ns = event.stamp_ns or event.received_ns
         times_ns = tuple(start_ns + round(t * NS_PER_S) for t in event.trajectory.times_s)
         refusal = self._loop.offer_teleop(TeleopTrajectory(times_ns, event.trajectory.positions), self._now_ns)
         if refusal:
-            self._events.append(ReplayEvent(self._now_ns, "processor", f"'vla_policy/teleop' refused: {refusal}"))
+            self._log.refused(self._now_ns, f"'vla_policy/teleop' refused: {refusal}")
 
     def _drive_as_recorded(self) -> None:
         loop, now_ns = self._loop, self._now_ns
@@ -235,13 +242,28 @@ class BagRun:
             loop.press_estop(False)
             loop.reset_estop()
         if self._driver is Mode.POLICY:
-            loop.engage(now_ns)  # refused as long as there is no observation: asked again with the next event
+            self._engage()
         elif self._driver is Mode.TELEOP:
             loop.takeover(now_ns, AS_RECORDED)
         elif self._driver is Mode.ESTOP:
             loop.press_estop(True)
         else:
             loop.hold(AS_RECORDED, is_fault=False)
+        self._look_for_trouble()
+
+    def _engage(self) -> None:
+        """Refused as long as there is no observation: asked again with the next event, or the next image where one
+        cannot be decoded."""
+        if self._is_undecodable:
+            return
+        try:
+            self._loop.engage(self._now_ns)
+        except ValueError as error:
+            self._is_undecodable = True
+            self.failed(self._now_ns, f"observation: {error}")
+
+    def _look_for_trouble(self) -> None:
+        self._trouble = _Trouble(self._loop.is_faulty, self._loop.recovering_from is not None)
 
     def _recorded_commands(self) -> Series:
         """The outputs' commands put together, at the times of the first one's."""

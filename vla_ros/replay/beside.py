@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import dataclass
 
 import numpy as np
 
 from vla_ros.replay.golden.fingerprint import InputFingerprint
 from vla_ros.replay.records import ReplayedChunk, Series, Span
-from vla_ros.types import Answer
+from vla_ros.types import ActionChunk
 
 MAX_GAP_S = 0.5
 """Between two samples further apart nothing is known of what was commanded or measured."""
+
+
+@dataclass(frozen=True)
+class KeptAnswer:
+    """What a replay keeps of an answer: no image. ``header_ns`` is its observation's time."""
+
+    header_ns: int
+    asked_ns: int
+    arrived_ns: int
+    chunk: ActionChunk
+    fingerprint: InputFingerprint
 
 
 class Beside:
@@ -25,8 +37,8 @@ class Beside:
     def driver(self, time_ns: int) -> str:
         return self._modes[max(0, bisect_right(self._mode_starts, time_ns) - 1)].label
 
-    def chunk(self, answer: Answer, fingerprint: InputFingerprint) -> ReplayedChunk:
-        header_ns = answer.observation.header_ns
+    def chunk(self, answer: KeptAnswer) -> ReplayedChunk:
+        header_ns = answer.header_ns
         due_ns = np.array([answer.chunk.due_ns(k) for k in range(answer.chunk.horizon)])
         driver = self.driver(header_ns)
         episode = max(0, bisect_right(self._episode_starts, header_ns) - 1)
@@ -43,7 +55,7 @@ class Beside:
             positions=answer.chunk.positions,
             commanded=commanded,
             measured=measured,
-            fingerprint=fingerprint,
+            fingerprint=answer.fingerprint,
         )
 
 

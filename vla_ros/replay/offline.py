@@ -1,5 +1,6 @@
-"""What ``vla_policy`` and ``vla_model`` do, in given time: the control loop, the processor and the policy that drive the
-robot, each result taken when it is due. No ROS graph, no clock and no thread: the same input gives the same commands.
+"""What ``vla_policy`` and ``vla_model`` do, in given time: the control loop, the processor and the policy that drive
+the robot, each result taken when it is due. No ROS graph, no clock and no thread: the same input gives the same
+commands.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from vla_ros.runtime.handoff import Mode
 from vla_ros.runtime.loop import ControlLoop, Tick
+from vla_ros.runtime.policy_driver import MAX_OUTSTANDING
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Answer, Continuation, Observation
 
@@ -68,17 +71,19 @@ class OfflineNodes:
         self._latency = latency
         self._listener = listener
         self._period_ns = period_ns
-        self._next_tick_ns = start_ns
+        self._next_tick_ns = self._earliest_tick_ns = start_ns
         self._model_free_ns = start_ns
         self._due: list[_Due] = []
         self._lag_ns = 0
 
     def follow_tick(self, sent_ns: int) -> None:
-        """A recorded command was sent at ``sent_ns``, at its tick or a little later: ticks are as early as the earliest of
-        these. What happened up to a quarter of a period after a tick may have come before it, and is waited for."""
+        """A recorded command was sent at ``sent_ns``, at its tick or a little later: ticks are as early as the earliest
+        of these. What happened up to a quarter of a period after a tick may have come before it, and is waited for.
+
+        No two ticks come closer than three quarters of a period: the limits allow each a whole period's motion."""
         behind_ns = (sent_ns - self._next_tick_ns + self._period_ns // 2) % self._period_ns - self._period_ns // 2
         if behind_ns < 0 or not self._lag_ns:
-            self._next_tick_ns += behind_ns
+            self._next_tick_ns = max(self._next_tick_ns + behind_ns, self._earliest_tick_ns)
             self._lag_ns = self._period_ns // 4
 
     def run_until(self, end_ns: int) -> None:
@@ -96,6 +101,7 @@ class OfflineNodes:
                 self.ask(answer_ns)
             else:
                 self._listener.ticked(self._next_tick_ns, self._loop.tick(self._next_tick_ns))
+                self._earliest_tick_ns = self._next_tick_ns + self._period_ns - self._period_ns // 4
                 self._next_tick_ns += self._period_ns
 
     def ask(self, now_ns: int) -> None:
@@ -105,13 +111,8 @@ class OfflineNodes:
         except ValueError as error:  # an image that is decoded only now
             return self._listener.failed(now_ns, f"observation: {error}")
         actions = None if observation is None else self._answer(observation, now_ns)
-        if observation is None or actions is None:
-            return
-        latency_ns = self._latency(observation)
-        arrived_ns = None
-        if latency_ns is not None:
-            arrived_ns = self._model_free_ns = max(now_ns, self._model_free_ns) + latency_ns
-        self._due.append(_Due(arrived_ns, now_ns, observation, actions))
+        if observation is not None and actions is not None:
+            self._wait_for(observation, actions, now_ns)
 
     def release(self, header_ns: int, now_ns: int) -> None:
         """The answers to observations up to ``header_ns`` that nobody knew the time of come now."""
@@ -127,6 +128,19 @@ class OfflineNodes:
         if actions is not None:
             self._run_until(now_ns, lag_ns=0)
             self._take(_Due(now_ns, asked_ns, observation, actions), now_ns)
+
+    def _wait_for(self, observation: Observation, actions: np.ndarray, asked_ns: int) -> None:
+        """At most ``MAX_OUTSTANDING`` answers are due: each holds images, and the loop has no use for more."""
+        latency_ns = self._latency(observation)
+        arrived_ns = None
+        if latency_ns is None:
+            self._due = self._due[1 - MAX_OUTSTANDING :]
+        else:
+            if len(self._due) == MAX_OUTSTANDING:  # as in vla_model: the newest request displaces the one that waits
+                self._due.pop()
+                self._model_free_ns = self._due[-1].arrived_ns
+            arrived_ns = self._model_free_ns = max(asked_ns, self._model_free_ns) + latency_ns
+        self._due.append(_Due(arrived_ns, asked_ns, observation, actions))
 
     def _answer(self, observation: Observation, now_ns: int) -> np.ndarray | None:
         try:
@@ -147,9 +161,15 @@ class OfflineNodes:
             chunk = self._processor.decode(due.actions, due.observation)
         except ValueError as error:
             return self._fail(now_ns, f"processor: {error}")
+        is_awaited = self._loop.requested(chunk.stamp_ns) is not None
         is_used = self._loop.accept(chunk, now_ns)
         self._listener.answered(Answer(due.observation, chunk, due.asked_ns, now_ns), is_used)
+        if is_awaited and not is_used:
+            # The loop says why where the policy drives; it leaves a human alone.
+            fault = self._loop.fault if self._loop.mode is not Mode.TELEOP else None
+            why = "actions of another shape, or that are not finite" if fault is None else fault.line
+            self._listener.failed(now_ns, f"answer: {why}")
 
     def _fail(self, now_ns: int, problem: str) -> None:
+        self._loop.fail_policy(problem, now_ns)
         self._listener.failed(now_ns, problem)
-        self._loop.fail_policy(problem)

@@ -1,5 +1,5 @@
-"""What one replay of one bag with one policy came to. Times are ns of ROS time, as the bag has them; positions are SI, in
-the robot file's joint order."""
+"""What one replay of one bag with one policy came to. Times are ns of ROS time, as the bag has them; positions are SI,
+in the robot file's joint order."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Series:
 class ReplayedChunk:
     """One chunk of the policy beside what the robot did.
 
-    ``header_ns`` is its observation's time, ``asked_ns`` and ``arrived_ns`` when the request was made and the answer came;
-    ``driver`` drove the robot at ``header_ns``, ``episode`` is an index into ``Replay.episodes``. ``positions``
-    ``[horizon, num_joints]`` are due at ``due_ns`` ``[horizon]``; ``commanded`` and ``measured``, of the same shape, are
-    what the robot was commanded and where it was then, NaN where the bag does not say or the episode was over.
+    ``header_ns`` is its observation's time, ``asked_ns`` and ``arrived_ns`` when the request was made and the answer
+    came; ``driver`` drove the robot at ``header_ns``, ``episode`` is an index into ``Replay.episodes``. ``positions``
+    ``[horizon, num_joints]`` are due at ``due_ns`` ``[horizon]``; ``commanded`` and ``measured``, of the same shape,
+    are what the robot was commanded and where it was then, NaN where the bag does not say or the episode was over.
     ``fingerprint`` is of what the model was given.
     """
 
@@ -64,7 +64,8 @@ class ReplayedChunk:
 
 @dataclass(frozen=True)
 class Span:
-    """From ``start_ns`` up to ``end_ns``; ``label`` is a mode (``Replay.modes``), an instruction (``Replay.episodes``)."""
+    """From ``start_ns`` up to ``end_ns``; ``label`` is a mode (``Replay.modes``), an instruction
+    (``Replay.episodes``)."""
 
     start_ns: int
     end_ns: int
@@ -73,13 +74,15 @@ class Span:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that would have happened on the robot: ``kind`` is ``limit`` (a command was bounded; ``joint`` names
-    which), ``watchdog`` (the loop let go or braked) or ``processor`` (an observation or an answer was refused)."""
+    """Something that would have happened on the robot: ``kind`` is ``limit`` (``num_times`` commands in a row were
+    bounded, the first at ``time_ns``; ``joint`` names which), ``watchdog`` (the loop let go or braked) or ``processor``
+    (an observation or an answer was refused)."""
 
     time_ns: int
     kind: str
     line: str
     joint: str = ""
+    num_times: int = 1
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ class Replay:
 
     ``commands`` are what our loop would have sent and ``command_drivers`` ``[len(commands)]`` who drove the recorded
     robot then; ``recorded_commands`` what was sent, at their due times; ``joints`` the measured positions. ``modes`` is
-    who drove, ``episodes`` the spans between instructions. ``problems`` are lines about the bag itself.
+    who drove, ``episodes`` the spans between instructions. ``assumed_latency_ms`` is how long answers were taken to
+    need where the bag does not say and nobody else did, else None. ``problems`` are lines about the bag itself.
     """
 
     bag: str
@@ -107,6 +111,7 @@ class Replay:
     recorded_commands: Series
     joints: Series
     events: tuple[Event, ...]
+    assumed_latency_ms: float | None
     problems: tuple[str, ...]
 
     @property

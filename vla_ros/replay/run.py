@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vla_ros.bags.read import BagReader
-from vla_ros.replay.bag_run import BagRun
+from vla_ros.recordings.events import Event
 from vla_ros.recordings.feed import Feed, resolve_topic
+from vla_ros.replay.bag_run import BagRun
 from vla_ros.replay.policy import ReplayPolicy
 from vla_ros.replay.records import Replay
 from vla_ros.replay.settings import Plan, ReplaySettings, Timing
@@ -33,48 +34,55 @@ def replay_bag(
 ) -> Replay:
     """One bag through the whole node.
 
-    Raises UnusableBag where nothing of it can be used, and ValueError where the robot is not the policy's or the recorded
-    latency is wanted and the bag holds none.
+    Raises UnusableBag where nothing of it can be used, and ValueError where the robot is not the policy's or the
+    recorded latency is wanted and the bag holds none.
     """
     processor = policy.processor
     robot = match_policy(robot, processor.joint_names, processor.camera_names, processor.action_dim)
+    reader = _open(path)
     plan = _plan(path, settings, namespace)
-    reader = BagReader(path)
     feed = Feed(reader, robot, namespace)
     start_ns, end_ns = (reader.contents.start_ns, reader.contents.end_ns) if reader.contents else (None, None)
     run: BagRun | None = None
-    try:
-        for event in feed:
-            if run is None:
-                run = BagRun(robot, policy, settings, plan, event.received_ns)
-            run.take(event)
-            if progress is not None:
-                progress(event.received_ns, start_ns, end_ns)
-    except ValueError as error:
-        raise UnusableBag(str(error)) from error
+    for event in _events(feed):
+        if run is None:
+            run = BagRun(robot, policy, settings, plan, event.received_ns)
+        run.take(event)
+        if progress is not None:
+            progress(event.received_ns, start_ns, end_ns)
     if run is None:
         why = "; ".join(feed.problems) or "it has no message of the robot's topics"
         raise UnusableBag(f"bag {path}: nothing of it can be used: {why}")
     return run.finish(str(path), (*feed.problems, *_assumptions(path, settings, plan)))
 
 
+def _open(path: Path) -> BagReader:
+    try:
+        return BagReader(path)
+    except ValueError as error:
+        raise UnusableBag(str(error)) from error
+
+
+def _events(feed: Feed) -> Iterator[Event]:
+    """What is wrong with a bag is told apart from what is wrong with whoever takes its events."""
+    try:
+        yield from feed
+    except ValueError as error:
+        raise UnusableBag(str(error)) from error
+
+
 def _assumptions(path: Path, settings: ReplaySettings, plan: Plan) -> tuple[str, ...]:
     if settings.latency_ms is not None or plan.timing is not Timing.FIXED:
         return ()
-    return (f"bag {path} has no recorded chunks: answers were taken to take {plan.latency_ms:g} ms; --latency MS says else",)
+    assumed = f"each answer was assumed to take {plan.latency_ms:g} ms; --latency MS says otherwise"
+    return (f"bag {path} has no recorded chunks: {assumed}",)
 
 
 def _plan(path: Path, settings: ReplaySettings, namespace: str) -> Plan:
-    """What of the bag is followed: what its index says it has, or, without one, what a look through it finds."""
-    reader, names = BagReader(path), {name: resolve_topic(name, namespace) for name in (MODE, CHUNK, TRACE)}
-    if reader.contents is not None:
-        found = {topic.name for topic in reader.contents.topics if topic.num_messages}
-    else:
-        found = set()
-        for message in reader.messages(tuple(names.values())):
-            found.add(message.topic)
-            if len(found) == len(names):
-                break
+    """What of the bag is followed. Raises ValueError where it holds no latency and none is given; UnusableBag where
+    that may be because of a damage."""
+    names = {name: resolve_topic(name, namespace) for name in (MODE, CHUNK, TRACE)}
+    found, damage = _topics_found(_open(path), tuple(names.values()))
     says_driver = names[MODE] in found
     if settings.latency_ms is not None:
         return Plan(Timing.FIXED, says_driver, settings.latency_ms)
@@ -83,7 +91,22 @@ def _plan(path: Path, settings: ReplaySettings, namespace: str) -> Plan:
     if names[CHUNK] not in found and settings.unknown_latency_ms is not None:
         return Plan(Timing.FIXED, says_driver, settings.unknown_latency_ms)
     if names[CHUNK] not in found:
-        raise ValueError(
-            f"bag {path} has no chunks on '{names[CHUNK]}' to take the latency from; give one: --latency MS"
-        )
+        missing = f"bag {path} has no chunks on '{names[CHUNK]}' to take the latency from; give one: --latency MS"
+        raise UnusableBag(f"{damage}; {missing}") if damage else ValueError(missing)
     return Plan(Timing.OF_CHUNKS, says_driver)
+
+
+def _topics_found(reader: BagReader, topics: tuple[str, ...]) -> tuple[set[str], str]:
+    """Which of ``topics`` the bag's index says it has, or, without one, a look through it finds; and the damage, in one
+    line, that ended the look before it found any."""
+    if reader.contents is not None:
+        return {topic.name for topic in reader.contents.topics if topic.num_messages}, ""
+    found: set[str] = set()
+    try:
+        for message in reader.messages(topics):
+            found.add(message.topic)
+            if len(found) == len(topics):
+                break
+    except ValueError as error:
+        return found, str(error)
+    return found, ""

@@ -11,20 +11,27 @@ from typing import Any
 
 import torch
 
+from vla_ros.replay.comparison.compare import summarize, wanted_mode
+from vla_ros.replay.comparison.document import replay_document
+from vla_ros.replay.comparison.paired import PairedDifference, paired_differences
+from vla_ros.replay.comparison.summary import PolicySummary
+from vla_ros.replay.comparison.verdict import (
+    ASK_FOR_BASELINE,
+    FAIL,
+    Verdict,
+    judge_alone,
+    judge_by_baseline,
+    judge_second,
+)
 from vla_ros.replay.golden.against_baseline import compare_with_baseline
 from vla_ros.replay.golden.baseline import Baseline, make_baseline
 from vla_ros.replay.golden.baseline_file import stored_tolerances, write_baseline
-from vla_ros.replay.comparison.compare import summarize, wanted_mode
 from vla_ros.replay.golden.difference import Difference
-from vla_ros.replay.comparison.document import replay_document
-from vla_ros.replay.comparison.paired import PairedDifference, paired_differences
-from vla_ros.replay.policy import load_replay_policy
 from vla_ros.replay.golden.provenance import Provenance, machine_name, provenance
+from vla_ros.replay.policy import load_replay_policy
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import Progress, UnusableBag, replay_bag
 from vla_ros.replay.settings import ReplaySettings
-from vla_ros.replay.comparison.summary import PolicySummary
-from vla_ros.replay.comparison.verdict import FAIL, Verdict, judge_alone, judge_by_baseline, judge_second
 from vla_ros.robot import RobotConfig
 
 MAX_POLICIES = 2
@@ -41,7 +48,8 @@ def no_progress(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class SessionConfig:
-    """``policies`` are one or two directories; ``driver`` says whose stretches of the bags count: policy, teleop or any."""
+    """``policies`` are one or two directories; ``driver`` says whose stretches of the bags count: policy, teleop or
+    any."""
 
     bags: tuple[Path, ...]
     policies: tuple[Path, ...]
@@ -53,16 +61,20 @@ class SessionConfig:
     num_threads: int = 1
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown driver, and for one policy given twice."""
+        """Raises ValueError for an unknown driver, one policy given twice, a device that is not there and no thread."""
         wanted_mode(self.driver)
+        _check_device(self.device)
+        if self.num_threads < 1:
+            raise ValueError(f"--threads is {self.num_threads}; expected at least 1")
         if len({policy.resolve() for policy in self.policies}) < len(self.policies):
             raise ValueError(f"policy {self.policies[0]} is given twice; expected two different ones")
 
 
 @dataclass(frozen=True)
 class Session:
-    """``replays`` [num_policies][num_bags] and what was found in them. ``origin`` is of the first policy; ``unused`` bags, one
-    line each, held nothing that could be replayed; ``drifts`` are policies whose golden case no longer holds."""
+    """``replays`` [num_policies][num_bags] and what was found in them. ``origin`` is of the first policy; ``unused``
+    bags, one line each, held nothing that could be replayed; ``drifts`` are policies whose golden case no longer
+    holds."""
 
     config: SessionConfig
     replays: tuple[tuple[Replay, ...], ...]
@@ -73,20 +85,22 @@ class Session:
     drifts: tuple[str, ...]
     seconds: float
 
-    def judge(self, baseline: Baseline | None) -> tuple[Verdict, tuple[Difference, ...]]:
-        """By a stored baseline, else by the other policy, else not at all; a policy whose golden case no longer holds fails."""
-        verdict, differences = self._judge(baseline)
+    def judge(self, baseline: Baseline | None, renewed: str = "") -> tuple[Verdict, tuple[Difference, ...]]:
+        """By a stored baseline, else by the other policy, else not at all; a policy whose golden case no longer holds
+        fails. ``renewed`` names the baseline that was written instead of compared with."""
+        verdict, differences = self._judge(baseline, renewed)
         if self.drifts:
             verdict = Verdict(FAIL, (*(verdict.reasons if verdict.word == FAIL else ()), *self.drifts))
         return verdict, differences
 
-    def _judge(self, baseline: Baseline | None) -> tuple[Verdict, tuple[Difference, ...]]:
+    def _judge(self, baseline: Baseline | None, renewed: str) -> tuple[Verdict, tuple[Difference, ...]]:
         if baseline is not None:
             differences = compare_with_baseline(self.replays[0], self.origin, baseline)
             return judge_by_baseline(differences), differences
         if len(self.summaries) == MAX_POLICIES:
             return judge_second(*self.summaries, self.paired), ()
-        return judge_alone(self.summaries[0]), ()
+        why = f"baseline {renewed} was written from this replay, which is not judged" if renewed else ASK_FOR_BASELINE
+        return judge_alone(self.summaries[0], why), ()
 
     def write_baseline(self, path: Path) -> None:
         """Store what the first policy did; the tolerances that a file had are kept."""
@@ -138,6 +152,19 @@ def replay_session(config: SessionConfig, make_progress: MakeProgress = no_progr
         drifts=tuple(f"'{policy.name}': {policy.drift}" for policy in policies if policy.drift),
         seconds=time.perf_counter() - started,
     )
+
+
+def _check_device(name: str) -> None:
+    num_gpus = torch.cuda.device_count()
+    try:
+        device = torch.device(name)
+        is_there = device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < num_gpus)
+    except RuntimeError:
+        is_there = False
+    if not is_there:
+        raise ValueError(
+            f"--device is '{name}'; expected cpu, or cuda where torch sees a GPU (it sees {num_gpus} here)"
+        )
 
 
 def _names(directories: Sequence[Path]) -> dict[str, Path]:

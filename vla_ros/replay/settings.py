@@ -15,7 +15,8 @@ MAX_RATE_HZ = 1000.0
 @dataclass(frozen=True)
 class ReplaySettings:
     """``control_rate_hz`` 0 is the robot file's. An answer takes ``latency_ms`` after its request; None: as long as the
-    recorded policy's took, and ``unknown_latency_ms`` where a bag holds no chunk of one (None: such a bag is refused)."""
+    recorded policy's took, and ``unknown_latency_ms`` where a bag holds no chunk of one (None: such a bag is
+    refused)."""
 
     strategy: str = "latest"
     control_rate_hz: float = 0.0
@@ -28,7 +29,9 @@ class ReplaySettings:
         if self.strategy not in STRATEGIES:
             raise ValueError(f"strategy is '{self.strategy}'; expected one of {', '.join(STRATEGIES)}")
         if not 0.0 <= self.control_rate_hz <= MAX_RATE_HZ:
-            raise ValueError(f"control rate is {self.control_rate_hz:g} Hz; expected 0 (the robot file's) to {MAX_RATE_HZ:g}")
+            raise ValueError(
+                f"control rate is {self.control_rate_hz:g} Hz; expected 0 (the robot file's) to {MAX_RATE_HZ:g}"
+            )
 
 
 class Timing(Enum):
@@ -42,14 +45,24 @@ class Timing(Enum):
 
 @dataclass(frozen=True)
 class Plan:
-    """What of a bag is followed; ``says_driver``: it has ``vla_policy/mode``. ``latency_ms`` is that of fixed timing."""
+    """What of a bag is followed; ``says_driver``: it has ``vla_policy/mode``. ``latency_ms`` is that of fixed
+    timing."""
 
     timing: Timing
     says_driver: bool
     latency_ms: float | None = None
 
 
-def from_stored(stored: Mapping[str, Any]) -> tuple[ReplaySettings, str]:
-    """The settings and the namespace that a stored result was made with."""
+def from_stored(stored: Mapping[str, Any], where: str = "baseline") -> tuple[ReplaySettings, str]:
+    """The settings and the namespace that a stored result was made with; ``where`` is what to call it.
+
+    Raises ValueError for a setting that it lacks.
+    """
     names = [field.name for field in fields(ReplaySettings)]
+    missing = [name for name in (*names, "namespace") if name not in stored]
+    if missing:
+        raise ValueError(
+            f"{where}: setting '{missing[0]}' is missing; expected all of {', '.join(names)} and namespace: write it "
+            "anew, --update-baseline"
+        )
     return ReplaySettings(**{name: stored[name] for name in names}), str(stored["namespace"])

@@ -49,10 +49,11 @@ class TrainConfig:
     """One training run.
 
     ``bags`` is the folder the bags are read from; missing demonstrations are made there first where ``demonstrations``
-    is given. Every ``validate_every`` steps the run is judged on the last ``validation_share`` of the episodes, which it
-    never trains on. ``run_dir`` holds checkpoints and the log, ``output_dir`` gets the policy directory.
-    ``initial_policy`` is a policy directory to go on from: its weights and its tokenizer, not its statistics. Empty starts from
-    random weights; ``vision_pos_emb_init_gain`` is the standard deviation the vision tower's position embeddings have then.
+    is given. Every ``validate_every`` steps the run is judged on the last ``validation_share`` of the episodes, which
+    it never trains on. ``run_dir`` holds checkpoints and the log, ``output_dir`` gets the policy directory.
+    ``initial_policy`` is a policy directory to go on from: its weights and its tokenizer, not its statistics. Empty
+    starts from random weights; ``vision_pos_emb_init_gain`` is the standard deviation the vision tower's position
+    embeddings have then.
 
     ``namespace`` is the one the bags were recorded in. ``episodes`` says what begins one: another instruction
     (``task``), or ``start`` on ``vla_policy/episode`` (``marker``); failed ones are left out unless ``keep_failures``.

@@ -34,7 +34,8 @@ class Frames:
     episode          int64 [num_samples], counts episodes over all bags
     driver           text [num_samples], who commanded the actions; empty where the bag does not say
     is_intervention  bool [num_samples], a human's in a bag in which the policy drove, too
-    tasks, blocks    the instruction and the true block centres (m, by colour; empty where the bag has none) of each episode
+    tasks            each episode's instruction
+    blocks           each episode's true block centres, m, by colour; empty where the bag has none
     """
 
     images: np.ndarray
@@ -214,7 +215,7 @@ def _concatenate(parts: list[Frames]) -> Frames:
         images=joined("images"),
         joint_positions=joined("joint_positions"),
         actions=joined("actions"),
-        episode=np.concatenate([part.episode + offset for part, offset in zip(parts, offsets)]),
+        episode=np.concatenate([part.episode + offset for part, offset in zip(parts, offsets, strict=True)]),
         driver=joined("driver"),
         is_intervention=joined("is_intervention"),
         tasks=tuple(task for part in parts for task in part.tasks),

@@ -17,16 +17,16 @@ ACTION_POSITIONS = "position_embedding_action"
 
 
 def random_policy(config: PiConfig, vision_pos_emb_init_gain: float) -> PiPolicy:
-    """From random weights a place must weigh as much as a colour: at the usual 0.02 the backbone is slow to learn that what
-    it sees is somewhere."""
+    """From random weights a place must weigh as much as a colour: at the usual 0.02 the backbone is slow to learn that
+    what it sees is somewhere."""
     policy = PiPolicy(config)
     nn.init.normal_(policy.vlm_bridge.causal_model.model.visual.pos_embed.weight, std=vision_pos_emb_init_gain)
     return policy
 
 
 def policy_from(config: PiConfig, policy_dir: Path) -> PiPolicy:
-    """The policy of ``config`` with the weights of a policy directory. Its chunks may be longer than that one's were: each
-    further action begins as the last known one.
+    """The policy of ``config`` with the weights of a policy directory. Its chunks may be longer than that one's were:
+    each further action begins as the last known one.
 
     Raises ValueError for a directory that cannot be read, and weights of other names or shapes.
     """
@@ -37,8 +37,8 @@ def policy_from(config: PiConfig, policy_dir: Path) -> PiPolicy:
     wrong = sorted(own.keys() ^ weights.keys()) or [n for n in own if own[n].shape != weights[n].shape]
     if wrong:
         raise ValueError(
-            f"initial_policy {policy_dir}: weight {wrong[0]} doesn't fit the policy that is to be trained; expected the same "
-            "policy group, but for action_horizon, which may be larger"
+            f"initial_policy {policy_dir}: weight {wrong[0]} doesn't fit the policy that is to be trained; expected "
+            "the same policy group, but for action_horizon, which may be larger"
         )
     with torch.no_grad():
         for name, parameter in own.items():

@@ -1,4 +1,5 @@
-"""One training run from nothing: demonstrations where they are missing, tokenizer, samples, training, policy directory."""
+"""One training run from nothing: demonstrations where they are missing, tokenizer, samples, training, policy
+directory."""
 
 from __future__ import annotations
 

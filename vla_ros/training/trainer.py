@@ -29,15 +29,17 @@ VALIDATION_STEPS = 5
 
 @dataclass(frozen=True)
 class Validation:
-    """Errors on episodes never trained on, at the chunk's last action, by joint (rad): the policy's, and those of always
-    answering the mean; ``ce_loss`` is the grounding's."""
+    """Errors on episodes never trained on, at the chunk's last action, by joint (rad): the policy's, and those of
+    always answering the mean; ``ce_loss`` is the grounding's."""
 
     error_rad: np.ndarray
     guess_rad: np.ndarray
     ce_loss: float
 
     def __str__(self) -> str:
-        errors = " ".join(f"{error:.3f}/{guess:.3f}" for error, guess in zip(self.error_rad, self.guess_rad))
+        errors = " ".join(
+            f"{error:.3f}/{guess:.3f}" for error, guess in zip(self.error_rad, self.guess_rad, strict=True)
+        )
         return f"new scenes: error/guess by joint {errors} rad, grounding {self.ce_loss:.3f}"
 
 
@@ -179,7 +181,9 @@ class Trainer:
             self._step, self._seconds = state["step"], state["seconds"]
         except Exception as error:  # torch.load raises whatever its unpickler trips over
             problem = " ".join(str(error).split())[:200]
-            raise ValueError(f"{path}: cannot resume from it ({problem}); delete it, or give another run_dir") from error
+            raise ValueError(
+                f"{path}: cannot resume from it ({problem}); delete it, or give another run_dir"
+            ) from error
         report(f"resumed from {path} at step {self._step}")
 
 

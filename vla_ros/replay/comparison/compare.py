@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from vla_ros.replay.comparison.averages import mean_of_known
 from vla_ros.replay.beside import MAX_GAP_S
-from vla_ros.replay.records import Replay, ReplayedChunk, Span
+from vla_ros.replay.comparison.averages import mean_of_known
 from vla_ros.replay.comparison.summary import (
     BagEvent,
     ErrorTable,
@@ -19,11 +18,13 @@ from vla_ros.replay.comparison.summary import (
     PolicySummary,
     WorstMoment,
 )
+from vla_ros.replay.records import Replay, ReplayedChunk, Span
 
 DRIVER_FILTERS = {"policy": "POLICY", "teleop": "TELEOP", "any": None}
 NUM_WORST = 6
 WORST_APART_S = 1.0
 NUM_FIRST_EVENTS = 20
+NUM_PROBLEMS = 3
 NS_PER_S = 1_000_000_000
 
 
@@ -112,7 +113,10 @@ def check_same_policy(replays: Sequence[Replay]) -> None:
 def _nothing_left(replays: Sequence[Replay], driver: str) -> str:
     counts = Counter(chunk.driver or "nobody known" for replay in replays for chunk in replay.chunks)
     if not counts:
-        return "the policy gave no chunk in any bag; expected some: check their cameras, joint states and tasks"
+        problems = [line for replay in replays for line in replay.problems][:NUM_PROBLEMS]
+        refused = [event.line for replay in replays for event in replay.events if event.kind == "processor"][:1]
+        why = "; ".join((*problems, *refused)) or "check their cameras, joint states and tasks"
+        return f"the policy gave no chunk in any bag; expected some: {why}"
     got = ", ".join(f"{count} while {name} drove" for name, count in sorted(counts.items()))
     return f"driver '{driver}' leaves no chunk to compare: there are {got}; give another --driver, or any"
 
@@ -131,7 +135,7 @@ def _count(replays: Sequence[Replay], kind: str) -> EventCount:
         for event in replay.events
         if event.kind == kind
     ]
-    return EventCount(len(found), tuple(found[:NUM_FIRST_EVENTS]))
+    return EventCount(sum(one.event.num_times for one in found), tuple(found[:NUM_FIRST_EVENTS]))
 
 
 def _latencies(chunks: Sequence[ReplayedChunk]) -> Latencies:

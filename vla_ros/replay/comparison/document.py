@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.replay.golden.difference import Difference
 from vla_ros.replay.comparison.paired import PairedDifference
 from vla_ros.replay.comparison.summary import (
     BagEvent,
@@ -19,6 +18,7 @@ from vla_ros.replay.comparison.summary import (
     WorstMoment,
 )
 from vla_ros.replay.comparison.verdict import Verdict
+from vla_ros.replay.golden.difference import Difference
 
 NUM_DIGITS = 9
 
@@ -34,6 +34,7 @@ def replay_document(
 
     ``mae_by_joint`` and ``command_mae_by_joint`` are in each joint's unit, ``mae``, ``mae_by_step`` and ``command_mae``
     fractions of the joints' ranges, all against recorded commands; ``measured`` has the same against measured joints.
+    ``limit_events`` counts commands that a limit bounded; ``first_limit_events`` are runs of them.
     """
     return {
         "verdict": verdict.word,
@@ -92,7 +93,9 @@ def _events(events: EventCount) -> list[dict[str, Any]]:
 
 
 def _event(found: BagEvent) -> dict[str, Any]:
-    return {"bag": found.bag, "time_s": found.time_s, "joint": found.event.joint, "line": found.event.line}
+    event = found.event
+    where = {"bag": found.bag, "time_s": found.time_s, "joint": event.joint}
+    return {**where, "line": event.line, "num_times": event.num_times}
 
 
 def _intervention(found: Intervention, names: Sequence[str]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class BagEvent:
 
 @dataclass(frozen=True)
 class EventCount:
-    """How many events of one kind there were, and the first of them."""
+    """How many events of one kind there were, of limits how many commands they bounded; and the first of them."""
 
     count: int
     first: tuple[BagEvent, ...]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vla_ros.replay.golden.difference import Difference, headline
 from vla_ros.replay.comparison.paired import MIN_EPISODES, OVERALL, PairedDifference
 from vla_ros.replay.comparison.summary import PolicySummary
+from vla_ros.replay.golden.difference import Difference, headline
 
 PASS, FAIL, NO_BASELINE = "pass", "fail", "no baseline"
 ASK_FOR_BASELINE = (
@@ -31,22 +31,21 @@ def judge_by_baseline(differences: Sequence[Difference]) -> Verdict:
     return Verdict(FAIL, (headline(differences), *(difference.line for difference in differences)))
 
 
-def judge_alone(summary: PolicySummary) -> Verdict:
-    """No judgement: errors alone don't say what is good enough."""
-    count = summary.watchdog_events.count
-    seen = (f"{_stops(count)} with '{summary.name}'; see the list",) if count else ()
-    return Verdict(NO_BASELINE, (ASK_FOR_BASELINE, *seen))
+def judge_alone(summary: PolicySummary, why: str = ASK_FOR_BASELINE) -> Verdict:
+    """No judgement, and ``why``: errors alone don't say what is good enough."""
+    seen = (f"{_failures(summary)} with '{summary.name}'; see the list",) if _num_failures(summary) else ()
+    return Verdict(NO_BASELINE, (why, *seen))
 
 
 def judge_second(a: PolicySummary, b: PolicySummary, differences: Sequence[PairedDifference]) -> Verdict:
     """Whether the new policy ``b`` is as good as the trusted ``a``, from ``paired_differences(a, b)``.
 
-    Fails where watchdogs fire more often, or where its overall error is larger and the interval excludes zero. Errors
-    count only where a human drove, or nobody knows who: what a policy itself commanded speaks for that policy.
+    Fails where watchdogs fire or answers are refused more often, or where its overall error is larger and the interval
+    excludes zero. Errors count only where a human drove, or nobody knows who: what a policy itself commanded speaks for
+    that policy.
     """
-    counts = a.watchdog_events.count, b.watchdog_events.count
-    if counts[1] > counts[0]:
-        return Verdict(FAIL, (f"{_stops(counts[1])} with '{b.name}', {counts[0]} with '{a.name}'",))
+    if _num_failures(b) > _num_failures(a):
+        return Verdict(FAIL, (f"{_failures(b)} with '{b.name}'; {_failures(a)} with '{a.name}'",))
     if b.num_by_driver.get("POLICY", 0):
         return Verdict(
             NO_BASELINE,
@@ -61,8 +60,17 @@ def judge_second(a: PolicySummary, b: PolicySummary, differences: Sequence[Paire
     return Verdict(FAIL if overall.low > 0 else PASS, lines)
 
 
-def _stops(count: int) -> str:
-    return f"watchdogs would have stopped the robot {count} times"
+def _num_failures(summary: PolicySummary) -> int:
+    """A policy that gives nothing that can be followed has no errors either."""
+    return summary.watchdog_events.count + summary.processor_events.count
+
+
+def _failures(summary: PolicySummary) -> str:
+    stops, refusals = summary.watchdog_events.count, summary.processor_events.count
+    return (
+        f"watchdogs would have stopped the robot {stops} times and {refusals} images, answers or teleop messages were "
+        "refused"
+    )
 
 
 def _line(difference: PairedDifference) -> str:

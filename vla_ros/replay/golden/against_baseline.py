@@ -16,9 +16,7 @@ DIGEST_LENGTH = 12
 ELSEWHERE = "what it does is above"
 
 
-def compare_with_baseline(
-    replays: Sequence[Replay], origin: Provenance, baseline: Baseline
-) -> tuple[Difference, ...]:
+def compare_with_baseline(replays: Sequence[Replay], origin: Provenance, baseline: Baseline) -> tuple[Difference, ...]:
     """Everything that is not as in ``baseline``; nothing where all is within its tolerances.
 
     What explains comes before what it explains: other bags, settings, input, behaviour; the policy's files are last. So
@@ -50,9 +48,7 @@ def compare_with_baseline(
     return (*found, *_files(now, baseline, effect))
 
 
-def _exactly(
-    now: Baseline, baseline: Baseline, comparisons: Iterable[BehaviourComparison]
-) -> tuple[Difference, ...]:
+def _exactly(now: Baseline, baseline: Baseline, comparisons: Iterable[BehaviourComparison]) -> tuple[Difference, ...]:
     """Other files on the machine of the baseline: whether they do anything shows in the last bits, for there rounding
     repeats itself."""
     inexact = [comparison.first_inexact for comparison in comparisons]

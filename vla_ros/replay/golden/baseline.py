@@ -27,7 +27,7 @@ class Tolerances:
     image_rms       of what a model sees of a camera, RMS over pixels in levels of 255: libraries scale images alike to
                     within one level
     event_time_s    of a watchdog or a refusal
-    limit_events    how many more or fewer commands to one joint may be bounded: a command may lie just on its limit
+    limit_events    how many more or fewer commands to one joint may be bounded: some lie just on their limit
     """
 
     position: float = 1e-6
@@ -36,7 +36,7 @@ class Tolerances:
     state: float = 1e-5
     image_rms: float = 0.6
     event_time_s: float = 0.05
-    limit_events: int = 1
+    limit_events: int = 5
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -57,8 +57,8 @@ class ChunkRecord:
 
 @dataclass(frozen=True)
 class BagRecord:
-    """One bag: ``commands`` are ours, ``limit_counts`` how often a joint was bounded (by joint name; empty where the
-    limit is no joint's), ``events`` all others, ``num_events`` of them: a file keeps the first only."""
+    """One bag: ``commands`` are ours, ``limit_counts`` how many of them a limit bounded (by joint name; empty where it
+    is no joint's), ``events`` all others, ``num_events`` of them: a file keeps the first only."""
 
     name: str
     start_ns: int
@@ -79,9 +79,7 @@ class Baseline:
     tolerances: Tolerances
 
 
-def make_baseline(
-    replays: Sequence[Replay], origin: Provenance, tolerances: Tolerances = Tolerances()
-) -> Baseline:
+def make_baseline(replays: Sequence[Replay], origin: Provenance, tolerances: Tolerances = Tolerances()) -> Baseline:
     """Everything of ``replays`` that a baseline is compared by, bags by name.
 
     Raises ValueError where the replays are not of one policy.
@@ -93,7 +91,10 @@ def make_baseline(
 
 
 def _record(replay: Replay) -> BagRecord:
-    limits = Counter(event.joint for event in replay.events if event.kind == "limit")
+    limits: Counter[str] = Counter()
+    for event in replay.events:
+        if event.kind == "limit":
+            limits[event.joint] += event.num_times
     events = tuple(event for event in replay.events if event.kind != "limit")
     return BagRecord(
         name=bag_name(replay.bag),

@@ -18,7 +18,7 @@ from vla_ros.replay.golden.provenance import Provenance
 from vla_ros.replay.records import Event, Series
 from vla_ros.strict import config_to_dict, parse_config
 
-FORMAT = "vla_ros replay baseline 1"
+FORMAT = "vla_ros replay baseline 2"
 RENEW = "restore it, or write it anew: --update-baseline"
 # Numbers are written as whole multiples of these: rad or m, normalised values, levels of 255.
 POSITION_UNIT, COMMAND_UNIT, STATE_UNIT, LEVEL_UNIT = 1e-7, 1e-6, 1e-6, 1e-2

@@ -8,10 +8,10 @@ from itertools import zip_longest
 
 import numpy as np
 
+from vla_ros.replay.comparison.observations import by_observation
 from vla_ros.replay.golden.baseline import BagRecord, ChunkRecord, Tolerances
 from vla_ros.replay.golden.difference import BEHAVIOUR, Difference
 from vla_ros.replay.golden.in_step import in_step
-from vla_ros.replay.comparison.observations import by_observation
 
 NS_PER_S = 1_000_000_000
 
@@ -111,9 +111,7 @@ class BehaviourComparison:
         pair = self._comparable[index]
         got, expected = (float(side.positions[step, j]) for side in (pair.got, pair.expected))
         what = f"action {step + 1} of a chunk ({extent})"
-        return self._at(
-            pair.got.header_ns, what, got, expected, joint=self._joint_names[j], tolerance=tolerance
-        )
+        return self._at(pair.got.header_ns, what, got, expected, joint=self._joint_names[j], tolerance=tolerance)
 
     def _joint_order(self) -> str:
         """Whether joints of the chunks have changed places: their steps, which don't depend on where the robot is."""
@@ -147,13 +145,13 @@ class BehaviourComparison:
             )
 
     def _limits(self) -> Iterator[Difference]:
-        """How often; when is in the commands."""
+        """How many; which is in the commands."""
         got, expected = self._got.limit_counts, self._expected.limit_counts
         for joint in sorted(got.keys() | expected.keys()):
             counts = got.get(joint, 0), expected.get(joint, 0)
             if abs(counts[0] - counts[1]) > self._tolerances.limit_events:
                 numbers = {"joint": joint, "tolerance": self._tolerances.limit_events}
-                yield self._at(None, "how often a limit bounded commands", str(counts[0]), str(counts[1]), **numbers)
+                yield self._at(None, "how many commands a limit bounded", str(counts[0]), str(counts[1]), **numbers)
                 return
 
     def _events(self) -> Iterator[Difference]:

@@ -62,7 +62,8 @@ class PolicyResult:
 
     ``from_commands`` and ``from_motion``: its chunks against what the robot was commanded and where it then went.
     ``command_error`` ``[num_joints]``: our loop's commands against the recorded ones, in each joint's unit.
-    ``latencies_ms`` ``[num_answers]``: from the observation to the answer. ``moments``: the worst first.
+    ``num_limit_events`` are commands that a limit bounded. ``latencies_ms`` ``[num_answers]``: from the observation to
+    the answer. ``moments``: the worst first.
     """
 
     name: str
@@ -82,8 +83,9 @@ class PolicyResult:
 
 @dataclass(frozen=True)
 class Difference:
-    """``second - first``, in ``unit`` (``%`` is of the joints' ranges; empty for a count): its 95 % interval goes
-    from ``low`` to ``high``, NaN where ``num_episodes`` are too few. Less is better in all of them."""
+    """``second - first`` of ``quantity``, said in words, in ``unit`` (``%`` is of the joints' ranges; empty for a
+    count): its 95 % interval goes from ``low`` to ``high``, NaN where ``num_episodes`` are too few. Less is better in
+    all of them."""
 
     quantity: str
     unit: str

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vla_ros.replay.comparison.averages import mean_of_known
 from vla_ros.replay.beside import MAX_GAP_S
+from vla_ros.replay.comparison.averages import mean_of_known
 from vla_ros.replay.records import Event, Replay, ReplayedChunk
 from vla_ros.replay.report.content import Moment, ReportInput
 
@@ -73,13 +73,13 @@ class Curve:
 @dataclass(frozen=True)
 class EventGroup:
     """Events of one ``kind`` that say the same but for their numbers, of one policy (an index) in one bag; ``line``
-    is the first's."""
+    is the first's. Of limits ``num_times`` counts commands, of the others events."""
 
     bag: str
     policy: int
     kind: str
     line: str
-    num_events: int
+    num_times: int
     first_s: float
     last_s: float
 
@@ -145,10 +145,11 @@ def grouped_events(bag: Bag) -> tuple[EventGroup, ...]:
     """Every event of a bag, the same ones together, in the order of their first time."""
     groups: list[EventGroup] = []
     for i, replay in enumerate(bag.replays):
-        alike: dict[tuple[str, str], list[Event]] = {}
+        alike: dict[tuple[str, str, str], list[Event]] = {}
         for event in replay.events:
-            alike.setdefault((event.kind, re.sub(r"\d+(\.\d+)?", "#", event.line)), []).append(event)
-        for (kind, _), events in alike.items():
+            alike.setdefault((event.kind, event.joint, re.sub(r"\d+(\.\d+)?", "#", event.line)), []).append(event)
+        for (kind, _, _), events in alike.items():
             first_s, last_s = bag.seconds(events[0].time_ns), bag.seconds(events[-1].time_ns)
-            groups.append(EventGroup(bag.name, i, kind, events[0].line, len(events), first_s, last_s))
+            num_times = sum(event.num_times for event in events)
+            groups.append(EventGroup(bag.name, i, kind, events[0].line, num_times, first_s, last_s))
     return tuple(sorted(groups, key=lambda group: group.first_s))

@@ -8,6 +8,7 @@ import numpy as np
 
 from vla_ros.replay.comparison.averages import mean_of_known
 from vla_ros.replay.records import DRIVERS
+from vla_ros.replay.report.content import Intervention, PolicyResult, ReportInput
 from vla_ros.replay.report.data import (
     Bag,
     NumberedMoment,
@@ -18,8 +19,6 @@ from vla_ros.replay.report.data import (
     ranges_of,
     short_names,
 )
-from vla_ros.replay.report.content import Intervention, PolicyResult, ReportInput
-from vla_ros.replay.report.moments import image_figure, moment_plots
 from vla_ros.replay.report.html import (
     POLICY_LETTERS,
     box_key,
@@ -31,6 +30,7 @@ from vla_ros.replay.report.html import (
     table,
     wide,
 )
+from vla_ros.replay.report.moments import image_figure, moment_plots
 from vla_ros.replay.report.svg import percent, plain
 from vla_ros.replay.report.timeline import EVENT_NAMES, event_symbol, joint_curves, timeline
 
@@ -55,7 +55,9 @@ MOMENTS_NOTE = (
     "The chunks furthest from the recording, with what the cameras saw when each was made. In the charts, time 0 is "
     "the camera image; the name of the joint that is furthest off is underlined."
 )
-EVENTS_NOTE = "Those that say the same but for their numbers are counted together."
+EVENTS_NOTE = (
+    "Those that say the same but for their numbers are counted together; of limits, every command that was bounded."
+)
 
 
 def bags(content: ReportInput, found: tuple[Bag, ...]) -> str:
@@ -100,7 +102,8 @@ def _bag_table(content: ReportInput, found: tuple[Bag, ...]) -> str:
         first = bag.first
         row = [escape(bag.name), f"{bag.length_s:.1f} s", str(len(first.episodes)), str(len(first.interventions))]
         for replay, error in zip(bag.replays, _errors_of(bag), strict=True):
-            row += [str(len(replay.chunks)), percent(error), str(len(replay.events))]
+            num_events = sum(event.num_times for event in replay.events)
+            row += [str(len(replay.chunks)), percent(error), str(num_events)]
         rows.append(row)
     return table(heads, rows, numbers=range(1, len(heads)))
 
@@ -226,9 +229,9 @@ def events(content: ReportInput, found: tuple[Bag, ...]) -> str:
     heads = ["What", *(["Bag"] if len(found) > 1 else []), *(["Policy"] if two else []), "Times", "When", "Said"]
     rows = []
     for group in groups[:MAX_EVENT_ROWS]:
-        when = f"{group.first_s:.1f} s" + (f" to {group.last_s:.1f} s" if group.num_events > 1 else "")
+        when = f"{group.first_s:.1f} s" + (f" to {group.last_s:.1f} s" if group.last_s > group.first_s else "")
         row = [EVENT_NAMES.get(group.kind, group.kind), *([escape(group.bag)] if len(found) > 1 else [])]
         row += [policy_letter(group.policy)] if two else []
-        rows.append([*row, str(group.num_events), when, escape(group.line)])
+        rows.append([*row, str(group.num_times), when, escape(group.line)])
     left_out = f" The first {MAX_EVENT_ROWS} of {len(groups)} kinds are shown." if len(groups) > MAX_EVENT_ROWS else ""
     return first + section("Events", EVENTS_NOTE + left_out, table(heads, rows, numbers=(heads.index("Times"),)))

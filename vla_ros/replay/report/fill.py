@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vla_ros.bags.read import BagReader
-from vla_ros.replay.comparison.compare import DRIVER_FILTERS
 from vla_ros.recordings.events import FrameEvent
 from vla_ros.recordings.feed import Feed
+from vla_ros.replay.comparison.compare import DRIVER_FILTERS
 from vla_ros.replay.comparison.paired import OVERALL, PairedDifference
+from vla_ros.replay.comparison.summary import ErrorTable, PolicySummary
+from vla_ros.replay.comparison.verdict import Verdict
 from vla_ros.replay.records import DRIVERS, Replay
 from vla_ros.replay.report.content import (
     CameraImage,
@@ -21,16 +23,15 @@ from vla_ros.replay.report.content import (
     ReportInput,
 )
 from vla_ros.replay.session import Session
-from vla_ros.replay.comparison.summary import ErrorTable, PolicySummary
-from vla_ros.replay.comparison.verdict import Verdict
+from vla_ros.types import Frame
 
 PERCENT = 100.0
+TARGETS = {OVERALL: "what the robot was commanded", f"measured_{OVERALL}": "where the robot then went"}
 
 
 def session_report(session: Session, verdict: Verdict) -> ReportInput:
     """Everything the report shows; the bags are looked through once more for the images of the worst moments."""
     settings = session.config.settings
-    latency = "as recorded" if settings.latency_ms is None else f"{settings.latency_ms:g} ms"
     mode = DRIVER_FILTERS[session.config.driver]
     bags = [Path(replay.bag).name for replay in session.replays[0]]
     return ReportInput(
@@ -40,7 +41,7 @@ def session_report(session: Session, verdict: Verdict) -> ReportInput:
         settings={
             "robot": session.config.robot.name,
             "strategy": settings.strategy,
-            "latency": latency,
+            "latency": _latency(session),
             "commands": f"{settings.control_rate_hz or session.config.robot.control_rate_hz:g} Hz",
             "device": session.config.device,
         },
@@ -50,10 +51,19 @@ def session_report(session: Session, verdict: Verdict) -> ReportInput:
     )
 
 
+def _latency(session: Session) -> str:
+    given_ms = session.config.settings.latency_ms
+    if given_ms is not None:
+        return f"{given_ms:g} ms"
+    assumed_ms = {replay.assumed_latency_ms for replay in session.replays[0]}
+    said = [f"{ms:g} ms, assumed" for ms in sorted(assumed_ms - {None})]
+    return " or ".join((*(["as recorded"] if None in assumed_ms else []), *said))
+
+
 def _result(session: Session, replays: Sequence[Replay], summary: PolicySummary) -> PolicyResult:
     by_bag = {replay.bag: replay for replay in replays}
     found: dict[str, dict[int, tuple[CameraImage, ...]]] = {}
-    for bag, replay in by_bag.items():
+    for bag in by_bag:
         wanted = [moment.header_ns for moment in summary.worst if moment.bag == bag]
         found[bag] = _images(session, Path(bag), wanted) if wanted else {}
     return PolicyResult(
@@ -96,10 +106,11 @@ def _errors(table: ErrorTable) -> Errors:
 
 
 def _difference(found: PairedDifference) -> Difference:
-    is_fraction = found.quantity.rpartition("_")[2] == OVERALL
-    scale, unit = (PERCENT, "%") if is_fraction else (1.0, "rad")
+    quantity, _, joint = found.quantity.partition(".")
+    scale, unit = (1.0, "rad or m") if joint else (PERCENT, "%")
     numbers = (found.a_mean, found.b_mean, found.low, found.high)
-    return Difference(found.quantity, unit, *(scale * number for number in numbers), found.num_episodes)
+    words = f"{joint or 'Chunks'}, off from {TARGETS[quantity]}"
+    return Difference(words, unit, *(scale * number for number in numbers), found.num_episodes)
 
 
 def _images(session: Session, bag: Path, wanted_ns: Sequence[int]) -> Mapping[int, tuple[CameraImage, ...]]:
@@ -119,5 +130,13 @@ def _images(session: Session, bag: Path, wanted_ns: Sequence[int]) -> Mapping[in
     found: dict[int, tuple[CameraImage, ...]] = {}
     for time_ns in wanted_ns:
         frames = [nearest[time_ns, name].frame for name in robot.camera_names if (time_ns, name) in nearest]
-        found[time_ns] = tuple(CameraImage(frame.camera, frame.header_ns, frame.image) for frame in frames)
+        found[time_ns] = tuple(filter(None, map(_image, frames)))
     return found
+
+
+def _image(frame: Frame) -> CameraImage | None:
+    """None for one that cannot be decoded, which no policy has seen either."""
+    try:
+        return CameraImage(frame.camera, frame.header_ns, frame.image)
+    except ValueError:
+        return None

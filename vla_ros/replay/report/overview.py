@@ -7,8 +7,8 @@ from html import escape
 import numpy as np
 
 from vla_ros.replay.report.charts import difference_bar, error_fraction, joint_bar, latency_histogram, step_errors
-from vla_ros.replay.report.data import ranges_of
 from vla_ros.replay.report.content import Difference, Errors, PolicyResult, ReportInput
+from vla_ros.replay.report.data import ranges_of
 from vla_ros.replay.report.html import (
     POLICY_LETTERS,
     box_key,
@@ -71,7 +71,7 @@ def figures(content: ReportInput) -> str:
             "Commands we would have sent, off from the recorded ones",
             [_off(p, p.command_error) for p in content.policies],
         ),
-        ("Times a limit would have bounded a command", [f"{p.num_limit_events:,}" for p in content.policies]),
+        ("Commands that a limit would have bounded", [f"{p.num_limit_events:,}" for p in content.policies]),
         (
             "Times a watchdog would have stopped or braked the robot",
             [f"{p.num_watchdog_events:,}" for p in content.policies],

@@ -113,7 +113,8 @@ def _events(bag: Bag, replay: Replay, x: Scale, y: float) -> list[str]:
                 groups.append([event])
         for group in groups:
             at_s = bag.seconds(group[0].time_ns)
-            more = f" (and {len(group) - 1} more)" if len(group) > 1 else ""
+            num_times = sum(event.num_times for event in group)
+            more = f" (and {num_times - 1} more)" if num_times > 1 else ""
             parts.append(event_symbol(kind, x(at_s), y, f"{EVENT_NAMES[kind]} at {at_s:.2f} s: {group[0].line}{more}"))
     return parts
 
