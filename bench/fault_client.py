@@ -41,7 +41,6 @@ class FaultClient(DemoClient):
         self._commanded: JointTrajectory | None = None
         self._modes: set[str] = set()
         self._said: dict[str, DiagnosticStatus] = {}
-        self._old_fault = ""
         self._model_ready_s = 0.0
         self._status: DiagnosticStatus | None = None
         self._triggers |= {name: self.create_client(Trigger, name) for name in SERVICES}
@@ -70,10 +69,8 @@ class FaultClient(DemoClient):
         return self._commanded is not None and not any(self._commanded.points[0].velocities)
 
     def listen_anew(self) -> None:
-        """Forget what was said so far, but for the fault that is still told as the last one."""
+        """Forget what was said so far."""
         with self._changed:
-            values = self._values()
-            self._old_fault = values.get("fault", self._old_fault)
             self._said.clear()
             self._modes.clear()
 
@@ -82,7 +79,7 @@ class FaultClient(DemoClient):
         with self._changed:
             fault = self._values().get("fault", "")
             lines = [status.message for status in self._said.values()]
-        return "; ".join([*lines, *([fault] if fault and fault != self._old_fault else [])])
+        return "; ".join([*lines, *([fault] if fault else [])])
 
     def is_model_ready_since(self, since_s: float) -> bool:
         """Whether a model node that can serve was heard after ``since_s`` on the monotonic clock."""

@@ -43,7 +43,7 @@ QUIET_S = 0.5
 MAX_TRIES = 3
 """Attempts to engage, or to inject a fault before anything else stops the policy."""
 WARM_UP_S, WARM_UP_SHARE = 120.0, 0.25
-MAX_GROWTH_PERCENT = 2.0
+MAX_GROWTH_PERCENT, MAX_UNHEARD_SHARE = 2.0, 0.01
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def summary(run: Run, use: LimitUse, warm_up_s: float) -> list[Row]:
         Row("largest share of a position limit", use.position, 1.0, ""),
         Row("largest share of a velocity limit", use.velocity, 1.0, ""),
         Row("largest share of an acceleration limit", use.acceleration, 1.0, ""),
-        Row("commands that were not heard", use.num_unheard, None, "commands"),
+        Row("commands that were not heard", use.num_unheard, MAX_UNHEARD_SHARE * use.num_commands, "commands"),
     ]
     for node in NODES:
         growth = run.memory.growth_percent(node, warm_up_s)

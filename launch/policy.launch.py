@@ -48,7 +48,9 @@ def generate_launch_description() -> LaunchDescription:
             _argument("control_rate_hz", "0.0", "Commands per second, Hz; 0 takes the robot file's."),
             _argument("strategy", "latest", "How chunks follow each other.", ["latest", "ensemble", "rtc"]),
             _argument("teleop_takeover", "message", "What of a human's takes over.", ["message", "motion", "request"]),
-            _argument("teleop_threshold_rad", "0.02", "Motion of a joint that takes over, rad (teleop_takeover:=motion)."),
+            _argument(
+                "teleop_threshold_rad", "0.02", "Motion of a joint that takes over, rad (teleop_takeover:=motion)."
+            ),
             _argument("teleop_timeout_s", "0.5", "HOLD where the human is silent for longer, s."),
             _argument("takeover_button", "-1", "Index of the button of 'joy' that takes over; -1: none."),
             _argument("handoff_ramp_s", "0.2", "Over how long a change of driver is drawn out, s; 0: at once."),

@@ -14,7 +14,7 @@ from vla_ros.strict import parse_config
 from vla_ros.urdf import Urdf, parse_urdf, read_urdf
 
 FAULT_ACTIONS = ("hold", "recover")
-FAULT_KINDS = ("camera", "frozen_camera", "joints", "result", "chunk", "model", "clock", "overrun")
+FAULT_KINDS = ("camera", "frozen_camera", "joints", "result", "answer", "chunk", "model", "clock", "overrun")
 INTERFACES = ("trajectory", "forward")
 INTERFACE_TOPICS = {
     "trajectory": "joint_trajectory_controller/joint_trajectory",
@@ -26,7 +26,8 @@ MIN_JERK_PER_S = 2.0
 
 @dataclass(frozen=True)
 class JointConfig:
-    """Limits of one joint: rad, rad/s, rad/s², rad/s³ (m, m/s, … for a sliding joint). ``max_jerk`` None: not limited."""
+    """Limits of one joint: rad, rad/s, rad/s², rad/s³ (m, m/s, … for a sliding joint). ``max_jerk`` None: not
+    limited."""
 
     name: str
     lower: float
@@ -77,14 +78,16 @@ class OutputConfig:
 class WatchdogConfig:
     """What a fault does while the policy drives: ``hold``, or ``recover``: brake, and go on when it is over.
 
-    ``result`` is an answer that doesn't come in time, ``chunk`` one that is used up before the next, ``clock`` a jump of
-    ROS time, ``overrun`` control ticks missed for ``max_overrun_s``. What lasts longer than ``max_recovery_s`` ends in HOLD.
+    ``result`` is an answer that doesn't come in time, ``answer`` one that cannot be used, ``chunk`` one that is used up
+    before the next: these are over when an answer is followed. ``clock`` is a jump of ROS time, ``overrun`` control
+    ticks missed for ``max_overrun_s``. What lasts longer than ``max_recovery_s`` ends in HOLD.
     """
 
     camera: str = "hold"
     frozen_camera: str = "hold"
     joints: str = "hold"
     result: str = "hold"
+    answer: str = "hold"
     chunk: str = "hold"
     model: str = "hold"
     clock: str = "hold"
@@ -199,7 +202,8 @@ def load_robot(path: str | Path) -> RobotConfig:
 
 
 def _filled(document: dict[str, Any], urdf: Urdf) -> dict[str, Any]:
-    """``document`` with the URDF's limits for those left out. What isn't a list of joints stays, to be refused later."""
+    """``document`` with the URDF's limits for those left out. What isn't a list of joints stays, to be refused
+    later."""
     joints = document.get("joints")
     if not isinstance(joints, list):
         return document
@@ -250,6 +254,14 @@ def _check(robot: RobotConfig) -> None:
         unknown = [name for name in output.joints if name not in robot.joint_names]
         if unknown:
             raise ValueError(f"output '{output.name}': unknown joint '{unknown[0]}'; joints are {robot.joint_names}")
+    by_topic: dict[str, str] = {}
+    for output in robot.outputs:
+        other = by_topic.setdefault(output.command_topic, output.name)
+        if other != output.name:
+            raise ValueError(
+                f"outputs '{other}' and '{output.name}' both command '{output.command_topic}'; expected a topic for "
+                "each: a controller follows the newest message only"
+            )
     driven = {name for output in robot.outputs for name in output.joints}
     undriven = [name for name in robot.joint_names if name not in driven]
     if undriven:

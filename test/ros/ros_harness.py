@@ -41,6 +41,7 @@ ANSWER_PATIENCE_S = 3.0
 CAMERA_PERIOD_S = 0.05
 JOINTS_PER_FRAME = 4
 SOURCE_ROOT = Path(__file__).parents[2]
+MAX_UNHEARD_SHARE = 0.02
 OPEN_PROBES: list[Probe] = []
 
 
@@ -83,6 +84,12 @@ class NodeProcess:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
+    def pause(self, seconds: float) -> None:
+        """Let it stand still so long."""
+        self._child.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        self._child.send_signal(signal.SIGCONT)
+
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Ask the node to end; its exit code."""
         if self.is_running:
@@ -103,6 +110,8 @@ class Probe:
         self.encoding = "rgb8"
         self.image_size = (robot.cameras[0].height, robot.cameras[0].width)
         self.silent: set[str] = set()
+        self.frozen: set[str] = set()
+        self.clock_offset_ns = 0
         self.joint_names = list(robot.joint_names)
         self.commands: list[JointTrajectory] = []
         self.command_times_s: list[float] = []
@@ -141,7 +150,8 @@ class Probe:
 
     def reset(self) -> None:
         """Healthy sensors again, and nothing that the nodes said remembered; images sent before may still be seen."""
-        self.encoding, self.silent, self.joint_names = "rgb8", set(), list(self.robot.joint_names)
+        self.encoding, self.joint_names = "rgb8", list(self.robot.joint_names)
+        self.silent, self.frozen = set(), set()
         self.image_size = (self.robot.cameras[0].height, self.robot.cameras[0].width)
         for kept in (self.commands, self.command_times_s, self.chunks):
             kept.clear()
@@ -176,6 +186,11 @@ class Probe:
     def diagnostic(self, name: str) -> DiagnosticStatus | None:
         """The last status of a node: ``vla_policy: control`` or ``vla_model: inference``."""
         return self._diagnostics.get(f"{self.namespace}/{name}".lstrip("/"))
+
+    def value(self, name: str, key: str) -> str:
+        """A value of a node's last status."""
+        status = self.diagnostic(name)
+        return next((value.value for value in status.values if value.key == key), "") if status is not None else ""
 
     def trigger(self, service: str) -> Trigger.Response:
         return self._call(Trigger, service, Trigger.Request())
@@ -246,7 +261,7 @@ class Probe:
         """Joints at 80 Hz that are where they were told to be, images at 20 Hz."""
         count = 0
         while not self._stopping.wait(CAMERA_PERIOD_S / JOINTS_PER_FRAME):
-            stamp = self.node.get_clock().now()
+            stamp = self.node.get_clock().now() + Duration(nanoseconds=self.clock_offset_ns)
             if "joints" not in self.silent:
                 msg = JointState(name=self.joint_names, position=array("d", self.positions[: len(self.joint_names)]))
                 msg.header.stamp = stamp.to_msg()
@@ -256,15 +271,16 @@ class Probe:
                 continue
             self.image_stamps_ns.append(stamp.nanoseconds)
             for camera in self._cameras.keys() - self.silent:
-                self._cameras[camera].publish(self._image(camera, stamp))
+                level = 0 if camera in self.frozen else count % 256
+                self._cameras[camera].publish(self._image(camera, stamp, level))
 
-    def _image(self, camera: str, stamp: Any) -> Image:
+    def _image(self, camera: str, stamp: Any, level: int) -> Image:
         is_first = camera == self.robot.cameras[0].name
         height, width = self.image_size if is_first else (self.robot.cameras[0].height, self.robot.cameras[0].width)
         encoding = self.encoding if is_first else "rgb8"
         num_bytes = {"rgb8": 3, "16UC1": 2, "bayer_rggb8": 1}[encoding]
         msg = Image(height=height, width=width, encoding=encoding, step=width * num_bytes)
-        msg.data = array("B", bytes(height * width * num_bytes))
+        msg.data = array("B", bytes([level]) * (height * width * num_bytes))
         msg.header.stamp = stamp.to_msg()
         return msg
 
@@ -274,6 +290,7 @@ def assert_within_limits(probe: Probe) -> None:
     use = probe.limits.take()
     where = f"{probe.namespace}: commands outside the robot file"
     assert not use.num_violations, f"{where}: {use}; {probe.limits.first_broken}"
+    assert use.num_unheard <= MAX_UNHEARD_SHARE * use.num_commands, f"the judge did not hear enough: {use}"
 
 
 def wait_for_words(graph: Any, *words: str) -> None:

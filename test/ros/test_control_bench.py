@@ -23,6 +23,8 @@ PROMISED = (
     "model node back",
     "lateness of commands",
     "processor time of the policy node",
+    "success with 0, 100, 200 and 300 ms of delay",
+    "an hour of faults",
 )
 
 

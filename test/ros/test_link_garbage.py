@@ -90,9 +90,7 @@ def test_no_request_made_of_garbage_keeps_the_model_from_answering_the_robots(dr
     sample = driven.sample
     for garbage in chain((make(sample) for make in REQUESTS.values()), damaged(sample.request)):
         driven.send("request", UInt8MultiArray(data=garbage))
-    wait_until(
-        lambda: "request refused" in driven.probe.diagnostic("vla_model: inference").message, "the reason", 5.0
-    )
+    wait_until(lambda: "request refused" in driven.probe.diagnostic("vla_model: inference").message, "the reason", 5.0)
     driven.assert_untouched()
 
 

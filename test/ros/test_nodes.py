@@ -22,9 +22,11 @@ def values_of(graph) -> dict[str, str]:
 def wait_for_hold_because(graph, *named: str) -> None:
     wait_until(lambda: graph.probe.mode() == "HOLD", "HOLD")
     wait_until(
-        lambda: all(name in graph.probe.diagnostic(CONTROL).message for name in named)
-        if graph.probe.diagnostic(CONTROL)
-        else False,
+        lambda: (
+            all(name in graph.probe.diagnostic(CONTROL).message for name in named)
+            if graph.probe.diagnostic(CONTROL)
+            else False
+        ),
         f"{named} on /diagnostics",
     )
 
@@ -59,13 +61,24 @@ def test_without_an_instruction_engage_is_refused(module_graph):
 def test_the_policy_drives_at_the_control_rate_while_the_model_infers(graph):
     drive(graph)
     graph.probe.command_times_s.clear()
-    time.sleep(4.0)
+    time.sleep(4.0)  # the length of the measurement
     periods_s = np.diff(graph.probe.command_times_s)
     assert graph.probe.mode() == "POLICY", graph.policy_node.log
     assert 1 / periods_s.mean() == pytest.approx(50.0, rel=0.03)
     assert np.median(periods_s) == pytest.approx(0.02, abs=0.004)
     values = wait_until(lambda: "inference_ms_p50" in (v := values_of(graph)) and v, "inference times")
-    stages = ("stamp_age", "preprocessing", "link", "queue", "copy_in", "prefix", "suffix", "copy_out", "inference", "switch")
+    stages = (
+        "stamp_age",
+        "preprocessing",
+        "link",
+        "queue",
+        "copy_in",
+        "prefix",
+        "suffix",
+        "copy_out",
+        "inference",
+        "switch",
+    )
     names = ("control_period", "observation_age", *stages)
     for key in (f"{name}_ms_{share}" for name in names for share in ("p50", "p99", "max")):
         assert float(values[key]) > 0
@@ -73,9 +86,8 @@ def test_the_policy_drives_at_the_control_rate_while_the_model_infers(graph):
 
 def test_a_trajectory_is_what_controllers_take(graph):
     drive(graph)
-    time.sleep(0.5)
+    wait_until(lambda: len(graph.probe.commands) > 20, "commands")
     limits = {joint.name: joint for joint in graph.probe.robot.joints}
-    assert len(graph.probe.commands) > 20
     for command in graph.probe.commands:
         assert command.header.stamp.sec == 0 and command.header.stamp.nanosec == 0
         assert tuple(command.joint_names) == graph.probe.robot.joint_names
@@ -90,9 +102,10 @@ def test_a_trajectory_is_what_controllers_take(graph):
 
 def test_commands_keep_within_the_acceleration_limit(graph):
     drive(graph)
-    time.sleep(0.5)
+    wait_until(lambda: any(any(command.points[0].velocities) for command in graph.probe.commands), "motion")
     graph.probe.trigger("vla_policy/hold")
-    time.sleep(0.5)
+    wait_until(lambda: graph.probe.mode() == "HOLD", "HOLD")
+    wait_until(lambda: not any(graph.probe.commands[-1].points[0].velocities), "rest")
     velocities = np.array([command.points[0].velocities for command in graph.probe.commands])
     assert velocities.any()
     limits = graph.probe.robot.joint_values("max_acceleration")
@@ -201,7 +214,7 @@ def test_garbage_on_the_link_is_refused_and_both_nodes_live(graph):
     for payload in (b"", b"\x80\x04K\x01.", bytes(range(256)) * 4, truncated):
         for publisher in publishers:
             publisher.publish(UInt8MultiArray(data=payload))
-        time.sleep(0.1)
+        time.sleep(0.1)  # each topic keeps one message: real ones get through in between
     graph.probe.chunks.clear()
     wait_until(lambda: len(graph.probe.chunks) >= 2, "chunks")
     assert set(graph.probe.modes) == {"POLICY"}, "the mode stays what it was"

@@ -31,6 +31,8 @@ ROBOT_FILE = Path(__file__).parents[1] / "data" / "three_joints.yaml"
 SENSOR = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RELIABLE = QoSProfile(depth=100)
+# In which what was published last is heard, which shows nowhere before the recording ends.
+SETTLE_S = 0.5
 TOPICS = {
     "front/image": (Image, SENSOR),
     "top/image": (Image, SENSOR),
@@ -184,8 +186,8 @@ def test_an_interrupted_recording_is_a_finished_bag_with_every_byte_that_was_pub
     robot.publish_until(lambda: "every topic of the robot file comes in" in recording.log, "all topics to be heard")
     for _ in range(50):
         robot.publish()
-        time.sleep(0.01)
-    time.sleep(0.5)
+        time.sleep(0.01)  # a best effort reader keeps a few at most
+    time.sleep(SETTLE_S)
     assert recording.end(*signals) == 0, recording.log
     recorded = recording.read()
     assert recorded.keys() == robot.published.keys()
@@ -222,7 +224,7 @@ def test_a_killed_recording_lacks_only_what_came_after_the_last_renewal_of_its_m
     heard = num_published(robot)
     for _ in range(100):
         robot.publish()
-        time.sleep(0.01)
+        time.sleep(0.01)  # as above
     flushed = num_published(robot)
     wait_until_flushed(recording.bag)
     for _ in range(20):
@@ -244,7 +246,7 @@ def test_a_robot_in_a_namespace_with_a_renamed_camera_is_recorded_by_its_own_nam
     remapping = ["--ros-args", "-r", "front/image:=cam0"]
     recording = start_recording("--namespace", "left", "--duration", "60", *remapping)
     robot.publish_until(lambda: "every topic" in recording.log, "all topics to be heard")
-    time.sleep(0.5)
+    time.sleep(SETTLE_S)
     assert recording.end(signal.SIGINT) == 0, recording.log
     recorded = recording.read()
     assert recorded.keys() == robot.published.keys() - {"/left/front/image", "/left/vla_model/request"}

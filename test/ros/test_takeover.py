@@ -40,7 +40,9 @@ def test_a_teleop_message_takes_over_and_the_robot_goes_where_the_hand_is(human)
     goal = [0.4, -0.3, 0.5]
     follow_hand(probe, goal)
     assert probe.mode() == "TELEOP"
-    wait_until(lambda: np.allclose(probe.commands[-1].points[0].positions, goal, atol=1e-3) or probe.teleop(goal), "there")
+    wait_until(
+        lambda: np.allclose(probe.commands[-1].points[0].positions, goal, atol=1e-3) or probe.teleop(goal), "there"
+    )
 
 
 def test_every_command_comes_with_the_mode_that_made_it(human):
@@ -92,6 +94,9 @@ def test_the_emergency_stop_latches_until_it_is_let_go_and_reset(human):
     assert probe.mode() == "ESTOP"
     assert "still true" in probe.trigger("vla_policy/reset_estop").message
     probe.estop(False)
+    for state in ("inactive", "active"):
+        human.bring("vla_policy", state)
+    wait_until(lambda: probe.mode() == "ESTOP", "ESTOP: who deactivates a node has not reset it")
     wait_until(lambda: probe.trigger("vla_policy/reset_estop").success, "reset")
     wait_until(lambda: probe.mode() == "HOLD", "HOLD")
 
@@ -124,7 +129,10 @@ def test_an_unusable_trajectory_is_refused_with_its_reason_and_the_policy_keeps_
 
 @pytest.mark.parametrize(
     ("name", "value", "named"),
-    [("strategy", "best", "expected one of latest, ensemble, rtc"), ("teleop_takeover", "wish", "expected one of message")],
+    [
+        ("strategy", "best", "expected one of latest, ensemble, rtc"),
+        ("teleop_takeover", "wish", "expected one of message"),
+    ],
 )
 def test_a_parameter_out_of_range_is_refused_when_it_is_set(human, name, value, named):
     drive(human)

@@ -153,8 +153,8 @@ def keyboard(fake: FakePolicyNode) -> Iterator[Keyboard]:
     keyboard = Keyboard()
     try:
         wait_until(lambda: "HOLD  [1 base +0.300]" in keyboard.status, f"its first status: {keyboard.screen}", 60)
-        # Its publishers and clients are found by then, which takes longer than its subscriptions.
         wait_until(lambda: fake.node.count_publishers("/vla_policy/teleop"), "its publisher")
+        # That its clients are found, too, shows nowhere.
         time.sleep(0.5)
         yield keyboard
     finally:
@@ -166,7 +166,7 @@ def is_silent(fake: FakePolicyNode) -> bool:
 
 
 def test_it_takes_over_with_the_first_jog_key_and_keeps_the_robot_until_the_policy_is_engaged(fake, keyboard):
-    time.sleep(0.2)
+    time.sleep(0.2)  # in which it would send ten times
     assert not fake.trajectories, "silent before the first key"
     keyboard.press(RIGHT, UP)
     wait_until(lambda: len(fake.trajectories) > 20, "targets")
@@ -201,6 +201,13 @@ def test_a_refusal_is_shown_above_the_status_and_a_stop_is_latched_and_reset(fak
     wait_until(lambda: fake.mode == "TELEOP", "TELEOP")
     keyboard.press(b"h")
     wait_until(lambda: "hold" in fake.calls and keyboard.status.startswith("HOLD  ["), "HOLD")
+
+
+def test_the_newest_of_two_keys_counts(fake, keyboard):
+    keyboard.press(b"e", UP)
+    wait_until(lambda: "TELEOP (you)" in keyboard.status, "TELEOP")
+    wait_until(lambda: len(fake.trajectories) > 20, "targets")
+    assert "engage" not in fake.calls and fake.mode == "TELEOP"
 
 
 def test_a_robot_engaged_by_somebody_else_is_left_alone(fake, keyboard):

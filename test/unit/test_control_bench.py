@@ -73,9 +73,17 @@ def test_what_the_limiter_gives_uses_its_limits_whole_and_breaks_none() -> None:
     assert use.velocity == pytest.approx(1.0) and use.acceleration == pytest.approx(1.0) and use.position <= 1.0 + 1e-9
 
 
+def late(heard: list[HeardCommand], periods: float) -> list[HeardCommand]:
+    return [replace(command, sent_ns=command.sent_ns + round(periods * PERIOD_NS)) for command in heard]
+
+
 def test_after_missed_ticks_the_braking_ramp_of_the_last_command_counts() -> None:
     heard = [replace(command, sequence=None) for command in commands(missed=(7, 8, 20))]
     assert limit_use([heard], ROBOT, PERIOD_S).num_violations == 0
+    assert limit_use([heard[:7] + late(heard[7:], 0.4)], ROBOT, PERIOD_S).num_violations == 0
+    assert limit_use([heard[:7] + late(heard[7:], -1.9)], ROBOT, PERIOD_S).num_violations > 0, (
+        "1.1 periods: none missed"
+    )
     without_gap = [replace(command, sent_ns=START_NS + k * PERIOD_NS) for k, command in enumerate(heard)]
     assert limit_use([without_gap], ROBOT, PERIOD_S).num_violations > 0
 
@@ -198,6 +206,7 @@ def driven(strategy: str, chunks: list[HeardChunk] = TWO_CHUNKS) -> Driven:
     modes = ["HOLD"] * 5 + ["POLICY"] * 40 + ["TELEOP"] * 5 + ["POLICY"] * 20 + ["HOLD"] * 30
     return Driven(
         strategy=strategy,
+        delay_ms=200.0,
         drives=[Drive(at(5), Span(at(6), at(44)))],
         commands=[resting([0.0, 0.0], k, mode=mode) for k, mode in enumerate(modes)],
         chunks=[*chunks, HeardChunk(at(52), chunk(at(50), 0.0, 0.0))],
@@ -240,6 +249,18 @@ def test_switches_are_compared_with_those_of_the_drives_by_latest() -> None:
     rows = control_rows(observed(driven("latest", steady)), ROBOT, driven("latest"))
     told = [row.measured for row in rows if "jump of the target" in row.what or "drives of its own" in row.what]
     assert told[:2] == pytest.approx([0.0, 0.3], abs=1e-9)
+
+
+def test_the_ratio_is_promised_for_a_slow_model_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "ENOUGH_SWITCHES", 1)
+    quick = replace(driven("rtc"), delay_ms=0.0)
+    ratios = [row for row in control_rows(observed(quick), ROBOT, driven("latest")) if row.what == "  ratio"]
+    assert len(ratios) == 2 and all(row.ok is None and row.measured is not None for row in ratios)
+
+
+def test_lateness_without_a_yardstick_is_not_good() -> None:
+    rows = control_rows(replace(observed(driven("latest")), idle_ns=[]), ROBOT, None)
+    assert next(row for row in rows if row.what.startswith("lateness of commands")).ok is False
 
 
 def test_fewer_switches_than_promised_do_not_count() -> None:

@@ -120,7 +120,14 @@ def test_a_png_is_exact():
     np.testing.assert_array_equal(decode_image(SimpleNamespace(format="png", data=data)), RGB)
 
 
-@pytest.mark.parametrize("data", [b"", b"not a picture"])
+def jpeg_of_impossible_size():
+    data = bytearray(cv2.imencode(".jpg", RGB)[1].tobytes())
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
+    return bytes(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"not a picture", jpeg_of_impossible_size()])
 def test_damaged_compressed_data_is_refused_by_its_format(data):
     with pytest.raises(ValueError, match="format 'jpeg'"):
         decode_image(SimpleNamespace(format="jpeg", data=data))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +16,15 @@ from vla_ros.nodes.ticker import Ticker
 
 S = 1_000_000_000
 MS = 1_000_000
+PATIENCE_S = 20.0
 NOW = ClockReading(steady_ns=50 * S, ros_ns=1_700_000_000 * S)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, f"waited {PATIENCE_S:g} s in vain"
+        time.sleep(0.005)
 
 
 class Log:
@@ -46,13 +56,12 @@ def test_the_ticker_calls_at_deadlines_whole_periods_apart():
     deadlines: list[int] = []
     ticker = Ticker(5 * MS, deadlines.append)
     ticker.start()
-    time.sleep(0.3)
+    wait_until(lambda: len(deadlines) > 20)
     ticker.stop()
     count = len(deadlines)
-    assert count > 20
-    steps = [later - earlier for earlier, later in zip(deadlines, deadlines[1:], strict=False)]
+    steps = [later - earlier for earlier, later in pairwise(deadlines)]
     assert all(step > 0 and step % (5 * MS) == 0 for step in steps)
-    time.sleep(0.02)
+    time.sleep(0.02)  # four periods
     assert len(deadlines) == count, "a stopped ticker is silent"
 
 
@@ -62,11 +71,11 @@ def test_a_tick_that_takes_longer_than_a_period_leaves_deadlines_out_and_never_c
     def slow_at_first(deadline_ns: int) -> None:
         deadlines.append(deadline_ns)
         if len(deadlines) == 1:
-            time.sleep(0.05)
+            time.sleep(0.05)  # five periods
 
     ticker = Ticker(10 * MS, slow_at_first)
     ticker.start()
-    time.sleep(0.15)
+    wait_until(lambda: len(deadlines) > 2)
     ticker.stop()
     assert deadlines[1] - deadlines[0] >= 50 * MS
     assert (deadlines[1] - deadlines[0]) % (10 * MS) == 0
@@ -81,7 +90,8 @@ def test_a_ticker_can_stop_itself():
 
     ticker = Ticker(MS, stop_at_once)
     ticker.start()
-    time.sleep(0.05)
+    wait_until(lambda: ticks)
+    time.sleep(0.05)  # fifty periods
     assert len(ticks) == 1
 
 
@@ -114,9 +124,9 @@ def test_a_ticker_that_may_not_be_realtime_ticks_all_the_same(monkeypatch):
     ticks: list[int] = []
     ticker = Ticker(MS, ticks.append, realtime_priority=10)
     ticker.start()
-    time.sleep(0.05)
+    wait_until(lambda: ticks)
     ticker.stop()
-    assert ticks and not ticker.is_realtime
+    assert not ticker.is_realtime
 
 
 def test_values_older_than_the_window_are_forgotten(monkeypatch):

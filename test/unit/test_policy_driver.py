@@ -21,7 +21,7 @@ def seen(stamp_ns: int) -> Observation:
 def driver_after(num_delay: int) -> PolicyDriver:
     """One that follows a chunk of an observation at 1 s, and knows how long answers take."""
     driver = PolicyDriver(LatestScheduler(), retry_s=1.0)
-    driver.follow(ActionChunk(S, DT_S, 1.0, ROWS), np.zeros(2), S, starts_from_rest=True)
+    driver.follow(ActionChunk(S, DT_S, 1.0, ROWS), np.zeros(2), S)
     driver.delays.add(num_delay)
     return driver
 
@@ -37,8 +37,16 @@ def test_nothing_is_continued_before_a_delay_is_known():
     driver = PolicyDriver(LatestScheduler(), retry_s=1.0)
     shape = ChunkShape(HORIZON, DT_S, 1.0)
     assert driver.continuation(seen(S), shape) is None
-    driver.follow(ActionChunk(S, DT_S, 1.0, ROWS), np.zeros(2), S, starts_from_rest=True)
+    driver.follow(ActionChunk(S, DT_S, 1.0, ROWS), np.zeros(2), S)
     assert driver.continuation(seen(S), shape) is None
+
+
+def test_the_age_of_a_shadow_chunk_is_no_delay_of_the_model():
+    driver = PolicyDriver(LatestScheduler(), retry_s=1.0)
+    driver.follow_shadow(ActionChunk(S, DT_S, 1.0, ROWS), np.zeros(2), S + 480 * MS)
+    assert driver.delays.predicted is None and driver.target(S + 500 * MS) is not None
+    driver.follow(ActionChunk(S + 500 * MS, DT_S, 1.0, ROWS), np.zeros(2), S + 600 * MS)
+    assert driver.delays.predicted == 2, "of the answer, 100 ms old, not of the shadow, 480 ms old"
 
 
 def test_what_ends_before_the_answer_comes_is_not_continued():

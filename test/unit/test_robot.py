@@ -45,6 +45,10 @@ def test_an_output_without_a_topic_gets_its_controllers_usual_one(tmp_path):
         (lambda d: d["outputs"][0]["joints"].append("elbow"), "unknown joint 'elbow'"),
         (lambda d: d["outputs"][0]["joints"].remove("gripper"), "'gripper' is in no output"),
         (lambda d: d["outputs"][0].update(interface="velocity"), "interface 'velocity'"),
+        (
+            lambda d: d["outputs"].append({"name": "hand", "joints": [d["outputs"][0]["joints"].pop()]}),
+            "outputs 'arm' and 'hand' both command 'joint_trajectory_controller/joint_trajectory'",
+        ),
         (lambda d: d.update(control_rate_hz=0.0), "expected 1 to 1000"),
         (lambda d: d.update(cameras=[]), "at least one entry"),
         (lambda d: d["cameras"][0].update(width=0), "must be above 0"),

@@ -145,7 +145,7 @@ def test_a_robot_measured_outside_its_limits_is_sent_targets_inside():
         ("H", ["hold"]),
         ("x", ["press_estop"]),
         (" ", ["press_estop"]),
-        ("r", ["release_estop", "reset_estop"]),
+        ("r", ["reset_estop"]),
     ],
 )
 def test_engage_hold_and_stop_end_driving_and_ask_for_it(key, requests):
@@ -153,6 +153,15 @@ def test_engage_hold_and_stop_end_driving_and_ask_for_it(key, requests):
     press(new, key, mode="TELEOP")
     assert new.requests == requests
     assert new.tick("TELEOP", 0.2) is None
+
+
+def test_only_a_stop_of_its_own_is_let_go():
+    new = driving()
+    press(new, "x", "r", mode="TELEOP")
+    assert new.requests == ["press_estop", "release_estop", "reset_estop"]
+    new.requests.clear()
+    press(new, "r", mode="ESTOP")
+    assert new.requests == ["reset_estop"], "the button that is pressed now is another's"
 
 
 @pytest.mark.parametrize("mode", ["POLICY", "HOLD", "ESTOP"])

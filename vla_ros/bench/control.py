@@ -21,8 +21,6 @@ from vla_ros.types import ActionChunk, Command
 
 TOLERANCE = 1e-6
 """A share of a limit that rounding to whole ns may add."""
-LATE_PERIODS = 1.05
-"""Two commands sent no further apart have no missed tick between them."""
 HISTORY_SIZE = 512
 
 
@@ -88,9 +86,7 @@ def limit_use(segments: Sequence[Sequence[HeardCommand]], robot: RobotConfig, pe
     return LimitUse(sum(map(len, segments)), num_violations, num_unheard, *(float(share) for share in worst))
 
 
-def largest_steps(
-    commands: Sequence[HeardCommand], mode: str, max_step: np.ndarray, num_commands: int
-) -> list[float]:
+def largest_steps(commands: Sequence[HeardCommand], mode: str, max_step: np.ndarray, num_commands: int) -> list[float]:
     """For each time that ``mode`` began: the largest step of the commanded position within the first ``num_commands``,
     as a share of ``max_step`` ``[num_joints]``."""
     steps = []
@@ -143,7 +139,7 @@ def switch_jumps(
             start = _command_in_force(commands, heard.chunk.stamp_ns, now_ns, period_ns)
             if start is None:
                 continue
-            driver.follow(heard.chunk, start, now_ns, starts_from_rest=i == 0)
+            driver.follow(heard.chunk, start, now_ns)
             after, later = driver.target(now_ns), driver.target(now_ns + period_ns)
             if i == 0 or before is None or earlier is None or after is None or later is None:
                 continue
@@ -197,9 +193,10 @@ class _Judge:
 
     def step(self, before: HeardCommand, command: HeardCommand) -> np.ndarray:
         """The step from one command to the next, both by the velocities they name and by their positions; of the
-        numbers of missed ticks that their times allow, the one that speaks for the command."""
+        numbers of missed ticks that their times allow, the one that speaks for the command: a loop that leaves out the
+        ticks it missed never leaves out more than have passed since its last command went out."""
         gap = (command.sent_ns - before.sent_ns) / NS_PER_S / self._period_s
-        max_missed = 0 if gap < LATE_PERIODS else math.ceil(gap)
+        max_missed = max(0, round(gap) - 1)
         found = [self._step(_state_after(before, n * self._period_s), command) for n in range(max_missed + 1)]
         return min(found, key=lambda shares: float(shares.max()))
 
@@ -240,9 +237,7 @@ def _num_lost(before: HeardCommand | None, command: HeardCommand) -> int:
     return max(0, command.sequence - before.sequence - 1)
 
 
-def _command_in_force(
-    commands: Sequence[HeardCommand], t_ns: int, now_ns: int, period_ns: int
-) -> np.ndarray | None:
+def _command_in_force(commands: Sequence[HeardCommand], t_ns: int, now_ns: int, period_ns: int) -> np.ndarray | None:
     """The commanded positions at ``t_ns`` as they were known at ``now_ns``."""
     sent = [command.sent_ns for command in commands]
     history = CommandHistory(HISTORY_SIZE)

@@ -30,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where to run it (default: cuda where there is one)")
     parser.add_argument("--num-threads", type=int, metavar="N", help="threads on a CPU (default: torch's own choice)")
     parser.add_argument(
-        "--repeats", type=int, metavar="N", help=f"rounds (default {DEFAULT_REPEATS}; {DEFAULT_SCALE_REPEATS} with --scale)"
+        "--repeats",
+        type=int,
+        metavar="N",
+        help=f"rounds (default {DEFAULT_REPEATS}; {DEFAULT_SCALE_REPEATS} with --scale)",
     )
     parser.add_argument(
         "--scale",
@@ -42,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--control",
         action="store_true",
-        help="measure the control of the nodes instead, live in the demo's world: limits, takeovers, a killed model ...",
+        help="measure the control of the nodes instead, live in the demo's world: limits, takeovers, a killed model",
     )
     parser.add_argument(
         "--seconds", type=float, metavar="N", help=f"with --control: so long the policy drives ({DEFAULT_SECONDS:g})"
@@ -56,9 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--control-rate-hz", type=float, metavar="HZ", help="with --control: commands per second (the robot file's)"
     )
-    parser.add_argument(
-        "--out", metavar="DIR", help=f"with --control: for the nodes' logs ({DEFAULT_LOGS})"
-    )
+    parser.add_argument("--out", metavar="DIR", help=f"with --control: for the nodes' logs ({DEFAULT_LOGS})")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -159,7 +160,9 @@ def _scale(args: argparse.Namespace, device: Any, dtype: Any) -> dict[str, Any]:
     sizes = sizes_of(args.policy)
     num_rounds = args.repeats or DEFAULT_SCALE_REPEATS
     sweeps = sweep(sizes, device, dtype, num_rounds, lambda line: print(line, flush=True))
-    write_growth(Path(args.scale), f"{sizes.name} on {device_name(device)}, {str(dtype).removeprefix('torch.')}", sweeps)
+    write_growth(
+        Path(args.scale), f"{sizes.name} on {device_name(device)}, {str(dtype).removeprefix('torch.')}", sweeps
+    )
     print(f"growth: {args.scale}")
     points = {field: [vars(point) for point in swept] for field, swept in sweeps.items()}
     return {"policy": sizes.name, "device_name": device_name(device), "num_threads": _num_threads(), **points}

@@ -124,7 +124,10 @@ def _decode_compressed(msg: Any) -> np.ndarray:
     data = np.frombuffer(msg.data, np.uint8)
     # The pixels as the sensor laid them out: an EXIF rotation would change height and width behind the robot file.
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(data, flags) if len(data) and "compressedDepth" not in msg.format else None
+    try:
+        image = cv2.imdecode(data, flags) if len(data) and "compressedDepth" not in msg.format else None
+    except cv2.error:  # of a size that nothing could hold
+        image = None
     if image is None:
         raise ValueError(
             f"compressed image of format '{msg.format}' and {len(data)} bytes cannot be decoded; expected a whole JPEG "

@@ -14,9 +14,9 @@ from vla_ros.messages.times import fill_time
 def positions_by_name(msg: Any, joint_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
     """Positions and velocities of ``joint_names``, in that order, out of a JointState message.
 
-    Returns ``[num_joints]`` float64 each, rad and rad/s; velocities are None where the driver sends none. Further
-    joints in the message are ignored. Raises ValueError for a missing or repeated joint, a wrong number of values, and a
-    value that is not finite.
+    Returns ``[num_joints]`` float64 each, rad and rad/s; velocities are None where the driver sends none, or NaN for
+    some joint, as for one without a velocity sensor. Further joints in the message are ignored. Raises ValueError for a
+    missing or repeated joint, a wrong number of values, and a position that is not finite.
     """
     names = list(msg.name)
     index = {name: i for i, name in enumerate(names)}
@@ -31,8 +31,14 @@ def positions_by_name(msg: Any, joint_names: Sequence[str]) -> tuple[np.ndarray,
         )
     rows = [index[name] for name in joint_names]
     positions = _values(msg.position, "position", names, rows)
+    worst = np.flatnonzero(~np.isfinite(positions))
+    if len(worst):
+        raise ValueError(
+            f"joint state position of '{joint_names[worst[0]]}' is {positions[worst[0]]}; expected a finite number: "
+            "check the driver"
+        )
     velocities = _values(msg.velocity, "velocity", names, rows) if len(msg.velocity) else None
-    return positions, velocities
+    return positions, velocities if velocities is not None and np.isfinite(velocities).all() else None
 
 
 def fill_joint_state(
@@ -50,11 +56,4 @@ def _values(given: Any, what: str, names: list[str], rows: list[int]) -> np.ndar
         raise ValueError(
             f"joint state has {len(names)} names and {len(given)} {what} values; expected as many: check the driver"
         )
-    values = np.asarray(given, dtype=np.float64)[rows]
-    if not np.isfinite(values).all():
-        worst = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise ValueError(
-            f"joint state {what} of '{names[rows[worst]]}' is {values[worst]}; expected a finite number: "
-            "check the driver"
-        )
-    return values
+    return np.asarray(given, dtype=np.float64)[rows]

@@ -9,7 +9,8 @@ MAX_LEAD_S = 0.1
 
 
 def check_stamp(stamp_ns: int, received_ns: int) -> None:
-    """Raises ValueError for a header stamp that cannot be of a message received at ``received_ns``, both in ROS time."""
+    """Raises ValueError for a header stamp that cannot be of a message received at ``received_ns``, both in ROS
+    time."""
     age_s = (received_ns - stamp_ns) / NS_PER_S
     if not -MAX_LEAD_S <= age_s <= MAX_AGE_S:
         raise ValueError(

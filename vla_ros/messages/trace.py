@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 class Trace:
     """One chunk that was followed, or kept while a human drove; times are ns of ROS time.
 
-    ``cameras_ns`` is the header stamp of each image its observation held, ``joint_positions`` are its joints, rad, in the
-    robot file's order, ``task`` the instruction; ``asked_ns`` is when the request was made, ``taken_ns`` when the answer was
-    taken.
+    ``cameras_ns`` is the header stamp of each image its observation held, ``joint_positions`` are its joints, rad, in
+    the robot file's order, ``task`` the instruction; ``asked_ns`` is when the request was made, ``taken_ns`` when the
+    answer was taken.
     """
 
     cameras_ns: Mapping[str, int]
@@ -34,6 +34,8 @@ def decode_trace(line: str) -> Trace:
         document = json.loads(line)
         cameras_ns = {str(name): int(stamp) for name, stamp in document["cameras_ns"].items()}
         joint_positions = tuple(map(float, document["joint_positions"]))
-        return Trace(cameras_ns, joint_positions, str(document["task"]), int(document["asked_ns"]), int(document["taken_ns"]))
+        return Trace(
+            cameras_ns, joint_positions, str(document["task"]), int(document["asked_ns"]), int(document["taken_ns"])
+        )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"'{line[:80]}' is no trace of a chunk; expected what vla_policy/trace says") from error

@@ -29,9 +29,9 @@ class Trajectory:
 def parse_trajectory(msg: Any, joint_names: Sequence[str], in_order: bool = False) -> Trajectory:
     """A JointTrajectory message as a ``Trajectory`` whose columns are ``joint_names``.
 
-    With ``in_order`` the message must name its joints in that order, too. Raises ValueError for a joint that is missing,
-    unknown or named twice, no points, points without positions or with a wrong number of values, velocities in some points
-    only, a value that is not finite, and times that do not increase.
+    With ``in_order`` the message must name its joints in that order, too. Raises ValueError for a joint that is
+    missing, unknown or named twice, no points, points without positions or with a wrong number of values, velocities in
+    some points only, a value that is not finite, and times that do not increase.
     """
     columns = _columns(list(msg.joint_names), joint_names)
     if in_order and columns != list(range(len(columns))):

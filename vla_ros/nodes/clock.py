@@ -62,8 +62,8 @@ class StampMap:
     """ROS time and the steady clock of one node, each by the other; for use by any thread.
 
     Simulated time stands still between two messages of ``/clock``: the reading right after one is the true one, and the
-    offset found so is kept until the clocks drift apart, so that stamps keep their distances to the nanosecond and a replay
-    sees what an earlier one saw.
+    offset found so is kept until the clocks drift apart, so that stamps keep their distances to the nanosecond and a
+    replay sees what an earlier one saw.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -73,7 +73,8 @@ class StampMap:
         self._offset_ns = 0
 
     def to_steady_ns(self, stamp_ns: int) -> int:
-        """A header stamp in ROS time, ns, on the steady clock; raises ValueError for one that cannot be of this moment."""
+        """A header stamp in ROS time, ns, on the steady clock; raises ValueError for one that cannot be of this
+        moment."""
         return to_steady_ns(stamp_ns, self._read())
 
     def to_ros_ns(self, steady_ns: int) -> int:

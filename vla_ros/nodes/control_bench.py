@@ -16,12 +16,13 @@ import numpy as np
 from vla_ros.bench.control_table import Row
 from vla_ros.nodes.control_camera_rows import not_measured
 from vla_ros.nodes.control_camera_stage import run_camera_stage
-from vla_ros.nodes.control_probe import ControlProbe, now_ns
+from vla_ros.nodes.control_probe import ControlProbe
 from vla_ros.nodes.control_rows import ENOUGH_SWITCHES, Drive, Driven, Observed, Span, control_rows
 from vla_ros.nodes.control_stage import PATIENCE_S, Stage
 from vla_ros.nodes.demo_client import DEACTIVATE
 from vla_ros.nodes.demo_processes import Processes
 from vla_ros.nodes.demo_world import START_TIMEOUT_S, DemoWorld, WorldConfig, running_world
+from vla_ros.nodes.heard import now_ns
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.share import robot_file
 
@@ -31,6 +32,11 @@ TAKEOVERS_PER_SCENE = 4
 TELEOP_S = 0.15
 NUDGE_RAD = 0.05
 HOLD_WATCH_S = 2.0
+ELSEWHERE = [
+    Row("success with 0, 100, 200 and 300 ms of delay: see bench/delays.py", None, None, ""),
+    Row("an hour of faults: see bench/faults.py", None, None, ""),
+]
+"""What takes a script of its own, of an hour or more."""
 MAX_REST_S = 20.0
 """So long at most the idle ticker is heard alone, and no longer than the policy drives."""
 
@@ -63,7 +69,7 @@ def run_control_bench(config: ControlBenchConfig) -> list[Row]:
             idle.start_node("control_ticker", {"robot": ROBOT, "control_rate_hz": robot.control_rate_hz})
             observed = _Bench(config, robot, world).run()
     latest = None if config.strategy == "latest" else _drive_latest(config, robot)
-    return control_rows(observed, robot, latest) + _camera_rows(config)
+    return control_rows(observed, robot, latest) + _camera_rows(config) + ELSEWHERE
 
 
 def _world_config(config: ControlBenchConfig, robot: RobotConfig) -> WorldConfig:
@@ -87,7 +93,7 @@ def _drive_latest(config: ControlBenchConfig, robot: RobotConfig) -> Driven:
         stage = Stage(world)
         print(f"the policy drives for {config.seconds:g} s by strategy latest", flush=True)
         drives = stage.drive_for(config.seconds, stage.new_scene, config.num_switches)
-        return Driven("latest", drives, world.client.commands(), world.client.chunks())
+        return Driven("latest", config.inference_delay_ms, drives, world.client.commands(), world.client.chunks())
 
 
 def _camera_rows(config: ControlBenchConfig) -> list[Row]:
@@ -117,7 +123,8 @@ class _Bench(Stage):
         killed = self._kill_model()
         back = self._restart_model()
         self._world.transition(DEACTIVATE, "deactivated")
-        driven = Driven(self._config.strategy, drives, self._probe.commands(), self._probe.chunks())
+        strategy, delay_ms = self._config.strategy, self._config.inference_delay_ms
+        driven = Driven(strategy, delay_ms, drives, self._probe.commands(), self._probe.chunks())
         return Observed(
             driven=driven,
             scenes_ns=self._probe.scenes_ns,

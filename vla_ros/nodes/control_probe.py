@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from array import array
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 from builtin_interfaces.msg import Duration
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -19,12 +17,10 @@ from vla_ros.messages.times import fill_time
 from vla_ros.messages.trajectories import parse_trajectory
 from vla_ros.nodes.control_ticker import IDLE_TOPIC
 from vla_ros.nodes.demo_client import DemoClient, Recording
+from vla_ros.nodes.heard import EVERYTHING, heard_command, now_ns
 from vla_ros.nodes.qos import LINK, TELEOP
 from vla_ros.robot import RobotConfig
 from vla_ros.types import ActionChunk
-
-EVERYTHING = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1000, reliability=ReliabilityPolicy.RELIABLE)
-NO_SEQUENCE = 1 << 63
 
 
 class ControlProbe(DemoClient):
@@ -92,30 +88,17 @@ class ControlProbe(DemoClient):
             heard, modes = list(self._heard), sorted(self._modes)
         heard.sort(key=lambda item: item[1]["source_timestamp"])
         mode_ns = [sent_ns for sent_ns, _ in modes]
-        return [self._command(msg, info, modes, mode_ns) for msg, info in heard]
+        commands = []
+        for msg, info in heard:
+            index = int(np.searchsorted(mode_ns, info["source_timestamp"], side="right")) - 1
+            commands.append(heard_command(msg, info, self._robot, modes[index][1] if index >= 0 else ""))
+        return commands
 
     def chunks(self) -> list[HeardChunk]:
         """Every chunk so far."""
         with self._changed:
             heard = list(self._chunks)
         return [HeardChunk(arrived_ns, self._chunk(msg)) for arrived_ns, msg in heard]
-
-    def _command(
-        self, msg: JointTrajectory, info: dict[str, Any], modes: list[tuple[int, str]], mode_ns: list[int]
-    ) -> HeardCommand:
-        sent_ns, sequence = info["source_timestamp"], info.get("publication_sequence_number")
-        index = int(np.searchsorted(mode_ns, sent_ns, side="right")) - 1
-        trajectory = self._parse(msg)
-        assert trajectory.velocities is not None
-        return HeardCommand(
-            sent_ns=sent_ns,
-            arrived_ns=info["received_timestamp"],
-            sequence=None if sequence is None or sequence >= NO_SEQUENCE else sequence,
-            mode=modes[index][1] if index >= 0 else "",
-            times_s=trajectory.times_s,
-            positions=trajectory.positions,
-            velocities=trajectory.velocities,
-        )
 
     def _chunk(self, msg: JointTrajectory) -> ActionChunk:
         trajectory = self._parse(msg)
@@ -145,8 +128,3 @@ class ControlProbe(DemoClient):
     def _keep_status(self, msg: DiagnosticStatus) -> None:
         with self._changed:
             self._model_level, self._model_heard_ns = msg.level, now_ns()
-
-
-def now_ns() -> int:
-    """Now on the clock that messages are stamped by."""
-    return time.time_ns()

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from vla_ros.nodes.control_probe import ControlProbe, now_ns
+from vla_ros.nodes.control_probe import ControlProbe
 from vla_ros.nodes.control_rows import Drive, Span
 from vla_ros.nodes.demo_world import DemoWorld
+from vla_ros.nodes.heard import now_ns
 
 SCENE_S = 4.0
 """Before long the arm rests on its block, where a policy that drives on shows nothing."""

@@ -1,4 +1,5 @@
-"""What a human says: teleop trajectories, the emergency stop, a takeover button. Callbacks check, hand on and return."""
+"""What a human says: teleop trajectories, the emergency stop, a takeover button. Callbacks check, hand on and
+return."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ SOURCE = "teleop"
 class HumanInputs:
     """The human's subscriptions, in a thread of their own: nothing else makes a hand on the stick wait.
 
-    ``on_teleop`` gets a checked trajectory and returns the reason for a refusal; ``on_takeover`` is called when the button
-    ``takeover_button`` of ``joy`` goes down; ``on_estop`` gets what the emergency stop says.
+    ``on_teleop`` gets a checked trajectory, ``on_takeover`` is called when the button ``takeover_button`` of ``joy``
+    goes down; both return the reason for a refusal. ``on_estop`` gets what the emergency stop says.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class HumanInputs:
         problems: Problems,
         on_teleop: Callable[[TeleopTrajectory], str],
         on_estop: Callable[[bool], None],
-        on_takeover: Callable[[], None],
+        on_takeover: Callable[[], str],
         takeover_button: int = NO_BUTTON,
     ) -> None:
         self._robot = robot
@@ -78,6 +79,7 @@ class HumanInputs:
                 "joy", f"'joy' has {len(msg.buttons)} buttons; expected more than takeover_button {button}"
             )
         is_down = bool(msg.buttons[button])
-        if is_down and not self._was_down:
-            self._on_takeover()
+        refusal = self._on_takeover() if is_down and not self._was_down else ""
+        if refusal:
+            self._problems.report("joy", f"takeover by 'joy' refused: {refusal}")
         self._was_down = is_down

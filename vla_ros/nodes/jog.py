@@ -133,6 +133,7 @@ class Session:
         self._num_joints = robot.num_joints
         self._started_s = 0.0
         self._is_teleop = False
+        self._has_pressed = False
 
     def press(self, key: str, mode: str, positions: np.ndarray | None, now_s: float) -> bool:
         """One key; ``positions`` are the newest measured ones, None where they are missing or old. False for quit."""
@@ -151,9 +152,12 @@ class Session:
             self._release(action.value)
         elif action is Action.ESTOP:
             self._release("press_estop")
+            self._has_pressed = True
             self.lines.append("emergency stop; r resets it")
         elif action is Action.RESET:
-            self._release("release_estop", "reset_estop")
+            # Another's emergency stop is not ours to let go.
+            self._release(*(["release_estop"] if self._has_pressed else []), "reset_estop")
+            self._has_pressed = False
         elif action is Action.HELP:
             self.lines.append(HELP)
         return action is not Action.QUIT

@@ -14,8 +14,7 @@ from rclpy.node import Node
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros.bench.control import HeardCommand, LimitUse, limit_use
-from vla_ros.messages.trajectories import parse_trajectory
-from vla_ros.nodes.control_probe import EVERYTHING, NO_SEQUENCE, now_ns
+from vla_ros.nodes.heard import EVERYTHING, heard_command, now_ns
 from vla_ros.robot import RobotConfig
 
 BATCH_SIZE = 50
@@ -59,7 +58,7 @@ class LimitWatch:
     def _on_command(self, msg: JointTrajectory, info: dict[str, Any]) -> None:
         with self._lock:
             try:
-                command = self._command(msg, info)
+                command = heard_command(msg, info, self._robot)
             except ValueError as error:
                 self._unreadable = self._unreadable or str(error)
                 return
@@ -71,21 +70,6 @@ class LimitWatch:
             self._heard.append(command)
             if len(self._heard) >= BATCH_SIZE:
                 self._judge()
-
-    def _command(self, msg: JointTrajectory, info: dict[str, Any]) -> HeardCommand:
-        trajectory = parse_trajectory(msg, self._robot.joint_names)
-        if trajectory.velocities is None:
-            raise ValueError("trajectory has no velocities; expected some in each point")
-        sequence = info.get("publication_sequence_number")
-        return HeardCommand(
-            sent_ns=info["source_timestamp"],
-            arrived_ns=info["received_timestamp"],
-            sequence=None if sequence is None or sequence >= NO_SEQUENCE else sequence,
-            mode="",
-            times_s=trajectory.times_s,
-            positions=trajectory.positions,
-            velocities=trajectory.velocities,
-        )
 
     def _judge(self) -> None:
         """Of the last command judged, only the step from it is still of interest."""

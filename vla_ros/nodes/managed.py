@@ -21,6 +21,7 @@ from rclpy.signals import SignalHandlerOptions
 from vla_ros.nodes.dds import use_default_dds_profile
 
 RCLError = rclpy_implementation.RCLError
+ERROR_PERIOD_S = 1.0
 
 
 class ManagedNode(LifecycleNode):
@@ -122,12 +123,13 @@ class ManagedNode(LifecycleNode):
 
 
 class Spinner:
-    """An executor of one node in a thread of its own."""
+    """An executor of one node in a thread of its own, which a callback that fails does not end."""
 
     def __init__(self, node: Node) -> None:
+        self._node = node
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(node)
-        self._thread = threading.Thread(target=self._executor.spin, name=node.get_name(), daemon=True)
+        self._thread = threading.Thread(target=self._spin, name=node.get_name(), daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -137,6 +139,14 @@ class Spinner:
         self._executor.shutdown()
         if self._thread.is_alive():
             self._thread.join()
+
+    def _spin(self) -> None:
+        while self._node.context.ok():
+            try:
+                return self._executor.spin()
+            except Exception:  # the emergency stop must be heard after a bug in another callback, too
+                line = f"a callback failed:\n{traceback.format_exc()}"
+                self._node.get_logger().error(line, throttle_duration_sec=ERROR_PERIOD_S)
 
 
 class Role:

@@ -223,4 +223,4 @@ class ModelLink:
     def _fail(self, loop: ControlLoop, why: str) -> None:
         self._problems.report("policy", why)
         with self._lock:
-            loop.fail_policy(why)
+            loop.fail_policy(why, steady_now_ns())

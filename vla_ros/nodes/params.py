@@ -47,7 +47,8 @@ class PolicyNodeParams:
 
 @dataclass(frozen=True)
 class ModelNodeParams:
-    """``num_threads`` is torch's within one operation, on CPU; ``inference_delay_ms`` is waited after each inference."""
+    """``num_threads`` is torch's within one operation, on CPU; ``inference_delay_ms`` is waited after each
+    inference."""
 
     policy_dir: Path
     strategy: str
@@ -67,12 +68,21 @@ def declare_policy_params(node: Node) -> None:
     _declare(node, "strategy", "latest", "How chunks follow each other: latest, ensemble or rtc.")
     _declare(node, "result_timeout_s", 1.0, "A model that takes longer to answer is a fault, s.")
     _declare(node, "model_timeout_s", 1.0, "A model node that is not heard for longer is a fault, s.")
-    _declare(node, "teleop_takeover", "message", "What takes over: message (any), motion, or request (service, button).")
+    _declare(
+        node, "teleop_takeover", "message", "What takes over: message (any), motion, or request (service, button)."
+    )
     _declare(node, "teleop_threshold_rad", 0.02, "Motion of one joint that takes over, rad (takeover by motion).")
     _declare(node, "teleop_timeout_s", 0.5, "HOLD where the human is silent for longer, s.")
     _declare(node, "takeover_button", -1, "Index of the button of 'joy' that takes over; -1: none.")
-    _declare(node, "handoff_ramp_s", 0.2, "Over how long a change of driver is drawn out, s; 0: at once, within limits.")
-    _declare(node, "budgets_ms", ["control_period=30.0"], "What a stage may take at p99, STAGE=MS each; warned above.")
+    _declare(
+        node, "handoff_ramp_s", 0.2, "Over how long a change of driver is drawn out, s; 0: at once, within limits."
+    )
+    _declare(
+        node,
+        "budgets_ms",
+        [""],  # an empty list would be one of bytes to rclpy
+        "What a stage may take at p99, STAGE=MS each; warned above. Without one, control_period's is 1.5 periods.",
+    )
     _declare(node, "shadow", True, "Ask the policy while a human drives, too, so that it can go on at once.")
     _declare(node, "realtime_priority", 10, "SCHED_FIFO priority (1 to 99) of the ticker where permitted; 0: ordinary.")
     _refuse_unusable(node, read_policy_params)
@@ -210,7 +220,7 @@ def _check_strategy(strategy: str) -> None:
 def _budgets(entries: list[str]) -> dict[str, float]:
     """Milliseconds by stage."""
     budgets_ms = {}
-    for entry in entries:
+    for entry in filter(None, entries):
         stage, _, value = entry.partition("=")
         try:
             budgets_ms[stage] = float(value)

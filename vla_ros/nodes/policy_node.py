@@ -35,15 +35,15 @@ from vla_ros.nodes.ticker import Ticker
 from vla_ros.policies.processor import load_processor
 from vla_ros.robot import RobotConfig, read_robot_file
 from vla_ros.runtime.handoff import Mode
-from vla_ros.runtime.loop import ControlLoop, LoopSettings, Tick
+from vla_ros.runtime.loop import ESTOP_LATCHED, ControlLoop, LoopSettings, Tick
 from vla_ros.runtime.match import match_policy
 from vla_ros.runtime.teleop import TeleopTrajectory
 from vla_ros.types import Answer
 
 DIAGNOSTICS_PERIOD_S = 1.0
+MAX_PERIODS = 1.5
 MAX_CLOCK_JUMP_S = 1.0
 MIN_BACKWARD_JUMP_S = 0.001
-ESTOP_LATCHED = "ESTOP is latched; call 'vla_policy/reset_estop' first"
 # Python's own 5 ms would let the processor's thread delay the ticker by a quarter of its period.
 GIL_SWITCH_INTERVAL_S = 0.0005
 
@@ -62,7 +62,7 @@ class PolicyNode(ManagedNode):
         self._description: RobotDescription | None = None
         self._sensors: SensorInputs | None = None
         self._human: HumanInputs | None = None
-        self._is_estop_pressed = False
+        self._is_estop_pressed = self._is_estop_latched = False
         self._link: ModelLink | None = None
         self._outputs: CommandOutputs | None = None
         self._ticker: Ticker | None = None
@@ -104,13 +104,11 @@ class PolicyNode(ManagedNode):
         )
         self._period_ns = round(NS_PER_S / rate_hz)
         self._realtime_priority = params.realtime_priority
-        self._budgets_ms = params.budgets_ms
+        self._budgets_ms = {"control_period": MAX_PERIODS * 1e3 / rate_hz, **params.budgets_ms}
         self._task = self._task or params.task
         self._reset_statistics()
         self._outputs = CommandOutputs(self, self._robot, self._period_ns / NS_PER_S)
-        self._link = ModelLink(
-            self, processor, self._lock, self._problems, self._publish_chunk, params.model_timeout_s
-        )
+        self._link = ModelLink(self, processor, self._lock, self._problems, self._publish_chunk, params.model_timeout_s)
         self._sensors = SensorInputs(self, self._robot, self._stamps, self._problems, self._link.wake)
         self._human = HumanInputs(
             self,
@@ -132,6 +130,8 @@ class PolicyNode(ManagedNode):
         # A fresh loop: whatever was seen and commanded before may be of another pose.
         loop = ControlLoop(self._robot, self._settings)
         loop.sensors.task = self._task
+        # But the emergency stop: what latched it is over only when somebody says so.
+        loop.press_estop(self._is_estop_latched)
         loop.press_estop(self._is_estop_pressed)
         self._loop = loop
         self._sensors.sensors = loop.sensors
@@ -259,6 +259,7 @@ class PolicyNode(ManagedNode):
         if not refusal and self._loop is not None:
             with self._lock:
                 refusal = self._loop.reset_estop()
+                self._is_estop_latched = self._is_estop_latched and bool(refusal)
         return self._answer(response, "reset_estop", refusal, "HOLD")
 
     def _answer(self, response: Trigger.Response, what: str, refusal: str, done: str) -> Trigger.Response:
@@ -286,6 +287,7 @@ class PolicyNode(ManagedNode):
 
     def _on_estop(self, is_pressed: bool) -> None:
         self._is_estop_pressed = is_pressed
+        self._is_estop_latched = self._is_estop_latched or is_pressed
         if self._loop is not None:
             with self._lock:
                 self._loop.press_estop(is_pressed)
@@ -350,11 +352,12 @@ class PolicyNode(ManagedNode):
         values |= {f"problem: {source}": line for source, line in problems.items()}
         if loop is None and self.failure:
             level = DiagnosticStatus.ERROR
-        elif problems or over or (loop is not None and loop.is_faulty):
+        elif problems or over or (loop is not None and (loop.is_faulty or loop.recovering_from is not None)):
             level = DiagnosticStatus.WARN
         else:
             level = DiagnosticStatus.OK
-        message = "; ".join([f"{mode.value}: {why}", *problems.values(), *over])
+        braking = [f"braking: {loop.recovering_from.line}"] if loop is not None and loop.recovering_from else []
+        message = "; ".join([f"{mode.value}: {why}", *braking, *problems.values(), *over])
         stamp = self.get_clock().now().to_msg()
         report = status(f"{full_name(self)}: control", level, message, values)
         self._diagnostics_publisher.publish(diagnostics(stamp, [report]))

@@ -19,6 +19,7 @@ SENSORS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)
 REPORTS = QoSProfile(depth=1000)
 LATCHED = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 LINK = QoSProfile(depth=50)
+COMMANDS = {"trajectory": JointTrajectory, "forward": Float64MultiArray}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def recorded_topics(robot: RobotConfig, with_link: bool) -> tuple[RecordedTopic,
     topics = [
         *(RecordedTopic(c.topic, CompressedImage if c.compressed else Image, IMAGES, True) for c in robot.cameras),
         RecordedTopic(robot.joint_states.topic, JointState, SENSORS, True),
-        *(RecordedTopic(topic, kind, REPORTS, True) for topic, kind in _command_topics(robot).items()),
+        *(RecordedTopic(output.command_topic, COMMANDS[output.interface], REPORTS, True) for output in robot.outputs),
         # Before the task: what lies on the demo's table belongs to the episode that the next task starts.
         RecordedTopic("sim/blocks", String, LATCHED),
         RecordedTopic("vla_policy/task", String, LATCHED, True),
@@ -58,9 +59,3 @@ def recorded_topics(robot: RobotConfig, with_link: bool) -> tuple[RecordedTopic,
     if with_link:
         topics += [RecordedTopic(f"vla_model/{name}", UInt8MultiArray, LINK) for name in ("request", "result")]
     return tuple(topics)
-
-
-def _command_topics(robot: RobotConfig) -> dict[str, type]:
-    """Several groups of joints may share a controller's topic."""
-    kinds = {"trajectory": JointTrajectory, "forward": Float64MultiArray}
-    return {output.command_topic: kinds[output.interface] for output in robot.outputs}

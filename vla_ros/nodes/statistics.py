@@ -12,7 +12,9 @@ from vla_ros.nodes.clock import NS_PER_S, steady_now_ns
 NUM_VALUES = 3000
 WINDOW_S = 10.0
 STAGES = (
-    "stamp_age", "preprocessing", "link", "queue", "copy_in", "prefix", "suffix", "graph", "copy_out", "inference", "switch"
+    "stamp_age", "preprocessing", "link", "queue",
+    "copy_in", "prefix", "suffix", "graph", "copy_out", "inference",
+    "switch",
 )  # fmt: skip
 """What the time of one chunk is made of; on a GPU prefix and suffix are one ``graph``."""
 

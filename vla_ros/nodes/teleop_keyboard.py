@@ -126,6 +126,8 @@ class TeleopKeyboard(Node):
     def _ask(self, now_s: float) -> None:
         """Publish and call what the session asks for, each when its time has come."""
         for request in self._session.requests:
+            # The newest key counts: an engage still to come must not undo it.
+            self._due_s.pop("engage", None)
             if request in ("press_estop", "release_estop"):
                 self._estop.publish(Bool(data=request == "press_estop"))
             else:

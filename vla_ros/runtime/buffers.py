@@ -99,7 +99,8 @@ class CommandHistory:
         self._commands.append(command)
 
     def at(self, t_ns: int) -> np.ndarray:
-        """The commanded positions ``[num_joints]`` in force at ``t_ns``, interpolated between the commands around it."""
+        """The commanded positions ``[num_joints]`` in force at ``t_ns``, interpolated between the commands around
+        it."""
         newer = self._commands[-1]
         for command in reversed(self._commands):
             if command.stamp_ns <= t_ns:

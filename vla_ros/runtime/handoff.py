@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 
-class Mode(str, Enum):
+class Mode(StrEnum):
     """``HOLD`` keeps the last command, ``TELEOP`` follows a human, ``POLICY`` the policy's chunks; ``ESTOP`` brakes and
     stays until it is reset."""
 
@@ -40,7 +40,8 @@ class Handoff:
         return self._is_faulty
 
     def change(self, mode: Mode, why: str, is_fault: bool = False) -> None:
-        """Give the robot to ``mode``; while it has it already, the first reason stays, and ESTOP stays whatever comes."""
+        """Give the robot to ``mode``; while it has it already, the first reason stays, and ESTOP stays whatever
+        comes."""
         if mode is self._mode or self._mode is Mode.ESTOP:
             return
         self._set(mode, why, is_fault)
@@ -52,7 +53,8 @@ class Handoff:
             self.change(Mode.ESTOP, "emergency stop on 'vla_policy/estop'")
 
     def reset_estop(self) -> str:
-        """From ESTOP to HOLD. Returns the reason for a refusal, empty where it is done or there was nothing to reset."""
+        """From ESTOP to HOLD. Returns the reason for a refusal, empty where it is done or there was nothing to
+        reset."""
         if self._is_pressed:
             return "'vla_policy/estop' is still true; publish false first"
         if self._mode is Mode.ESTOP:

@@ -39,11 +39,11 @@ class Limiter:
     From every command it gives, braking as hard as allowed stops each joint before its position limit. A joint that
     starts outside its limits moves inward only.
 
-    Where limits contradict each other: acceleration comes first, then position, then velocity, and jerk comes last. With
-    ``max_jerk`` the commands of ``follow`` are the mean of a leading motion that keeps the other limits (``JerkSmoother``),
-    and no sequence of targets breaks the jerk limit. ``brake``, its ramp and with it ``skip`` know no jerk limit: a fault
-    brakes as hard as the acceleration limit allows. The next ``follow`` starts from there without acceleration, so jerk
-    isn't kept in that change, nor as long as a position limit then leaves no room for it.
+    Where limits contradict each other: acceleration comes first, then position, then velocity, and jerk comes last.
+    With ``max_jerk`` the commands of ``follow`` are the mean of a leading motion that keeps the other limits
+    (``JerkSmoother``), and no sequence of targets breaks the jerk limit. ``brake``, its ramp and with it ``skip`` know
+    no jerk limit: a fault brakes as hard as the acceleration limit allows. The next ``follow`` starts from there
+    without acceleration, so jerk isn't kept in that change, nor as long as a position limit then leaves no room for it.
     """
 
     def __init__(self, robot: RobotConfig, period_s: float) -> None:
@@ -64,10 +64,6 @@ class Limiter:
     def positions(self) -> np.ndarray | None:
         """Positions ``[num_joints]`` of the last command; None before ``start_at``."""
         return self._positions
-
-    @property
-    def is_at_rest(self) -> bool:
-        return not self._velocities.any()
 
     def start_at(self, positions: np.ndarray) -> None:
         """Take measured ``positions`` ``[num_joints]``, at rest, as the state the next command continues from."""
@@ -139,7 +135,8 @@ class Limiter:
         return positions + np.sign(velocities) * way, np.where(stops, 0.0, np.sign(velocities) * rest)
 
     def _bounded(self, wanted: np.ndarray, positions: np.ndarray, velocities: np.ndarray) -> np.ndarray:
-        """``wanted`` velocities within what the limits leave after a state; the acceleration limit has the last word."""
+        """``wanted`` velocities within what the limits leave after a state; the acceleration limit has the last
+        word."""
         step = self._max_acceleration * self._dt
         drift = positions + 0.5 * self._dt * velocities
         up = _stoppable_velocity(np.maximum(self._upper - drift, 0.0), self._max_acceleration, self._dt)

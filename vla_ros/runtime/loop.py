@@ -14,9 +14,11 @@ from vla_ros.robot import RobotConfig
 from vla_ros.runtime.buffers import CommandHistory, SensorBuffers
 from vla_ros.runtime.handoff import Handoff, Mode
 from vla_ros.runtime.limits import BrakingRamp, Limiter
+from vla_ros.runtime.missed import MissedTicks
 from vla_ros.runtime.observe import NoObservation, observe
 from vla_ros.runtime.path import NS_PER_S, Ramp, Target
 from vla_ros.runtime.policy_driver import PolicyDriver
+from vla_ros.runtime.recovery import Recovery
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.runtime.teleop import Teleop, TeleopSettings, TeleopTrajectory
 from vla_ros.runtime.watchdogs import (
@@ -33,12 +35,13 @@ from vla_ros.types import ActionChunk, ChunkShape, Command, Continuation, Observ
 COMMAND_HISTORY_S = 5.0
 MAX_SHADOW_AGE_S = 0.5
 MAX_SHADOW_DISTANCE = 0.15
+ESTOP_LATCHED = "ESTOP is latched; call 'vla_policy/reset_estop' first"
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """``control_rate_hz`` is the ticks' rate; a result later than ``result_timeout_s`` is a fault; a change of driver is
-    drawn out over ``handoff_ramp_s``; with ``shadow`` the policy is asked while a human drives, too."""
+    """``control_rate_hz`` is the ticks' rate; a result later than ``result_timeout_s`` is a fault; a change of driver
+    is drawn out over ``handoff_ramp_s``; with ``shadow`` the policy is asked while a human drives, too."""
 
     control_rate_hz: float
     result_timeout_s: float = 1.0
@@ -68,7 +71,7 @@ class ControlLoop:
 
     def __init__(self, robot: RobotConfig, settings: LoopSettings) -> None:
         self.sensors = SensorBuffers(robot)
-        self.fault: Fault | None = None
+        self._fault: Fault | None = None
         self._robot = robot
         self._settings = settings
         self._period_ns = round(NS_PER_S / settings.control_rate_hz)
@@ -77,13 +80,11 @@ class ControlLoop:
         self._teleop = Teleop(robot, settings.teleop)
         self._policy = PolicyDriver(STRATEGIES[settings.strategy](), settings.result_timeout_s / 2)
         self._commands = CommandHistory(round(COMMAND_HISTORY_S * settings.control_rate_hz))
-        self._last_tick_ns: int | None = None
-        self._sent_late_ns = 0
+        self._missed = MissedTicks(self._period_ns)
         self._waiting_since_ns = 0
         self._engaged_ns = 0
         self._no_observation = ""
-        self._recovering_since_ns = 0
-        self._recovering_from: Fault | None = None
+        self._recovery = Recovery(robot.watchdogs)
         self._ramp = Ramp(settings.handoff_ramp_s, self._period_ns)
 
     @property
@@ -101,6 +102,16 @@ class ControlLoop:
         return self._handoff.is_faulty
 
     @property
+    def fault(self) -> Fault | None:
+        """The newest fault since somebody began to drive."""
+        return self._fault
+
+    @property
+    def recovering_from(self) -> Fault | None:
+        """The fault that the policy brakes for and will go on after; None where it drives, or nobody lets it."""
+        return self._recovery.cause
+
+    @property
     def num_late_chunks(self) -> int:
         """How many chunks came later than predicted."""
         return self._policy.delays.num_late
@@ -110,7 +121,7 @@ class ControlLoop:
         if self.mode is Mode.POLICY:
             return ""
         if self.mode is Mode.ESTOP:
-            return "ESTOP is latched; call 'vla_policy/reset_estop' first"
+            return ESTOP_LATCHED
         if self._limiter.positions is None:
             return f"no joint state has come on '{self._robot.joint_states.topic}'"
         observation = observe(self._robot, self.sensors, now_ns)
@@ -118,13 +129,14 @@ class ControlLoop:
             return observation.reason
         shadow = self._policy.shadow
         self._release()
+        self._fault = None
         self._waiting_since_ns = self._engaged_ns = now_ns
         self._handoff.change(Mode.POLICY, "engaged")
         if shadow is not None and now_ns - shadow.stamp_ns <= MAX_SHADOW_AGE_S * NS_PER_S:
             # Made while the human drove: worth following only where it continues what they did.
             if self._policy.is_near(shadow, self._limiter.positions, now_ns, MAX_SHADOW_DISTANCE):
                 start = self._commands.at(shadow.stamp_ns)
-                self._policy.follow(shadow, start, now_ns, starts_from_rest=False)
+                self._policy.follow_shadow(shadow, start, now_ns)
         return ""
 
     def start_at(self, positions: np.ndarray) -> None:
@@ -135,14 +147,17 @@ class ControlLoop:
 
     def takeover(self, now_ns: int, why: str = "asked to take over") -> str:
         """Let the human drive. Returns the reason for a refusal, empty where they drive now."""
+        if self.mode is Mode.TELEOP:
+            return ""
         if self.mode is Mode.ESTOP:
-            return "ESTOP is latched; call 'vla_policy/reset_estop' first"
-        if self._limiter.positions is None:
-            return f"no joint state has come on '{self._robot.joint_states.topic}'"
-        if self.mode is not Mode.TELEOP:
-            self._release()
-            self._teleop.start(now_ns)
-            self._handoff.change(Mode.TELEOP, why)
+            return ESTOP_LATCHED
+        fault = joint_fault(self._robot, self.sensors, now_ns)
+        if fault is not None or self._limiter.positions is None:
+            return fault.line if fault is not None else "the control loop has not begun"
+        self._release()
+        self._fault = None
+        self._teleop.start(now_ns)
+        self._handoff.change(Mode.TELEOP, why)
         return ""
 
     def offer_teleop(self, trajectory: TeleopTrajectory, now_ns: int) -> str:
@@ -152,7 +167,9 @@ class ControlLoop:
         if refusal:
             return refusal
         if self.mode is not Mode.TELEOP:
-            if self.mode is Mode.ESTOP or not self._teleop.takes_over(trajectory):
+            if self.mode is Mode.ESTOP:
+                return ESTOP_LATCHED
+            if not self._teleop.takes_over(trajectory):
                 return ""
             refusal = self.takeover(now_ns, "a human moves the robot on 'vla_policy/teleop'")
             if refusal:
@@ -166,10 +183,10 @@ class ControlLoop:
             self._release()
             self._handoff.change(Mode.HOLD, why, is_fault)
 
-    def fail_policy(self, why: str) -> None:
-        """The policy cannot go on: HOLD where it drives; a human who drives is not disturbed."""
+    def fail_policy(self, why: str, now_ns: int) -> None:
+        """What the policy answered is no use, or it could not be asked; a human who drives is not disturbed."""
         if self.mode is Mode.POLICY:
-            self.hold(why)
+            self._act_on(Fault("answer", why), now_ns)
 
     def press_estop(self, is_pressed: bool) -> None:
         """What the emergency stop says now; pressed, the robot brakes and stays until ``reset_estop``."""
@@ -184,8 +201,12 @@ class ControlLoop:
     def clock_jumped(self, line: str, now_ns: int) -> None:
         """ROS time has jumped: nothing stamped before is of any use."""
         self.sensors.clear()
+        fault = Fault("clock", line)
         if self.mode is Mode.POLICY:
-            self._act_on(Fault("clock", line), now_ns)
+            self._act_on(fault, now_ns)
+        elif self.mode is Mode.TELEOP:
+            self._fault = fault
+            self.hold(line)
 
     def begin_request(self, now_ns: int, repeated: Observation | None = None) -> Observation | None:
         """The observation to ask the model about now, if somebody drives, the model is free and there is a new one:
@@ -194,9 +215,7 @@ class ControlLoop:
         The model counts as busy from here until ``accept``, ``hold``, or half the time a result may take.
         """
         is_shadow = self.mode is Mode.TELEOP and self._settings.shadow
-        if not (self.mode is Mode.POLICY or is_shadow) or self._policy.is_busy(now_ns):
-            return None
-        if self._recovering_from is not None:
+        if not (self.mode is Mode.POLICY or is_shadow) or self._policy.is_busy(now_ns) or not self._recovery.may_ask:
             return None
         observation = repeated or observe(self._robot, self.sensors, now_ns)
         if isinstance(observation, NoObservation):
@@ -229,13 +248,12 @@ class ControlLoop:
         self._policy.answered(chunk.stamp_ns)
         problem = self._unusable(chunk)
         if problem:
-            self.fail_policy(problem)
+            self.fail_policy(problem, now_ns)
             return False
         if self.mode is Mode.TELEOP:
             self._policy.shadow = chunk
             return True
-        start = self._commands.at(chunk.stamp_ns)
-        self._policy.follow(chunk, start, now_ns, starts_from_rest=self._policy.followed_ns is None)
+        self._policy.follow(chunk, self._commands.at(chunk.stamp_ns), now_ns)
         return True
 
     def tick(self, now_ns: int, model_fault: Fault | None = None) -> Tick:
@@ -243,8 +261,10 @@ class ControlLoop:
 
         ``model_fault`` is what is wrong with the model node now.
         """
-        missed_ns = self._skip_missed_ticks(now_ns) * self._period_ns + self._sent_late_ns
-        self._sent_late_ns = 0
+        num_missed = self._missed.before(now_ns)
+        if num_missed:
+            self._limiter.skip(num_missed)
+        missed_ns = num_missed * self._period_ns + self._missed.take_late_ns()
         if self._limiter.positions is None:
             self._start_from_measurement(now_ns)
         if self._limiter.positions is None:
@@ -260,14 +280,11 @@ class ControlLoop:
         return Tick(self.mode, command, ramp, age_ns, self._handoff.take_changes())
 
     def sent(self, now_ns: int) -> None:
-        """The last tick's command has gone out, maybe long after its tick: the robot begins with it only now, so ticks that
-        were missed until now are not made up for, or it would be hurried."""
-        if self._last_tick_ns is not None and now_ns > self._last_tick_ns:
-            self._sent_late_ns = now_ns - self._last_tick_ns
-            self._last_tick_ns = now_ns
+        """The last tick's command has gone out."""
+        self._missed.sent(now_ns)
 
     def _target(self, due_ns: int) -> Target | None:
-        if self._recovering_from is not None:
+        if self._recovery.cause is not None:
             return None
         if self.mode is Mode.POLICY:
             return self._ramp.lead_in(self._policy.target(due_ns), self._limiter.positions, due_ns)
@@ -280,18 +297,24 @@ class ControlLoop:
         if self.mode is Mode.TELEOP:
             fault = silence_fault(self._teleop.silence_s(now_ns), self._settings.teleop.timeout_s)
             fault = fault or joint_fault(self._robot, self.sensors, now_ns)
+            overrun = overrun_fault(self._robot, missed_ns / NS_PER_S)
             if fault is not None:
-                self.fault = fault
+                self._fault = fault
                 self.hold(fault.line)
+            elif overrun is not None:  # over when it is known: the human goes on
+                self._fault = overrun
+                self._handoff.note(overrun.line)
             return
         if self.mode is not Mode.POLICY:
             return
         fault = self._policy_fault(now_ns, due_ns, missed_ns, model_fault)
         if fault is not None:
-            return self._act_on(fault, now_ns)
-        if self._recovering_from is not None:
-            self._handoff.note(f"over: {self._recovering_from.line}")
-            self._recovering_from = None
+            self._act_on(fault, now_ns)
+        elif self._recovery.is_over(is_answered=self._policy.followed_ns is not None):
+            self._handoff.note(f"over: {self._recovery.cause.line}")
+            self._recovery.end()
+        elif self._recovery.cause is not None and self._recovery.lasts_too_long(now_ns):
+            self.hold(self._recovery.cause.line)
 
     def _policy_fault(self, now_ns: int, due_ns: int, missed_ns: int, model_fault: Fault | None) -> Fault | None:
         fault = (
@@ -302,7 +325,7 @@ class ControlLoop:
         )
         if fault is not None:
             return fault
-        if self._recovering_from is not None:  # the policy gets its time anew
+        if self._recovery.cause is not None:  # the policy gets its time anew
             self._waiting_since_ns = now_ns
         since_ns = self._waiting_since_ns if self._policy.waiting_since_ns is None else self._policy.waiting_since_ns
         if self._policy.waiting_since_ns is not None or self._policy.followed_ns is None:
@@ -317,17 +340,13 @@ class ControlLoop:
 
     def _act_on(self, fault: Fault, now_ns: int) -> None:
         """HOLD, or brake and stay where the robot file says so and it hasn't lasted too long."""
-        watchdogs, cause = self._robot.watchdogs, self._recovering_from
-        self.fault = fault
-        # After a jump of the clock sensors are silent for a moment: that is part of it.
-        kind = "clock" if cause is not None and cause.kind == "clock" else fault.kind
-        since_ns = now_ns if cause is None else self._recovering_since_ns
-        if watchdogs.action(kind) == "hold" or now_ns - since_ns > watchdogs.max_recovery_s * NS_PER_S:
+        self._fault = fault
+        if not self._recovery.allows(fault, now_ns):
             return self.hold(fault.line)
-        if cause is None:
+        if self._recovery.cause is None:
             self._handoff.note(f"braking: {fault.line}")
             self._release()
-            self._recovering_from, self._recovering_since_ns = fault, now_ns
+            self._recovery.begin(fault, now_ns)
             self._waiting_since_ns = now_ns
 
     def _unusable(self, chunk: ActionChunk) -> str:
@@ -342,18 +361,8 @@ class ControlLoop:
         self._policy.forget()
         self._teleop.stop()
         self._no_observation = ""
-        self._recovering_from = None
+        self._recovery.end()
         self._ramp.restart()
-
-    def _skip_missed_ticks(self, now_ns: int) -> int:
-        """Let the ticks that did not come pass; returns how many."""
-        num_missed = 0
-        if self._last_tick_ns is not None:
-            num_missed = max(0, round((now_ns - self._last_tick_ns) / self._period_ns) - 1)
-            if num_missed > 0:
-                self._limiter.skip(num_missed)
-        self._last_tick_ns = now_ns
-        return num_missed
 
     def _start_from_measurement(self, now_ns: int) -> None:
         sample = self.sensors.joints.newest()

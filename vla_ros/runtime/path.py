@@ -81,7 +81,8 @@ def smooth_step(elapsed_s: float, duration_s: float) -> tuple[float, float]:
 
 
 class Ramp:
-    """Leads a new driver's targets in, over ``duration_s``, from where the robot was commanded when the first one came."""
+    """Leads a new driver's targets in, over ``duration_s``, from where the robot was commanded when the first one
+    came."""
 
     def __init__(self, duration_s: float, period_ns: int) -> None:
         self._duration_s = duration_s

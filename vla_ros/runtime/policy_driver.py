@@ -58,14 +58,19 @@ class PolicyDriver:
         self._outstanding = [item for item in self._outstanding if item[1].stamp_ns > stamp_ns]
         self.waiting_since_ns = self._outstanding[0][0] if self._outstanding else None
 
-    def follow(self, chunk: ActionChunk, start_positions: np.ndarray, now_ns: int, starts_from_rest: bool) -> None:
-        """Follow ``chunk`` from now on. One that starts from rest begins now, whenever its observation was."""
-        self.followed_ns = chunk.stamp_ns
-        if starts_from_rest:
+    def follow(self, chunk: ActionChunk, start_positions: np.ndarray, now_ns: int) -> None:
+        """Follow an answer from now on. The first starts from rest: it begins now, whenever its observation was."""
+        if self.followed_ns is None:
             self._scheduler.offer(replace(chunk, stamp_ns=now_ns), start_positions, now_ns)
         else:
             num_late = self.delays.add(count_consumed(chunk, now_ns))
             self._scheduler.offer(chunk, start_positions, now_ns, num_late)
+        self.followed_ns = chunk.stamp_ns
+
+    def follow_shadow(self, chunk: ActionChunk, start_positions: np.ndarray, now_ns: int) -> None:
+        """Follow a chunk that was made while a human drove; how old it is says nothing of the model's delay."""
+        self._scheduler.offer(chunk, start_positions, now_ns)
+        self.followed_ns = chunk.stamp_ns
 
     def target(self, t_ns: int) -> Target | None:
         return self._scheduler.target(t_ns)

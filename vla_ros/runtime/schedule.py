@@ -45,8 +45,8 @@ class LatestScheduler:
 
 class EnsembleScheduler:
     """The mean of every chunk that reaches a moment, weights ``exp(-0.01 i)``, oldest first (Zhao et al., arXiv
-    2304.13705, section IV). A chunk's weight grows from 0 over the time of one action when it comes, and falls to 0 over
-    that of its last, so that the mean is continuous."""
+    2304.13705, section IV). A chunk's weight grows from 0 over the time of one action when it comes, and falls to 0
+    over that of its last, so that the mean is continuous."""
 
     def __init__(self) -> None:
         self._members: list[_Member] = []
@@ -76,8 +76,9 @@ class EnsembleScheduler:
 
 
 class RealTimeScheduler:
-    """Real-time chunking (Black et al., arXiv 2506.07339): a chunk was made to continue the one before it, so the newest
-    decides; what is left of a difference is blended away over the time of one action, and of every action it was late."""
+    """Real-time chunking (Black et al., arXiv 2506.07339): a chunk was made to continue the one before it, so the
+    newest decides; what is left of a difference is blended away over the time of one action, and of every action it was
+    late."""
 
     def __init__(self) -> None:
         self._newest: _Blend | None = None

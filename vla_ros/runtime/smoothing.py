@@ -8,10 +8,10 @@ import numpy as np
 class JerkSmoother:
     """The mean velocity of a leading motion over its last control periods, as many for a joint as its jerk needs.
 
-    The leading motion (``positions`` and ``velocities``) goes ahead of the commands by half the window, ``delay_s``. Its
-    acceleration stays within ``a`` either way, so that of a mean over ``n`` periods changes by at most ``2·a/n`` in a
-    period: ``n = 2·a/(j·dt)`` periods keep jerk ``j``. All other limits allow a convex set of states, the distance to stop
-    in, too, which is convex in velocity; the mean of states that keep them keeps them. A mean of constants is the
+    The leading motion (``positions`` and ``velocities``) goes ahead of the commands by half the window, ``delay_s``.
+    Its acceleration stays within ``a`` either way, so that of a mean over ``n`` periods changes by at most ``2·a/n`` in
+    a period: ``n = 2·a/(j·dt)`` periods keep jerk ``j``. All other limits allow a convex set of states, the distance to
+    stop in, too, which is convex in velocity; the mean of states that keep them keeps them. A mean of constants is the
     constant: there is no loop to oscillate, and what the leading motion reaches, the commands reach a window later.
     """
 

@@ -15,8 +15,9 @@ TOLERANCE_RAD = 1e-6
 
 @dataclass(frozen=True)
 class TeleopSettings:
-    """``takeover`` says what takes the robot over: any ``message``, a ``motion`` of some joint by ``threshold_rad`` since
-    the human last gave it away, or a ``request`` alone (the service, a button). Silence for ``timeout_s`` ends TELEOP."""
+    """``takeover`` says what takes the robot over: any ``message``, a ``motion`` of some joint by ``threshold_rad``
+    since the human last gave it away, or a ``request`` alone (the service, a button). Silence for ``timeout_s`` ends
+    TELEOP."""
 
     takeover: str = "message"
     threshold_rad: float = 0.02

@@ -12,8 +12,8 @@ NS_PER_S = 1_000_000_000
 
 @dataclass(frozen=True)
 class Fault:
-    """``kind`` is a field of ``WatchdogConfig``, or ``teleop``; ``line`` says everything; ``age_s`` is above ``limit_s`` where it is a
-    matter of time."""
+    """``kind`` is a field of ``WatchdogConfig``, or ``teleop``; ``line`` says everything; ``age_s`` is above
+    ``limit_s`` where it is a matter of time."""
 
     kind: str
     line: str

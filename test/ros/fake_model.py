@@ -1,0 +1,52 @@
+"""A model node that is only topics, and does wrong what a test wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from ros_harness import Probe
+from std_msgs.msg import UInt8MultiArray
+
+from vla_ros.nodes import qos
+from vla_ros.wire import PolicyResult, decode_request, encode_result
+
+
+class FakeModel:
+    """Answers requests in the model node's place, rightly or as ``spoil`` has it."""
+
+    def __init__(self, probe: Probe, digest: str) -> None:
+        self.spoil: Callable[[np.ndarray], np.ndarray] = lambda actions: actions
+        self.is_silent = self.is_dead = False
+        self.trouble = ""
+        self._digest = digest
+        self._node = node = probe.node
+        self._results = node.create_publisher(UInt8MultiArray, "vla_model/result", qos.LINK)
+        self._status = node.create_publisher(DiagnosticStatus, "vla_model/status", qos.LINK)
+        self._requests = node.create_subscription(UInt8MultiArray, "vla_model/request", self._on_request, qos.LINK)
+        values = [KeyValue(key="digest", value=digest)]
+        self._beat = DiagnosticStatus(level=b"\0", name="vla_model: inference", message="active", values=values)
+        self._timer = node.create_timer(0.1, self._on_timer)
+
+    def close(self) -> None:
+        for destroy, what in (
+            (self._node.destroy_timer, self._timer),
+            (self._node.destroy_subscription, self._requests),
+            (self._node.destroy_publisher, self._results),
+            (self._node.destroy_publisher, self._status),
+        ):
+            destroy(what)
+
+    def _on_timer(self) -> None:
+        self._beat.level, self._beat.message = (b"\1", self.trouble) if self.trouble else (b"\0", "active")
+        if not self.is_dead:
+            self._status.publish(self._beat)
+
+    def _on_request(self, msg: UInt8MultiArray) -> None:
+        if self.is_silent or self.is_dead:
+            return
+        message = decode_request(bytes(msg.data))
+        actions = self.spoil(0.2 * message.tensors["noise"])
+        result = PolicyResult(int(message.metadata["stamp_ns"]), self._digest, actions, 1.0, {})
+        self._results.publish(UInt8MultiArray(data=encode_result(result)))
