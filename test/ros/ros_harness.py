@@ -87,7 +87,7 @@ class NodeProcess:
     def pause(self, seconds: float) -> None:
         """Let it stand still so long."""
         self._child.send_signal(signal.SIGSTOP)
-        time.sleep(seconds)
+        time.sleep(seconds)  # how long it is away is what a test is about
         self._child.send_signal(signal.SIGCONT)
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
