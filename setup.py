@@ -12,18 +12,18 @@ PACKAGE = "vla_ros"
 EXECUTABLES = {
     "policy_node": "vla_ros.nodes.policy_node:main",
     "model_node": "vla_ros.nodes.model_node:main",
-    "sim_node": "vla_ros.nodes.sim_node:main",
-    "teleop_keyboard": "vla_ros.nodes.teleop_keyboard:main",
-    "player": "vla_ros.nodes.player:main",
+    "sim_node": "vla_ros.sim.node:main",
+    "teleop_keyboard": "vla_ros.teleop.keyboard:main",
+    "player": "vla_ros.record.player:main",
     "vla_ros": "vla_ros.cli:main",
 }
 ROS_MESSAGES = ("diagnostic-msgs", "sensor-msgs", "std-msgs", "std-srvs", "trajectory-msgs")
 
 
 def share_files() -> list[tuple[str, list[str]]]:
-    """Every file of these folders, kept in its place below ``share/vla_ros``; the bench needs ``test/reference``."""
+    """Every file of these folders, kept in its place below ``share/vla_ros``."""
     folders = defaultdict(list)
-    for root in ("launch", "config", "models", "test/reference"):
+    for root in ("launch", "config", "models"):
         for path in sorted(Path(root).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 folders[os.path.join("share", PACKAGE, path.parent)].append(str(path))

@@ -84,9 +84,9 @@ def within_limits() -> Iterator[None]:
 def module_graph(ros: None, policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
     logs = tmp_path_factory.mktemp("logs")
     probe = Probe(load_robot(ROBOT_FILE))
-    model_node = NodeProcess("model_node", logs / "model_node.log", {"policy": policy_dir})
+    model_node = NodeProcess("nodes.model_node", logs / "model_node.log", {"policy": policy_dir})
     parameters = {"policy": policy_dir, "robot": ROBOT_FILE, "result_timeout_s": 2}
-    policy_node = NodeProcess("policy_node", logs / "policy_node.log", parameters)
+    policy_node = NodeProcess("nodes.policy_node", logs / "policy_node.log", parameters)
     try:
         yield Graph(probe, policy_node, model_node, policy_dir)
     finally:

@@ -9,7 +9,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from ros_harness import Probe
 from std_msgs.msg import UInt8MultiArray
 
-from vla_ros.nodes import qos
+from vla_ros.ros import qos
 from vla_ros.wire import PolicyResult, decode_request, encode_result
 
 

@@ -28,9 +28,9 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from vla_ros.nodes import qos
-from vla_ros.nodes.limit_watch import LimitWatch
+from vla_ros.bench.control.limit_watch import LimitWatch
 from vla_ros.robot import RobotConfig
+from vla_ros.ros import qos
 
 PATIENCE_S = 20.0
 # One comes with every command, and a busy machine lets several wait.
@@ -69,7 +69,7 @@ class NodeProcess:
         env["PYTHONPATH"] = os.pathsep.join([str(SOURCE_ROOT), env.get("PYTHONPATH", "")])
         with log.open("wb") as file:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", f"vla_ros.nodes.{module}", "--ros-args", *assignments],
+                [sys.executable, "-m", f"vla_ros.{module}", "--ros-args", *assignments],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=env,

@@ -23,8 +23,8 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory
-from vla_ros.nodes.qos import CAMERA, COMMAND, JOINT_STATES, LATCHED, REPORT
 from vla_ros.robot import RobotConfig
+from vla_ros.ros.qos import CAMERA, COMMAND, JOINT_STATES, LATCHED, REPORT
 
 SIM_DOMAIN = 1 + os.getpid() % 100
 START_PATIENCE_S = 60.0
@@ -68,7 +68,7 @@ class SimGraph:
     def __init__(self, robot: RobotConfig, folder: Path, *parameters: str) -> None:
         self.robot = robot
         assignments = [part for parameter in parameters for part in ("-p", parameter)]
-        self.sim = Child(folder / "sim_node.log", ["vla_ros.nodes.sim_node", "--ros-args", *assignments])
+        self.sim = Child(folder / "sim_node.log", ["vla_ros.sim.node", "--ros-args", *assignments])
         self.images: dict[str, list[Image]] = defaultdict(list)
         self.states: list[JointState] = []
         self.tasks: list[str] = []

@@ -18,9 +18,9 @@ from ros_harness import Probe
 from sim_harness import SIM_DOMAIN, SimGraph, child_environment
 from trajectory_msgs.msg import JointTrajectory
 
-from vla_ros.nodes import qos
-from vla_ros.nodes.managed import Spinner
 from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.ros import qos
+from vla_ros.ros.managed import Spinner
 from vla_ros.share import share_path
 
 TABLETOP = share_path("config/robots/tabletop.yaml")

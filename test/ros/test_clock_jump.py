@@ -47,7 +47,7 @@ def rig(ros: None, policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
     probe = Probe(load_robot(ROBOT_FILE), namespace="jump")
     model, clock = FakeModel(probe, digest_of(policy_dir)), SimulatedTime(probe)
     parameters = {"policy": policy_dir, "robot": ROBOT_FILE, "autostart": "true", "use_sim_time": True}
-    node = NodeProcess("policy_node", tmp_path_factory.mktemp("jump") / "node.log", parameters, namespace="jump")
+    node = NodeProcess("nodes.policy_node", tmp_path_factory.mktemp("jump") / "node.log", parameters, namespace="jump")
     try:
         wait_until(lambda: probe.commands, "the first command", 120.0)
         yield probe, node

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from vla_ros.nodes import dds
+from vla_ros.ros import dds
 
 NUM_IMAGES = 60
 SEND_IMAGES = f"""
 import time
 from array import array
-from vla_ros.nodes.dds import use_default_dds_profile
+from vla_ros.ros.dds import use_default_dds_profile
 use_default_dds_profile()
 import rclpy
 from rclpy.executors import SingleThreadedExecutor

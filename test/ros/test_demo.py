@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -37,7 +38,7 @@ def node_processes(folder: Path) -> list[str]:
             lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
         except OSError:
             continue
-    return [line for line in lines if "vla_ros.nodes." in line and str(folder) in line]
+    return [line for line in lines if re.search(r"-m vla_ros\.\w+\.\w*node ", line + " ") and str(folder) in line]
 
 
 @pytest.fixture

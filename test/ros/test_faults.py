@@ -55,7 +55,7 @@ def rig(ros: None, policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
     model = FakeModel(probe, digest_of(policy_dir))
     parameters = {"policy": policy_dir, "robot": robot_file, "autostart": "true"}
     parameters |= {"result_timeout_s": 1.0, "model_timeout_s": 0.5}
-    node = NodeProcess("policy_node", folder / "policy_node.log", parameters, namespace="faults")
+    node = NodeProcess("nodes.policy_node", folder / "policy_node.log", parameters, namespace="faults")
     try:
         wait_until(lambda: probe.commands, "the first command", 120.0)
         yield Rig(probe, model, node)

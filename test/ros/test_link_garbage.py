@@ -17,7 +17,7 @@ from rclpy.serialization import serialize_message
 from ros_harness import wait_for_words, wait_until
 from std_msgs.msg import UInt8MultiArray
 
-from vla_ros.nodes import qos
+from vla_ros.ros import qos
 from vla_ros.wire import REQUEST, check_kind, decode_result
 
 # So far apart that real messages still get through: each topic keeps one.

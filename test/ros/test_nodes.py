@@ -237,7 +237,7 @@ def test_a_model_that_stops_answering_ends_policy_and_can_come_back(graph):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_node_with_an_unusable_robot_says_so_and_ends_cleanly_on_a_signal(ros, tmp_path, policy_dir, number):
     parameters = {"autostart": "true", "robot": "no_such_robot", "policy": policy_dir}
-    node = NodeProcess("policy_node", tmp_path / "node.log", {**parameters})
+    node = NodeProcess("nodes.policy_node", tmp_path / "node.log", {**parameters})
     try:
         wait_until(lambda: "robot 'no_such_robot'" in node.log, "the reason in the log")
         assert node.is_running

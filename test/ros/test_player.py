@@ -14,7 +14,7 @@ from rclpy.node import Node
 from ros_harness import NodeProcess, wait_until
 from sensor_msgs.msg import Image, JointState
 
-from vla_ros.nodes import qos
+from vla_ros.ros import qos
 
 DEMO_BAG = Path(__file__).parents[1] / "data" / "tabletop_touch"
 
@@ -42,7 +42,7 @@ def test_rosbag2_plays_when_all_sensors_are_listened_to(
 ) -> None:
     noted = fake_ros2(tmp_path, monkeypatch, code)
     parameters = {"bag": DEMO_BAG, "player": "rosbag2", "engage": False, "rate": 2.0}
-    player = NodeProcess("player", tmp_path / "player.log", parameters, namespace="left")
+    player = NodeProcess("record.player", tmp_path / "player.log", parameters, namespace="left")
     listener.create_subscription(JointState, "joint_states", lambda msg: None, qos.JOINT_STATES)
     wait_until(lambda: ("vla_player", "/left") in listener.get_node_names_and_namespaces(), "the player", 60.0)
     assert not noted.exists() and player.is_running
@@ -69,7 +69,7 @@ def test_a_topic_of_another_type_is_refused_in_one_line(
     for camera in ("front", "top"):
         listener.create_subscription(Image, f"{camera}_camera/image_raw", lambda msg: None, qos.CAMERA)
     parameters = {"bag": bag, "player": player, "engage": False}
-    node = NodeProcess("player", tmp_path / "player.log", parameters, namespace="left")
+    node = NodeProcess("record.player", tmp_path / "player.log", parameters, namespace="left")
     wait_until(lambda: not node.is_running, "the end of the player", 60.0)
     assert node.stop() == 2 and not noted.exists()
     expected = "'/left/joint_states' holds std_msgs/msg/String; expected sensor_msgs/msg/JointState"

@@ -43,10 +43,10 @@ def online_bag(ros: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "record.log").open("wb") as log:
         recorder = subprocess.Popen(command, stdout=log, stderr=log, env=env, cwd=SOURCE_ROOT)
     nodes = [
-        NodeProcess("model_node", folder / "model_node.log", common),
-        NodeProcess("policy_node", folder / "policy_node.log", common),
+        NodeProcess("nodes.model_node", folder / "model_node.log", common),
+        NodeProcess("nodes.policy_node", folder / "policy_node.log", common),
     ]
-    player = NodeProcess("player", folder / "player.log", {"bag": DEMO_BAG})
+    player = NodeProcess("record.player", folder / "player.log", {"bag": DEMO_BAG})
     try:
         wait_until(lambda: not player.is_running, "the end of the bag", START_PATIENCE_S)
     finally:

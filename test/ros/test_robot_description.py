@@ -17,9 +17,9 @@ from conftest import ROBOT_FILE
 from ros_harness import NodeProcess, Probe, wait_for_words, wait_until
 from std_msgs.msg import String
 
-from vla_ros.nodes import qos
-from vla_ros.nodes.robot_description import PATIENCE_S, RobotDescription
 from vla_ros.robot import RobotFile, read_robot_file
+from vla_ros.ros import qos
+from vla_ros.ros.robot_description import PATIENCE_S, RobotDescription
 
 NAMESPACE = "described"
 TOPIC = f"/{NAMESPACE}/robot_description"
@@ -50,7 +50,7 @@ def robot_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(ros: None, robot_path: Path, policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
     probe = Probe(read_robot_file(robot_path).robot(urdf()), NAMESPACE)
     log = tmp_path_factory.mktemp("logs") / "policy_node.log"
-    node = NodeProcess("policy_node", log, {"policy": policy_dir, "robot": robot_path}, NAMESPACE)
+    node = NodeProcess("nodes.policy_node", log, {"policy": policy_dir, "robot": robot_path}, NAMESPACE)
     try:
         yield probe
     finally:

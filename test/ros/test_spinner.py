@@ -6,7 +6,7 @@ import rclpy
 from ros_harness import wait_until
 from std_msgs.msg import Bool
 
-from vla_ros.nodes.managed import Spinner
+from vla_ros.ros.managed import Spinner
 
 
 def test_callbacks_go_on_after_one_that_failed(ros: None) -> None:

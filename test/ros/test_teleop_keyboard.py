@@ -29,15 +29,15 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros.messages.trajectories import parse_trajectory
-from vla_ros.nodes import qos
 from vla_ros.robot import load_robot
+from vla_ros.ros import qos
 
 ROBOT = load_robot(ROBOT_FILE)
 UP, RIGHT = b"\x1b[A", b"\x1b[C"
 HERE = np.array([0.3, 0.2, 0.1])
 SILENCE_S = 0.5
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
-COMMAND = [sys.executable, "-m", "vla_ros.nodes.teleop_keyboard", "--ros-args", "-p", f"robot:={ROBOT_FILE}"]
+COMMAND = [sys.executable, "-m", "vla_ros.teleop.keyboard", "--ros-args", "-p", f"robot:={ROBOT_FILE}"]
 
 
 class FakePolicyNode:

@@ -23,9 +23,9 @@ class Robot:
         self.probe = Probe(load_robot(ROBOT_FILE), namespace=side)
         self.probe.positions = START[side].copy()
         parameters = {"policy": policy_dir, "autostart": "true"}
-        self.model_node = NodeProcess("model_node", logs / f"{side}_model_node.log", parameters, side)
+        self.model_node = NodeProcess("nodes.model_node", logs / f"{side}_model_node.log", parameters, side)
         parameters |= {"robot": ROBOT_FILE, "result_timeout_s": 2}
-        self.policy_node = NodeProcess("policy_node", logs / f"{side}_policy_node.log", parameters, side)
+        self.policy_node = NodeProcess("nodes.policy_node", logs / f"{side}_policy_node.log", parameters, side)
 
     @property
     def commanded(self) -> np.ndarray:

@@ -17,14 +17,14 @@ import torch
 from policy_helpers import EXPERT, pi_config
 from torch import Tensor
 
+from vla_ros.audit.passes import PassReport, accelerator_pass, graph_pass, guided, host_pass
 from vla_ros.execution import runner
-from vla_ros.execution.audit import PassReport, accelerator_pass, graph_pass, guided, host_pass
 from vla_ros.execution.staging import StagingArea
 from vla_ros.policies.base import BasePolicy, PolicyObservation
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMOutputs
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.policy import PiPolicy
-from vla_ros.policies.synthetic import synthetic_request
+from vla_ros.policies.pi.synthetic import synthetic_request
 from vla_ros.transforms.sample import PolicyRequest
 
 

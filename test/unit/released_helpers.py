@@ -14,10 +14,10 @@ from policy_helpers import HORIZON, JOINTS, TASKS, pi_config, vlm_config
 from tokenizers import Tokenizer
 
 from vla_ros.policies.fill import build_policy
+from vla_ros.policies.importing.checkpoint import CAUSAL_MODEL, RENAMED
 from vla_ros.policies.modules.vlm_bridge.qwen.processor import train_tokenizer
 from vla_ros.policies.pi.config import PiConfig
-from vla_ros.policies.released.checkpoint import CAUSAL_MODEL, RENAMED
-from vla_ros.policies.released.config import FIXED_IN_EXPERT, OURS, PROCESSOR_TARGETS
+from vla_ros.policies.pi.released.config import FIXED_IN_EXPERT, OURS, PROCESSOR_TARGETS
 from vla_ros.strict import config_to_dict
 
 ROBOT = Path(__file__).parents[1] / "data" / "three_joints.yaml"

@@ -16,18 +16,18 @@ from policy_helpers import observation, pi_config, policy_files, vlm_config
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from vla_ros.audit.counting import Cost  # noqa: E402
+from vla_ros.audit.graph import graph_events  # noqa: E402
+from vla_ros.audit.passes import PassReport, host_pass  # noqa: E402
+from vla_ros.audit.recorder import COPY_IN, COPY_OUT, PYTHON_DATA, WAIT, Event, Recorder  # noqa: E402
+from vla_ros.audit.tiny import shrink  # noqa: E402
 from vla_ros.cli import audit as command  # noqa: E402
 from vla_ros.cli import main  # noqa: E402
-from vla_ros.execution.audit import PassReport, host_pass  # noqa: E402
-from vla_ros.execution.audit_graph import graph_events  # noqa: E402
-from vla_ros.execution.audit_recorder import COPY_IN, COPY_OUT, PYTHON_DATA, WAIT, Event, Recorder  # noqa: E402
-from vla_ros.execution.audit_tiny import shrink  # noqa: E402
-from vla_ros.execution.counting import Cost  # noqa: E402
 from vla_ros.policies.directory import save_policy  # noqa: E402
 from vla_ros.policies.fill import build_policy  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.qwen.bridge import build_config  # noqa: E402
 from vla_ros.policies.pi.published import PUBLISHED  # noqa: E402
-from vla_ros.policies.synthetic import image_size_of, synthetic_request  # noqa: E402
+from vla_ros.policies.pi.synthetic import image_size_of, synthetic_request  # noqa: E402
 from vla_ros.transforms.sample import PolicyRequest  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
@@ -143,8 +143,8 @@ def test_an_event_is_printed_written_and_exit_code_1(monkeypatch, tmp_path, caps
     event = Event(WAIT, "aten.item", "vla_ros/somewhere.py", 7)
     copy = Event(COPY_IN, "aten._to_copy", "vla_ros/elsewhere.py", 8)
     reports = (PassReport("host", (event, event, copy), 0, False, 1.0),)
-    monkeypatch.setattr("vla_ros.execution.audit.audit", lambda config, request: reports)
-    monkeypatch.setattr("vla_ros.execution.counting.count_published_step", lambda config: Cost(600, 10**9, 0))
+    monkeypatch.setattr("vla_ros.audit.passes.audit", lambda config, request: reports)
+    monkeypatch.setattr("vla_ros.audit.counting.count_published_step", lambda config: Cost(600, 10**9, 0))
     assert main(["audit", "--policy", "pi-qwen", "--json", str(tmp_path / "audit.json")]) == 1
     printed = capsys.readouterr().out
     assert "aten.item  vla_ros/somewhere.py:7  2 times" in printed

@@ -14,20 +14,20 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
 
-from vla_ros.bench.measure import measure  # noqa: E402
-from vla_ros.bench.paired import NUM_WARM_UP_ROUNDS, measure_interleaved, paired_ratio  # noqa: E402
-from vla_ros.bench.report import report_json, report_text  # noqa: E402
-from vla_ros.bench.roofline import Peaks, find_peaks  # noqa: E402
-from vla_ros.bench.scale import SWEEPS, ScalePoint, sweep  # noqa: E402
-from vla_ros.bench.stock import stock_forward  # noqa: E402
-from vla_ros.bench.subject import Sizes, Subject, find_config, random_subject, sizes_of  # noqa: E402
+from vla_ros.audit.counting import Cost, CostCounter, count, count_published_step  # noqa: E402
+from vla_ros.audit.tiny import shrink  # noqa: E402
+from vla_ros.bench.inference.measure import measure  # noqa: E402
+from vla_ros.bench.inference.paired import NUM_WARM_UP_ROUNDS, measure_interleaved, paired_ratio  # noqa: E402
+from vla_ros.bench.inference.report import report_json, report_text  # noqa: E402
+from vla_ros.bench.inference.roofline import Peaks, find_peaks  # noqa: E402
+from vla_ros.bench.inference.scale import SWEEPS, ScalePoint, sweep  # noqa: E402
+from vla_ros.bench.inference.stock import stock_forward  # noqa: E402
+from vla_ros.bench.inference.subject import Sizes, Subject, find_config, random_subject, sizes_of  # noqa: E402
 from vla_ros.cli import main  # noqa: E402
-from vla_ros.execution.audit_tiny import shrink  # noqa: E402
-from vla_ros.execution.counting import Cost, CostCounter, count, count_published_step  # noqa: E402
 from vla_ros.policies.base import PolicyObservation  # noqa: E402
 from vla_ros.policies.modules.action_expert.dit import DiTActionExpert  # noqa: E402
 from vla_ros.policies.pi.published import ACTION_EXPERT, PUBLISHED  # noqa: E402
-from vla_ros.policies.synthetic import image_size_of  # noqa: E402
+from vla_ros.policies.pi.synthetic import image_size_of  # noqa: E402
 
 CPU = torch.device("cpu")
 PROMISED_OPERATORS, PROMISED_BYTES = 600, 1.25e9
@@ -157,9 +157,9 @@ def test_a_packaged_policy_keeps_the_image_size_of_its_processor() -> None:
 def test_the_sweep_holds_every_point_of_every_axis_and_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plot = pytest.importorskip("vla_ros.bench.plot")
+    plot = pytest.importorskip("vla_ros.bench.inference.plot")
     monkeypatch.setattr(
-        "vla_ros.bench.scale.SWEEPS", {name: (title, values[:2]) for name, (title, values) in SWEEPS.items()}
+        "vla_ros.bench.inference.scale.SWEEPS", {name: (title, values[:2]) for name, (title, values) in SWEEPS.items()}
     )
     lines: list[str] = []
     sweeps = sweep(tiny_sizes(), CPU, torch.float32, 1, lines.append)

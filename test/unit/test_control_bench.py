@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from runtime_helpers import CHUNK_DT_S, HORIZON, MS, PERIOD_NS, ROBOT, S
 
-from vla_ros.bench.control import (
+from vla_ros.bench.control import rows as rows_module
+from vla_ros.bench.control.judge import (
     HeardChunk,
     HeardCommand,
     chunk_end_ns,
@@ -24,10 +25,9 @@ from vla_ros.bench.control import (
     stopping_time_s,
     switch_jumps,
 )
-from vla_ros.bench.control_table import Row, rows_json, table
+from vla_ros.bench.control.rows import Drive, Driven, Observed, Span, control_rows
+from vla_ros.bench.control.table import Row, rows_json, table
 from vla_ros.cli import main
-from vla_ros.nodes import control_rows as rows_module
-from vla_ros.nodes.control_rows import Drive, Driven, Observed, Span, control_rows
 from vla_ros.runtime.limits import Limiter
 from vla_ros.runtime.path import Target
 from vla_ros.types import ActionChunk

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from runtime_helpers import MS, S
 
-from vla_ros.bench.control import HeardChunk, HeardCommand
-from vla_ros.bench.control_table import Row
-from vla_ros.nodes.control_camera_rows import CameraDrives, camera_rows, not_measured
-from vla_ros.nodes.control_policy import TASK, write_policy, write_robot
-from vla_ros.nodes.control_rows import Drive, Span
+from vla_ros.bench.control.camera_policy import TASK, write_policy, write_robot
+from vla_ros.bench.control.camera_rows import CameraDrives, camera_rows, not_measured
+from vla_ros.bench.control.judge import HeardChunk, HeardCommand
+from vla_ros.bench.control.rows import Drive, Span
+from vla_ros.bench.control.table import Row
 from vla_ros.policies.directory import load_policy
 from vla_ros.policies.processor import load_processor
 from vla_ros.robot import RobotConfig

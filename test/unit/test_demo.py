@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from vla_ros.nodes import demo_processes
-from vla_ros.nodes.demo_processes import Processes
-from vla_ros.nodes.demo_stats import Drive, control_stats, percentiles
+from vla_ros.demo import processes as demo_processes
+from vla_ros.demo.processes import Processes
+from vla_ros.demo.stats import Drive, control_stats, percentiles
 
 MS = 1_000_000
 
@@ -84,7 +84,7 @@ def test_the_contact_sheet_is_drawn_for_any_number_of_episodes(tmp_path, num_epi
     pytest.importorskip("matplotlib")
     from PIL import Image
 
-    from vla_ros.nodes.demo_pictures import SheetRow, write_contact_sheet
+    from vla_ros.demo.pictures import SheetRow, write_contact_sheet
 
     frame = np.full((64, 64, 3), 90, np.uint8)
     rows = [SheetRow("tap the red box", "success, 2.9 s", True, (frame,) * 3)] * (num_episodes - 1)
@@ -95,7 +95,7 @@ def test_the_contact_sheet_is_drawn_for_any_number_of_episodes(tmp_path, num_epi
 
 def test_the_joint_plot_is_drawn_for_any_number_of_joints(tmp_path):
     pytest.importorskip("matplotlib")
-    from vla_ros.nodes.demo_pictures import JointTraces, write_joint_plot
+    from vla_ros.demo.pictures import JointTraces, write_joint_plot
 
     times_s = np.linspace(0, 2, 50)
     values = np.sin(times_s)[:, None] * np.ones(4)

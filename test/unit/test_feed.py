@@ -23,6 +23,7 @@ from bag_samples import (
 from vla_ros.bags.read import BagReader
 from vla_ros.messages import frames
 from vla_ros.messages.images import decode_image
+from vla_ros.observing.buffers import FrameBuffer
 from vla_ros.recordings.events import (
     ChunkEvent,
     CommandEvent,
@@ -34,7 +35,6 @@ from vla_ros.recordings.events import (
 )
 from vla_ros.recordings.feed import Feed, resolve_topic
 from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
-from vla_ros.runtime.buffers import FrameBuffer
 from vla_ros.runtime.handoff import Mode
 from vla_ros.types import Frame
 

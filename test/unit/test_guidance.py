@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402
 from torch_helpers import NothingWaits  # noqa: E402
 
-from vla_ros.execution.audit_recorder import Recorder  # noqa: E402
+from vla_ros.audit.recorder import Recorder  # noqa: E402
 from vla_ros.execution.runner import PolicyRunner  # noqa: E402
 from vla_ros.execution.staging import Bucket  # noqa: E402
 from vla_ros.policies.base import PolicyObservation, PolicySample  # noqa: E402

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from runtime_helpers import MS, PERIOD_NS, Rig
 
+from vla_ros.observing.freshness import Fault
 from vla_ros.runtime.handoff import Mode
 from vla_ros.runtime.loop import LoopSettings
 from vla_ros.runtime.teleop import TeleopSettings, TeleopTrajectory
-from vla_ros.runtime.watchdogs import Fault
 
 
 def set_point(rig: Rig, *positions: float, ahead_ms: int = 20) -> TeleopTrajectory:

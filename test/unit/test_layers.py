@@ -39,13 +39,21 @@ MAY_IMPORT = {
         "vla_ros.types",
     },
     "vla_ros.messages": {"numpy", "cv2", "vla_ros.types"},
-    "vla_ros.runtime": {"numpy", "vla_ros.types", "vla_ros.robot"},
-    "vla_ros.check": {"numpy", "vla_ros.messages", "vla_ros.robot", "vla_ros.runtime", "vla_ros.types"},
+    "vla_ros.observing": {"numpy", "vla_ros.types", "vla_ros.robot"},
+    "vla_ros.runtime": {"numpy", "vla_ros.observing", "vla_ros.types", "vla_ros.robot"},
+    "vla_ros.check": {
+        "numpy",
+        "vla_ros.messages",
+        "vla_ros.observing",
+        "vla_ros.robot",
+        "vla_ros.runtime",
+        "vla_ros.types",
+    },
     "vla_ros.transforms": {"numpy", "cv2", "PIL", "tokenizers", "vla_ros.types"},
     "vla_ros.policies": {"numpy", "hydra", "omegaconf", "yaml", "safetensors", "vla_ros.transforms", "vla_ros.types"}
     | TORCH,
     "vla_ros.policies.modules.vlm_bridge": {"numpy", "transformers", "vla_ros.policies", "vla_ros.transforms"} | TORCH,
-    "vla_ros.policies.released": {
+    "vla_ros.policies.pi.released": {
         "numpy",
         "yaml",
         "omegaconf",
@@ -57,8 +65,11 @@ MAY_IMPORT = {
         "vla_ros.types",
     }
     | TORCH,
+    "vla_ros.policies.importing": {"numpy", "huggingface_hub", "safetensors", "vla_ros.policies"} | TORCH,
     "vla_ros.execution": {"numpy", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types", "vla_ros.wire"} | TORCH,
+    "vla_ros.audit": {"numpy", "vla_ros.execution", "vla_ros.policies", "vla_ros.transforms"} | TORCH,
     "vla_ros.bench": {
+        "vla_ros.audit",
         "numpy",
         "yaml",
         "matplotlib",
@@ -71,11 +82,19 @@ MAY_IMPORT = {
         "vla_ros.wire",
     }
     | TORCH,
-    "vla_ros.bench.control": {"numpy", "vla_ros.robot", "vla_ros.runtime", "vla_ros.types"},
+    "vla_ros.bench.control.judge": {
+        "numpy",
+        "vla_ros.observing",
+        "vla_ros.robot",
+        "vla_ros.runtime",
+        "vla_ros.types",
+    },
+    "vla_ros.bench.control.table": {"vla_ros.bench.control.judge"},
     "vla_ros.recordings": {
         "numpy",
         "vla_ros.bags",
         "vla_ros.messages",
+        "vla_ros.observing",
         "vla_ros.robot",
         "vla_ros.runtime",
         "vla_ros.types",
@@ -86,6 +105,7 @@ MAY_IMPORT = {
         "vla_ros.bags",
         "vla_ros.execution",
         "vla_ros.messages",
+        "vla_ros.observing",
         "vla_ros.policies",
         "vla_ros.recordings",
         "vla_ros.robot",
@@ -128,7 +148,21 @@ PROCESSOR_MAY_IMPORT = {
     "vla_ros.transforms",
     "vla_ros.policies",
 }
-EVERYTHING = ("vla_ros.nodes", "vla_ros.cli")
+# ROS lives here and nowhere else.
+ROS_LAYERS = (
+    "vla_ros.ros",
+    "vla_ros.nodes",
+    "vla_ros.bench.control",
+    "vla_ros.check.controllers",
+    "vla_ros.check.live",
+    "vla_ros.demo",
+    "vla_ros.record",
+    "vla_ros.sim.node",
+    "vla_ros.sim.reset",
+    "vla_ros.sim.robot",
+    "vla_ros.teleop",
+)
+EVERYTHING = (*ROS_LAYERS, "vla_ros.cli")
 # Itself nothing but standard library.
 ANYWHERE = {"vla_ros.strict"}
 # Time and the work of other threads reach the runtime as arguments only.
@@ -171,7 +205,7 @@ def may_import(module: str, imported: str) -> bool:
     if root in sys.stdlib_module_names or imported in ANYWHERE:
         return True
     if layer in EVERYTHING:
-        return layer == "vla_ros.nodes" or not is_ros(imported)
+        return layer in ROS_LAYERS or not is_ros(imported)
     if module.endswith(".processor"):
         return any(is_inside(imported, allowed) for allowed in PROCESSOR_MAY_IMPORT)
     return is_inside(imported, layer) or any(is_inside(imported, allowed) for allowed in MAY_IMPORT.get(layer, ()))
@@ -217,7 +251,7 @@ def test_every_layer_of_the_table_exists() -> None:
         ("vla_ros.policies.pi.policy", "transformers"),
         ("vla_ros.execution.runner", "rclpy"),
         ("vla_ros.execution.runner", "std_msgs.msg"),
-        ("vla_ros.sim.world", "vla_ros.nodes.sim_node"),
+        ("vla_ros.sim.world", "rclpy"),
         ("vla_ros.cli.demo", "rclpy"),
     ],
 )

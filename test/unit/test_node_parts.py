@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from vla_ros.nodes.clock import ClockReading, StampMap, read_clocks, steady_now_ns, to_steady_ns
-from vla_ros.nodes.problems import Problems
-from vla_ros.nodes.statistics import NUM_VALUES, Distribution
-from vla_ros.nodes.ticker import Ticker
+from vla_ros.ros.clock import ClockReading, StampMap, read_clocks, steady_now_ns, to_steady_ns
+from vla_ros.ros.problems import Problems
+from vla_ros.ros.statistics import NUM_VALUES, Distribution
+from vla_ros.ros.ticker import Ticker
 
 S = 1_000_000_000
 MS = 1_000_000
@@ -131,7 +131,7 @@ def test_a_ticker_that_may_not_be_realtime_ticks_all_the_same(monkeypatch):
 
 def test_values_older_than_the_window_are_forgotten(monkeypatch):
     now_ns = [100 * S]
-    monkeypatch.setattr("vla_ros.nodes.statistics.steady_now_ns", lambda: now_ns[0])
+    monkeypatch.setattr("vla_ros.ros.statistics.steady_now_ns", lambda: now_ns[0])
     distribution = Distribution()
     distribution.add(1000.0)
     now_ns[0] += 11 * S

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from runtime_helpers import MS, ROBOT, S, fill_sensors, frame, joints
 
-from vla_ros.runtime.buffers import NUM_FRAMES, NUM_JOINT_SAMPLES, FrameBuffer, JointBuffer, SensorBuffers
-from vla_ros.runtime.match import match_policy
-from vla_ros.runtime.observe import NoObservation, observe
+from vla_ros.observing.buffers import NUM_FRAMES, NUM_JOINT_SAMPLES, FrameBuffer, JointBuffer, SensorBuffers
+from vla_ros.observing.matching import match_policy
+from vla_ros.observing.observe import NoObservation, observe
 from vla_ros.types import Observation
 
 

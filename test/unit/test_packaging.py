@@ -33,7 +33,7 @@ def test_package_xml_setup_and_changelog_say_the_same_version() -> None:
 
 
 @needs_install
-@pytest.mark.parametrize("folder", ["launch", "config", "models", "test/reference"])
+@pytest.mark.parametrize("folder", ["launch", "config", "models"])
 def test_every_file_of_a_share_folder_is_installed(folder: str) -> None:
     files = [path for path in (SOURCE / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     source = {path.relative_to(SOURCE) for path in files}
@@ -87,7 +87,7 @@ def constant_dicts(path: Path) -> dict[str, ast.Dict]:
 
 def test_a_launched_replay_passes_the_player_its_very_parameters() -> None:
     passed = {key.value for key in constant_dicts(SOURCE / "launch" / "replay.launch.py")["PARAMETERS"].keys}
-    player = ast.parse((SOURCE / "vla_ros" / "nodes" / "player.py").read_text())
+    player = ast.parse((SOURCE / "vla_ros" / "record" / "player.py").read_text())
     calls = [call for call in ast.walk(player) if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)]
     assert passed == {call.args[0].value for call in calls if call.func.attr == "_parameter"}
 

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from vla_ros.policies.utils.packing import PackedLinear, ReorderedLinear  # noqa: E402
+from vla_ros.policies.modules.layers.packing import PackedLinear, ReorderedLinear  # noqa: E402
 
 
 def make_linears(bias: bool) -> list[nn.Linear]:

@@ -33,7 +33,7 @@ NUM_IMAGE_TOKENS = 16
 
 def test_pixels_equal_those_of_transformers_own_image_processor() -> None:
     torch = pytest.importorskip("torch")
-    from vla_ros.policies.modules.vlm_bridge.pixels import normalize_patches
+    from vla_ros.policies.modules.layers.pixels import normalize_patches
 
     config = paligemma_config()
     assert IMAGES[0].shape[:2] != (16, 16)  # it does resize

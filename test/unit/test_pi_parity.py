@@ -12,31 +12,27 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
+from vla_ros.policies.modules.layers.pixels import normalize_patches  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs  # noqa: E402
-from vla_ros.policies.modules.vlm_bridge.pixels import normalize_patches  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.qwen.bridge import QwenBridge  # noqa: E402
 from vla_ros.policies.pi.config import PiConfig  # noqa: E402
-from vla_ros.policies.released.case import TOLERANCE, compare, read_case  # noqa: E402
-from vla_ros.policies.released.weights import load_released  # noqa: E402
+from vla_ros.policies.pi.released.case import TOLERANCE, beyond_tolerance, compare, read_case  # noqa: E402
+from vla_ros.policies.pi.released.weights import load_released  # noqa: E402
 
-# The recorded cases are delivered beside the repository and are too large for it.
-CASES = Path(__file__).resolve().parents[3] / "shared/fixtures/pi_parity"
+CASES = Path(__file__).resolve().parents[1] / "data" / "pi_parity"
 
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", ["qwen3vl", "paligemma", "smolvlm"])
 def test_every_output_of_the_recorded_case_is_reproduced(name: str, packed: bool) -> None:
     folder = CASES / name
-    if not folder.is_dir():
-        pytest.skip(f"the recorded parity case is not at {folder}")
     policy = load_released(folder / "run", folder / "vlm/config.json").policy
     if packed:
         policy.pack_weights()
     case = read_case(folder / "case.safetensors")
     differences = compare(policy, case)
     assert differences.keys() == case.expected.keys()
-    too_large = {output: worst for output, worst in differences.items() if worst > TOLERANCE}
-    assert not too_large
+    assert not beyond_tolerance(differences)
 
 
 @pytest.mark.parametrize(("merge", "deepstack"), [(1, ()), (1, (0, 1)), (2, (1,))])

@@ -22,7 +22,7 @@ def test_pixels_equal_those_of_transformers_own_image_processor(merge: int) -> N
     torch = pytest.importorskip("torch")
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    from vla_ros.policies.modules.vlm_bridge.pixels import normalize_patches
+    from vla_ros.policies.modules.layers.pixels import normalize_patches
 
     mean, std = (0.48, 0.45, 0.4), (0.27, 0.26, 0.275)
     reference = Qwen2VLImageProcessorPil(

@@ -11,19 +11,19 @@ from policy_helpers import EXPERT, HORIZON, JOINTS, pi_config, training_batch, v
 
 torch = pytest.importorskip("torch")
 
-from vla_ros.bench.reference import load_reference  # noqa: E402
-from vla_ros.execution.audit_tiny import shrink  # noqa: E402
+from vla_ros.audit.tiny import shrink  # noqa: E402
+from vla_ros.bench.inference.reference import as_written_actions, plain_actions  # noqa: E402
 from vla_ros.policies.base import PolicyObservation, PolicySample  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs  # noqa: E402
 from vla_ros.policies.pi.config import PiConfig  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
 from vla_ros.policies.pi.published import PUBLISHED  # noqa: E402
-from vla_ros.policies.released.case import make_input, read_case  # noqa: E402
-from vla_ros.policies.released.weights import load_released  # noqa: E402
-from vla_ros.policies.synthetic import synthetic_request  # noqa: E402
+from vla_ros.policies.pi.released.case import make_input, read_case  # noqa: E402
+from vla_ros.policies.pi.released.weights import load_released  # noqa: E402
+from vla_ros.policies.pi.synthetic import synthetic_request  # noqa: E402
 
 # The recorded cases are delivered beside the repository and are too large for it.
-CASES_FOLDER = Path(__file__).resolve().parents[3] / "shared/fixtures/pi_parity"
+CASES_FOLDER = Path(__file__).resolve().parents[1] / "data" / "pi_parity"
 TOLERANCE, RECORDED_TOLERANCE = 1e-5, 2e-5
 NUM_STEPS = 4
 
@@ -41,9 +41,8 @@ def assert_equal_actions(policy: PiPolicy, observation: PolicyObservation, pack:
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(len(observation.state), HORIZON, len(JOINTS), generator=generator)
     with torch.inference_mode():
-        reference = load_reference()
-        plain = reference.plain_actions(policy, observation, NUM_STEPS, noise)
-        written = reference.as_written_actions(policy, observation, NUM_STEPS, noise)
+        plain = plain_actions(policy, observation, NUM_STEPS, noise)
+        written = as_written_actions(policy, observation, NUM_STEPS, noise)
         if pack:
             policy.pack_weights()
         got = policy.sample_actions(observation, NUM_STEPS, noise)
@@ -90,8 +89,6 @@ def test_so_it_is_for_small_siblings_of_the_published_policies(name: str) -> Non
 @pytest.mark.parametrize("name", ["qwen3vl", "paligemma", "smolvlm"])
 def test_the_plain_composition_reproduces_the_recorded_case(name: str) -> None:
     folder = CASES_FOLDER / name
-    if not folder.is_dir():
-        pytest.skip(f"the recorded parity case is not at {folder}")
     policy = load_released(folder / "run", folder / "vlm/config.json").policy
     case = read_case(folder / "case.safetensors")
     inputs = VLMInputs.from_numpy(make_input(case, policy.config))
@@ -100,6 +97,6 @@ def test_the_plain_composition_reproduces_the_recorded_case(name: str) -> None:
     with torch.inference_mode():
         for num_steps in (5, 10):
             expected = torch.from_numpy(case.expected[f"actions_{num_steps}_steps"])
-            for actions_of in (load_reference().plain_actions, load_reference().as_written_actions):
+            for actions_of in (plain_actions, as_written_actions):
                 got = actions_of(policy, observation, num_steps, noise)
                 assert (got - expected).abs().max() <= RECORDED_TOLERANCE

@@ -15,15 +15,15 @@ pytest.importorskip("torch")
 
 from released_helpers import MAX_LENGTH, PROCESSOR, released_cfg, tied_config  # noqa: E402
 
-from vla_ros.policies.released.config import read_released_config, read_vlm_config, untied  # noqa: E402
-from vla_ros.policies.released.settings import (  # noqa: E402
+from vla_ros.policies.pi.released.config import read_released_config, read_vlm_config, untied  # noqa: E402
+from vla_ros.policies.pi.released.settings import (  # noqa: E402
     RobotSettings,
     data_config,
     fit_size,
     processor_config,
 )
 
-CASES = Path(__file__).resolve().parents[3] / "shared/fixtures/pi_parity"
+CASES = Path(__file__).resolve().parents[1] / "data" / "pi_parity"
 
 
 def write(tmp_path: Path, change: Callable[[dict[str, Any]], Any] | None = None) -> Path:
@@ -48,7 +48,6 @@ def test_a_released_configuration_becomes_the_one_it_was_made_of(tmp_path: Path)
     assert (released.model_id, released.max_length, released.image_size) == ("vlm", MAX_LENGTH, None)
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason=f"the recorded cases are not at {CASES}")
 @pytest.mark.parametrize("case", ["qwen3vl", "paligemma", "smolvlm"])
 def test_every_recorded_configuration_is_understood(case: str) -> None:
     released = read_released_config(CASES / case / "run" / "cfg.yaml")

@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from vla_ros.policies.released.source import (
+from vla_ros.policies.pi.released.source import (
     ReleasedRun,
     find_image_config,
     find_run,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vla_ros.policies.released.statistics import read_released_stats
+from vla_ros.policies.pi.released.statistics import read_released_stats
 from vla_ros.transforms.normalize import FieldStats, Normalizer
 
 SHAPES = {"state": (1, 3), "action": (4, 3)}

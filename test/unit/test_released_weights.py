@@ -17,13 +17,13 @@ from safetensors.torch import load_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from vla_ros.policies.fill import build_policy  # noqa: E402
-from vla_ros.policies.released.checkpoint import RENAMED, open_checkpoint  # noqa: E402
-from vla_ros.policies.released.mapped import KEPT_BYTES, MappedFile  # noqa: E402
-from vla_ros.policies.released.precision import float32_arithmetic  # noqa: E402
-from vla_ros.policies.released.weights import ReleasedPolicy, load_released  # noqa: E402
-from vla_ros.policies.released.writer import write_safetensors  # noqa: E402
+from vla_ros.policies.importing.checkpoint import RENAMED, open_checkpoint  # noqa: E402
+from vla_ros.policies.importing.mapped import KEPT_BYTES, MappedFile  # noqa: E402
+from vla_ros.policies.importing.precision import float32_arithmetic  # noqa: E402
+from vla_ros.policies.importing.writer import write_safetensors  # noqa: E402
+from vla_ros.policies.pi.released.weights import ReleasedPolicy, load_released  # noqa: E402
 
-CASES = Path(__file__).resolve().parents[3] / "shared/fixtures/pi_parity"
+CASES = Path(__file__).resolve().parents[1] / "data" / "pi_parity"
 EMBEDDING = "vlm_bridge.causal_model.model.language_model.embed_tokens.weight"
 
 
@@ -181,7 +181,6 @@ def test_a_vlm_configuration_that_asks_for_code_is_refused(run: Path, key: str) 
         load(run)
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason=f"the recorded cases are not at {CASES}")
 @pytest.mark.parametrize(("case", "head"), [("qwen3vl", "untied"), ("paligemma", "tied"), ("smolvlm", "untied")])
 def test_every_recorded_checkpoint_fills_its_policy(case: str, head: str) -> None:
     loaded = load_released(CASES / case / "run", CASES / case / "vlm" / "config.json")

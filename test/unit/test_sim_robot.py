@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vla_ros.nodes.sim_reset import ResetRequest, parse_reset
 from vla_ros.robot import load_robot
 from vla_ros.share import share_path
+from vla_ros.sim.reset import ResetRequest, parse_reset
 
 pytest.importorskip("vla_ros.sim.world")
-from vla_ros.nodes.sim_robot import SimulatedRobot, check_robot  # noqa: E402
+from vla_ros.sim.robot import SimulatedRobot, check_robot  # noqa: E402
 from vla_ros.sim.scene import sample_scene  # noqa: E402
 
 ROBOT = load_robot(share_path("config/robots/tabletop.yaml"))

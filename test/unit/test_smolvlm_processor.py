@@ -27,7 +27,7 @@ def test_pixels_equal_those_of_transformers_own_image_processor() -> None:
     torch = pytest.importorskip("torch")
     from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-    from vla_ros.policies.modules.vlm_bridge.pixels import normalize_patches
+    from vla_ros.policies.modules.layers.pixels import normalize_patches
 
     square = {"longest_edge": 24}  # without the enlargement to whole tiles that comes before splitting
     reference = SmolVLMImageProcessorPil(do_image_splitting=False, do_resize=False, max_image_size=square)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from runtime_helpers import ROBOT
 
-from vla_ros.nodes.jog import (
+from vla_ros.teleop.jog import (
     KEYS,
     MAX_LEAD_S,
     STEP_S,
@@ -24,7 +24,7 @@ from vla_ros.nodes.jog import (
     split_keys,
     status_line,
 )
-from vla_ros.nodes.terminal import Terminal
+from vla_ros.teleop.terminal import Terminal
 
 PERIOD_S = 0.05
 UP, DOWN, RIGHT = "\x1b[A", "\x1b[B", "\x1b[C"

@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     config, request = _policy(args.policy)  # first: a wrong name is refused before torch is loaded
 
-    from vla_ros.execution.audit import audit
-    from vla_ros.execution.counting import count_published_step
+    from vla_ros.audit.counting import count_published_step
+    from vla_ros.audit.passes import audit
 
     reports = audit(config, request)
     step = count_published_step(config)
@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
 def _policy(name: str) -> tuple[Any, Any]:
     """Configuration and a request of the published sizes. Raises ValueError where there is no such policy."""
     from vla_ros.policies.pi.published import PUBLISHED
+    from vla_ros.policies.pi.synthetic import image_size_of, synthetic_request
     from vla_ros.policies.processor import open_policy
-    from vla_ros.policies.synthetic import image_size_of, synthetic_request
     from vla_ros.share import policy_dir
 
     if name in PUBLISHED:

@@ -1,6 +1,6 @@
 """Measure an inference, against a yardstick and against what the device could do; or the control of a live run.
 
-``--json`` with ``--control``: ``rows``, the table (its keys: ``vla_ros.bench.control_table.rows_json``), and what was
+``--json`` with ``--control``: ``rows``, the table (its keys: ``vla_ros.bench.control.table.rows_json``), and what was
 asked for: ``strategy``, ``inference_delay_ms``, ``control_rate_hz`` (0: the robot file's) and ``seconds``.
 """
 
@@ -72,8 +72,8 @@ def _control(args: argparse.Namespace) -> int:
     strategy, delay_ms = args.strategy or "latest", args.inference_delay_ms or 0.0
     rate_hz = args.control_rate_hz
 
-    from vla_ros.bench.control_table import rows_json, table
-    from vla_ros.nodes.control_bench import ControlBenchConfig, run_control_bench
+    from vla_ros.bench.control.run import ControlBenchConfig, run_control_bench
+    from vla_ros.bench.control.table import rows_json, table
     from vla_ros.runtime.schedule import STRATEGIES
 
     if not 1.0 <= seconds <= 3600.0:
@@ -140,9 +140,9 @@ def _device(name: str | None, torch: Any) -> Any:
 
 
 def _bench(args: argparse.Namespace, device: Any, dtype: Any) -> dict[str, Any]:
-    from vla_ros.bench.measure import measure
-    from vla_ros.bench.report import report_json, report_text
-    from vla_ros.bench.subject import open_subject
+    from vla_ros.bench.inference.measure import measure
+    from vla_ros.bench.inference.report import report_json, report_text
+    from vla_ros.bench.inference.subject import open_subject
 
     num_rounds = args.repeats or DEFAULT_REPEATS
     subject = open_subject(args.policy, device, dtype)
@@ -152,10 +152,10 @@ def _bench(args: argparse.Namespace, device: Any, dtype: Any) -> dict[str, Any]:
 
 
 def _scale(args: argparse.Namespace, device: Any, dtype: Any) -> dict[str, Any]:
-    from vla_ros.bench.measure import device_name
-    from vla_ros.bench.plot import write_growth
-    from vla_ros.bench.scale import sweep
-    from vla_ros.bench.subject import sizes_of
+    from vla_ros.bench.inference.measure import device_name
+    from vla_ros.bench.inference.plot import write_growth
+    from vla_ros.bench.inference.scale import sweep
+    from vla_ros.bench.inference.subject import sizes_of
 
     sizes = sizes_of(args.policy)
     num_rounds = args.repeats or DEFAULT_SCALE_REPEATS

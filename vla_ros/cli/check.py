@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
 
     from vla_ros.check.finding import is_good, to_json
     from vla_ros.check.judge import judge
+    from vla_ros.check.live import load_live_robot, watch
     from vla_ros.check.page import page
-    from vla_ros.nodes.check import load_live_robot, watch
     from vla_ros.share import robot_file
 
     path = robot_file(args.robot)

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from vla_ros.nodes.demo import DemoConfig, report_json, run_demo
+    from vla_ros.demo.run import DemoConfig, report_json, run_demo
     from vla_ros.runtime.schedule import STRATEGIES
 
     if args.episodes < 1 or args.seed < 0 or not 0.0 <= args.min_success <= 1.0:

@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from vla_ros.policies.released.directory import import_run
-    from vla_ros.policies.released.settings import RobotSettings
+    from vla_ros.policies.pi.released.directory import import_run
+    from vla_ros.policies.pi.released.settings import RobotSettings
     from vla_ros.robot import load_robot
     from vla_ros.share import robot_file
 

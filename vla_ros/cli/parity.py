@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Import, run and compare."""
-    from vla_ros.policies.released.case import TOLERANCE, compare, read_case
-    from vla_ros.policies.released.weights import load_released
+    from vla_ros.policies.pi.released.case import TOLERANCE, compare, read_case
+    from vla_ros.policies.pi.released.weights import load_released
 
     folder = Path(args.case_dir)
     if not folder.is_dir():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from vla_ros.cli.output import write_json
 
 if TYPE_CHECKING:
-    from vla_ros.nodes.record import RecordReport
+    from vla_ros.record.run import RecordReport
 
 EXTRAS = ("ros", "train")
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from vla_ros.nodes.record import RecordConfig, record
+    from vla_ros.record.run import RecordConfig, record
 
     if args.duration is not None and args.duration <= 0:
         raise ValueError(f"--duration is {args.duration:g}; expected more than 0")

@@ -12,11 +12,11 @@ from std_msgs.msg import Bool
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros.messages.trajectories import parse_trajectory
-from vla_ros.nodes import qos
-from vla_ros.nodes.clock import NS_PER_S, StampMap, steady_now_ns
-from vla_ros.nodes.managed import Role
-from vla_ros.nodes.problems import Problems
 from vla_ros.robot import RobotConfig
+from vla_ros.ros import qos
+from vla_ros.ros.clock import NS_PER_S, StampMap, steady_now_ns
+from vla_ros.ros.managed import Role
+from vla_ros.ros.problems import Problems
 from vla_ros.runtime.teleop import TeleopTrajectory
 
 NO_BUTTON = -1

@@ -16,14 +16,14 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 from std_msgs.msg import UInt8MultiArray
 
-from vla_ros.nodes import qos
-from vla_ros.nodes.clock import NS_PER_S, steady_now_ns
-from vla_ros.nodes.managed import Role
-from vla_ros.nodes.problems import Problems
-from vla_ros.nodes.statistics import STAGES, Distribution
+from vla_ros.observing.freshness import Fault
+from vla_ros.ros import qos
+from vla_ros.ros.clock import NS_PER_S, steady_now_ns
+from vla_ros.ros.managed import Role
+from vla_ros.ros.problems import Problems
+from vla_ros.ros.statistics import STAGES, Distribution
 from vla_ros.runtime.loop import ControlLoop
 from vla_ros.runtime.policy_driver import MAX_OUTSTANDING
-from vla_ros.runtime.watchdogs import Fault
 from vla_ros.types import Answer, Continuation, Observation
 from vla_ros.wire import RESULT, PolicyResult, check_kind, decode_result, encode_request
 

@@ -17,14 +17,14 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from std_msgs.msg import UInt8MultiArray
 
 from vla_ros.execution.runner import PolicyRunner
-from vla_ros.nodes import qos
-from vla_ros.nodes.clock import steady_now_ns
-from vla_ros.nodes.managed import ManagedNode, Role, run_managed
 from vla_ros.nodes.params import ModelNodeParams, declare_model_params, read_model_params
-from vla_ros.nodes.problems import Problems
-from vla_ros.nodes.reports import diagnostics, distribution_values, full_name, status
-from vla_ros.nodes.statistics import Distribution
 from vla_ros.policies.directory import load_policy
+from vla_ros.ros import qos
+from vla_ros.ros.clock import steady_now_ns
+from vla_ros.ros.managed import ManagedNode, Role, run_managed
+from vla_ros.ros.problems import Problems
+from vla_ros.ros.reports import diagnostics, distribution_values, full_name, status
+from vla_ros.ros.statistics import Distribution
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.wire import REQUEST, PolicyResult, check_kind, decode_request, encode_result
 

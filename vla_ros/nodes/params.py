@@ -11,7 +11,7 @@ from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from vla_ros.nodes.statistics import STAGES
+from vla_ros.ros.statistics import STAGES
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.runtime.teleop import TAKEOVERS, TeleopSettings
 from vla_ros.share import policy_dir, robot_file

@@ -19,24 +19,24 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_ros.messages.trace import Trace, encode_trace
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory
-from vla_ros.nodes import qos
-from vla_ros.nodes.clock import NS_PER_S, StampMap, steady_now_ns
-from vla_ros.nodes.command_outputs import CommandOutputs
 from vla_ros.nodes.human_inputs import HumanInputs
-from vla_ros.nodes.managed import ManagedNode, run_managed
 from vla_ros.nodes.model_link import ModelLink
 from vla_ros.nodes.params import declare_policy_params, read_policy_params
-from vla_ros.nodes.problems import Problems
-from vla_ros.nodes.reports import diagnostics, distribution_values, full_name, over_budget, status
-from vla_ros.nodes.robot_description import RobotDescription
 from vla_ros.nodes.sensor_inputs import SensorInputs
-from vla_ros.nodes.statistics import Distribution
-from vla_ros.nodes.ticker import Ticker
+from vla_ros.observing.matching import match_policy
 from vla_ros.policies.processor import load_processor
 from vla_ros.robot import RobotConfig, read_robot_file
+from vla_ros.ros import qos
+from vla_ros.ros.clock import NS_PER_S, StampMap, steady_now_ns
+from vla_ros.ros.managed import ManagedNode, run_managed
+from vla_ros.ros.outputs import CommandOutputs
+from vla_ros.ros.problems import Problems
+from vla_ros.ros.reports import diagnostics, distribution_values, full_name, over_budget, status
+from vla_ros.ros.robot_description import RobotDescription
+from vla_ros.ros.statistics import Distribution
+from vla_ros.ros.ticker import Ticker
 from vla_ros.runtime.handoff import Mode
 from vla_ros.runtime.loop import ESTOP_LATCHED, ControlLoop, LoopSettings, Tick
-from vla_ros.runtime.match import match_policy
 from vla_ros.runtime.teleop import TeleopTrajectory
 from vla_ros.types import Answer
 

@@ -13,12 +13,12 @@ from vla_ros.messages.frames import decode_frame
 from vla_ros.messages.images import Converter
 from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.times import time_to_ns
-from vla_ros.nodes import qos
-from vla_ros.nodes.clock import StampMap
-from vla_ros.nodes.managed import Role
-from vla_ros.nodes.problems import Problems
+from vla_ros.observing.buffers import SensorBuffers, joint_sample
 from vla_ros.robot import CameraConfig, RobotConfig
-from vla_ros.runtime.buffers import SensorBuffers, joint_sample
+from vla_ros.ros import qos
+from vla_ros.ros.clock import StampMap
+from vla_ros.ros.managed import Role
+from vla_ros.ros.problems import Problems
 from vla_ros.types import Frame
 
 

@@ -19,6 +19,7 @@ from vla_ros.messages.stamps import check_stamp
 from vla_ros.messages.times import time_to_ns
 from vla_ros.messages.trace import decode_trace
 from vla_ros.messages.trajectories import Trajectory, parse_trajectory
+from vla_ros.observing.buffers import joint_sample
 from vla_ros.recordings.events import (
     MARKERS,
     ChunkEvent,
@@ -34,7 +35,6 @@ from vla_ros.recordings.events import (
     TraceEvent,
 )
 from vla_ros.robot import CameraConfig, OutputConfig, RobotConfig
-from vla_ros.runtime.buffers import joint_sample
 from vla_ros.runtime.handoff import Mode
 from vla_ros.types import Frame
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vla_ros.bags.read import BagReader
+from vla_ros.observing.matching import match_policy
 from vla_ros.recordings.events import Event
 from vla_ros.recordings.feed import Feed, resolve_topic
 from vla_ros.replay.bag_run import BagRun
@@ -13,7 +14,6 @@ from vla_ros.replay.policy import ReplayPolicy
 from vla_ros.replay.records import Replay
 from vla_ros.replay.settings import Plan, ReplaySettings, Timing
 from vla_ros.robot import RobotConfig
-from vla_ros.runtime.match import match_policy
 
 MODE, CHUNK, TRACE = "vla_policy/mode", "vla_policy/chunk", "vla_policy/trace"
 Progress = Callable[[int, int | None, int | None], None]

@@ -10,26 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros.observing.buffers import CommandHistory, SensorBuffers
+from vla_ros.observing.freshness import Fault, frozen_fault, joint_fault, sensor_fault
+from vla_ros.observing.observe import NoObservation, observe
 from vla_ros.robot import RobotConfig
-from vla_ros.runtime.buffers import CommandHistory, SensorBuffers
 from vla_ros.runtime.handoff import Handoff, Mode
 from vla_ros.runtime.limits import BrakingRamp, Limiter
 from vla_ros.runtime.missed import MissedTicks
-from vla_ros.runtime.observe import NoObservation, observe
 from vla_ros.runtime.path import NS_PER_S, Ramp, Target
 from vla_ros.runtime.policy_driver import PolicyDriver
 from vla_ros.runtime.recovery import Recovery
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.runtime.teleop import Teleop, TeleopSettings, TeleopTrajectory
-from vla_ros.runtime.watchdogs import (
-    Fault,
-    frozen_fault,
-    joint_fault,
-    overrun_fault,
-    result_fault,
-    sensor_fault,
-    silence_fault,
-)
+from vla_ros.runtime.watchdogs import overrun_fault, result_fault, silence_fault
 from vla_ros.types import ActionChunk, ChunkShape, Command, Continuation, Observation
 
 COMMAND_HISTORY_S = 5.0

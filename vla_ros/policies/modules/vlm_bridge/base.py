@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from vla_ros.policies.modules.layers.packing import PackedLayer, pack_layer
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs, VLMOutputs
 from vla_ros.policies.pi.config import PiConfig
-from vla_ros.policies.utils.packing import PackedLayer, pack_layer
 from vla_ros.transforms.sample import PolicyInput
 
 IGNORED = -100

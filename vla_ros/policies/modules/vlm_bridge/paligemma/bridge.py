@@ -17,6 +17,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from vla_ros.policies.modules.layers.packing import PackedLinear
+from vla_ros.policies.modules.layers.siglip import pack_siglip, run_siglip
 from vla_ros.policies.modules.vlm_bridge import build
 from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan, VLMBridge
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
@@ -29,9 +31,7 @@ from vla_ros.policies.modules.vlm_bridge.paligemma.forward import (
     run_text,
 )
 from vla_ros.policies.modules.vlm_bridge.paligemma.processor import image_token_id
-from vla_ros.policies.modules.vlm_bridge.siglip import pack_siglip, run_siglip
 from vla_ros.policies.pi.config import PiConfig
-from vla_ros.policies.utils.packing import PackedLinear
 
 TEXT_CONFIGS = {"gemma": GemmaConfig, "gemma2": Gemma2Config}
 # Written by releases, some in one group and some in another; none of them changes a value that is computed here.

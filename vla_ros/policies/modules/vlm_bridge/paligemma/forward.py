@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from vla_ros.policies.modules.layers.packing import PackedLayer, gated_mlp, project_qkv
 from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan
-from vla_ros.policies.utils.packing import PackedLayer, gated_mlp, project_qkv
 from vla_ros.policies.utils.transformers import Rotary, apply_rotary, inverse_frequencies, make_rotary, rms_norm
 
 

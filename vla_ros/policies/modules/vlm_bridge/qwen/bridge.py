@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig, Qwen3VLVisionConfig
 
+from vla_ros.policies.modules.layers.decoder import rms_norm_of
 from vla_ros.policies.modules.vlm_bridge import build
 from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan, VLMBridge
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
-from vla_ros.policies.modules.vlm_bridge.decoder import rms_norm_of
 from vla_ros.policies.modules.vlm_bridge.qwen.forward import ImageFeatures, run_text, run_vision
 from vla_ros.policies.pi.config import PiConfig
 

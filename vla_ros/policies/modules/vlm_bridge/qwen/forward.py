@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from vla_ros.policies.modules.layers.decoder import run_layer
+from vla_ros.policies.modules.layers.packing import PackedLayer
+from vla_ros.policies.modules.layers.pixels import normalize_patches
 from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
-from vla_ros.policies.modules.vlm_bridge.decoder import run_layer
-from vla_ros.policies.modules.vlm_bridge.pixels import normalize_patches
-from vla_ros.policies.utils.packing import PackedLayer
 from vla_ros.policies.utils.transformers import Rotary, apply_rotary, inverse_frequencies, make_rotary
 
 VISION_ROPE_THETA = 10000.0

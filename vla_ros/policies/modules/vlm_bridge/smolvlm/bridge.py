@@ -11,14 +11,14 @@ from torch import Tensor
 from transformers import LlamaConfig, SmolVLMConfig, SmolVLMForConditionalGeneration
 from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
+from vla_ros.policies.modules.layers.decoder import rms_norm_of
+from vla_ros.policies.modules.layers.packing import PackedLinear
+from vla_ros.policies.modules.layers.siglip import pack_siglip
 from vla_ros.policies.modules.vlm_bridge import build
 from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan, VLMBridge
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
-from vla_ros.policies.modules.vlm_bridge.decoder import rms_norm_of
-from vla_ros.policies.modules.vlm_bridge.siglip import pack_siglip
 from vla_ros.policies.modules.vlm_bridge.smolvlm.forward import join_prefix, run_text, run_vision
 from vla_ros.policies.pi.config import PiConfig
-from vla_ros.policies.utils.packing import PackedLinear
 
 # Written by releases, some in one group and some in another; none of them changes a value that is computed here.
 MORE_KEYS = frozenset(

@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from vla_ros.policies.modules.layers.decoder import run_layer
+from vla_ros.policies.modules.layers.packing import PackedLayer, PackedLinear
+from vla_ros.policies.modules.layers.siglip import run_siglip
 from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
-from vla_ros.policies.modules.vlm_bridge.decoder import run_layer
-from vla_ros.policies.modules.vlm_bridge.siglip import run_siglip
 from vla_ros.policies.pi.config import PiConfig
-from vla_ros.policies.utils.packing import PackedLayer, PackedLinear
 from vla_ros.policies.utils.transformers import Rotary, inverse_frequencies, make_rotary
 
 

@@ -1,0 +1,162 @@
+"""Leads the demo's nodes while faults are injected: a human's hand and stop, what the nodes say, and garbage."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from std_msgs.msg import Bool, String, UInt8MultiArray
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from vla_ros.bench.control.limit_watch import LimitWatch
+from vla_ros.demo.client import DemoClient, Recording
+from vla_ros.messages.trajectories import Trajectory, fill_trajectory
+from vla_ros.robot import RobotConfig
+from vla_ros.ros.qos import COMMAND, LATCHED, LINK, REPORT, TELEOP
+from vla_ros.wire import REQUEST, PolicyResult, check_kind, decode_request, encode_result
+
+WATCHED = ("vla_policy: control", "vla_model: inference")
+SERVICES = ("vla_policy/takeover", "vla_policy/reset_estop")
+OTHER_DIGEST = "0" * 64
+
+Answer = Callable[[tuple[int, ...]], np.ndarray]
+
+
+class FaultClient(DemoClient):
+    """``limits`` judges every command; ``answer``, if set, answers requests before the model can, with actions made for
+    their shape, in the name of policy ``answer_digest``, or of the model's own where that is empty."""
+
+    def __init__(self, robot: RobotConfig, check: Callable[[], None]) -> None:
+        super().__init__(robot, check)
+        self.limits = LimitWatch(self, robot)
+        self.answer: Answer | None = None
+        self.answer_digest = ""
+        self._digest = ""
+        self.last_request = b""
+        self.num_chunks = 0
+        self._commanded: JointTrajectory | None = None
+        self._modes: set[str] = set()
+        self._said: dict[str, DiagnosticStatus] = {}
+        self._model_ready_s = 0.0
+        self._status: DiagnosticStatus | None = None
+        self._triggers |= {name: self.create_client(Trigger, name) for name in SERVICES}
+        self._teleop = self.create_publisher(JointTrajectory, "vla_policy/teleop", TELEOP)
+        self._estop = self.create_publisher(Bool, "vla_policy/estop", LATCHED)
+        self._task = self.create_publisher(String, "vla_policy/task", LATCHED)
+        self._requests = self.create_publisher(UInt8MultiArray, "vla_model/request", LINK)
+        self._results = self.create_publisher(UInt8MultiArray, "vla_model/result", LINK)
+        self._heartbeat = self.create_publisher(DiagnosticStatus, "vla_model/status", LINK)
+        self.create_subscription(JointTrajectory, robot.outputs[0].command_topic, self._keep_command, COMMAND)
+        self.create_subscription(JointTrajectory, "vla_policy/chunk", self._count_chunk, REPORT)
+        self.create_subscription(String, "vla_policy/mode", self._keep_mode, REPORT)
+        self.create_subscription(UInt8MultiArray, "vla_model/request", self._keep_request, LINK)
+        self.create_subscription(DiagnosticStatus, "vla_model/status", self._keep_status, LINK)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._keep_diagnostics, REPORT)
+
+    @property
+    def modes(self) -> set[str]:
+        """Every mode since ``listen_anew``."""
+        with self._changed:
+            return {self.mode, *self._modes}
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether the newest command keeps every joint still."""
+        return self._commanded is not None and not any(self._commanded.points[0].velocities)
+
+    def listen_anew(self) -> None:
+        """Forget what was said so far."""
+        with self._changed:
+            self._said.clear()
+            self._modes.clear()
+
+    def said(self) -> str:
+        """What both nodes last said on ``/diagnostics`` since ``listen_anew``, in one line."""
+        with self._changed:
+            fault = self._values().get("fault", "")
+            lines = [status.message for status in self._said.values()]
+        return "; ".join([*lines, *([fault] if fault else [])])
+
+    def is_model_ready_since(self, since_s: float) -> bool:
+        """Whether a model node that can serve was heard after ``since_s`` on the monotonic clock."""
+        return self._model_ready_s > since_s
+
+    def start_episode(self, seed: int, target: str | None, timeout_s: float = 5.0) -> Recording:
+        """As the demo does it; it moves the arm without a command."""
+        self.limits.new_segment()
+        return super().start_episode(seed, target, timeout_s)
+
+    def say_task(self, task: str) -> None:
+        self._task.publish(String(data=task))
+
+    def press_estop(self, is_pressed: bool) -> None:
+        self._estop.publish(Bool(data=is_pressed))
+
+    def nudge(self, nudge_rad: float, num_joints: int | None = None) -> None:
+        """A hand's set point so far from the last command, towards the middle; of the first ``num_joints`` only."""
+        assert self._commanded is not None
+        names = self._robot.joint_names[:num_joints]
+        positions = np.array(self._commanded.points[0].positions)
+        middle = (self._robot.joint_values("lower") + self._robot.joint_values("upper")) / 2
+        goal = (positions + nudge_rad * np.sign(middle - positions))[: len(names)]
+        msg = JointTrajectory()
+        times_s = np.array([1.0 / self._robot.control_rate_hz])
+        fill_trajectory(msg, Trajectory(0, times_s, goal[None], None), names, JointTrajectoryPoint)
+        self._teleop.publish(msg)
+
+    def send_link(self, data: bytes) -> None:
+        """Bytes on both topics of the link."""
+        for publisher in (self._requests, self._results):
+            publisher.publish(UInt8MultiArray(data=array("B", data)))
+
+    def beat_as_another_policy(self) -> None:
+        """A model node's heartbeat with another policy's digest."""
+        assert self._status is not None
+        values = [KeyValue(key="digest", value=OTHER_DIGEST)]
+        self._heartbeat.publish(DiagnosticStatus(level=DiagnosticStatus.OK, name=self._status.name, values=values))
+
+    def _values(self) -> Mapping[str, str]:
+        status = self._said.get(WATCHED[0])
+        return {value.key: value.value for value in status.values} if status is not None else {}
+
+    def _keep_command(self, msg: JointTrajectory) -> None:
+        self._commanded = msg
+
+    def _count_chunk(self, msg: JointTrajectory) -> None:
+        with self._changed:
+            self.num_chunks += 1
+            self._changed.notify_all()
+
+    def _keep_mode(self, msg: String) -> None:
+        with self._changed:
+            self._modes.add(msg.data)
+
+    def _keep_request(self, msg: UInt8MultiArray) -> None:
+        self.last_request = data = bytes(msg.data)
+        answer = self.answer
+        if answer is None:
+            return
+        try:
+            stamp_ns = int(check_kind(data, REQUEST)["stamp_ns"])
+            actions = answer(decode_request(data).tensors["noise"].shape)
+        except ValueError:  # our own garbage
+            return
+        result = PolicyResult(stamp_ns, self.answer_digest or self._digest, actions, 1.0, {})
+        self._results.publish(UInt8MultiArray(data=array("B", encode_result(result))))
+
+    def _keep_status(self, msg: DiagnosticStatus) -> None:
+        digest = next((value.value for value in msg.values if value.key == "digest"), "")
+        if digest == OTHER_DIGEST:
+            return
+        self._status = msg
+        if msg.level == DiagnosticStatus.OK:
+            self._digest, self._model_ready_s = digest, time.monotonic()
+
+    def _keep_diagnostics(self, msg: DiagnosticArray) -> None:
+        with self._changed:
+            self._said |= {status.name: status for status in msg.status if status.name in WATCHED}
+            self._changed.notify_all()

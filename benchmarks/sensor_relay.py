@@ -1,0 +1,118 @@
+"""Between the simulated robot's sensors and the policy node: hands messages on, unless told to spoil them."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import rclpy
+import yaml
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import Image, JointState
+
+from vla_ros.messages.images import decode_image, encode_image
+from vla_ros.messages.times import time_to_ns
+from vla_ros.robot import RobotConfig
+from vla_ros.ros.managed import Spinner
+from vla_ros.ros.qos import CAMERA, JOINT_STATES
+
+PREFIX = "relayed/"
+JOINTS = "joints"
+STAMP = struct.Struct("<iI")
+STAMP_OFFSET = 4
+"""A serialized message begins with four bytes of its own, then comes the header's stamp."""
+LONG_AGO_S = 3600
+AGE_SLACK = 3.0
+"""A message takes another way through a busy process: so many times as old it may become."""
+
+Spoiler = Callable[[bytes], bytes | None]
+
+
+def relayed_robot_file(path: Path, folder: Path) -> Path:
+    """Robot file ``path`` with its sensors behind the relay, written into ``folder``."""
+    document = yaml.safe_load(path.read_text())
+    for sensor in (*document["cameras"], document["joint_states"]):
+        sensor["topic"] = PREFIX + sensor["topic"]
+        sensor["max_age_s"] *= AGE_SLACK
+    folder.mkdir(parents=True, exist_ok=True)
+    relayed = folder / "relayed_robot.yaml"
+    relayed.write_text(yaml.safe_dump(document))
+    return relayed
+
+
+class SensorRelay:
+    """A node with a thread of its own. ``spoil`` maps a camera's name, or ``joints``, to what becomes of its serialized
+    messages: others, or None where they are dropped."""
+
+    def __init__(self, robot: RobotConfig) -> None:
+        self.spoil: dict[str, Spoiler] = {}
+        node = rclpy.create_node("sensor_relay")
+        streams = [(camera.name, Image, camera.topic, CAMERA) for camera in robot.cameras]
+        for name, kind, topic, profile in (*streams, (JOINTS, JointState, robot.joint_states.topic, JOINT_STATES)):
+            publisher = node.create_publisher(kind, PREFIX + topic, profile)
+            node.create_subscription(kind, topic, partial(self._relay, name, publisher.publish), profile, raw=True)
+        self._spinner = Spinner(node)
+        self._spinner.start()
+
+    def stop(self) -> None:
+        self._spinner.stop()
+
+    def _relay(self, name: str, publish: Callable[[bytes], None], data: bytes) -> None:
+        spoil = self.spoil.get(name)
+        relayed = data if spoil is None else spoil(data)
+        if relayed is not None:
+            publish(relayed)
+
+
+def dropped(data: bytes) -> None:
+    """The sensor is silent."""
+    return None
+
+
+class Frozen:
+    """The first pixels again and again, with new stamps."""
+
+    def __init__(self) -> None:
+        self._first = b""
+
+    def __call__(self, data: bytes) -> bytes:
+        self._first = self._first or data
+        end = STAMP_OFFSET + STAMP.size
+        return data[:end] + self._first[end:]
+
+
+def of_long_ago(data: bytes) -> bytes:
+    """The same with a stamp that cannot be of this moment."""
+    sec, nanosec = STAMP.unpack_from(data, STAMP_OFFSET)
+    return data[:STAMP_OFFSET] + STAMP.pack(sec - LONG_AGO_S, nanosec) + data[STAMP_OFFSET + STAMP.size :]
+
+
+def half_as_large(data: bytes) -> bytes:
+    """An image of another size."""
+    whole, half = deserialize_message(data, Image), Image()
+    encode_image(decode_image(whole)[::2, ::2].copy(), half, time_to_ns(whole.header.stamp), whole.header.frame_id)
+    return serialize_message(half)
+
+
+def of_an_unknown_encoding(data: bytes) -> bytes:
+    """An image that nobody can read."""
+    msg = deserialize_message(data, Image)
+    msg.encoding = "holographic"
+    return serialize_message(msg)
+
+
+def without_the_last_joint(data: bytes) -> bytes:
+    """A joint state that lacks a joint."""
+    msg = deserialize_message(data, JointState)
+    msg.name, msg.position, msg.velocity = msg.name[:-1], msg.position[:-1], msg.velocity[:-1]
+    return serialize_message(msg)
+
+
+def not_finite(data: bytes) -> bytes:
+    """A joint state with a position that is no number."""
+    msg = deserialize_message(data, JointState)
+    msg.position = array("d", [float("nan"), *msg.position[1:]])
+    return serialize_message(msg)

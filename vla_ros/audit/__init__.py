@@ -1,0 +1,1 @@
+"""Proof that nothing in an inference waits for the device."""

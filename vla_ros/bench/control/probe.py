@@ -1,0 +1,130 @@
+"""The control bench's own ROS node: a human's hand, and a record of everything that the policy node says."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Duration
+from diagnostic_msgs.msg import DiagnosticStatus
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from vla_ros.bench.control.heard import EVERYTHING, heard_command, now_ns
+from vla_ros.bench.control.idle_ticker import IDLE_TOPIC
+from vla_ros.bench.control.judge import HeardChunk, HeardCommand
+from vla_ros.demo.client import DemoClient, Recording
+from vla_ros.messages.times import fill_time
+from vla_ros.messages.trajectories import parse_trajectory
+from vla_ros.robot import RobotConfig
+from vla_ros.ros.qos import LINK, TELEOP
+from vla_ros.types import ActionChunk
+
+
+class ControlProbe(DemoClient):
+    """Keeps commands, modes and chunks with the middleware's own times, ns: this process may be late in looking."""
+
+    def __init__(self, robot: RobotConfig, check: Callable[[], None]) -> None:
+        super().__init__(robot, check)
+        self._robot = robot
+        self._heard: list[tuple[JointTrajectory, dict[str, Any]]] = []
+        self._modes: list[tuple[int, str]] = []
+        self._chunks: list[tuple[int, JointTrajectory]] = []
+        self.scenes_ns: list[int] = []
+        self.idle_ns: list[int] = []
+        self._model_level = b""
+        self._model_heard_ns = 0
+        self._teleop = self.create_publisher(JointTrajectory, "vla_policy/teleop", TELEOP)
+        topic = robot.outputs[0].command_topic
+        self.create_subscription(JointTrajectory, topic, self._keep_command, EVERYTHING)
+        self.create_subscription(JointTrajectory, IDLE_TOPIC, self._keep_idle, EVERYTHING)
+        self.create_subscription(String, "vla_policy/mode", self._keep_mode, EVERYTHING)
+        self.create_subscription(JointTrajectory, "vla_policy/chunk", self._keep_chunk, EVERYTHING)
+        self.create_subscription(DiagnosticStatus, "vla_model/status", self._keep_status, LINK)
+
+    @property
+    def num_chunks(self) -> int:
+        return len(self._chunks)
+
+    @property
+    def is_hand_heard(self) -> bool:
+        """Whether the policy node listens to this hand."""
+        return self._teleop.get_subscription_count() > 0
+
+    @property
+    def last_positions(self) -> np.ndarray:
+        """The newest command ``[num_joints]``."""
+        return self._parse(self._heard[-1][0]).positions[0]
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether the newest command keeps every joint still."""
+        return bool(self._heard) and not any(self._heard[-1][0].points[0].velocities)
+
+    def start_episode(self, seed: int, target: str | None, timeout_s: float = 5.0) -> Recording:
+        """As the demo does it, remembering when: commands from before are of another pose."""
+        self.scenes_ns.append(now_ns())
+        return super().start_episode(seed, target, timeout_s)
+
+    def model_works_since(self, since_ns: int) -> bool:
+        """Whether a model node that is ready has been heard since."""
+        return self._model_level == DiagnosticStatus.OK and self._model_heard_ns > since_ns
+
+    def teleop(self, positions: np.ndarray) -> int:
+        """Publish a set point for one control period from now; returns when, ns."""
+        msg = JointTrajectory(joint_names=self._robot.joint_names)
+        point = JointTrajectoryPoint(positions=array("d", positions), time_from_start=Duration())
+        fill_time(point.time_from_start, round(1e9 / self._robot.control_rate_hz))
+        msg.points = [point]
+        sent_ns = now_ns()
+        self._teleop.publish(msg)
+        return sent_ns
+
+    def commands(self) -> list[HeardCommand]:
+        """Every command so far; its mode is the one sent last before it."""
+        with self._changed:
+            heard, modes = list(self._heard), sorted(self._modes)
+        heard.sort(key=lambda item: item[1]["source_timestamp"])
+        mode_ns = [sent_ns for sent_ns, _ in modes]
+        commands = []
+        for msg, info in heard:
+            index = int(np.searchsorted(mode_ns, info["source_timestamp"], side="right")) - 1
+            commands.append(heard_command(msg, info, self._robot, modes[index][1] if index >= 0 else ""))
+        return commands
+
+    def chunks(self) -> list[HeardChunk]:
+        """Every chunk so far."""
+        with self._changed:
+            heard = list(self._chunks)
+        return [HeardChunk(arrived_ns, self._chunk(msg)) for arrived_ns, msg in heard]
+
+    def _chunk(self, msg: JointTrajectory) -> ActionChunk:
+        trajectory = self._parse(msg)
+        times_s = trajectory.times_s
+        chunk_dt_s = float(times_s[1] - times_s[0]) if len(times_s) > 1 else 1.0
+        return ActionChunk(trajectory.stamp_ns, chunk_dt_s, float(times_s[0]) / chunk_dt_s, trajectory.positions)
+
+    def _parse(self, msg: JointTrajectory) -> Any:
+        return parse_trajectory(msg, self._robot.joint_names)
+
+    def _keep_command(self, msg: JointTrajectory, info: dict[str, Any]) -> None:
+        with self._changed:
+            self._heard.append((msg, info))
+
+    def _keep_idle(self, msg: JointTrajectory, info: dict[str, Any]) -> None:
+        self.idle_ns.append(info["received_timestamp"])
+
+    def _keep_mode(self, msg: String, info: dict[str, Any]) -> None:
+        with self._changed:
+            self._modes.append((info["source_timestamp"], msg.data))
+
+    def _keep_chunk(self, msg: JointTrajectory, info: dict[str, Any]) -> None:
+        with self._changed:
+            self._chunks.append((info["received_timestamp"], msg))
+            self._changed.notify_all()
+
+    def _keep_status(self, msg: DiagnosticStatus) -> None:
+        with self._changed:
+            self._model_level, self._model_heard_ns = msg.level, now_ns()

@@ -1,0 +1,1 @@
+"""``vla_ros bench``: how fast a policy is, beside its yardsticks."""

@@ -1,0 +1,278 @@
+"""The ROS side of ``vla_ros check``: watches a live graph and says what it saw; judges nothing."""
+
+from __future__ import annotations
+
+import io
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from PIL import Image as PillowImage
+from rclpy.exceptions import InvalidNamespaceException
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rclpy.topic_endpoint_info import TopicEndpointInfo
+from sensor_msgs.msg import CompressedImage, Image, JointState
+
+from vla_ros.check.controllers import ControllerQuestions
+from vla_ros.check.seen import (
+    CameraSeen,
+    Endpoint,
+    GraphSeen,
+    JointStatesSeen,
+    OutputSeen,
+    Picture,
+    Range,
+    Stream,
+    TopicSeen,
+)
+from vla_ros.messages.images import COLOUR_ENCODINGS, decode_pixels
+from vla_ros.messages.joints import positions_by_name
+from vla_ros.messages.times import time_to_ns
+from vla_ros.robot import RobotConfig, load_robot, read_robot_file
+from vla_ros.ros import qos
+from vla_ros.ros.dds import use_default_dds_profile
+from vla_ros.ros.robot_description import load_robot_in_graph
+
+NODE_NAME = "vla_check"
+INPUTS = {"task": "vla_policy/task", "teleop": "vla_policy/teleop", "estop": "vla_policy/estop"}
+# Nobody in the graph after this long: it isn't there.
+DISCOVERY_S = 3.0
+# Between finding a publisher and its first message.
+MATCHING_S = 0.5
+
+
+def load_live_robot(path: Path, namespace: str = "") -> RobotConfig:
+    """A robot file as the nodes in ``namespace`` have it: the graph is asked only where limits come from a topic.
+
+    Raises ValueError where it can't be used, KeyboardInterrupt where it is interrupted.
+    """
+    if not read_robot_file(path).urdf_topic:
+        return load_robot(path)
+    with _graph(namespace):
+        node = rclpy.create_node(NODE_NAME, namespace=namespace, start_parameter_services=False, enable_rosout=False)
+        try:
+            return load_robot_in_graph(node, path)
+        finally:
+            node.destroy_node()
+
+
+def watch(robot: RobotConfig, duration_s: float, namespace: str = "", use_sim_time: bool = False) -> GraphSeen:
+    """Look at the graph for ``duration_s`` seconds, after finding it.
+
+    Raises ValueError for a namespace that is none, KeyboardInterrupt where it is interrupted.
+    """
+    with _graph(namespace):
+        watcher = _Watcher(robot, namespace, use_sim_time)
+        watcher.find()
+        watcher.watch(duration_s)
+        seen = watcher.seen(duration_s)
+        watcher.destroy_node()
+    return seen
+
+
+@contextmanager
+def _graph(namespace: str) -> Iterator[None]:
+    """ROS from its start to its end, in which an interrupt is Python's own."""
+    use_default_dds_profile()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    except InvalidNamespaceException as error:
+        raise ValueError(f"--namespace '{namespace}' is none: {str(error).splitlines()[0]}") from error
+    except ExternalShutdownException as error:
+        raise KeyboardInterrupt from error
+    finally:
+        rclpy.try_shutdown()
+
+
+class _Watcher(Node):
+    """Subscribes to the sensors with a QoS that matches every publisher, and asks the graph about all topics."""
+
+    def __init__(self, robot: RobotConfig, namespace: str, use_sim_time: bool) -> None:
+        super().__init__(
+            NODE_NAME,
+            namespace=namespace,
+            start_parameter_services=False,
+            enable_rosout=False,
+            parameter_overrides=[Parameter("use_sim_time", value=use_sim_time)],
+        )
+        self._robot = robot
+        self._use_sim_time = use_sim_time
+        self._questions = ControllerQuestions(self)
+        self._joint_states = _Joints(robot)
+        self._cameras = {camera.name: _Camera() for camera in robot.cameras}
+        for camera in robot.cameras:
+            kind = CompressedImage if camera.compressed else Image
+            self._listen(kind, camera.topic, self._cameras[camera.name])
+        self._listen(JointState, robot.joint_states.topic, self._joint_states)
+
+    def find(self) -> None:
+        """Wait until every topic of the robot file has its other end, or it is clear that it won't have."""
+        deadline = time.monotonic() + DISCOVERY_S
+        while time.monotonic() < deadline and not self._is_complete():
+            rclpy.spin_once(self, timeout_sec=0.05)
+        self._spin(MATCHING_S)
+        for heard in (*self._cameras.values(), self._joint_states):
+            heard.forget()
+
+    def watch(self, duration_s: float) -> None:
+        for output in self._robot.outputs:
+            for subscription in self._topic(output.command_topic).subscriptions:
+                self._questions.ask(subscription.node)
+        self._spin(duration_s)
+
+    def seen(self, duration_s: float) -> GraphSeen:
+        until_ns = self.get_clock().now().nanoseconds
+        cameras = {
+            camera.name: self._cameras[camera.name].seen(self._topic(camera.topic), until_ns)
+            for camera in self._robot.cameras
+        }
+        outputs = {}
+        for output in self._robot.outputs:
+            topic = self._topic(output.command_topic)
+            nodes = dict.fromkeys(subscription.node for subscription in topic.subscriptions)
+            answers = {node: self._questions.answer(node) for node in nodes}
+            outputs[output.name] = OutputSeen(topic, {node: answer for node, answer in answers.items() if answer})
+        return GraphSeen(
+            seconds=duration_s,
+            cameras=cameras,
+            joint_states=self._joint_states.seen(self._topic(self._robot.joint_states.topic), until_ns),
+            outputs=outputs,
+            has_cv_bridge=find_spec("cv_bridge") is not None,
+            **{name: self._topic(topic) for name, topic in INPUTS.items()},
+        )
+
+    def _spin(self, duration_s: float) -> None:
+        deadline = time.monotonic() + duration_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            rclpy.spin_once(self, timeout_sec=min(left_s, 0.1))
+            self._questions.pursue()
+
+    def _listen(self, kind: type, topic: str, heard: _Heard) -> None:
+        self.create_subscription(kind, topic, partial(self._on_message, heard), qos.WATCH)
+
+    def _on_message(self, heard: _Heard, msg: Any, info: dict[str, Any]) -> None:
+        # The middleware's own time of arrival: this process may be late in looking. It knows no simulated time.
+        now_ns = self.get_clock().now().nanoseconds if self._use_sim_time else info["received_timestamp"]
+        heard.add(msg, now_ns)
+
+    def _is_complete(self) -> bool:
+        inputs = [camera.topic for camera in self._robot.cameras] + [self._robot.joint_states.topic]
+        return all(self._topic(topic).publishers for topic in inputs) and all(
+            self._topic(output.command_topic).subscriptions for output in self._robot.outputs
+        )
+
+    def _topic(self, topic: str) -> TopicSeen:
+        name = self.resolve_topic_name(topic)
+        return TopicSeen(
+            name,
+            self._endpoints(self.get_publishers_info_by_topic(name)),
+            self._endpoints(self.get_subscriptions_info_by_topic(name)),
+        )
+
+    def _endpoints(self, infos: list[TopicEndpointInfo]) -> tuple[Endpoint, ...]:
+        own = self.get_fully_qualified_name()
+        endpoints = [
+            Endpoint(
+                f"{info.node_namespace.rstrip('/')}/{info.node_name}",
+                info.topic_type,
+                info.qos_profile.reliability == ReliabilityPolicy.RELIABLE,
+                info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL,
+            )
+            for info in infos
+        ]
+        return tuple(endpoint for endpoint in endpoints if endpoint.node != own)
+
+
+class _Heard:
+    """What came on one topic."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self._received_ns: list[int] = []
+        self._stamps_ns: list[int] = []
+
+    def add(self, msg: Any, now_ns: int) -> None:
+        self._received_ns.append(now_ns)
+        self._stamps_ns.append(time_to_ns(msg.header.stamp))
+
+    def _stream(self, until_ns: int) -> Stream:
+        return Stream(np.array(self._received_ns, np.int64), np.array(self._stamps_ns, np.int64), until_ns)
+
+
+class _Camera(_Heard):
+    def forget(self) -> None:
+        super().forget()
+        self._pictures: Counter[Picture] = Counter()
+
+    def add(self, msg: Any, now_ns: int) -> None:
+        super().add(msg, now_ns)
+        self._pictures[_compressed_picture(msg) if hasattr(msg, "format") else _picture(msg)] += 1
+
+    def seen(self, topic: TopicSeen, until_ns: int) -> CameraSeen:
+        return CameraSeen(topic, self._stream(until_ns), dict(self._pictures))
+
+
+class _Joints(_Heard):
+    def __init__(self, robot: RobotConfig) -> None:
+        self._robot = robot
+        super().__init__()
+
+    def forget(self) -> None:
+        super().forget()
+        self._num_named: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._positions: dict[str, Range] = {}
+
+    def add(self, msg: Any, now_ns: int) -> None:
+        super().add(msg, now_ns)
+        self._num_named.update(set(msg.name))
+        present = [name for name in self._robot.joint_names if name in msg.name]
+        try:
+            positions, _ = positions_by_name(msg, present)
+        except ValueError as error:
+            self._refused[str(error)] += 1
+            return
+        for name, position in zip(present, positions.tolist(), strict=True):
+            known = self._positions.get(name, Range(position, position))
+            self._positions[name] = Range(min(known.lowest, position), max(known.highest, position))
+
+    def seen(self, topic: TopicSeen, until_ns: int) -> JointStatesSeen:
+        stream = self._stream(until_ns)
+        return JointStatesSeen(topic, stream, dict(self._num_named), self._positions, dict(self._refused))
+
+
+def _picture(msg: Image) -> Picture:
+    problem = ""
+    if msg.encoding in COLOUR_ENCODINGS:
+        try:
+            decode_pixels(msg)  # a view: no pixel is read
+        except ValueError as error:
+            problem = str(error)
+    return Picture(msg.width, msg.height, msg.encoding, problem)
+
+
+def _compressed_picture(msg: CompressedImage) -> Picture:
+    """Its size from the file's header; nothing is decoded."""
+    try:
+        with PillowImage.open(io.BytesIO(msg.data)) as image:
+            return Picture(*image.size, msg.format)
+    except Exception as error:  # damaged bytes make the library raise many things
+        problem = f"{len(msg.data)} bytes of format '{msg.format}' are no picture ({type(error).__name__})"
+        return Picture(0, 0, msg.format, problem)

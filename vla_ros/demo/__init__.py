@@ -1,0 +1,1 @@
+"""The simulated arm that follows instructions: ``vla_ros demo``."""

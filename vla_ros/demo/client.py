@@ -1,0 +1,215 @@
+"""The demo's own ROS node: manages the others, starts episodes, records what arrives while the policy drives."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.client import Client
+from rclpy.node import Node
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String, UInt8MultiArray
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from vla_ros.demo.stats import Drive
+from vla_ros.messages.images import decode_image
+from vla_ros.messages.joints import positions_by_name
+from vla_ros.messages.times import time_to_ns
+from vla_ros.messages.trajectories import parse_trajectory
+from vla_ros.robot import RobotConfig
+from vla_ros.ros.qos import COMMAND, JOINT_STATES, LATCHED, LINK, REPORT
+from vla_ros.wire import decode_result
+
+CONFIGURE = Transition.TRANSITION_CONFIGURE
+ACTIVATE = Transition.TRANSITION_ACTIVATE
+DEACTIVATE = Transition.TRANSITION_DEACTIVATE
+STATE_AFTER = {
+    CONFIGURE: State.PRIMARY_STATE_INACTIVE,
+    ACTIVATE: State.PRIMARY_STATE_ACTIVE,
+    DEACTIVATE: State.PRIMARY_STATE_INACTIVE,
+}
+POLICY = "POLICY"
+ANSWER_PATIENCE_S = 2.0
+
+
+@dataclass(frozen=True)
+class EpisodeStatus:
+    """What ``sim/episode`` says."""
+
+    seed: int
+    instruction: str
+    target: str
+    status: str
+    elapsed_s: float
+    episode: int
+
+
+@dataclass
+class Recording:
+    """What arrived from an episode's start on; ``drive`` only while the policy drove. Times are ns of ROS time."""
+
+    episode: int
+    drive: Drive = field(default_factory=Drive)
+    commands: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    states: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    views: list[np.ndarray] = field(default_factory=list)
+
+
+class DemoClient(Node):
+    """Waits belong to the main thread; the callbacks run in the thread that spins this node.
+
+    ``check`` is called while waiting: it raises where going on waiting is pointless.
+    """
+
+    def __init__(self, robot: RobotConfig, check: Callable[[], None]) -> None:
+        super().__init__("vla_demo")
+        self._robot = robot
+        self._output = robot.outputs[0]
+        self._check = check
+        self._changed = threading.Condition()
+        self._recording: Recording | None = None
+        self._observation_ns: int | None = None
+        self.status: EpisodeStatus | None = None
+        self.mode = ""
+        self._reset = self.create_publisher(String, "sim/reset", REPORT)
+        self.create_subscription(String, "sim/episode", self._on_episode, LATCHED)
+        self.create_subscription(Image, "sim/view", self._on_view, REPORT)
+        self.create_subscription(String, "vla_policy/mode", self._on_mode, LATCHED)
+        self.create_subscription(JointTrajectory, "vla_policy/chunk", self._on_chunk, REPORT)
+        self.create_subscription(UInt8MultiArray, "vla_model/result", self._on_result, LINK)
+        self.create_subscription(JointTrajectory, self._output.command_topic, self._on_command, COMMAND)
+        self.create_subscription(JointState, robot.joint_states.topic, self._on_joint_state, JOINT_STATES)
+        names = ("vla_policy/engage", "vla_policy/hold")
+        self._triggers = {name: self.create_client(Trigger, name) for name in names}
+        nodes = ("vla_policy", "vla_model")
+        self._lifecycle = {name: self.create_client(ChangeState, f"{name}/change_state") for name in nodes}
+        self._states = {name: self.create_client(GetState, f"{name}/get_state") for name in nodes}
+
+    @property
+    def has_chunk(self) -> bool:
+        """Whether a chunk has come since the policy drives."""
+        return self._observation_ns is not None
+
+    def wait_until(self, is_so: Callable[[], bool], timeout_s: float) -> bool:
+        """Whether ``is_so`` became true in time."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while not is_so():
+                if time.monotonic() > deadline:
+                    return False
+                self._changed.wait(0.05)
+                self._check()
+        return True
+
+    def change_state(self, node: str, transition: int, timeout_s: float) -> bool:
+        """Ask a managed node for a transition; whether it made it. Raises ValueError where it doesn't answer."""
+        client = self._lifecycle[node]
+        self._wait_for(client, timeout_s)
+        future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+        deadline = time.monotonic() + timeout_s
+        # An answer is lost where the node hasn't discovered this client yet; asking twice would be one transition too
+        # many, so the state itself tells.
+        while not self.wait_until(future.done, ANSWER_PATIENCE_S):
+            if self._state(node) == STATE_AFTER[transition]:
+                return True
+            if time.monotonic() > deadline:
+                raise _no_answer(client, timeout_s)
+        return future.result().success
+
+    def trigger(self, service: str, timeout_s: float = 5.0) -> Trigger.Response:
+        """Call a Trigger service. Raises ValueError where nobody answers."""
+        return self._call(self._triggers[service], Trigger.Request(), timeout_s)
+
+    def start_episode(self, seed: int, target: str | None, timeout_s: float = 5.0) -> Recording:
+        """Reset the simulation and record from there. Raises ValueError where it doesn't do as told."""
+        before = self.status.episode if self.status else 0
+        recording = Recording(before + 1)
+        with self._changed:
+            self._recording = recording
+        self._reset.publish(String(data=json.dumps({"seed": seed, "instruction": None, "target": target})))
+        if not self.wait_until(lambda: self.status is not None and self.status.episode > before, timeout_s):
+            raise ValueError(f"sim_node did not start episode {seed} within {timeout_s:g} s; see its log")
+        return recording
+
+    def end_recording(self) -> None:
+        """Keep nothing that arrives from now on."""
+        with self._changed:
+            self._recording = None
+
+    def _call(self, client: Client, request: Any, timeout_s: float) -> Any:
+        """Call a service that may be called twice: again where an answer seems lost."""
+        self._wait_for(client, timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            future = client.call_async(request)
+            if self.wait_until(future.done, min(ANSWER_PATIENCE_S, timeout_s)):
+                return future.result()
+        raise _no_answer(client, timeout_s)
+
+    def _wait_for(self, client: Client, timeout_s: float) -> None:
+        if not self.wait_until(client.service_is_ready, timeout_s):
+            raise ValueError(f"nobody offers the service {client.srv_name} after {timeout_s:g} s; see the nodes' logs")
+
+    def _state(self, node: str) -> int | None:
+        future = self._states[node].call_async(GetState.Request())
+        return future.result().current_state.id if self.wait_until(future.done, ANSWER_PATIENCE_S) else None
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _on_episode(self, msg: String) -> None:
+        with self._changed:
+            self.status = EpisodeStatus(**json.loads(msg.data))
+            self._changed.notify_all()
+
+    def _on_mode(self, msg: String) -> None:
+        with self._changed:
+            self.mode = msg.data
+            self._observation_ns = None
+            self._changed.notify_all()
+
+    def _on_view(self, msg: Image) -> None:
+        with self._changed:
+            if self._recording is not None and msg.header.frame_id == f"episode {self._recording.episode}":
+                self._recording.views.append(decode_image(msg))
+
+    def _on_chunk(self, msg: JointTrajectory) -> None:
+        with self._changed:
+            self._observation_ns = time_to_ns(msg.header.stamp)
+
+    def _on_result(self, msg: UInt8MultiArray) -> None:
+        with self._changed:
+            if self._recording is not None and self.mode == POLICY:
+                self._recording.drive.inference_ms.append(decode_result(bytes(msg.data)).inference_ms)
+
+    def _on_command(self, msg: JointTrajectory, info: dict[str, Any]) -> None:
+        with self._changed:
+            if self._recording is None or self.mode != POLICY:
+                return
+            # The middleware's own time of arrival: this process may be late in looking.
+            now_ns = info["received_timestamp"]
+            trajectory = parse_trajectory(msg, self._output.joints)
+            due_ns = now_ns + round(trajectory.times_s[0] * 1e9)
+            self._recording.commands.append((due_ns, trajectory.positions[0]))
+            self._recording.drive.command_ns.append(now_ns)
+            if self._observation_ns is not None:
+                self._recording.drive.observation_age_ms.append((now_ns - self._observation_ns) * 1e-6)
+
+    def _on_joint_state(self, msg: JointState) -> None:
+        with self._changed:
+            if self._recording is not None and self.mode == POLICY:
+                positions, _ = positions_by_name(msg, self._output.joints)
+                self._recording.states.append((time_to_ns(msg.header.stamp), positions))
+
+
+def _no_answer(client: Client, timeout_s: float) -> ValueError:
+    return ValueError(f"the service {client.srv_name} gave no answer in {timeout_s:g} s; see the nodes' logs")

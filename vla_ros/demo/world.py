@@ -1,0 +1,175 @@
+"""The demo's world, brought up: the simulated arm and both nodes as child processes, and a client that leads them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+from vla_ros.demo.client import ACTIVATE, CONFIGURE, DEACTIVATE, DemoClient, Recording
+from vla_ros.demo.processes import INTERRUPTIONS, Processes
+from vla_ros.robot import RobotConfig
+from vla_ros.ros.dds import use_default_dds_profile
+from vla_ros.share import policy_dir
+
+START_TIMEOUT_S = 120.0
+TRANSITION_TIMEOUT_S = 10.0
+ENGAGE_TIMEOUT_S = 5.0
+RETRY_S = 0.05
+FIRST_FRAME_S = 0.06
+"""So long after its activation the policy node has seen a frame of each camera; asking sooner only fills its log."""
+
+Client = TypeVar("Client", bound=DemoClient)
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """The nodes' parameters; the model is made slower by ``inference_delay_ms``, ``control_rate_hz`` 0 is the robot
+    file's. Each node's log goes to ``log_dir``."""
+
+    robot: str
+    policy: str
+    strategy: str
+    inference_delay_ms: float
+    seed: int
+    view: bool
+    log_dir: Path
+    control_rate_hz: float = 0.0
+
+    @property
+    def nodes(self) -> Mapping[str, Mapping[str, object]]:
+        """The parameters of each node: first the robot's, then both that let the policy drive it."""
+        robot_params = {"robot": self.robot, "seed": self.seed, "view": self.view}
+        return {"sim_node": robot_params, "model_node": self.model_params, "policy_node": self.policy_params}
+
+    @property
+    def model_params(self) -> Mapping[str, object]:
+        return {**self._chunk_params, "inference_delay_ms": self.inference_delay_ms}
+
+    @property
+    def policy_params(self) -> Mapping[str, object]:
+        return {**self._chunk_params, "robot": self.robot, "control_rate_hz": self.control_rate_hz}
+
+    @property
+    def _chunk_params(self) -> Mapping[str, object]:
+        return {"policy": str(policy_dir(self.policy)), "strategy": self.strategy}
+
+
+class DemoWorld(Generic[Client]):
+    """What both the demo and a measurement in its world do with the nodes.
+
+    Its methods raise ValueError, with a node's last log line, where that node does not do as told.
+    """
+
+    def __init__(self, config: WorldConfig, client: Client, processes: Processes) -> None:
+        self.client = client
+        self.processes = processes
+        self._config = config
+
+    def start(self) -> None:
+        """Bring every node up, and let the policy drive once, so that nothing later pays for first times."""
+        started = time.monotonic()
+        self.bring_up()
+        if not self.client.wait_until(lambda: self.client.status is not None, START_TIMEOUT_S):
+            raise ValueError(f"sim_node never started: {self.processes.last_line('sim_node')}")
+        self.drive_once()
+        print(f"nodes are up after {time.monotonic() - started:.1f} s", flush=True)
+
+    def bring_up(self) -> None:
+        """Configure and activate both managed nodes."""
+        domain, nodes = os.environ["ROS_DOMAIN_ID"], ", ".join(self._config.nodes)
+        print(f"starting {nodes} in ROS domain {domain}; logs in {self._config.log_dir}", flush=True)
+        for node, process in (("vla_model", "model_node"), ("vla_policy", "policy_node")):
+            for transition, what in ((CONFIGURE, "configured"), (ACTIVATE, "activated")):
+                if not self.client.change_state(node, transition, START_TIMEOUT_S):
+                    raise ValueError(f"{process} could not be {what}: {self.processes.last_line(process)}")
+
+    def drive_once(self) -> None:
+        """Let the policy drive as soon as everything is there, up to its first chunk."""
+        self.engage(START_TIMEOUT_S)
+        self.client.wait_until(lambda: self.client.has_chunk, ENGAGE_TIMEOUT_S)
+        self.client.trigger("vla_policy/hold")
+
+    def start_model(self) -> None:
+        """Start a model node again that was killed; it configures and activates itself."""
+        self.processes.start_node("model_node", {**self._config.model_params, "autostart": True})
+
+    def new_scene(self, seed: int, target: str | None = None) -> Recording:
+        """Set a scene up with the policy node fresh in HOLD; what arrives from here on is recorded."""
+        # A reset teleports the arm, which no controller may see: the policy node forgets and starts anew.
+        self.transition(DEACTIVATE, "deactivated")
+        recording = self.client.start_episode(seed, target)
+        self.transition(ACTIVATE, "activated")
+        time.sleep(FIRST_FRAME_S)
+        return recording
+
+    def transition(self, transition: int, what: str) -> None:
+        """Lead the policy node; ``what`` it is then."""
+        if not self.client.change_state("vla_policy", transition, TRANSITION_TIMEOUT_S):
+            raise ValueError(f"policy_node could not be {what}: {self.processes.last_line('policy_node')}")
+
+    def engage(self, timeout_s: float = ENGAGE_TIMEOUT_S) -> None:
+        """Engage as soon as the policy node is ready to: fresh images, joints, the instruction, the model."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            response = self.client.trigger("vla_policy/engage")
+            if response.success:
+                return
+            if time.monotonic() > deadline:
+                raise ValueError(f"policy_node refuses to engage after {timeout_s:g} s: {response.message}")
+            self.processes.check()
+            time.sleep(RETRY_S)
+
+
+@contextmanager
+def running_world(
+    config: WorldConfig, robot: RobotConfig, make_client: Callable[[RobotConfig, Callable[[], None]], Client]
+) -> Iterator[DemoWorld[Client]]:
+    """Start the nodes in a ROS domain of their own, with a client of ``make_client``; they end whatever happens."""
+    nodes = config.nodes
+    _use_own_domain()
+    use_default_dds_profile()
+    for number in INTERRUPTIONS:
+        signal.signal(number, _interrupt)
+    with Processes(config.log_dir) as processes:
+        for name, parameters in nodes.items():
+            processes.start_node(name, parameters)
+        # Ctrl-C belongs to this program, which has children to end.
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        client = make_client(robot, processes.check)
+        executor = SingleThreadedExecutor()
+        executor.add_node(client)
+        spinner = threading.Thread(target=_spin, args=(executor,), daemon=True)
+        spinner.start()
+        try:
+            yield DemoWorld(config, client, processes)
+        finally:
+            rclpy.shutdown()
+            spinner.join(timeout=2.0)
+
+
+def _use_own_domain() -> None:
+    """Keep to this machine, and to a ROS domain of its own unless the user has chosen one."""
+    os.environ.setdefault("ROS_DOMAIN_ID", str(10 + os.getpid() % 90))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+
+
+def _interrupt(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _spin(executor: SingleThreadedExecutor) -> None:
+    try:
+        executor.spin()
+    except ExternalShutdownException:
+        pass

@@ -1,0 +1,1 @@
+"""Buffers, matching and observations: one rule for live, replay and training."""

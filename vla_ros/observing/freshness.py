@@ -1,0 +1,65 @@
+"""What is missing, too old or standing still among the sensors, each with its age and limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vla_ros.observing.buffers import SensorBuffers
+from vla_ros.robot import RobotConfig
+
+NS_PER_S = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``kind`` is a field of ``WatchdogConfig``, or ``teleop``; ``line`` says everything; ``age_s`` is above
+    ``limit_s`` where it is a matter of time."""
+
+    kind: str
+    line: str
+    age_s: float | None = None
+    limit_s: float | None = None
+
+
+def joint_fault(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Fault | None:
+    """Joint states that are missing or too old at ``now_ns``."""
+    joints, topic, limit_s = sensors.joints.newest(), robot.joint_states.topic, robot.joint_states.max_age_s
+    if joints is None:
+        return Fault("joints", f"no joint state has come on '{topic}'")
+    age_s = (now_ns - joints.stamp_ns) / NS_PER_S
+    if age_s > limit_s:
+        line = f"joint state on '{topic}' is {age_s:.2f} s old; expected at most {limit_s:g} s"
+        return Fault("joints", line, age_s, limit_s)
+    return None
+
+
+def camera_fault(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Fault | None:
+    """The first camera whose image is missing or too old at ``now_ns``."""
+    for camera in robot.cameras:
+        frame = sensors.cameras[camera.name].newest()
+        if frame is None:
+            return Fault("camera", f"no usable image has come from camera '{camera.name}' on '{camera.topic}'")
+        age_s = (now_ns - frame.stamp_ns) / NS_PER_S
+        if age_s > camera.max_age_s:
+            line = f"camera '{camera.name}' is {age_s:.2f} s old; expected at most {camera.max_age_s:g} s"
+            return Fault("camera", line, age_s, camera.max_age_s)
+    return None
+
+
+def frozen_fault(robot: RobotConfig, sensors: SensorBuffers, since_ns: int) -> Fault | None:
+    """The first camera whose pixels have not changed for too long since ``since_ns``, when the policy began to drive: a
+    camera without noise shows a robot at rest by the same pixels again and again."""
+    for camera in robot.cameras:
+        still_s = sensors.cameras[camera.name].still_s(since_ns)
+        if 0 < camera.max_frozen_s < still_s:
+            line = (
+                f"camera '{camera.name}' is frozen: the same pixels for {still_s:.2f} s; "
+                f"expected a change within {camera.max_frozen_s:g} s"
+            )
+            return Fault("frozen_camera", line, still_s, camera.max_frozen_s)
+    return None
+
+
+def sensor_fault(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Fault | None:
+    """The first thing that keeps an observation from being made of what the sensors gave."""
+    return joint_fault(robot, sensors, now_ns) or camera_fault(robot, sensors, now_ns)

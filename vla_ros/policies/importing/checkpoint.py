@@ -1,0 +1,116 @@
+"""``model.pt``: a flat mapping of names to tensors, mapped into memory and checked before anything uses it."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vla_ros.policies.importing.mapped import MappedFile
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+CAUSAL_MODEL = "vlm_bridge.causal_model."
+# Where transformers names a module differently since the release, by backbone: (then, now).
+RENAMED = {
+    "PaliGemmaForConditionalGeneration": (("model.vision_tower.vision_model.", "model.vision_tower."),),
+}
+NUM_NAMED = 3  # of a long list
+MAX_QUOTED = 120  # characters of what a library says
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # what torch says a pickle asked for
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights under the names they have here; their ``memory`` is the file's own."""
+
+    weights: dict[str, Tensor]
+    memory: MappedFile
+
+
+def open_checkpoint(path: Path, vlm_type: str) -> Checkpoint:
+    """Map the checkpoint of a policy with that VLM.
+
+    Raises ValueError for a file that is truncated, no checkpoint, or not a flat mapping of names to tensors, and for a
+    pickle that would run code, of which nothing is run.
+    """
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: cut off, or no file of torch.save; copy or download it again")
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        asked = _GLOBAL.search(str(error))
+        what = f"asks for {asked[1]}" if asked else "holds other things than tensors"
+        mend = "save its state dict alone, or take it from a source you trust"
+        raise ValueError(f"{path}: {what}, which could run code; nothing was run: {mend}") from error
+    except Exception as error:  # damaged archives fail in many ways
+        text = " ".join(str(error).split())[:MAX_QUOTED]
+        raise ValueError(f"{path}: damaged ({text}); copy or download it again") from error
+    if not isinstance(weights, Mapping) or not weights:
+        raise ValueError(f"{path}: holds {type(weights).__name__}; expected a state dict, weights by name")
+    for name, value in weights.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{path}: '{name}' is {type(value).__name__}; expected a flat state dict of tensors")
+        if value.layout is not torch.strided or value.dtype not in DTYPES or value.device.type != "cpu":
+            got = f"{value.dtype} ({value.layout}) on {value.device}"
+            raise ValueError(f"{path}: weight {name} is {got}; expected dense floats of 16 or 32 bits")
+    renamed = {_renamed(name, vlm_type): value.detach() for name, value in weights.items()}
+    return Checkpoint(renamed, MappedFile(path, renamed.values()))
+
+
+def check_names(weights: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
+    """Every expected weight is there in its shape, and nothing else; raises ValueError that lists what is not so."""
+    missing = [name for name in expected if name not in weights]
+    unexpected = [name for name in weights if name not in expected]
+    if missing or unexpected:
+        lists = (("missing", missing), ("unexpected", unexpected))
+        parts = [f"{len(names)} weights {what} ({_list(names)})" for what, names in lists if names]
+        raise ValueError(f"{' and '.join(parts)}; cfg.yaml and the VLM's config.json describe another architecture")
+    wrong = [
+        f"{name} is {list(weights[name].shape)}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if weights[name].shape != shape
+    ]
+    if wrong:
+        raise ValueError(f"{len(wrong)} weights of another shape ({_list(wrong)}); cfg.yaml and config.json don't fit")
+
+
+def check_finite(checkpoint: Checkpoint) -> None:
+    """No NaN and no infinity, found without copying; raises ValueError naming the weight."""
+    for name, value in checkpoint.weights.items():
+        if value.numel() == 0:
+            continue
+        low, high = torch.aminmax(value)  # both NaN where any value is
+        checkpoint.memory.was_read(value.nbytes)
+        if not math.isfinite(low.item()) or not math.isfinite(high.item()):
+            raise ValueError(f"weight {name} has values that are not finite; take a checkpoint from before that")
+
+
+def has_own_head(checkpoint: Checkpoint) -> bool:
+    """Whether the output embedding is there and differs from the input embedding, whatever a configuration says."""
+    weights = checkpoint.weights
+    head = weights.get(f"{CAUSAL_MODEL}lm_head.weight")
+    names = [name for name in weights if name.startswith(CAUSAL_MODEL) and name.endswith(".embed_tokens.weight")]
+    if head is None or len(names) != 1:
+        return False
+    same = torch.equal(head, weights[names[0]])
+    checkpoint.memory.was_read(2 * head.nbytes)
+    return not same
+
+
+def _renamed(name: str, vlm_type: str) -> str:
+    for then, now in RENAMED.get(vlm_type, ()):
+        if name.startswith(CAUSAL_MODEL + then):
+            return CAUSAL_MODEL + now + name.removeprefix(CAUSAL_MODEL + then)
+    return name
+
+
+def _list(names: list[str]) -> str:
+    more = len(names) - NUM_NAMED
+    return ", ".join(names[:NUM_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,71 @@
+"""The forward pass of a SigLIP vision tower over the modules of transformers: all images in one batch, one grid.
+
+For any tower with SigLIP's module names: ``embeddings.{patch_embedding,position_embedding}``, ``encoder.layers`` and
+``post_layernorm``. Sigmoid-loss pre-training: Zhai et al., arXiv 2303.15343; the tower is a pre-norm ViT.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from vla_ros.policies.modules.layers.packing import PackedLinear
+from vla_ros.policies.modules.layers.pixels import normalize_patches
+
+
+def run_siglip(
+    tower: Any,
+    packed_layers: tuple[PackedLinear | None, ...],
+    patches: Shaped[Tensor, "images patches patch"],
+    positions: Float[Tensor, "patches vision"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Float[Tensor, "images patches vision"]:
+    """The states after ``post_layernorm``.
+
+    ``positions`` are the learned position embeddings of the grid's patches, row by row; ``packed_layers`` are those of
+    ``pack_siglip``, or None for each layer.
+    """
+    x = _embed_patches(tower.embeddings.patch_embedding, patches, mean, std) + positions
+    for layer, packed in zip(tower.encoder.layers, packed_layers, strict=True):
+        x = x + _attention(layer.self_attn, packed, layer.layer_norm1(x))
+        x = x + layer.mlp(layer.layer_norm2(x))
+    return tower.post_layernorm(x)
+
+
+def pack_siglip(tower: Any) -> tuple[PackedLinear, ...]:
+    """Lay the query, key and value weights of each layer out for inference."""
+    attentions = [layer.self_attn for layer in tower.encoder.layers]
+    return tuple(PackedLinear((attn.q_proj, attn.k_proj, attn.v_proj)) for attn in attentions)
+
+
+def _embed_patches(
+    embedding: nn.Module,
+    patches: Shaped[Tensor, "images patches patch"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Float[Tensor, "images patches vision"]:
+    """uint8 patches are normalised, and their convolution is a matrix product.
+
+    Floating-point patches are ready. They come from recorded cases, whose outputs carry the rounding of a convolution:
+    it differs from that of a matrix product by more than a case may, so they are convolved.
+    """
+    kernel = embedding.weight
+    if patches.dtype == torch.uint8:
+        pixels = normalize_patches(patches, mean, std).to(kernel.dtype)
+        return F.linear(pixels, kernel.flatten(1), embedding.bias)
+    convolved = F.conv2d(patches.to(kernel.dtype).reshape(-1, *kernel.shape[1:]), kernel, embedding.bias)
+    return convolved.reshape(*patches.shape[:2], -1)
+
+
+def _attention(
+    attn: nn.Module, packed: PackedLinear | None, x: Float[Tensor, "images patches vision"]
+) -> Float[Tensor, "images patches vision"]:
+    projected = (attn.q_proj(x), attn.k_proj(x), attn.v_proj(x)) if packed is None else packed.split(x)
+    heads = (projection.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for projection in projected)
+    out = F.scaled_dot_product_attention(*heads)
+    return attn.out_proj(out.transpose(1, 2).flatten(-2))

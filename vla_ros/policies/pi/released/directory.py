@@ -1,0 +1,143 @@
+"""A released run written as a policy directory, whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from vla_ros.policies.directory import infer
+from vla_ros.policies.golden import GoldenCase, write_golden
+from vla_ros.policies.importing.precision import float32_arithmetic
+from vla_ros.policies.importing.writer import write_safetensors
+from vla_ros.policies.pi.released.config import read_released_config
+from vla_ros.policies.pi.released.settings import RobotSettings, data_config, processor_config
+from vla_ros.policies.pi.released.source import find_image_config, find_run, find_stats, find_tokenizer, find_vlm_config
+from vla_ros.policies.pi.released.statistics import read_released_stats
+from vla_ros.policies.pi.released.weights import ReleasedPolicy, fill_policy
+from vla_ros.policies.processor import (
+    GOLDEN_FILE,
+    WEIGHTS_FILE,
+    PolicyFiles,
+    PolicyProcessor,
+    open_policy,
+    write_files,
+)
+from vla_ros.types import Observation
+
+GOLDEN_TASK = "move to the red block"
+GOLDEN_SEED = 0
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What was imported: the checkpoint file and its size, what became of the output embedding, the new digest."""
+
+    model: Path
+    num_parameters: int
+    num_bytes: int
+    head: str
+    image_size: tuple[int, int]
+    digest: str
+
+
+def import_run(
+    source: str, out: Path, robot: RobotSettings, vlm: str | None = None, stats: str | None = None
+) -> ImportReport:
+    """Make the policy directory ``out`` of a released run.
+
+    ``source`` and ``vlm`` as ``released.source`` takes them, ``stats`` an ``.npz`` where the run has none. Nothing is
+    left behind where it fails. Raises ValueError, in one line, for an ``out`` that is in use, whatever ``fill_policy``
+    refuses, joints that are not the policy's, and statistics or a tokenizer that don't fit.
+    """
+    _check_free(out)
+    run = find_run(source)
+    released = read_released_config(run.cfg)
+    vlm_config = find_vlm_config(run, released.model_id, vlm)
+    policy = fill_policy(run, released, vlm_config, dtype=None)
+    config = policy.config
+    data = data_config(config, robot)
+    shapes = {"state": (config.state_history, config.state_dim), "action": (config.action_horizon, config.action_dim)}
+    image_config = find_image_config(vlm_config)
+    files = PolicyFiles(
+        policy=config,
+        data=data,
+        processor=processor_config(config, released, image_config, robot.camera_size),
+        tokenizer=_read_tokenizer(find_tokenizer(vlm_config, released.model_id)),
+        stats=read_released_stats(find_stats(run, stats), shapes),
+    )
+    digest = _write_aside(out, lambda folder: _write(folder, policy, files))
+    parameters = list(policy.policy.parameters())
+    return ImportReport(
+        model=run.model,
+        num_parameters=sum(parameter.numel() for parameter in parameters),
+        num_bytes=sum(parameter.nbytes for parameter in parameters),
+        head=policy.head,
+        image_size=(files.processor.image_height, files.processor.image_width),
+        digest=digest,
+    )
+
+
+def _write(folder: Path, policy: ReleasedPolicy, files: PolicyFiles) -> str:
+    """Every file of the directory; returns its digest, after reading it all back."""
+    write_files(folder, files)
+    weights = {name: value.detach() for name, value in policy.policy.named_parameters()}
+    write_safetensors(folder / WEIGHTS_FILE, weights, policy.memory)
+    observation = _golden_observation(files)
+    request = PolicyProcessor(files, digest="").process(observation)
+    with float32_arithmetic(policy.memory):
+        actions = infer(policy.policy, request, files.policy.num_steps, torch.device("cpu"))
+    write_golden(folder / GOLDEN_FILE, GoldenCase(observation, request, actions))
+    return open_policy(folder).processor.digest
+
+
+def _golden_observation(files: PolicyFiles) -> Observation:
+    """Noise from a fixed seed as images, at the mean state: a release comes without a real observation."""
+    rng = np.random.default_rng(GOLDEN_SEED)
+    shape = (files.processor.camera_height, files.processor.camera_width, 3)
+    return Observation(
+        stamp_ns=GOLDEN_SEED,
+        headers_ns=dict.fromkeys(files.data.camera_names, GOLDEN_SEED),
+        images={name: rng.integers(0, 256, shape, np.uint8) for name in files.data.camera_names},
+        joint_positions=files.stats["state"].mean[-1].astype(np.float64),
+        task=GOLDEN_TASK,
+    )
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(f"{path}: not readable as a tokenizer: {' '.join(str(error).split())}") from error
+
+
+def _check_free(out: Path) -> None:
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if out.exists():
+        raise ValueError(f"{out} exists and is not empty; give a new folder, or remove it")
+
+
+def _write_aside(out: Path, write: Callable[[Path], str]) -> str:
+    """``write`` into a new folder beside ``out``, which takes the name ``out`` only when it is complete."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise ValueError(f"{out}: {error.strerror or error}; give a folder that can be written") from error
+    try:
+        folder = aside / out.name  # one below, for mkdtemp's folder is closed to others
+        folder.mkdir()
+        result = write(folder)
+        folder.replace(out)
+        return result
+    except OSError as error:
+        raise ValueError(f"{out}: {error.strerror or error}; give a folder with room that can be written") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,113 @@
+"""What a policy directory says besides weights: joints, cameras, image sizes, the length of a prompt. No torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vla_ros.policies.config import DataConfig
+from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig
+from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
+from vla_ros.policies.pi.config import PiConfig
+from vla_ros.policies.pi.released.config import ReleasedConfig
+
+# Qwen3-VL's preprocessor_config.json where a release comes without one: least and most pixels of an image.
+PIXEL_RANGE = (65536, 16777216)
+
+
+@dataclass(frozen=True)
+class RobotSettings:
+    """What a release doesn't say and the robot does.
+
+    ``camera_size`` is (height, width) in pixels, of every camera; ``chunk_dt_s`` the time between actions;
+    ``action_mode`` is ``relative`` (to the joints measured at the observation) or ``absolute``.
+    """
+
+    joint_names: tuple[str, ...]
+    camera_names: tuple[str, ...]
+    camera_size: tuple[int, int]
+    chunk_dt_s: float
+    action_mode: str
+
+
+def data_config(config: PiConfig, robot: RobotSettings) -> DataConfig:
+    """The ``data:`` group; raises ValueError where the robot's joints are not those the policy was trained for."""
+    num_joints = len(robot.joint_names)
+    if (config.state_dim, config.action_dim) != (num_joints, num_joints):
+        got = f"the policy has {config.state_dim} state and {config.action_dim} action dimensions"
+        need = "a policy directory has one state and one action for each joint: give the robot it was trained for"
+        raise ValueError(f"{got}, the robot {num_joints} joints ({', '.join(robot.joint_names)}); {need} with --robot")
+    return DataConfig(
+        joint_names=robot.joint_names,
+        camera_names=robot.camera_names,
+        action_horizon=config.action_horizon,
+        chunk_dt_s=robot.chunk_dt_s,
+        state_history=config.state_history,
+        action_mode=robot.action_mode,
+        normalization="quantile",
+    )
+
+
+def processor_config(
+    config: PiConfig, released: ReleasedConfig, image_config: Path | None, camera_size: tuple[int, int]
+) -> ProcessorConfig:
+    """``processor.json``: images of the size the release saw, prompts padded to the length it was trained with.
+
+    ``image_config`` is the VLM's preprocessor_config.json. Raises ValueError where that or the VLM's configuration
+    lacks a size.
+    """
+    height, width = released.image_size or _backbone_size(config.vlm_config, image_config, camera_size)
+    return ProcessorConfig(
+        type=BACKBONES[config.vlm_type].processor,
+        camera_height=camera_size[0],
+        camera_width=camera_size[1],
+        image_height=height,
+        image_width=width,
+        buckets=(released.max_length,),
+    )
+
+
+def fit_size(size: tuple[int, int], unit: int, pixels: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) near ``size`` in multiples of ``unit``, with at least and at most so many pixels, as Qwen's
+    image processor of transformers chooses it."""
+    rounded = [round(side / unit) * unit for side in size]
+    area, (least, most) = math.prod(size), pixels
+    if math.prod(rounded) > most:
+        shrink = math.sqrt(area / most)
+        rounded = [max(unit, math.floor(side / shrink / unit) * unit) for side in size]
+    elif math.prod(rounded) < least:
+        grow = math.sqrt(least / area)
+        rounded = [math.ceil(side * grow / unit) * unit for side in size]
+    return rounded[0], rounded[1]
+
+
+def _backbone_size(
+    vlm_config: Mapping[str, Any], image_config: Path | None, camera_size: tuple[int, int]
+) -> tuple[int, int]:
+    vision = vlm_config.get("vision_config")
+    vision = vision if isinstance(vision, Mapping) else {}
+    if type(vision.get("image_size")) is int:  # position embeddings for images of one size
+        return vision["image_size"], vision["image_size"]
+    patch, merge = vision.get("patch_size"), vision.get("spatial_merge_size")
+    if type(patch) is not int or type(merge) is not int or patch < 1 or merge < 1:
+        raise ValueError(f"config.json: vision_config has patch_size {patch!r} and spatial_merge_size {merge!r}")
+    return fit_size(camera_size, patch * merge, _pixel_range(image_config))
+
+
+def _pixel_range(path: Path | None) -> tuple[int, int]:
+    if path is None:
+        return PIXEL_RANGE
+    try:
+        document = json.loads(path.read_text())
+        size = document.get("size") or {}
+        least = size.get("shortest_edge", document.get("min_pixels", PIXEL_RANGE[0]))
+        most = size.get("longest_edge", document.get("max_pixels", PIXEL_RANGE[1]))
+    except (OSError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: not readable as the settings of an image processor ({error}); restore it") from error
+    if type(least) is not int or type(most) is not int or not 1 <= least <= most:
+        raise ValueError(f"{path}: images of {least!r} to {most!r} pixels; expected two increasing numbers above 0")
+    return least, most

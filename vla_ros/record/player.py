@@ -1,0 +1,269 @@
+"""``player``: a bag's sensors, instructions and humans into the live nodes under simulated time, by ``ros2 bag play``
+where that is installed, else by itself.
+
+It waits until the nodes listen, and lets the policy drive as soon as it can.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+from diagnostic_msgs.msg import DiagnosticStatus
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, ParameterException
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+from rosgraph_msgs.msg import Clock
+from std_srvs.srv import Trigger
+
+from vla_ros.bags.read import BagReader
+from vla_ros.messages.times import fill_time
+from vla_ros.record.topics import RecordedTopic, recorded_topics
+from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.ros.clock import NS_PER_S, steady_now_ns
+from vla_ros.ros.dds import use_default_dds_profile
+from vla_ros.ros.managed import Spinner
+from vla_ros.ros.qos import LINK
+from vla_ros.share import robot_file
+
+LATCHED_TOPICS = ("vla_policy/task", "vla_policy/estop")
+HUMAN_TOPICS = ("vla_policy/teleop", "joy")
+PLAYERS = ("auto", "rosbag2", "own")
+LISTENER_PATIENCE_S = 60.0
+ENGAGE_EVERY_S = 0.2
+DEPTH = 50
+# What ``ros2 bag play`` publishes before its topics are discovered is lost.
+ROSBAG2_DELAY_S = 2.0
+ROSBAG2_PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True)
+class PlayerParams:
+    """``player`` is one of ``PLAYERS``. ``clock_hz`` is how often ``/clock`` comes in the bag's time, ``rate`` how much
+    faster than it was recorded the bag is played."""
+
+    bag: str
+    robot: str
+    player: str
+    clock_hz: float
+    rate: float
+    engage: bool
+
+
+class Player(Node):
+    """Publishes in the thread that calls ``play``; services are answered in the thread that spins the node."""
+
+    def __init__(self) -> None:
+        super().__init__("vla_player")
+        self.params = PlayerParams(
+            bag=self._parameter("bag", "", "Bag to play."),
+            robot=self._parameter("robot", "tabletop", "Robot file (path of a YAML), or the name of a packaged one."),
+            player=self._parameter(
+                "player", "auto", "What plays: rosbag2, own, or auto: rosbag2 where it is installed."
+            ),
+            clock_hz=self._parameter("clock_hz", 500.0, "How often /clock is published, Hz of the bag's time."),
+            rate=self._parameter("rate", 1.0, "How much faster than recorded."),
+            engage=self._parameter("engage", True, "Let the policy drive as soon as it can."),
+        )
+        if self.params.clock_hz < 1.0 or self.params.rate <= 0.0:
+            got = f"clock_hz {self.params.clock_hz:g}, rate {self.params.rate:g}"
+            raise ValueError(f"{got}; expected a clock of at least 1 Hz and a rate above 0")
+        if self.params.player not in PLAYERS:
+            raise ValueError(f"player is '{self.params.player}'; expected one of {', '.join(PLAYERS)}")
+        self._engage = self.create_client(Trigger, "vla_policy/engage")
+        self._next_engage_ns = 0
+        self._is_engaged = False
+        self._asked: Future | None = None
+        self._is_model_up = False
+        self.create_subscription(DiagnosticStatus, "vla_model/status", self._on_status, LINK)
+
+    def play(self) -> str:
+        """Play the bag to its end; returns a line on what was played. Raises ValueError for a bag or a robot file that
+        cannot be used, and where nobody listens."""
+        robot, bag = load_robot(robot_file(self.params.robot)), BagReader(Path(self.params.bag))
+        if self.params.player == "rosbag2" or (self.params.player == "auto" and _has_rosbag2()):
+            return self._play_by_rosbag2(robot, bag)
+        return self._play_by_itself(robot, bag)
+
+    def _play_by_itself(self, robot: RobotConfig, bag: BagReader) -> str:
+        publishers, msgtypes = self._make_publishers(robot), self._msgtypes(robot)
+        clock = self.create_publisher(Clock, "/clock", DEPTH)
+        self._wait_for_listeners(robot, lambda topic: publishers[topic].get_subscription_count())
+        step_ns = round(NS_PER_S / self.params.clock_hz)
+        start_ns: int | None = None
+        num_played = 0
+        for message in bag.messages(tuple(publishers)):
+            _check_type(bag, message.topic, message.msgtype, msgtypes)
+            if start_ns is None:
+                start_ns = clock_ns = message.stamp_ns
+                began_ns = steady_now_ns()
+            while clock_ns <= message.stamp_ns:
+                _sleep_until(began_ns + round((clock_ns - start_ns) / self.params.rate))
+                clock.publish(_clock(clock_ns))
+                self._try_to_engage()
+                clock_ns += step_ns
+            _sleep_until(began_ns + round((message.stamp_ns - start_ns) / self.params.rate))
+            clock.publish(_clock(message.stamp_ns))
+            publishers[message.topic].publish(bytes(message.data))
+            num_played += 1
+        for problem in bag.problems:
+            self.get_logger().warning(problem)
+        if not num_played:
+            raise ValueError(f"bag {self.params.bag} has no message of robot '{robot.name}'; check the robot file")
+        return f"{num_played} messages played"
+
+    def _play_by_rosbag2(self, robot: RobotConfig, bag: BagReader) -> str:
+        msgtypes = self._msgtypes(robot)
+        for topic in bag.contents.topics if bag.contents is not None else ():
+            _check_type(bag, topic.name, topic.msgtype, msgtypes)
+        self._wait_for_listeners(robot, self.count_subscribers)
+        options = [f"--clock={self.params.clock_hz:g}", f"--rate={self.params.rate:g}", f"--delay={ROSBAG2_DELAY_S:g}"]
+        options += ["--disable-keyboard-controls", "--topics", *msgtypes]
+        command = ["ros2", "bag", "play", self.params.bag, *options]
+        try:
+            child = subprocess.Popen(command)
+        except OSError as error:
+            raise ValueError(
+                f"ros2 bag play cannot be started ({error.strerror or error}); source ROS 2, or player:=own"
+            ) from error
+        try:
+            while child.poll() is None:
+                self._try_to_engage()
+                time.sleep(ENGAGE_EVERY_S)
+        finally:
+            _end(child)
+        if child.returncode:
+            raise ValueError(f"ros2 bag play ended with {child.returncode}; player:=own plays without it")
+        return "played by ros2 bag play"
+
+    def _try_to_engage(self) -> None:
+        """Ask to engage, now and then, until the policy drives."""
+        if not self.params.engage or self._is_engaged or steady_now_ns() < self._next_engage_ns:
+            return
+        self._next_engage_ns = steady_now_ns() + round(ENGAGE_EVERY_S * NS_PER_S)
+        if self._asked is not None and self._asked.done():
+            self._is_engaged = self._asked.result().success
+        if not self._is_engaged and self._engage.service_is_ready():
+            self._asked = self._engage.call_async(Trigger.Request())
+
+    def _parameter(self, name: str, default: Any, description: str) -> Any:
+        return self.declare_parameter(name, default, ParameterDescriptor(description=description)).value
+
+    def _msgtypes(self, robot: RobotConfig) -> dict[str, str]:
+        """The full name of every topic that is played, and the type the nodes take there."""
+        return {self.resolve_topic_name(topic.name): topic.msgtype for topic in _played(robot)}
+
+    def _make_publishers(self, robot: RobotConfig) -> dict[str, Publisher]:
+        # Reliable, though sensors need not be: a replay should lose nothing that it can help.
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        return {
+            self.resolve_topic_name(topic.name): self.create_publisher(
+                topic.kind, topic.name, latched if topic.name in LATCHED_TOPICS else DEPTH
+            )
+            for topic in _played(robot)
+        }
+
+    def _wait_for_listeners(self, robot: RobotConfig, count: Callable[[str], int]) -> None:
+        """Until somebody listens to every sensor, as ``count`` says of a topic, and the policy node answers."""
+        sensors = [self.resolve_topic_name(name) for name in _sensors(robot)]
+        deadline = time.monotonic() + LISTENER_PATIENCE_S
+        while True:
+            deaf = [topic for topic in sensors if not count(topic)]
+            needed = {f"listener on '{topic}'": False for topic in deaf}
+            if self.params.engage:
+                needed |= {"service 'vla_policy/engage'": self._engage.service_is_ready()}
+                needed |= {"an active vla_model": self._is_model_up}
+            missing = [what for what, is_there in needed.items() if not is_there]
+            if not missing:
+                return
+            if time.monotonic() > deadline:
+                raise ValueError(f"no {missing[0]} after {LISTENER_PATIENCE_S:g} s; start both nodes")
+            time.sleep(0.05)
+
+    def _on_status(self, status: DiagnosticStatus) -> None:
+        self._is_model_up = status.level == DiagnosticStatus.OK
+
+
+def _clock(time_ns: int) -> Clock:
+    msg = Clock()
+    fill_time(msg.clock, time_ns)
+    return msg
+
+
+def _played(robot: RobotConfig) -> list[RecordedTopic]:
+    names = (*_sensors(robot), *LATCHED_TOPICS, *HUMAN_TOPICS)
+    return [topic for topic in recorded_topics(robot, with_link=False) if topic.name in names]
+
+
+def _sensors(robot: RobotConfig) -> tuple[str, ...]:
+    return (*(camera.topic for camera in robot.cameras), robot.joint_states.topic)
+
+
+def _check_type(bag: BagReader, topic: str, msgtype: str, msgtypes: Mapping[str, str]) -> None:
+    """What is published as it was recorded must be what the nodes take."""
+    expected = msgtypes.get(topic, msgtype)
+    if msgtype != expected:
+        raise ValueError(f"bag {bag.path}: '{topic}' holds {msgtype}; expected {expected}: check the robot file")
+
+
+def _has_rosbag2() -> bool:
+    try:
+        get_package_prefix("ros2bag")
+    except (PackageNotFoundError, OSError):  # OSError: no ROS workspace is sourced
+        return False
+    return True
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Does nothing where it has ended."""
+    child.send_signal(signal.SIGINT)
+    try:
+        child.wait(ROSBAG2_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _sleep_until(steady_ns: int) -> None:
+    time.sleep(max(0, steady_ns - steady_now_ns()) / NS_PER_S)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until the bag has ended; exits 2 with one line where it cannot be played."""
+    use_default_dds_profile()
+    # Ctrl-C ends the loop between two messages, not ROS under it.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    spinner: Spinner | None = None
+    try:
+        player = Player()
+        spinner = Spinner(player)
+        spinner.start()
+        print(f"player: {player.play()}", flush=True)
+    except (ValueError, InvalidParameterTypeException, ParameterException) as error:
+        print(f"player: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if spinner is not None:  # ROS must not go away under its thread
+            spinner.stop()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

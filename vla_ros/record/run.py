@@ -1,0 +1,176 @@
+"""``vla_ros record``: a robot's live topics into a rosbag2 MCAP bag, every message byte for byte as it came."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import rclpy
+from rclpy.exceptions import InvalidNamespaceException, ParameterException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+from vla_ros.bags.live import LiveBagWriter
+from vla_ros.record.recorder import Recorder, TopicRecorder
+from vla_ros.record.topics import recorded_topics
+from vla_ros.robot import load_robot
+from vla_ros.ros.clock import NS_PER_S
+from vla_ros.ros.dds import use_default_dds_profile
+from vla_ros.share import robot_file
+
+# At most a second may be lost, on a disk that takes a while, too.
+FLUSH_PERIOD_S = 0.5
+SPIN_S = 0.1
+# How long to catch up before a flush, and before the end, for which launch waits five seconds.
+MAX_CATCH_UP_S = 0.25
+MAX_LAST_CATCH_UP_S = 1.0
+NUM_IDLE_SPINS = 3
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """``ros_args`` is what follows ``--ros-args``; ``duration_s`` None stands for until Ctrl-C."""
+
+    robot: str
+    bag: Path
+    duration_s: float | None
+    with_link: bool
+    namespace: str
+    use_sim_time: bool
+    ros_args: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TopicReport:
+    """One recorded topic. ``num_lost`` is what the middleware says it could not deliver."""
+
+    topic: str
+    type: str
+    num_messages: int
+    num_bytes: int
+    rate_hz: float
+    num_lost: int
+
+
+@dataclass(frozen=True)
+class RecordReport:
+    """What a recording holds, and in ``problems`` what it lacks, a line each."""
+
+    bag: str
+    seconds: float
+    topics: tuple[TopicReport, ...]
+    problems: tuple[str, ...]
+
+
+def record(config: RecordConfig) -> RecordReport:
+    """Record until ``duration_s`` is over, or until SIGINT or SIGTERM.
+
+    Raises ValueError for a robot file or a namespace that cannot be used, a bag that exists or cannot be written, and
+    where nothing came at all.
+    """
+    robot = load_robot(robot_file(config.robot))
+    use_default_dds_profile()
+    stopping = _stop_on_signals()
+    try:
+        recorder = _recorder(config)
+        executor = SingleThreadedExecutor()
+        executor.add_node(recorder)
+        with LiveBagWriter(config.bag) as bag:
+            while not recorder.has_time and not stopping.is_set():
+                executor.spin_once(SPIN_S)
+            recorder.start(recorded_topics(robot, config.with_link), bag)
+            started_s = time.monotonic()
+            print(f"recording {len(recorder.topics)} topics into {config.bag}; Ctrl-C ends it", flush=True)
+            _run(recorder, executor, bag, stopping, config.duration_s)
+            _catch_up(recorder, executor, MAX_LAST_CATCH_UP_S)
+            seconds = round(time.monotonic() - started_s, 2)
+        report = RecordReport(str(config.bag), seconds, *_judge(recorder.topics, config.robot))
+        recorder.destroy_node()
+    finally:
+        rclpy.try_shutdown()
+    return report
+
+
+def _stop_on_signals() -> threading.Event:
+    """Set by the first SIGINT or SIGTERM; the second, which a terminal under launch sends, too, does no harm."""
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    return stopping
+
+
+def _recorder(config: RecordConfig) -> Recorder:
+    ros_args = ["--ros-args", *config.ros_args] if config.ros_args else []
+    try:
+        rclpy.init(args=ros_args, signal_handler_options=SignalHandlerOptions.NO)
+        return Recorder(config.namespace, config.use_sim_time)
+    except InvalidNamespaceException as error:
+        raise ValueError(f"--namespace '{config.namespace}' is none: {str(error).splitlines()[0]}") from error
+    except (ParameterException, RuntimeError) as error:  # what rcl throws has no type of its own in every release
+        raise ValueError(f"--ros-args {' '.join(config.ros_args)}: {str(error).splitlines()[0]}") from error
+
+
+def _run(
+    recorder: Recorder,
+    executor: SingleThreadedExecutor,
+    bag: LiveBagWriter,
+    stopping: threading.Event,
+    duration_s: float | None,
+) -> None:
+    is_complete = False
+    flush_s = started_s = time.monotonic()
+    while not stopping.is_set() and (duration_s is None or time.monotonic() < started_s + duration_s):
+        executor.spin_once(SPIN_S)
+        if time.monotonic() < flush_s + FLUSH_PERIOD_S:
+            continue
+        flush_s = time.monotonic()
+        # Topics wait in queues of their own: with all of them empty, what follows in the bag is later, too.
+        _catch_up(recorder, executor, MAX_CATCH_UP_S)
+        bag.flush()
+        recorder.look()
+        # Finding the topics takes a while: whoever starts something to record wants to know since when.
+        if not is_complete and all(topic.num_messages for topic in recorder.topics if topic.topic.is_needed):
+            is_complete = True
+            print("every topic of the robot file comes in", flush=True)
+
+
+def _catch_up(recorder: Recorder, executor: SingleThreadedExecutor, max_s: float) -> None:
+    """Take what still waits where this process was late."""
+    deadline_s, num_idle = time.monotonic() + max_s, 0
+    while num_idle < NUM_IDLE_SPINS and time.monotonic() < deadline_s:
+        before = recorder.num_messages
+        executor.spin_once(0.0)
+        num_idle = 0 if recorder.num_messages > before else num_idle + 1
+
+
+def _judge(topics: list[TopicRecorder], robot: str) -> tuple[tuple[TopicReport, ...], tuple[str, ...]]:
+    if not any(topic.num_messages for topic in topics):
+        raise ValueError(
+            f"nothing came on any of {len(topics)} topics; check that the robot runs, ROS_DOMAIN_ID, --namespace, "
+            f"and the topics in {robot}"
+        )
+    problems = [
+        f"{topic.name} is published as {', '.join(sorted(topic.foreign_types))}, which is not recorded; expected "
+        f"{topic.topic.msgtype}: check {robot}, or remap one of them"
+        for topic in topics
+        if topic.foreign_types
+    ]
+    silent = [topic.name for topic in topics if topic.topic.is_needed and not topic.num_messages]
+    if silent:
+        problems.append(f"nothing came on {', '.join(silent)}; check that the robot runs, and its topics in {robot}")
+    return tuple(_report(topic) for topic in topics), tuple(problems)
+
+
+def _report(topic: TopicRecorder) -> TopicReport:
+    span_s = (topic.last_ns - topic.first_ns) / NS_PER_S
+    return TopicReport(
+        topic=topic.name,
+        type=topic.topic.msgtype,
+        num_messages=topic.num_messages,
+        num_bytes=topic.num_bytes,
+        rate_hz=round((topic.num_messages - 1) / span_s, 2) if span_s > 0 else 0.0,
+        num_lost=topic.num_lost,
+    )

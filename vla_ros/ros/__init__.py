@@ -1,0 +1,1 @@
+"""What several ROS nodes share."""

@@ -1,0 +1,205 @@
+"""What both managed nodes share: transitions that say why they failed, autostart, a clean end, helper nodes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidParameterTypeException, ParameterException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from vla_ros.ros.dds import use_default_dds_profile
+
+RCLError = rclpy_implementation.RCLError
+ERROR_PERIOD_S = 1.0
+
+
+class ManagedNode(LifecycleNode):
+    """A lifecycle node whose ``configure``, ``activate``, ``deactivate`` and ``cleanup`` may raise.
+
+    A ValueError is a user's to mend and is logged as its one line; anything else is logged with its traceback. Either
+    way the transition fails and the node stays.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.is_active = False
+        self.failure = "not configured"
+        # On Jazzy an invalid transition raises out of spin() and would end the node.
+        handler = self._service_change_state.callback
+        self._service_change_state.callback = lambda *args: self._change_state(handler, *args)
+
+    def configure(self) -> None:
+        """Load and make everything that needs no robot."""
+
+    def activate(self) -> None:
+        """Start."""
+
+    def deactivate(self) -> None:
+        """Stop."""
+
+    def cleanup(self) -> None:
+        """Undo ``configure``, also one that ended half-way."""
+
+    def create_steady_timer(self, period_s: float, callback: Callable[[], None]) -> None:
+        """A timer that runs on where ROS time, which may be simulated, stands still."""
+        self.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def start_itself(self) -> None:
+        """Configure and activate, as ``autostart`` asks for."""
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if self._succeeds("configure", self.configure):
+            self.failure = ""
+            self.get_logger().info("configured")
+            return TransitionCallbackReturn.SUCCESS
+        self._succeeds("cleanup", self.cleanup)
+        return TransitionCallbackReturn.FAILURE
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if not self._succeeds("activate", self.activate):
+            return TransitionCallbackReturn.FAILURE
+        self.is_active = True
+        self.get_logger().info("active")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.is_active = False
+        done = self._succeeds("deactivate", self.deactivate)
+        return TransitionCallbackReturn.SUCCESS if done else TransitionCallbackReturn.ERROR
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.failure = "not configured"
+        done = self._succeeds("cleanup", self.cleanup)
+        return TransitionCallbackReturn.SUCCESS if done else TransitionCallbackReturn.ERROR
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Stop whatever runs, whichever state the node is in."""
+        if self.is_active:
+            self.is_active = False
+            self._succeeds("deactivate", self.deactivate)
+        self._succeeds("cleanup", self.cleanup)
+
+    def _succeeds(self, transition: str, action: Callable[[], None]) -> bool:
+        try:
+            action()
+        except ValueError as error:
+            self.failure = str(error)
+            self.get_logger().error(f"cannot {transition}: {error}")
+            return False
+        except Exception:  # rclpy would swallow it without a word
+            self.failure = f"cannot {transition}: {traceback.format_exc(limit=-1).splitlines()[-1]}"
+            self.get_logger().error(f"cannot {transition}:\n{traceback.format_exc()}")
+            return False
+        return True
+
+    def _change_state(self, handler: Callable[..., Any], request: Any, response: Any) -> Any:
+        try:
+            return handler(request, response)
+        except RCLError as error:
+            self.get_logger().error(f"refused transition {request.transition.id}: {error}")
+            response.success = False
+            return response
+
+
+class Spinner:
+    """An executor of one node in a thread of its own, which a callback that fails does not end."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(node)
+        self._thread = threading.Thread(target=self._spin, name=node.get_name(), daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns when no callback runs any more."""
+        self._executor.shutdown()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _spin(self) -> None:
+        while self._node.context.ok():
+            try:
+                return self._executor.spin()
+            except Exception:  # the emergency stop must be heard after a bug in another callback, too
+                line = f"a callback failed:\n{traceback.format_exc()}"
+                self._node.get_logger().error(line, throttle_duration_sec=ERROR_PERIOD_S)
+
+
+class Role:
+    """A helper node with a thread of its own, so that no role waits for another's callbacks.
+
+    It takes no remaps by itself: topics are resolved by the owner, whose names users know.
+    """
+
+    def __init__(self, owner: Node, role: str) -> None:
+        self._owner = owner
+        self.node = rclpy.create_node(
+            f"{owner.get_name()}_{role}",
+            namespace=owner.get_namespace(),
+            use_global_arguments=False,
+            start_parameter_services=False,
+            enable_rosout=False,
+        )
+        self._spinner = Spinner(self.node)
+
+    def topic(self, name: str) -> str:
+        """``name`` as the owner resolves it."""
+        return self._owner.resolve_topic_name(name)
+
+    def start(self) -> None:
+        self._spinner.start()
+
+    def stop(self) -> None:
+        """Returns when no callback runs any more; the node is gone then."""
+        self._spinner.stop()
+        self.node.destroy_node()
+
+
+def run_managed(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> int:
+    """The life of a managed node's process: until SIGINT or SIGTERM. Returns the exit code."""
+    use_default_dds_profile()
+    # rclpy's own handlers would take the context away from under running threads.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        node = make_node()
+    except (InvalidParameterTypeException, ParameterException) as error:
+        print(f"unusable parameter: {error}", file=sys.stderr)
+        rclpy.shutdown()
+        return 2
+    spinner = Spinner(node)
+    if node.get_parameter("autostart").value:
+        node.start_itself()
+    spinner.start()
+    stopping.wait()
+    spinner.stop()
+    node.close()
+    node.destroy_node()
+    rclpy.shutdown()
+    return 0

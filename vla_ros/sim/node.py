@@ -1,0 +1,246 @@
+"""``sim_node``: the simulated table-top arm as a robot under ROS 2: cameras, joint states, a trajectory controller."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from vla_ros.messages.images import encode_compressed_image, encode_image
+from vla_ros.messages.joints import fill_joint_state
+from vla_ros.messages.trajectories import Trajectory, fill_trajectory, parse_trajectory
+from vla_ros.robot import OutputConfig, RobotConfig, load_robot
+from vla_ros.ros.dds import use_default_dds_profile
+from vla_ros.ros.qos import CAMERA, COMMAND, JOINT_STATES, LATCHED, REPORT
+from vla_ros.share import robot_file
+from vla_ros.sim.reset import ResetRequest, parse_reset
+
+if TYPE_CHECKING:
+    from vla_ros.sim.robot import SimulatedRobot
+
+JOINT_STATE_STEPS = 2
+CAMERA_STEPS = 5
+EXPERT_STEPS = 4
+MAX_LATE_NS = 200_000_000
+VIEW_STEPS = 50
+EGL_PACKAGES = "libegl1 libopengl0 libgl1-mesa-dri"
+
+
+class SimNode(Node):
+    """Topics of the simulated robot; ``run`` steps it in real time and renders, in the thread that calls it.
+
+    Callbacks only parse and put what they got into a queue, which the loop empties before each step.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("sim_node")
+        robot = self._parameter("robot", "tabletop", "Robot file (path of a YAML), or the name of a packaged one.")
+        seed = self._parameter("seed", 0, "Evaluation scene to start with.")
+        expert = self._parameter("expert", False, "The scripted expert publishes commands, as a policy would.")
+        view = self._parameter("view", False, "Publish sim/view too: a larger picture for people, 2 Hz.")
+        self._robot = load_robot(robot_file(robot))
+        self._simulated = _simulated_robot(self._robot, expert)
+        self._num_resets = 0
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._cameras = {
+            camera: self.create_publisher(CompressedImage if camera.compressed else Image, camera.topic, CAMERA)
+            for camera in self._robot.cameras
+        }
+        self._view = self.create_publisher(Image, "sim/view", REPORT) if view else None
+        self._joint_states = self.create_publisher(JointState, self._robot.joint_states.topic, JOINT_STATES)
+        self._task = self.create_publisher(String, "vla_policy/task", LATCHED)
+        self._episode = self.create_publisher(String, "sim/episode", LATCHED)
+        self._blocks = self.create_publisher(String, "sim/blocks", LATCHED)
+        self._expert_commands = {}
+        for output in self._robot.outputs:
+            topic = output.command_topic
+            self.create_subscription(JointTrajectory, topic, partial(self._on_trajectory, output), COMMAND)
+            if expert:
+                self._expert_commands[output] = self.create_publisher(JointTrajectory, topic, COMMAND)
+        self.create_subscription(String, "sim/reset", self._on_reset, REPORT)
+        self._reset(ResetRequest(seed))
+
+    def run(self, stop: threading.Event) -> None:
+        """Step, render and publish on absolute deadlines until ``stop`` is set."""
+        period_ns = round(self._simulated.world.control_dt_s * 1e9)
+        step, deadline_ns = 0, time.monotonic_ns()
+        while not stop.is_set():
+            while not self._inbox.empty():
+                self._inbox.get()()
+            self._tick(step)
+            step, deadline_ns = step + 1, deadline_ns + period_ns
+            late_ns = time.monotonic_ns() - deadline_ns
+            if late_ns < 0:
+                time.sleep(-late_ns * 1e-9)
+            elif late_ns > MAX_LATE_NS:
+                deadline_ns += late_ns
+                behind = f"{late_ns * 1e-6:.0f} ms behind real time: simulated time stood still"
+                self.get_logger().warning(behind, throttle_duration_sec=5.0)
+
+    def close(self) -> None:
+        """Free the rendering contexts."""
+        self._simulated.close()
+
+    def _parameter(self, name: str, default: Any, description: str) -> Any:
+        return self.declare_parameter(name, default, ParameterDescriptor(description=description)).value
+
+    def _tick(self, step: int) -> None:
+        now_ns = self.get_clock().now().nanoseconds
+        world = self._simulated.world
+        if step % JOINT_STATE_STEPS == 0:
+            msg = JointState()
+            fill_joint_state(msg, self._robot.joint_names, world.joint_positions, world.joint_velocities, now_ns)
+            self._joint_states.publish(msg)
+        if step % CAMERA_STEPS == 0:
+            self._publish_images(now_ns)
+        if self._expert_commands and step % EXPERT_STEPS == 0:
+            self._publish_expert(EXPERT_STEPS * world.control_dt_s)
+        is_news = self._simulated.step()
+        if self._view is not None and (is_news or self._simulated.num_steps % VIEW_STEPS == 1):
+            self._publish_view(now_ns)
+        if is_news:
+            self._publish_episode()
+
+    def _publish_images(self, stamp_ns: int) -> None:
+        for camera, publisher in self._cameras.items():
+            pixels = self._simulated.world.render(camera.name)
+            msg = CompressedImage() if camera.compressed else Image()
+            encode = encode_compressed_image if camera.compressed else encode_image
+            encode(pixels, msg, stamp_ns, camera.name)
+            publisher.publish(msg)
+
+    def _publish_view(self, stamp_ns: int) -> None:
+        msg = Image()
+        encode_image(self._simulated.view(), msg, stamp_ns, f"episode {self._num_resets}")
+        self._view.publish(msg)
+
+    def _publish_expert(self, dt_s: float) -> None:
+        whole = self._simulated.expert_trajectory(dt_s)
+        for output, publisher in self._expert_commands.items():
+            columns = [self._robot.joint_names.index(name) for name in output.joints]
+            part = Trajectory(0, whole.times_s, whole.positions[:, columns], whole.velocities[:, columns])
+            msg = JointTrajectory()
+            fill_trajectory(msg, part, output.joints, JointTrajectoryPoint)
+            publisher.publish(msg)
+
+    def _on_trajectory(self, output: OutputConfig, msg: JointTrajectory) -> None:
+        try:
+            trajectory = parse_trajectory(msg, output.joints)
+        except ValueError as error:
+            self._refuse(output, str(error))
+            return
+        received_ns = self.get_clock().now().nanoseconds
+        age_s = (received_ns - trajectory.stamp_ns) * 1e-9 if trajectory.stamp_ns else None
+        self._inbox.put(partial(self._accept, output, trajectory, age_s))
+
+    def _accept(self, output: OutputConfig, trajectory: Trajectory, age_s: float | None) -> None:
+        reason = self._simulated.accept(output, trajectory, age_s)
+        if reason:
+            self._refuse(output, reason)
+
+    def _refuse(self, output: OutputConfig, reason: str) -> None:
+        self.get_logger().error(f"{output.command_topic}: trajectory refused: {reason}", throttle_duration_sec=1.0)
+
+    def _on_reset(self, msg: String) -> None:
+        try:
+            request = parse_reset(msg.data)
+        except ValueError as error:
+            self.get_logger().error(str(error))
+            return
+        self._inbox.put(partial(self._reset, request))
+
+    def _reset(self, request: ResetRequest) -> None:
+        try:
+            self._simulated.reset(request)
+        except ValueError as error:
+            self.get_logger().error(f"sim/reset: {error}")
+            return
+        self._num_resets += 1
+        self._blocks.publish(String(data=self._simulated.blocks_json()))
+        self._task.publish(String(data=self._simulated.instruction))
+        self._publish_episode()
+
+    def _publish_episode(self) -> None:
+        text = self._simulated.episode_json(self._num_resets)
+        self._episode.publish(String(data=text))
+        self.get_logger().info(f"episode {text}")
+
+
+def _simulated_robot(robot: RobotConfig, expert: bool) -> SimulatedRobot:
+    """The simulation, after its first picture. Raises ValueError, saying what to install, where it cannot render."""
+    try:
+        import mujoco.renderer  # noqa: F401
+        import OpenGL  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ValueError(f"the simulation needs {error.name}; install it with: pip install 'vla_ros[sim]'") from error
+    except Exception as error:
+        raise _no_egl(error) from error
+    from vla_ros.sim.robot import SimulatedRobot
+
+    simulated = SimulatedRobot(robot, expert=expert)
+    try:
+        simulated.world.render(robot.camera_names[0])
+    except Exception as error:
+        raise _no_egl(error) from error
+    return simulated
+
+
+def _no_egl(error: Exception) -> ValueError:
+    """What a missing EGL shows as depends on which library is missing: import, attribute and OpenGL errors."""
+    return ValueError(
+        f"no headless OpenGL (EGL) on this machine ({' '.join(str(error).split())[:120]}); on Debian or Ubuntu: "
+        f"apt install {EGL_PACKAGES}"
+    )
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the node until it is interrupted; exits 2 with one line where it cannot start."""
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    # Software rendering would otherwise take every core, which inference and the control loop need more.
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+    use_default_dds_profile()
+    # Signals end the loop between two steps, not ROS under a step that publishes.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        node = SimNode()
+    except ValueError as error:
+        rclpy.try_shutdown()
+        print(f"sim_node: {error}", file=sys.stderr)
+        sys.exit(2)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    threading.Thread(target=_spin, args=(executor,), daemon=True).start()
+    try:
+        node.run(stop)
+    finally:
+        node.close()
+        rclpy.try_shutdown()
+
+
+def _spin(executor: SingleThreadedExecutor) -> None:
+    try:
+        executor.spin()
+    except ExternalShutdownException:
+        pass
+
+
+if __name__ == "__main__":
+    main()

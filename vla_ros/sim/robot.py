@@ -1,0 +1,138 @@
+"""The simulated robot behind ``sim_node``: world, controllers, episode, scripted expert. No ROS here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from vla_ros.messages.trajectories import Trajectory
+from vla_ros.robot import OutputConfig, RobotConfig
+from vla_ros.sim.controller import TrajectoryController
+from vla_ros.sim.episode import TouchEpisode
+from vla_ros.sim.expert import Expert
+from vla_ros.sim.reset import ResetRequest
+from vla_ros.sim.scene import Scene, sample_scene
+from vla_ros.sim.world import CAMERAS, TabletopWorld
+
+VIEW_PIXELS = 384
+
+
+def check_robot(robot: RobotConfig) -> None:
+    """Raises ValueError where the robot file is not one that the simulated arm can be."""
+    where = f"robot '{robot.name}'"
+    if robot.joint_names != TabletopWorld.joint_names:
+        raise ValueError(f"{where} has joints {robot.joint_names}; the simulated arm has {TabletopWorld.joint_names}")
+    unknown = [name for name in robot.camera_names if name not in CAMERAS]
+    if unknown:
+        raise ValueError(f"{where} has camera '{unknown[0]}'; the simulation has {', '.join(CAMERAS)}")
+    sizes = {(camera.width, camera.height) for camera in robot.cameras}
+    if len(sizes) != 1:
+        raise ValueError(f"{where} has cameras of sizes {sorted(sizes)}; the simulation renders one size")
+    wrong = [output for output in robot.outputs if output.interface != "trajectory"]
+    if wrong:
+        raise ValueError(f"{where}: output '{wrong[0].name}' has interface '{wrong[0].interface}'; expected trajectory")
+
+
+class SimulatedRobot:
+    """A ``TabletopWorld`` driven by one trajectory controller for each output group; lives in one thread."""
+
+    def __init__(self, robot: RobotConfig, *, expert: bool = False) -> None:
+        check_robot(robot)
+        self.world = TabletopWorld(robot.cameras[0].width, robot.cameras[0].height)
+        self._columns = {output: [robot.joint_names.index(name) for name in output.joints] for output in robot.outputs}
+        self._viewer = TabletopWorld(VIEW_PIXELS, VIEW_PIXELS)
+        self._view_camera = _whole_table()
+        self._with_expert = expert
+        self.expert: Expert | None = None
+
+    def reset(self, request: ResetRequest) -> None:
+        """Put arm and blocks into the requested scene, start its episode. Raises ValueError for an unknown target."""
+        scene = sample_scene(request.seed, "eval")
+        if request.target is not None:
+            scene = scene.with_target(request.target)
+        self.scene: Scene = scene
+        self.instruction = scene.instruction if request.instruction is None else request.instruction
+        self.world.reset(scene)
+        start = np.asarray(scene.start_joint_positions, dtype=np.float64)
+        self._controllers = {output: TrajectoryController(start[rows]) for output, rows in self._columns.items()}
+        self._targets = start.copy()
+        self.num_steps = 0
+        self.episode = TouchEpisode(self.world, scene)
+        self.expert = Expert(scene) if self._with_expert else None
+
+    def accept(self, output: OutputConfig, trajectory: Trajectory, age_s: float | None) -> str:
+        """Hand ``trajectory`` to the output's controller; ``age_s`` is how long ago it starts (None: now).
+
+        Returns why the controller refuses it, or an empty string.
+        """
+        now_s = self.world.time_s
+        start_s = None if age_s is None else now_s - age_s
+        return self._controllers[output].accept(
+            trajectory.times_s, trajectory.positions, trajectory.velocities, now_s, start_s
+        )
+
+    def step(self) -> bool:
+        """Advance by ``world.control_dt_s``; returns whether the episode's status changed."""
+        before = self.episode.status
+        for output, controller in self._controllers.items():
+            self._targets[self._columns[output]] = controller.sample(self.world.time_s + self.world.control_dt_s)[0]
+        self.world.step(self._targets)
+        self.num_steps += 1
+        return self.episode.update() != before
+
+    def view(self) -> np.ndarray:
+        """A larger picture for people of joints and blocks as they are: uint8 ``[VIEW_PIXELS, VIEW_PIXELS, 3]``."""
+        blocks = []
+        for block in self.scene.blocks:
+            x_m, y_m, _ = self.world.block_top(block.color)
+            blocks.append(replace(block, x_m=float(x_m), y_m=float(y_m)))
+        now = replace(self.scene, blocks=tuple(blocks), start_joint_positions=self.world.joint_positions)
+        self._viewer.reset(now)
+        return self._viewer.render(self._view_camera)
+
+    def close(self) -> None:
+        """Free the rendering contexts."""
+        self.world.close()
+        self._viewer.close()
+
+    def expert_trajectory(self, dt_s: float) -> Trajectory:
+        """The expert's next command: be there in ``dt_s``, then come to rest."""
+        assert self.expert is not None
+        position = self.expert.step(dt_s)
+        velocity = self.expert.velocity
+        return Trajectory(
+            stamp_ns=0,
+            times_s=np.array([dt_s, 2 * dt_s]),
+            positions=np.stack([position, position + velocity * dt_s / 2]),
+            velocities=np.stack([velocity, np.zeros_like(velocity)]),
+        )
+
+    def episode_json(self, number: int) -> str:
+        """What ``sim/episode`` says; ``number`` counts the resets."""
+        return json.dumps(
+            {
+                "seed": self.scene.seed,
+                "instruction": self.instruction,
+                "target": self.scene.target_color,
+                "status": self.episode.status,
+                "elapsed_s": round(self.episode.elapsed_s, 3),
+                "episode": number,
+            }
+        )
+
+    def blocks_json(self) -> str:
+        """What ``sim/blocks`` says: the blocks' places on the table in m, for labels; no policy sees it."""
+        return json.dumps({block.color: [round(block.x_m, 4), round(block.y_m, 4)] for block in self.scene.blocks})
+
+
+def _whole_table() -> Any:
+    """A camera for people, no camera of the robot: arm and blocks as somebody beside the table sees them."""
+    import mujoco  # here, because vla_ros.sim.world chooses the rendering backend before it imports mujoco
+
+    camera = mujoco.MjvCamera()
+    camera.lookat[:] = (0.26, 0.0, 0.15)
+    camera.azimuth, camera.elevation, camera.distance = 158.0, -45.0, 1.2
+    return camera

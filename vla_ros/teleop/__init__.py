@@ -1,0 +1,1 @@
+"""Teleoperation from a terminal."""

@@ -1,0 +1,211 @@
+"""``teleop_keyboard``: jogs a robot's joints from a terminal, takes over from the policy and gives back."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from vla_ros.messages.joints import positions_by_name
+from vla_ros.messages.trajectories import Trajectory, fill_trajectory
+from vla_ros.ros import qos
+from vla_ros.ros.dds import use_default_dds_profile
+from vla_ros.ros.managed import Spinner
+from vla_ros.ros.robot_description import load_robot_in_graph
+from vla_ros.share import robot_file
+from vla_ros.teleop.jog import DEFAULT_SPEED, HELP, MAX_SPEED, MIN_SPEED, Session, status_line
+from vla_ros.teleop.terminal import Terminal
+
+PERIOD_S = 0.05
+POINT_AHEAD_S = 0.1
+SERVICES = ("takeover", "engage", "hold", "reset_estop")
+# What must come after the last teleop message, which takes over, and after a stop button let go.
+SETTLE_S = {"engage": 0.1, "hold": 0.1, "reset_estop": 0.1}
+ANSWER_PATIENCE_S = 2.0
+MODE_COLOURS = {"TELEOP": "32;1", "POLICY": "36;1", "HOLD": "33;1", "ESTOP": "41;97;1"}
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The newest joint positions ``[num_joints]``, when they came, and what was wrong with them if they are None."""
+
+    positions: np.ndarray | None
+    received_s: float
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    service: str
+    success: bool
+    message: str
+
+
+class TeleopKeyboard(Node):
+    """Its callbacks, in the thread that spins it, only keep the newest and queue answers; ``run`` is the key loop."""
+
+    def __init__(self) -> None:
+        super().__init__("teleop_keyboard")
+        robot = self._parameter("robot", "tabletop", "Robot file (path of a YAML), or the name of a packaged one.")
+        speed = float(self._parameter("speed", DEFAULT_SPEED, "Share of the joints' max_velocity to start with."))
+        if not MIN_SPEED <= speed <= MAX_SPEED:
+            raise ValueError(f"parameter speed is {speed:g}; expected {MIN_SPEED:g} to {MAX_SPEED:g}")
+        self._robot = load_robot_in_graph(self, robot_file(robot))
+        self._session = Session(self._robot, PERIOD_S, speed)
+        self._mode = ""
+        self._measured = _Measured(None, 0.0)
+        self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
+        self._due_s: dict[str, float] = {}
+        self._asked_s: dict[str, float] = {}
+        self._teleop = self.create_publisher(JointTrajectory, "vla_policy/teleop", qos.TELEOP)
+        self._estop = self.create_publisher(Bool, "vla_policy/estop", qos.LATCHED)
+        self._triggers = {name: self.create_client(Trigger, f"vla_policy/{name}") for name in SERVICES}
+        self.create_subscription(String, "vla_policy/mode", self._on_mode, qos.LATCHED)
+        topic = self._robot.joint_states.topic
+        self.create_subscription(JointState, topic, self._on_joint_state, qos.JOINT_STATES)
+
+    def run(self, terminal: Terminal, stop: threading.Event) -> None:
+        """Read keys and send targets until a key, ``stop`` or the end of the terminal says to quit."""
+        terminal.say(f"{self._robot.name}: {self._robot.num_joints} joints\n{HELP}")
+        deadline_s = time.monotonic()
+        said = ""
+        while not stop.is_set():
+            try:
+                keys = terminal.keys(deadline_s - time.monotonic())
+            except EOFError:
+                return
+            for key in keys:
+                if not self._session.press(key, self._mode, self._fresh_positions(), time.monotonic()):
+                    return
+            now_s = time.monotonic()
+            self._ask(now_s)
+            if now_s >= deadline_s:
+                deadline_s = max(deadline_s + PERIOD_S, now_s)
+                target = self._session.tick(self._mode, now_s)
+                if target is not None:
+                    self._publish(target)
+            self._hear(now_s)
+            problem = self._measured.problem
+            if problem not in ("", said):
+                self._session.lines.append(problem)
+            said = problem
+            self._show(terminal)
+
+    def _parameter(self, name: str, default: Any, description: str) -> Any:
+        descriptor = ParameterDescriptor(description=description, dynamic_typing=isinstance(default, float))
+        return self.declare_parameter(name, default, descriptor).value
+
+    def _fresh_positions(self) -> np.ndarray | None:
+        measured = self._measured
+        is_fresh = time.monotonic() - measured.received_s <= self._robot.joint_states.max_age_s
+        return measured.positions if is_fresh else None
+
+    def _publish(self, target: np.ndarray) -> None:
+        msg = JointTrajectory()
+        point = Trajectory(0, np.array([POINT_AHEAD_S]), target[None], None)
+        fill_trajectory(msg, point, self._robot.joint_names, JointTrajectoryPoint)
+        self._teleop.publish(msg)
+
+    def _ask(self, now_s: float) -> None:
+        """Publish and call what the session asks for, each when its time has come."""
+        for request in self._session.requests:
+            # The newest key counts: an engage still to come must not undo it.
+            self._due_s.pop("engage", None)
+            if request in ("press_estop", "release_estop"):
+                self._estop.publish(Bool(data=request == "press_estop"))
+            else:
+                self._due_s[request] = now_s + SETTLE_S.get(request, 0.0)
+        self._session.requests.clear()
+        for service in [name for name, due_s in self._due_s.items() if due_s <= now_s]:
+            del self._due_s[service]
+            if not self._triggers[service].service_is_ready():
+                self._session.answer(service, False, f"nobody offers vla_policy/{service}; does policy_node run?")
+                continue
+            self._asked_s[service] = now_s
+            future = self._triggers[service].call_async(Trigger.Request())
+            future.add_done_callback(partial(self._on_answer, service))
+
+    def _hear(self, now_s: float) -> None:
+        while not self._answers.empty():
+            answer = self._answers.get()
+            if self._asked_s.pop(answer.service, None) is not None:
+                self._session.answer(answer.service, answer.success, answer.message)
+        for service in [name for name, asked_s in self._asked_s.items() if now_s - asked_s > ANSWER_PATIENCE_S]:
+            del self._asked_s[service]
+            self._session.lines.append(f"{service}: no answer in {ANSWER_PATIENCE_S:g} s")
+
+    def _show(self, terminal: Terminal) -> None:
+        for line in self._session.lines:
+            terminal.say(line)
+        self._session.lines.clear()
+        mode = self._mode
+        line = status_line(self._robot, self._session, mode, self._fresh_positions(), terminal.width)
+        colour = MODE_COLOURS.get(mode)
+        terminal.show(line if colour is None else f"\x1b[{colour}m{mode}\x1b[0m{line[len(mode) :]}")
+
+    def _on_mode(self, msg: String) -> None:
+        self._mode = msg.data
+
+    def _on_joint_state(self, msg: JointState) -> None:
+        now_s = time.monotonic()
+        try:
+            self._measured = _Measured(positions_by_name(msg, self._robot.joint_names)[0], now_s)
+        except ValueError as error:
+            self._measured = _Measured(None, now_s, str(error))
+
+    def _on_answer(self, service: str, future: Future) -> None:
+        response = future.result()
+        self._answers.put(_Answer(service, response.success, response.message))
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run until q or a signal; exits 2 with one line where it cannot start."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return _refuse("standard input and output are no terminal; run it in one: ros2 run vla_ros teleop_keyboard")
+    use_default_dds_profile()
+    # The key loop ends between two keys, and the terminal is restored.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        node = TeleopKeyboard()
+    except (ValueError, InvalidParameterTypeException) as error:
+        rclpy.shutdown()
+        return _refuse(" ".join(str(error).split()))
+    spinner = Spinner(node)
+    spinner.start()
+    try:
+        with Terminal(sys.stdin, sys.stdout) as terminal:
+            node.run(terminal, stop)
+    finally:
+        spinner.stop()
+        node.destroy_node()
+        rclpy.shutdown()
+    return 0
+
+
+def _refuse(line: str) -> int:
+    print(f"teleop_keyboard: {line}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
