@@ -23,6 +23,8 @@ from vla_ros.transforms.prefix import prefix_mask
 from vla_ros.transforms.sample import PolicyInput
 
 TOLERANCE = 2e-5  # absolute, float32 on CPU
+# No policy reads it, and a token of small norm amplifies rounding: with oneDNN on and off it already differs by 6e-5.
+TOLERANCES = {"last_hidden_state": 2e-4}
 _INPUTS = {  # name: number of dimensions
     "pixel_values": (3, 5),
     "input_ids": (2,),
@@ -122,6 +124,11 @@ def compare(policy: PiPolicy, case: RecordedCase) -> dict[str, float]:
         name: _worst(outputs[name](), torch.from_numpy(expected), masks.get(name))
         for name, expected in case.expected.items()
     }
+
+
+def beyond_tolerance(differences: Mapping[str, float]) -> dict[str, float]:
+    """Those of ``compare``'s differences that rounding doesn't explain."""
+    return {name: value for name, value in differences.items() if not value <= TOLERANCES.get(name, TOLERANCE)}
 
 
 def _worst(got: Tensor, expected: Tensor, mask: Tensor | None) -> float:
