@@ -49,6 +49,21 @@ def padded(request: PolicyRequest, num: int) -> PolicyRequest:
     return replace(request, policy_input=longer)
 
 
+class FailingCapture:
+    """What a GPU without memory left for a graph does."""
+
+    def capture_sync(self, compute):
+        raise RuntimeError("not captured as a CUDA graph: out of memory")
+
+
+class RecordingCapture:
+    """Runs the computation once and replays what came out, as a graph would on unchanged input."""
+
+    def capture_sync(self, compute):
+        output = compute()
+        return lambda: output
+
+
 def make_runner(policy: PiPolicy) -> PolicyRunner:
     return PolicyRunner(policy, torch.device("cpu"), NUM_STEPS)
 
@@ -145,3 +160,21 @@ def test_nothing_keeps_the_policy_once_its_runner_is_gone(processor):
 def test_there_is_a_warm_up_request_for_every_bucket(processor):
     requests = processor.requests_of_every_bucket(observation())
     assert [len(request.policy_input.input_ids) for request in requests] == [48, 72]
+
+
+def test_a_shape_that_cannot_be_captured_runs_all_the_same_and_is_told(policy, processor):
+    request = processor.process(observation())
+    expected = make_runner(policy).run(request)
+    runner = make_runner(policy)
+    runner._capture = FailingCapture()
+    for _ in range(2):
+        assert np.array_equal(runner.run(request).actions, expected.actions)
+    assert runner.uncaptured == ["not captured as a CUDA graph: out of memory"]
+
+
+def test_a_captured_shape_is_one_stage(policy, processor):
+    request = processor.process(observation())
+    runner = make_runner(policy)
+    runner._capture = RecordingCapture()
+    inference = runner.run(request)
+    assert list(inference.timings_ms) == ["copy_in", "graph", "copy_out"] and not runner.uncaptured

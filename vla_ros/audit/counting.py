@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry
 
 from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.fill import build_policy
@@ -25,7 +25,7 @@ from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.utils.transformers import modulated_rms_norm, rotary_angles
 
 _aten = torch.ops.aten
-_CPU_ATTENTION = _aten._scaled_dot_product_flash_attention_for_cpu
+_ATTENTION = "aten._scaled_dot_product"  # by name: there is one for each device and kind of mask
 _ONEDNN_LINEAR = "mkldnn._linear_pointwise"  # by name: not in every build of torch
 
 
@@ -61,10 +61,11 @@ class CostCounter(TorchDispatchMode):
             return result
         self._num_operators += 1
         packet = func.overloadpacket
-        if packet in flop_registry:
+        if str(packet).startswith(_ATTENTION):  # torch's own count refuses grouped heads in some releases
+            queries, keys, values = (tensor.shape for tensor in args[:3])
+            self._flops += 2 * queries[:-1].numel() * keys[-2] * (keys[-1] + values[-1])
+        elif packet in flop_registry:
             self._flops += flop_registry[packet](*args, **kwargs, out_val=result)
-        elif packet is _CPU_ATTENTION:
-            self._flops += sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
         elif str(packet) == _ONEDNN_LINEAR:
             self._flops += 2 * args[0].numel() * result.shape[-1]
         for tensor in tree_leaves((args, kwargs)):

@@ -27,11 +27,11 @@ from vla_ros.audit.graph import NO_GRAPH, graph_events
 from vla_ros.audit.recorder import COPY_IN, COPY_OUT, WAIT, Event, Recorder, UnknownValue, is_caller, shown
 from vla_ros.audit.tiny import shrink
 from vla_ros.execution import staging as staging_module
-from vla_ros.execution.runner import PolicyRunner, without_gradients
+from vla_ros.execution.runner import PolicyRunner
 from vla_ros.execution.staging import Bucket, StagingArea
 from vla_ros.policies.base import BasePolicy, PolicyObservation
 from vla_ros.policies.fill import build_policy
-from vla_ros.policies.guidance import Guidance
+from vla_ros.policies.guidance import Guidance, without_gradients
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.synthetic import image_size_of, synthetic_request

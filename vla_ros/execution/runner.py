@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla_ros.execution.capture import GraphCapture
 from vla_ros.execution.staging import Bucket, StagingArea
 from vla_ros.policies.base import BasePolicy
+from vla_ros.policies.guidance import without_gradients
 from vla_ros.policies.modules.action_expert.dit import TimeGrid
 from vla_ros.transforms.sample import PolicyRequest
 
-NUM_RUNS_BEFORE_CAPTURE = 3
 MAX_BUCKETS = 16
 
 
@@ -36,7 +36,8 @@ class Inference:
 class PolicyRunner:
     """One policy on one device. Every shape of request gets its own buffers, and on a GPU its own captured graph.
 
-    To be used by one thread, the one that made it: a graph is replayed where it was captured.
+    To be used by one thread, the one that made it: a graph is replayed where it was captured. ``uncaptured`` has a line
+    for each shape on a GPU that runs without a graph.
     """
 
     def __init__(self, policy: BasePolicy, device: torch.device, num_steps: int) -> None:
@@ -45,6 +46,8 @@ class PolicyRunner:
         self._device = device
         with torch.no_grad():  # guided requests run so and use it too
             self._sampler = _Sampler(policy, policy.make_time_grid(num_steps))
+        self.uncaptured: list[str] = []
+        self._capture = GraphCapture(device) if device.type == "cuda" else None
         self._buckets: dict[Bucket, _BucketRun] = {}
         self._is_guidance_checked = False
 
@@ -79,10 +82,24 @@ class PolicyRunner:
                     staging.load(request)
                     self._sampler.check_guidance_sync(staging)
                     self._is_guidance_checked = True
-                if self._device.type == "cuda":
-                    compute = _captured(compute, self._device)
+                if self._capture is not None:
+                    compute = self._captured_sync(self._capture, compute)
             self._buckets[bucket] = _BucketRun(staging, compute)
         return self._buckets[bucket]
+
+    def _captured_sync(self, capture: GraphCapture, compute: _Compute) -> _Compute:
+        try:
+            replay = capture.capture_sync(lambda: compute(_StopWatch()))
+        except RuntimeError as error:
+            self.uncaptured.append(str(error))
+            return compute
+
+        def timed(watch: _StopWatch) -> Tensor:
+            output = replay()
+            watch.lap("graph")
+            return output
+
+        return timed
 
 
 @dataclass(frozen=True)
@@ -103,36 +120,10 @@ class _Sampler:
         self.policy.check_guidance_sync(staging.observation, staging.noise, self.time_grid)
 
 
-def without_gradients(is_guided: bool) -> AbstractContextManager[object]:
-    """Inference mode has less to do for each operator; inside it some releases of torch give zeros for guidance."""
-    return torch.no_grad() if is_guided else torch.inference_mode()
-
-
-def _captured(compute: Callable[[_StopWatch], Tensor], device: torch.device) -> Callable[[_StopWatch], Tensor]:
-    """The same computation recorded once; a replay reads the staging area's memory and writes the same output."""
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        for _ in range(NUM_RUNS_BEFORE_CAPTURE):
-            compute(_StopWatch())
-    torch.cuda.current_stream(device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    # Another thread may allocate meanwhile, for an image transport or a second policy: only this one's calls count.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        output = compute(_StopWatch())
-
-    def replay(watch: _StopWatch) -> Tensor:
-        graph.replay()
-        watch.lap("graph")
-        return output
-
-    return replay
-
-
 @dataclass(frozen=True)
 class _BucketRun:
     staging: StagingArea
-    compute: Callable[[_StopWatch], Tensor]
+    compute: _Compute
 
 
 class _StopWatch:
@@ -146,3 +137,6 @@ class _StopWatch:
         now_s = time.perf_counter()
         self.laps_ms[name] = 1e3 * (now_s - self._last_s)
         self._last_s = now_s
+
+
+_Compute = Callable[[_StopWatch], Tensor]

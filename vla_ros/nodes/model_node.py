@@ -16,6 +16,7 @@ import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from std_msgs.msg import UInt8MultiArray
 
+from vla_ros.execution.capture import free_device_memory
 from vla_ros.execution.runner import PolicyRunner
 from vla_ros.nodes.params import ModelNodeParams, declare_model_params, read_model_params
 from vla_ros.policies.directory import load_policy
@@ -70,9 +71,7 @@ class ModelNode(ManagedNode):
             self._worker.stop()
             self._worker = None
             gc.unfreeze()
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()  # else other programs would not get what the policy had
+            free_device_memory()  # else other programs would not get what the policy had
         self._digest = self._device = ""
 
     def _status(self, with_timings: bool) -> DiagnosticStatus:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from vla_ros.policies.base import BasePolicy, PolicyObservation
 from vla_ros.policies.fill import build_on_meta, fill_policy
 from vla_ros.policies.golden import GoldenCase, write_golden
-from vla_ros.policies.guidance import Guidance
+from vla_ros.policies.guidance import Guidance, without_gradients
 from vla_ros.policies.processor import (
     CONFIG_FILE,
     GOLDEN_FILE,
@@ -99,12 +99,12 @@ def save_policy(policy_dir: str | Path, policy: BasePolicy, files: PolicyFiles, 
     write_golden(policy_dir / GOLDEN_FILE, GoldenCase(observation, request, actions))
 
 
-@torch.inference_mode()
 def infer(policy: BasePolicy, request: PolicyRequest, num_steps: int, device: torch.device) -> np.ndarray:
     """The normalised actions float32 [horizon, action_dim] for one request, without any preparation; waits for them."""
     noise = torch.from_numpy(request.noise)[None].to(device)
     observation, guidance = PolicyObservation.from_request(request, device), Guidance.from_request(request, device)
-    actions = policy.sample_actions(observation, num_steps, noise, guidance=guidance)
+    with without_gradients(guidance is not None):
+        actions = policy.sample_actions(observation, num_steps, noise, guidance=guidance)
     return actions[0].float().cpu().numpy()
 
 

@@ -7,6 +7,7 @@ project's flow time: 1 is noise, 0 the action, velocity = noise - action.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,11 @@ class Guidance:
     def is_frozen(self) -> Bool[Tensor, "batch horizon"]:
         """The actions that can't be changed any more."""
         return self.weights >= 1.0
+
+
+def without_gradients(is_guided: bool) -> AbstractContextManager[object]:
+    """Inference mode has less to do for each operator; inside it some releases of torch give zeros for guidance."""
+    return torch.no_grad() if is_guided else torch.inference_mode()
 
 
 def guidance_strength(flow_time: float, beta: float) -> float:

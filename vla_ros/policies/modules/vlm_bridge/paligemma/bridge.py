@@ -38,7 +38,7 @@ TEXT_CONFIGS = {"gemma": GemmaConfig, "gemma2": Gemma2Config}
 MORE_KEYS = frozenset(
     "_name_or_path _vocab_size bos_token_id cache_implementation eos_token_id hidden_act hidden_activation "
     "ignore_index image_token_id num_hidden_layers num_image_tokens num_positions pad_token_id projection_dim "
-    "projector_hidden_act use_cache vocab_size".split()
+    "projector_hidden_act use_cache vision_use_head vocab_size".split()
 )
 
 
