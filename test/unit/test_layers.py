@@ -84,7 +84,6 @@ MAY_IMPORT = {
     | TORCH,
     "vla_ros.bench.control.judge": {
         "numpy",
-        "vla_ros.observing",
         "vla_ros.robot",
         "vla_ros.runtime",
         "vla_ros.types",

@@ -1,4 +1,4 @@
-"""The newest samples of each sensor, and the newest commands.
+"""The newest samples of each sensor.
 
 Each buffer has one writer and any number of readers without a lock: a write replaces an immutable tuple, so a reader
 sees either the old one or the new one.
@@ -6,12 +6,10 @@ sees either the old one or the new one.
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 
 from vla_ros.robot import RobotConfig
-from vla_ros.types import Command, Frame, JointSample
+from vla_ros.types import Frame, JointSample
 
 NUM_FRAMES = 8
 NUM_JOINT_SAMPLES = 512
@@ -19,19 +17,21 @@ NUM_FIRST_ROWS = 16
 
 
 class FrameBuffer:
-    """The last ``NUM_FRAMES`` frames of one camera, oldest first. A frame not newer than the newest is ignored."""
+    """The last ``NUM_FRAMES`` frames of one camera, oldest first."""
 
     def __init__(self) -> None:
         self._frames: tuple[Frame, ...] = ()
         self._changed_ns = 0
 
-    def add(self, frame: Frame) -> None:
+    def add(self, frame: Frame) -> bool:
+        """Returns whether ``frame`` is newer than the newest; else it is ignored."""
         frames = self._frames
         if frames and frame.stamp_ns <= frames[-1].stamp_ns:
-            return
+            return False
         if not frames or not _is_same(frame.content, frames[-1].content):
             self._changed_ns = frame.stamp_ns
         self._frames = (*frames[1 - NUM_FRAMES :], frame)
+        return True
 
     def still_s(self, since_ns: int) -> float:
         """How long after ``since_ns`` the pixels have stayed exactly the same, in the frames' own time."""
@@ -89,29 +89,6 @@ class JointBuffer:
         )
 
 
-class CommandHistory:
-    """The last ``size`` commands, oldest first."""
-
-    def __init__(self, size: int) -> None:
-        self._commands: deque[Command] = deque(maxlen=size)
-
-    def add(self, command: Command) -> None:
-        self._commands.append(command)
-
-    def at(self, t_ns: int) -> np.ndarray:
-        """The commanded positions ``[num_joints]`` in force at ``t_ns``, interpolated between the commands around
-        it."""
-        newer = self._commands[-1]
-        for command in reversed(self._commands):
-            if command.stamp_ns <= t_ns:
-                if newer is command:
-                    return command.positions
-                weight = (t_ns - command.stamp_ns) / (newer.stamp_ns - command.stamp_ns)
-                return command.positions + weight * (newer.positions - command.positions)
-            newer = command
-        return newer.positions
-
-
 class SensorBuffers:
     """Everything a policy's observation is made of, as it arrived last: frames, joints and the instruction."""
 
@@ -122,8 +99,9 @@ class SensorBuffers:
 
     def clear(self) -> None:
         """Forget frames and joints: the clock they were stamped by has jumped."""
-        for buffer in (*self.cameras.values(), self.joints):
-            buffer.clear()
+        for frames in self.cameras.values():
+            frames.clear()
+        self.joints.clear()
 
 
 def _is_same(one: np.ndarray, other: np.ndarray) -> bool:

@@ -1,9 +1,12 @@
-"""From the newest samples to one observation, or the reason why there is none."""
+"""From what the sensors gave to one observation, or the reason why there is none: the rule of the live node, of replay
+and of training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from vla_ros.observing.buffers import FrameBuffer, SensorBuffers
 from vla_ros.observing.freshness import sensor_fault
@@ -11,45 +14,107 @@ from vla_ros.robot import RobotConfig
 from vla_ros.types import Frame, Observation
 
 NS_PER_S = 1_000_000_000
+_STALE = {
+    "joints": "images without a joint state within joint_states.max_age_s",
+    "camera": "images without one of each other camera within its max_age_s",
+}
 
 
 @dataclass(frozen=True)
 class NoObservation:
-    """Why no observation can be made now: one line for logs, diagnostics and refused requests."""
+    """Why no observation can be made now: one line for logs, diagnostics and refused requests. ``kind`` is what to call
+    the images that are of no use because of it."""
 
     reason: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Match:
+    """What belongs together: a frame of each camera, in the robot file's order, and the joints at the time of the
+    oldest. Nobody has looked at the pixels yet."""
+
+    stamp_ns: int
+    frames: Mapping[str, Frame]
+    joint_positions: np.ndarray
+    task: str
+
+    def observation(self) -> Observation:
+        """Raises ValueError for an image that is decoded only now and turns out to be none."""
+        return Observation(
+            stamp_ns=self.stamp_ns,
+            headers_ns={name: frame.header_ns for name, frame in self.frames.items()},
+            images={name: frame.image for name, frame in self.frames.items()},
+            joint_positions=self.joint_positions,
+            task=self.task,
+        )
 
 
 def observe(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Observation | NoObservation:
-    """The newest observation at ``now_ns``.
+    """The newest observation at ``now_ns``; raises ValueError as ``Match.observation``."""
+    found = match_newest(robot, sensors, now_ns)
+    return found.observation() if isinstance(found, Match) else found
+
+
+def match_newest(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Match | NoObservation:
+    """What the newest observation at ``now_ns`` is made of.
 
     The camera whose newest frame is oldest sets the time; every other camera gives its frame nearest to that, the
     oldest stamp so chosen is ``t_obs``, and the joints are interpolated to it.
     """
     fault = sensor_fault(robot, sensors, now_ns)
     if fault is not None:
-        return NoObservation(fault.line)
+        return NoObservation(fault.line, _STALE[fault.kind])
     if not sensors.task:
-        return NoObservation("no instruction has come on 'vla_policy/task'")
+        return NoObservation("no instruction has come on 'vla_policy/task'", "images without an instruction")
     frames = _matching_frames(sensors.cameras)
-    stamps = {name: frame.stamp_ns for name, frame in frames.items()}
-    first, last = min(stamps, key=stamps.__getitem__), max(stamps, key=stamps.__getitem__)
-    skew_s = (stamps[last] - stamps[first]) / NS_PER_S
+    first = min(frames.values(), key=lambda frame: frame.stamp_ns)
+    last = max(frames.values(), key=lambda frame: frame.stamp_ns)
+    skew_s = (last.stamp_ns - first.stamp_ns) / NS_PER_S
     if skew_s > robot.max_camera_skew_s:
-        return NoObservation(
-            f"cameras '{first}' and '{last}' are {skew_s:.3f} s apart; expected at most {robot.max_camera_skew_s:g} s "
-            "(max_camera_skew_s in the robot file)"
+        line = (
+            f"cameras '{first.camera}' and '{last.camera}' are {skew_s:.3f} s apart; expected at most "
+            f"{robot.max_camera_skew_s:g} s (max_camera_skew_s in the robot file)"
         )
-    joints = sensors.joints.at(stamps[first])
+        return NoObservation(line, "images without one of each other camera within max_camera_skew_s")
+    joints = sensors.joints.at(first.stamp_ns)
     if joints is None:
-        return NoObservation(f"no joint state is as old as the image of camera '{first}'")
-    images = {name: frame.image for name, frame in frames.items()}
-    headers_ns = {name: frame.header_ns for name, frame in frames.items()}
-    return Observation(stamps[first], headers_ns, images, joints.positions, sensors.task)
+        line = f"no joint state is as old as the image of camera '{first.camera}'"
+        return NoObservation(line, "images older than every joint state")
+    return Match(first.stamp_ns, frames, joints.positions, sensors.task)
+
+
+class Observer:
+    """Every observation there is in a stream, each once, as the live node makes them while its model is free.
+
+    It is given the frames; joints and instructions go into ``sensors``. Two matches of one ``t_obs`` are the same
+    observation.
+    """
+
+    def __init__(self, robot: RobotConfig) -> None:
+        self.sensors = SensorBuffers(robot)
+        self._robot = robot
+        self._last_ns: int | None = None
+
+    def see(self, frame: Frame, now_ns: int) -> Match | NoObservation | None:
+        """The observation that there is since ``frame`` came, or why there is none; None where the last one stays the
+        newest."""
+        is_newer = self.sensors.cameras[frame.camera].add(frame)
+        found = match_newest(self._robot, self.sensors, now_ns)
+        if isinstance(found, NoObservation):
+            return found
+        if found.stamp_ns != self._last_ns:
+            self._last_ns = found.stamp_ns
+            return found
+        if is_newer:
+            return None
+        line = f"the image of camera '{frame.camera}' is not newer than the one before"
+        return NoObservation(line, "images not newer than the one before of their camera")
 
 
 def _matching_frames(cameras: Mapping[str, FrameBuffer]) -> dict[str, Frame]:
-    newest = {name: buffer.newest() for name, buffer in cameras.items()}
-    assert all(frame is not None for frame in newest.values()), "sensor_fault has checked it"
-    reference_ns = min(frame.stamp_ns for frame in newest.values())
-    return {name: buffer.nearest(reference_ns) for name, buffer in cameras.items()}
+    reference_ns = min(frame.stamp_ns for buffer in cameras.values() if (frame := buffer.newest()) is not None)
+    nearest = {name: buffer.nearest(reference_ns) for name, buffer in cameras.items()}
+    frames = {name: frame for name, frame in nearest.items() if frame is not None}
+    assert len(frames) == len(cameras), "sensor_fault has checked it"
+    return frames
