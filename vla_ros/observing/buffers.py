@@ -6,11 +6,14 @@ sees either the old one or the new one.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from vla_ros.robot import RobotConfig
 from vla_ros.types import Frame, JointSample
 
+NS_PER_S = 1_000_000_000
 NUM_FRAMES = 8
 NUM_JOINT_SAMPLES = 512
 NUM_FIRST_ROWS = 16
@@ -67,10 +70,11 @@ class JointBuffer:
         samples = self._samples
         return samples[-1] if samples else None
 
-    def at(self, stamp_ns: int) -> JointSample | None:
+    def at(self, stamp_ns: int, max_gap_s: float = math.inf) -> JointSample | None:
         """The joints at ``stamp_ns``, interpolated linearly between the samples around it.
 
-        After the newest sample it is the newest; before the oldest there is none.
+        After the newest sample it is the newest; there is none before the oldest, and between two that are further
+        apart than ``max_gap_s``.
         """
         samples = self._samples
         if not samples or stamp_ns < samples[0].stamp_ns:
@@ -81,6 +85,8 @@ class JointBuffer:
         while samples[after - 1].stamp_ns > stamp_ns:
             after -= 1
         early, late = samples[after - 1], samples[after]
+        if late.stamp_ns - early.stamp_ns > max_gap_s * NS_PER_S and stamp_ns > early.stamp_ns:
+            return None
         weight = (stamp_ns - early.stamp_ns) / (late.stamp_ns - early.stamp_ns)
         return JointSample(
             stamp_ns,

@@ -15,15 +15,15 @@ from vla_ros.types import Frame, Observation
 
 NS_PER_S = 1_000_000_000
 _STALE = {
-    "joints": "images without a joint state within joint_states.max_age_s",
-    "camera": "images without one of each other camera within its max_age_s",
+    "joints": "without a joint state within joint_states.max_age_s",
+    "camera": "without an image of each other camera within its max_age_s",
 }
 
 
 @dataclass(frozen=True)
 class NoObservation:
-    """Why no observation can be made now: one line for logs, diagnostics and refused requests. ``kind`` is what to call
-    the images that are of no use because of it."""
+    """Why no observation can be made now: one line for logs, diagnostics and refused requests. ``kind`` says it of
+    the images that are of no use because of it, to count them by."""
 
     reason: str
     kind: str
@@ -66,7 +66,7 @@ def match_newest(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Mat
     if fault is not None:
         return NoObservation(fault.line, _STALE[fault.kind])
     if not sensors.task:
-        return NoObservation("no instruction has come on 'vla_policy/task'", "images without an instruction")
+        return NoObservation("no instruction has come on 'vla_policy/task'", "without an instruction")
     frames = _matching_frames(sensors.cameras)
     first = min(frames.values(), key=lambda frame: frame.stamp_ns)
     last = max(frames.values(), key=lambda frame: frame.stamp_ns)
@@ -76,11 +76,15 @@ def match_newest(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Mat
             f"cameras '{first.camera}' and '{last.camera}' are {skew_s:.3f} s apart; expected at most "
             f"{robot.max_camera_skew_s:g} s (max_camera_skew_s in the robot file)"
         )
-        return NoObservation(line, "images without one of each other camera within max_camera_skew_s")
-    joints = sensors.joints.at(first.stamp_ns)
+        return NoObservation(line, "without an image of each other camera within max_camera_skew_s")
+    max_gap_s = robot.joint_states.max_age_s
+    joints = sensors.joints.at(first.stamp_ns, max_gap_s)
     if joints is None:
-        line = f"no joint state is as old as the image of camera '{first.camera}'"
-        return NoObservation(line, "images older than every joint state")
+        line = (
+            f"no joint state is as old as the image of camera '{first.camera}', or those around it are more than "
+            f"{max_gap_s:g} s apart"
+        )
+        return NoObservation(line, "without joint states around them")
     return Match(first.stamp_ns, frames, joints.positions, sensors.task)
 
 
@@ -95,12 +99,14 @@ class Observer:
         self.sensors = SensorBuffers(robot)
         self._robot = robot
         self._last_ns: int | None = None
+        self._now_ns = 0
 
     def see(self, frame: Frame, now_ns: int) -> Match | NoObservation | None:
-        """The observation that there is since ``frame`` came, or why there is none; None where the last one stays the
-        newest."""
+        """The observation that there is since ``frame`` came, at ``now_ns`` or later, or why there is none; None where
+        the last one stays the newest."""
         is_newer = self.sensors.cameras[frame.camera].add(frame)
-        found = match_newest(self._robot, self.sensors, now_ns)
+        self._now_ns = max(self._now_ns, now_ns)
+        found = match_newest(self._robot, self.sensors, self._now_ns)
         if isinstance(found, NoObservation):
             return found
         if found.stamp_ns != self._last_ns:
@@ -109,7 +115,7 @@ class Observer:
         if is_newer:
             return None
         line = f"the image of camera '{frame.camera}' is not newer than the one before"
-        return NoObservation(line, "images not newer than the one before of their camera")
+        return NoObservation(line, "not newer than the one before")
 
 
 def _matching_frames(cameras: Mapping[str, FrameBuffer]) -> dict[str, Frame]:
