@@ -246,6 +246,16 @@ def test_a_live_recording_is_trained_on_as_its_config_says(robot, tmp_path):
     assert load_processor(config.output_dir).joint_names == robot.joint_names
 
 
+def test_what_lies_beside_the_bags_is_named_and_what_can_be_read_of_them_is(bags, tmp_path):
+    shutil.copytree(bags[0], tmp_path / "bags" / "today" / "killed")
+    (tmp_path / "bags" / "today" / "killed" / "metadata.yaml").unlink()
+    (tmp_path / "bags" / "notes.txt").write_text("the good ones")
+    lines = []
+    config = small_config(tmp_path, bags, f"bags={tmp_path / 'bags'}", "optimizer.num_steps=1")
+    assert run(config, lines.append).num_samples == 36
+    assert f"passed over in {tmp_path / 'bags'}, not a bag: notes.txt" in lines
+
+
 @pytest.mark.parametrize(
     ("override", "named"),
     [
@@ -306,6 +316,21 @@ def test_a_damaged_checkpoint_is_refused_by_name(bags, tmp_path):
 def test_a_wrong_config_key_is_refused_in_one_line(bags, tmp_path, override, named):
     with pytest.raises(ValueError) as refused:
         small_config(tmp_path, bags, override)
+    assert named in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (("lesson=push",), "lesson is 'push'; expected touch"),
+        (("lesson=''", "+demonstrations.num_episodes=3"), "expected touch, or none, and then no demonstrations"),
+        (("+demonstrations.num_episode=3",), "demonstrations: unknown key 'num_episode'"),
+        (("lesson=''",), "initial_policy and lesson are empty"),
+    ],
+)
+def test_a_lesson_that_cannot_be_taught_is_refused_in_one_line(bags, tmp_path, overrides, named):
+    with pytest.raises(ValueError) as refused:
+        run(small_config(tmp_path, bags, *overrides))
     assert named in str(refused.value) and "\n" not in str(refused.value)
 
 

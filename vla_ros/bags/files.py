@@ -50,7 +50,7 @@ def _find_bags(folder: Path, root: Path) -> tuple[list[Path], list[str]]:
     except OSError as error:
         return [], [f"{folder} ({error.strerror or error})"]
     files = [path for path in entries if path.is_file() and is_storage(path)]
-    is_bag = bool(files) and all(path.name.startswith(f"{folder.name}_") for path in files)
+    is_bag = bool(files) and all(path.name.startswith((f"{folder.name}_", f"{folder.name}.")) for path in files)
     if is_bag or folder / "metadata.yaml" in entries:
         return [folder], []
     bags: list[Path] = []

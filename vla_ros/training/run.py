@@ -58,7 +58,7 @@ def train(
     start = Path(config.initial_policy) if config.initial_policy else None
     if lesson is not None:
         lesson.prepare(Path(config.bags), robot, config.num_workers, report)
-    rule = _frame_rule(config)
+    rule = frame_rule(config)
     loaded = _read_bags(config, robot, rule, report)
     frames = loaded.frames
     tokenizer = lesson.make_tokenizer(frames.tasks, config.vocab_size) if start is None else tokenizer_of(start)
@@ -90,7 +90,8 @@ def train(
     )
 
 
-def _frame_rule(config: TrainConfig) -> FrameRule:
+def frame_rule(config: TrainConfig) -> FrameRule:
+    """Images are resized by the policy's own processor, which can be made only of the tokenizer, later."""
     processor = BACKBONES[config.policy.vlm_type].processor_class()
     return FrameRule(
         horizon=config.data.action_horizon,
