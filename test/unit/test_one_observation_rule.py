@@ -14,7 +14,7 @@ from runtime_helpers import CHUNK_DT_S, HORIZON, MS, PERIOD_NS, ROBOT, S, frame,
 
 from vla_ros.bags.read import BagReader
 from vla_ros.bags.types import message_type
-from vla_ros.observing.observe import Match, NoObservation, Observer
+from vla_ros.observing.observe import NoObservation, Observer, observe
 from vla_ros.recordings.events import FrameEvent, JointsEvent, TaskEvent
 from vla_ros.recordings.feed import Feed
 from vla_ros.replay.run import replay_bag
@@ -169,7 +169,7 @@ def test_a_camera_that_arrives_late_costs_no_observation(tmp_path, lag_ms):
     loaded = load(tmp_path / "bag", stream(cameras, Source(100.0)), robot_with(cameras))
     made = seen_in_training(loaded)
     assert len(made) == round(SECONDS * 30) and all(len(set(item.stamps_ns)) == 1 for item in made)
-    assert all(reason == "without an image of each other camera within its max_age_s" for reason in loaded.num_left_out)
+    assert sum(loaded.num_left_out.values()) <= 1, "the end may lack the late camera's last image"
 
 
 def test_images_that_match_none_are_counted_by_the_reason(tmp_path):
@@ -184,24 +184,39 @@ def test_images_that_match_none_are_counted_by_the_reason(tmp_path):
         load(tmp_path / "late", said[1], robot_with(partly))
 
 
-def test_an_observation_is_made_once_and_a_repeated_image_is_named():
-    observer = Observer(ROBOT)
-    observer.sensors.task = "touch"
-    observer.sensors.joints.add(joints(0, 0.0, 0.0))
-    first = observer.see(frame("front", 10 * MS), 20 * MS)
-    assert isinstance(first, NoObservation) and "camera 'wrist'" in first.reason
+def test_an_observation_is_made_once_and_a_repeated_image_is_counted():
+    observer = ready_observer(0)
+    assert observer.see(frame("front", 10 * MS), 20 * MS) is None
+    assert observer.num_missed == {"without an image of each other camera within its max_age_s": 1}
     made = observer.see(frame("wrist", 12 * MS), 21 * MS)
-    assert isinstance(made, Match) and made.stamp_ns == 10 * MS and list(made.frames) == ["front", "wrist"]
+    assert made is not None and made.stamp_ns == 10 * MS and list(made.frames) == ["front", "wrist"]
     assert observer.see(frame("front", 43 * MS), 50 * MS) is None, "the slower camera's newest is still the same"
-    repeated = observer.see(frame("front", 43 * MS), 51 * MS)
-    assert isinstance(repeated, NoObservation) and repeated.kind == "not newer than the one before"
+    assert not observer.num_missed, "no image that went into an observation counts as missed"
+    observer.see(frame("front", 43 * MS), 51 * MS)
+    assert observer.num_missed == {"not newer than the one before": 1}
+
+
+def test_images_of_a_long_silence_of_the_other_camera_are_all_counted():
+    observer = ready_observer(0)
+    for step in range(1, 31):
+        observer.sensors.joints.add(joints(step * 33 * MS, 0.0, 0.0))
+        observer.see(frame("front", step * 33 * MS), step * 33 * MS)
+    made = observer.see(frame("wrist", 30 * 33 * MS), 31 * 33 * MS)
+    assert made is not None and made.stamp_ns == 30 * 33 * MS
+    assert observer.num_missed == {"without an image of each other camera within its max_age_s": 29}
 
 
 def test_joints_are_not_interpolated_across_a_pause_longer_than_they_may_be_old():
+    observer = ready_observer(0, 500 * MS)
+    observer.see(frame("front", 450 * MS), 510 * MS)
+    assert observer.see(frame("wrist", 450 * MS), 510 * MS) is None
+    found = observe(ROBOT, observer.sensors, 510 * MS)
+    assert isinstance(found, NoObservation) and "more than 0.2 s apart" in found.reason
+
+
+def ready_observer(*joints_ns: int) -> Observer:
     observer = Observer(ROBOT)
     observer.sensors.task = "touch"
-    for stamp_ns in (0, 500 * MS):
+    for stamp_ns in joints_ns:
         observer.sensors.joints.add(joints(stamp_ns, 0.0, 0.0))
-    observer.see(frame("front", 450 * MS), 510 * MS)
-    found = observer.see(frame("wrist", 450 * MS), 510 * MS)
-    assert isinstance(found, NoObservation) and "more than 0.2 s apart" in found.reason
+    return observer

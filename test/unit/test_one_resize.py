@@ -14,7 +14,7 @@ from bag_samples import at, image, joint_state, jpeg, string, trajectory, write_
 from policy_helpers import CAMERAS, HORIZON, JOINTS, TASKS
 
 from vla_ros.bags.read import BagReader
-from vla_ros.observing.observe import Match, Observer
+from vla_ros.observing.observe import Observer
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.modules.vlm_bridge.processor import VLMProcessor
 from vla_ros.policies.processor import PolicyFiles, PolicyProcessor
@@ -65,7 +65,7 @@ def recorded(tmp_path_factory) -> Path:
 def first_on_the_robot(path: Path) -> Observation:
     observer = Observer(ROBOT)
     found = (observe_event(observer, event) for event in Feed(BagReader(path), ROBOT))
-    return next(match for match in found if isinstance(match, Match)).observation()
+    return next(match for match in found if match is not None).observation()
 
 
 def train_config(processor: VLMProcessor, data: DataConfig) -> TrainConfig:

@@ -3,12 +3,13 @@ and of training."""
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.observing.buffers import FrameBuffer, SensorBuffers
+from vla_ros.observing.buffers import NUM_FRAMES, FrameBuffer, SensorBuffers
 from vla_ros.observing.freshness import sensor_fault
 from vla_ros.robot import RobotConfig
 from vla_ros.types import Frame, Observation
@@ -100,22 +101,39 @@ class Observer:
         self._robot = robot
         self._last_ns: int | None = None
         self._now_ns = 0
+        self._unmatched: dict[str, deque[tuple[int, str]]] = {name: deque() for name in robot.camera_names}
+        self._num_missed: Counter[str] = Counter()
 
-    def see(self, frame: Frame, now_ns: int) -> Match | NoObservation | None:
-        """The observation that there is since ``frame`` came, at ``now_ns`` or later, or why there is none; None where
-        the last one stays the newest."""
-        is_newer = self.sensors.cameras[frame.camera].add(frame)
+    @property
+    def num_missed(self) -> Counter[str]:
+        """How many frames, by the reason, came when no observation could be made, and went into none later either."""
+        return self._num_missed + Counter(kind for frames in self._unmatched.values() for _, kind in frames)
+
+    def see(self, frame: Frame, now_ns: int) -> Match | None:
+        """The observation that there is since ``frame`` came, at ``now_ns`` or later; None where there is no new
+        one."""
         self._now_ns = max(self._now_ns, now_ns)
+        if not self.sensors.cameras[frame.camera].add(frame):
+            self._num_missed["not newer than the one before"] += 1
         found = match_newest(self._robot, self.sensors, self._now_ns)
         if isinstance(found, NoObservation):
-            return found
-        if found.stamp_ns != self._last_ns:
-            self._last_ns = found.stamp_ns
-            return found
-        if is_newer:
+            self._miss(frame, found.kind)
             return None
-        line = f"the image of camera '{frame.camera}' is not newer than the one before"
-        return NoObservation(line, "not newer than the one before")
+        if found.stamp_ns == self._last_ns:
+            return None
+        self._last_ns = found.stamp_ns
+        for name, unmatched in self._unmatched.items():
+            while unmatched and unmatched[0][0] <= found.frames[name].stamp_ns:
+                stamp_ns, kind = unmatched.popleft()
+                self._num_missed[kind] += stamp_ns < found.frames[name].stamp_ns
+        return found
+
+    def _miss(self, frame: Frame, kind: str) -> None:
+        unmatched = self._unmatched[frame.camera]
+        if self.sensors.cameras[frame.camera].newest() is frame:
+            unmatched.append((frame.stamp_ns, kind))
+        if len(unmatched) > NUM_FRAMES:
+            self._num_missed[unmatched.popleft()[1]] += 1
 
 
 def _matching_frames(cameras: Mapping[str, FrameBuffer]) -> dict[str, Frame]:

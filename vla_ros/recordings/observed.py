@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from vla_ros.observing.observe import Match, NoObservation, Observer
+from vla_ros.observing.observe import Match, Observer
 from vla_ros.recordings.events import Event, FrameEvent, JointsEvent, TaskEvent
 
 
-def observe_event(observer: Observer, event: Event) -> Match | NoObservation | None:
-    """Tell ``observer`` what ``event`` says; returns what comes of an image, as ``Observer.see``."""
+def observe_event(observer: Observer, event: Event) -> Match | None:
+    """Tell ``observer`` what ``event`` says; returns the observation that there is since then, as ``Observer.see``."""
     match event:
         case FrameEvent():
             return observer.see(event.frame, event.received_ns)

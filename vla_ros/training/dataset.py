@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vla_ros.bags.read import BagReader
-from vla_ros.observing.observe import Match, Observer
+from vla_ros.observing.observe import Observer
 from vla_ros.recordings.feed import LEARNED, MARKER_TOPIC, Feed
 from vla_ros.recordings.observed import observe_event
 from vla_ros.robot import RobotConfig
@@ -127,7 +127,7 @@ def first_observation(loaded: LoadedBags, robot: RobotConfig, rule: FrameRule) -
     observer = Observer(robot)
     for event in _open(loaded.first.bag, robot, rule):
         found = observe_event(observer, event)
-        if isinstance(found, Match) and found.stamp_ns == loaded.first.stamp_ns:
+        if found is not None and found.stamp_ns == loaded.first.stamp_ns:
             observation = found.observation()
             images = {name: np.array(image) for name, image in observation.images.items()}
             return replace(observation, stamp_ns=0, headers_ns=dict.fromkeys(images, 0), images=images)

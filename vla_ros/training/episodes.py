@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vla_ros.observing.observe import Match, NoObservation, Observer
-from vla_ros.recordings.events import CommandEvent, Event, FrameEvent, MarkerEvent, ModeEvent, SceneEvent, TaskEvent
+from vla_ros.observing.observe import Match, Observer
+from vla_ros.recordings.events import CommandEvent, Event, MarkerEvent, ModeEvent, SceneEvent, TaskEvent
 from vla_ros.recordings.observed import observe_event
 from vla_ros.robot import RobotConfig
 from vla_ros.training.series import Rows, Series
@@ -111,9 +111,9 @@ class EpisodeCutter:
 
     def take(self, event: Event) -> None:
         found = observe_event(self._observer, event)
+        if found is not None:
+            self._see(found)
         match event:
-            case FrameEvent() if found is not None:
-                self._see(found)
             case CommandEvent() if self._span is not None:
                 self._span.commands[event.group].add(event.due_ns, event.trajectory.positions[0], self._mode)
             case ModeEvent():
@@ -135,13 +135,12 @@ class EpisodeCutter:
         self._end()
         if self._rule.episodes == "marker":
             self._decide("")
+        self.num_left_out += self._observer.num_missed
         return [episode for episode in self._episodes if episode.samples]
 
-    def _see(self, found: Match | NoObservation) -> None:
+    def _see(self, found: Match) -> None:
         if self._span is None:
             self.num_left_out["outside an episode"] += 1
-        elif isinstance(found, NoObservation):
-            self.num_left_out[found.kind] += 1
         elif self._last_ns is not None and found.stamp_ns - self._last_ns < self._rule.min_gap_s * 1e9:
             self.num_left_out["within min_frame_gap_s of the one before"] += 1
         else:
