@@ -19,7 +19,7 @@ def decode_frame(msg: Any, width: int, height: int, convert: Converter | None = 
     if image.shape != (height, width, 3):
         raise ValueError(
             f"image of {image.shape[1]}x{image.shape[0]} pixels; expected {width}x{height}: "
-            "mend width and height in the robot file, or the driver's settings"
+            "fix width and height in the robot file, or the driver's settings"
         )
     return image
 

@@ -77,7 +77,7 @@ class Episode:
 
 
 @dataclass
-class _Span:
+class _OpenEpisode:
     """What the messages of one episode said."""
 
     start_ns: int
@@ -103,7 +103,7 @@ class EpisodeCutter:
         self._scene: Mapping[str, tuple[float, float]] = {}
         self._scene_of_task: Mapping[str, tuple[float, float]] = {}
         self._is_new_scene = False
-        self._span: _Span | None = None
+        self._span: _OpenEpisode | None = None
         self._undecided: list[Episode] = []
         self._episodes: list[Episode] = []
         self.num_left_out: Counter[str] = Counter()
@@ -165,7 +165,7 @@ class EpisodeCutter:
         self._end()
         if self._is_running and self._task:
             commands = {output.name: Series() for output in self._robot.outputs}
-            self._span = _Span(start_ns, self._task, self._scene_of_task, commands)
+            self._span = _OpenEpisode(start_ns, self._task, self._scene_of_task, commands)
 
     def _end(self) -> None:
         if self._span is None:
@@ -187,7 +187,7 @@ class EpisodeCutter:
         self._undecided = []
 
 
-def _samples(span: _Span, robot: RobotConfig, rule: FrameRule, num_left_out: Counter[str]) -> list[Sample]:
+def _samples(span: _OpenEpisode, robot: RobotConfig, rule: FrameRule, num_left_out: Counter[str]) -> list[Sample]:
     """The observations of ``span`` whose whole chunk one driver commanded; the others are counted."""
     commands = {name: Rows(series, MAX_COMMAND_GAP_S) for name, series in span.commands.items()}
     due_ns = np.round((np.arange(rule.horizon) + rule.offset) * rule.chunk_dt_s * 1e9).astype(np.int64)
