@@ -2,9 +2,9 @@
 
 Bags of three 640x480 cameras at 30 Hz, 200 joint states a second and a task, page-cached: raw images as MCAP and as
 sqlite3, JPEGs as MCAP and as sqlite3. Every set of frames becomes one observation with its pixels, by the code of a
-replay. One further MCAP bag of 20 GB, sparse on the disk, is read for its memory alone; another of 4 GB is replayed
-with a policy that costs nothing. Exits 1 below ``--min-raw`` or ``--min-jpeg`` times real time, above ``--max-rss-mb``,
-and where a replay's second half takes ``MAX_GROWTH_MB`` more memory than its first.
+replay and of training. One further MCAP bag of 20 GB, sparse on the disk, is read for its memory alone; another of
+4 GB is replayed with a policy that costs nothing. Exits 1 below ``--min-raw`` or ``--min-jpeg`` times real time, above
+``--max-rss-mb``, and where a replay's second half takes ``MAX_GROWTH_MB`` more memory than its first.
 
     python benchmarks/reading.py [--seconds 10] [--big-gb 20] [--replay-gb 4] [--json FILE]
 """
@@ -39,10 +39,9 @@ from reading_bags import (
 from rosbags.rosbag2 import StoragePlugin
 
 from vla_ros.bags.read import BagReader
-from vla_ros.observing.buffers import SensorBuffers
-from vla_ros.observing.observe import observe
-from vla_ros.recordings.events import FrameEvent, JointsEvent, TaskEvent
+from vla_ros.observing.observe import Observer
 from vla_ros.recordings.feed import Feed
+from vla_ros.recordings.observed import observe_event
 from vla_ros.robot import RobotConfig
 from vla_ros.transforms.sample import PolicyInput, PolicyRequest
 from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation
@@ -139,7 +138,7 @@ def apart(work: Callable, *arguments: object) -> Reading:
 
 
 def read_bag(bag: Path, is_jpeg: bool) -> Reading:
-    """Every observation of a bag, as a replay makes them: one for each complete set of frames."""
+    """Every observation of a bag, as a replay and training make them."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     cv2.setNumThreads(1)
     robot = make_robot(is_jpeg)
@@ -158,21 +157,11 @@ def read_bag(bag: Path, is_jpeg: bool) -> Reading:
 
 
 def observations(feed: Feed, robot: RobotConfig) -> Iterator[Observation]:
-    sensors = SensorBuffers(robot)
-    seen = set()
+    observer = Observer(robot)
     for event in feed:
-        if isinstance(event, FrameEvent):
-            sensors.cameras[event.frame.camera].add(event.frame)
-            seen.add(event.frame.camera)
-            if len(seen) == NUM_CAMERAS:
-                seen.clear()
-                observation = observe(robot, sensors, event.received_ns)
-                if isinstance(observation, Observation):
-                    yield observation
-        elif isinstance(event, JointsEvent):
-            sensors.joints.add(event.sample)
-        elif isinstance(event, TaskEvent):
-            sensors.task = event.task
+        found = observe_event(observer, event)
+        if found is not None:
+            yield found.observation()
 
 
 def replay_whole(bag: Path) -> Replaying:

@@ -21,7 +21,7 @@ from vla_ros.sim.scene import sample_scene  # noqa: E402
 from vla_ros.training.dataset import FrameRule, Frames, load_bags  # noqa: E402
 
 ROBOT = load_robot(share_path("config/robots/tabletop.yaml"))
-RULE = FrameRule(horizon=10, chunk_dt_s=0.1, offset=1.0, image_size=(64, 64), min_gap_s=0.3)
+RULE = FrameRule(horizon=10, chunk_dt_s=0.1, offset=1.0, resize=lambda image: image, min_gap_s=0.3)
 NUM_EPISODES = 3
 
 
@@ -93,6 +93,6 @@ def test_a_live_episode_knows_its_own_blocks_and_instruction(bags):
     live = samples(bags.live)
     scene = sample_scene(NUM_EPISODES, "eval")
     assert live.tasks[-1] == scene.instruction
-    assert live.blocks[-1].keys() == {block.color for block in scene.blocks}
+    assert live.scenes[-1].keys() == {block.color for block in scene.blocks}
     for block in scene.blocks:
-        np.testing.assert_allclose(live.blocks[-1][block.color], (block.x_m, block.y_m), atol=1e-3)
+        np.testing.assert_allclose(live.scenes[-1][block.color], (block.x_m, block.y_m), atol=1e-3)

@@ -30,6 +30,7 @@ from rosbags.rosbag2 import CompressionMode
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from vla_ros.bags import order
+from vla_ros.bags.files import find_bags
 from vla_ros.bags.mcap import MAGIC
 from vla_ros.bags.read import BagReader, RecordedTopic, read_bag
 
@@ -237,3 +238,27 @@ def test_reading_messages_of_a_bag_raises_its_problem_behind_the_last_good_one(t
     read = []
     with pytest.raises(ValueError, match="metadata.yaml"):
         read.extend(message.message.data for message in read_bag(bag))
+
+
+def test_every_bag_of_a_folder_is_found_that_can_be_read_and_the_rest_is_named(tmp_path):
+    for name in ("a", "killed", "day2/c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_bag(tmp_path / name, texts(3))
+    (tmp_path / "killed" / "metadata.yaml").unlink()
+    shutil.copy(storage_file(tmp_path / "a"), tmp_path / "episode_7.mcap")
+    (tmp_path / "day2" / "alone").mkdir()
+    shutil.copy(storage_file(tmp_path / "a"), tmp_path / "day2" / "alone" / "other.mcap")
+    (tmp_path / "notes.txt").write_text("the good ones")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / ".demo.17" / "demo").mkdir(parents=True)
+    found = find_bags(tmp_path)
+    names = [str(path.relative_to(tmp_path)) for path in found.bags]
+    assert names == ["a", "day2/alone/other.mcap", "day2/c", "episode_7.mcap", "killed"]
+    assert found.others == (".demo.17", "empty", "notes.txt")
+    assert all(read_texts(path)[0] == expected_texts(3) for path in found.bags)
+
+
+def test_a_folder_that_is_a_bag_itself_is_the_only_one(tmp_path):
+    assert find_bags(write_bag(tmp_path / "bag", texts(3))).bags == (tmp_path / "bag",)
+    with pytest.raises(ValueError, match="nowhere is not a folder"):
+        find_bags(tmp_path / "nowhere")

@@ -9,25 +9,34 @@ import numpy as np
 import pytest
 import torch
 from bag_samples import at, image, joint_state, string, trajectory, write_bag
+from PIL import Image
 from safetensors.torch import load_file
 
 from vla_ros.bags.read import read_bag
 from vla_ros.bags.types import message_type
 from vla_ros.bags.write import BagWriter
+from vla_ros.demo import lesson
+from vla_ros.demo.lesson import lesson_of
 from vla_ros.policies.processor import load_processor
 from vla_ros.robot import load_robot
 from vla_ros.share import robot_file, share_dir
 from vla_ros.sim.demonstrations import DemonstrationConfig, write_demonstrations
-from vla_ros.training import grounding
 from vla_ros.training.config import load_train_config
 from vla_ros.training.dataset import FrameRule, load_bags
 from vla_ros.training.initial import policy_from
 from vla_ros.training.run import train
 from vla_ros.training.samples import split_by_episode
 from vla_ros.training.trainer import Trainer, learning_rate_scale
+from vla_ros.transforms.images import resize
 
 EPISODES = DemonstrationConfig(num_episodes=6, seed=3, tail_s=2.08)
-RULE = FrameRule(horizon=10, chunk_dt_s=0.1, offset=1.0, image_size=(48, 48))
+
+
+def resize_to_48(image):
+    return resize(image, 48, 48, Image.Resampling.BICUBIC)
+
+
+RULE = FrameRule(horizon=10, chunk_dt_s=0.1, offset=1.0, resize=resize_to_48)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +81,10 @@ def small_config(tmp_path, bags, *overrides):
     )
 
 
+def run(config, report=lambda line: None):
+    return train(config, robot_file("tabletop"), report, lesson_of(config))
+
+
 def test_demonstrations_hold_the_robots_topics_with_their_own_messages(bags, robot):
     types = {message.topic: message.msgtype for message in read_bag(bags[0])}
     assert types == {
@@ -99,8 +112,8 @@ def test_the_same_seed_gives_the_same_demonstrations(bags, robot, tmp_path):
 def test_every_frame_of_every_episode_becomes_a_sample(frames):
     assert len(frames) == EPISODES.num_episodes * EPISODES.num_frames
     assert frames.images.shape == (36, 2, 48, 48, 3) and frames.actions.shape == (36, 10, 6)
-    assert len(frames.tasks) == len(frames.blocks) == 6
-    assert all(set(blocks) == {"red", "green", "blue"} for blocks in frames.blocks)
+    assert len(frames.tasks) == len(frames.scenes) == 6
+    assert all(set(scene) == {"red", "green", "blue"} for scene in frames.scenes)
 
 
 def test_labels_are_the_commands_in_force_when_each_action_is_due(bags, frames):
@@ -128,8 +141,8 @@ def test_no_episode_is_both_trained_on_and_judged_by(frames):
 
 
 def test_the_answer_names_every_block_and_its_cell():
-    grid = grounding.CellGrid(cell_m=0.1, x_min_m=0.0, y_min_m=0.0, num_x=3, num_y=4)
-    text = grounding.answer({"red": (0.25, 0.05), "blue": (0.0, 0.35)}, grid, np.random.default_rng(0))
+    grid = lesson.CellGrid(cell_m=0.1, x_min_m=0.0, y_min_m=0.0, num_x=3, num_y=4)
+    text = lesson.answer({"red": (0.25, 0.05), "blue": (0.0, 0.35)}, grid, np.random.default_rng(0))
     assert " red<loc008>" in text and " blue<loc003>" in text
     assert grid.token(9.0, 9.0) == "<loc011>", "a point off the grid belongs to the nearest cell"
 
@@ -158,7 +171,7 @@ def test_bags_without_anything_usable_are_refused(robot, tmp_path):
 def test_training_exports_a_directory_that_loads_and_acts(bags, robot, tmp_path):
     config = small_config(tmp_path, bags)
     lines = []
-    report = train(config, robot_file("tabletop"), lines.append)
+    report = run(config, lines.append)
     assert report.num_steps == 4 and report.num_samples == 36 and not report.problems
     assert np.isfinite(report.validation.error_rad).all() and np.isfinite(report.validation.ce_loss)
     processor = load_processor(config.output_dir)
@@ -171,7 +184,7 @@ def test_training_goes_on_from_a_policy_with_longer_chunks(bags, tmp_path):
     short = small_config(
         tmp_path, bags, "policy.action_horizon=5", "data.action_horizon=5", "policy.max_frozen_actions=0"
     )
-    train(short, robot_file("tabletop"), lambda line: None)
+    run(short)
     start = load_file(Path(short.output_dir) / "model.safetensors")
     policy = policy_from(small_config(tmp_path, bags).policy, Path(short.output_dir))
     weights = dict(policy.named_parameters())
@@ -180,14 +193,14 @@ def test_training_goes_on_from_a_policy_with_longer_chunks(bags, tmp_path):
     assert longer[5:].tolist() == [longer[4].tolist()] * 15
     assert all(torch.equal(weights[name], start[name]) for name in weights)
     further = small_config(tmp_path / "further", bags, f"initial_policy={short.output_dir}", "optimizer.num_steps=2")
-    train(further, robot_file("tabletop"), lambda line: None)
+    run(further)
     texts = [(Path(c.output_dir) / "processor" / "tokenizer.json").read_text() for c in (short, further)]
     assert texts[0] == texts[1]
 
 
 def test_training_does_not_go_on_from_a_policy_of_other_shapes(bags, tmp_path):
     config = small_config(tmp_path, bags)
-    train(config, robot_file("tabletop"), lambda line: None)
+    run(config)
     wide = small_config(tmp_path, bags, "policy.action_expert_cfg.intermediate_size=64")
     with pytest.raises(ValueError, match="weight action_expert.* doesn't fit the policy"):
         policy_from(wide.policy, Path(config.output_dir))
@@ -223,12 +236,24 @@ def test_a_live_recording_is_trained_on_as_its_config_says(robot, tmp_path):
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("vla_ros.training.run.Trainer", Watched)
-        report = train(config, robot_file("tabletop"), lines.append)
+        report = run(config, lines.append)
     assert report.num_episodes == 2 and report.num_by_driver.keys() == {"POLICY", "TELEOP"}
     assert report.num_interventions == report.num_by_driver["TELEOP"] and weights == [pytest.approx(3.0)]
     assert report.num_left_out["whose chunk another driver goes on with"] >= 9
-    assert any("POLICY" in line and "left out" in line for line in lines)
+    assert any("drivers: " in line and "POLICY" in line for line in lines)
+    num = report.num_left_out["whose chunk another driver goes on with"]
+    assert f"left out: {num} frames whose chunk another driver goes on with" in lines
     assert load_processor(config.output_dir).joint_names == robot.joint_names
+
+
+def test_what_lies_beside_the_bags_is_named_and_what_can_be_read_of_them_is(bags, tmp_path):
+    shutil.copytree(bags[0], tmp_path / "bags" / "today" / "killed")
+    (tmp_path / "bags" / "today" / "killed" / "metadata.yaml").unlink()
+    (tmp_path / "bags" / "notes.txt").write_text("the good ones")
+    lines = []
+    config = small_config(tmp_path, bags, f"bags={tmp_path / 'bags'}", "optimizer.num_steps=1")
+    assert run(config, lines.append).num_samples == 36
+    assert f"passed over in {tmp_path / 'bags'}, not a bag: notes.txt" in lines
 
 
 @pytest.mark.parametrize(
@@ -242,13 +267,13 @@ def test_a_live_recording_is_trained_on_as_its_config_says(robot, tmp_path):
 def test_a_config_that_leaves_nothing_to_train_on_is_refused_in_one_line(robot, tmp_path, override, named):
     recorded = record_driven(tmp_path / "bags" / "live", robot, "left")
     with pytest.raises(ValueError) as refused:
-        train(small_config(tmp_path, [recorded], "namespace=left", override), robot_file("tabletop"), lambda line: None)
+        run(small_config(tmp_path, [recorded], "namespace=left", override))
     assert named in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(bags, tmp_path, monkeypatch):
     whole, killed = small_config(tmp_path / "whole", bags), small_config(tmp_path / "killed", bags)
-    train(whole, robot_file("tabletop"), lambda line: None)
+    run(whole)
     save = Trainer._save
 
     def save_and_die(trainer):
@@ -258,9 +283,9 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(bags, tmp_path, monk
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_save", save_and_die)
         with pytest.raises(KeyboardInterrupt):
-            train(killed, robot_file("tabletop"), lambda line: None)
+            run(killed)
     lines = []
-    train(killed, robot_file("tabletop"), lines.append)
+    run(killed, lines.append)
     assert any("resumed" in line and "step 2" in line for line in lines)
     first, second = (torch.load(f"{c.run_dir}/checkpoint.pt", weights_only=True)["average"] for c in (whole, killed))
     for name, value in first.items():
@@ -272,7 +297,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(bags, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="checkpoint.pt: cannot resume"):
-        train(config, robot_file("tabletop"), lambda line: None)
+        run(config)
 
 
 @pytest.mark.parametrize(
@@ -294,6 +319,21 @@ def test_a_wrong_config_key_is_refused_in_one_line(bags, tmp_path, override, nam
     assert named in str(refused.value) and "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (("lesson=push",), "lesson is 'push'; expected touch"),
+        (("lesson=''", "+demonstrations.num_episodes=3"), "expected touch, or none, and then no demonstrations"),
+        (("+demonstrations.num_episode=3",), "demonstrations: unknown key 'num_episode'"),
+        (("lesson=''",), "initial_policy and lesson are empty"),
+    ],
+)
+def test_a_lesson_that_cannot_be_taught_is_refused_in_one_line(bags, tmp_path, overrides, named):
+    with pytest.raises(ValueError) as refused:
+        run(small_config(tmp_path, bags, *overrides))
+    assert named in str(refused.value) and "\n" not in str(refused.value)
+
+
 def test_an_unknown_train_config_lists_the_known_ones():
     with pytest.raises(ValueError, match="tiny_touch"):
         load_train_config(share_dir() / "config", "nothing")
@@ -302,7 +342,7 @@ def test_an_unknown_train_config_lists_the_known_ones():
 def test_a_policy_for_other_joints_than_the_robots_is_refused(bags, tmp_path):
     config = small_config(tmp_path, bags, "data.camera_names=[top,front]")
     with pytest.raises(ValueError, match="data.camera_names"):
-        train(config, robot_file("tabletop"), lambda line: None)
+        run(config)
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero(tmp_path, bags):

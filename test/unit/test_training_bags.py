@@ -19,7 +19,7 @@ from bag_samples import (
 )
 
 from vla_ros.policies.config import DataConfig
-from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
+from vla_ros.robot import CameraConfig, JointConfig, JointStateConfig, OutputConfig, RobotConfig
 from vla_ros.training.dataset import first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
 from vla_ros.training.samples import SampleMaker, split_by_episode
@@ -36,7 +36,13 @@ ROBOT = RobotConfig(
     ),
 )
 PERIOD_S = 0.05
-RULE = FrameRule(horizon=3, chunk_dt_s=0.1, offset=1.0, image_size=(3, 4))
+
+
+def halve(image):
+    return image[::2, ::2]
+
+
+RULE = FrameRule(horizon=3, chunk_dt_s=0.1, offset=1.0, resize=halve)
 CHUNK_S = 0.3
 
 
@@ -145,7 +151,7 @@ def test_a_new_scene_of_the_demo_begins_an_episode_though_the_task_is_the_same(t
     scenes = say("sim/blocks", first, 0.0) + say("sim/blocks", first, 0.7) + say("sim/blocks", second, 1.5)
     tasks = task("touch red", 0.0) + task("touch red", 0.71) + task("touch red", 1.51)
     frames = load(bag(tmp_path / "bag", scenes, tasks, drive(0.0, 3.0))).frames
-    assert frames.blocks == ({"red": (0.3, 0.1)}, {"red": (0.2, 0.0)})
+    assert frames.scenes == ({"red": (0.3, 0.1)}, {"red": (0.2, 0.0)})
 
 
 def test_markers_say_which_episodes_are_worth_learning_from(tmp_path):
@@ -247,11 +253,15 @@ def test_before_the_first_mode_nobody_knows_who_drove(tmp_path):
     assert loaded.num_left_out["from before the first vla_policy/mode"] >= 5
 
 
-def test_one_line_says_what_there_is_and_what_is_left_out_and_why(driven):
-    line = str(load(driven))
-    assert "\n" not in line
-    for part in ("2 episodes", "POLICY", "TELEOP (", "of them interventions)", "left out: ", "in HOLD or ESTOP"):
-        assert part in line
+def test_lines_say_what_there_is_and_how_much_is_left_out_for_each_reason(driven):
+    loaded = load(driven)
+    summary, *left_out = loaded.lines
+    for part in ("2 episodes", "POLICY", "TELEOP (", "of them interventions)"):
+        assert part in summary
+    assert [line.partition(" frames ")[::2] for line in left_out] == [
+        (f"left out: {num}", reason) for reason, num in sorted(loaded.num_left_out.items())
+    ]
+    assert any(line.endswith("in HOLD or ESTOP") for line in left_out)
 
 
 def test_interventions_are_drawn_as_many_times_as_often_as_asked(driven, tmp_path):
@@ -296,13 +306,14 @@ def test_nothing_is_learned_across_a_pause_of_commands_or_joint_states(tmp_path)
         drive(0.0, 1.0), drive(1.0, 2.0, commands=False), drive(2.0, 3.0), drive(3.0, 4.0, joints=False),
         drive(4.0, 5.0),
     ]  # fmt: skip
-    loaded = load(bag(tmp_path / "bag", task("lift it", 0.0), *parts))
+    strict = replace(ROBOT, joint_states=JointStateConfig(max_age_s=0.06))
+    loaded = load(bag(tmp_path / "bag", task("lift it", 0.0), *parts), robot=strict)
     taken = times_s(loaded.frames)
     for taken_s in taken:
         assert not 0.8 < taken_s < 1.95 and not 3.05 < taken_s < 3.95, taken_s
     assert (taken > 2.5).any() and (taken > 4.3).any()
     assert loaded.num_left_out["without commands to the end of their chunk"] >= 10
-    assert loaded.num_left_out["without joint states around them"] >= 7
+    assert loaded.num_left_out["without a joint state within joint_states.max_age_s"] >= 7
 
 
 def test_messages_that_cannot_be_used_are_named_once_and_the_others_used(tmp_path):

@@ -24,6 +24,49 @@ class BagFiles:
     problems: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class FoundBags:
+    """The bags in a folder, as ``BagReader`` takes them, and the names of what else lies there."""
+
+    bags: tuple[Path, ...]
+    others: tuple[str, ...]
+
+
+def find_bags(folder: Path) -> FoundBags:
+    """Every bag in ``folder`` and the folders in it, in the order of their names; ``folder`` may be one itself.
+
+    Storage files without a metadata.yaml are one bag where they are named for their folder, as rosbag2 does it, else
+    each is one. Hidden folders are none. Raises ValueError where ``folder`` is not a folder.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; expected one that rosbag2 bags lie in")
+    bags, others = _find_bags(folder, folder)
+    return FoundBags(tuple(bags), tuple(others))
+
+
+def _find_bags(folder: Path, root: Path) -> tuple[list[Path], list[str]]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        return [], [f"{folder} ({error.strerror or error})"]
+    files = [path for path in entries if path.is_file() and is_storage(path)]
+    is_bag = bool(files) and all(path.name.startswith((f"{folder.name}_", f"{folder.name}.")) for path in files)
+    if is_bag or folder / "metadata.yaml" in entries:
+        return [folder], []
+    bags: list[Path] = []
+    others: list[str] = []
+    for path in entries:
+        if path in files:
+            bags.append(path)
+        elif path.is_dir() and not path.name.startswith("."):
+            inside, further = _find_bags(path, root)
+            bags += inside
+            others += further if inside or further else [str(path.relative_to(root))]
+        else:
+            others.append(str(path.relative_to(root)))
+    return bags, others
+
+
 def find_files(path: Path) -> BagFiles:
     """The files of a bag, which is a folder, or a file of one.
 

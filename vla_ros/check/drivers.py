@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vla_ros.check.finding import Finding, Level, Part
 from vla_ros.check.seen import ControllerSettings, Endpoint, GraphSeen, OutputSeen, TopicSeen
 from vla_ros.check.streams import names
-from vla_ros.observing.matching import match_policy
+from vla_ros.observing.policy_fit import match_policy
 from vla_ros.robot import OutputConfig, RobotConfig
 
 COMMAND_TYPES = {"trajectory": "trajectory_msgs/msg/JointTrajectory", "forward": "std_msgs/msg/Float64MultiArray"}

@@ -22,12 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from vla_ros.demo.lesson import lesson_of
     from vla_ros.share import robot_file, share_dir
     from vla_ros.training.config import load_train_config
     from vla_ros.training.run import train
 
     config = load_train_config(share_dir() / "config", args.config, args.overrides)
-    report = train(config, robot_file(config.robot), tqdm.write)
+    report = train(config, robot_file(config.robot), tqdm.write, lesson_of(config))
     values: dict[str, Any] = asdict(report)
     values["validation"] = {
         "error_rad": report.validation.error_rad.tolist(),

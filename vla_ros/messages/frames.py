@@ -19,7 +19,7 @@ def decode_frame(msg: Any, width: int, height: int, convert: Converter | None = 
     if image.shape != (height, width, 3):
         raise ValueError(
             f"image of {image.shape[1]}x{image.shape[0]} pixels; expected {width}x{height}: "
-            "mend width and height in the robot file, or the driver's settings"
+            "fix width and height in the robot file, or the driver's settings"
         )
     return image
 
@@ -27,7 +27,7 @@ def decode_frame(msg: Any, width: int, height: int, convert: Converter | None = 
 def is_whole_jpeg(msg: Any, width: int, height: int) -> bool:
     """Whether a CompressedImage is a JPEG from its start to its end and of that size, as far as its header tells: then
     ``decode_frame`` can wait until somebody looks. Nothing is decoded here."""
-    data = memoryview(np.frombuffer(msg.data, np.uint8))
+    data = np.frombuffer(msg.data, np.uint8).data
     if "compressedDepth" in msg.format or data[:2] != _JPEG_START or data[-2:] != _JPEG_END:
         return False
     position = 2

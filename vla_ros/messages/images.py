@@ -116,7 +116,7 @@ def encode_compressed_image(image: np.ndarray, msg: Any, stamp_ns: int, frame_id
 def _byte_array(values: np.ndarray) -> array:
     """An ``array('B')``: what rclpy takes in 0.06 ms where a list takes 33 and an ndarray 97."""
     data = array("B")
-    data.frombytes(memoryview(np.ascontiguousarray(values)).cast("B"))
+    data.frombytes(np.ascontiguousarray(values).data.cast("B"))
     return data
 
 

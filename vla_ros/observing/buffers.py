@@ -1,4 +1,4 @@
-"""The newest samples of each sensor, and the newest commands.
+"""The newest samples of each sensor.
 
 Each buffer has one writer and any number of readers without a lock: a write replaces an immutable tuple, so a reader
 sees either the old one or the new one.
@@ -6,32 +6,35 @@ sees either the old one or the new one.
 
 from __future__ import annotations
 
-from collections import deque
+import math
 
 import numpy as np
 
 from vla_ros.robot import RobotConfig
-from vla_ros.types import Command, Frame, JointSample
+from vla_ros.types import Frame, JointSample
 
+NS_PER_S = 1_000_000_000
 NUM_FRAMES = 8
 NUM_JOINT_SAMPLES = 512
 NUM_FIRST_ROWS = 16
 
 
 class FrameBuffer:
-    """The last ``NUM_FRAMES`` frames of one camera, oldest first. A frame not newer than the newest is ignored."""
+    """The last ``NUM_FRAMES`` frames of one camera, oldest first."""
 
     def __init__(self) -> None:
         self._frames: tuple[Frame, ...] = ()
         self._changed_ns = 0
 
-    def add(self, frame: Frame) -> None:
+    def add(self, frame: Frame) -> bool:
+        """Returns whether ``frame`` is newer than the newest; else it is ignored."""
         frames = self._frames
         if frames and frame.stamp_ns <= frames[-1].stamp_ns:
-            return
+            return False
         if not frames or not _is_same(frame.content, frames[-1].content):
             self._changed_ns = frame.stamp_ns
         self._frames = (*frames[1 - NUM_FRAMES :], frame)
+        return True
 
     def still_s(self, since_ns: int) -> float:
         """How long after ``since_ns`` the pixels have stayed exactly the same, in the frames' own time."""
@@ -67,10 +70,11 @@ class JointBuffer:
         samples = self._samples
         return samples[-1] if samples else None
 
-    def at(self, stamp_ns: int) -> JointSample | None:
+    def at(self, stamp_ns: int, max_gap_s: float = math.inf) -> JointSample | None:
         """The joints at ``stamp_ns``, interpolated linearly between the samples around it.
 
-        After the newest sample it is the newest; before the oldest there is none.
+        After the newest sample it is the newest; there is none before the oldest, and between two that are further
+        apart than ``max_gap_s``.
         """
         samples = self._samples
         if not samples or stamp_ns < samples[0].stamp_ns:
@@ -81,35 +85,14 @@ class JointBuffer:
         while samples[after - 1].stamp_ns > stamp_ns:
             after -= 1
         early, late = samples[after - 1], samples[after]
+        if late.stamp_ns - early.stamp_ns > max_gap_s * NS_PER_S and stamp_ns > early.stamp_ns:
+            return None
         weight = (stamp_ns - early.stamp_ns) / (late.stamp_ns - early.stamp_ns)
         return JointSample(
             stamp_ns,
             early.positions + weight * (late.positions - early.positions),
             early.velocities + weight * (late.velocities - early.velocities),
         )
-
-
-class CommandHistory:
-    """The last ``size`` commands, oldest first."""
-
-    def __init__(self, size: int) -> None:
-        self._commands: deque[Command] = deque(maxlen=size)
-
-    def add(self, command: Command) -> None:
-        self._commands.append(command)
-
-    def at(self, t_ns: int) -> np.ndarray:
-        """The commanded positions ``[num_joints]`` in force at ``t_ns``, interpolated between the commands around
-        it."""
-        newer = self._commands[-1]
-        for command in reversed(self._commands):
-            if command.stamp_ns <= t_ns:
-                if newer is command:
-                    return command.positions
-                weight = (t_ns - command.stamp_ns) / (newer.stamp_ns - command.stamp_ns)
-                return command.positions + weight * (newer.positions - command.positions)
-            newer = command
-        return newer.positions
 
 
 class SensorBuffers:
@@ -122,8 +105,9 @@ class SensorBuffers:
 
     def clear(self) -> None:
         """Forget frames and joints: the clock they were stamped by has jumped."""
-        for buffer in (*self.cameras.values(), self.joints):
-            buffer.clear()
+        for frames in self.cameras.values():
+            frames.clear()
+        self.joints.clear()
 
 
 def _is_same(one: np.ndarray, other: np.ndarray) -> bool:

@@ -124,10 +124,10 @@ class MarkerEvent:
 
 @dataclass(frozen=True)
 class SceneEvent:
-    """Where the demo's blocks are, by colour, in m."""
+    """Where the things of the scene are, x and y in m by name."""
 
     received_ns: int
-    blocks: Mapping[str, tuple[float, float]]
+    places: Mapping[str, tuple[float, float]]
 
 
 Event = (

@@ -156,7 +156,7 @@ class Feed:
             "vla_policy/chunk": _Source(TRAJECTORY, self._chunk),
             "vla_policy/trace": _Source(STRING, lambda msg, at_ns: TraceEvent(at_ns, decode_trace(msg.data))),
             MARKER_TOPIC: _Source(STRING, lambda msg, at_ns: MarkerEvent(at_ns, _one_of(msg.data.strip(), MARKERS))),
-            "sim/blocks": _Source(STRING, lambda msg, at_ns: SceneEvent(at_ns, _parse_blocks(msg.data))),
+            "sim/blocks": _Source(STRING, lambda msg, at_ns: SceneEvent(at_ns, _parse_places(msg.data))),
         }
 
     def _joints(self, msg: Any, received_ns: int) -> JointsEvent:
@@ -215,8 +215,8 @@ def _one_of(text: str, known: Sequence[str]) -> str:
     return text
 
 
-def _parse_blocks(text: str) -> dict[str, tuple[float, float]]:
+def _parse_places(text: str) -> dict[str, tuple[float, float]]:
     try:
-        return {str(color): (float(x), float(y)) for color, (x, y) in json.loads(text).items()}
+        return {str(name): (float(x), float(y)) for name, (x, y) in json.loads(text).items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"'{text[:40]}' is no JSON object of colours and their [x, y] in m") from error
+        raise ValueError(f"'{text[:40]}' is not a JSON object of names and their [x, y] in m") from error

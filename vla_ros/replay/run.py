@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vla_ros.bags.read import BagReader
-from vla_ros.observing.matching import match_policy
+from vla_ros.observing.policy_fit import match_policy
 from vla_ros.recordings.events import Event
 from vla_ros.recordings.feed import Feed, resolve_topic
 from vla_ros.replay.bag_run import BagRun

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.observing.buffers import CommandHistory, SensorBuffers
+from vla_ros.observing.buffers import SensorBuffers
 from vla_ros.observing.freshness import Fault, frozen_fault, joint_fault, sensor_fault
 from vla_ros.observing.observe import NoObservation, observe
 from vla_ros.robot import RobotConfig
+from vla_ros.runtime.command_history import CommandHistory
 from vla_ros.runtime.handoff import Handoff, Mode
 from vla_ros.runtime.limits import BrakingRamp, Limiter
 from vla_ros.runtime.missed import MissedTicks

@@ -93,7 +93,7 @@ def _write_bag(job: _Job) -> Path:
     world = TabletopWorld(*sizes.pop())
     partial = job.path.with_name(f".{job.path.name}.{os.getpid()}") / job.path.name
     with BagWriter(partial, compress=True) as bag:
-        recorder = _Recorder(bag, job.robot)
+        recorder = _Messages(bag, job.robot)
         start_ns = _EPOCH_NS
         for episode in range(job.first_episode, job.first_episode + job.num_episodes):
             start_ns += _record_episode(world, recorder, job.config, episode, start_ns)
@@ -104,7 +104,7 @@ def _write_bag(job: _Job) -> Path:
 
 
 def _record_episode(
-    world: TabletopWorld, recorder: _Recorder, config: DemonstrationConfig, episode: int, start_ns: int
+    world: TabletopWorld, recorder: _Messages, config: DemonstrationConfig, episode: int, start_ns: int
 ) -> int:
     """One episode; returns how long it is in ns, the gap to the next included."""
     from vla_ros.sim.expert import Expert
@@ -132,7 +132,7 @@ def _record_episode(
     return round((world.time_s + _EPISODE_GAP_S) * 1e9)
 
 
-class _Recorder:
+class _Messages:
     """Fills and writes the topics' own messages."""
 
     def __init__(self, bag: BagWriter, robot: RobotConfig) -> None:

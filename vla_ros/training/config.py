@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from vla_ros.policies.config import DataConfig
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.published import register as register_published_policies
-from vla_ros.sim.demonstrations import DemonstrationConfig
 from vla_ros.strict import parse_config
 from vla_ros.training.dataset import INTERVENTIONS
 from vla_ros.training.episodes import EPISODES
@@ -48,9 +47,10 @@ class OptimizerConfig:
 class TrainConfig:
     """One training run.
 
-    ``bags`` is the folder the bags are read from; missing demonstrations are made there first where ``demonstrations``
-    is given. Every ``validate_every`` steps the run is judged on the last ``validation_share`` of the episodes, which
-    it never trains on. ``run_dir`` holds checkpoints and the log, ``output_dir`` gets the policy directory.
+    ``bags`` is the folder the bags are read from. ``lesson`` names what is taught beside actions, ``demonstrations``
+    the bags it makes first; what both mean is for the command line to know. Every ``validate_every`` steps the run is
+    judged on the last ``validation_share`` of the episodes, which it never trains on. ``run_dir`` holds checkpoints and
+    the log, ``output_dir`` gets the policy directory.
     ``initial_policy`` is a policy directory to go on from: its weights and its tokenizer, not its statistics. Empty
     starts from random weights; ``vision_pos_emb_init_gain`` is the standard deviation the vision tower's position
     embeddings have then.
@@ -73,7 +73,8 @@ class TrainConfig:
     vocab_size: int
     vision_pos_emb_init_gain: float
     initial_policy: str = ""
-    demonstrations: DemonstrationConfig | None = None
+    lesson: str = ""
+    demonstrations: Mapping[str, Any] | None = None
     namespace: str = ""
     episodes: str = "task"
     keep_failures: bool = False

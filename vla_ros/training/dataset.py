@@ -1,24 +1,25 @@
 """Bags to training samples: what the robot saw, and what it was commanded over the next chunk.
 
-The rules are those of the live node: an observation's time is its oldest camera stamp, joints are interpolated to it,
-and action ``k`` is the command in force at ``t_obs + (k + offset) * chunk_dt``.
+Observations are those of the live node, made message by message in the order of their recording; action ``k`` is the
+command in force at ``t_obs + (k + offset) * chunk_dt``.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from vla_ros.bags.read import BagReader
-from vla_ros.recordings.events import FrameEvent
+from vla_ros.observing.observe import Observer
 from vla_ros.recordings.feed import LEARNED, MARKER_TOPIC, Feed
+from vla_ros.recordings.observed import observe_event
 from vla_ros.robot import RobotConfig
-from vla_ros.training.episodes import Episode, EpisodeCutter, FrameRule, Gatherer, Sample, time_of
+from vla_ros.training.episodes import Episode, EpisodeCutter, FrameRule
 from vla_ros.types import Observation
 
 INTERVENTIONS = ("all", "only", "exclude", "upweight")
@@ -35,7 +36,7 @@ class Frames:
     driver           text [num_samples], who commanded the actions; empty where the bag does not say
     is_intervention  bool [num_samples], a human's in a bag in which the policy drove, too
     tasks            each episode's instruction
-    blocks           each episode's true block centres, m, by colour; empty where the bag has none
+    scenes           where things were as each episode began, x and y in m by name; empty where the bag does not say
     """
 
     images: np.ndarray
@@ -45,7 +46,7 @@ class Frames:
     driver: np.ndarray
     is_intervention: np.ndarray
     tasks: tuple[str, ...]
-    blocks: tuple[dict[str, tuple[float, float]], ...]
+    scenes: tuple[Mapping[str, tuple[float, float]], ...]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,24 +67,26 @@ class FirstSample:
 
 @dataclass(frozen=True)
 class LoadedBags:
-    """``frames`` of all bags that could be used, and one line for each problem; ``num_left_out`` counts observations by
-    the reason why they are no samples."""
+    """``frames`` of all bags that could be used, and one line for each problem; ``num_left_out`` counts images by the
+    reason why there is no observation, and observations by the reason why they are no samples."""
 
     frames: Frames
     first: FirstSample
     num_left_out: dict[str, int]
     problems: tuple[str, ...]
 
-    def __str__(self) -> str:
-        """One line: what there is to train on, and what is left out."""
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What there is to train on, and a line for each reason why something is left out."""
         frames = self.frames
         drivers = ", ".join(f"{num} {driver}" for driver, num in sorted(frames.num_by_driver.items()))
         num_interventions = int(frames.is_intervention.sum())
         interventions = f" ({num_interventions} of them interventions)" if num_interventions else ""
-        return (
+        summary = (
             f"{len(frames)} samples of {len(frames.tasks)} episodes, {frames.images.nbytes / 1e9:.1f} GB; "
-            f"drivers: {drivers}{interventions}; left out: {_counts(self.num_left_out) or 'none'}"
+            f"drivers: {drivers}{interventions}"
         )
+        return (summary, *(f"left out: {num} frames {reason}" for reason, num in sorted(self.num_left_out.items())))
 
 
 @dataclass(frozen=True)
@@ -114,27 +117,21 @@ def load_bags(
     usable = [bag for bag in read if bag.frames is not None]
     if not usable:
         where = paths[0].parent if paths else "the data folder"
-        why = "; ".join((*problems[:1], *([f"left out: {_counts(num_left_out)}"] if num_left_out else [])))
+        why = "; ".join((*problems[:1], *([f"left out: {_listed(num_left_out)}"] if num_left_out else [])))
         raise ValueError(f"{where}: no usable frame in {len(paths)} bags; {why or 'record some'}")
     return LoadedBags(_concatenate([bag.frames for bag in usable]), usable[0].first, dict(num_left_out), problems)
 
 
 def first_observation(loaded: LoadedBags, robot: RobotConfig, rule: FrameRule) -> Observation:
     """The first sample as the live node would have built it, images in the cameras' own size."""
-    gatherer = Gatherer(robot, rule.min_gap_s)
+    observer = Observer(robot)
     for event in _open(loaded.first.bag, robot, rule):
-        frames = gatherer.add(event.frame) if isinstance(event, FrameEvent) else None
-        if frames is not None and time_of(frames) == loaded.first.stamp_ns:
-            break
-    else:
-        raise ValueError(f"bag {loaded.first.bag} has changed since it was read; leave the bags alone while training")
-    return Observation(
-        stamp_ns=0,
-        headers_ns=dict.fromkeys(robot.camera_names, 0),
-        images={frame.camera: np.array(frame.image) for frame in frames},
-        joint_positions=loaded.frames.joint_positions[0],
-        task=loaded.frames.tasks[0],
-    )
+        found = observe_event(observer, event)
+        if found is not None and found.stamp_ns == loaded.first.stamp_ns:
+            observation = found.observation()
+            images = {name: np.array(image) for name, image in observation.images.items()}
+            return replace(observation, stamp_ns=0, headers_ns=dict.fromkeys(images, 0), images=images)
+    raise ValueError(f"bag {loaded.first.bag} has changed since it was read; leave the bags alone while training")
 
 
 def _open(path: Path, robot: RobotConfig, rule: FrameRule) -> Feed:
@@ -164,7 +161,10 @@ def _read_job(job: tuple[Path, RobotConfig, FrameRule, str]) -> _Bag:
             problems = (f"bag {path}: no images within an episode; check what was recorded",)
         return _Bag(None, None, num_left_out, problems)
     return _Bag(
-        _columns(episodes, cutter.modes), FirstSample(path, episodes[0].samples[0].stamp_ns), num_left_out, problems
+        _columns(episodes, cutter.modes),
+        FirstSample(path, episodes[0].samples[0].seen.stamp_ns),
+        num_left_out,
+        problems,
     )
 
 
@@ -173,7 +173,7 @@ def _select(episode: Episode, modes: set[str], interventions: str, num_left_out:
     reasons = [_refusal(sample.driver, modes, interventions) for sample in episode.samples]
     num_left_out.update(reason for reason in reasons if reason)
     kept = [sample for sample, reason in zip(episode.samples, reasons, strict=True) if not reason]
-    return Episode(episode.task, episode.blocks, kept)
+    return Episode(episode.task, episode.scene, kept)
 
 
 def _refusal(driver: str, modes: set[str], interventions: str) -> str:
@@ -192,17 +192,17 @@ def _is_intervention(driver: str, modes: set[str]) -> bool:
 
 
 def _columns(episodes: list[Episode], modes: set[str]) -> Frames:
-    samples: list[Sample] = [sample for episode in episodes for sample in episode.samples]
+    samples = [sample for episode in episodes for sample in episode.samples]
     drivers = [sample.driver for sample in samples]
     return Frames(
-        images=np.stack([sample.images for sample in samples]),
-        joint_positions=np.stack([sample.joint_positions for sample in samples]),
+        images=np.stack([sample.seen.images for sample in samples]),
+        joint_positions=np.stack([sample.seen.joint_positions for sample in samples]),
         actions=np.stack([sample.actions for sample in samples]),
         episode=np.repeat(np.arange(len(episodes)), [len(episode.samples) for episode in episodes]),
         driver=np.array(drivers, "U6"),
         is_intervention=np.array([_is_intervention(driver, modes) for driver in drivers]),
         tasks=tuple(episode.task for episode in episodes),
-        blocks=tuple(episode.blocks for episode in episodes),
+        scenes=tuple(episode.scene for episode in episodes),
     )
 
 
@@ -219,9 +219,9 @@ def _concatenate(parts: list[Frames]) -> Frames:
         driver=joined("driver"),
         is_intervention=joined("is_intervention"),
         tasks=tuple(task for part in parts for task in part.tasks),
-        blocks=tuple(blocks for part in parts for blocks in part.blocks),
+        scenes=tuple(scene for part in parts for scene in part.scenes),
     )
 
 
-def _counts(num_left_out: dict[str, int]) -> str:
+def _listed(num_left_out: dict[str, int]) -> str:
     return ", ".join(f"{num} {reason}" for reason, num in sorted(num_left_out.items()) if num)

@@ -13,25 +13,16 @@ handed over on the way; HOLD and ESTOP teach nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from vla_ros.recordings.events import (
-    CommandEvent,
-    Event,
-    FrameEvent,
-    JointsEvent,
-    MarkerEvent,
-    ModeEvent,
-    SceneEvent,
-    TaskEvent,
-)
+from vla_ros.observing.observe import Match, Observer
+from vla_ros.recordings.events import CommandEvent, Event, MarkerEvent, ModeEvent, SceneEvent, TaskEvent
+from vla_ros.recordings.observed import observe_event
 from vla_ros.robot import RobotConfig
 from vla_ros.training.series import Rows, Series
-from vla_ros.transforms.images import resize
-from vla_ros.types import Frame
 
 MAX_COMMAND_GAP_S = 0.5
 """Between two commands further apart nothing is known of what was commanded."""
@@ -41,7 +32,8 @@ EPISODES = ("task", "marker")
 
 @dataclass(frozen=True)
 class FrameRule:
-    """How observations and their labels are cut out of a recording; ``image_size`` is (height, width) in pixels.
+    """How observations and their labels are cut out of a recording; ``resize`` is what the policy's processor does to a
+    camera's image first.
 
     ``namespace`` is the one the nodes were recorded in, ``episodes`` one of ``EPISODES``.
     """
@@ -49,7 +41,7 @@ class FrameRule:
     horizon: int
     chunk_dt_s: float
     offset: float
-    image_size: tuple[int, int]
+    resize: Callable[[np.ndarray], np.ndarray]
     min_gap_s: float = 0.0
     namespace: str = ""
     episodes: str = "task"
@@ -57,97 +49,78 @@ class FrameRule:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """An observation at ``stamp_ns``, its label ``actions`` ``[horizon, num_joints]``, and who gave it: empty where the
-    recording does not say."""
+class Observed:
+    """An observation at ``stamp_ns``, its images resized: uint8 ``[num_cameras, height, width, 3]``."""
 
     stamp_ns: int
     images: np.ndarray
     joint_positions: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An observation, its label ``actions`` ``[horizon, num_joints]``, and who gave it: empty where the recording does
+    not say."""
+
+    seen: Observed
     actions: np.ndarray
     driver: str
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode's samples."""
+    """One episode's samples; ``scene`` says where things were when it began, m, by name: empty where nobody knows."""
 
     task: str
-    blocks: Mapping[str, tuple[float, float]]
+    scene: Mapping[str, tuple[float, float]]
     samples: list[Sample]
 
 
 @dataclass
-class _Span:
+class _OpenEpisode:
     """What the messages of one episode said."""
 
     start_ns: int
     task: str
-    blocks: Mapping[str, tuple[float, float]]
+    scene: Mapping[str, tuple[float, float]]
     commands: dict[str, Series]
-    observations: list[tuple[int, np.ndarray]] = field(default_factory=list)
-    joints: Series = field(default_factory=Series)
-
-
-class Gatherer:
-    """Puts one new image of each camera together, as often as all cameras have one."""
-
-    def __init__(self, robot: RobotConfig, min_gap_s: float) -> None:
-        self._cameras = robot.camera_names
-        self._max_skew_ns = robot.max_camera_skew_s * 1e9
-        self._min_gap_ns = min_gap_s * 1e9
-        self._newest: dict[str, Frame] = {}
-        self._last_ns: int | None = None
-
-    def add(self, frame: Frame) -> tuple[Frame, ...] | None:
-        """A frame of each camera, when this one completes a set that is near enough in time."""
-        self._newest[frame.camera] = frame
-        if len(self._newest) < len(self._cameras):
-            return None
-        frames = tuple(self._newest[name] for name in self._cameras)
-        stamp_ns = time_of(frames)
-        if max(frame.stamp_ns for frame in frames) - stamp_ns > self._max_skew_ns:
-            return None
-        self._newest = {}
-        if self._last_ns is not None and 0 <= stamp_ns - self._last_ns < self._min_gap_ns:
-            return None
-        self._last_ns = stamp_ns
-        return frames
+    observations: list[Observed] = field(default_factory=list)
 
 
 class EpisodeCutter:
     """Takes a recording's events; ``finish`` gives the episodes, those read before a recording broke off too.
 
-    ``num_left_out`` counts observations by the reason why they are no samples; ``modes`` are those that were named.
+    ``num_left_out`` counts images by the reason why there is no observation, and observations by the reason why they
+    are no samples; ``modes`` are those that were named.
     """
 
     def __init__(self, robot: RobotConfig, rule: FrameRule, report: Callable[[str, str], None]) -> None:
         self._robot, self._rule, self._report = robot, rule, report
-        self._gatherer = Gatherer(robot, rule.min_gap_s)
+        self._observer = Observer(robot)
+        self._last_ns: int | None = None
         self._is_running = rule.episodes == "task"
         self._task = self._mode = ""
         self._scene: Mapping[str, tuple[float, float]] = {}
         self._scene_of_task: Mapping[str, tuple[float, float]] = {}
         self._is_new_scene = False
-        self._span: _Span | None = None
+        self._span: _OpenEpisode | None = None
         self._undecided: list[Episode] = []
         self._episodes: list[Episode] = []
         self.num_left_out: Counter[str] = Counter()
         self.modes: set[str] = set()
 
     def take(self, event: Event) -> None:
+        found = observe_event(self._observer, event)
+        if found is not None:
+            self._see(found)
         match event:
-            case FrameEvent():
-                self._see(event.frame)
-            case JointsEvent() if self._span is not None:
-                self._span.joints.add(event.stamp_ns, event.sample.positions)
             case CommandEvent() if self._span is not None:
                 self._span.commands[event.group].add(event.due_ns, event.trajectory.positions[0], self._mode)
             case ModeEvent():
                 self._mode = event.mode.value
                 self.modes.add(self._mode)
-            case SceneEvent() if event.blocks != self._scene:
-                self._scene, self._is_new_scene = event.blocks, True
+            case SceneEvent() if event.places != self._scene:
+                self._scene, self._is_new_scene = event.places, True
             case TaskEvent() if event.task != self._task or self._is_new_scene:
                 self._task = event.task
                 # What an earlier task's scene has become nobody knows.
@@ -162,18 +135,22 @@ class EpisodeCutter:
         self._end()
         if self._rule.episodes == "marker":
             self._decide("")
+        self.num_left_out += self._observer.num_missed
         return [episode for episode in self._episodes if episode.samples]
 
-    def _see(self, frame: Frame) -> None:
-        frames = self._gatherer.add(frame)
-        if frames is None or self._span is None:
-            return
-        try:
-            images = np.stack([resize(taken.image, *self._rule.image_size) for taken in frames])
-        except ValueError as error:
-            self._report("image", f"{error}; it is left out")
+    def _see(self, found: Match) -> None:
+        if self._span is None:
+            self.num_left_out["outside an episode"] += 1
+        elif self._last_ns is not None and found.stamp_ns - self._last_ns < self._rule.min_gap_s * 1e9:
+            self.num_left_out["within min_frame_gap_s of the one before"] += 1
         else:
-            self._span.observations.append((time_of(frames), images))
+            self._last_ns = found.stamp_ns
+            try:
+                images = np.stack([self._rule.resize(frame.image) for frame in found.frames.values()])
+            except ValueError as error:
+                self._report("image", f"{error}; it is left out")
+            else:
+                self._span.observations.append(Observed(found.stamp_ns, images, found.joint_positions))
 
     def _mark(self, event: MarkerEvent) -> None:
         if event.text != "start" and not self._is_running:
@@ -188,13 +165,13 @@ class EpisodeCutter:
         self._end()
         if self._is_running and self._task:
             commands = {output.name: Series() for output in self._robot.outputs}
-            self._span = _Span(start_ns, self._task, self._scene_of_task, commands)
+            self._span = _OpenEpisode(start_ns, self._task, self._scene_of_task, commands)
 
     def _end(self) -> None:
         if self._span is None:
             return
         samples = _samples(self._span, self._robot, self._rule, self.num_left_out)
-        ended = Episode(self._span.task, self._span.blocks, samples)
+        ended = Episode(self._span.task, self._span.scene, samples)
         (self._episodes if self._rule.episodes == "task" else self._undecided).append(ended)
         self._span = None
 
@@ -210,28 +187,20 @@ class EpisodeCutter:
         self._undecided = []
 
 
-def time_of(frames: Iterable[Frame]) -> int:
-    """The time of an observation: the oldest of its frames."""
-    return min(frame.stamp_ns for frame in frames)
-
-
-def _samples(span: _Span, robot: RobotConfig, rule: FrameRule, num_left_out: Counter[str]) -> list[Sample]:
+def _samples(span: _OpenEpisode, robot: RobotConfig, rule: FrameRule, num_left_out: Counter[str]) -> list[Sample]:
     """The observations of ``span`` whose whole chunk one driver commanded; the others are counted."""
-    joints = Rows(span.joints, robot.joint_states.max_age_s)
     commands = {name: Rows(series, MAX_COMMAND_GAP_S) for name, series in span.commands.items()}
     due_ns = np.round((np.arange(rule.horizon) + rule.offset) * rule.chunk_dt_s * 1e9).astype(np.int64)
     samples = []
-    for stamp_ns, images in span.observations:
-        measured = joints.at(np.array([stamp_ns]))
-        wanted = {name: series.at(stamp_ns + due_ns) for name, series in commands.items()}
-        if stamp_ns < span.start_ns:
+    for seen in span.observations:
+        dues_ns = seen.stamp_ns + due_ns
+        wanted = {name: rows for name, series in commands.items() if (rows := series.at(dues_ns)) is not None}
+        if seen.stamp_ns < span.start_ns:
             num_left_out["from before their episode"] += 1
-        elif measured is None:
-            num_left_out["without joint states around them"] += 1
-        elif any(rows is None for rows in wanted.values()):
+        elif len(wanted) < len(commands):
             num_left_out["without commands to the end of their chunk"] += 1
         else:
-            drivers = set().union(*(series.drivers(stamp_ns, stamp_ns + due_ns) for series in commands.values()))
+            drivers = set().union(*(series.drivers(seen.stamp_ns, dues_ns) for series in commands.values()))
             if drivers <= HELD:
                 num_left_out["in HOLD or ESTOP"] += 1
             elif len(drivers) > 1:
@@ -240,5 +209,5 @@ def _samples(span: _Span, robot: RobotConfig, rule: FrameRule, num_left_out: Cou
                 actions = np.empty((rule.horizon, robot.num_joints))
                 for output in robot.outputs:
                     actions[:, [robot.joint_names.index(name) for name in output.joints]] = wanted[output.name]
-                samples.append(Sample(stamp_ns, images, measured[0], actions, drivers.pop()))
+                samples.append(Sample(seen, actions, drivers.pop()))
     return samples

@@ -1,28 +1,25 @@
-"""One training run from nothing: demonstrations where they are missing, tokenizer, samples, training, policy
-directory."""
+"""One training run: bags, tokenizer, samples, training, policy directory."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
-from tqdm import tqdm
 
+from vla_ros.bags.files import find_bags
 from vla_ros.policies.directory import PolicyFiles, save_policy
-from vla_ros.policies.modules.vlm_bridge.qwen.processor import train_tokenizer
+from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.processor import make_processor
 from vla_ros.robot import RobotConfig, load_robot
-from vla_ros.sim.demonstrations import write_demonstrations
-from vla_ros.sim.scene import COLORS, EVAL_PHRASES, TRAIN_PHRASES
-from vla_ros.training import grounding
 from vla_ros.training.config import TrainConfig
-from vla_ros.training.dataset import Frames, first_observation, load_bags
+from vla_ros.training.dataset import LoadedBags, first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
 from vla_ros.training.initial import policy_from, random_policy, tokenizer_of
+from vla_ros.training.lesson import Lesson
 from vla_ros.training.samples import SampleMaker, split_by_episode
 from vla_ros.training.trainer import Trainer, Validation
 
@@ -31,7 +28,7 @@ from vla_ros.training.trainer import Trainer, Validation
 class TrainingReport:
     """What a run came to; ``seconds`` is the whole command, ``training_seconds`` the loop over all resumptions.
 
-    ``num_left_out`` counts observations by the reason why they are no samples.
+    ``num_left_out`` counts images and observations by the reason why they are no samples.
     """
 
     num_episodes: int
@@ -47,7 +44,9 @@ class TrainingReport:
     validation: Validation
 
 
-def train(config: TrainConfig, robot_file: Path, report: Callable[[str], None] = print) -> TrainingReport:
+def train(
+    config: TrainConfig, robot_file: Path, report: Callable[[str], None] = print, lesson: Lesson | None = None
+) -> TrainingReport:
     """Train and export to ``config.output_dir``; ``report`` gets a line for each stage and each problem.
 
     Raises ValueError for a configuration that doesn't fit the robot, and where no usable bag is found.
@@ -55,36 +54,21 @@ def train(config: TrainConfig, robot_file: Path, report: Callable[[str], None] =
     started = time.perf_counter()
     torch.set_num_threads(config.num_threads)
     robot = load_robot(robot_file)
-    _check_fit(config, robot)
-    bags = _collect_bags(config, robot, report)
-    rule = FrameRule(
-        horizon=config.data.action_horizon,
-        chunk_dt_s=config.data.chunk_dt_s,
-        offset=config.data.action_offset,
-        image_size=(config.processor.image_height, config.processor.image_width),
-        min_gap_s=config.min_frame_gap_s,
-        namespace=config.namespace,
-        episodes=config.episodes,
-        keep_failures=config.keep_failures,
-    )
-    report(f"reading {len(bags)} bags from {config.bags}")
-    loaded = load_bags(bags, robot, rule, config.num_workers, config.interventions)
-    for problem in loaded.problems:
-        report(problem)
-    frames = loaded.frames
-    report(str(loaded))
-
+    _check_fit(config, robot, lesson)
     start = Path(config.initial_policy) if config.initial_policy else None
-    tokenizer = make_tokenizer(frames, config.vocab_size) if start is None else tokenizer_of(start)
+    if lesson is not None:
+        lesson.prepare(Path(config.bags), robot, config.num_workers, report)
+    rule = frame_rule(config)
+    loaded = _read_bags(config, robot, rule, report)
+    frames = loaded.frames
+    tokenizer = lesson.make_tokenizer(frames.tasks, config.vocab_size) if start is None else tokenizer_of(start)
     processor = make_processor(config.processor, config.policy, tokenizer, len(robot.cameras))
     weight = config.intervention_weight if config.interventions == "upweight" else 1.0
     split = split_by_episode(frames, config.validation_share, weight)
-    samples = SampleMaker(frames, split, config.data, processor)
+    samples = SampleMaker(frames, split, config.data, processor, lesson)
     torch.manual_seed(config.seed)
-    if start is None:
-        policy = random_policy(config.policy, config.vision_pos_emb_init_gain)
-    else:
-        policy = policy_from(config.policy, start)
+    gain = config.vision_pos_emb_init_gain
+    policy = random_policy(config.policy, gain) if start is None else policy_from(config.policy, start)
     trainer = Trainer(config, policy, samples, split)
     validation = trainer.run(report)
 
@@ -106,26 +90,40 @@ def train(config: TrainConfig, robot_file: Path, report: Callable[[str], None] =
     )
 
 
-def make_tokenizer(frames: Frames, vocab_size: int) -> Tokenizer:
-    """A tokenizer of the instructions in the bags, the simulated task's phrases, and the location tokens."""
-    phrases = [phrase.format(color) for phrase in TRAIN_PHRASES + EVAL_PHRASES for color in COLORS]
-    cells = [grounding.location_token(cell) for cell in range(grounding.CellGrid().num_cells)]
-    return train_tokenizer(sorted(set(frames.tasks)) + phrases + [grounding.QUESTION], vocab_size, cells)
+def frame_rule(config: TrainConfig) -> FrameRule:
+    """Images are resized by the policy's own processor, which can be made only of the tokenizer, later."""
+    processor = BACKBONES[config.policy.vlm_type].processor_class()
+    return FrameRule(
+        horizon=config.data.action_horizon,
+        chunk_dt_s=config.data.chunk_dt_s,
+        offset=config.data.action_offset,
+        resize=partial(processor.resize_image, config.processor),
+        min_gap_s=config.min_frame_gap_s,
+        namespace=config.namespace,
+        episodes=config.episodes,
+        keep_failures=config.keep_failures,
+    )
 
 
-def _collect_bags(config: TrainConfig, robot: RobotConfig, report: Callable[[str], None]) -> list[Path]:
+def _read_bags(config: TrainConfig, robot: RobotConfig, rule: FrameRule, report: Callable[[str], None]) -> LoadedBags:
     folder = Path(config.bags)
-    if config.demonstrations is not None:
-        report(f"demonstrations: {config.demonstrations.num_episodes} episodes into {folder}")
-        written = write_demonstrations(folder, robot, config.demonstrations, config.num_workers)
-        list(tqdm(written, total=config.demonstrations.num_bags, unit="bag", dynamic_ncols=True))
-    bags = sorted(path.parent for path in folder.glob("*/metadata.yaml"))
-    if not bags:
-        raise ValueError(f"{folder}: no rosbag2 bag in it; expected folders that hold a metadata.yaml: set bags=FOLDER")
-    return bags
+    found = find_bags(folder)
+    if found.others:
+        report(f"passed over in {folder}, not a bag: {', '.join(found.others)}")
+    if not found.bags:
+        raise ValueError(
+            f"{folder}: no rosbag2 bag in it; expected folders of bags, .mcap or .db3 files: set bags=FOLDER"
+        )
+    report(f"reading {len(found.bags)} bags from {folder}")
+    loaded = load_bags(found.bags, robot, rule, config.num_workers, config.interventions)
+    for line in (*loaded.problems, *loaded.lines):
+        report(line)
+    return loaded
 
 
-def _check_fit(config: TrainConfig, robot: RobotConfig) -> None:
+def _check_fit(config: TrainConfig, robot: RobotConfig, lesson: Lesson | None) -> None:
+    if not config.initial_policy and lesson is None:
+        raise ValueError("initial_policy and lesson are empty; expected one of them: a tokenizer comes from there")
     for what, given, expected in (
         ("data.joint_names", config.data.joint_names, robot.joint_names),
         ("data.camera_names", config.data.camera_names, robot.camera_names),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.modules.vlm_bridge.processor import VLMProcessor
-from vla_ros.training import grounding
 from vla_ros.training.dataset import Frames
+from vla_ros.training.lesson import Lesson, Question
 from vla_ros.transforms.actions import encode_actions
 from vla_ros.transforms.normalize import FieldStats, Normalizer, compute_stats
 from vla_ros.transforms.sample import TrainingBatch
@@ -51,10 +52,12 @@ def split_by_episode(frames: Frames, validation_share: float, intervention_weigh
 class SampleMaker:
     """Makes batches of ``frames``; its statistics come from the training split alone."""
 
-    def __init__(self, frames: Frames, split: Split, data: DataConfig, processor: VLMProcessor) -> None:
+    def __init__(
+        self, frames: Frames, split: Split, data: DataConfig, processor: VLMProcessor, lesson: Lesson | None = None
+    ) -> None:
         self._frames = frames
         self._processor = processor
-        self._grid = grounding.CellGrid()
+        self._lesson = lesson
         self._labels = encode_actions(frames.actions, frames.joint_positions, data.action_mode)
         self._states = frames.joint_positions[:, None]
         self.stats: dict[str, FieldStats] = {
@@ -69,15 +72,18 @@ class SampleMaker:
         return self._labels[indices]
 
     def batch(self, indices: np.ndarray, rng: np.random.Generator) -> TrainingBatch:
-        """A batch; where the bags say where the blocks are, the question and its answer come with it."""
+        """A batch; where the bags say where things are, the lesson's question and its answer come with it."""
         episodes = self._frames.episode[indices]
-        blocks = [self._frames.blocks[episode] for episode in episodes]
+        questions = [self._ask(self._frames.scenes[episode], rng) for episode in episodes]
         policy_input = self._processor.make_batch(
             self._frames.images[indices],
             [self._frames.tasks[episode] for episode in episodes],
-            [grounding.QUESTION if known else "" for known in blocks],
-            [grounding.answer(known, self._grid, rng) if known else "" for known in blocks],
+            [question.prompt for question in questions],
+            [question.answer for question in questions],
         )
         return TrainingBatch(
             policy_input, self._state.normalize(self._states[indices]), self.action.normalize(self._labels[indices])
         )
+
+    def _ask(self, scene: Mapping[str, tuple[float, float]], rng: np.random.Generator) -> Question:
+        return self._lesson.ask(scene, rng) if self._lesson is not None and scene else Question()

@@ -6,9 +6,7 @@ import numpy as np
 from PIL import Image
 
 
-def resize(
-    image: np.ndarray, height: int, width: int, resampling: Image.Resampling = Image.Resampling.BICUBIC
-) -> np.ndarray:
+def resize(image: np.ndarray, height: int, width: int, resampling: Image.Resampling) -> np.ndarray:
     """uint8 RGB [h, w, 3] to [height, width, 3], with antialiasing as Pillow does it."""
     if image.shape[:2] == (height, width):
         return image

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.observing.buffers import CommandHistory
 from vla_ros.robot import RobotConfig
+from vla_ros.runtime.command_history import CommandHistory
 from vla_ros.runtime.path import NS_PER_S
 from vla_ros.runtime.policy_driver import PolicyDriver
 from vla_ros.runtime.schedule import STRATEGIES

@@ -139,12 +139,18 @@ class VLMProcessor(ABC):
         return self.make_batch(resized[None], (task,)).sample(0)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """A camera's image to uint8 [image_height, image_width, 3], antialiased as Pillow does it."""
-        expected = (self.config.camera_height, self.config.camera_width, 3)
+        """As ``resize_image``."""
+        return self.resize_image(self.config, image)
+
+    @classmethod
+    def resize_image(cls, config: ProcessorConfig, image: np.ndarray) -> np.ndarray:
+        """A camera's image to uint8 [image_height, image_width, 3], antialiased as Pillow does it: what training keeps
+        of it. Raises ValueError for an image of another size or type."""
+        expected = (config.camera_height, config.camera_width, 3)
         if image.shape != expected or image.dtype != np.uint8:
             got = f"{image.dtype} {list(image.shape)}"
             raise ValueError(f"image is {got}; expected uint8 {list(expected)}: set the camera's size and rgb8")
-        return resize(image, self.config.image_height, self.config.image_width, self.resampling)
+        return resize(image, config.image_height, config.image_width, cls.resampling)
 
     def make_batch(
         self,

@@ -23,7 +23,7 @@ def match_policy(
     if tuple(joint_names) != robot.joint_names:
         raise ValueError(
             f"the policy has joints {', '.join(joint_names)} and robot '{robot.name}' has "
-            f"{', '.join(robot.joint_names)}; expected the same in the same order: mend joints in the robot file"
+            f"{', '.join(robot.joint_names)}; expected the same in the same order: fix joints in the robot file"
         )
     missing = [name for name in camera_names if name not in robot.camera_names]
     if missing:
