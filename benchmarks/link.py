@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from vla_ros.policies.pi.published import PUBLISHED
+from vla_ros.policies.pi.request import PiRequest
 from vla_ros.policies.pi.synthetic import synthetic_request
-from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.wire import PolicyResult, decode_request, decode_result, encode_request, encode_result
 
 REQUEST_TOPIC, RESULT_TOPIC = "vla_model/request", "vla_model/result"
@@ -82,7 +82,7 @@ def percentiles(times_ms: list[float]) -> dict[str, float]:
     return {f"p{share}": float(np.percentile(times_ms, share)) for share in (50, 90, 99, 100)}
 
 
-def time_codec(request: PolicyRequest) -> dict[str, list[float]]:
+def time_codec(request: PiRequest) -> dict[str, list[float]]:
     """What encoding and decoding alone take, without ROS."""
     encoded, answer = encode_request(request), encode_result(make_result(request))
     runs: dict[str, Callable[[], object]] = {
@@ -94,7 +94,7 @@ def time_codec(request: PolicyRequest) -> dict[str, list[float]]:
     return {name: [_time_ms(run) for _ in range(NUM_CODEC_RUNS)] for name, run in runs.items()}
 
 
-def time_link(request: PolicyRequest, num_requests: int, rate_hz: float) -> tuple[list[float], list[float], int]:
+def time_link(request: PiRequest, num_requests: int, rate_hz: float) -> tuple[list[float], list[float], int]:
     """Round trips in ms, those of bare messages, and how many requests had no answer.
 
     Requests go out one at a time, as the policy node's do, with a bare message half-way to the next.
@@ -158,7 +158,7 @@ class Client:
                 raise SystemExit(f"the second process was not seen within {PATIENCE_S:g} s")
             time.sleep(0.05)
 
-    def ask(self, request: PolicyRequest) -> float | None:
+    def ask(self, request: PiRequest) -> float | None:
         """How long one request and its result took, in ms; None where no result came within a second."""
         start_s = time.perf_counter()
         answer = self._exchange(encode_request(request))
@@ -231,12 +231,12 @@ def serve() -> None:
         results.publish(UInt8MultiArray(data=payload))
 
 
-def read_request(data: bytes) -> PolicyRequest:
+def read_request(data: bytes) -> PiRequest:
     message = decode_request(data)
-    return PolicyRequest.from_tensors(message.tensors, message.metadata)
+    return PiRequest.from_tensors(message.tensors, message.metadata)
 
 
-def make_result(request: PolicyRequest) -> PolicyResult:
+def make_result(request: PiRequest) -> PolicyResult:
     return PolicyResult(request.stamp_ns, DIGEST, request.noise, 0.0, {"prefix": 0.0, "suffix": 0.0})
 
 

@@ -17,7 +17,9 @@ import torch
 from PIL import Image
 
 from vla_ros.bench.inference.paired import measure_interleaved, paired_ratio
-from vla_ros.bench.inference.subject import CAMERA_SIZE, NUM_CAMERAS, random_preprocessing, sizes_of
+from vla_ros.bench.inference.subject import sizes_of
+from vla_ros.policies.pi.trials import CAMERA_SIZE
+from vla_ros.policies.trials import NUM_CAMERAS, trials_of
 
 
 def main() -> int:
@@ -29,7 +31,7 @@ def main() -> int:
     args = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     sizes = sizes_of(args.policy)
-    preprocess = random_preprocessing(sizes, NUM_CAMERAS)
+    preprocess = trials_of(sizes.config).make_preprocessing(sizes.config, NUM_CAMERAS, sizes.image_size)
     if preprocess is None:
         parser.error(f"no processor can be made up for {args.policy}")
     height, width = sizes.image_size

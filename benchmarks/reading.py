@@ -40,10 +40,11 @@ from rosbags.rosbag2 import StoragePlugin
 
 from vla_ros.bags.read import BagReader
 from vla_ros.observing.observe import Observer
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
+from vla_ros.policies.pi.request import PiRequest
 from vla_ros.recordings.feed import Feed
 from vla_ros.recordings.observed import observe_event
 from vla_ros.robot import RobotConfig
-from vla_ros.transforms.sample import PolicyInput, PolicyRequest
 from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation
 
 MAX_GROWTH_MB = 100.0
@@ -197,13 +198,13 @@ class StillProcessor:
     joint_names, camera_names = make_robot(False).joint_names, make_robot(False).camera_names
     action_dim, digest = NUM_JOINTS, "none"
 
-    def process(self, observation: Observation, continuation: Continuation | None = None) -> PolicyRequest:
+    def process(self, observation: Observation, continuation: Continuation | None = None) -> PiRequest:
         pixels = np.concatenate([image[:: HEIGHT // 8, :: WIDTH // 8] for image in observation.images.values()])
         tokens, mask = np.ones(4, np.int64), np.ones((4, 4), bool)
         grid = ((1, 8, 8),) * NUM_CAMERAS
         given = PolicyInput(pixels.reshape(-1, 3), tokens, tokens > 0, mask, tokens[None], None, grid)
         state = observation.joint_positions.astype(np.float32)[None]
-        return PolicyRequest(observation.stamp_ns, given, state, np.zeros((self.chunk_shape.horizon, 6), np.float32))
+        return PiRequest(observation.stamp_ns, given, state, np.zeros((self.chunk_shape.horizon, 6), np.float32))
 
     def decode(self, actions: np.ndarray, observation: Observation) -> ActionChunk:
         return ActionChunk(observation.stamp_ns, self.chunk_shape.dt_s, self.chunk_shape.offset, actions)

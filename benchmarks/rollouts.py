@@ -69,7 +69,7 @@ def _load(rollout: Rollout) -> tuple[Any, Any, Any]:
 
         from vla_ros.execution.runner import PolicyRunner
         from vla_ros.policies.directory import load_policy
-        from vla_ros.policies.processor import load_processor
+        from vla_ros.policies.files import load_processor
         from vla_ros.robot import load_robot
         from vla_ros.share import policy_dir, robot_file
         from vla_ros.sim.robot import SimulatedRobot
@@ -78,7 +78,7 @@ def _load(rollout: Rollout) -> tuple[Any, Any, Any]:
         loaded = load_policy(folder, "cpu")
         if rollout.is_guided:
             loaded.policy.config = replace(loaded.policy.config, max_frozen_actions=0)
-        runner = PolicyRunner(loaded.policy, torch.device("cpu"), loaded.num_steps)
+        runner = PolicyRunner(loaded.policy, torch.device("cpu"))
         robot = load_robot(robot_file("tabletop"))
         _loaded[key] = (SimulatedRobot(robot), robot), load_processor(folder), runner
     return _loaded[key]

@@ -15,6 +15,8 @@ _NAMES = {float: "a finite number", int: "a whole number", str: "a text", bool: 
 def parse_config(kind: type[Config], document: Any, where: str) -> Config:
     """One frozen dataclass from a mapping, nested ones too; ``where`` names the place in error messages.
 
+    A nested one that was read already, because it is one of several classes, stays.
+
     Raises ValueError for an unknown key, a missing one, or a value of another type.
     """
     if not isinstance(document, Mapping):
@@ -43,6 +45,8 @@ def config_to_dict(config: Any) -> Any:
 
 def _value(hint: Any, value: Any, where: str) -> Any:
     origin = get_origin(hint)
+    if is_dataclass(value) and isinstance(hint, type) and isinstance(value, hint):
+        return value
     if origin in (Union, types.UnionType):
         options = [option for option in get_args(hint) if option is not type(None)]
         return None if value is None else _value(options[0], value, where)

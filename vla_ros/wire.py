@@ -33,7 +33,7 @@ class TensorMessage:
 
 
 class Request(Protocol):
-    """What can be sent as a request: ``transforms.sample.PolicyRequest`` is one, and reads it back."""
+    """What can be sent as a request: ``transforms.sample.PolicyRequest`` is one, and reads it back as its family's."""
 
     def to_tensors(self) -> Mapping[str, np.ndarray]: ...
 

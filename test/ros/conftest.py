@@ -58,14 +58,14 @@ def ros() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A very small policy with random weights for the robot of these tests; its chunks last 2 s."""
-    from policy_helpers import observation, pi_config, policy_files
+    from policy_helpers import observation, pi_config, policy_processor
 
     from vla_ros.policies.directory import save_policy
     from vla_ros.policies.fill import build_policy
 
     directory = tmp_path_factory.mktemp("policies") / "random"
     config = pi_config()
-    save_policy(directory, build_policy(config), policy_files(config, chunk_dt_s=0.5), observation())
+    save_policy(directory, build_policy(config), policy_processor(config, chunk_dt_s=0.5), observation())
     # With torch in this process a collection takes half a second, in which the robot played here would stand still.
     gc.freeze()
     return directory

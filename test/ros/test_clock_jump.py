@@ -13,7 +13,7 @@ from ros_harness import NodeProcess, Probe, assert_within_limits, wait_until
 from rosgraph_msgs.msg import Clock
 
 from vla_ros.messages.times import fill_time
-from vla_ros.policies.processor import digest_of
+from vla_ros.policies.files import digest_of
 from vla_ros.robot import load_robot
 
 ROBOT_FILE = Path(__file__).parents[1] / "data" / "three_joints.yaml"

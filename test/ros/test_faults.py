@@ -12,7 +12,7 @@ import yaml
 from fake_model import FakeModel
 from ros_harness import NodeProcess, Probe, assert_within_limits, wait_for_words, wait_until
 
-from vla_ros.policies.processor import digest_of
+from vla_ros.policies.files import digest_of
 from vla_ros.robot import load_robot
 
 ROBOT_FILE = Path(__file__).parents[1] / "data" / "three_joints.yaml"

@@ -20,8 +20,8 @@ from torch import Tensor
 from vla_ros.audit.passes import PassReport, accelerator_pass, graph_pass, guided, host_pass
 from vla_ros.execution import runner
 from vla_ros.execution.staging import StagingArea
-from vla_ros.policies.base import BasePolicy, PolicyObservation
-from vla_ros.policies.modules.vlm_bridge.data_types import VLMOutputs
+from vla_ros.policies.base import BasePolicy
+from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation, VLMOutputs
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.policy import PiPolicy
 from vla_ros.policies.pi.synthetic import synthetic_request
@@ -116,7 +116,7 @@ def main() -> None:
             ("guided", config, (accelerator_pass, host_pass)),
             ("frozen", with_frozen, (accelerator_pass, host_pass, graph_pass)),
         ):
-            reports = [run(variant, guided(request), planted(plant)) for run in passes]
+            reports = [run(variant, guided(variant, request), planted(plant)) for run in passes]
             found[f"{name}_{plant.__name__}"] = {report.name: events_of(report) for report in reports}
     runner.StagingArea = CopiesTwice
     report = accelerator_pass(config, request, planted(nothing))

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
+from vla_ros.policies.pi.request import PiRequest
 from vla_ros.replay.golden.against_baseline import compare_with_baseline
 from vla_ros.replay.golden.baseline import Baseline, make_baseline
 from vla_ros.replay.golden.baseline_file import read_baseline, write_baseline
@@ -18,7 +20,6 @@ from vla_ros.replay.golden.fingerprint import fingerprint
 from vla_ros.replay.golden.provenance import Provenance
 from vla_ros.replay.records import Event, Replay, ReplayedChunk, Series, Span
 from vla_ros.transforms.images import patchify
-from vla_ros.transforms.sample import PolicyInput, PolicyRequest
 
 MS, S = 1_000_000, 1_000_000_000
 START_NS = 1_700_000_000 * S
@@ -125,14 +126,14 @@ def request(
     filters: Sequence[Image.Resampling] = (Image.Resampling.BICUBIC,) * 2,
     cameras: Sequence[int] = (0, 1),
     **changes: Any,
-) -> PolicyRequest:
+) -> PiRequest:
     """What a processor makes of ``header_ns``: pictures of 32 by 32 in patches of 8, and the normalised joints."""
     pictures = [Image.fromarray(scene(camera, header_ns)) for camera in cameras]
     small = [np.asarray(picture.resize((32, 32), how)) for picture, how in zip(pictures, filters, strict=True)]
     return request_of(header_ns, np.stack(small), motion(header_ns) if joints is None else joints, **changes)
 
 
-def request_of(header_ns: int, images: np.ndarray, joints: np.ndarray, **changes: Any) -> PolicyRequest:
+def request_of(header_ns: int, images: np.ndarray, joints: np.ndarray, **changes: Any) -> PiRequest:
     """A request from images [2, 32, 32, 3] and joints [3]."""
     ids = np.array([0, 0, 7, 8, 9, 4])
     given = PolicyInput(
@@ -146,10 +147,10 @@ def request_of(header_ns: int, images: np.ndarray, joints: np.ndarray, **changes
     )
     state = ((joints - OFFSETS) / SCALES)[None].astype(np.float32)
     noise = np.random.default_rng(header_ns).standard_normal((HORIZON, 3), np.float32)
-    return replace(PolicyRequest(header_ns, given, state, noise), **changes)
+    return replace(PiRequest(header_ns, given, state, noise), **changes)
 
 
-def seen_as(given: Replay, make: Callable[[int], PolicyRequest]) -> Replay:
+def seen_as(given: Replay, make: Callable[[int], PiRequest]) -> Replay:
     """``given``, its observations preprocessed by ``make``, which gets their ``header_ns``."""
     return replace(given, chunks=tuple(replace(c, fingerprint=fingerprint(make(c.header_ns))) for c in given.chunks))
 

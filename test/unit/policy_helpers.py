@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from vla_ros.policies.config import DataConfig
+from vla_ros.policies.modules.action_expert.config import ActionExpertConfig
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig
 from vla_ros.policies.modules.vlm_bridge.qwen.processor import LOCATION_TOKENS, QwenProcessor, train_tokenizer
-from vla_ros.policies.pi.config import ActionExpertConfig, PiConfig
-from vla_ros.policies.processor import PolicyFiles
+from vla_ros.policies.pi.config import PiConfig
+from vla_ros.policies.pi.processor import PiProcessor
 from vla_ros.transforms.normalize import compute_stats
 from vla_ros.transforms.sample import TrainingBatch
 from vla_ros.types import Observation
@@ -19,6 +20,14 @@ from vla_ros.types import Observation
 CAMERAS = ("front", "top")
 JOINTS = ("base", "shoulder", "wrist")
 HORIZON = 4
+POLICY_FILES = (
+    "policy.yaml",
+    "model.safetensors",
+    "norm_stats.json",
+    "processor/tokenizer.json",
+    "processor/processor.json",
+    "golden.safetensors",
+)
 TASKS = ("touch the red block", "please go to the blue one")
 
 
@@ -103,13 +112,13 @@ def training_batch(config: PiConfig, with_answers: bool = True, seed: int = 0) -
     return TrainingBatch(inputs, state, rng.normal(size=(2, HORIZON, len(JOINTS))).astype(np.float32))
 
 
-def policy_files(config: PiConfig, **data_changes: Any) -> PolicyFiles:
+def policy_processor(config: PiConfig, **data_changes: Any) -> PiProcessor:
     rng = np.random.default_rng(1)
     data = DataConfig(JOINTS, CAMERAS, HORIZON, chunk_dt_s=0.1)
-    return PolicyFiles(
-        policy=config,
+    return PiProcessor(
+        config=config,
         data=replace(data, **data_changes),
-        processor=processor_config(),
+        images=processor_config(),
         tokenizer=train_tokenizer(TASKS, vocab_size=400, extra_tokens=LOCATION_TOKENS),
         stats={
             "state": compute_stats(rng.normal(size=(50, 1, len(JOINTS)))),

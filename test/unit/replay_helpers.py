@@ -14,8 +14,9 @@ from runtime_helpers import CHUNK_DT_S, HORIZON, MS, ROBOT, S
 from vla_ros.bags.types import message_type
 from vla_ros.bags.write import BagWriter
 from vla_ros.messages.trace import Trace, encode_trace
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
+from vla_ros.policies.pi.request import PiRequest
 from vla_ros.replay.policy import ReplayPolicy
-from vla_ros.transforms.sample import PolicyInput, PolicyRequest
 from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation
 
 START_NS = 1_000 * S
@@ -140,7 +141,7 @@ class SwingProcessor:
         self.camera_names = camera_names
         self.asked: list[Observation] = []
 
-    def process(self, observation: Observation, continuation: Continuation | None = None) -> PolicyRequest:
+    def process(self, observation: Observation, continuation: Continuation | None = None) -> PiRequest:
         self.asked.append(observation)
         pixels = np.concatenate([observation.images[name].reshape(-1, 3) for name in self.camera_names])
         tokens = np.ones(4, np.int64)
@@ -148,7 +149,7 @@ class SwingProcessor:
             pixels, tokens, tokens > 0, np.ones((4, 4), bool), tokens[None], None, ((1, 3, 4),) * len(self.camera_names)
         )
         state, noise = observation.joint_positions.astype(np.float32)[None], np.zeros((HORIZON, 2), np.float32)
-        return PolicyRequest(observation.stamp_ns, given, state, noise)
+        return PiRequest(observation.stamp_ns, given, state, noise)
 
     def decode(self, actions: np.ndarray, observation: Observation) -> ActionChunk:
         return ActionChunk(observation.stamp_ns, CHUNK_DT_S, 1.0, actions)
@@ -156,12 +157,12 @@ class SwingProcessor:
 
 def swing_policy(
     offset: float = 0.0,
-    infer: Callable[[PolicyRequest], np.ndarray] | None = None,
+    infer: Callable[[PiRequest], np.ndarray] | None = None,
     cameras: tuple[str, ...] = ("front", "wrist"),
 ) -> ReplayPolicy:
     """Wants what was commanded, and ``offset`` more."""
 
-    def swing(request: PolicyRequest) -> np.ndarray:
+    def swing(request: PiRequest) -> np.ndarray:
         shape = SwingProcessor.chunk_shape
         return np.stack([commanded(shape.due_ns(request.stamp_ns, k)) + offset for k in range(shape.horizon)])
 

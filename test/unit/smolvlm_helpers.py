@@ -10,10 +10,10 @@ import numpy as np
 from policy_helpers import CAMERAS, TASKS, pi_config, processor_config
 from tokenizers import Tokenizer
 
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.modules.vlm_bridge.qwen.processor import train_tokenizer
 from vla_ros.policies.modules.vlm_bridge.smolvlm.processor import IMAGE, SPECIAL_TOKENS, SmolVLMProcessor
 from vla_ros.policies.pi.config import PiConfig
-from vla_ros.transforms.sample import PolicyInput
 
 NUM_TOKENS = 305
 

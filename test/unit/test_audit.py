@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from policy_helpers import observation, pi_config, policy_files, vlm_config
+from policy_helpers import observation, pi_config, policy_processor, vlm_config
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -20,15 +20,15 @@ from vla_ros.audit.counting import Cost  # noqa: E402
 from vla_ros.audit.graph import graph_events  # noqa: E402
 from vla_ros.audit.passes import PassReport, host_pass  # noqa: E402
 from vla_ros.audit.recorder import COPY_IN, COPY_OUT, PYTHON_DATA, WAIT, Event, Recorder  # noqa: E402
-from vla_ros.audit.tiny import shrink  # noqa: E402
 from vla_ros.cli import audit as command  # noqa: E402
 from vla_ros.cli import main  # noqa: E402
 from vla_ros.policies.directory import save_policy  # noqa: E402
 from vla_ros.policies.fill import build_policy  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.qwen.bridge import build_config  # noqa: E402
 from vla_ros.policies.pi.published import PUBLISHED  # noqa: E402
+from vla_ros.policies.pi.request import PiRequest  # noqa: E402
 from vla_ros.policies.pi.synthetic import image_size_of, synthetic_request  # noqa: E402
-from vla_ros.transforms.sample import PolicyRequest  # noqa: E402
+from vla_ros.policies.pi.tiny import shrink  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -116,7 +116,7 @@ def test_a_second_copy_by_the_staging_buffers_is_not_a_declared_one(planted_even
 def test_a_policy_directory_passes_on_the_command_line(tmp_path):
     config = pi_config(num_steps=2)
     torch.manual_seed(0)
-    save_policy(tmp_path / "policy", build_policy(config).eval(), policy_files(config), observation())
+    save_policy(tmp_path / "policy", build_policy(config).eval(), policy_processor(config), observation())
     report = tmp_path / "audit.json"
     done = run_python("-m", "vla_ros.cli", "audit", "--policy", str(tmp_path / "policy"), "--json", str(report))
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
@@ -245,7 +245,7 @@ def test_a_synthetic_request_is_one_that_the_policy_takes(name):
     from vla_ros.policies.fill import build_policy
 
     build_policy(tiny).check_request(request)
-    restored = PolicyRequest.from_tensors(request.to_tensors(), request.metadata())
+    restored = PiRequest.from_tensors(request.to_tensors(), request.metadata())
     for key, array in request.to_tensors().items():
         np.testing.assert_array_equal(restored.to_tensors()[key], array)
     again = synthetic_request(tiny, 3, image_size_of(tiny), num_text_tokens=6, seed=1)

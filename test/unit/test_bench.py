@@ -15,19 +15,18 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 
 from vla_ros.audit.counting import Cost, CostCounter, count, count_published_step  # noqa: E402
-from vla_ros.audit.tiny import shrink  # noqa: E402
 from vla_ros.bench.inference.measure import measure  # noqa: E402
 from vla_ros.bench.inference.paired import NUM_WARM_UP_ROUNDS, measure_interleaved, paired_ratio  # noqa: E402
 from vla_ros.bench.inference.report import report_json, report_text  # noqa: E402
 from vla_ros.bench.inference.roofline import Peaks, find_peaks  # noqa: E402
 from vla_ros.bench.inference.scale import SWEEPS, ScalePoint, sweep  # noqa: E402
-from vla_ros.bench.inference.stock import stock_forward  # noqa: E402
 from vla_ros.bench.inference.subject import Sizes, Subject, find_config, random_subject, sizes_of  # noqa: E402
 from vla_ros.cli import main  # noqa: E402
-from vla_ros.policies.base import PolicyObservation  # noqa: E402
 from vla_ros.policies.modules.action_expert.dit import DiTActionExpert  # noqa: E402
 from vla_ros.policies.pi.published import ACTION_EXPERT, PUBLISHED  # noqa: E402
+from vla_ros.policies.pi.stock import stock_forward  # noqa: E402
 from vla_ros.policies.pi.synthetic import image_size_of  # noqa: E402
+from vla_ros.policies.pi.tiny import shrink  # noqa: E402
 
 CPU = torch.device("cpu")
 PROMISED_OPERATORS, PROMISED_BYTES = 600, 1.25e9
@@ -115,7 +114,7 @@ def test_measured_peaks_are_those_of_some_computer() -> None:
 @pytest.mark.parametrize("name", ["pi-qwen", "pi-smol"])
 def test_the_stock_forward_gives_the_states_that_the_prefix_has(name: str) -> None:
     subject = tiny_subject(name)
-    inputs = PolicyObservation.from_request(subject.request).policy_input
+    inputs = subject.policy.unpack_request(subject.request).observation.policy_input
     stock = stock_forward(subject.policy, inputs)
     assert stock is not None
     with torch.inference_mode():

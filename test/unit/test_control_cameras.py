@@ -15,7 +15,7 @@ from vla_ros.bench.control.judge import HeardChunk, HeardCommand
 from vla_ros.bench.control.rows import Drive, Span
 from vla_ros.bench.control.table import Row
 from vla_ros.policies.directory import load_policy
-from vla_ros.policies.processor import load_processor
+from vla_ros.policies.files import load_processor
 from vla_ros.robot import RobotConfig
 from vla_ros.types import ActionChunk, Observation
 

@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from policy_helpers import HORIZON, JOINTS, observation, pi_config, policy_files, training_batch
+from policy_helpers import HORIZON, JOINTS, observation, pi_config, policy_processor, training_batch
 
 torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
 from vla_ros.execution.runner import PolicyRunner  # noqa: E402
-from vla_ros.policies.base import FlowDraws, PolicySample  # noqa: E402
-from vla_ros.policies.guidance import Guidance  # noqa: E402
 from vla_ros.policies.modules.action_expert.dit import BlockModulation, Modulation, embed_time  # noqa: E402
+from vla_ros.policies.modules.guidance import Guidance  # noqa: E402
+from vla_ros.policies.modules.vlm_bridge.data_types import PolicySample  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
-from vla_ros.policies.processor import PolicyProcessor  # noqa: E402
+from vla_ros.policies.utils.training import FlowDraws  # noqa: E402
 
 NUM_STEPS = 4
 
@@ -70,14 +70,14 @@ def test_the_loss_is_over_the_other_actions_with_time_0_for_the_frozen(use_state
     noisy = actions + times[..., None] * (draws.noise - actions)
     rows = torch.cat((draws.time[..., None], times), dim=-1) if use_state else times
     error = velocity_of_rows(policy, sample, noisy, rows) - (draws.noise - actions)
-    torch.testing.assert_close(policy.compute_loss(sample, draws).flow_mse, error[~is_frozen].square().mean())
+    torch.testing.assert_close(policy.compute_loss(sample, draws).parts["flow_mse"], error[~is_frozen].square().mean())
 
 
 def test_without_frozen_actions_the_loss_is_the_plain_one() -> None:
     policy = make_policy()
     sample = make_sample(policy)
     none, zero = (policy.compute_loss(sample, make_draws(counts)) for counts in (None, [[0, 0], [0, 0]]))
-    torch.testing.assert_close(zero.flow_mse, none.flow_mse)
+    torch.testing.assert_close(zero.parts["flow_mse"], none.parts["flow_mse"])
 
 
 def test_draws_are_the_same_with_and_without_and_freeze_each_number_of_actions() -> None:
@@ -121,11 +121,11 @@ def test_samples_keep_the_frozen_actions_and_follow_from_them() -> None:
 
 def test_the_runner_takes_no_gradient_where_the_policy_knows_frozen_actions(monkeypatch) -> None:
     policy = make_policy()
-    processor = PolicyProcessor(policy_files(policy.config), digest="")
+    processor = policy_processor(policy.config)
     monkeypatch.delattr(torch.func, "vjp")
     request = processor.process(observation())
     old, weights = np.ones_like(request.noise), np.array([1, 1, 0.5, 0], np.float32)
-    runner = PolicyRunner(policy, torch.device("cpu"), NUM_STEPS)
+    runner = PolicyRunner(policy, torch.device("cpu"))
     plain = runner.run(request).actions
     actions = runner.run(replace(request, previous_actions=old, guidance_weights=weights)).actions
     np.testing.assert_array_equal(actions[:2], old[:2])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from policy_helpers import EXPERT, HORIZON, JOINTS, observation, pi_config, policy_files, training_batch
+from policy_helpers import EXPERT, HORIZON, JOINTS, observation, pi_config, policy_processor, training_batch
 
 torch = pytest.importorskip("torch")
 
@@ -18,13 +18,13 @@ from torch_helpers import NothingWaits  # noqa: E402
 from vla_ros.audit.recorder import Recorder  # noqa: E402
 from vla_ros.execution.runner import PolicyRunner  # noqa: E402
 from vla_ros.execution.staging import Bucket  # noqa: E402
-from vla_ros.policies.base import PolicyObservation, PolicySample  # noqa: E402
 from vla_ros.policies.directory import infer  # noqa: E402
-from vla_ros.policies.guidance import Guidance, check_product_sync, guidance_strength  # noqa: E402
+from vla_ros.policies.modules.guidance import Guidance, check_product_sync, guidance_strength  # noqa: E402
+from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation, PolicySample  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
-from vla_ros.policies.processor import PolicyProcessor  # noqa: E402
+from vla_ros.policies.pi.processor import PiProcessor  # noqa: E402
+from vla_ros.policies.pi.request import PiRequest  # noqa: E402
 from vla_ros.transforms.chunking import guidance_weights  # noqa: E402
-from vla_ros.transforms.sample import PolicyRequest  # noqa: E402
 from vla_ros.wire import decode_request, encode_request  # noqa: E402
 
 NUM_STEPS = 5
@@ -149,11 +149,11 @@ def test_counts_that_leave_no_room_have_no_weights(counts: tuple[int, int, int])
 
 
 @pytest.fixture(scope="module")
-def processor() -> PolicyProcessor:
-    return PolicyProcessor(policy_files(pi_config()), digest="")
+def processor() -> PiProcessor:
+    return policy_processor(pi_config())
 
 
-def guided(request: PolicyRequest, weights: tuple[float, ...] = WEIGHTS) -> PolicyRequest:
+def guided(request: PiRequest, weights: tuple[float, ...] = WEIGHTS) -> PiRequest:
     old = make_noise(seed=2)[0].numpy()
     return replace(request, previous_actions=old, guidance_weights=np.array(weights, np.float32))
 
@@ -161,22 +161,22 @@ def guided(request: PolicyRequest, weights: tuple[float, ...] = WEIGHTS) -> Poli
 def test_a_guided_request_comes_back_from_the_wire_as_it_was_sent(processor) -> None:
     request = guided(processor.process(observation()))
     message = decode_request(encode_request(request))
-    back = PolicyRequest.from_tensors(message.tensors, message.metadata)
+    back = PiRequest.from_tensors(message.tensors, message.metadata)
     np.testing.assert_array_equal(back.previous_actions, request.previous_actions)
     np.testing.assert_array_equal(back.guidance_weights, request.guidance_weights)
-    plain = PolicyRequest.from_tensors(processor.process(observation()).to_tensors(), request.metadata())
+    plain = PiRequest.from_tensors(processor.process(observation()).to_tensors(), request.metadata())
     assert plain.previous_actions is None and plain.guidance_weights is None
     with pytest.raises(ValueError, match="'guidance_weights' is float32 with 2 dimensions; expected float32 with 1"):
-        PolicyRequest.from_tensors({**message.tensors, "guidance_weights": request.noise}, message.metadata)
+        PiRequest.from_tensors({**message.tensors, "guidance_weights": request.noise}, message.metadata)
 
 
 def test_the_runner_gives_what_the_policy_gives_guided_or_not(processor) -> None:
     policy = make_policy()
     request = processor.process(observation())
-    plain = infer(policy, request, NUM_STEPS, torch.device("cpu"))
-    expected = infer(policy, guided(request), NUM_STEPS, torch.device("cpu"))
+    plain = infer(policy, request, torch.device("cpu"))
+    expected = infer(policy, guided(request), torch.device("cpu"))
     assert np.abs(expected - plain).max() > 0.1
-    runner = PolicyRunner(policy, torch.device("cpu"), NUM_STEPS)
+    runner = PolicyRunner(policy, torch.device("cpu"))
     for _ in range(2):  # each has buffers of its own
         np.testing.assert_allclose(runner.run(request).actions, plain, atol=1e-5)
         np.testing.assert_allclose(runner.run(guided(request)).actions, expected, atol=1e-4)
@@ -199,13 +199,13 @@ def test_the_runner_gives_what_the_policy_gives_guided_or_not(processor) -> None
 def test_bad_guidance_is_refused_in_one_line(processor, changes: dict[str, Any], expected: str) -> None:
     request = replace(guided(processor.process(observation())), **changes)
     with pytest.raises(ValueError, match=expected) as refusal:
-        PolicyRunner(make_policy(), torch.device("cpu"), NUM_STEPS).run(request)
+        PolicyRunner(make_policy(), torch.device("cpu")).run(request)
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("mode", ["relative", "absolute"])
 def test_an_older_chunk_is_expressed_for_the_new_state(mode: str) -> None:
-    processor = PolicyProcessor(policy_files(pi_config(), action_mode=mode), digest="")
+    processor = policy_processor(pi_config(), action_mode=mode)
     seen = observation()
     targets = processor.decode(make_noise()[0].numpy().clip(-1, 1), seen).positions
     moved = replace(seen, joint_positions=seen.joint_positions + 0.05)
@@ -217,11 +217,11 @@ def test_an_older_chunk_is_expressed_for_the_new_state(mode: str) -> None:
 
 
 def test_warm_up_requests_are_guided_too_where_asked_for(processor) -> None:
-    requests = processor.requests_of_every_bucket(observation(), with_guidance=True)
+    requests = processor.warm_up_requests(observation(), with_guidance=True)
     assert [len(request.policy_input.input_ids) for request in requests] == [48, 72, 48, 72]
     assert [request.previous_actions is not None for request in requests] == [False, False, True, True]
     assert len({Bucket.of(request) for request in requests}) == 4
-    runner = PolicyRunner(make_policy(), torch.device("cpu"), NUM_STEPS)
+    runner = PolicyRunner(make_policy(), torch.device("cpu"))
     assert all(np.isfinite(runner.run(request).actions).all() for request in requests)
 
 
@@ -234,7 +234,7 @@ def test_wrong_gradients_are_found_before_the_first_guided_request_runs(processo
         return value, lambda cotangent: (factor * product(cotangent)[0],)
 
     monkeypatch.setattr(torch.func, "vjp", broken)
-    runner = PolicyRunner(policy, torch.device("cpu"), NUM_STEPS)
+    runner = PolicyRunner(policy, torch.device("cpu"))
     request = processor.process(observation())
     runner.run(request)
     for _ in range(2):  # and every time

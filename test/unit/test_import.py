@@ -10,7 +10,7 @@ import numpy as np
 import paligemma_helpers
 import pytest
 import smolvlm_helpers
-from policy_helpers import CAMERAS, HORIZON, JOINTS, observation
+from policy_helpers import CAMERAS, HORIZON, JOINTS, POLICY_FILES, observation
 
 torch = pytest.importorskip("torch")
 
@@ -20,8 +20,7 @@ from safetensors import safe_open  # noqa: E402
 
 from vla_ros.cli import main  # noqa: E402
 from vla_ros.policies.directory import infer, load_policy  # noqa: E402
-from vla_ros.policies.golden import read_golden  # noqa: E402
-from vla_ros.policies.processor import POLICY_FILES, load_processor, open_policy  # noqa: E402
+from vla_ros.policies.files import load_processor, open_policy  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -72,22 +71,23 @@ def test_weights_stay_as_narrow_as_they_came(imported: Path) -> None:
 
 
 def test_the_golden_actions_are_those_of_wide_weights(imported: Path) -> None:
-    golden = read_golden(imported / "golden.safetensors")
+    golden = open_policy(imported).golden
     policy = load_policy(imported, "cpu").policy
-    actions = infer(policy, golden.request, 10, torch.device("cpu"))
+    actions = infer(policy, golden.request, torch.device("cpu"))
     np.testing.assert_allclose(golden.actions, actions, atol=1e-5)
     moved = np.abs(golden.actions - golden.request.noise).max()
     assert moved > 0.1, "actions that are nothing but their noise would check nothing"
 
 
 def test_the_directory_says_what_the_robot_and_the_release_said(imported: Path) -> None:
-    files = open_policy(imported).files
-    assert files.policy == config_of_run()
-    assert (files.data.joint_names, files.data.camera_names) == (JOINTS, CAMERAS)
-    assert (files.data.chunk_dt_s, files.data.action_mode, files.data.normalization) == (0.1, "relative", "quantile")
-    assert files.processor.buckets == (MAX_LENGTH,) and files.processor.camera_width == 32
+    processor = open_policy(imported).processor
+    data = processor.data
+    assert processor.config == config_of_run()
+    assert (processor.data.joint_names, processor.data.camera_names) == (JOINTS, CAMERAS)
+    assert (data.chunk_dt_s, data.action_mode, data.normalization) == (0.1, "relative", "quantile")
+    assert processor.images.buckets == (MAX_LENGTH,) and processor.images.camera_width == 32
     released = released_stats()["action_chunk.actions"]["q01"][:HORIZON]
-    np.testing.assert_allclose(files.stats["action"].q01, released, rtol=1e-6)
+    np.testing.assert_allclose(processor.stats["action"].q01, released, rtol=1e-6)
     assert load_processor(imported).process(observation()).policy_input.input_ids.shape == (MAX_LENGTH,)
 
 
@@ -102,7 +102,7 @@ def test_importing_twice_gives_the_same_policy(run: Path, imported: Path, tmp_pa
     assert do_import(run / "checkpoint_10", tmp_path / "again") == 0
     for name in set(POLICY_FILES) - {"golden.safetensors"}:
         assert (tmp_path / "again" / name).read_bytes() == (imported / name).read_bytes(), name
-    first, again = (read_golden(path / "golden.safetensors") for path in (imported, tmp_path / "again"))
+    first, again = (open_policy(path).golden for path in (imported, tmp_path / "again"))
     np.testing.assert_array_equal(again.actions, first.actions)
 
 
@@ -115,7 +115,7 @@ def test_every_backbone_is_imported(backbone: str, tmp_path: Path) -> None:
     run = write_run(tmp_path, config, tokenizer=tokenizer)
     assert do_import(run, tmp_path / "out") == 0
     request = load_processor(tmp_path / "out").process(observation())
-    actions = infer(load_policy(tmp_path / "out", "cpu").policy, request, 10, torch.device("cpu"))
+    actions = infer(load_policy(tmp_path / "out", "cpu").policy, request, torch.device("cpu"))
     assert actions.shape == (HORIZON, len(JOINTS)) and np.isfinite(actions).all()
 
 
@@ -126,9 +126,9 @@ def test_options_reach_the_directory(copy: Path, tmp_path: Path) -> None:
     more = ("--action-mode", "absolute", "--camera-size", "16x40")
     (tmp_path / "out").mkdir()  # empty: it may be there
     assert do_import(copy, tmp_path / "out", *options, *more) == 0
-    files = open_policy(tmp_path / "out").files
-    assert (files.data.chunk_dt_s, files.data.action_mode) == (0.05, "absolute")
-    assert (files.processor.camera_height, files.processor.camera_width) == (16, 40)
+    processor = open_policy(tmp_path / "out").processor
+    assert (processor.data.chunk_dt_s, processor.data.action_mode) == (0.05, "absolute")
+    assert (processor.images.camera_height, processor.images.camera_width) == (16, 40)
 
 
 def test_a_directory_in_use_is_left_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "vla_ros.policies": {"numpy", "hydra", "omegaconf", "yaml", "safetensors", "vla_ros.transforms", "vla_ros.types"}
     | TORCH,
     "vla_ros.policies.modules.vlm_bridge": {"numpy", "transformers", "vla_ros.policies", "vla_ros.transforms"} | TORCH,
+    "vla_ros.policies.pi": {"numpy", "tokenizers", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types"} | TORCH,
     "vla_ros.policies.pi.released": {
         "numpy",
         "yaml",
@@ -132,6 +133,16 @@ MAY_IMPORT = {
     }
     | TORCH,
 }
+# These go by what any policy is: no family's folder is named in them, the registry's strings apart.
+KNOWS_NO_FAMILY = (
+    "vla_ros.policies",
+    "vla_ros.execution",
+    "vla_ros.audit",
+    "vla_ros.bench.inference",
+    "vla_ros.replay",
+    "vla_ros.nodes",
+    "vla_ros.ros",
+)
 # Torch-free although it lies among the policies: the robot's computer needs no model library.
 PROCESSOR_MAY_IMPORT = {
     "numpy",
@@ -209,6 +220,17 @@ def may_import(module: str, imported: str) -> bool:
     return is_inside(imported, layer) or any(is_inside(imported, allowed) for allowed in MAY_IMPORT.get(layer, ()))
 
 
+def family_of(module: str) -> str:
+    """The folder of the family that a module is part of; empty for all others."""
+    return next((folder for folder in family_folders() if is_inside(module, folder)), "")
+
+
+def family_folders() -> set[str]:
+    """A family's folder is one in which a policy, its processor and its configuration lie together."""
+    folders = {module.rpartition(".")[0] for module in MODULES if module.endswith(".policy")}
+    return {folder for folder in folders if {f"{folder}.processor", f"{folder}.config"} <= MODULES.keys()}
+
+
 def loaded_by(modules: list[str]) -> set[str]:
     """The top-level packages that a fresh interpreter has loaded after importing ``modules``."""
     imports = "; ".join(f"import {module}" for module in modules)
@@ -233,6 +255,17 @@ def test_every_module_imports_only_what_its_layer_may() -> None:
         if not may_import(module, imported)
     ]
     assert not refused, "\n".join(refused)
+
+
+def test_no_family_is_imported_but_by_itself_and_by_what_is_made_for_it() -> None:
+    assert "vla_ros.policies.pi" in family_folders()
+    named = [
+        f"{module} imports {imported}"
+        for module in modules_inside(*KNOWS_NO_FAMILY)
+        for imported in sorted(imports_of(MODULES[module]))
+        if family_of(imported) not in ("", family_of(module))
+    ]
+    assert not named, "\n".join(named)
 
 
 def test_every_layer_of_the_table_exists() -> None:

@@ -16,13 +16,13 @@ import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch_helpers import NothingWaits  # noqa: E402
 
-from vla_ros.policies.base import FlowDraws, PolicySample  # noqa: E402
 from vla_ros.policies.modules.layers.pixels import normalize_patches  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan  # noqa: E402
-from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs  # noqa: E402
+from vla_ros.policies.modules.vlm_bridge.data_types import PolicySample, VLMInputs  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.paligemma.bridge import PaliGemmaBridge, build_config  # noqa: E402
 from vla_ros.policies.pi.config import PiConfig  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
+from vla_ros.policies.utils.training import FlowDraws  # noqa: E402
 
 
 def policy_inputs(config: PiConfig) -> VLMInputs:

@@ -22,10 +22,10 @@ from paligemma_helpers import (
 from policy_helpers import CAMERAS, TASKS, observation
 from tokenizers import Tokenizer, models
 
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.modules.vlm_bridge.paligemma.processor import BEGIN, END, IMAGE, PAD, PaliGemmaProcessor
 from vla_ros.policies.modules.vlm_bridge.processor import PROMPT_SEPARATOR
 from vla_ros.transforms.images import patchify
-from vla_ros.transforms.sample import PolicyInput
 
 IMAGES = list(observation().images.values())
 NUM_IMAGE_TOKENS = 16

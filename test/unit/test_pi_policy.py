@@ -14,10 +14,10 @@ import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch_helpers import NothingWaits  # noqa: E402
 
-from vla_ros.policies.base import FlowDraws, PolicySample  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan  # noqa: E402
-from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs  # noqa: E402
+from vla_ros.policies.modules.vlm_bridge.data_types import PolicySample, VLMInputs  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
+from vla_ros.policies.utils.training import FlowDraws  # noqa: E402
 from vla_ros.policies.utils.transformers import apply_rotary, make_rotary, rms_norm  # noqa: E402
 
 
@@ -45,24 +45,24 @@ def make_draws(num_draws: int) -> FlowDraws:
 def test_many_draws_cost_one_prefix_and_give_the_mean_of_single_draws() -> None:
     policy, draws = make_policy(), make_draws(3)
     sample = make_sample(policy)
-    together = policy.compute_loss(sample, draws).flow_mse
+    together = policy.compute_loss(sample, draws).parts["flow_mse"]
     alone = [FlowDraws(draws.noise[:, i : i + 1], draws.time[:, i : i + 1]) for i in range(3)]
-    single = torch.stack([policy.compute_loss(sample, draw).flow_mse for draw in alone])
+    single = torch.stack([policy.compute_loss(sample, draw).parts["flow_mse"] for draw in alone])
     torch.testing.assert_close(together, single.mean())
 
 
 def test_the_total_is_flow_loss_plus_weighted_cross_entropy() -> None:
     policy = make_policy(ce_loss_weight=0.3)
     loss = policy.compute_loss(make_sample(policy), make_draws(1))
-    torch.testing.assert_close(loss.total, loss.flow_mse + 0.3 * loss.ce_loss)
-    assert loss.ce_loss > 0
+    torch.testing.assert_close(loss.total, loss.parts["flow_mse"] + 0.3 * loss.parts["ce_loss"])
+    assert loss.parts["ce_loss"] > 0
 
 
 def test_without_answers_the_cross_entropy_is_zero_and_the_flow_loss_the_same() -> None:
     policy, draws = make_policy(), make_draws(1)
     with_answers, without = (policy.compute_loss(make_sample(policy, answers), draws) for answers in (True, False))
-    assert without.ce_loss == 0
-    torch.testing.assert_close(with_answers.flow_mse, without.flow_mse, rtol=1e-4, atol=1e-5)
+    assert without.parts["ce_loss"] == 0
+    torch.testing.assert_close(with_answers.parts["flow_mse"], without.parts["flow_mse"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{}, {"expert_only_use_register": False, "causal_mask_obs_register": False}])

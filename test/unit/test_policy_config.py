@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from policy_helpers import pi_config, policy_files, processor_config
+from policy_helpers import pi_config, policy_processor, processor_config
 
 from vla_ros.policies.config import DataConfig
+from vla_ros.policies.families import read_policy_config
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.strict import config_to_dict, parse_config
 
@@ -29,7 +30,7 @@ def test_a_config_survives_writing_and_reading() -> None:
 )
 def test_a_bad_policy_key_is_refused_by_name(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match="^" + message.replace("[", r"\[")):
-        parse_config(PiConfig, config_to_dict(pi_config()) | change, "policy")
+        read_policy_config(config_to_dict(pi_config()) | change, "policy")
 
 
 def test_a_missing_key_is_named() -> None:
@@ -58,6 +59,6 @@ def test_buckets_must_grow() -> None:
 
 def test_sizes_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="policy.action_dim is 3, data.joint_names has 2 joints; make them equal"):
-        policy_files(pi_config(), joint_names=("base", "wrist"))
+        policy_processor(pi_config(), joint_names=("base", "wrist"))
     with pytest.raises(ValueError, match="policy.action_horizon is 4, data.action_horizon 5"):
-        policy_files(pi_config(), action_horizon=5)
+        policy_processor(pi_config(), action_horizon=5)

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from policy_helpers import observation, pi_config, policy_files
+from policy_helpers import POLICY_FILES, observation, pi_config, policy_processor
 
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from vla_ros.policies.directory import infer, load_policy, save_policy  # noqa: E402
+from vla_ros.policies.files import load_processor  # noqa: E402
 from vla_ros.policies.fill import build_policy  # noqa: E402
-from vla_ros.policies.processor import POLICY_FILES, load_processor  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = pi_config()
     path = tmp_path_factory.mktemp("policy") / "tiny"
-    save_policy(path, build_policy(config), policy_files(config), observation())
+    save_policy(path, build_policy(config), policy_processor(config), observation())
     return path
 
 
@@ -51,7 +51,7 @@ def test_a_saved_policy_loads_and_both_sides_agree_on_its_digest(saved: Path) ->
     assert sorted(p.relative_to(saved).as_posix() for p in saved.rglob("*") if p.is_file()) == sorted(POLICY_FILES)
     assert loaded.digest == processor.digest
     request = processor.process(observation())
-    actions = infer(loaded.policy, request, loaded.num_steps, torch.device("cpu"))
+    actions = infer(loaded.policy, request, torch.device("cpu"))
     chunk = processor.decode(actions, observation())
     assert chunk.positions.shape == (4, 3) and chunk.offset == 1.0 and chunk.stamp_ns == observation().stamp_ns
 

@@ -11,16 +11,19 @@ from policy_helpers import EXPERT, HORIZON, JOINTS, pi_config, training_batch, v
 
 torch = pytest.importorskip("torch")
 
-from vla_ros.audit.tiny import shrink  # noqa: E402
-from vla_ros.bench.inference.reference import as_written_actions, plain_actions  # noqa: E402
-from vla_ros.policies.base import PolicyObservation, PolicySample  # noqa: E402
-from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs  # noqa: E402
+from vla_ros.policies.modules.vlm_bridge.data_types import (  # noqa: E402
+    PolicyObservation,
+    PolicySample,
+    VLMInputs,  # noqa: E402
+)
 from vla_ros.policies.pi.config import PiConfig  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
 from vla_ros.policies.pi.published import PUBLISHED  # noqa: E402
+from vla_ros.policies.pi.reference import as_written_actions, plain_actions  # noqa: E402
 from vla_ros.policies.pi.released.case import make_input, read_case  # noqa: E402
 from vla_ros.policies.pi.released.weights import load_released  # noqa: E402
 from vla_ros.policies.pi.synthetic import synthetic_request  # noqa: E402
+from vla_ros.policies.pi.tiny import shrink  # noqa: E402
 
 # The recorded cases are delivered beside the repository and are too large for it.
 CASES_FOLDER = Path(__file__).resolve().parents[1] / "data" / "pi_parity"
@@ -83,7 +86,8 @@ def test_so_it_is_for_small_siblings_of_the_published_policies(name: str) -> Non
     vision = config.vlm_config["vision_config"]
     size = vision.get("image_size", 4 * vision["patch_size"])
     request = synthetic_request(config, image_size=(size, size), num_text_tokens=7)
-    assert_equal_actions(make_policy(config), PolicyObservation.from_request(request), pack=True)
+    policy = make_policy(config)
+    assert_equal_actions(policy, policy.unpack_request(request).observation, pack=True)
 
 
 @pytest.mark.parametrize("name", ["qwen3vl", "paligemma", "smolvlm"])

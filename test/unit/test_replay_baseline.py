@@ -31,6 +31,7 @@ from compare_helpers import (
 )
 from PIL import Image
 
+from vla_ros.policies.pi.request import PiRequest
 from vla_ros.replay.comparison.verdict import FAIL, PASS, judge_by_baseline
 from vla_ros.replay.golden.against_baseline import compare_with_baseline
 from vla_ros.replay.golden.baseline import Baseline, Tolerances, make_baseline
@@ -39,7 +40,6 @@ from vla_ros.replay.golden.difference import BAG, BEHAVIOUR, FILE, SETTING, head
 from vla_ros.replay.golden.provenance import Provenance, machine_name, provenance
 from vla_ros.replay.records import Replay, ReplayedChunk, Series
 from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
-from vla_ros.transforms.sample import PolicyRequest
 
 FILTER = Image.Resampling
 RETRAINED = {"policy.yaml": "a" * 64, "model.safetensors": "e" * 64}
@@ -67,7 +67,7 @@ def test_rounding_of_another_processor_is_tolerated(golden: Replay, stored: Base
     def rounded(c: ReplayedChunk) -> ReplayedChunk:
         return replace(c, positions=c.positions + rng.uniform(-2e-7, 2e-7, c.positions.shape))
 
-    def rounded_pixels(header_ns: int) -> PolicyRequest:
+    def rounded_pixels(header_ns: int) -> PiRequest:
         given = request(header_ns)
         pixels = given.policy_input.pixel_values.astype(int)
         pixels += rng.integers(-1, 2, pixels.shape) * (rng.random(pixels.shape) < 0.3)

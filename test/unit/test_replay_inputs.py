@@ -28,11 +28,11 @@ from compare_helpers import (
 )
 from PIL import Image
 
+from vla_ros.policies.pi.request import PiRequest
 from vla_ros.replay.golden.baseline import Baseline, Tolerances, make_baseline
 from vla_ros.replay.golden.difference import INPUT
 from vla_ros.replay.golden.fingerprint import fingerprint, rms_difference
 from vla_ros.replay.records import Replay
-from vla_ros.transforms.sample import PolicyRequest
 
 FILTER = Image.Resampling
 
@@ -73,7 +73,7 @@ def test_one_camera_twice_is_named(golden: Replay, stored: Baseline) -> None:
 
 
 def test_reversed_colours_are_named(golden: Replay, stored: Baseline) -> None:
-    def reversed_colours(time_ns: int) -> PolicyRequest:
+    def reversed_colours(time_ns: int) -> PiRequest:
         images = [np.asarray(Image.fromarray(scene(k, time_ns)).resize((32, 32), FILTER.BICUBIC)) for k in (0, 1)]
         return request_of(time_ns, np.stack([images[0][..., ::-1], images[1]]), motion(time_ns))
 
@@ -82,7 +82,7 @@ def test_reversed_colours_are_named(golden: Replay, stored: Baseline) -> None:
 
 
 def test_a_darker_image_is_no_other_filter(golden: Replay, stored: Baseline) -> None:
-    def darker(time_ns: int) -> PolicyRequest:
+    def darker(time_ns: int) -> PiRequest:
         images = [np.asarray(Image.fromarray(scene(k, time_ns)).resize((32, 32), FILTER.BICUBIC)) for k in (0, 1)]
         return request_of(time_ns, np.stack([images[0], (images[1] * 0.95).astype(np.uint8)]), motion(time_ns))
 
@@ -91,7 +91,7 @@ def test_a_darker_image_is_no_other_filter(golden: Replay, stored: Baseline) -> 
 
 
 def test_a_camera_that_goes_wrong_half_way_is_dated(golden: Replay, stored: Baseline) -> None:
-    def late(time_ns: int) -> PolicyRequest:
+    def late(time_ns: int) -> PiRequest:
         return request(time_ns, filters=(FILTER.NEAREST if time_ns >= START_NS + 5 * S else FILTER.BICUBIC,) * 2)
 
     found = differences(seen_as(golden, late), stored)
@@ -104,7 +104,7 @@ def test_another_joint_order_is_named_before_normalisation_or_after(
 ) -> None:
     order = [1, 0, 2]
 
-    def permuted(time_ns: int) -> PolicyRequest:
+    def permuted(time_ns: int) -> PiRequest:
         if is_before:
             return request(time_ns, joints=motion(time_ns)[order])
         given = request(time_ns)
@@ -116,7 +116,7 @@ def test_another_joint_order_is_named_before_normalisation_or_after(
 
 
 def test_a_joint_order_is_told_although_values_are_clamped() -> None:
-    def clamped(joints: np.ndarray, time_ns: int) -> PolicyRequest:
+    def clamped(joints: np.ndarray, time_ns: int) -> PiRequest:
         given = request(time_ns, joints=joints)
         return replace(given, state=given.state.clip(-1.5, 1.5))
 
@@ -155,7 +155,7 @@ def test_another_joint_order_of_the_actions_is_named(golden: Replay, stored: Bas
     ],
 )
 def test_tokens_layout_and_sizes_are_named(golden: Replay, stored: Baseline, change: dict[str, Any], said: str) -> None:
-    def changed(time_ns: int) -> PolicyRequest:
+    def changed(time_ns: int) -> PiRequest:
         given = request(time_ns)
         return replace(given, policy_input=replace(given.policy_input, **change))
 

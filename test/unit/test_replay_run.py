@@ -25,12 +25,12 @@ from replay_helpers import (
 from runtime_helpers import MS, ROBOT, S
 
 from vla_ros.observing.buffers import NUM_FRAMES
+from vla_ros.policies.pi.request import PiRequest
 from vla_ros.replay.comparison.compare import summarize
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import UnusableBag, replay_bag
 from vla_ros.replay.settings import ReplaySettings
 from vla_ros.runtime.policy_driver import MAX_OUTSTANDING
-from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Continuation, Observation
 
 FIXED = ReplaySettings(latency_ms=30.0)
@@ -176,7 +176,7 @@ def test_no_image_outlives_its_answer(tmp_path):
     num_alive: list[int] = []
 
     class Watching(SwingProcessor):
-        def process(self, observation: Observation, continuation: Continuation | None = None) -> PolicyRequest:
+        def process(self, observation: Observation, continuation: Continuation | None = None) -> PiRequest:
             seen.extend(weakref.ref(image) for image in observation.images.values())
             num_alive.append(sum(image() is not None for image in seen))
             request = super().process(observation, continuation)

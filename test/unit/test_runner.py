@@ -8,16 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from policy_helpers import observation, pi_config, policy_files
+from policy_helpers import observation, pi_config, policy_processor
 
 torch = pytest.importorskip("torch")
 
 from vla_ros.execution.runner import MAX_BUCKETS, PolicyRunner  # noqa: E402
 from vla_ros.execution.staging import Bucket, StagingArea  # noqa: E402
-from vla_ros.policies.base import PolicyObservation  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
-from vla_ros.policies.processor import PolicyProcessor  # noqa: E402
-from vla_ros.transforms.sample import PolicyRequest  # noqa: E402
+from vla_ros.policies.pi.processor import PiProcessor  # noqa: E402
+from vla_ros.policies.pi.request import PiRequest  # noqa: E402
 
 NUM_STEPS = 5
 
@@ -25,15 +24,15 @@ NUM_STEPS = 5
 @pytest.fixture(scope="module")
 def policy() -> PiPolicy:
     torch.manual_seed(0)
-    return PiPolicy(pi_config()).eval()
+    return PiPolicy(pi_config(num_steps=NUM_STEPS)).eval()
 
 
 @pytest.fixture(scope="module")
-def processor() -> PolicyProcessor:
-    return PolicyProcessor(policy_files(pi_config()), digest="")
+def processor() -> PiProcessor:
+    return policy_processor(pi_config())
 
 
-def padded(request: PolicyRequest, num: int) -> PolicyRequest:
+def padded(request: PiRequest, num: int) -> PiRequest:
     """The same request with ``num`` more padding tokens on the left: another shape."""
     inputs = request.policy_input
     prefix = inputs.prefix_mask.shape[0]
@@ -65,7 +64,7 @@ class RecordingCapture:
 
 
 def make_runner(policy: PiPolicy) -> PolicyRunner:
-    return PolicyRunner(policy, torch.device("cpu"), NUM_STEPS)
+    return PolicyRunner(policy, torch.device("cpu"))
 
 
 def test_the_runner_gives_what_the_policy_gives(policy, processor):
@@ -74,7 +73,7 @@ def test_the_runner_gives_what_the_policy_gives(policy, processor):
         request = processor.process(observation(stamp_ns=stamp_ns))
         with torch.inference_mode():
             noise = torch.from_numpy(request.noise)[None]
-            expected = policy.sample_actions(PolicyObservation.from_request(request), NUM_STEPS, noise)[0]
+            expected = policy.sample_actions(policy.unpack_request(request).observation, NUM_STEPS, noise)[0]
         inference = runner.run(request)
         np.testing.assert_allclose(inference.actions, expected.numpy(), atol=1e-6)
         assert inference.actions.dtype == np.float32
@@ -137,11 +136,10 @@ def test_a_staging_area_holds_exactly_what_was_loaded(processor):
     staging = StagingArea(Bucket.of(request), torch.device("cpu"))
     staging.load(processor.process(observation(stamp_ns=5)))
     staging.load(request)
-    inputs = vars(staging.observation.policy_input)
+    assert staging.tensors.keys() == request.to_tensors().keys()
     for name, array in request.to_tensors().items():
-        tensor = {"state": staging.observation.state, "noise": staging.noise}.get(name, inputs.get(name))
-        np.testing.assert_array_equal(tensor[0].numpy(), array)
-        assert tensor[0].numpy().dtype == array.dtype
+        np.testing.assert_array_equal(staging.tensors[name][0].numpy(), array)
+        assert staging.tensors[name][0].numpy().dtype == array.dtype
 
 
 def test_nothing_keeps_the_policy_once_its_runner_is_gone(processor):
@@ -158,7 +156,7 @@ def test_nothing_keeps_the_policy_once_its_runner_is_gone(processor):
 
 
 def test_there_is_a_warm_up_request_for_every_bucket(processor):
-    requests = processor.requests_of_every_bucket(observation())
+    requests = processor.warm_up_requests(observation())
     assert [len(request.policy_input.input_ids) for request in requests] == [48, 72]
 
 

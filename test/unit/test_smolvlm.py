@@ -18,10 +18,13 @@ from torch import Tensor  # noqa: E402
 from torch_helpers import NothingWaits  # noqa: E402
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionEmbeddings  # noqa: E402
 
-from vla_ros.policies.base import PolicyObservation, PolicySample  # noqa: E402
 from vla_ros.policies.modules.layers.pixels import normalize_patches  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan  # noqa: E402
-from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs  # noqa: E402
+from vla_ros.policies.modules.vlm_bridge.data_types import (  # noqa: E402
+    PolicyObservation,
+    PolicySample,
+    VLMInputs,  # noqa: E402
+)
 from vla_ros.policies.modules.vlm_bridge.smolvlm.bridge import SmolVLMBridge, build_config  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.smolvlm.forward import position_rows, rounds_positions_down  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402

@@ -17,7 +17,7 @@ from vla_ros.bags.types import message_type
 from vla_ros.bags.write import BagWriter
 from vla_ros.demo import lesson
 from vla_ros.demo.lesson import lesson_of
-from vla_ros.policies.processor import load_processor
+from vla_ros.policies.files import load_processor
 from vla_ros.robot import load_robot
 from vla_ros.share import robot_file, share_dir
 from vla_ros.sim.demonstrations import DemonstrationConfig, write_demonstrations

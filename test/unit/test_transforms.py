@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from policy_helpers import make_processor, observation, pi_config, policy_files
+from policy_helpers import make_processor, observation, pi_config, policy_processor
 
-from vla_ros.policies.processor import PolicyProcessor
+from vla_ros.policies.pi.request import PiRequest
 from vla_ros.transforms.actions import decode_actions, encode_actions
 from vla_ros.transforms.normalize import FieldStats, Normalizer, compute_stats, load_stats, save_stats
 from vla_ros.transforms.prefix import prefix_mask
-from vla_ros.transforms.sample import PolicyRequest
 
 
 def stats() -> FieldStats:
@@ -75,33 +74,33 @@ def test_relative_actions_are_targets_minus_measured_joints() -> None:
 
 
 @pytest.fixture(scope="module")
-def request_() -> PolicyRequest:
-    return PolicyProcessor(policy_files(pi_config()), "digest").process(observation())
+def request_() -> PiRequest:
+    return policy_processor(pi_config()).process(observation())
 
 
-def test_a_request_survives_tensors_and_metadata(request_: PolicyRequest) -> None:
-    back = PolicyRequest.from_tensors(request_.to_tensors(), request_.metadata())
+def test_a_request_survives_tensors_and_metadata(request_: PiRequest) -> None:
+    back = PiRequest.from_tensors(request_.to_tensors(), request_.metadata())
     assert back.stamp_ns == request_.stamp_ns and back.policy_input.image_grid == request_.policy_input.image_grid
     for name, array in request_.to_tensors().items():
         np.testing.assert_array_equal(back.to_tensors()[name], array)
 
 
-def test_a_request_with_a_tensor_missing_or_of_another_kind_is_refused_by_name(request_: PolicyRequest) -> None:
+def test_a_request_with_a_tensor_missing_or_of_another_kind_is_refused_by_name(request_: PiRequest) -> None:
     tensors, metadata = request_.to_tensors(), request_.metadata()
     with pytest.raises(ValueError, match="tensor 'noise' is missing"):
-        PolicyRequest.from_tensors({n: x for n, x in tensors.items() if n != "noise"}, metadata)
+        PiRequest.from_tensors({n: x for n, x in tensors.items() if n != "noise"}, metadata)
     with pytest.raises(ValueError, match="tensor 'state' is float64"):
-        PolicyRequest.from_tensors(tensors | {"state": tensors["state"].astype(np.float64)}, metadata)
+        PiRequest.from_tensors(tensors | {"state": tensors["state"].astype(np.float64)}, metadata)
     with pytest.raises(ValueError, match="tensor 'attention_mask' has shape"):
-        PolicyRequest.from_tensors(tensors | {"attention_mask": tensors["attention_mask"][1:]}, metadata)
+        PiRequest.from_tensors(tensors | {"attention_mask": tensors["attention_mask"][1:]}, metadata)
     with pytest.raises(ValueError, match="tensor 'prefix_mask' has shape"):
-        PolicyRequest.from_tensors(tensors | {"prefix_mask": tensors["prefix_mask"][1:]}, metadata)
+        PiRequest.from_tensors(tensors | {"prefix_mask": tensors["prefix_mask"][1:]}, metadata)
     with pytest.raises(ValueError, match="tensor 'position_ids' has shape"):
-        PolicyRequest.from_tensors(tensors | {"position_ids": tensors["position_ids"][:, 1:]}, metadata)
+        PiRequest.from_tensors(tensors | {"position_ids": tensors["position_ids"][:, 1:]}, metadata)
     with pytest.raises(ValueError, match="7 patches; expected 32"):
-        PolicyRequest.from_tensors(tensors | {"pixel_values": tensors["pixel_values"][:7]}, metadata)
+        PiRequest.from_tensors(tensors | {"pixel_values": tensors["pixel_values"][:7]}, metadata)
     with pytest.raises(ValueError, match="stamp_ns"):
-        PolicyRequest.from_tensors(tensors, {**metadata, "stamp_ns": "now"})
+        PiRequest.from_tensors(tensors, {**metadata, "stamp_ns": "now"})
 
 
 def test_one_sample_of_a_batch_is_what_a_single_observation_gives() -> None:

@@ -7,10 +7,11 @@ import pytest
 import safetensors.numpy
 
 from vla_ros import wire
-from vla_ros.transforms.sample import PolicyInput, PolicyRequest
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
+from vla_ros.policies.pi.request import PiRequest
 
 
-def make_request() -> PolicyRequest:
+def make_request() -> PiRequest:
     rng = np.random.default_rng(0)
     policy_input = PolicyInput(
         pixel_values=rng.integers(0, 255, (8, 12), dtype=np.uint8),
@@ -22,7 +23,7 @@ def make_request() -> PolicyRequest:
         image_grid=((1, 2, 2), (1, 2, 2)),
     )
     state, noise = rng.normal(size=(1, 6)).astype(np.float32), rng.normal(size=(10, 6)).astype(np.float32)
-    return PolicyRequest(123456789012345, policy_input, state, noise)
+    return PiRequest(123456789012345, policy_input, state, noise)
 
 
 def make_result() -> wire.PolicyResult:
@@ -33,7 +34,7 @@ def make_result() -> wire.PolicyResult:
 def test_a_request_comes_back_as_it_was_sent():
     request = make_request()
     message = wire.decode_request(wire.encode_request(request))
-    back = PolicyRequest.from_tensors(message.tensors, message.metadata)
+    back = PiRequest.from_tensors(message.tensors, message.metadata)
     assert back.stamp_ns == request.stamp_ns
     assert back.policy_input.image_grid == request.policy_input.image_grid
     for name, array in request.to_tensors().items():
@@ -114,6 +115,6 @@ def test_damaged_messages_raise_nothing_but_value_error():
                 try:
                     decoded = decode(bytes(damaged))
                     if decode is wire.decode_request:
-                        PolicyRequest.from_tensors(decoded.tensors, decoded.metadata)
+                        PiRequest.from_tensors(decoded.tensors, decoded.metadata)
                 except ValueError:
                     pass

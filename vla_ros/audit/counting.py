@@ -18,11 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from vla_ros.policies.base import BasePolicy
+from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.fill import build_policy
-from vla_ros.policies.modules.vlm_bridge.data_types import VLMOutputs
-from vla_ros.policies.pi.config import PiConfig
-from vla_ros.policies.utils.transformers import modulated_rms_norm, rotary_angles
+from vla_ros.policies.modules.flow_matching import FlowMatchingPolicy
+from vla_ros.policies.trials import trials_of
 
 _aten = torch.ops.aten
 _ATTENTION = "aten._scaled_dot_product"  # by name: there is one for each device and kind of mask
@@ -97,40 +96,33 @@ def count(run: Callable[[], object], weights: Iterable[Tensor]) -> Cost:
     return counter.cost
 
 
-def count_step(policy: BasePolicy, vlm_outputs: VLMOutputs, state: Tensor, noisy_actions: Tensor) -> Cost:
+def count_step(policy: FlowMatchingPolicy, prefix: Any, state: Tensor, noisy_actions: Tensor) -> Cost:
     """One denoising step of a policy on a prepared time grid; modulations of the grid count as weights.
 
     ``state`` is [batch, history, state], ``noisy_actions`` [batch, draws, horizon, action].
     """
     with torch.no_grad():
         grid = policy.make_time_grid(2)
-        prepared = policy.prepare_suffix(vlm_outputs, grid)
-        weights = [*policy.parameters(), *(tensor for tensor in tree_leaves(grid.steps) if isinstance(tensor, Tensor))]
+        prepared = policy.prepare_suffix(prefix, grid)
+        weights = [*policy.parameters(), *(tensor for tensor in tree_leaves(vars(grid)) if isinstance(tensor, Tensor))]
     return count(lambda: policy.predict_suffix(state, prepared, noisy_actions, 1), weights)
 
 
-def count_published_step(config: PiConfig, dtype: torch.dtype = torch.bfloat16) -> Cost:
-    """One denoising step of a policy of any size, batch 1, on tensors without memory as a CPU would run it.
-
-    An expert that reads the whole prefix gets one of 256 positions; the count of operators and weights is the same.
-    """
-    expert, num_tokens = config.action_expert_cfg, config.num_obs_registers if config.expert_only_use_register else 256
-    num_rows = config.action_horizon + (config.state_history if config.use_state else 0)
-    # First, so that these are no fakes: they are kept for the rest of the process.
-    rotary_angles(num_rows, expert.head_dim, expert.rope_theta, torch.device("cpu"))
-    with torch.no_grad():
-        row = torch.ones(1, expert.hidden_size)
-        modulated_rms_norm(row, row, row, expert.rms_norm_eps)
+def count_published_step(config: PolicyConfig, dtype: torch.dtype = torch.bfloat16) -> Cost | None:
+    """One denoising step of a policy of any size, batch 1, on tensors without memory as a CPU would run it; None for a
+    family whose policies have no steps."""
+    trials = trials_of(config)
+    trials.make_step_constants(config)  # first, so that these are no fakes: they are kept for the rest of the process
     with torch.device("meta"):
         policy = build_policy(config).eval()
+    if not isinstance(policy, FlowMatchingPolicy):
+        return None
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         _replace_weights(policy, lambda weight: torch.empty(weight.shape, dtype=dtype))
         policy.pack_weights()
-        hidden = policy.obs_registers.new_empty(1, num_tokens, policy.obs_registers.shape[1])
-        mask = None if config.expert_only_use_register else torch.ones(1, num_tokens, dtype=torch.bool)
         state = torch.empty(1, config.state_history, config.state_dim)
         actions = torch.empty(1, 1, config.action_horizon, config.action_dim)
-        return count_step(policy, VLMOutputs((hidden,) * expert.num_hidden_layers, mask), state, actions)
+        return count_step(policy, trials.make_prefix(policy), state, actions)
 
 
 def _replace_weights(module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:

@@ -1,12 +1,12 @@
-"""Proof that no inference waits for the device: one ``sample_actions`` looked at from several sides, without a GPU.
+"""Proof that no inference waits for the device: one ``sample`` looked at from several sides, without a GPU.
 
 accelerator  the published sizes on an accelerator without memory: any copy is seen, any value asked for stops it
 host         real numbers through a tiny sibling of the policy on CPU: every value that is read
 graph        the exported graph of that sibling, on the accelerator without memory
 cuda         where there is a GPU: torch's own refusal to wait, at the published sizes
 
-Each looks twice: at a plain request, and at a guided one of real-time chunking, which takes a vector-Jacobian product
-through the expert (no graph of that can be exported), or holds frozen actions where the policy was trained with them.
+Each looks twice, where policies of the family continue chunks: at a plain request, and at a guided one, for which some
+take a vector-Jacobian product through themselves (no graph of that can be exported).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,23 +24,19 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from vla_ros.audit.accelerator import FakeAccelerator
 from vla_ros.audit.graph import NO_GRAPH, graph_events
 from vla_ros.audit.recorder import COPY_IN, COPY_OUT, WAIT, Event, Recorder, UnknownValue, is_caller, shown
-from vla_ros.audit.tiny import shrink
 from vla_ros.execution import staging as staging_module
 from vla_ros.execution.runner import PolicyRunner
 from vla_ros.execution.staging import Bucket, StagingArea
-from vla_ros.policies.base import BasePolicy, PolicyObservation
+from vla_ros.policies.base import BasePolicy, batch_of_one, without_gradients
+from vla_ros.policies.config import PolicyConfig
+from vla_ros.policies.families import family_of
 from vla_ros.policies.fill import build_policy
-from vla_ros.policies.guidance import Guidance, without_gradients
-from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
-from vla_ros.policies.pi.config import PiConfig
-from vla_ros.policies.pi.synthetic import image_size_of, synthetic_request
+from vla_ros.policies.trials import Trial, trials_of
 from vla_ros.transforms.sample import PolicyRequest
 
 WEIGHTS_DTYPE = torch.bfloat16
-NUM_TINY_TEXT_TOKENS = 12
-NUM_GUIDED_STEPS = 2  # the operators of each step are the same, and without memory those of a product take long to show
 
-Build = Callable[[PiConfig], BasePolicy]
+Build = Callable[[PolicyConfig], BasePolicy]
 
 
 @dataclass(frozen=True)
@@ -64,47 +59,52 @@ class PassReport:
         return len(self.events) - self.num_waits
 
 
-def audit(config: PiConfig, request: PolicyRequest, build: Build = build_policy) -> tuple[PassReport, ...]:
+def audit(config: PolicyConfig, request: PolicyRequest, build: Build = build_policy) -> tuple[PassReport, ...]:
     """All passes that can be run here; ``request`` has the published sizes of ``config``.
 
     Meant for a process that does nothing else afterwards, see ``FakeAccelerator``.
     """
-    tiny = shrink(config)
-    num_cameras = len(request.policy_input.image_grid)
-    tiny_request = synthetic_request(tiny, num_cameras, image_size_of(tiny), NUM_TINY_TEXT_TOKENS)
+    trials = trials_of(config)
+    tiny = trials.shrink(Trial(config, request))
+    with torch.device("meta"):
+        takes_gradients = build(tiny.config).guides_by_gradient
+    looks = [(config, request, tiny.request)]
+    if family_of(config).processor_class().is_guidable:
+        # The operators of each step are the same, and without memory those of a product take long to show.
+        looks.append((trials.shorten(config), guided(config, request), guided(tiny.config, tiny.request)))
     passes: list[PassReport] = []
-    few_steps = replace(config, num_steps=min(config.num_steps, NUM_GUIDED_STEPS))
-    for sizes, full, small in ((config, request, tiny_request), (few_steps, guided(request), guided(tiny_request))):
-        passes += [accelerator_pass(sizes, full, build), host_pass(tiny, small, build)]
-        if not _is_guided(full) or config.max_frozen_actions:  # torch.export takes no vector-Jacobian product
-            passes.append(graph_pass(tiny, small, build))
+    for sizes, full, small in looks:
+        passes += [accelerator_pass(sizes, full, build), host_pass(tiny.config, small, build)]
+        if not full.is_guided or not takes_gradients:  # torch.export takes no vector-Jacobian product
+            passes.append(graph_pass(tiny.config, small, build))
         if torch.cuda.is_available():
             passes.append(cuda_pass(sizes, full, build))
     return tuple(passes)
 
 
-def guided(request: PolicyRequest) -> PolicyRequest:
+def guided(config: PolicyConfig, request: PolicyRequest) -> PolicyRequest:
     """The same request, drawn towards a chunk of zeros; its first actions are frozen."""
-    weights = np.linspace(1.0, 0.0, len(request.noise), dtype=np.float32)
-    return replace(request, previous_actions=np.zeros_like(request.noise), guidance_weights=weights)
+    zeros = np.zeros((config.action_horizon, config.action_dim), np.float32)
+    weights = np.linspace(1.0, 0.0, config.action_horizon, dtype=np.float32)
+    return replace(request, previous_actions=zeros, guidance_weights=weights)
 
 
-def accelerator_pass(config: PiConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
-    """``sample_actions``, then the runner's way through its staging buffers; weights in the type they have on a GPU."""
+def accelerator_pass(config: PolicyConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
+    """``sample``, then the runner's way through its staging buffers; weights in the type they have on a GPU."""
     start_s = time.perf_counter()
     recorder, is_warm, complete = Recorder(), False, True
-    with FakeAccelerator() as accelerator, _mode_of(request):
+    with FakeAccelerator() as accelerator, without_gradients(request.is_guided):
         policy = _build_without_memory(accelerator, build, config, WEIGHTS_DTYPE)
         policy.check_guidance_sync = lambda *_: None  # waits, but once, before the first guided inference
-        tensors = _tensors(request, accelerator.device)
+        tensors = batch_of_one(request, accelerator.device)
         try:
             with recorder:
-                runner = PolicyRunner(policy, accelerator.device, config.num_steps)
+                runner = PolicyRunner(policy, accelerator.device)
                 runner.run(request)
             recorder.events.clear()  # constants, made once for each device, and buffers, for each shape of request
             is_warm = True
             with recorder:
-                _sample(policy, request, tensors, config.num_steps)
+                _sample(policy, request, tensors)
                 runner.run(request)
         except UnknownValue:
             complete = False
@@ -114,39 +114,39 @@ def accelerator_pass(config: PiConfig, request: PolicyRequest, build: Build = bu
     return PassReport(_name("accelerator", request), found, len(declared), complete, time.perf_counter() - start_s)
 
 
-def host_pass(config: PiConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
-    """``sample_actions`` with random weights on CPU; a value that is read there would be waited for on a device."""
+def host_pass(config: PolicyConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
+    """``sample`` with random weights on CPU; a value that is read there would be waited for on a device."""
     start_s = time.perf_counter()
     policy = build(config).eval()
     policy.pack_weights()
-    tensors = _tensors(request, torch.device("cpu"))
-    with _mode_of(request):
-        _sample(policy, request, tensors, num_steps=1)  # makes the constants
+    tensors = batch_of_one(request)
+    with without_gradients(request.is_guided):
+        _sample(policy, request, tensors)  # makes the constants
         with Recorder(host_stands_in=True) as recorder:
-            _sample(policy, request, tensors, config.num_steps)
+            _sample(policy, request, tensors)
     return PassReport(_name("host", request), tuple(recorder.events), 0, True, time.perf_counter() - start_s)
 
 
-def graph_pass(config: PiConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
-    """The exported graph of ``sample_actions``; where a value decides what runs there is none: what asked for it."""
+def graph_pass(config: PolicyConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
+    """The exported graph of ``sample``; where a value decides what runs there is none: what asked for it."""
     start_s = time.perf_counter()
-    with FakeAccelerator(with_symbols=True) as accelerator, _mode_of(request):
+    with FakeAccelerator(with_symbols=True) as accelerator, without_gradients(request.is_guided):
         policy = _build_without_memory(accelerator, build, config, torch.float32)
         policy.pack_weights()
-        tensors = _tensors(request, accelerator.device)
+        tensors = batch_of_one(request, accelerator.device)
         try:
             with Recorder() as recorder:
-                _sample(policy, request, tensors, num_steps=1)  # makes the constants
+                _sample(policy, request, tensors)  # makes the constants
         except (UnknownValue, GuardOnDataDependentSymNode):
             waits = tuple(event for event in recorder.events if event.kind == WAIT)
             return PassReport(_name("graph", request), waits, 0, False, time.perf_counter() - start_s)
-    events = graph_events(lambda inputs: _sample(policy, request, inputs, config.num_steps), tensors)
+    events = graph_events(lambda inputs: _sample(policy, request, inputs), tensors)
     complete = not any(event.operator.startswith(NO_GRAPH) for event in events)
     return PassReport(_name("graph", request), events, 0, complete, time.perf_counter() - start_s)
 
 
-def cuda_pass(config: PiConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
-    """``sample_actions`` uncaptured, from staged input, where torch refuses to wait: it ends at the first wait."""
+def cuda_pass(config: PolicyConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
+    """``sample`` uncaptured, from staged input, where torch refuses to wait: it ends at the first wait."""
     start_s = time.perf_counter()
     device = torch.device("cuda")
     with device:
@@ -154,13 +154,13 @@ def cuda_pass(config: PiConfig, request: PolicyRequest, build: Build = build_pol
     policy.pack_weights()
     staging = StagingArea(Bucket.of(request), device)
     events: tuple[Event, ...] = ()
-    with _mode_of(request):
-        policy.sample_actions(staging.observation, 1, staging.noise, guidance=staging.guidance)  # makes the constants
+    with without_gradients(request.is_guided):
+        _sample(policy, request, staging.tensors)  # makes the constants
         torch.cuda.synchronize(device)
         torch.cuda.set_sync_debug_mode("error")
         try:
             staging.load(request)
-            policy.sample_actions(staging.observation, config.num_steps, staging.noise, guidance=staging.guidance)
+            _sample(policy, request, staging.tensors)
         except RuntimeError as error:
             if "synchronizing CUDA operation" not in str(error):
                 raise
@@ -170,20 +170,12 @@ def cuda_pass(config: PiConfig, request: PolicyRequest, build: Build = build_pol
     return PassReport(_name("cuda", request), events, 1, not events, time.perf_counter() - start_s)
 
 
-def _is_guided(request: PolicyRequest) -> bool:
-    return request.previous_actions is not None
-
-
-def _mode_of(request: PolicyRequest) -> AbstractContextManager[object]:
-    return without_gradients(_is_guided(request))
-
-
 def _name(name: str, request: PolicyRequest) -> str:
-    return f"{name}_guided" if _is_guided(request) else name
+    return f"{name}_guided" if request.is_guided else name
 
 
 def _build_without_memory(
-    accelerator: FakeAccelerator, build: Build, config: PiConfig, dtype: torch.dtype
+    accelerator: FakeAccelerator, build: Build, config: PolicyConfig, dtype: torch.dtype
 ) -> BasePolicy:
     with torch.device("meta"):
         policy = build(config).to(dtype).eval()
@@ -191,17 +183,8 @@ def _build_without_memory(
     return policy
 
 
-def _tensors(request: PolicyRequest, device: torch.device) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(array)[None].to(device) for name, array in request.to_tensors().items()}
-
-
-def _sample(policy: BasePolicy, request: PolicyRequest, tensors: dict[str, Tensor], num_steps: int) -> Tensor:
-    inputs = VLMInputs.from_tensors(tensors, request.policy_input.image_grid)
-    guidance = None
-    if "previous_actions" in tensors:
-        guidance = Guidance(tensors["previous_actions"], tensors["guidance_weights"])
-    observation = PolicyObservation(inputs, tensors["state"])
-    return policy.sample_actions(observation, num_steps, tensors["noise"], guidance=guidance)
+def _sample(policy: BasePolicy, request: PolicyRequest, tensors: dict[str, Tensor]) -> Tensor:
+    return policy.sample(policy.unpack(tensors, request.constants), policy.prepare())
 
 
 def _declared(events: list[Event]) -> list[Event]:

@@ -9,8 +9,6 @@ from typing import Any
 from vla_ros.cli.output import write_json
 
 EXTRAS = ()
-# Makes about 180 tokens with two images of a Qwen policy.
-NUM_TEXT_TOKENS = 78
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +28,9 @@ def run(args: argparse.Namespace) -> int:
     num_waits = sum(report.num_waits for report in reports)
     num_transfers = sum(report.num_transfers for report in reports)
     _print_table(reports)
-    print(f"a denoising step: {step.num_operators} operators, {step.weight_bytes / 1e9:.3f} GB of weights in bfloat16")
+    if step is not None:
+        size = f"{step.weight_bytes / 1e9:.3f} GB of weights in bfloat16"
+        print(f"a denoising step: {step.num_operators} operators, {size}")
     clean = num_waits + num_transfers == 0
     print(f"{args.policy}: {'nothing waits' if clean else f'{num_waits} waits, {num_transfers} undeclared transfers'}")
     values = {
@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
         "waits": num_waits,
         "transfers": num_transfers,
         "events": [{"pass": report.name, **vars(event)} for report in reports for event in report.events],
-        "operators_per_step": step.num_operators,
-        "weight_bytes_per_step": step.weight_bytes,
+        "operators_per_step": None if step is None else step.num_operators,
+        "weight_bytes_per_step": None if step is None else step.weight_bytes,
         "passes": {report.name: _pass_json(report) for report in reports},
     }
     write_json(args.json, values)
@@ -48,20 +48,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _policy(name: str) -> tuple[Any, Any]:
     """Configuration and a request of the published sizes. Raises ValueError where there is no such policy."""
-    from vla_ros.policies.pi.published import PUBLISHED
-    from vla_ros.policies.pi.synthetic import image_size_of, synthetic_request
-    from vla_ros.policies.processor import open_policy
+    from vla_ros.policies.files import open_policy
+    from vla_ros.policies.trials import published_policies, trials_of
     from vla_ros.share import policy_dir
 
-    if name in PUBLISHED:
-        config = PUBLISHED[name]
-        return config, synthetic_request(config, 2, image_size_of(config), NUM_TEXT_TOKENS)
+    published = published_policies()
+    if name in published:
+        return published[name], trials_of(published[name]).make_request(published[name])
     try:
         folder = policy_dir(name)
     except ValueError as error:
-        raise ValueError(f"{error}; published ones are {', '.join(PUBLISHED)}") from error
+        raise ValueError(f"{error}; published ones are {', '.join(published)}") from error
     opened = open_policy(folder)
-    return opened.files.policy, opened.golden.request
+    return opened.processor.config, opened.golden.request
 
 
 def _print_table(reports: Any) -> None:

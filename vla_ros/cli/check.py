@@ -50,11 +50,9 @@ def run(args: argparse.Namespace) -> int:
 def _needs(policy: str) -> PolicyNeeds:
     """What the policy expects. Raises ValueError for a directory that cannot be used."""
     from vla_ros.check.drivers import PolicyNeeds
-    from vla_ros.policies.processor import open_policy
+    from vla_ros.policies.files import open_policy
     from vla_ros.share import policy_dir
 
-    opened = open_policy(policy_dir(policy))
-    processor, sizes = opened.processor, opened.files.processor
-    return PolicyNeeds(
-        processor.joint_names, processor.camera_names, processor.action_dim, sizes.camera_width, sizes.camera_height
-    )
+    processor = open_policy(policy_dir(policy)).processor
+    height, width = processor.camera_size
+    return PolicyNeeds(processor.joint_names, processor.camera_names, processor.action_dim, width, height)

@@ -1,4 +1,4 @@
-"""Requests through a policy: the prefix once, the suffix for every step; on a GPU as one captured graph."""
+"""Requests through a policy, from the host and back; on a GPU as one captured graph."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,7 @@ from torch import Tensor
 
 from vla_ros.execution.capture import GraphCapture
 from vla_ros.execution.staging import Bucket, StagingArea
-from vla_ros.policies.base import BasePolicy
-from vla_ros.policies.guidance import without_gradients
-from vla_ros.policies.modules.action_expert.dit import TimeGrid
+from vla_ros.policies.base import BasePolicy, without_gradients
 from vla_ros.transforms.sample import PolicyRequest
 
 MAX_BUCKETS = 16
@@ -25,7 +24,8 @@ MAX_BUCKETS = 16
 class Inference:
     """Actions float32 ``[horizon, action_dim]``, normalised; how long each stage and the whole took on the host, in ms.
 
-    Stages are ``copy_in``, ``prefix``, ``suffix`` and ``copy_out``; a captured graph is one stage, ``graph``.
+    Stages are ``copy_in``, those of the policy (``prefix`` and ``suffix``, say) and ``copy_out``; a captured graph is
+    one stage, ``graph``.
     """
 
     actions: np.ndarray
@@ -40,12 +40,12 @@ class PolicyRunner:
     for each shape on a GPU that runs without a graph.
     """
 
-    def __init__(self, policy: BasePolicy, device: torch.device, num_steps: int) -> None:
+    def __init__(self, policy: BasePolicy, device: torch.device) -> None:
         """The policy is on ``device`` already; its weights are packed here."""
         policy.eval().pack_weights()
         self._device = device
         with torch.no_grad():  # guided requests run so and use it too
-            self._sampler = _Sampler(policy, policy.make_time_grid(num_steps))
+            self._sampler = _Sampler(policy, policy.prepare())
         self.uncaptured: list[str] = []
         self._capture = GraphCapture(device) if device.type == "cuda" else None
         self._buckets: dict[Bucket, _BucketRun] = {}
@@ -61,7 +61,7 @@ class PolicyRunner:
         bucket_run = self._bucket_run(request)
         bucket_run.staging.load(request)
         watch.lap("copy_in")
-        with without_gradients(bucket_run.staging.guidance is not None):
+        with without_gradients(request.is_guided):
             output = bucket_run.compute(watch)
             actions = bucket_run.staging.fetch_sync(output)
         watch.lap("copy_out")
@@ -76,11 +76,12 @@ class PolicyRunner:
                     "restart the model node if the policy node's images or policy were changed"
                 )
             staging = StagingArea(bucket, self._device)
-            compute = partial(self._sampler.sample, staging)
-            with without_gradients(staging.guidance is not None):
-                if staging.guidance is not None and not self._is_guidance_checked:
+            inputs = self._sampler.policy.unpack(staging.tensors, request.constants)
+            compute = partial(self._sampler.sample, inputs)
+            with without_gradients(request.is_guided):
+                if request.is_guided and not self._is_guidance_checked:
                     staging.load(request)
-                    self._sampler.check_guidance_sync(staging)
+                    self._sampler.check_guidance_sync(inputs)
                     self._is_guidance_checked = True
                 if self._capture is not None:
                     compute = self._captured_sync(self._capture, compute)
@@ -107,17 +108,13 @@ class _Sampler:
     """The work of one inference, apart from the runner: a cycle of references would keep device memory."""
 
     policy: BasePolicy
-    time_grid: TimeGrid
+    prepared: Any
 
-    def sample(self, staging: StagingArea, watch: _StopWatch) -> Tensor:
-        suffix_input = self.policy.prepare_suffix(self.policy.encode_prefix(staging.observation), self.time_grid)
-        watch.lap("prefix")
-        actions = self.policy.denoise(staging.observation.state, suffix_input, staging.noise, staging.guidance)
-        watch.lap("suffix")
-        return actions
+    def sample(self, inputs: Any, watch: _StopWatch) -> Tensor:
+        return self.policy.sample(inputs, self.prepared, watch.lap)
 
-    def check_guidance_sync(self, staging: StagingArea) -> None:
-        self.policy.check_guidance_sync(staging.observation, staging.noise, self.time_grid)
+    def check_guidance_sync(self, inputs: Any) -> None:
+        self.policy.check_guidance_sync(inputs, self.prepared)
 
 
 @dataclass(frozen=True)

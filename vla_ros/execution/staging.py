@@ -8,9 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_ros.policies.base import PolicyObservation
-from vla_ros.policies.guidance import Guidance
-from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
 from vla_ros.transforms.sample import PolicyRequest
 
 ALIGNMENT_BYTES = 256
@@ -18,24 +15,23 @@ ALIGNMENT_BYTES = 256
 
 @dataclass(frozen=True)
 class Bucket:
-    """What must be equal for two requests to share buffers and a captured graph: every shape, and the image grid."""
+    """What must be equal for two requests to share buffers and a captured graph: every shape, and what is constant."""
 
     shapes: tuple[tuple[str, str, tuple[int, ...]], ...]
-    image_grid: tuple[tuple[int, int, int], ...]
+    constants: tuple[tuple[str, str], ...]
 
     @classmethod
     def of(cls, request: PolicyRequest) -> Bucket:
         tensors = request.to_tensors()
         shapes = tuple((name, array.dtype.name, array.shape) for name, array in sorted(tensors.items()))
-        return cls(shapes, request.policy_input.image_grid)
+        return cls(shapes, tuple(sorted(request.constants.items())))
 
 
 class StagingArea:
     """Buffers for one bucket: one copy in, one copy out. Next to a GPU the host's side is pinned.
 
-    ``observation`` and ``noise`` ``[1, horizon, action]`` are views of device memory that stay the same from request to
-    request, as a captured graph needs them, and so is ``guidance``, None in a bucket without; on CPU they are the
-    host's side itself.
+    ``tensors`` are the request's with a batch dimension of 1: views of device memory that stay the same from request to
+    request, as a captured graph needs them; on CPU they are the host's side itself.
     """
 
     def __init__(self, bucket: Bucket, device: torch.device) -> None:
@@ -44,13 +40,8 @@ class StagingArea:
         self._host = torch.zeros(offsets[-1], dtype=torch.uint8, pin_memory=pinned)
         self._device = self._host if device.type == "cpu" else torch.zeros_like(self._host, device=device)
         self._arrays = {name: view.numpy() for name, view in _views(self._host, bucket, offsets).items()}
-        tensors = {name: view[None] for name, view in _views(self._device, bucket, offsets).items()}
-        self.noise = tensors["noise"]
-        self.observation = PolicyObservation(VLMInputs.from_tensors(tensors, bucket.image_grid), tensors["state"])
-        self.guidance: Guidance | None = None
-        if "previous_actions" in tensors:
-            self.guidance = Guidance(tensors["previous_actions"], tensors["guidance_weights"])
-        self._actions = torch.zeros(self.noise.shape[1:], dtype=torch.float32, pin_memory=pinned)
+        self.tensors = {name: view[None] for name, view in _views(self._device, bucket, offsets).items()}
+        self._actions: Tensor | None = None
 
     def load(self, request: PolicyRequest) -> None:
         """Bring the request to the device; the copy is only started, in the current stream."""
@@ -61,6 +52,9 @@ class StagingArea:
 
     def fetch_sync(self, actions: Tensor) -> np.ndarray:
         """Actions ``[1, horizon, action]`` as float32 ``[horizon, action]`` on the host; waits for the device."""
+        if self._actions is None:
+            pinned = self._host.is_pinned()
+            self._actions = torch.zeros(actions.shape[1:], dtype=torch.float32, pin_memory=pinned)
         self._actions.copy_(actions[0], non_blocking=True)
         if actions.device.type == "cuda":
             torch.cuda.current_stream(actions.device).synchronize()

@@ -101,6 +101,7 @@ class ModelNode(ManagedNode):
 @dataclass(frozen=True)
 class _Loaded:
     runner: PolicyRunner
+    request_type: type[PolicyRequest]
     digest: str
     delay_ms: float
 
@@ -110,14 +111,14 @@ def _load(params: ModelNodeParams, device: torch.device) -> _Loaded:
     loaded = load_policy(
         params.policy_dir, device, _dtype(params.dtype, device), with_guidance=params.strategy == "rtc"
     )
-    runner = PolicyRunner(loaded.policy, device, loaded.num_steps)
+    runner = PolicyRunner(loaded.policy, device)
     for request in loaded.warm_up_requests:
         for _ in range(NUM_WARM_UP_RUNS):
             runner.run(request)
     # Else the collector walks through all of torch now and then, half a second in the middle of an inference.
     gc.collect()
     gc.freeze()
-    return _Loaded(runner, loaded.digest, params.inference_delay_ms)
+    return _Loaded(runner, loaded.processor.request_type, loaded.digest, params.inference_delay_ms)
 
 
 class _Worker:
@@ -196,7 +197,7 @@ class _Worker:
 
     def _answer(self, loaded: _Loaded, data: bytes, queue_ms: float) -> None:
         message = decode_request(data)
-        request = PolicyRequest.from_tensors(message.tensors, message.metadata)
+        request = loaded.request_type.from_tensors(message.tensors, message.metadata)
         inference = loaded.runner.run(request)
         time.sleep(1e-3 * loaded.delay_ms)
         timings_ms = {"queue": queue_ms, **inference.timings_ms, "delay": loaded.delay_ms}

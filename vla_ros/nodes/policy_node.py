@@ -24,7 +24,7 @@ from vla_ros.nodes.model_link import ModelLink
 from vla_ros.nodes.params import declare_policy_params, read_policy_params
 from vla_ros.nodes.sensor_inputs import SensorInputs
 from vla_ros.observing.policy_fit import match_policy
-from vla_ros.policies.processor import load_processor
+from vla_ros.policies.files import load_processor
 from vla_ros.robot import RobotConfig, read_robot_file
 from vla_ros.ros import qos
 from vla_ros.ros.clock import NS_PER_S, StampMap, steady_now_ns

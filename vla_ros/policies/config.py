@@ -1,16 +1,27 @@
-"""The ``data:`` group of a policy.yaml, and the fixed registry of classes."""
+"""What every family's configuration says, and the ``data:`` group of a policy.yaml."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.transforms.actions import ACTION_MODES
 from vla_ros.transforms.normalize import MODES
 
-# The only names a policy.yaml may use. A name is looked up here and never imported from the file.
-POLICY_TYPES = ("PiPolicy",)
-VLM_TYPES = tuple(BACKBONES)
+CONFIG_FILE = "policy.yaml"
+
+
+class PolicyConfig:
+    """The ``policy:`` group: each family's is a frozen dataclass of its own, with at least these in it.
+
+    ``type`` is the family's name in ``families``; a state is [state_history, state_dim], a chunk [action_horizon,
+    action_dim].
+    """
+
+    type: str
+    action_horizon: int
+    action_dim: int
+    state_dim: int
+    state_history: int
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from vla_ros.policies.base import BasePolicy, PolicyObservation
+from vla_ros.policies.base import BasePolicy, without_gradients
+from vla_ros.policies.config import CONFIG_FILE
+from vla_ros.policies.files import GOLDEN_FILE, WEIGHTS_FILE, open_policy, write_files
 from vla_ros.policies.fill import build_on_meta, fill_policy
 from vla_ros.policies.golden import GoldenCase, write_golden
-from vla_ros.policies.guidance import Guidance, without_gradients
-from vla_ros.policies.processor import (
-    CONFIG_FILE,
-    GOLDEN_FILE,
-    WEIGHTS_FILE,
-    PolicyFiles,
-    PolicyProcessor,
-    open_policy,
-    write_files,
-)
+from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Observation
 
@@ -38,7 +31,6 @@ class LoadedPolicy:
 
     policy: BasePolicy
     processor: PolicyProcessor
-    num_steps: int
     warm_up_requests: tuple[PolicyRequest, ...]
     drift: str = ""
 
@@ -63,48 +55,42 @@ def load_policy(
     """
     policy_dir, device = Path(policy_dir), torch.device(device)
     opened = open_policy(policy_dir, refuse_drift)
-    config = opened.files.policy
     try:
-        policy = build_on_meta(config, CONFIG_FILE)
+        policy = build_on_meta(opened.processor.config, CONFIG_FILE)
         _fill(policy, policy_dir / WEIGHTS_FILE, device, dtype)
         policy = policy.to(device).eval()
-        actions = infer(policy, opened.golden.request, config.num_steps, device)
+        actions = infer(policy, opened.golden.request, device)
+        requests = opened.processor.warm_up_requests(opened.golden.observation, with_guidance)
     except ValueError as error:
         raise ValueError(f"policy directory {policy_dir}: {error}") from error
     drift = opened.drift or _drift_of_actions(opened.golden, actions, ACTION_TOLERANCES[dtype])
     if drift and refuse_drift:
         raise ValueError(f"policy directory {policy_dir}: {drift}")
-    return LoadedPolicy(
-        policy=policy,
-        processor=opened.processor,
-        drift=drift,
-        num_steps=config.num_steps,
-        warm_up_requests=opened.processor.requests_of_every_bucket(opened.golden.observation, with_guidance),
-    )
+    return LoadedPolicy(policy, opened.processor, requests, drift)
 
 
-def save_policy(policy_dir: str | Path, policy: BasePolicy, files: PolicyFiles, observation: Observation) -> None:
+def save_policy(
+    policy_dir: str | Path, policy: BasePolicy, processor: PolicyProcessor, observation: Observation
+) -> None:
     """Write a complete policy directory; ``observation`` (a real one) becomes its golden case.
 
     Raises ValueError where the observation doesn't fit the policy.
     """
     policy_dir = Path(policy_dir)
-    write_files(policy_dir, files)
+    write_files(policy_dir, processor)
     weights = {name: value.detach().cpu().contiguous() for name, value in policy.named_parameters()}
     save_file(weights, policy_dir / WEIGHTS_FILE)
-    request = PolicyProcessor(files, digest="").process(observation)
+    request = processor.process(observation)
     was_training = policy.training
-    actions = infer(policy.eval(), request, files.policy.num_steps, next(policy.parameters()).device)
+    actions = infer(policy.eval(), request, next(policy.parameters()).device)
     policy.train(was_training)
     write_golden(policy_dir / GOLDEN_FILE, GoldenCase(observation, request, actions))
 
 
-def infer(policy: BasePolicy, request: PolicyRequest, num_steps: int, device: torch.device) -> np.ndarray:
-    """The normalised actions float32 [horizon, action_dim] for one request, without any preparation; waits for them."""
-    noise = torch.from_numpy(request.noise)[None].to(device)
-    observation, guidance = PolicyObservation.from_request(request, device), Guidance.from_request(request, device)
-    with without_gradients(guidance is not None):
-        actions = policy.sample_actions(observation, num_steps, noise, guidance=guidance)
+def infer(policy: BasePolicy, request: PolicyRequest, device: torch.device) -> np.ndarray:
+    """The normalised actions float32 [horizon, action_dim] for one request, without any buffers; waits for them."""
+    with without_gradients(request.is_guided):
+        actions = policy.sample(policy.unpack_request(request, device), policy.prepare())
     return actions[0].float().cpu().numpy()
 
 
@@ -112,7 +98,8 @@ def _fill(policy: BasePolicy, path: Path, device: torch.device, dtype: torch.dty
     """Straight from the file to the device, one weight after the other: a policy may be as large as the memory."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            stored = {name: file.get_slice(name).get_shape() for name in file.keys()}
+            names = [name for name in file.keys() if not policy.is_obsolete(name)]
+            stored = {name: file.get_slice(name).get_shape() for name in names}
             _check_names(stored, policy, path.name)
             fill_policy(policy, lambda name: file.get_tensor(name).to(dtype))
     except (SafetensorError, OSError) as error:

@@ -8,18 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from vla_ros.policies.base import BasePolicy
-from vla_ros.policies.pi.config import PiConfig
-from vla_ros.policies.pi.policy import PiPolicy
-
-POLICIES = {"PiPolicy": PiPolicy}
+from vla_ros.policies.config import PolicyConfig
+from vla_ros.policies.families import family_of
 
 
-def build_policy(config: PiConfig) -> BasePolicy:
+def build_policy(config: PolicyConfig) -> BasePolicy:
     """A policy from its configuration, with random weights."""
-    return POLICIES[config.type](config)
+    return family_of(config).policy_class()(config)
 
 
-def build_on_meta(config: PiConfig, where: str) -> BasePolicy:
+def build_on_meta(config: PolicyConfig, where: str) -> BasePolicy:
     """A policy whose weights are shapes only, to be filled. Raises ValueError, beginning with ``where`` the
     configuration came from, for one that describes no policy."""
     try:

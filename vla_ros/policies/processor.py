@@ -1,108 +1,110 @@
-"""The host side of a policy directory: observation to request, actions to chunk. Imports no torch.
-
-A policy directory holds ``policy.yaml``, ``model.safetensors``, ``norm_stats.json``, ``processor/tokenizer.json``,
-``processor/processor.json`` and ``golden.safetensors``.
-"""
+"""What any processor is, the host side of a policy: observation to request, actions to chunk. Imports no torch."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import yaml
-from tokenizers import Tokenizer
 
-from vla_ros.policies.config import DataConfig
-from vla_ros.policies.golden import GoldenCase, preprocessing_drift, read_golden
-from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, VLMProcessor
-from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
-from vla_ros.policies.pi.config import PiConfig
-from vla_ros.strict import config_to_dict, parse_config
+from vla_ros.policies.config import CONFIG_FILE, DataConfig, PolicyConfig
 from vla_ros.transforms.actions import decode_actions, encode_actions
 from vla_ros.transforms.chunking import guidance_weights
-from vla_ros.transforms.normalize import FieldStats, Normalizer, load_stats, save_stats
+from vla_ros.transforms.normalize import FieldStats, Normalizer
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation
 
-CONFIG_FILE = "policy.yaml"
-WEIGHTS_FILE = "model.safetensors"
-STATS_FILE = "norm_stats.json"
-TOKENIZER_FILE = "processor/tokenizer.json"
-PROCESSOR_FILE = "processor/processor.json"
-GOLDEN_FILE = "golden.safetensors"
-POLICY_FILES = (CONFIG_FILE, WEIGHTS_FILE, STATS_FILE, TOKENIZER_FILE, PROCESSOR_FILE, GOLDEN_FILE)
 
+class PolicyProcessor(ABC):
+    """Turns observations into requests and normalised actions into chunks. Not for use by two threads at once.
 
-@dataclass(frozen=True)
-class PolicyFiles:
-    """What a policy directory holds besides weights and golden case; keys of ``stats`` are ``state`` and ``action``."""
+    A family gives ``request_type``, ``camera_size``, ``make_request`` and, where its policies have several shapes of
+    request or take guidance, ``warm_up_requests`` and ``is_guidable``. ``files`` are what it keeps in a policy
+    directory besides, which it has to ``read`` and ``write``.
+    """
 
-    policy: PiConfig
-    data: DataConfig
-    processor: ProcessorConfig
-    tokenizer: Tokenizer
-    stats: Mapping[str, FieldStats]
+    files: ClassVar[tuple[str, ...]] = ()
+    request_type: ClassVar[type[PolicyRequest]]
+    is_guidable: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        _check_sizes(self.policy, self.data)
+    def __init__(
+        self, config: PolicyConfig, data: DataConfig, stats: Mapping[str, FieldStats], digest: str = ""
+    ) -> None:
+        """``stats`` are those of ``action`` and, where the policy sees one, ``state``; ``digest`` is the policy
+        directory's."""
+        check_sizes(config, data)
+        self.config, self.data, self.stats, self.digest = config, data, stats, digest
+        self._state = Normalizer(data.normalization, stats["state"]) if config.state_history else None
+        self._action = Normalizer(data.normalization, stats["action"])
 
-    def make_processor(self) -> VLMProcessor:
-        """The backbone's processor."""
-        return make_processor(self.processor, self.policy, self.tokenizer, len(self.data.camera_names))
+    @classmethod
+    def read(
+        cls, policy_dir: Path, config: PolicyConfig, data: DataConfig, stats: Mapping[str, FieldStats], digest: str
+    ) -> Self:
+        """From a policy directory; raises ValueError for a file of its own that is damaged or doesn't fit."""
+        return cls(config, data, stats, digest)
 
+    def write(self, policy_dir: Path) -> None:  # noqa: B027
+        """Its own files into a policy directory."""
 
-def make_processor(config: ProcessorConfig, policy: PiConfig, tokenizer: Tokenizer, num_cameras: int) -> VLMProcessor:
-    """The processor of the policy's backbone; raises ValueError where its parts don't fit together."""
-    return BACKBONES[policy.vlm_type].processor_class()(config, policy, tokenizer, num_cameras)
+    @property
+    @abstractmethod
+    def camera_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the images it takes."""
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of what the policy sees of them."""
+        return self.camera_size
 
-class PolicyProcessor:
-    """Turns observations into requests and normalised actions into chunks. Not for use by two threads at once."""
+    @abstractmethod
+    def make_request(
+        self, stamp_ns: int, images: Sequence[np.ndarray], task: str, state: np.ndarray, noise: np.ndarray
+    ) -> PolicyRequest:
+        """The request for uint8 RGB ``images`` [height, width, 3] in the order of ``camera_names``, ``state`` float32
+        [state_history, state_dim] normalised and ``noise`` float32 [horizon, action_dim].
 
-    def __init__(self, files: PolicyFiles, digest: str) -> None:
-        self.digest = digest
-        self._data, self._policy = files.data, files.policy
-        self._processor = files.make_processor()
-        self._state = Normalizer(files.data.normalization, files.stats["state"])
-        self._action = Normalizer(files.data.normalization, files.stats["action"])
+        Raises ValueError for what it cannot use.
+        """
+
+    def warm_up_requests(self, observation: Observation, with_guidance: bool = False) -> tuple[PolicyRequest, ...]:
+        """One request for each shape that there can be; ``with_guidance`` adds each of them once more, guided.
+
+        Raises ValueError where the family takes no guidance.
+        """
+        return self._with_guided((self.process(observation),), with_guidance)
 
     @property
     def joint_names(self) -> tuple[str, ...]:
-        return self._data.joint_names
+        return self.data.joint_names
 
     @property
     def camera_names(self) -> tuple[str, ...]:
-        return self._data.camera_names
+        return self.data.camera_names
 
     @property
     def action_horizon(self) -> int:
-        return self._policy.action_horizon
+        return self.config.action_horizon
 
     @property
     def action_dim(self) -> int:
-        return self._policy.action_dim
+        return self.config.action_dim
 
     @property
     def chunk_dt_s(self) -> float:
-        return self._data.chunk_dt_s
+        return self.data.chunk_dt_s
 
     @property
     def action_offset(self) -> float:
-        return self._data.action_offset
+        return self.data.action_offset
 
     @property
     def chunk_shape(self) -> ChunkShape:
         return ChunkShape(self.action_horizon, self.chunk_dt_s, self.action_offset)
-
-    @property
-    def num_steps(self) -> int:
-        return self._policy.num_steps
 
     def process(self, observation: Observation, continuation: Continuation | None = None) -> PolicyRequest:
         """The request for one observation; its noise depends on ``header_ns`` alone, so that a replay repeats it.
@@ -122,33 +124,15 @@ class PolicyProcessor:
             expected = f"{len(self.joint_names)} finite numbers, one for each joint of the policy"
             raise ValueError(f"{got}; expected {expected}")
         images = [observation.images[name] for name in self.camera_names]
-        request = PolicyRequest(
-            stamp_ns=observation.stamp_ns,
-            policy_input=self._processor.process(images, observation.task),
-            state=self._state.normalize(joints[None]),
-            noise=self._noise(observation.header_ns),
-        )
+        state = np.zeros((0, self.config.state_dim), np.float32)
+        if self._state is not None:
+            state = self._state.normalize(joints[None])
+        noise = self._noise(observation.header_ns)
+        request = self.make_request(observation.stamp_ns, images, observation.task, state, noise)
         if continuation is None:
             return request
         weights = guidance_weights(self.action_horizon, continuation.num_executed, continuation.num_frozen)
         return self.guide(request, observation, continuation.positions, np.where(continuation.is_known, weights, 0.0))
-
-    def requests_of_every_bucket(
-        self, observation: Observation, with_guidance: bool = False
-    ) -> tuple[PolicyRequest, ...]:
-        """One request for each padded length, shortest first: ``observation`` with instructions that grow.
-
-        ``with_guidance`` adds each of them once more, guided.
-        """
-        requests: dict[int, PolicyRequest] = {}
-        for num_words in itertools.count(1):
-            try:
-                request = self.process(replace(observation, task=" ".join(["a"] * num_words)))
-            except ValueError:  # beyond the largest bucket
-                plain = tuple(requests.values())
-                return (*plain, *map(self._guided, plain)) if with_guidance else plain
-            requests.setdefault(len(request.policy_input.input_ids), request)
-        raise AssertionError("a prompt outgrows every bucket in the end")
 
     def guide(
         self, request: PolicyRequest, observation: Observation, targets: np.ndarray, weights: np.ndarray
@@ -157,9 +141,10 @@ class PolicyProcessor:
 
         ``weights`` [horizon] are those of ``transforms.chunking``; targets of weight 0 may be anything.
         """
+        self._check_guidable()
         joints = np.asarray(observation.joint_positions, np.float64)
         known = np.where(weights[:, None] > 0, targets, joints)
-        actions = self._action.normalize(encode_actions(known, joints, self._data.action_mode))
+        actions = self._action.normalize(encode_actions(known, joints, self.data.action_mode))
         return replace(request, previous_actions=actions, guidance_weights=weights.astype(np.float32))
 
     def decode(self, actions: np.ndarray, observation: Observation) -> ActionChunk:
@@ -172,106 +157,37 @@ class PolicyProcessor:
             got = f"shape {actions.shape}" if actions.shape != expected else "values that are not finite"
             raise ValueError(f"actions have {got}; expected finite values of shape {expected}")
         joints = np.asarray(observation.joint_positions, np.float64)
-        targets = decode_actions(self._action.denormalize(actions), joints, self._data.action_mode)
+        targets = decode_actions(self._action.denormalize(actions), joints, self.data.action_mode)
         return ActionChunk(observation.stamp_ns, self.chunk_dt_s, self.action_offset, targets)
 
-    def _guided(self, request: PolicyRequest) -> PolicyRequest:
-        """The same request, guided towards a chunk of zeros."""
+    def _with_guided(self, plain: tuple[PolicyRequest, ...], with_guidance: bool) -> tuple[PolicyRequest, ...]:
+        """The requests and, if asked for, the same once more, guided towards a chunk of zeros."""
+        if not with_guidance:
+            return plain
+        self._check_guidable()
+        zeros = np.zeros((self.action_horizon, self.action_dim), np.float32)
         weights = np.ones(self.action_horizon, np.float32)
-        return replace(request, previous_actions=np.zeros_like(request.noise), guidance_weights=weights)
+        return (*plain, *(replace(request, previous_actions=zeros, guidance_weights=weights) for request in plain))
+
+    def _check_guidable(self) -> None:
+        if not self.is_guidable:
+            raise ValueError(f"a {self.config.type} cannot continue a chunk; choose another strategy than rtc")
 
     def _noise(self, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed % 2**64)
         return rng.standard_normal((self.action_horizon, self.action_dim), np.float32)
 
 
-def load_processor(policy_dir: str | Path) -> PolicyProcessor:
-    """The processor of a policy directory, after recomputing the preprocessing of its golden case.
-
-    Raises ValueError, in one line that names the file, for a missing or damaged file, a key that doesn't exist, sizes
-    that contradict each other, or preprocessing that drifted.
-    """
-    return open_policy(Path(policy_dir)).processor
+def stats_shapes(config: PolicyConfig) -> dict[str, tuple[int, int]]:
+    """The [horizon, dim] of each key of the statistics; a policy without state needs none of it."""
+    shapes = {"state": (config.state_history, config.state_dim)} if config.state_history else {}
+    return shapes | {"action": (config.action_horizon, config.action_dim)}
 
 
-@dataclass(frozen=True)
-class OpenPolicy:
-    """A policy directory as read: its files, its processor and its golden case; ``drift`` is one line where the
-    preprocessing of that has changed, else empty."""
-
-    files: PolicyFiles
-    processor: PolicyProcessor
-    golden: GoldenCase
-    drift: str = ""
-
-
-def open_policy(policy_dir: Path, refuse_drift: bool = True) -> OpenPolicy:
-    """Read everything but the weights and check the preprocessing; errors as ``load_processor``."""
-    if not policy_dir.is_dir():
-        raise ValueError(f"policy directory {policy_dir} does not exist; give one that vla_ros train or import made")
-    missing = [name for name in POLICY_FILES if not (policy_dir / name).is_file()]
-    if missing:
-        raise ValueError(f"policy directory {policy_dir}: file {missing[0]} is missing; restore it or export again")
-    try:
-        files = _read_files(policy_dir)
-        processor = PolicyProcessor(files, digest_of(policy_dir))
-        golden = read_golden(policy_dir / GOLDEN_FILE)
-        drift = preprocessing_drift(golden, processor.process(golden.observation))
-    except ValueError as error:
-        raise ValueError(f"policy directory {policy_dir}: {error}") from error
-    if drift and refuse_drift:
-        raise ValueError(f"policy directory {policy_dir}: {drift}")
-    return OpenPolicy(files, processor, golden, drift)
-
-
-def write_files(policy_dir: Path, files: PolicyFiles) -> None:
-    """Everything of a policy directory but weights and golden case."""
-    (policy_dir / "processor").mkdir(parents=True, exist_ok=True)
-    groups = {"policy": config_to_dict(files.policy), "data": config_to_dict(files.data)}
-    (policy_dir / CONFIG_FILE).write_text(yaml.safe_dump(groups, sort_keys=False, width=120))
-    save_stats(policy_dir / STATS_FILE, files.stats)
-    files.tokenizer.save(str(policy_dir / TOKENIZER_FILE))
-    (policy_dir / PROCESSOR_FILE).write_text(json.dumps(config_to_dict(files.processor), indent=1) + "\n")
-
-
-def digest_of(policy_dir: Path) -> str:
-    """SHA-256 over names and contents of the policy's files: equal where two nodes have the same policy."""
-    digest = hashlib.sha256()
-    for name in POLICY_FILES:
-        with (policy_dir / name).open("rb") as file:
-            digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
-def _read_files(policy_dir: Path) -> PolicyFiles:
-    document = _parse_text(policy_dir, CONFIG_FILE, yaml.safe_load)
-    if not isinstance(document, dict) or set(document) != {"policy", "data"}:
-        got = ", ".join(map(str, document)) if isinstance(document, dict) else type(document).__name__
-        raise ValueError(f"{CONFIG_FILE}: has {got}; expected the two groups policy and data")
-    policy = parse_config(PiConfig, document["policy"], f"{CONFIG_FILE}: policy")
-    data = parse_config(DataConfig, document["data"], f"{CONFIG_FILE}: data")
-    _check_sizes(policy, data)  # first, so that the sizes of the statistics are not blamed for it
-    sizes = _parse_text(policy_dir, PROCESSOR_FILE, json.loads)
-    try:
-        tokenizer = Tokenizer.from_file(str(policy_dir / TOKENIZER_FILE))
-    except Exception as error:  # the library raises plain Exception
-        raise ValueError(f"{TOKENIZER_FILE}: not readable: {' '.join(str(error).split())}") from error
-    shapes = {
-        "state": (policy.state_history, policy.state_dim),
-        "action": (policy.action_horizon, policy.action_dim),
-    }
-    return PolicyFiles(
-        policy=policy,
-        data=data,
-        processor=parse_config(ProcessorConfig, sizes, PROCESSOR_FILE),
-        tokenizer=tokenizer,
-        stats=load_stats(policy_dir / STATS_FILE, shapes),
-    )
-
-
-def _check_sizes(policy: PiConfig, data: DataConfig) -> None:
+def check_sizes(policy: PolicyConfig, data: DataConfig) -> None:
+    """Raises ValueError where the groups policy and data contradict each other."""
     num_joints = len(data.joint_names)
-    for name in ("action_dim", "state_dim"):
+    for name in ("action_dim", "state_dim") if policy.state_history else ("action_dim",):
         if getattr(policy, name) != num_joints:
             got = f"policy.{name} is {getattr(policy, name)}, data.joint_names has {num_joints} joints"
             raise ValueError(f"{CONFIG_FILE}: {got}; make them equal")
@@ -279,13 +195,16 @@ def _check_sizes(policy: PiConfig, data: DataConfig) -> None:
         values = getattr(policy, name), getattr(data, name)
         if values[0] != values[1]:
             raise ValueError(f"{CONFIG_FILE}: policy.{name} is {values[0]}, data.{name} {values[1]}; make them equal")
-    if policy.state_history != 1:
+    if policy.state_history not in (0, 1):
         got = f"state_history is {policy.state_history}"
-        raise ValueError(f"{CONFIG_FILE}: {got}; an observation holds one measured state, so it must be 1")
+        raise ValueError(
+            f"{CONFIG_FILE}: {got}; an observation holds one measured state, so it must be 1, or 0 for none"
+        )
 
 
-def _parse_text(policy_dir: Path, name: str, parse: Any) -> Any:
+def read_text(path: Path, name: str, parse: Callable[[str], Any]) -> Any:
+    """A file of a policy directory as ``parse`` reads it; raises ValueError with its ``name``."""
     try:
-        return parse((policy_dir / name).read_text())
+        return parse(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{name}: not readable: {' '.join(str(error).split())}") from error

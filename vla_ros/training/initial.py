@@ -7,32 +7,33 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import nn
 
-from vla_ros.policies.pi.config import PiConfig
+from vla_ros.policies.base import BasePolicy
+from vla_ros.policies.config import PolicyConfig
+from vla_ros.policies.files import WEIGHTS_FILE, open_policy
+from vla_ros.policies.fill import build_policy
 from vla_ros.policies.pi.policy import PiPolicy
-from vla_ros.policies.processor import WEIGHTS_FILE, open_policy
-
-ACTION_POSITIONS = "position_embedding_action"
+from vla_ros.policies.pi.processor import PiProcessor
 
 
-def random_policy(config: PiConfig, vision_pos_emb_init_gain: float) -> PiPolicy:
+def random_policy(config: PolicyConfig, vision_pos_emb_init_gain: float) -> BasePolicy:
     """From random weights a place must weigh as much as a colour: at the usual 0.02 the backbone is slow to learn that
     what it sees is somewhere."""
-    policy = PiPolicy(config)
-    nn.init.normal_(policy.vlm_bridge.causal_model.model.visual.pos_embed.weight, std=vision_pos_emb_init_gain)
+    policy = build_policy(config)
+    if isinstance(policy, PiPolicy):
+        nn.init.normal_(policy.vlm_bridge.causal_model.model.visual.pos_embed.weight, std=vision_pos_emb_init_gain)
     return policy
 
 
-def policy_from(config: PiConfig, policy_dir: Path) -> PiPolicy:
-    """The policy of ``config`` with the weights of a policy directory. Its chunks may be longer than that one's were:
-    each further action begins as the last known one.
+def policy_from(config: PolicyConfig, policy_dir: Path) -> BasePolicy:
+    """The policy of ``config`` with the weights of a policy directory, as far as these can be made to fit.
 
     Raises ValueError for a directory that cannot be read, and weights of other names or shapes.
     """
     open_policy(policy_dir)
-    policy, weights = PiPolicy(config), load_file(policy_dir / WEIGHTS_FILE)
-    weights[ACTION_POSITIONS] = _longer(weights[ACTION_POSITIONS], config.action_horizon)
+    policy = build_policy(config)
+    weights = policy.adapt_weights(load_file(policy_dir / WEIGHTS_FILE))
     own = dict(policy.named_parameters())
     wrong = sorted(own.keys() ^ weights.keys()) or [n for n in own if own[n].shape != weights[n].shape]
     if wrong:
@@ -47,10 +48,8 @@ def policy_from(config: PiConfig, policy_dir: Path) -> PiPolicy:
 
 
 def tokenizer_of(policy_dir: Path) -> Tokenizer:
-    """Its ids are what the weights know."""
-    return open_policy(policy_dir).files.tokenizer
-
-
-def _longer(positions: Tensor, horizon: int) -> Tensor:
-    num_more = max(0, horizon - len(positions))
-    return torch.cat((positions, positions[-1:].expand(num_more, -1)))
+    """Its ids are what the weights know. Raises ValueError for a policy that has none."""
+    processor = open_policy(policy_dir).processor
+    if not isinstance(processor, PiProcessor):
+        raise ValueError(f"initial_policy {policy_dir}: a {processor.config.type} has no tokenizer; give a PiPolicy")
+    return processor.tokenizer

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from vla_ros.bags.files import find_bags
-from vla_ros.policies.directory import PolicyFiles, save_policy
+from vla_ros.policies.directory import save_policy
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
-from vla_ros.policies.processor import make_processor
+from vla_ros.policies.pi.processor import PiProcessor, make_vlm_processor
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.training.config import TrainConfig
 from vla_ros.training.dataset import LoadedBags, first_observation, load_bags
@@ -62,7 +62,7 @@ def train(
     loaded = _read_bags(config, robot, rule, report)
     frames = loaded.frames
     tokenizer = lesson.make_tokenizer(frames.tasks, config.vocab_size) if start is None else tokenizer_of(start)
-    processor = make_processor(config.processor, config.policy, tokenizer, len(robot.cameras))
+    processor = make_vlm_processor(config.processor, config.policy, tokenizer, len(robot.cameras))
     weight = config.intervention_weight if config.interventions == "upweight" else 1.0
     split = split_by_episode(frames, config.validation_share, weight)
     samples = SampleMaker(frames, split, config.data, processor, lesson)
@@ -72,8 +72,8 @@ def train(
     trainer = Trainer(config, policy, samples, split)
     validation = trainer.run(report)
 
-    files = PolicyFiles(config.policy, config.data, config.processor, tokenizer, samples.stats)
-    save_policy(config.output_dir, policy, files, first_observation(loaded, robot, rule))
+    exported = PiProcessor(config.policy, config.data, config.processor, tokenizer, samples.stats)
+    save_policy(config.output_dir, policy, exported, first_observation(loaded, robot, rule))
     report(f"policy directory: {config.output_dir}")
     return TrainingReport(
         num_episodes=len(frames.tasks),

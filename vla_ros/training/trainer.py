@@ -17,20 +17,19 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from vla_ros.policies.base import BasePolicy, PolicySample
+from vla_ros.policies.base import BasePolicy
 from vla_ros.training.config import OptimizerConfig, TrainConfig
 from vla_ros.training.samples import SampleMaker, Split
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
 NUM_VALIDATION_SAMPLES = 512
-VALIDATION_STEPS = 5
 
 
 @dataclass(frozen=True)
 class Validation:
     """Errors on episodes never trained on, at the chunk's last action, by joint (rad): the policy's, and those of
-    always answering the mean; ``ce_loss`` is the grounding's."""
+    always answering the mean; ``ce_loss`` is the grounding's, 0 for a policy without."""
 
     error_rad: np.ndarray
     guess_rad: np.ndarray
@@ -111,11 +110,10 @@ class Trainer:
             for start in range(0, len(chosen), self._config.optimizer.batch_size):
                 indices = chosen[start : start + self._config.optimizer.batch_size]
                 sample = self._sample(indices, rng)
-                draw = torch.randn(sample.actions.shape, generator=noise).to(self._device)
-                actions = self.policy.sample_actions(sample.observation, VALIDATION_STEPS, draw)
+                actions = self.policy.sample_batch(sample, noise)
                 said = self._samples.action.denormalize(actions.float().cpu().numpy())
                 errors.append(np.abs(said - self._samples.labels(indices))[:, -1])
-                ce_losses.append(float(self.policy.compute_loss(sample).ce_loss))
+                ce_losses.append(float(self.policy.compute_loss(sample).parts.get("ce_loss", 0.0)))
         self.policy.load_state_dict(trained)
         self.policy.train()
         last = self._samples.labels(chosen)[:, -1]
@@ -141,8 +139,8 @@ class Trainer:
             self._average[name].lerp_(value, 1 - decay)
         return loss.detach().item()
 
-    def _sample(self, indices: np.ndarray, rng: np.random.Generator) -> PolicySample:
-        return PolicySample.from_batch(self._samples.batch(indices, rng), self._device)
+    def _sample(self, indices: np.ndarray, rng: np.random.Generator) -> Any:
+        return self.policy.unpack_batch(self._samples.batch(indices, rng), self._device)
 
     def _log(self, validation: Validation) -> Validation:
         record = {

@@ -16,7 +16,7 @@ from vla_ros.policies.fill import build_policy
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig
 from vla_ros.policies.modules.vlm_bridge.qwen.processor import LOCATION_TOKENS, train_tokenizer
 from vla_ros.policies.pi.config import PiConfig
-from vla_ros.policies.processor import PolicyFiles
+from vla_ros.policies.pi.processor import PiProcessor
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.share import robot_file
 from vla_ros.transforms.normalize import FieldStats
@@ -47,8 +47,8 @@ def write_policy(folder: Path, robot: RobotConfig) -> None:
     about the middle of their ranges."""
     config = _config(robot.num_joints)
     middle = (robot.joint_values("lower") + robot.joint_values("upper")) / 2
-    files = PolicyFiles(
-        policy=config,
+    processor = PiProcessor(
+        config=config,
         data=DataConfig(
             joint_names=robot.joint_names,
             camera_names=robot.camera_names,
@@ -57,7 +57,7 @@ def write_policy(folder: Path, robot: RobotConfig) -> None:
             action_mode="absolute",
             normalization="mean_std",
         ),
-        processor=ProcessorConfig(
+        images=ProcessorConfig(
             type="QwenProcessor",
             camera_height=CAMERA_HEIGHT,
             camera_width=CAMERA_WIDTH,
@@ -69,7 +69,7 @@ def write_policy(folder: Path, robot: RobotConfig) -> None:
         stats={"state": _stats(middle, 1), "action": _stats(middle, config.action_horizon)},
     )
     torch.manual_seed(0)
-    save_policy(folder, build_policy(config), files, _observation(robot, middle))
+    save_policy(folder, build_policy(config), processor, _observation(robot, middle))
 
 
 def _config(num_joints: int) -> PiConfig:

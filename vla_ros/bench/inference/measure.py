@@ -5,45 +5,45 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from vla_ros.audit.counting import Cost
 from vla_ros.bench.inference.paired import measure_interleaved, paired_ratio
-from vla_ros.bench.inference.reference import as_written_actions, plain_actions
 from vla_ros.bench.inference.roofline import Peaks, find_peaks
-from vla_ros.bench.inference.stages import Stages
-from vla_ros.bench.inference.stock import stock_forward
+from vla_ros.bench.inference.stages import ENCODE_PREFIX, Stages
 from vla_ros.bench.inference.subject import Subject
 from vla_ros.execution.runner import PolicyRunner
-from vla_ros.policies.base import PolicyObservation
+from vla_ros.policies.modules.flow_matching import FlowMatchingPolicy
+from vla_ros.policies.trials import trials_of
 
-THIS_PATH, PLAIN, AS_WRITTEN, STOCK_PREFIX = (
-    "this path",
-    "plain_composition",
-    "reference_as_written",
-    "transformers_prefix",
-)
-ENCODE_PREFIX = "encode_prefix"
+THIS_PATH, STOCK_PREFIX = "this path", "transformers_prefix"
+PREPROCESSING = "preprocessing"
 NUM_PREPROCESSING_RUNS = 100
-STAGES = ("preprocessing", "copy_in", "prefix", "suffix", "copy_out")
 
 
 @dataclass(frozen=True)
 class BenchReport:
     """Times are medians in ms. ``speedup`` is the median of how many times as long the other takes, None where there is
-    no other; ``largest_difference`` is that of the actions from the plain composition's."""
+    no other; ``largest_difference`` is that of the actions from the first of the others', None without any.
+
+    ``prefix_cost`` and ``bound_prefix_ms`` are those of all that isn't a denoising step; ``step_cost`` is None and
+    ``bound_suffix_ms`` 0 for a policy that has none.
+    """
 
     total_ms: float
     stages_ms: dict[str, float | None]
     speedup: dict[str, float | None]
+    num_steps: int
+    num_tokens: int | None
     prefix_cost: Cost
-    step_cost: Cost
+    step_cost: Cost | None
     bound_prefix_ms: float
     bound_suffix_ms: float
     peaks: Peaks
-    largest_difference: float
+    largest_difference: float | None
     device_name: str
 
     @property
@@ -53,40 +53,42 @@ class BenchReport:
 
 def measure(subject: Subject, device: torch.device, num_rounds: int) -> BenchReport:
     """Everything there is to know about one subject; its weights get packed."""
-    runner = PolicyRunner(subject.policy, device, subject.config.num_steps)
-    stages = Stages(subject, device)
-    observation = PolicyObservation.from_request(subject.request, device)
-    stock = stock_forward(subject.policy, observation.policy_input)
-    plain = _composition(plain_actions, subject, device)
-    contenders: dict[str, Callable[[], object]] = {
-        THIS_PATH: lambda: runner.run(subject.request),
-        PLAIN: plain,
-        AS_WRITTEN: _composition(as_written_actions, subject, device),
-        **{name: getattr(stages, name) for name in STAGES[1:]},
+    runner, stages, trials = PolicyRunner(subject.policy, device), Stages(subject, device), trials_of(subject.config)
+    stock = trials.stock_prefix(subject.policy, subject.policy.unpack_request(subject.request, device))
+    others = {
+        name: _composition(actions_of, subject, device)
+        for name, actions_of in trials.compositions(subject.policy).items()
     }
+    contenders: dict[str, Callable[[], object]] = {THIS_PATH: lambda: runner.run(subject.request), **others}
+    contenders |= {name: run for name, run in stages.runs.items() if name != ENCODE_PREFIX}
     if stock is not None:
-        contenders |= {STOCK_PREFIX: torch.inference_mode()(stock), ENCODE_PREFIX: stages.encode_prefix}
-    difference = float(np.abs(runner.run(subject.request).actions - plain()).max())
-    prefix_cost, step_cost = stages.prefix_cost(), stages.step_cost()
-    peaks = [find_peaks(device, _dtype(subject), cost.weight_bytes) for cost in (prefix_cost, step_cost)]
+        contenders |= {STOCK_PREFIX: torch.inference_mode()(stock), ENCODE_PREFIX: stages.runs[ENCODE_PREFIX]}
+    actions = runner.run(subject.request).actions
+    differences = [float(np.abs(actions - other()).max()) for other in list(others.values())[:1]]
+    cost, step_cost = stages.cost(), stages.step_cost()
+    peaks = [find_peaks(device, _dtype(subject), each.weight_bytes) for each in (cost, step_cost or cost)]
     times_ms = measure_interleaved(contenders, num_rounds, device)
-    bases = {PLAIN: THIS_PATH, AS_WRITTEN: THIS_PATH, STOCK_PREFIX: ENCODE_PREFIX}
+    bases = {**dict.fromkeys(others, THIS_PATH), STOCK_PREFIX: ENCODE_PREFIX}
     if subject.preprocess is not None:  # compared with nothing: many in a row, as from frame to frame
-        times_ms |= measure_interleaved({"preprocessing": subject.preprocess}, NUM_PREPROCESSING_RUNS, device)
+        times_ms |= measure_interleaved({PREPROCESSING: subject.preprocess}, NUM_PREPROCESSING_RUNS, device)
     medians_ms = {name: float(np.median(values)) for name, values in times_ms.items()}
+    names = [PREPROCESSING, *(name for name in stages.runs if name != ENCODE_PREFIX)]
+    num_steps = subject.policy.num_steps if isinstance(subject.policy, FlowMatchingPolicy) else 0
     return BenchReport(
         total_ms=medians_ms[THIS_PATH],
-        stages_ms={name: medians_ms.get(name) for name in STAGES},
+        stages_ms={name: medians_ms.get(name) for name in names},
         speedup={
             name: paired_ratio(times_ms[name], times_ms[base]) if name in times_ms else None
             for name, base in bases.items()
         },
-        prefix_cost=prefix_cost,
+        num_steps=num_steps,
+        num_tokens=trials.num_tokens(subject.request),
+        prefix_cost=cost,
         step_cost=step_cost,
-        bound_prefix_ms=peaks[0].bound_ms(prefix_cost),
-        bound_suffix_ms=subject.config.num_steps * peaks[1].bound_ms(step_cost),
+        bound_prefix_ms=peaks[0].bound_ms(cost),
+        bound_suffix_ms=num_steps * peaks[1].bound_ms(step_cost) if step_cost is not None else 0.0,
         peaks=peaks[1],
-        largest_difference=difference,
+        largest_difference=differences[0] if differences else None,
         device_name=device_name(device),
     )
 
@@ -109,18 +111,17 @@ def _read_lines(path: str) -> list[str]:
 
 
 def _dtype(subject: Subject) -> torch.dtype:
-    return subject.policy.obs_registers.dtype
+    return next(subject.policy.parameters()).dtype
 
 
 def _composition(
-    actions_of: Callable[..., torch.Tensor], subject: Subject, device: torch.device
+    actions_of: Callable[[Any], torch.Tensor], subject: Subject, device: torch.device
 ) -> Callable[[], np.ndarray]:
     """From a request on the host to actions on the host, as ``PolicyRunner.run`` goes."""
 
     @torch.inference_mode()
     def run() -> np.ndarray:
-        observation = PolicyObservation.from_request(subject.request, device)
-        noise = torch.from_numpy(subject.request.noise)[None].to(device)
-        return actions_of(subject.policy, observation, subject.config.num_steps, noise)[0].float().cpu().numpy()
+        inputs = subject.policy.unpack_request(subject.request, device)
+        return actions_of(inputs)[0].float().cpu().numpy()
 
     return run

@@ -19,13 +19,14 @@ _TITLES = {
 
 def report_json(report: BenchReport, subject: Subject, device: torch.device, num_rounds: int) -> dict[str, Any]:
     """The report with what it was measured on; times in ms."""
+    step = report.step_cost
     return {
         "speedup": {name: _rounded(value) for name, value in report.speedup.items()},
         "stages_ms": {name: _rounded(value) for name, value in report.stages_ms.items()},
         "bound_ms": _rounded(report.bound_ms),
-        "operators_per_step": report.step_cost.num_operators,
-        "weight_bytes_per_step": report.step_cost.weight_bytes,
-        "flops_per_step": report.step_cost.flops,
+        "operators_per_step": None if step is None else step.num_operators,
+        "weight_bytes_per_step": None if step is None else step.weight_bytes,
+        "flops_per_step": None if step is None else step.flops,
         "total_ms": _rounded(report.total_ms),
         "bound_ratio": _rounded(report.total_ms / report.bound_ms),
         "bound_prefix_ms": _rounded(report.bound_prefix_ms),
@@ -34,10 +35,10 @@ def report_json(report: BenchReport, subject: Subject, device: torch.device, num
         "largest_difference": report.largest_difference,
         "policy": subject.name,
         "num_parameters": _num_parameters(subject),
-        "num_tokens": len(subject.request.policy_input.input_ids),
-        "num_cameras": len(subject.request.policy_input.image_grid),
+        "num_tokens": report.num_tokens,
+        "num_cameras": len(subject.request.view().image_grid),
         "horizon": subject.config.action_horizon,
-        "num_steps": subject.config.num_steps,
+        "num_steps": report.num_steps,
         "dtype": _dtype(subject),
         "device": str(device),
         "device_name": report.device_name,
@@ -50,14 +51,14 @@ def report_json(report: BenchReport, subject: Subject, device: torch.device, num
 
 def report_text(report: BenchReport, subject: Subject, device: torch.device, num_rounds: int) -> str:
     """A page to read."""
-    config, inputs = subject.config, subject.request.policy_input
+    num_images = len(subject.request.view().image_grid)
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     step, peaks = report.step_cost, report.peaks
     lines = [
         f"{subject.name}: {_num_parameters(subject) / 1e6:.0f} M parameters, {_dtype(subject)} on {report.device_name}"
         f"{threads}, torch {torch.__version__}",
-        f"{len(inputs.image_grid)} images, {len(inputs.input_ids)} tokens, chunk {config.action_horizon}, "
-        f"{config.num_steps} steps; medians of {num_rounds} rounds",
+        f"{num_images} images, {report.num_tokens or 'no'} tokens, chunk {subject.config.action_horizon}, "
+        f"{report.num_steps or 'no'} steps; medians of {num_rounds} rounds",
         "",
         *(f"  {name.replace('_', ' '):<18}{_text(value)} ms" for name, value in report.stages_ms.items()),
         f"  {'copy in … copy out':<18}{_text(report.total_ms)} ms in one call",
@@ -66,10 +67,12 @@ def report_text(report: BenchReport, subject: Subject, device: torch.device, num
         f"{peaks.bytes_per_s / 1e9:.4g} GB/s and {peaks.flops_per_s / 1e9:.4g} GFLOP/s, {peaks.source})",
         "",
         *(f"  {_speedup(value)} {_TITLES[name]}" for name, value in report.speedup.items()),
-        f"  actions differ by up to {report.largest_difference:.1e} from the plain composition's",
-        f"  a step: {step.num_operators} operators, {step.weight_bytes / 1e9:.4g} GB of weights, "
-        f"{step.flops / 1e9:.4g} GFLOP",
     ]
+    if report.largest_difference is not None:
+        lines.append(f"  actions differ by up to {report.largest_difference:.1e} from the plain composition's")
+    if step is not None:
+        cost = f"{step.num_operators} operators, {step.weight_bytes / 1e9:.4g} GB of weights"
+        lines.append(f"  a step: {cost}, {step.flops / 1e9:.4g} GFLOP")
     return "\n".join(lines)
 
 
@@ -86,7 +89,7 @@ def _num_parameters(subject: Subject) -> int:
 
 
 def _dtype(subject: Subject) -> str:
-    return str(subject.policy.obs_registers.dtype).removeprefix("torch.")
+    return str(next(subject.policy.parameters()).dtype).removeprefix("torch.")
 
 
 def _rounded(value: float | None) -> float | None:

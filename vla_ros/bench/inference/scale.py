@@ -10,7 +10,8 @@ import torch
 
 from vla_ros.bench.inference.paired import measure_interleaved
 from vla_ros.bench.inference.stages import Stages
-from vla_ros.bench.inference.subject import NUM_CAMERAS, Sizes, random_subject
+from vla_ros.bench.inference.subject import Sizes, random_subject
+from vla_ros.policies.trials import NUM_CAMERAS, trials_of
 
 # What is swept: field of a point, title, values.
 SWEEPS = {
@@ -38,7 +39,7 @@ def sweep(
     """The points of every sweep, each also told to ``report``; what isn't swept stays as the policy has it."""
     measured: dict[tuple[int, int, int], ScalePoint] = {}
     config = sizes.config
-    base = {"num_cameras": NUM_CAMERAS, "horizon": config.action_horizon, "num_steps": config.num_steps}
+    base = {"num_cameras": NUM_CAMERAS, "horizon": config.action_horizon, "num_steps": getattr(config, "num_steps", 0)}
     report(f"{'cameras':>8}{'chunk':>7}{'steps':>7}{'tokens':>8}{'prefix ms':>11}{'suffix ms':>11}")
     sweeps = {}
     for field, (_, values) in SWEEPS.items():
@@ -58,16 +59,16 @@ def _measure(
     sizes: Sizes, key: tuple[int, int, int], device: torch.device, dtype: torch.dtype, num_rounds: int
 ) -> ScalePoint:
     num_cameras, horizon, num_steps = key
-    config = replace(sizes.config, action_horizon=horizon, num_steps=num_steps)
+    config = trials_of(sizes.config).resize(sizes.config, horizon, num_steps)
     subject = random_subject(replace(sizes, config=config), device, dtype, num_cameras)
     subject.policy.pack_weights()
     stages = Stages(subject, device)
-    times_ms = measure_interleaved({"prefix": stages.prefix, "suffix": stages.suffix}, num_rounds, device)
+    times_ms = measure_interleaved({name: stages.runs[name] for name in ("prefix", "suffix")}, num_rounds, device)
     return ScalePoint(
         num_cameras,
         horizon,
         num_steps,
-        num_tokens=len(subject.request.policy_input.input_ids),
+        num_tokens=trials_of(config).num_tokens(subject.request),
         prefix_ms=float(np.median(times_ms["prefix"])),
         suffix_ms=float(np.median(times_ms["suffix"])),
     )

@@ -1,4 +1,7 @@
-"""The inference path taken apart, for timing: copy in, prefix, all steps of the suffix, copy out."""
+"""The inference path taken apart, for timing: copy in, prefix, all steps of the suffix, copy out.
+
+A policy that isn't made in these two stages is one stage, ``sample``.
+"""
 
 from __future__ import annotations
 
@@ -10,68 +13,64 @@ from torch import Tensor
 from vla_ros.audit.counting import Cost, count, count_step
 from vla_ros.bench.inference.subject import Subject
 from vla_ros.execution.staging import Bucket, StagingArea
-from vla_ros.policies.modules.vlm_bridge.data_types import VLMOutputs
+from vla_ros.policies.modules.flow_matching import FlowMatchingPolicy
 
+ENCODE_PREFIX = "encode_prefix"
 NUM_RUNS_BEFORE_CAPTURE = 3
 
 
 class Stages:
     """The steps of ``PolicyRunner`` on buffers of its own, each to be called by itself; on a GPU as captured graphs.
 
-    The subject's weights are packed already.
+    ``runs`` has them by name, in their order. The subject's weights are packed already.
     """
 
     def __init__(self, subject: Subject, device: torch.device) -> None:
-        self._policy, self._request, self._num_steps = subject.policy, subject.request, subject.config.num_steps
+        self.policy, self._request = subject.policy, subject.request
         self._staging = StagingArea(Bucket.of(subject.request), device)
         self._staging.load(subject.request)
+        self._inputs = self.policy.unpack(self._staging.tensors, subject.request.constants)
         with torch.inference_mode():
-            self._grid = self._policy.make_time_grid(self._num_steps)
-            self._run_encode_prefix = replayable(self._encode_prefix, device)
-            self._run_prefix = replayable(self._prefix, device)
-            self._prepared = self._run_prefix()
-            self._run_suffix = replayable(self._suffix, device)
-            self._actions = self._run_suffix()
+            self._prepared = self.policy.prepare()
+            stages, self._actions = self._capture(device)
+        calls = {"copy_in": lambda: self._staging.load(self._request)} | stages
+        calls["copy_out"] = lambda: self._staging.fetch_sync(self._actions)
+        self.runs = {name: torch.inference_mode()(call) for name, call in calls.items()}
 
-    @torch.inference_mode()
-    def copy_in(self) -> None:
-        self._staging.load(self._request)
+    def cost(self) -> Cost:
+        """What is done once for an inference: the prefix, with keys and values for all steps, or all of it."""
+        run = self._prefix if isinstance(self.policy, FlowMatchingPolicy) else self._sample
+        return count(run, self.policy.parameters())
 
-    @torch.inference_mode()
-    def encode_prefix(self) -> object:
-        """The prefix without the expert's keys and values of it: as much as the backbone by itself does."""
-        return self._run_encode_prefix()
-
-    @torch.inference_mode()
-    def prefix(self) -> object:
-        return self._run_prefix()
-
-    @torch.inference_mode()
-    def suffix(self) -> object:
-        return self._run_suffix()
-
-    @torch.inference_mode()
-    def copy_out(self) -> object:
-        return self._staging.fetch_sync(self._actions)
-
-    def prefix_cost(self) -> Cost:
-        """The prefix, with keys and values for all steps."""
-        return count(self._prefix, self._policy.parameters())
-
-    def step_cost(self) -> Cost:
-        """One denoising step."""
+    def step_cost(self) -> Cost | None:
+        """One denoising step, of a policy that has any."""
+        if not isinstance(self.policy, FlowMatchingPolicy):
+            return None
         with torch.no_grad():
             outputs = self._encode_prefix()
-        return count_step(self._policy, outputs, self._staging.observation.state, self._staging.noise[:, None])
+        return count_step(self.policy, outputs, self._inputs.observation.state, self._inputs.noise[:, None])
 
-    def _encode_prefix(self) -> VLMOutputs:
-        return self._policy.encode_prefix(self._staging.observation)
+    def _capture(self, device: torch.device) -> tuple[dict[str, Callable[[], object]], Tensor]:
+        if not isinstance(self.policy, FlowMatchingPolicy):
+            sample = replayable(self._sample, device)
+            return {"sample": sample}, sample()
+        encode_prefix, prefix = replayable(self._encode_prefix, device), replayable(self._prefix, device)
+        self._suffix_input = prefix()
+        suffix = replayable(self._suffix, device)
+        return {ENCODE_PREFIX: encode_prefix, "prefix": prefix, "suffix": suffix}, suffix()
+
+    def _sample(self) -> Tensor:
+        return self.policy.sample(self._inputs, self._prepared)
+
+    def _encode_prefix(self) -> object:
+        """The prefix without the expert's keys and values of it: as much as the backbone by itself does."""
+        return self.policy.encode_prefix(self._inputs.observation)
 
     def _prefix(self) -> object:
-        return self._policy.prepare_suffix(self._encode_prefix(), self._grid)
+        return self.policy.prepare_suffix(self._encode_prefix(), self._prepared)
 
     def _suffix(self) -> Tensor:
-        return self._policy.denoise(self._staging.observation.state, self._prepared, self._staging.noise)
+        return self.policy.denoise(self._inputs.observation.state, self._suffix_input, self._inputs.noise)
 
 
 def replayable(run: Callable[[], object], device: torch.device) -> Callable[[], object]:

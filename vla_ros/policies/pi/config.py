@@ -6,41 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vla_ros.policies.config import POLICY_TYPES, VLM_TYPES
-
-QK_NORMS = ("layernorm", "rmsnorm", "none")
-
-
-@dataclass(frozen=True)
-class ActionExpertConfig:
-    """The DiT action expert: ``num_hidden_layers * cross_attention_every`` blocks."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    num_hidden_layers: int
-    cross_attention_every: int = 2
-    only_attend_to_final_layer: bool = False
-    qk_norm: str = "layernorm"
-    rotary_self_attn: bool = True
-    rope_theta: float = 10000.0
-    rms_norm_eps: float = 1e-6
-    attention_bias: bool = True
-
-    def __post_init__(self) -> None:
-        if self.qk_norm not in QK_NORMS:
-            raise ValueError(f"action_expert_cfg.qk_norm is '{self.qk_norm}'; expected one of {', '.join(QK_NORMS)}")
-        if self.num_attention_heads % self.num_key_value_heads:
-            heads = f"{self.num_attention_heads} heads, {self.num_key_value_heads} key/value heads"
-            raise ValueError(f"action_expert_cfg: {heads}; the first must be a multiple of the second")
-        if self.cross_attention_every < 1 or self.head_dim % 2 or self.hidden_size % 2:
-            raise ValueError("action_expert_cfg: cross_attention_every must be >= 1, head_dim and hidden_size even")
+from vla_ros.policies.config import PolicyConfig
+from vla_ros.policies.modules.action_expert.config import ActionExpertConfig
+from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
+from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 
 
 @dataclass(frozen=True)
-class PiConfig:
+class PiConfig(PolicyConfig, PrefixConfig):
     """The ``policy:`` group of a policy.yaml.
 
     ``vlm_config`` is the backbone's own configuration (a transformers config.json as a mapping); ``image_mean`` and
@@ -76,13 +49,13 @@ class PiConfig:
     image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
-        if self.type not in POLICY_TYPES:
-            raise ValueError(f"policy.type is '{self.type}'; expected one of {', '.join(POLICY_TYPES)}")
-        if self.vlm_type not in VLM_TYPES:
-            raise ValueError(f"policy.vlm_type is '{self.vlm_type}'; expected one of {', '.join(VLM_TYPES)}")
-        for name in ("action_horizon", "action_dim", "state_dim", "state_history", "num_steps", "num_noise_per_sample"):
+        if self.vlm_type not in BACKBONES:
+            raise ValueError(f"policy.vlm_type is '{self.vlm_type}'; expected one of {', '.join(BACKBONES)}")
+        for name in ("action_horizon", "action_dim", "state_dim", "num_steps", "num_noise_per_sample"):
             if getattr(self, name) < 1:
                 raise ValueError(f"policy.{name} is {getattr(self, name)}; expected at least 1")
+        if self.state_history < 0:
+            raise ValueError(f"policy.state_history is {self.state_history}; expected at least 0")
         if not 0 <= self.max_frozen_actions < self.action_horizon:
             expected = f"at least 0 and below action_horizon, {self.action_horizon}"
             raise ValueError(f"policy.max_frozen_actions is {self.max_frozen_actions}; expected {expected}")

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-
-from vla_ros.policies.pi.config import ActionExpertConfig, PiConfig
-from vla_ros.strict import config_to_dict
+from vla_ros.policies.modules.action_expert.config import ActionExpertConfig
+from vla_ros.policies.pi.config import PiConfig
 
 ACTION_EXPERT = ActionExpertConfig(
     hidden_size=1024,
@@ -153,10 +151,3 @@ PUBLISHED: dict[str, PiConfig] = {
     "pi-paligemma2": _published("PaliGemmaForConditionalGeneration", PALIGEMMA2_3B),
     "pi-smol": _published("SmolVLMForConditionalGeneration", SMOLVLM2_500M),
 }
-
-
-def register() -> None:
-    """Put the published policies into Hydra's ``policy`` group, beside the YAML files of ``config/policy``."""
-    store = ConfigStore.instance()
-    for name, config in PUBLISHED.items():
-        store.store(group="policy", name=name, node=config_to_dict(config), provider="vla_ros")

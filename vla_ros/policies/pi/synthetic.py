@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.modules.vlm_bridge.processor import read_int
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
+from vla_ros.policies.pi.request import PiRequest
 from vla_ros.transforms.prefix import prefix_mask
-from vla_ros.transforms.sample import PolicyInput, PolicyRequest
 
 
 def synthetic_request(
@@ -20,7 +21,7 @@ def synthetic_request(
     image_size: tuple[int, int] = (224, 224),
     num_text_tokens: int = 40,
     seed: int = 0,
-) -> PolicyRequest:
+) -> PiRequest:
     """A request as the backbone's processor makes it: images first, then ``num_text_tokens`` of text, no padding.
 
     ``image_size`` is (height, width) in pixels; what is no whole patch or merge block is left out.
@@ -44,7 +45,7 @@ def synthetic_request(
         target_ids=None,
         image_grid=(grid,) * num_cameras,
     )
-    return PolicyRequest(
+    return PiRequest(
         stamp_ns=seed,
         policy_input=policy_input,
         state=rng.standard_normal((config.state_history, config.state_dim), np.float32),

@@ -44,22 +44,18 @@ class InputFingerprint:
 
 def fingerprint(request: PolicyRequest) -> InputFingerprint:
     """The fingerprint of a request: a millisecond or so."""
-    given = request.policy_input
-    num_patches = [t * height * width for t, height, width in given.image_grid]
-    images = np.split(given.pixel_values, np.cumsum(num_patches)[:-1])
-    if given.pixel_values.dtype != np.uint8:
-        images = [image * np.float32(LEVELS_PER_UNIT) for image in images]
-    ids = given.input_ids[given.attention_mask]
+    given = request.view()
+    images = [image if image.dtype == np.uint8 else image * np.float32(LEVELS_PER_UNIT) for image in given.images]
     return InputFingerprint(
         image_grid=given.image_grid,
-        patch_length=given.pixel_values.shape[1],
+        patch_length=images[0].shape[1],
         coarse=np.stack([_coarse(image) for image in images]),
         sketch=np.stack([_sketch(image) for image in images]),
-        state=request.state[-1].astype(np.float64),
-        noise=request.noise.ravel()[:NUM_NOISE_VALUES].astype(np.float64),
-        num_tokens=len(ids),
-        tokens=_digest(ids),
-        layout=_digest(given.attention_mask, given.prefix_mask, given.position_ids),
+        state=given.state[-1:].ravel().astype(np.float64),
+        noise=given.noise.ravel()[:NUM_NOISE_VALUES].astype(np.float64),
+        num_tokens=len(given.tokens),
+        tokens=_digest(given.tokens),
+        layout=_digest(*given.layout),
     )
 
 

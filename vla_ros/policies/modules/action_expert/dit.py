@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from vla_ros.policies.modules.action_expert.config import ActionExpertConfig
 from vla_ros.policies.modules.layers.packing import PackedLayer, ReorderedLinear, gated_mlp, project_qkv
-from vla_ros.policies.pi.config import ActionExpertConfig
 from vla_ros.policies.utils.transformers import Rotary, apply_rotary, modulated_rms_norm, rms_norm, rotary_angles
 
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0

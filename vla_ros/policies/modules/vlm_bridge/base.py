@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from vla_ros.policies.modules.layers.packing import PackedLayer, pack_layer
+from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs, VLMOutputs
-from vla_ros.policies.pi.config import PiConfig
-from vla_ros.transforms.sample import PolicyInput
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 
 IGNORED = -100
 SAME_POLICY = "give both nodes the same policy directory"
@@ -36,15 +36,11 @@ class VLMBridge(nn.Module, ABC):
     Its weights keep their transformers names; its forward pass is ours, over the model's modules.
     """
 
-    def __init__(self, config: PiConfig, causal_model: nn.Module) -> None:
+    def __init__(self, config: PrefixConfig, causal_model: nn.Module) -> None:
         super().__init__()
         self.config = config
         self.causal_model = causal_model
-        num_read, num_layers = config.action_expert_cfg.num_hidden_layers, len(self.language_model.layers)
-        if num_read > num_layers:
-            got = f"policy.action_expert_cfg.num_hidden_layers is {num_read}"
-            raise ValueError(f"{got}; the backbone has {num_layers} text layers to read: give at most that")
-        self.packed_layers: tuple[PackedLayer | None, ...] = (None,) * num_layers
+        self.packed_layers: tuple[PackedLayer | None, ...] = (None,) * len(self.language_model.layers)
 
     @property
     @abstractmethod

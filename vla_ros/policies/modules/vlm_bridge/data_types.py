@@ -23,7 +23,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
-from vla_ros.transforms.sample import PolicyInput
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
+from vla_ros.transforms.sample import TrainingBatch
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,29 @@ class VLMInputs:
         """From the batched tensors of a request, already on the device."""
         names = ("pixel_values", "input_ids", "attention_mask", "prefix_mask", "position_ids")
         return cls(**{name: tensors[name] for name in names}, target_ids=None, image_grid=image_grid)
+
+
+@dataclass(frozen=True)
+class PolicyObservation:
+    """The backbone's input and the normalised state."""
+
+    policy_input: VLMInputs
+    state: Float[Tensor, "batch history state"]
+
+
+@dataclass(frozen=True)
+class PolicySample:
+    """A training sample: an observation and the normalised actions that followed it."""
+
+    observation: PolicyObservation
+    actions: Float[Tensor, "batch horizon action"]
+
+    @classmethod
+    def from_batch(cls, batch: TrainingBatch, device: torch.device | str = "cpu") -> PolicySample:
+        """A numpy batch on ``device``."""
+        inputs = VLMInputs.from_numpy(batch.policy_input, device)
+        state, actions = (torch.from_numpy(array).to(device) for array in (batch.state, batch.actions))
+        return cls(PolicyObservation(inputs, state), actions)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
+from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
-from vla_ros.policies.pi.config import PiConfig
 from vla_ros.transforms.images import patchify, resize
 from vla_ros.transforms.prefix import prefix_mask
-from vla_ros.transforms.sample import PolicyInput
 
 PROMPT_SEPARATOR = "<<<PROMPT_SEP>>>"
 IGNORED = -100
@@ -67,7 +67,7 @@ class VLMProcessor(ABC):
     pads_left: ClassVar[bool] = True
     padded_position: ClassVar[int] = 0
 
-    def __init__(self, config: ProcessorConfig, policy: PiConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
+    def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
         expected = BACKBONES[policy.vlm_type].processor
         if config.type != expected:
             raise ValueError(f"processor.json: type is '{config.type}'; {policy.vlm_type} needs {expected}")
@@ -115,7 +115,7 @@ class VLMProcessor(ABC):
         """Position ids of the registers, int64 [batch, axes, registers], from those of the tokens."""
 
     @classmethod
-    def prefix_positions(cls, attention_mask: np.ndarray, given: np.ndarray | None, policy: PiConfig) -> np.ndarray:
+    def prefix_positions(cls, attention_mask: np.ndarray, given: np.ndarray | None, policy: PrefixConfig) -> np.ndarray:
         """Position ids of the prefix, int64 [batch, axes, prefix]."""
         positions = cls.token_positions(attention_mask, given)
         if policy.zero_pos_id_for_obs_register:

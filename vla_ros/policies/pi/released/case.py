@@ -12,15 +12,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from vla_ros.policies.base import FlowDraws, PolicyObservation, PolicySample
-from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
+from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation, PolicySample, VLMInputs
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.modules.vlm_bridge.processor import IGNORED
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.policy import PiPolicy
+from vla_ros.policies.utils.training import FlowDraws
 from vla_ros.transforms.images import patchify
 from vla_ros.transforms.prefix import prefix_mask
-from vla_ros.transforms.sample import PolicyInput
 
 TOLERANCE = 2e-5  # absolute, float32 on CPU
 # No policy reads it, and a token of small norm amplifies rounding: with oneDNN on and off it already differs by 6e-5.
@@ -109,8 +109,8 @@ def compare(policy: PiPolicy, case: RecordedCase) -> dict[str, float]:
         "velocity": lambda: policy.predict_suffix(
             given["state"], policy.prepare_suffix(prefix, None), noisy[:, None], given["time"][:, None]
         )[:, 0],
-        "ce_loss": lambda: loss.ce_loss[None],
-        "flow_mse": lambda: loss.flow_mse[None],
+        "ce_loss": lambda: loss.parts["ce_loss"][None],
+        "flow_mse": lambda: loss.parts["flow_mse"][None],
         "actions_10_steps": lambda: policy.sample_actions(observation, 10, given["noise"]),
         "actions_5_steps": lambda: policy.sample_actions(observation, 5, given["noise"]),
     }

@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from vla_ros.policies.pi.config import ActionExpertConfig, PiConfig
+from vla_ros.policies.modules.action_expert.config import ActionExpertConfig
+from vla_ros.policies.pi.config import PiConfig
 from vla_ros.strict import parse_config
 
 # What a released cfg.yaml may name, and what it is here.
@@ -193,7 +194,7 @@ def _expert(group: Any) -> Mapping[str, Any]:
             raise ValueError(f"{got}; this package computes {expected!r} only")
     kept = {key: value for key, value in group.items() if key not in (*FIXED_IN_EXPERT, UNUSED_IN_EXPERT)}
     _require(kept, ActionExpertConfig, "policy.action_expert_cfg", ())
-    return kept
+    return {**kept, "qk_norm": "none" if kept["qk_norm"] is None else kept["qk_norm"]}
 
 
 def _require(group: Mapping[str, Any], kind: type, where: str, optional: tuple[str, ...]) -> None:

@@ -13,22 +13,17 @@ import torch
 from tokenizers import Tokenizer
 
 from vla_ros.policies.directory import infer
+from vla_ros.policies.files import GOLDEN_FILE, WEIGHTS_FILE, open_policy, write_files
 from vla_ros.policies.golden import GoldenCase, write_golden
 from vla_ros.policies.importing.precision import float32_arithmetic
 from vla_ros.policies.importing.writer import write_safetensors
+from vla_ros.policies.pi.processor import PiProcessor
 from vla_ros.policies.pi.released.config import read_released_config
 from vla_ros.policies.pi.released.settings import RobotSettings, data_config, processor_config
 from vla_ros.policies.pi.released.source import find_image_config, find_run, find_stats, find_tokenizer, find_vlm_config
 from vla_ros.policies.pi.released.statistics import read_released_stats
 from vla_ros.policies.pi.released.weights import ReleasedPolicy, fill_policy
-from vla_ros.policies.processor import (
-    GOLDEN_FILE,
-    WEIGHTS_FILE,
-    PolicyFiles,
-    PolicyProcessor,
-    open_policy,
-    write_files,
-)
+from vla_ros.policies.processor import stats_shapes
 from vla_ros.types import Observation
 
 GOLDEN_TASK = "move to the red block"
@@ -62,50 +57,49 @@ def import_run(
     vlm_config = find_vlm_config(run, released.model_id, vlm)
     policy = fill_policy(run, released, vlm_config, dtype=None)
     config = policy.config
-    data = data_config(config, robot)
-    shapes = {"state": (config.state_history, config.state_dim), "action": (config.action_horizon, config.action_dim)}
-    image_config = find_image_config(vlm_config)
-    files = PolicyFiles(
-        policy=config,
-        data=data,
-        processor=processor_config(config, released, image_config, robot.camera_size),
+    processor = PiProcessor(
+        config=config,
+        data=data_config(config, robot),
+        images=processor_config(config, released, find_image_config(vlm_config), robot.camera_size),
         tokenizer=_read_tokenizer(find_tokenizer(vlm_config, released.model_id)),
-        stats=read_released_stats(find_stats(run, stats), shapes),
+        stats=read_released_stats(find_stats(run, stats), stats_shapes(config)),
     )
-    digest = _write_aside(out, lambda folder: _write(folder, policy, files))
+    digest = _write_aside(out, lambda folder: _write(folder, policy, processor))
     parameters = list(policy.policy.parameters())
     return ImportReport(
         model=run.model,
         num_parameters=sum(parameter.numel() for parameter in parameters),
         num_bytes=sum(parameter.nbytes for parameter in parameters),
         head=policy.head,
-        image_size=(files.processor.image_height, files.processor.image_width),
+        image_size=processor.image_size,
         digest=digest,
     )
 
 
-def _write(folder: Path, policy: ReleasedPolicy, files: PolicyFiles) -> str:
+def _write(folder: Path, policy: ReleasedPolicy, processor: PiProcessor) -> str:
     """Every file of the directory; returns its digest, after reading it all back."""
-    write_files(folder, files)
+    write_files(folder, processor)
     weights = {name: value.detach() for name, value in policy.policy.named_parameters()}
     write_safetensors(folder / WEIGHTS_FILE, weights, policy.memory)
-    observation = _golden_observation(files)
-    request = PolicyProcessor(files, digest="").process(observation)
+    observation = _golden_observation(processor)
+    request = processor.process(observation)
     with float32_arithmetic(policy.memory):
-        actions = infer(policy.policy, request, files.policy.num_steps, torch.device("cpu"))
+        actions = infer(policy.policy, request, torch.device("cpu"))
     write_golden(folder / GOLDEN_FILE, GoldenCase(observation, request, actions))
     return open_policy(folder).processor.digest
 
 
-def _golden_observation(files: PolicyFiles) -> Observation:
-    """Noise from a fixed seed as images, at the mean state: a release comes without a real observation."""
+def _golden_observation(processor: PiProcessor) -> Observation:
+    """Noise from a fixed seed as images, at the mean state, or zeros for a policy that sees none: a release comes
+    without a real observation."""
     rng = np.random.default_rng(GOLDEN_SEED)
-    shape = (files.processor.camera_height, files.processor.camera_width, 3)
+    shape, cameras, state = (*processor.camera_size, 3), processor.camera_names, processor.stats.get("state")
+    joints = np.zeros(len(processor.joint_names)) if state is None else state.mean[-1].astype(np.float64)
     return Observation(
         stamp_ns=GOLDEN_SEED,
-        headers_ns=dict.fromkeys(files.data.camera_names, GOLDEN_SEED),
-        images={name: rng.integers(0, 256, shape, np.uint8) for name in files.data.camera_names},
-        joint_positions=files.stats["state"].mean[-1].astype(np.float64),
+        headers_ns=dict.fromkeys(cameras, GOLDEN_SEED),
+        images={name: rng.integers(0, 256, shape, np.uint8) for name in cameras},
+        joint_positions=joints,
         task=GOLDEN_TASK,
     )
 

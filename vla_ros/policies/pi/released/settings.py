@@ -37,7 +37,7 @@ class RobotSettings:
 def data_config(config: PiConfig, robot: RobotSettings) -> DataConfig:
     """The ``data:`` group; raises ValueError where the robot's joints are not those the policy was trained for."""
     num_joints = len(robot.joint_names)
-    if (config.state_dim, config.action_dim) != (num_joints, num_joints):
+    if config.action_dim != num_joints or (config.state_history and config.state_dim != num_joints):
         got = f"the policy has {config.state_dim} state and {config.action_dim} action dimensions"
         need = "a policy directory has one state and one action for each joint: give the robot it was trained for"
         raise ValueError(f"{got}, the robot {num_joints} joints ({', '.join(robot.joint_names)}); {need} with --robot")

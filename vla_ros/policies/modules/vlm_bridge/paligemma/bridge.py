@@ -21,6 +21,7 @@ from vla_ros.policies.modules.layers.packing import PackedLinear
 from vla_ros.policies.modules.layers.siglip import pack_siglip, run_siglip
 from vla_ros.policies.modules.vlm_bridge import build
 from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan, VLMBridge
+from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
 from vla_ros.policies.modules.vlm_bridge.paligemma.forward import (
     PackedGemmaLayer,
@@ -31,7 +32,6 @@ from vla_ros.policies.modules.vlm_bridge.paligemma.forward import (
     run_text,
 )
 from vla_ros.policies.modules.vlm_bridge.paligemma.processor import image_token_id
-from vla_ros.policies.pi.config import PiConfig
 
 TEXT_CONFIGS = {"gemma": GemmaConfig, "gemma2": Gemma2Config}
 # Written by releases, some in one group and some in another; none of them changes a value that is computed here.
@@ -45,7 +45,7 @@ MORE_KEYS = frozenset(
 class PaliGemmaBridge(VLMBridge):
     """PaliGemma 1 or 2, as the text config says; only the weights of its modules are used, see ``forward``."""
 
-    def __init__(self, config: PiConfig) -> None:
+    def __init__(self, config: PrefixConfig) -> None:
         super().__init__(config, PaliGemmaForConditionalGeneration(build_config(config.vlm_config)))
         self.packed_vision: tuple[PackedLinear | None, ...] = (None,) * len(self._vision_tower.encoder.layers)
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
+from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, Prompt, VLMProcessor, read_int
-from vla_ros.policies.pi.config import PiConfig
 
 PAD, BEGIN, END, IMAGE = "<pad>", "<bos>", "<eos>", "<image>"
 # In the vocabulary of every release, but not all mark them to be matched whole.
@@ -28,7 +28,7 @@ class PaliGemmaProcessor(VLMProcessor):
 
     pads_left = False
 
-    def __init__(self, config: ProcessorConfig, policy: PiConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
+    def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
         self._image_id = image_token_id(policy.vlm_config)
         super().__init__(config, policy, tokenizer, num_cameras)
         known = [token for token in PLACE_TOKENS if tokenizer.token_to_id(token) is not None]

@@ -14,15 +14,15 @@ from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfi
 from vla_ros.policies.modules.layers.decoder import rms_norm_of
 from vla_ros.policies.modules.vlm_bridge import build
 from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan, VLMBridge
+from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
 from vla_ros.policies.modules.vlm_bridge.qwen.forward import ImageFeatures, run_text, run_vision
-from vla_ros.policies.pi.config import PiConfig
 
 
 class QwenBridge(VLMBridge):
     """Qwen3-VL; of its vision tower and text layers only the weights are used, see ``forward``."""
 
-    def __init__(self, config: PiConfig) -> None:
+    def __init__(self, config: PrefixConfig) -> None:
         super().__init__(config, Qwen3VLForConditionalGeneration(build_config(config.vlm_config)))
 
     @property

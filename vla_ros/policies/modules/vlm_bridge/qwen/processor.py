@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.processor import (
     PROMPT_SEPARATOR,
     ProcessorConfig,
@@ -20,7 +21,6 @@ from vla_ros.policies.modules.vlm_bridge.processor import (
     VLMProcessor,
     read_int,
 )
-from vla_ros.policies.pi.config import PiConfig
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
@@ -33,7 +33,7 @@ class QwenProcessor(VLMProcessor):
 
     padded_position = 1  # what released checkpoints saw there
 
-    def __init__(self, config: ProcessorConfig, policy: PiConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
+    def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
         super().__init__(config, policy, tokenizer, num_cameras)
         self.merge_size = read_int(policy.vlm_config, "vision_config", "spatial_merge_size")
         self._check_image_size(self.patch_size * self.merge_size)

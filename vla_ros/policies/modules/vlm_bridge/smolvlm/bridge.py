@@ -16,9 +16,9 @@ from vla_ros.policies.modules.layers.packing import PackedLinear
 from vla_ros.policies.modules.layers.siglip import pack_siglip
 from vla_ros.policies.modules.vlm_bridge import build
 from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan, VLMBridge
+from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
 from vla_ros.policies.modules.vlm_bridge.smolvlm.forward import join_prefix, run_text, run_vision
-from vla_ros.policies.pi.config import PiConfig
 
 # Written by releases, some in one group and some in another; none of them changes a value that is computed here.
 MORE_KEYS = frozenset(
@@ -31,7 +31,7 @@ MORE_KEYS = frozenset(
 class SmolVLMBridge(VLMBridge):
     """SmolVLM 2; of its vision tower and text layers only the weights are used, see ``forward``."""
 
-    def __init__(self, config: PiConfig) -> None:
+    def __init__(self, config: PrefixConfig) -> None:
         super().__init__(config, SmolVLMForConditionalGeneration(build_config(config.vlm_config)))
         num_layers = len(self.causal_model.model.vision_model.encoder.layers)
         self.packed_vision: tuple[PackedLinear | None, ...] = (None,) * num_layers

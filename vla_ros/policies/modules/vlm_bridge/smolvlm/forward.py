@@ -18,8 +18,8 @@ from vla_ros.policies.modules.layers.decoder import run_layer
 from vla_ros.policies.modules.layers.packing import PackedLayer, PackedLinear
 from vla_ros.policies.modules.layers.siglip import run_siglip
 from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan
+from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
-from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.utils.transformers import Rotary, inverse_frequencies, make_rotary
 
 
@@ -27,7 +27,7 @@ def run_vision(
     model: Any,
     packed_layers: tuple[PackedLinear | None, ...],
     inputs: VLMInputs,
-    config: PiConfig,
+    config: PrefixConfig,
 ) -> Float[Tensor, "images image_tokens hidden"]:
     """The image tokens of all images of the batch, in order."""
     tower, connector = model.vision_model, model.connector

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
+from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, Prompt, VLMProcessor, read_int
-from vla_ros.policies.pi.config import PiConfig
 
 PAD, START, END = "<|im_end|>", "<|im_start|>", "<end_of_utterance>"
 AROUND_IMAGE, GLOBAL_IMAGE, IMAGE = "<fake_token_around_image>", "<global-img>", "<image>"
@@ -31,7 +31,7 @@ class SmolVLMProcessor(VLMProcessor):
 
     resampling = Image.Resampling.LANCZOS
 
-    def __init__(self, config: ProcessorConfig, policy: PiConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
+    def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
         super().__init__(config, policy, tokenizer, num_cameras)
         scale = read_int(policy.vlm_config, "scale_factor")
         if scale < 1 or self.grid[1] % scale:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vla_ros.bench.inference.reference import paligemma, qwen, smolvlm
-from vla_ros.bench.inference.reference.parts import Prefix
-from vla_ros.bench.inference.reference.suffix import Context, predict_suffix
+from vla_ros.policies.pi.reference import paligemma, qwen, smolvlm
+from vla_ros.policies.pi.reference.parts import Prefix
+from vla_ros.policies.pi.reference.suffix import Context, predict_suffix
 
 PREFIXES = {
     "Qwen3VLForConditionalGeneration": qwen.run_prefix,

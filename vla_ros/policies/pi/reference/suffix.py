@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vla_ros.bench.inference.reference.parts import (
+from vla_ros.policies.pi.reference.parts import (
     Rotary,
     frequencies,
     join_heads,

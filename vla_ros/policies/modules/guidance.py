@@ -6,15 +6,12 @@ project's flow time: 1 is noise, 0 the action, velocity = noise - action.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-
-from vla_ros.transforms.sample import PolicyRequest
 
 MAX_STRENGTH = 5.0
 DIFFERENCE_STEPS = (0.3, 0.1, 0.03, 0.01)  # of noise with variance 1; in half precision the larger ones are the better
@@ -36,22 +33,16 @@ class Guidance:
     beta: float = MAX_STRENGTH
 
     @classmethod
-    def from_request(cls, request: PolicyRequest, device: torch.device | str = "cpu") -> Guidance | None:
-        """That of one request as a batch of one; None where it has none."""
-        if request.previous_actions is None or request.guidance_weights is None:
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Guidance | None:
+        """That of a request's tensors, batched and on the device; None where it has none."""
+        if "previous_actions" not in tensors:
             return None
-        arrays = (request.previous_actions, request.guidance_weights)
-        return cls(*(torch.from_numpy(array)[None].to(device) for array in arrays))
+        return cls(tensors["previous_actions"], tensors["guidance_weights"])
 
     @property
     def is_frozen(self) -> Bool[Tensor, "batch horizon"]:
         """The actions that can't be changed any more."""
         return self.weights >= 1.0
-
-
-def without_gradients(is_guided: bool) -> AbstractContextManager[object]:
-    """Inference mode has less to do for each operator; inside it some releases of torch give zeros for guidance."""
-    return torch.no_grad() if is_guided else torch.inference_mode()
 
 
 def guidance_strength(flow_time: float, beta: float) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vla_ros.bench.inference.reference.parts import (
+from vla_ros.policies.pi.reference.parts import (
     Prefix,
     add_registers,
     decoder_layer,

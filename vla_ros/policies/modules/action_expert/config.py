@@ -1,0 +1,35 @@
+"""Configuration of the action expert. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+QK_NORMS = ("layernorm", "rmsnorm", "none")
+
+
+@dataclass(frozen=True)
+class ActionExpertConfig:
+    """The DiT action expert: ``num_hidden_layers * cross_attention_every`` blocks."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    num_hidden_layers: int
+    cross_attention_every: int = 2
+    only_attend_to_final_layer: bool = False
+    qk_norm: str = "layernorm"
+    rotary_self_attn: bool = True
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-6
+    attention_bias: bool = True
+
+    def __post_init__(self) -> None:
+        if self.qk_norm not in QK_NORMS:
+            raise ValueError(f"action_expert_cfg.qk_norm is '{self.qk_norm}'; expected one of {', '.join(QK_NORMS)}")
+        if self.num_attention_heads % self.num_key_value_heads:
+            heads = f"{self.num_attention_heads} heads, {self.num_key_value_heads} key/value heads"
+            raise ValueError(f"action_expert_cfg: {heads}; the first must be a multiple of the second")
+        if self.cross_attention_every < 1 or self.head_dim % 2 or self.hidden_size % 2:
+            raise ValueError("action_expert_cfg: cross_attention_every must be >= 1, head_dim and hidden_size even")

@@ -1,0 +1,165 @@
+"""Policies of two stages: the observation is encoded once, then flow matching turns noise into actions step by step.
+
+Flow matching after Lipman et al., "Flow Matching for Generative Modeling"; flow time 1 is noise, 0 the action,
+velocity = noise - action.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vla_ros.policies.base import BasePolicy, OnStage, tell_nobody
+from vla_ros.policies.modules.guidance import Guidance, Velocity, check_product_sync, guided_velocity
+
+
+class TimeGrid(Protocol):
+    """What depends on the flow times of so many Euler steps and on the weights alone."""
+
+    @property
+    def num_steps(self) -> int: ...
+
+
+class SuffixInput(Protocol):
+    """What stays the same from step to step; its grid is None where flow times vary."""
+
+    @property
+    def time_grid(self) -> TimeGrid | None: ...
+
+
+class FlowObservation(Protocol):
+    """What the prefix is made of, and the normalised state."""
+
+    @property
+    def state(self) -> Float[Tensor, "batch history state"]: ...
+
+
+@dataclass(frozen=True)
+class FlowInputs:
+    """One inference: the observation, the noise, and the chunk to continue where there is one."""
+
+    observation: Any
+    noise: Float[Tensor, "batch horizon action"]
+    guidance: Guidance | None = None
+
+
+class FlowMatchingPolicy(BasePolicy):
+    """A policy whose ``predict_suffix`` gives the velocity, at every step over what ``encode_prefix`` made once."""
+
+    is_guidable = True
+
+    @property
+    @abstractmethod
+    def num_steps(self) -> int:
+        """The Euler steps of an inference."""
+
+    @property
+    @abstractmethod
+    def knows_frozen_actions(self) -> bool:
+        """Whether it was trained with the first actions given: then guidance holds those and takes no gradient."""
+
+    @property
+    def guides_by_gradient(self) -> bool:
+        return not self.knows_frozen_actions
+
+    @abstractmethod
+    def encode_prefix(self, observation: Any) -> Any:
+        """Once for each observation."""
+
+    @abstractmethod
+    def make_time_grid(self, num_steps: int) -> TimeGrid:
+        """What depends on the flow times of ``num_steps`` Euler steps and on the weights alone."""
+
+    @abstractmethod
+    def prepare_suffix(self, prefix: Any, time_grid: Any) -> SuffixInput:
+        """What stays the same from step to step; without a ``time_grid`` times are given to ``predict_suffix``."""
+
+    @abstractmethod
+    def predict_suffix(
+        self,
+        state: Float[Tensor, "batch history state"],
+        suffix_input: Any,
+        noisy_actions: Float[Tensor, "batch draws horizon action"],
+        time: Float[Tensor, "batch draws"] | int,
+        is_frozen: Bool[Tensor, "batch #draws horizon"] | None = None,
+    ) -> Float[Tensor, "batch draws horizon action"]:
+        """The velocity; ``time`` is a flow time for each draw, or the index of a step of the prepared grid.
+
+        Actions that are ``is_frozen`` are clean: flow time 0. What is returned for them means nothing.
+        """
+
+    def prepare(self) -> TimeGrid:
+        return self.make_time_grid(self.num_steps)
+
+    def sample(
+        self, inputs: FlowInputs, prepared: TimeGrid, on_stage: OnStage = tell_nobody
+    ) -> Float[Tensor, "batch horizon action"]:
+        suffix_input = self.prepare_suffix(self.encode_prefix(inputs.observation), prepared)
+        on_stage("prefix")
+        actions = self.denoise(inputs.observation.state, suffix_input, inputs.noise, inputs.guidance)
+        on_stage("suffix")
+        return actions
+
+    def sample_actions(
+        self,
+        observation: FlowObservation,
+        num_steps: int,
+        noise: Float[Tensor, "batch horizon action"],
+        time_grid: TimeGrid | None = None,
+        guidance: Guidance | None = None,
+    ) -> Float[Tensor, "batch horizon action"]:
+        """Actions from noise in ``num_steps`` Euler steps; ``time_grid`` spares making it again.
+
+        ``guidance`` draws them towards an older chunk; without it they depend on nothing but observation and noise.
+        """
+        grid = time_grid or self.make_time_grid(num_steps)
+        assert grid.num_steps == num_steps, "the time grid was made for another number of steps"
+        return self.sample(FlowInputs(observation, noise, guidance), grid)
+
+    def denoise(
+        self,
+        state: Float[Tensor, "batch history state"],
+        suffix_input: SuffixInput,
+        noise: Float[Tensor, "batch horizon action"],
+        guidance: Guidance | None = None,
+    ) -> Float[Tensor, "batch horizon action"]:
+        """All Euler steps of the prepared time grid."""
+        assert suffix_input.time_grid is not None, "steps need a prepared time grid"
+        num_steps, actions = suffix_input.time_grid.num_steps, noise[:, None]
+        if guidance is not None and self.knows_frozen_actions:
+            return self._denoise_rest(state, suffix_input, actions, guidance)
+        for step in range(num_steps):
+            if guidance is None:
+                velocity = self.predict_suffix(state, suffix_input, actions, step)
+            else:
+                predict = self._velocity_of_step(state, suffix_input, step)
+                velocity = guided_velocity(predict, actions, 1.0 - step / num_steps, guidance)
+            actions = actions - velocity / num_steps
+        return actions[:, 0]
+
+    def check_guidance_sync(self, inputs: FlowInputs, prepared: TimeGrid) -> None:
+        if self.knows_frozen_actions:
+            return
+        suffix_input = self.prepare_suffix(self.encode_prefix(inputs.observation), prepared)
+        check_product_sync(self._velocity_of_step(inputs.observation.state, suffix_input, 0), inputs.noise[:, None])
+
+    def _velocity_of_step(self, state: Tensor, suffix_input: SuffixInput, step: int) -> Velocity:
+        return lambda actions: self.predict_suffix(state, suffix_input, actions, step)
+
+    def _denoise_rest(
+        self, state: Tensor, suffix_input: SuffixInput, actions: Tensor, guidance: Guidance
+    ) -> Float[Tensor, "batch horizon action"]:
+        """The frozen actions are given, the others follow from them as in training."""
+        assert suffix_input.time_grid is not None
+        num_steps, is_frozen = suffix_input.time_grid.num_steps, guidance.is_frozen[:, None]
+        given, is_given = guidance.previous_actions[:, None].to(actions.dtype), is_frozen[..., None]
+        actions = torch.where(is_given, given, actions)
+        for step in range(num_steps):
+            velocity = self.predict_suffix(state, suffix_input, actions, step, is_frozen)
+            actions = torch.where(is_given, given, actions - velocity / num_steps)
+        return actions[:, 0]

@@ -1,0 +1,96 @@
+"""The host side of a Pi policy: the backbone's processor makes its input of images and text. Imports no torch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from vla_ros.policies.config import DataConfig
+from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, VLMProcessor
+from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
+from vla_ros.policies.pi.config import PiConfig
+from vla_ros.policies.pi.request import PiRequest
+from vla_ros.policies.processor import PolicyProcessor, read_text
+from vla_ros.strict import config_to_dict, parse_config
+from vla_ros.transforms.normalize import FieldStats
+from vla_ros.types import Observation
+
+TOKENIZER_FILE = "processor/tokenizer.json"
+PROCESSOR_FILE = "processor/processor.json"
+
+
+class PiProcessor(PolicyProcessor):
+    """Besides what any processor has, ``images`` (``processor.json``) and the ``tokenizer``.
+
+    Raises ValueError where these, the backbone and the data don't fit together.
+    """
+
+    files = (TOKENIZER_FILE, PROCESSOR_FILE)
+    request_type = PiRequest
+    is_guidable = True
+
+    def __init__(
+        self,
+        config: PiConfig,
+        data: DataConfig,
+        images: ProcessorConfig,
+        tokenizer: Tokenizer,
+        stats: Mapping[str, FieldStats],
+        digest: str = "",
+    ) -> None:
+        super().__init__(config, data, stats, digest)
+        self.images, self.tokenizer = images, tokenizer
+        self._vlm = make_vlm_processor(images, config, tokenizer, len(data.camera_names))
+
+    @classmethod
+    def read(
+        cls, policy_dir: Path, config: PiConfig, data: DataConfig, stats: Mapping[str, FieldStats], digest: str
+    ) -> PiProcessor:
+        sizes = read_text(policy_dir / PROCESSOR_FILE, PROCESSOR_FILE, json.loads)
+        try:
+            tokenizer = Tokenizer.from_file(str(policy_dir / TOKENIZER_FILE))
+        except Exception as error:  # the library raises plain Exception
+            raise ValueError(f"{TOKENIZER_FILE}: not readable: {' '.join(str(error).split())}") from error
+        return cls(config, data, parse_config(ProcessorConfig, sizes, PROCESSOR_FILE), tokenizer, stats, digest)
+
+    def write(self, policy_dir: Path) -> None:
+        (policy_dir / PROCESSOR_FILE).parent.mkdir(exist_ok=True)
+        self.tokenizer.save(str(policy_dir / TOKENIZER_FILE))
+        (policy_dir / PROCESSOR_FILE).write_text(json.dumps(config_to_dict(self.images), indent=1) + "\n")
+
+    @property
+    def camera_size(self) -> tuple[int, int]:
+        return self.images.camera_height, self.images.camera_width
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.images.image_height, self.images.image_width
+
+    def make_request(
+        self, stamp_ns: int, images: Sequence[np.ndarray], task: str, state: np.ndarray, noise: np.ndarray
+    ) -> PiRequest:
+        return PiRequest(stamp_ns, self._vlm.process(images, task), state, noise)
+
+    def warm_up_requests(self, observation: Observation, with_guidance: bool = False) -> tuple[PiRequest, ...]:
+        """One for each padded length, shortest first: ``observation`` with instructions that grow."""
+        requests: dict[int, PiRequest] = {}
+        for num_words in itertools.count(1):
+            try:
+                request = self.process(replace(observation, task=" ".join(["a"] * num_words)))
+            except ValueError:  # beyond the largest bucket
+                return self._with_guided(tuple(requests.values()), with_guidance)
+            requests.setdefault(len(request.policy_input.input_ids), request)
+        raise AssertionError("a prompt outgrows every bucket in the end")
+
+
+def make_vlm_processor(
+    images: ProcessorConfig, config: PiConfig, tokenizer: Tokenizer, num_cameras: int
+) -> VLMProcessor:
+    """The processor of the policy's backbone; raises ValueError where its parts don't fit together."""
+    return BACKBONES[config.vlm_type].processor_class()(images, config, tokenizer, num_cameras)

@@ -1,0 +1,95 @@
+"""What audit and bench make up of a family where there is no policy directory: sizes, requests, things to compare with.
+
+Nothing of it is needed to run a policy. ``Trials`` itself makes up nothing: enough for a family that is measured from
+policy directories only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vla_ros.policies.config import PolicyConfig
+from vla_ros.policies.families import FAMILIES, family_of
+from vla_ros.transforms.sample import PolicyRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NUM_CAMERAS = 2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A policy to be built with random weights, and a request for it."""
+
+    config: PolicyConfig
+    request: PolicyRequest
+
+
+class Trials:
+    """A family's; each part may be left as it is here."""
+
+    @property
+    def published(self) -> Mapping[str, PolicyConfig]:
+        """The published policies by name."""
+        return {}
+
+    def make_request(
+        self, config: PolicyConfig, num_cameras: int = NUM_CAMERAS, image_size: tuple[int, int] | None = None
+    ) -> PolicyRequest:
+        """Random pixels and text. ``image_size`` is (height, width) in pixels of what the policy sees, by default what
+        it was published for. Raises ValueError where no request can be made up."""
+        raise ValueError(f"a {config.type} can be measured from a policy directory only; give one with --policy")
+
+    def shrink(self, trial: Trial) -> Trial:
+        """A sibling of the same classes and switches that runs at once on a CPU."""
+        return trial
+
+    def shorten(self, config: PolicyConfig) -> PolicyConfig:
+        """The same policy with fewer of the steps that repeat."""
+        return config
+
+    def resize(self, config: PolicyConfig, horizon: int, num_steps: int) -> PolicyConfig:
+        """The same policy with chunks of ``horizon`` actions made in ``num_steps``. Raises ValueError where it has no
+        steps."""
+        raise ValueError(f"a {config.type} has no stages to sweep; leave --scale out")
+
+    def randomize(self, policy: Any) -> None:
+        """What a fresh network needs besides for its arithmetic to be that of a trained one."""
+
+    def make_preprocessing(
+        self, config: PolicyConfig, num_cameras: int = NUM_CAMERAS, image_size: tuple[int, int] | None = None
+    ) -> Callable[[], object] | None:
+        """What turns camera images and a task into inputs; None where no processor can be made up."""
+        return None
+
+    def make_step_constants(self, config: PolicyConfig) -> None:
+        """What a process makes once for the steps of such a policy, on the CPU."""
+
+    def make_prefix(self, policy: Any) -> Any:
+        """What the steps of a policy of two stages read, of a usual size, with arbitrary values."""
+        raise NotImplementedError
+
+    def num_tokens(self, request: PolicyRequest) -> int | None:
+        """How many the policy reads, padding included; None where it reads no tokens."""
+        return None
+
+    def compositions(self, policy: Any) -> Mapping[str, Callable[[Any], Tensor]]:
+        """Other ways from a policy's inputs to the same actions, by name, to compare with."""
+        return {}
+
+    def stock_prefix(self, policy: Any, inputs: Any) -> Callable[[], Tensor] | None:
+        """The prefix as the library that the backbone is of runs it; None where there is none."""
+        return None
+
+
+def published_policies() -> dict[str, PolicyConfig]:
+    """Those of every family, by name."""
+    return {name: config for family in FAMILIES.values() for name, config in family.make_trials().published.items()}
+
+
+def trials_of(config: PolicyConfig) -> Trials:
+    """Those of a policy's family."""
+    return family_of(config).make_trials()
