@@ -57,19 +57,28 @@ def wait_until(condition: Callable[[], Any], what: str, patience_s: float = PATI
 
 
 class NodeProcess:
-    """A node of this package in a process of its own; its log is ``log``."""
+    """A node of this package, or of one that tests bring, in a process of its own; its log is ``log``."""
 
-    def __init__(self, module: str, log: Path, parameters: Mapping[str, object], namespace: str = "") -> None:
+    def __init__(
+        self,
+        module: str,
+        log: Path,
+        parameters: Mapping[str, object],
+        namespace: str = "",
+        package: str = "vla_ros",
+    ) -> None:
         self._log = log
         assignments = [part for key, value in parameters.items() for part in ("-p", f"{key}:={value}")]
         if namespace:
             assignments += ["-r", f"__ns:=/{namespace}"]
         # A child must find its own ROS libraries again.
         env = {key: value for key, value in os.environ.items() if key != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
-        env["PYTHONPATH"] = os.pathsep.join([str(SOURCE_ROOT), env.get("PYTHONPATH", "")])
+        env["PYTHONPATH"] = os.pathsep.join(
+            [str(SOURCE_ROOT), str(SOURCE_ROOT / "test" / "unit"), env.get("PYTHONPATH", "")]
+        )
         with log.open("wb") as file:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", f"vla_ros.{module}", "--ros-args", *assignments],
+                [sys.executable, "-m", f"{package}.{module}", "--ros-args", *assignments],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=env,

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vla_ros.policies.config import PolicyConfig
+from vla_ros.transforms.chunking import check_guidance
 from vla_ros.transforms.sample import PolicyRequest, TrainingBatch
 
 OnStage = Callable[[str], None]
@@ -56,7 +57,14 @@ class BasePolicy(nn.Module, ABC):
 
     @abstractmethod
     def check_request(self, request: PolicyRequest) -> None:
-        """Look at a request on the host; raises ValueError for one that another policy's processor made."""
+        """Look at a request on the host; raises ValueError for one that another policy's processor made.
+
+        A family adds what its own tensors must be.
+        """
+        if request.is_guided and not self.is_guidable:
+            raise ValueError(f"request continues a chunk, which a {self.config.type} can't; choose another strategy")
+        shape = (self.config.action_horizon, self.config.action_dim)
+        check_guidance(request.previous_actions, request.guidance_weights, shape)
 
     @abstractmethod
     def unpack(self, tensors: Mapping[str, Tensor], constants: Mapping[str, str]) -> Any:

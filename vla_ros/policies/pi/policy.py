@@ -26,7 +26,6 @@ from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.request import PiRequest, read_grid
 from vla_ros.policies.utils.training import FlowDraws, flow_mse, flow_target, sample_draws
-from vla_ros.transforms.chunking import check_guidance
 from vla_ros.transforms.sample import TrainingBatch
 
 STATE_POSITIONS, ACTION_POSITIONS = "position_embedding_state", "position_embedding_action"
@@ -77,6 +76,7 @@ class PiPolicy(FlowMatchingPolicy):
         self.action_expert.pack_weights()
 
     def check_request(self, request: PiRequest) -> None:
+        super().check_request(request)
         config = self.config
         shapes = (
             ("noise", request.noise.shape, (config.action_horizon, config.action_dim)),
@@ -85,7 +85,6 @@ class PiPolicy(FlowMatchingPolicy):
         for name, got, expected in shapes:
             if got != expected:
                 raise ValueError(f"request has {name} of shape {got}; the policy expects {expected}: {SAME_POLICY}")
-        check_guidance(request.previous_actions, request.guidance_weights, (config.action_horizon, config.action_dim))
         self.vlm_bridge.check_input(request.policy_input)
 
     def unpack(self, tensors: Mapping[str, Tensor], constants: Mapping[str, str]) -> FlowInputs:

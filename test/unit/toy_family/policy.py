@@ -1,0 +1,56 @@
+"""A toy policy: the mean colour, the letters and the state through one hidden layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from toy_family.config import ToyConfig
+from toy_family.processor import NUM_LETTERS, ToyRequest
+from vla_ros.policies.base import BasePolicy, OnStage, PolicyLoss, tell_nobody
+from vla_ros.transforms.sample import TrainingBatch
+
+Tensors = Mapping[str, Tensor]
+
+
+class Toy(BasePolicy):
+    def __init__(self, config: ToyConfig) -> None:
+        super().__init__(config)
+        self.letters = nn.Embedding(256, config.hidden_size)
+        self.inner = nn.Linear(3 + config.state_dim, config.hidden_size)
+        self.outer = nn.Linear(config.hidden_size, config.action_horizon * config.action_dim)
+
+    def pack_weights(self) -> None:
+        self.requires_grad_(False)
+
+    def check_request(self, request: ToyRequest) -> None:
+        super().check_request(request)
+        if request.letters.shape != (NUM_LETTERS,) or request.state.shape[1] != self.config.state_dim:
+            raise ValueError("request has another number of letters or joints: give both nodes the same policy")
+
+    def unpack(self, tensors: Tensors, constants: Mapping[str, str]) -> Tensors:
+        return tensors
+
+    def prepare(self) -> None:
+        return None
+
+    def sample(self, inputs: Tensors, prepared: None, on_stage: OnStage = tell_nobody) -> Tensor:
+        colors = inputs["images"].float().mean((1, 2, 3)) / 255
+        seen = torch.cat((colors, inputs["state"].flatten(1)), dim=1).to(self.inner.weight.dtype)
+        hidden = torch.tanh(self.inner(seen) + self.letters(inputs["letters"]).mean(1))
+        actions = self.outer(hidden).unflatten(1, (self.config.action_horizon, self.config.action_dim))
+        on_stage("sample")
+        return actions
+
+    def compute_loss(self, sample: Tensors) -> PolicyLoss:
+        total = (self.sample(sample, None) - sample["actions"]).square().mean()
+        return PolicyLoss(total, {})
+
+    def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> Tensors:
+        arrays = {**batch.policy_input, "state": batch.state, "actions": batch.actions}
+        return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+
+    def sample_batch(self, sample: Tensors, generator: torch.Generator) -> Tensor:
+        return self.sample(sample, None)
