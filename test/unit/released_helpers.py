@@ -14,10 +14,10 @@ from policy_helpers import HORIZON, JOINTS, TASKS, pi_config, vlm_config
 from tokenizers import Tokenizer
 
 from vla_ros.policies.fill import build_policy
-from vla_ros.policies.importing.checkpoint import CAUSAL_MODEL, RENAMED
 from vla_ros.policies.modules.vlm_bridge.qwen.processor import train_tokenizer
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.released.config import FIXED_IN_EXPERT, OURS, PROCESSOR_TARGETS
+from vla_ros.policies.pi.released.weights import CAUSAL_MODEL, RENAMED
 from vla_ros.strict import config_to_dict
 
 ROBOT = Path(__file__).parents[1] / "data" / "three_joints.yaml"
@@ -43,7 +43,7 @@ def released_cfg(config: PiConfig) -> dict[str, Any]:
         "model_id": "vlm",
         "transforms": [transform | {"max_length": MAX_LENGTH, "padding": "max_length"}],
     }
-    return {"policy": policy, "data": {"action_horizon": config.action_horizon, "state_history": 1}}
+    return {"policy": policy, "data": {"action_horizon": config.action_horizon, "state_history": config.state_history}}
 
 
 def released_weights(config: PiConfig, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -17,11 +17,11 @@ from safetensors.torch import load_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from vla_ros.policies.fill import build_policy  # noqa: E402
-from vla_ros.policies.importing.checkpoint import RENAMED, open_checkpoint  # noqa: E402
+from vla_ros.policies.importing.checkpoint import open_checkpoint  # noqa: E402
 from vla_ros.policies.importing.mapped import KEPT_BYTES, MappedFile  # noqa: E402
 from vla_ros.policies.importing.precision import float32_arithmetic  # noqa: E402
 from vla_ros.policies.importing.writer import write_safetensors  # noqa: E402
-from vla_ros.policies.pi.released.weights import ReleasedPolicy, load_released  # noqa: E402
+from vla_ros.policies.pi.released.weights import RENAMED, ReleasedPolicy, load_released  # noqa: E402
 
 CASES = Path(__file__).resolve().parents[1] / "data" / "pi_parity"
 EMBEDDING = "vlm_bridge.causal_model.model.language_model.embed_tokens.weight"
@@ -210,7 +210,7 @@ def resident_bytes(path: Path) -> int:
 def test_what_was_read_of_a_checkpoint_is_given_back_and_still_reads_the_same(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save({"a": torch.arange(9 << 20, dtype=torch.float32)}, path)
-    checkpoint = open_checkpoint(path, "any")
+    checkpoint = open_checkpoint(path, str)
     total = checkpoint.weights["a"].sum()
     size = checkpoint.weights["a"].nbytes
     assert size >= KEPT_BYTES and resident_bytes(path) >= size

@@ -6,7 +6,7 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,6 @@ from torch import Tensor
 from vla_ros.policies.importing.mapped import MappedFile
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-CAUSAL_MODEL = "vlm_bridge.causal_model."
-# Where transformers names a module differently since the release, by backbone: (then, now).
-RENAMED = {
-    "PaliGemmaForConditionalGeneration": (("model.vision_tower.vision_model.", "model.vision_tower."),),
-}
 NUM_NAMED = 3  # of a long list
 MAX_QUOTED = 120  # characters of what a library says
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # what torch says a pickle asked for
@@ -34,8 +29,8 @@ class Checkpoint:
     memory: MappedFile
 
 
-def open_checkpoint(path: Path, vlm_type: str) -> Checkpoint:
-    """Map the checkpoint of a policy with that VLM.
+def open_checkpoint(path: Path, rename: Callable[[str], str]) -> Checkpoint:
+    """Map a checkpoint; ``rename`` gives the name that a weight has here.
 
     Raises ValueError for a file that is truncated, no checkpoint, or not a flat mapping of names to tensors, and for a
     pickle that would run code, of which nothing is run.
@@ -60,7 +55,7 @@ def open_checkpoint(path: Path, vlm_type: str) -> Checkpoint:
         if value.layout is not torch.strided or value.dtype not in DTYPES or value.device.type != "cpu":
             got = f"{value.dtype} ({value.layout}) on {value.device}"
             raise ValueError(f"{path}: weight {name} is {got}; expected dense floats of 16 or 32 bits")
-    renamed = {_renamed(name, vlm_type): value.detach() for name, value in weights.items()}
+    renamed = {rename(name): value.detach() for name, value in weights.items()}
     return Checkpoint(renamed, MappedFile(path, renamed.values()))
 
 
@@ -90,25 +85,6 @@ def check_finite(checkpoint: Checkpoint) -> None:
         checkpoint.memory.was_read(value.nbytes)
         if not math.isfinite(low.item()) or not math.isfinite(high.item()):
             raise ValueError(f"weight {name} has values that are not finite; take a checkpoint from before that")
-
-
-def has_own_head(checkpoint: Checkpoint) -> bool:
-    """Whether the output embedding is there and differs from the input embedding, whatever a configuration says."""
-    weights = checkpoint.weights
-    head = weights.get(f"{CAUSAL_MODEL}lm_head.weight")
-    names = [name for name in weights if name.startswith(CAUSAL_MODEL) and name.endswith(".embed_tokens.weight")]
-    if head is None or len(names) != 1:
-        return False
-    same = torch.equal(head, weights[names[0]])
-    checkpoint.memory.was_read(2 * head.nbytes)
-    return not same
-
-
-def _renamed(name: str, vlm_type: str) -> str:
-    for then, now in RENAMED.get(vlm_type, ()):
-        if name.startswith(CAUSAL_MODEL + then):
-            return CAUSAL_MODEL + now + name.removeprefix(CAUSAL_MODEL + then)
-    return name
 
 
 def _list(names: list[str]) -> str:

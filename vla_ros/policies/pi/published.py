@@ -102,35 +102,42 @@ PALIGEMMA2_3B: dict[str, Any] = {  # google/paligemma2-3b-pt-224
     "vision_config": {**SIGLIP_SO400M, "projection_dim": 2304},
 }
 
-SMOLVLM2_500M: dict[str, Any] = {  # HuggingFaceTB/SmolVLM2-500M-Video-Instruct
-    "image_token_id": 49190,
-    "scale_factor": 4,
-    "tie_word_embeddings": False,
-    "pad_token_id": 2,
-    "text_config": {
-        "model_type": "llama",
-        "vocab_size": 49280,
-        "hidden_size": 960,
-        "intermediate_size": 2560,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 15,
-        "num_key_value_heads": 5,
-        "head_dim": 64,
-        "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-05,
-        "rope_theta": 100000.0,
+
+def _smolvlm2(hidden_size: int, intermediate_size: int, num_layers: int, num_heads: int) -> dict[str, Any]:
+    """SmolLM2 of that size behind one vision tower."""
+    return {
+        "image_token_id": 49190,
+        "scale_factor": 4,
+        "tie_word_embeddings": False,
         "pad_token_id": 2,
-    },
-    "vision_config": {
-        "model_type": "smolvlm_vision",
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "patch_size": 16,
-        "image_size": 512,
-    },
-}
+        "text_config": {
+            "model_type": "llama",
+            "vocab_size": 49280,
+            "hidden_size": hidden_size,
+            "intermediate_size": intermediate_size,
+            "num_hidden_layers": num_layers,
+            "num_attention_heads": num_heads,
+            "num_key_value_heads": num_heads // 3,
+            "head_dim": 64,
+            "max_position_embeddings": 8192,
+            "rms_norm_eps": 1e-05,
+            "rope_theta": 100000.0,
+            "pad_token_id": 2,
+        },
+        "vision_config": {
+            "model_type": "smolvlm_vision",
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "patch_size": 16,
+            "image_size": 512,
+        },
+    }
+
+
+SMOLVLM2_256M = _smolvlm2(576, 1536, 30, 9)  # HuggingFaceTB/SmolVLM2-256M-Video-Instruct
+SMOLVLM2_500M = _smolvlm2(960, 2560, 32, 15)  # HuggingFaceTB/SmolVLM2-500M-Video-Instruct
 
 
 def _published(vlm_type: str, vlm_config: dict[str, Any]) -> PiConfig:
@@ -149,5 +156,6 @@ PUBLISHED: dict[str, PiConfig] = {
     "pi-qwen": _published("Qwen3VLForConditionalGeneration", QWEN3_VL_2B),
     "pi-paligemma": _published("PaliGemmaForConditionalGeneration", PALIGEMMA_3B),
     "pi-paligemma2": _published("PaliGemmaForConditionalGeneration", PALIGEMMA2_3B),
-    "pi-smol": _published("SmolVLMForConditionalGeneration", SMOLVLM2_500M),
+    "pi-smol": _published("SmolVLMForConditionalGeneration", SMOLVLM2_256M),
+    "pi-smol-500m": _published("SmolVLMForConditionalGeneration", SMOLVLM2_500M),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,11 +11,17 @@ from torch import Tensor
 
 from vla_ros.policies import fill
 from vla_ros.policies.base import BasePolicy
-from vla_ros.policies.importing.checkpoint import Checkpoint, check_finite, check_names, has_own_head, open_checkpoint
+from vla_ros.policies.importing.checkpoint import Checkpoint, check_finite, check_names, open_checkpoint
 from vla_ros.policies.importing.mapped import MappedFile
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.released.config import ReleasedConfig, read_released_config, read_vlm_config, untied
 from vla_ros.policies.pi.released.source import ReleasedRun, find_run
+
+CAUSAL_MODEL = "vlm_bridge.causal_model."
+# Where transformers names a module differently since the release, by backbone: (then, now).
+RENAMED = {
+    "PaliGemmaForConditionalGeneration": (("model.vision_tower.vision_model.", "model.vision_tower."),),
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,8 @@ def fill_policy(
     another architecture, or holds values that are not finite.
     """
     config = released.with_vlm(read_vlm_config(vlm_config_path))
-    checkpoint = open_checkpoint(run.model, config.vlm_type)
-    own_head, says_tied = has_own_head(checkpoint), config.vlm_config.get("tie_word_embeddings", True)
+    checkpoint = open_checkpoint(run.model, partial(_renamed, RENAMED.get(config.vlm_type, ())))
+    own_head, says_tied = _has_own_head(checkpoint), config.vlm_config.get("tie_word_embeddings", True)
     config = untied(config) if own_head else config
     policy = fill.build_on_meta(config, "cfg.yaml and config.json")
     try:
@@ -80,3 +87,22 @@ def _fill(policy: BasePolicy, checkpoint: Checkpoint, dtype: torch.dtype | None)
         return wanted
 
     fill.fill_policy(policy, value)
+
+
+def _has_own_head(checkpoint: Checkpoint) -> bool:
+    """Whether the output embedding is there and differs from the input embedding, whatever a configuration says."""
+    weights = checkpoint.weights
+    head = weights.get(f"{CAUSAL_MODEL}lm_head.weight")
+    names = [name for name in weights if name.startswith(CAUSAL_MODEL) and name.endswith(".embed_tokens.weight")]
+    if head is None or len(names) != 1:
+        return False
+    same = torch.equal(head, weights[names[0]])
+    checkpoint.memory.was_read(2 * head.nbytes)
+    return not same
+
+
+def _renamed(changes: tuple[tuple[str, str], ...], name: str) -> str:
+    for then, now in changes:
+        if name.startswith(CAUSAL_MODEL + then):
+            return CAUSAL_MODEL + now + name.removeprefix(CAUSAL_MODEL + then)
+    return name
