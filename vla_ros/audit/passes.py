@@ -35,6 +35,7 @@ from vla_ros.policies.trials import Trial, trials_of
 from vla_ros.transforms.sample import PolicyRequest
 
 WEIGHTS_DTYPE = torch.bfloat16
+NUM_GUIDED_STEPS = 2  # the operators of each step are the same, and without memory those of a product take long to show
 
 Build = Callable[[PolicyConfig], BasePolicy]
 
@@ -70,8 +71,8 @@ def audit(config: PolicyConfig, request: PolicyRequest, build: Build = build_pol
         takes_gradients = build(tiny.config).guides_by_gradient
     looks = [(config, request, tiny.request)]
     if family_of(config).processor_class().is_guidable:
-        # The operators of each step are the same, and without memory those of a product take long to show.
-        looks.append((trials.shorten(config), guided(config, request), guided(tiny.config, tiny.request)))
+        few_steps = trials.resize(config, config.action_horizon, NUM_GUIDED_STEPS)
+        looks.append((few_steps, guided(config, request), guided(tiny.config, tiny.request)))
     passes: list[PassReport] = []
     for sizes, full, small in looks:
         passes += [accelerator_pass(sizes, full, build), host_pass(tiny.config, small, build)]

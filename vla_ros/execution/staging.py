@@ -36,8 +36,8 @@ class StagingArea:
 
     def __init__(self, bucket: Bucket, device: torch.device) -> None:
         offsets = _offsets(bucket)
-        pinned = device.type == "cuda"
-        self._host = torch.zeros(offsets[-1], dtype=torch.uint8, pin_memory=pinned)
+        self._is_pinned = device.type == "cuda"
+        self._host = torch.zeros(offsets[-1], dtype=torch.uint8, pin_memory=self._is_pinned)
         self._device = self._host if device.type == "cpu" else torch.zeros_like(self._host, device=device)
         self._arrays = {name: view.numpy() for name, view in _views(self._host, bucket, offsets).items()}
         self.tensors = {name: view[None] for name, view in _views(self._device, bucket, offsets).items()}
@@ -53,8 +53,7 @@ class StagingArea:
     def fetch_sync(self, actions: Tensor) -> np.ndarray:
         """Actions ``[1, horizon, action]`` as float32 ``[horizon, action]`` on the host; waits for the device."""
         if self._actions is None:
-            pinned = self._host.is_pinned()
-            self._actions = torch.zeros(actions.shape[1:], dtype=torch.float32, pin_memory=pinned)
+            self._actions = torch.zeros(actions.shape[1:], dtype=torch.float32, pin_memory=self._is_pinned)
         self._actions.copy_(actions[0], non_blocking=True)
         if actions.device.type == "cuda":
             torch.cuda.current_stream(actions.device).synchronize()

@@ -95,16 +95,8 @@ class PolicyProcessor(ABC):
         return self.config.action_dim
 
     @property
-    def chunk_dt_s(self) -> float:
-        return self.data.chunk_dt_s
-
-    @property
-    def action_offset(self) -> float:
-        return self.data.action_offset
-
-    @property
     def chunk_shape(self) -> ChunkShape:
-        return ChunkShape(self.action_horizon, self.chunk_dt_s, self.action_offset)
+        return ChunkShape(self.action_horizon, self.data.chunk_dt_s, self.data.action_offset)
 
     def process(self, observation: Observation, continuation: Continuation | None = None) -> PolicyRequest:
         """The request for one observation; its noise depends on ``header_ns`` alone, so that a replay repeats it.
@@ -158,7 +150,7 @@ class PolicyProcessor(ABC):
             raise ValueError(f"actions have {got}; expected finite values of shape {expected}")
         joints = np.asarray(observation.joint_positions, np.float64)
         targets = decode_actions(self._action.denormalize(actions), joints, self.data.action_mode)
-        return ActionChunk(observation.stamp_ns, self.chunk_dt_s, self.action_offset, targets)
+        return ActionChunk(observation.stamp_ns, self.data.chunk_dt_s, self.data.action_offset, targets)
 
     def _with_guided(self, plain: tuple[PolicyRequest, ...], with_guidance: bool) -> tuple[PolicyRequest, ...]:
         """The requests and, if asked for, the same once more, guided towards a chunk of zeros."""

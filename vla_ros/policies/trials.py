@@ -47,10 +47,6 @@ class Trials:
         """A sibling of the same classes and switches that runs at once on a CPU."""
         return trial
 
-    def shorten(self, config: PolicyConfig) -> PolicyConfig:
-        """The same policy with fewer of the steps that repeat."""
-        return config
-
     def resize(self, config: PolicyConfig, horizon: int, num_steps: int) -> PolicyConfig:
         """The same policy with chunks of ``horizon`` actions made in ``num_steps``. Raises ValueError where it has no
         steps."""

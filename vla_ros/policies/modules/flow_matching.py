@@ -32,16 +32,9 @@ class SuffixInput(Protocol):
     def time_grid(self) -> TimeGrid | None: ...
 
 
-class FlowObservation(Protocol):
-    """What the prefix is made of, and the normalised state."""
-
-    @property
-    def state(self) -> Float[Tensor, "batch history state"]: ...
-
-
 @dataclass(frozen=True)
 class FlowInputs:
-    """One inference: the observation, the noise, and the chunk to continue where there is one."""
+    """One inference: what the prefix is made of, with the normalised ``state``; the noise; the chunk to continue."""
 
     observation: Any
     noise: Float[Tensor, "batch horizon action"]
@@ -107,7 +100,7 @@ class FlowMatchingPolicy(BasePolicy):
 
     def sample_actions(
         self,
-        observation: FlowObservation,
+        observation: Any,
         num_steps: int,
         noise: Float[Tensor, "batch horizon action"],
         time_grid: TimeGrid | None = None,

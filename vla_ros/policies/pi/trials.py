@@ -22,7 +22,6 @@ from vla_ros.policies.trials import NUM_CAMERAS, Trial, Trials
 CAMERA_SIZE = 480, 640
 # Makes 180 tokens with two images of a Qwen policy.
 NUM_TEXT_TOKENS, NUM_TINY_TEXT_TOKENS = 78, 12
-NUM_FEW_STEPS = 2
 BUCKET_STEP, NUM_BUCKETS = 64, 48
 MODULATION_GAIN = 0.02
 _UNKNOWN = "<unk>"
@@ -60,9 +59,6 @@ class PiTrials(Trials):
     def shrink(self, trial: Trial) -> Trial:
         tiny, num_cameras = shrink(trial.config), len(trial.request.policy_input.image_grid)
         return Trial(tiny, synthetic_request(tiny, num_cameras, image_size_of(tiny), NUM_TINY_TEXT_TOKENS))
-
-    def shorten(self, config: PiConfig) -> PiConfig:
-        return replace(config, num_steps=min(config.num_steps, NUM_FEW_STEPS))
 
     def resize(self, config: PiConfig, horizon: int, num_steps: int) -> PiConfig:
         return replace(config, action_horizon=horizon, num_steps=num_steps)
