@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vla_ros.policies.config import PolicyConfig
+from vla_ros.policies.families import family_of
 from vla_ros.transforms.chunking import check_guidance
 from vla_ros.transforms.sample import PolicyRequest, TrainingBatch
 
@@ -39,10 +40,8 @@ class BasePolicy(nn.Module, ABC):
     ``unpack`` makes of those and what ``prepare`` makes are its own, and nobody else looks into them.
     """
 
-    is_guidable: bool = False
-    """Whether it takes requests that continue a chunk."""
     guides_by_gradient: bool = False
-    """Whether it then takes gradients through itself."""
+    """Whether it takes gradients through itself for a request that continues a chunk."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -61,7 +60,7 @@ class BasePolicy(nn.Module, ABC):
 
         A family adds what its own tensors must be.
         """
-        if request.is_guided and not self.is_guidable:
+        if request.is_guided and not family_of(self.config).processor_class().is_guidable:
             raise ValueError(f"request continues a chunk, which a {self.config.type} can't; choose another strategy")
         shape = (self.config.action_horizon, self.config.action_dim)
         check_guidance(request.previous_actions, request.guidance_weights, shape)

@@ -29,7 +29,7 @@ class PolicyProcessor(ABC):
 
     files: ClassVar[tuple[str, ...]] = ()
     request_type: ClassVar[type[PolicyRequest]]
-    is_guidable: ClassVar[bool] = False
+    is_guidable: ClassVar[bool] = False  # whether its policies take requests that continue a chunk
 
     def __init__(
         self, config: PolicyConfig, data: DataConfig, stats: Mapping[str, FieldStats], digest: str = ""

@@ -44,8 +44,6 @@ class FlowInputs:
 class FlowMatchingPolicy(BasePolicy):
     """A policy whose ``predict_suffix`` gives the velocity, at every step over what ``encode_prefix`` made once."""
 
-    is_guidable = True
-
     @property
     @abstractmethod
     def num_steps(self) -> int:
