@@ -17,7 +17,7 @@ from vla_ros.bags.read import BagReader
 from vla_ros.observing.observe import Observer
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.modules.vlm_bridge.processor import VLMProcessor
-from vla_ros.policies.processor import PolicyFiles, PolicyProcessor
+from vla_ros.policies.pi.processor import PiProcessor
 from vla_ros.recordings.feed import Feed
 from vla_ros.recordings.observed import observe_event
 from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
@@ -80,8 +80,8 @@ def test_one_observation_gives_the_same_tensors_in_training_and_on_the_robot(rec
     everything = np.arange(len(frames))
     maker = SampleMaker(frames, Split(everything, everything), data, processor)
     trained = maker.batch(everything[:1], np.random.default_rng(0))
-    files = PolicyFiles(processor.policy, data, processor.config, processor.tokenizer, maker.stats)
-    request = PolicyProcessor(files, "digest").process(first_on_the_robot(recorded))
+    on_robot = PiProcessor(processor.policy, data, processor.config, processor.tokenizer, maker.stats)
+    request = on_robot.process(first_on_the_robot(recorded))
     for field in fields(request.policy_input):
         ours, theirs = (getattr(made, field.name) for made in (trained.policy_input.sample(0), request.policy_input))
         assert type(ours) is type(theirs) and np.array_equal(ours, theirs), field.name
