@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vla_ros.replay.golden.against_baseline import compare_with_baseline
-from vla_ros.replay.golden.baseline import Baseline, make_baseline
-from vla_ros.replay.golden.baseline_file import read_baseline, write_baseline
-from vla_ros.replay.golden.difference import Difference
-from vla_ros.replay.golden.fingerprint import fingerprint
-from vla_ros.replay.golden.provenance import Provenance
+from vla_ros.replay.baseline.against import compare_with_baseline
+from vla_ros.replay.baseline.difference import Difference
+from vla_ros.replay.baseline.file import read_baseline, write_baseline
+from vla_ros.replay.baseline.fingerprint import fingerprint
+from vla_ros.replay.baseline.provenance import Provenance
+from vla_ros.replay.baseline.record import Baseline, make_baseline
 from vla_ros.replay.records import Event, Replay, ReplayedChunk, Series, Span
 from vla_ros.transforms.images import patchify
 from vla_ros.transforms.sample import PolicyInput, PolicyRequest

@@ -31,12 +31,12 @@ from compare_helpers import (
 )
 from PIL import Image
 
-from vla_ros.replay.comparison.verdict import FAIL, PASS, judge_by_baseline
-from vla_ros.replay.golden.against_baseline import compare_with_baseline
-from vla_ros.replay.golden.baseline import Baseline, Tolerances, make_baseline
-from vla_ros.replay.golden.baseline_file import read_baseline, stored_tolerances, write_baseline
-from vla_ros.replay.golden.difference import BAG, BEHAVIOUR, FILE, SETTING, headline
-from vla_ros.replay.golden.provenance import Provenance, machine_name, provenance
+from vla_ros.replay.baseline.against import compare_with_baseline
+from vla_ros.replay.baseline.difference import BAG, BEHAVIOUR, FILE, SETTING, headline
+from vla_ros.replay.baseline.file import read_baseline, stored_tolerances, write_baseline
+from vla_ros.replay.baseline.provenance import Provenance, machine_name, provenance
+from vla_ros.replay.baseline.record import Baseline, Tolerances, make_baseline
+from vla_ros.replay.judge.verdict import FAIL, PASS, judge_by_baseline
 from vla_ros.replay.records import Replay, ReplayedChunk, Series
 from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
 from vla_ros.transforms.sample import PolicyRequest

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from compare_helpers import HORIZON, JOINTS, MS, RANGES, START_NS, S, chunk, episodes, event, motion, replay
 
-from vla_ros.replay.comparison.compare import NUM_FIRST_EVENTS, NUM_WORST, summarize
-from vla_ros.replay.comparison.document import replay_document
-from vla_ros.replay.comparison.paired import paired_differences
-from vla_ros.replay.comparison.verdict import NO_BASELINE, judge_alone, judge_second
+from vla_ros.replay.judge.document import replay_document
+from vla_ros.replay.judge.paired import paired_differences
+from vla_ros.replay.judge.summarize import NUM_FIRST_EVENTS, NUM_WORST, summarize
+from vla_ros.replay.judge.verdict import NO_BASELINE, judge_alone, judge_second
 from vla_ros.replay.records import Replay, Series, Span
 
 ERROR = (0.02, -0.04, 0.01)

@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from vla_ros.replay.golden.fingerprint import NUM_BANDS, NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
+from vla_ros.replay.baseline.fingerprint import NUM_BANDS, NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
 from vla_ros.replay.records import Event, Replay, ReplayedChunk, Series, Span
+from vla_ros.replay.report.bags import short_names
 from vla_ros.replay.report.content import (
     CameraImage,
     Difference,
@@ -20,9 +21,8 @@ from vla_ros.replay.report.content import (
     PolicyResult,
     ReportInput,
 )
-from vla_ros.replay.report.data import short_names
+from vla_ros.replay.report.page import render_report, write_report
 from vla_ros.replay.report.svg import curve, percent, plain, thinned, ticks
-from vla_ros.replay.report.write import render_report, write_report
 
 START_NS = 1_000_000_000_000
 JOINTS = ("shoulder", "elbow<&>")

@@ -12,10 +12,10 @@ from replay_helpers import JPEG_ROBOT, chunk, commands, jpeg, mode, sensors, swi
 from runtime_helpers import ROBOT
 
 from vla_ros.replay import assert_matches
-from vla_ros.replay.comparison.verdict import NO_BASELINE
-from vla_ros.replay.golden.baseline_file import read_baseline
-from vla_ros.replay.report.fill import session_report
-from vla_ros.replay.report.write import render_report
+from vla_ros.replay.baseline.file import read_baseline
+from vla_ros.replay.judge.verdict import NO_BASELINE
+from vla_ros.replay.report.images import session_report
+from vla_ros.replay.report.page import render_report
 from vla_ros.replay.session import Session, SessionConfig, replay_session
 from vla_ros.replay.settings import ReplaySettings, from_stored
 

@@ -42,10 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from vla_ros.cli.replay_page import print_session, progress_bar
-    from vla_ros.replay.comparison.verdict import FAIL
-    from vla_ros.replay.golden.baseline_file import read_baseline
-    from vla_ros.replay.report.fill import session_report
-    from vla_ros.replay.report.write import write_report
+    from vla_ros.replay.baseline.file import read_baseline
+    from vla_ros.replay.judge.verdict import FAIL
+    from vla_ros.replay.report.images import session_report
+    from vla_ros.replay.report.page import write_report
     from vla_ros.replay.session import SessionConfig, replay_session
     from vla_ros.replay.settings import ReplaySettings
     from vla_ros.robot import load_robot

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from vla_ros.replay.comparison.verdict import Verdict
+    from vla_ros.replay.judge.verdict import Verdict
     from vla_ros.replay.run import Progress
     from vla_ros.replay.session import Session
 

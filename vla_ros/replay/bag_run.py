@@ -19,14 +19,14 @@ from vla_ros.recordings.events import (
     TeleopEvent,
     TraceEvent,
 )
+from vla_ros.replay.baseline.fingerprint import InputFingerprint, fingerprint
 from vla_ros.replay.beside import MAX_GAP_S, Beside, KeptAnswer, make_spans
 from vla_ros.replay.command_rate import CommandRate
 from vla_ros.replay.event_log import EventLog
-from vla_ros.replay.golden.fingerprint import InputFingerprint, fingerprint
-from vla_ros.replay.history import History
 from vla_ros.replay.offline import OfflineNodes
 from vla_ros.replay.policy import ReplayPolicy
 from vla_ros.replay.records import Replay, Series, Span
+from vla_ros.replay.series import History
 from vla_ros.replay.settings import Plan, ReplaySettings, Timing
 from vla_ros.replay.traced import KeptFrames
 from vla_ros.robot import RobotConfig

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.replay.golden.fingerprint import InputFingerprint
+from vla_ros.replay.baseline.fingerprint import InputFingerprint
 from vla_ros.replay.records import ReplayedChunk, Series, Span
 from vla_ros.types import ActionChunk
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.replay.golden.fingerprint import InputFingerprint
+from vla_ros.replay.baseline.fingerprint import InputFingerprint
 
 DRIVERS = ("POLICY", "TELEOP", "HOLD", "ESTOP", "")
 """Who drove when the bag was recorded; empty where it does not say."""

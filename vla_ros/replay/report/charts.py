@@ -7,9 +7,9 @@ from html import escape
 
 import numpy as np
 
-from vla_ros.replay.comparison.averages import mean_of_known
+from vla_ros.replay.averages import mean_of_known
+from vla_ros.replay.report.bags import ranges_of
 from vla_ros.replay.report.content import Difference, PolicyResult, ReportInput
-from vla_ros.replay.report.data import ranges_of
 from vla_ros.replay.report.svg import (
     Scale,
     curve,

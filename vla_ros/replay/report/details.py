@@ -6,10 +6,9 @@ from html import escape
 
 import numpy as np
 
-from vla_ros.replay.comparison.averages import mean_of_known
+from vla_ros.replay.averages import mean_of_known
 from vla_ros.replay.records import DRIVERS
-from vla_ros.replay.report.content import Intervention, PolicyResult, ReportInput
-from vla_ros.replay.report.data import (
+from vla_ros.replay.report.bags import (
     Bag,
     NumberedMoment,
     chunk_errors,
@@ -19,6 +18,7 @@ from vla_ros.replay.report.data import (
     ranges_of,
     short_names,
 )
+from vla_ros.replay.report.content import Intervention, PolicyResult, ReportInput
 from vla_ros.replay.report.html import (
     POLICY_LETTERS,
     box_key,

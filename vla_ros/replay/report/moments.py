@@ -8,10 +8,10 @@ from html import escape
 import cv2
 import numpy as np
 
-from vla_ros.replay.comparison.averages import mean_of_known
+from vla_ros.replay.averages import mean_of_known
 from vla_ros.replay.records import Replay, ReplayedChunk, Series
+from vla_ros.replay.report.bags import Curve, broken_at_gaps, ranges_of, reference_of
 from vla_ros.replay.report.content import CameraImage
-from vla_ros.replay.report.data import Curve, broken_at_gaps, ranges_of, reference_of
 from vla_ros.replay.report.svg import (
     Scale,
     curve,

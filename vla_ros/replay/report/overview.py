@@ -6,9 +6,9 @@ from html import escape
 
 import numpy as np
 
+from vla_ros.replay.report.bags import ranges_of
 from vla_ros.replay.report.charts import difference_bar, error_fraction, joint_bar, latency_histogram, step_errors
 from vla_ros.replay.report.content import Difference, Errors, PolicyResult, ReportInput
-from vla_ros.replay.report.data import ranges_of
 from vla_ros.replay.report.html import (
     POLICY_LETTERS,
     box_key,

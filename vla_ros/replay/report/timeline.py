@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from vla_ros.replay.comparison.averages import mean_of_known
+from vla_ros.replay.averages import mean_of_known
 from vla_ros.replay.records import Event, Replay, Series, Span
-from vla_ros.replay.report.data import Bag, broken_at_gaps, chunk_errors, ranges_of, reference_of
+from vla_ros.replay.report.bags import Bag, broken_at_gaps, chunk_errors, ranges_of, reference_of
 from vla_ros.replay.report.html import POLICY_LETTERS
 from vla_ros.replay.report.svg import (
     Scale,

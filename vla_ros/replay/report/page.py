@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vla_ros.replay.report.bags import bags_of
 from vla_ros.replay.report.content import ReportInput
-from vla_ros.replay.report.data import bags_of
 from vla_ros.replay.report.details import bags, events, interventions, moments
 from vla_ros.replay.report.html import page
 from vla_ros.replay.report.overview import differences, figures, header, horizon_and_latency, joints

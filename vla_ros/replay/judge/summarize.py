@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from vla_ros.replay.averages import mean_of_known
 from vla_ros.replay.beside import MAX_GAP_S
-from vla_ros.replay.comparison.averages import mean_of_known
-from vla_ros.replay.comparison.summary import (
+from vla_ros.replay.judge.summary import (
     BagEvent,
     ErrorTable,
     EventCount,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.replay.golden.baseline import Tolerances
-from vla_ros.replay.golden.difference import INPUT, Difference
-from vla_ros.replay.golden.fingerprint import InputFingerprint, rms_difference
-from vla_ros.replay.golden.in_step import in_step
+from vla_ros.replay.baseline.difference import INPUT, Difference
+from vla_ros.replay.baseline.fingerprint import InputFingerprint, rms_difference
+from vla_ros.replay.baseline.in_step import in_step
+from vla_ros.replay.baseline.record import Tolerances
 from vla_ros.transforms.normalize import CLAMP
 
 # Of what an image shows, another filter moves at most this part of what it moves in detail (measured: 0.03 to 0.12; a

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.replay.comparison.paired import PairedDifference
-from vla_ros.replay.comparison.summary import (
+from vla_ros.replay.baseline.difference import Difference
+from vla_ros.replay.judge.paired import PairedDifference
+from vla_ros.replay.judge.summary import (
     BagEvent,
     ErrorTable,
     EventCount,
@@ -17,8 +18,7 @@ from vla_ros.replay.comparison.summary import (
     PolicySummary,
     WorstMoment,
 )
-from vla_ros.replay.comparison.verdict import Verdict
-from vla_ros.replay.golden.difference import Difference
+from vla_ros.replay.judge.verdict import Verdict
 
 NUM_DIGITS = 9
 

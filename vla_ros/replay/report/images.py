@@ -8,10 +8,10 @@ from pathlib import Path
 from vla_ros.bags.read import BagReader
 from vla_ros.recordings.events import FrameEvent
 from vla_ros.recordings.feed import Feed
-from vla_ros.replay.comparison.compare import DRIVER_FILTERS
-from vla_ros.replay.comparison.paired import OVERALL, PairedDifference
-from vla_ros.replay.comparison.summary import ErrorTable, PolicySummary
-from vla_ros.replay.comparison.verdict import Verdict
+from vla_ros.replay.judge.paired import OVERALL, PairedDifference
+from vla_ros.replay.judge.summarize import DRIVER_FILTERS
+from vla_ros.replay.judge.summary import ErrorTable, PolicySummary
+from vla_ros.replay.judge.verdict import Verdict
 from vla_ros.replay.records import DRIVERS, Replay
 from vla_ros.replay.report.content import (
     CameraImage,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.replay.comparison.averages import mean_of_known, ratio
-from vla_ros.replay.comparison.compare import check_same_policy, chunks_of
-from vla_ros.replay.comparison.observations import by_observation
+from vla_ros.replay.averages import mean_of_known, ratio
+from vla_ros.replay.judge.observations import by_observation
+from vla_ros.replay.judge.summarize import check_same_policy, chunks_of
 from vla_ros.replay.records import Replay, ReplayedChunk
 
 NUM_RESAMPLES = 2000

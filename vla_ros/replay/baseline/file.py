@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.replay.golden.baseline import BagRecord, Baseline, ChunkRecord, Tolerances
-from vla_ros.replay.golden.fingerprint import NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
-from vla_ros.replay.golden.provenance import Provenance
+from vla_ros.replay.baseline.fingerprint import NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
+from vla_ros.replay.baseline.provenance import Provenance
+from vla_ros.replay.baseline.record import BagRecord, Baseline, ChunkRecord, Tolerances
 from vla_ros.replay.records import Event, Series
 from vla_ros.strict import config_to_dict, parse_config
 

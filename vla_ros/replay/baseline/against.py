@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from vla_ros.replay.golden.baseline import BagRecord, Baseline, make_baseline
-from vla_ros.replay.golden.behaviour_changes import NS_PER_S, BehaviourComparison
-from vla_ros.replay.golden.difference import BAG, BEHAVIOUR, FILE, INPUT, SETTING, Difference
-from vla_ros.replay.golden.input_changes import InputPair, input_changes
-from vla_ros.replay.golden.provenance import Provenance
+from vla_ros.replay.baseline.behaviour_changes import NS_PER_S, BehaviourComparison
+from vla_ros.replay.baseline.difference import BAG, BEHAVIOUR, FILE, INPUT, SETTING, Difference
+from vla_ros.replay.baseline.input_changes import InputPair, input_changes
+from vla_ros.replay.baseline.provenance import Provenance
+from vla_ros.replay.baseline.record import BagRecord, Baseline, make_baseline
 from vla_ros.replay.records import Replay, Series
 
 DIGEST_LENGTH = 12

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.replay.comparison.compare import check_same_policy
-from vla_ros.replay.golden.fingerprint import InputFingerprint
-from vla_ros.replay.golden.provenance import Provenance, bag_name
+from vla_ros.replay.baseline.fingerprint import InputFingerprint
+from vla_ros.replay.baseline.provenance import Provenance, bag_name
+from vla_ros.replay.judge.summarize import check_same_policy
 from vla_ros.replay.records import Event, Replay, Series
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vla_ros.replay.comparison.paired import MIN_EPISODES, OVERALL, PairedDifference
-from vla_ros.replay.comparison.summary import PolicySummary
-from vla_ros.replay.golden.difference import Difference, headline
+from vla_ros.replay.baseline.difference import Difference, headline
+from vla_ros.replay.judge.paired import MIN_EPISODES, OVERALL, PairedDifference
+from vla_ros.replay.judge.summary import PolicySummary
 
 PASS, FAIL, NO_BASELINE = "pass", "fail", "no baseline"
 ASK_FOR_BASELINE = (

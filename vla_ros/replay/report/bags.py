@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vla_ros.replay.averages import mean_of_known
 from vla_ros.replay.beside import MAX_GAP_S
-from vla_ros.replay.comparison.averages import mean_of_known
 from vla_ros.replay.records import Event, Replay, ReplayedChunk
 from vla_ros.replay.report.content import Moment, ReportInput
 
