@@ -16,7 +16,8 @@ from vla_ros.replay.baseline.file import read_baseline, write_baseline
 from vla_ros.replay.baseline.fingerprint import fingerprint
 from vla_ros.replay.baseline.provenance import Provenance
 from vla_ros.replay.baseline.record import Baseline, make_baseline
-from vla_ros.replay.records import Event, Replay, ReplayedChunk, Series, Span
+from vla_ros.replay.records import Incident, Replay, ReplayedChunk, Stretch
+from vla_ros.replay.series import TimeSeries
 from vla_ros.transforms.images import patchify
 from vla_ros.transforms.sample import PolicyInput, PolicyRequest
 
@@ -69,13 +70,13 @@ def replay(chunks: Sequence[ReplayedChunk] | None = None, **changes: Any) -> Rep
         "chunk_dt_s": DT_S,
         "start_ns": START_NS,
         "end_ns": end_ns,
-        "episodes": (Span(START_NS, end_ns, "touch the red block"),),
-        "modes": (Span(START_NS, end_ns, "POLICY"),),
+        "episodes": (Stretch(START_NS, end_ns, "touch the red block"),),
+        "modes": (Stretch(START_NS, end_ns, "POLICY"),),
         "chunks": tuple(chunks),
-        "commands": Series(times_ns, motion(times_ns)),
+        "commands": TimeSeries(times_ns, motion(times_ns)),
         "command_drivers": np.full(len(times_ns), "POLICY"),
-        "recorded_commands": Series(times_ns, motion(times_ns)),
-        "joints": Series(times_ns, motion(times_ns)),
+        "recorded_commands": TimeSeries(times_ns, motion(times_ns)),
+        "joints": TimeSeries(times_ns, motion(times_ns)),
         "events": (),
         "assumed_latency_ms": None,
         "problems": (),
@@ -83,8 +84,8 @@ def replay(chunks: Sequence[ReplayedChunk] | None = None, **changes: Any) -> Rep
     return Replay(**(values | changes))
 
 
-def event(time_s: float, kind: str, line: str = "something", joint: str = "", num_times: int = 1) -> Event:
-    return Event(START_NS + round(time_s * S), kind, line, joint, num_times)
+def event(time_s: float, kind: str, line: str = "something", joint: str = "", num_times: int = 1) -> Incident:
+    return Incident(START_NS + round(time_s * S), kind, line, joint, num_times)
 
 
 def episodes(errors: list[float], policy: str, num_chunks: int = 6, driver: str = "TELEOP") -> Replay:

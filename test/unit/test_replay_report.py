@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vla_ros.replay.baseline.fingerprint import NUM_BANDS, NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
-from vla_ros.replay.records import Event, Replay, ReplayedChunk, Series, Span
+from vla_ros.replay.records import Incident, Replay, ReplayedChunk, Stretch
 from vla_ros.replay.report.bags import short_names
 from vla_ros.replay.report.content import (
     CameraImage,
@@ -23,12 +23,13 @@ from vla_ros.replay.report.content import (
 )
 from vla_ros.replay.report.page import render_report, write_report
 from vla_ros.replay.report.svg import curve, percent, plain, thinned, ticks
+from vla_ros.replay.series import TimeSeries
 
 START_NS = 1_000_000_000_000
 JOINTS = ("shoulder", "elbow<&>")
 HORIZON = 5
 NASTY = '<script>alert(1)</script> & "quotes"'
-EMPTY = Series(np.zeros(0, np.int64), np.zeros((0, len(JOINTS))))
+EMPTY = TimeSeries(np.zeros(0, np.int64), np.zeros((0, len(JOINTS))))
 NO_ERRORS = Errors(np.full(len(JOINTS), np.nan), np.full(HORIZON, np.nan))
 VOID_TAGS = {"meta", "br", "img"}
 
@@ -65,7 +66,7 @@ def make_chunk(at_s: float, driver: str = "POLICY") -> ReplayedChunk:
 
 def make_replay(bag: str = "/bags/monday", length_s: float = 10.0) -> Replay:
     times_ns = np.array([ns(k / 50) for k in range(round(50 * length_s))])
-    series = Series(times_ns, np.sin(times_ns[:, None] / 1e9) * np.array([[1.0, 0.5]]))
+    series = TimeSeries(times_ns, np.sin(times_ns[:, None] / 1e9) * np.array([[1.0, 0.5]]))
     return Replay(
         bag=bag,
         policy="touch",
@@ -75,17 +76,21 @@ def make_replay(bag: str = "/bags/monday", length_s: float = 10.0) -> Replay:
         chunk_dt_s=0.1,
         start_ns=START_NS,
         end_ns=ns(length_s),
-        episodes=(Span(START_NS, ns(length_s), f"touch {NASTY}"),),
-        modes=(Span(START_NS, ns(4), "POLICY"), Span(ns(4), ns(6), "TELEOP"), Span(ns(6), ns(length_s), "POLICY")),
+        episodes=(Stretch(START_NS, ns(length_s), f"touch {NASTY}"),),
+        modes=(
+            Stretch(START_NS, ns(4), "POLICY"),
+            Stretch(ns(4), ns(6), "TELEOP"),
+            Stretch(ns(6), ns(length_s), "POLICY"),
+        ),
         chunks=tuple(make_chunk(0.5 * k, "TELEOP" if 4 <= 0.5 * k < 6 else "POLICY") for k in range(18)),
         commands=series,
         command_drivers=np.full(len(times_ns), "POLICY"),
         recorded_commands=series,
         joints=series,
         events=(
-            Event(ns(1), "limit", "joint 'shoulder' was 1.20 rad/s", "shoulder"),
-            Event(ns(2), "limit", "joint 'shoulder' was 1.30 rad/s", "shoulder", num_times=4),
-            Event(ns(3), "watchdog", f"camera {NASTY} is 0.43 s old"),
+            Incident(ns(1), "limit", "joint 'shoulder' was 1.20 rad/s", "shoulder"),
+            Incident(ns(2), "limit", "joint 'shoulder' was 1.30 rad/s", "shoulder", num_times=4),
+            Incident(ns(3), "watchdog", f"camera {NASTY} is 0.43 s old"),
         ),
         assumed_latency_ms=None,
         problems=(f"topic {NASTY} is missing",),
@@ -257,7 +262,7 @@ def test_two_policies_stand_side_by_side_with_their_differences_in_words():
             "joints": EMPTY,
             "command_drivers": np.zeros(0, "U6"),
         },
-        {"modes": (Span(START_NS, ns(10), ""),), "events": (), "problems": ()},
+        {"modes": (Stretch(START_NS, ns(10), ""),), "events": (), "problems": ()},
         {"end_ns": START_NS},
         {"joint_ranges": np.zeros(len(JOINTS))},
     ],
@@ -293,7 +298,7 @@ def test_of_many_bags_those_with_the_largest_error_are_drawn():
 def test_ten_minutes_stay_small():
     replay = replace(make_replay(length_s=600.0), chunks=tuple(make_chunk(0.2 * k) for k in range(2950)))
     noise = np.random.default_rng(0).normal(size=replay.commands.values.shape)
-    replay = replace(replay, joints=Series(replay.joints.times_ns, noise))
+    replay = replace(replay, joints=TimeSeries(replay.joints.times_ns, noise))
     assert len(rendered(make_input(make_result(replay)))) < 1_000_000
 
 

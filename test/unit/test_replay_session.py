@@ -16,7 +16,7 @@ from vla_ros.replay.baseline.file import read_baseline
 from vla_ros.replay.judge.verdict import NO_BASELINE
 from vla_ros.replay.report.images import session_report
 from vla_ros.replay.report.page import render_report
-from vla_ros.replay.session import Session, SessionConfig, replay_session
+from vla_ros.replay.session import ReplaySession, SessionConfig, replay_session
 from vla_ros.replay.settings import ReplaySettings, from_stored
 
 FIXED = ReplaySettings(latency_ms=30.0)
@@ -38,7 +38,7 @@ def good_bag(folder: Path, name: str = "good", *more: Any) -> Path:
 
 def session(
     folder: Path, *bags: Path, settings: ReplaySettings = FIXED, offsets: tuple[str, ...] = ("0.1",)
-) -> Session:
+) -> ReplaySession:
     for offset in offsets:
         (folder / offset).mkdir()
     return replay_session(SessionConfig(bags, tuple(folder / offset for offset in offsets), ROBOT, settings))

@@ -71,7 +71,7 @@ class SessionConfig:
 
 
 @dataclass(frozen=True)
-class Session:
+class ReplaySession:
     """``replays`` [num_policies][num_bags] and what was found in them. ``origin`` is of the first policy; ``unused``
     bags, one line each, held nothing that could be replayed; ``drifts`` are policies whose golden case no longer
     holds."""
@@ -115,7 +115,7 @@ class Session:
         return {**document, "problems": [*self.unused, *problems]}
 
 
-def replay_session(config: SessionConfig, make_progress: MakeProgress = no_progress) -> Session:
+def replay_session(config: SessionConfig, make_progress: MakeProgress = no_progress) -> ReplaySession:
     """Replay every bag with every policy; ``make_progress`` gives what hears of the progress of one, by its name.
 
     Raises ValueError for policies and a robot that don't belong together, and where no bag can be used at all.
@@ -142,7 +142,7 @@ def replay_session(config: SessionConfig, make_progress: MakeProgress = no_progr
     settings = {**asdict(config.settings), "namespace": config.namespace}
     cameras, machine = policies[0].processor.camera_names, machine_name(config.device, config.num_threads)
     origin = provenance(config.policies[0], bags, config.robot, cameras, settings, machine)
-    return Session(
+    return ReplaySession(
         config=config,
         replays=tuple(all_replays),
         summaries=summaries,

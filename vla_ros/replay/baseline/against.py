@@ -10,7 +10,8 @@ from vla_ros.replay.baseline.difference import BAG, BEHAVIOUR, FILE, INPUT, SETT
 from vla_ros.replay.baseline.input_changes import InputPair, input_changes
 from vla_ros.replay.baseline.provenance import Provenance
 from vla_ros.replay.baseline.record import BagRecord, Baseline, make_baseline
-from vla_ros.replay.records import Replay, Series
+from vla_ros.replay.records import Replay
+from vla_ros.replay.series import TimeSeries
 
 DIGEST_LENGTH = 12
 ELSEWHERE = "what it does is above"
@@ -107,7 +108,7 @@ def _in_order(bag: BagRecord, names: tuple[str, ...], wanted: tuple[str, ...]) -
         return bag
     columns = [names.index(name) for name in wanted]
     chunks = tuple(replace(chunk, positions=chunk.positions[:, columns]) for chunk in bag.chunks)
-    return replace(bag, chunks=chunks, commands=Series(bag.commands.times_ns, bag.commands.values[:, columns]))
+    return replace(bag, chunks=chunks, commands=TimeSeries(bag.commands.times_ns, bag.commands.values[:, columns]))
 
 
 def _inputs(bag: BagRecord, comparison: BehaviourComparison) -> Iterator[InputPair]:

@@ -11,7 +11,7 @@ import numpy as np
 from vla_ros.replay.baseline.difference import BEHAVIOUR, Difference
 from vla_ros.replay.baseline.in_step import in_step
 from vla_ros.replay.baseline.record import BagRecord, ChunkRecord, Tolerances
-from vla_ros.replay.judge.observations import by_observation
+from vla_ros.replay.records import by_observation
 
 NS_PER_S = 1_000_000_000
 

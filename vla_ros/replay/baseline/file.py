@@ -15,7 +15,8 @@ import numpy as np
 from vla_ros.replay.baseline.fingerprint import NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
 from vla_ros.replay.baseline.provenance import Provenance
 from vla_ros.replay.baseline.record import BagRecord, Baseline, ChunkRecord, Tolerances
-from vla_ros.replay.records import Event, Series
+from vla_ros.replay.records import Incident
+from vla_ros.replay.series import TimeSeries
 from vla_ros.strict import config_to_dict, parse_config
 
 FORMAT = "vla_ros replay baseline 2"
@@ -159,12 +160,12 @@ def _read_bag(document: dict[str, Any], num_joints: int) -> BagRecord:
         name=document["name"],
         start_ns=start_ns,
         chunks=chunks,
-        commands=Series(
+        commands=TimeSeries(
             np.array([start_ns + int(row[0]) for row in commands], np.int64),
             _numbers([number for row in commands for number in row[1:]], COMMAND_UNIT, len(commands), num_joints),
         ),
         limit_counts={joint: int(count) for joint, count in document["limit_counts"].items()},
-        events=tuple(Event(start_ns + time, kind, line, joint) for time, kind, joint, line in document["events"]),
+        events=tuple(Incident(start_ns + time, kind, line, joint) for time, kind, joint, line in document["events"]),
         num_events=int(document["num_events"]),
     )
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vla_ros.replay.averages import mean_of_known, ratio
-from vla_ros.replay.judge.observations import by_observation
 from vla_ros.replay.judge.summarize import check_same_policy, chunks_of
-from vla_ros.replay.records import Replay, ReplayedChunk
+from vla_ros.replay.records import COMMANDED, MEASURED, Replay, by_observation
 
 NUM_RESAMPLES = 2000
 SEED = 0
@@ -37,6 +36,21 @@ class PairedDifference:
     high: float
     num_episodes: int
 
+    @property
+    def joint(self) -> str:
+        """Empty where it is over all joints."""
+        return self.quantity.partition(".")[2]
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether errors are against where the robot went, not what it was commanded."""
+        return self.quantity.startswith("measured")
+
+    @property
+    def scale(self) -> float:
+        """From the numbers to what is shown: percent of the joints' ranges, or a joint's own unit."""
+        return 1.0 if self.joint else 100.0
+
 
 @dataclass(frozen=True)
 class _Pair:
@@ -60,7 +74,7 @@ def paired_differences(a: Sequence[Replay], b: Sequence[Replay], driver: str = "
         raise ValueError(f"{got}; expected two policies of one robot")
     names = a[0].policy, b[0].policy
     found: list[PairedDifference] = []
-    for quantity, target in ((OVERALL, _commanded), (f"measured_{OVERALL}", _measured)):
+    for quantity, target in ((OVERALL, COMMANDED), (f"measured_{OVERALL}", MEASURED)):
         pairs = list(_pairs(a, b, driver, target))
         if not pairs:
             raise ValueError(
@@ -74,17 +88,7 @@ def paired_differences(a: Sequence[Replay], b: Sequence[Replay], driver: str = "
     return tuple(found)
 
 
-def _commanded(chunk: ReplayedChunk) -> np.ndarray:
-    return chunk.commanded
-
-
-def _measured(chunk: ReplayedChunk) -> np.ndarray:
-    return chunk.measured
-
-
-def _pairs(
-    a: Sequence[Replay], b: Sequence[Replay], driver: str, target: Callable[[ReplayedChunk], np.ndarray]
-) -> Iterator[_Pair]:
+def _pairs(a: Sequence[Replay], b: Sequence[Replay], driver: str, target: str) -> Iterator[_Pair]:
     others = {replay.bag: by_observation(chunks_of(replay, driver)) for replay in b}
     for replay in a:
         other = others.get(replay.bag, {})
@@ -93,12 +97,9 @@ def _pairs(
                 continue
             _, rows, other_rows = np.intersect1d(chunk.due_ns, other[key].due_ns, return_indices=True)
             if len(rows):
-                errors = (_error(chunk, target, rows), _error(other[key], target, other_rows))
+                both = ((chunk, rows), (other[key], other_rows))
+                errors = (mean_of_known(np.abs(one.offset_from(target)[due]), axis=0) for one, due in both)
                 yield _Pair((replay.bag, chunk.episode), *errors)
-
-
-def _error(chunk: ReplayedChunk, target: Callable[[ReplayedChunk], np.ndarray], rows: np.ndarray) -> np.ndarray:
-    return mean_of_known(np.abs(chunk.positions - target(chunk))[rows], axis=0)
 
 
 def _differences(

@@ -1,49 +1,44 @@
-"""What the report's charts show, drawn from the replays."""
+"""The bags, worst moments and incidents of a session, in the order in which its report shows them."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vla_ros.replay.averages import mean_of_known
-from vla_ros.replay.beside import MAX_GAP_S
-from vla_ros.replay.records import Event, Replay, ReplayedChunk
-from vla_ros.replay.report.content import Moment, ReportInput
-
-MIN_RANGE = 1e-9
-
-
-@dataclass(frozen=True)
-class Mark:
-    """Where in a bag the worst moment ``number`` lies; ``policy`` is an index."""
-
-    number: int
-    time_ns: int
-    policy: int
+from vla_ros.replay.judge.summarize import wanted_mode
+from vla_ros.replay.judge.summary import WorstMoment
+from vla_ros.replay.records import COMMANDED, DRIVERS, MEASURED, Incident, Replay, ReplayedChunk
+from vla_ros.replay.session import ReplaySession
 
 
 @dataclass(frozen=True)
 class NumberedMoment:
-    """A worst moment, its number, and the index of its policy."""
+    """A worst moment of a ``replay`` by the policy with this index."""
 
     number: int
     policy: int
-    moment: Moment
+    replay: Replay
+    moment: WorstMoment
+
+    @property
+    def chunk(self) -> ReplayedChunk:
+        return self.replay.chunks[self.moment.chunk_index]
 
 
 @dataclass(frozen=True)
 class Bag:
-    """One bag: ``name`` is short, ``replays`` one for each policy; chunks count where one of ``compared_drivers``
-    drove."""
+    """One bag: ``name`` is short, ``replays`` one for each policy; chunks count where ``mode`` drove (None: any)."""
 
     name: str
     replays: tuple[Replay, ...]
-    marks: tuple[Mark, ...]
-    compared_drivers: tuple[str, ...]
+    moments: tuple[NumberedMoment, ...]
+    mode: str | None
 
     @property
     def first(self) -> Replay:
@@ -52,28 +47,53 @@ class Bag:
 
     @property
     def length_s(self) -> float:
-        return max(self.seconds(self.first.end_ns), 1e-3)
+        return max(self.first.seconds(self.first.end_ns), 1e-3)
 
-    def seconds(self, time_ns: int) -> float:
-        """Since the bag's start."""
-        return (int(time_ns) - self.first.start_ns) / 1e9
+    @property
+    def has_commands(self) -> bool:
+        """Whether the bag says what the robot was commanded; else its motion has to do."""
+        return len(self.first.recorded_commands) > 0
 
-    def all_seconds(self, times_ns: np.ndarray) -> np.ndarray:
-        return (np.asarray(times_ns, np.int64) - self.first.start_ns) / 1e9
+    @property
+    def target(self) -> str:
+        """What its chunks are compared with."""
+        return COMMANDED if self.has_commands else MEASURED
+
+    @property
+    def modes(self) -> list[str]:
+        """Who drove, as far as it is known."""
+        found = {mode.label for mode in self.first.modes}
+        return [driver for driver in DRIVERS if driver and driver in found]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(line for replay in self.replays for line in replay.problems))
+
+    @property
+    def has_others(self) -> bool:
+        """Whether some chunks don't count."""
+        return any(not self.counts(chunk) for replay in self.replays for chunk in replay.chunks)
+
+    def counts(self, chunk: ReplayedChunk) -> bool:
+        return self.mode in (None, chunk.driver)
+
+    def errors(self, replay: Replay) -> np.ndarray:
+        """``[num_chunks]``: the mean distance of each chunk from the recording as a fraction of the joints' ranges; NaN
+        where nothing was recorded at its times."""
+        if not replay.chunks:
+            return np.zeros(0)
+        errors = np.abs([chunk.offset_from(self.target) for chunk in replay.chunks])
+        return mean_of_known(errors / replay.joint_ranges, axis=(1, 2))
+
+    def mean_error(self, replay: Replay) -> float:
+        """Over the chunks that count."""
+        return float(mean_of_known(self.errors(replay)[[self.counts(chunk) for chunk in replay.chunks]]))
 
 
 @dataclass(frozen=True)
-class Curve:
-    """``values`` ``[num_samples]`` at increasing ``times_ns``; NaN interrupts it."""
-
-    times_ns: np.ndarray
-    values: np.ndarray
-
-
-@dataclass(frozen=True)
-class EventGroup:
-    """Events of one ``kind`` that say the same but for their numbers, of one policy (an index) in one bag; ``line``
-    is the first's. Of limits ``num_times`` counts commands, of the others events."""
+class IncidentGroup:
+    """Incidents of one ``kind`` that say the same but for their numbers, of one policy (an index) in one bag; ``line``
+    is the first's. Of limits ``num_times`` counts commands, of the others incidents."""
 
     bag: str
     policy: int
@@ -84,22 +104,26 @@ class EventGroup:
     last_s: float
 
 
-def bags_of(content: ReportInput) -> tuple[Bag, ...]:
-    """The bags in their order, named by what tells them apart."""
-    paths = [replay.bag for replay in content.policies[0].replays]
-    marks: dict[str, list[Mark]] = {path: [] for path in paths}
-    for found in moments_of(content):
-        marks[found.moment.bag].append(Mark(found.number, found.moment.chunk.header_ns, found.policy))
-    return tuple(
-        Bag(name, tuple(policy.replays[i] for policy in content.policies), tuple(marks[path]), content.compared_drivers)
-        for i, (name, path) in enumerate(zip(short_names(paths), paths, strict=True))
-    )
-
-
-def moments_of(content: ReportInput) -> tuple[NumberedMoment, ...]:
+def moments_of(session: ReplaySession) -> tuple[NumberedMoment, ...]:
     """The worst moments of one policy after the other, numbered from 1."""
-    found = [(i, moment) for i, policy in enumerate(content.policies) for moment in policy.moments]
-    return tuple(NumberedMoment(number, i, moment) for number, (i, moment) in enumerate(found, 1))
+    found = [
+        (i, replay, moment)
+        for i, (replays, summary) in enumerate(zip(session.replays, session.summaries, strict=True))
+        for moment in summary.worst
+        for replay in replays
+        if replay.bag == moment.bag
+    ]
+    return tuple(NumberedMoment(number, *one) for number, one in enumerate(found, 1))
+
+
+def bags_of(session: ReplaySession, moments: Sequence[NumberedMoment]) -> tuple[Bag, ...]:
+    """The bags in their order, named by what tells them apart."""
+    names = short_names([replay.bag for replay in session.replays[0]])
+    mode = wanted_mode(session.config.driver)
+    return tuple(
+        Bag(name, replays, tuple(one for one in moments if one.replay.bag == replays[0].bag), mode)
+        for name, replays in zip(names, zip(*session.replays, strict=True), strict=True)
+    )
 
 
 def short_names(paths: list[str]) -> list[str]:
@@ -111,45 +135,15 @@ def short_names(paths: list[str]) -> list[str]:
     return [os.path.relpath(path, common or ".") for path in paths]
 
 
-def ranges_of(replay: Replay) -> np.ndarray:
-    """``[num_joints]``; a joint without a range counts as NaN."""
-    return np.where(replay.joint_ranges > MIN_RANGE, replay.joint_ranges, np.nan)
-
-
-def has_commands(replay: Replay) -> bool:
-    """Whether the bag says what the robot was commanded; else its motion has to do."""
-    return len(replay.recorded_commands) > 0
-
-
-def reference_of(replay: Replay, chunk: ReplayedChunk) -> np.ndarray:
-    """``[horizon, num_joints]`` to compare ``chunk`` with."""
-    return chunk.commanded if has_commands(replay) else chunk.measured
-
-
-def chunk_errors(replay: Replay) -> np.ndarray:
-    """``[num_chunks]``: the mean distance of each chunk from the recording as a fraction of the joints' ranges; NaN
-    where nothing was recorded at its times."""
-    return np.array(
-        [mean_of_known(abs(c.positions - reference_of(replay, c)) / ranges_of(replay)) for c in replay.chunks],
-        np.float64,
-    )
-
-
-def broken_at_gaps(times_ns: np.ndarray, values: np.ndarray, max_gap_s: float = MAX_GAP_S) -> Curve:
-    """``values`` ``[num_samples]`` with a NaN in each gap: nothing is known there."""
-    gaps = np.flatnonzero(np.diff(times_ns) > max_gap_s * 1e9) + 1
-    return Curve(np.insert(times_ns, gaps, times_ns[gaps] - 1), np.insert(values, gaps, np.nan))
-
-
-def grouped_events(bag: Bag) -> tuple[EventGroup, ...]:
-    """Every event of a bag, the same ones together, in the order of their first time."""
-    groups: list[EventGroup] = []
+def grouped_incidents(bag: Bag) -> list[IncidentGroup]:
+    """Every incident of a bag, the same ones together, in the order of their first time."""
+    groups: list[IncidentGroup] = []
     for i, replay in enumerate(bag.replays):
-        alike: dict[tuple[str, str, str], list[Event]] = {}
+        alike: dict[tuple[str, str, str], list[Incident]] = {}
         for event in replay.events:
             alike.setdefault((event.kind, event.joint, re.sub(r"\d+(\.\d+)?", "#", event.line)), []).append(event)
         for (kind, _, _), events in alike.items():
-            first_s, last_s = bag.seconds(events[0].time_ns), bag.seconds(events[-1].time_ns)
+            first_s, last_s = replay.seconds(events[0].time_ns), replay.seconds(events[-1].time_ns)
             num_times = sum(event.num_times for event in events)
-            groups.append(EventGroup(bag.name, i, kind, events[0].line, num_times, first_s, last_s))
-    return tuple(sorted(groups, key=lambda group: group.first_s))
+            groups.append(IncidentGroup(bag.name, i, kind, events[0].line, num_times, first_s, last_s))
+    return sorted(groups, key=lambda group: group.first_s)

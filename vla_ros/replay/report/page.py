@@ -2,34 +2,139 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
-from vla_ros.replay.report.bags import bags_of
-from vla_ros.replay.report.content import ReportInput
-from vla_ros.replay.report.details import bags, events, interventions, moments
-from vla_ros.replay.report.html import page
-from vla_ros.replay.report.overview import differences, figures, header, horizon_and_latency, joints
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from vla_ros.replay.averages import mean_of_known
+from vla_ros.replay.judge.summary import Intervention
+from vla_ros.replay.judge.verdict import Verdict
+from vla_ros.replay.records import Replay
+from vla_ros.replay.report.bags import bags_of, grouped_incidents, moments_of
+from vla_ros.replay.report.charts import difference_bar, joint_bar, latency_histogram, step_errors
+from vla_ros.replay.report.images import Images, jpeg, moment_images
+from vla_ros.replay.report.joints import joint_curves, moment_plots
+from vla_ros.replay.report.svg import percent, plain
+from vla_ros.replay.report.timeline import INCIDENT_NAMES, POLICY_LETTERS, incident_symbol, timeline
+from vla_ros.replay.session import ReplaySession
+
+MAX_BAGS_DRAWN, MAX_INCIDENT_ROWS, MAX_BAGS_NAMED = 6, 100, 3
+INCIDENT_MEANINGS = {
+    "watchdog": "a watchdog would stop or brake",
+    "limit": "a limit would bound the command",
+    "processor": "something was refused",
+}
+INCIDENT_COUNTS = {
+    "limit": "Commands that a limit would have bounded",
+    "watchdog": "Times a watchdog would have stopped or braked the robot",
+    "processor": "Images, answers or teleop messages that were refused",
+}
 
 
-def render_report(content: ReportInput) -> str:
-    """The whole page. The same content gives the same text."""
-    found = bags_of(content)
-    return page(
-        content.title,
-        (
-            header(content),
-            figures(content),
-            differences(content),
-            bags(content, found),
-            joints(content),
-            horizon_and_latency(content),
-            interventions(content),
-            moments(content),
-            events(content, found),
-        ),
+def write_report(session: ReplaySession, verdict: Verdict, path: Path) -> None:
+    """``render_report`` into a file, with the images of the worst moments."""
+    path.write_text(render_report(session, verdict, moment_images(session)), encoding="utf-8")
+
+
+def render_report(session: ReplaySession, verdict: Verdict, images: Images) -> str:
+    """The whole page. The same input gives the same text."""
+    moments = moments_of(session)
+    bags = bags_of(session, moments)
+    drawn = bags
+    if len(bags) > MAX_BAGS_DRAWN:
+        largest = {
+            bag.name: max(np.nan_to_num(bag.mean_error(replay), nan=-1) for replay in bag.replays) for bag in bags
+        }
+        drawn = tuple(sorted(bags, key=lambda bag: -largest[bag.name])[:MAX_BAGS_DRAWN])
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            title=_title([Path(replay.bag).name for replay in session.replays[0]]),
+            verdict=verdict,
+            settings=_settings(session),
+            policies=session.summaries,
+            paired=session.paired,
+            bags=bags,
+            drawn=drawn,
+            names={bag.first.bag: bag.name for bag in bags},
+            moments=moments,
+            images=images,
+            incidents=[group for bag in bags for group in grouped_incidents(bag)],
+            max_rows=MAX_INCIDENT_ROWS,
+        )
     )
 
 
-def write_report(content: ReportInput, path: Path) -> None:
-    """``render_report`` into a file."""
-    path.write_text(render_report(content), encoding="utf-8")
+def _environment() -> Environment:
+    """What the template may call."""
+    environment = Environment(
+        loader=PackageLoader("vla_ros.replay", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, plain=plain, jpeg=jpeg)
+    environment.tests["finite"] = math.isfinite
+    environment.globals.update(
+        letters=POLICY_LETTERS,
+        incident_names=INCIDENT_NAMES,
+        incident_meanings=INCIDENT_MEANINGS,
+        incident_counts=INCIDENT_COUNTS,
+        incident_symbol=incident_symbol,
+        timeline=timeline,
+        joint_curves=joint_curves,
+        joint_bar=joint_bar,
+        difference_bar=difference_bar,
+        step_errors=step_errors,
+        latency_histogram=latency_histogram,
+        moment_plots=moment_plots,
+        instead=instead,
+    )
+    return environment
+
+
+def _title(bags: list[str]) -> str:
+    return f"Replay of {', '.join(bags[:MAX_BAGS_NAMED])}{' and more' if len(bags) > MAX_BAGS_NAMED else ''}"
+
+
+def _settings(session: ReplaySession) -> dict[str, Any]:
+    config = session.config
+    return {
+        "robot": config.robot.name,
+        "strategy": config.settings.strategy,
+        "latency": _latency(session),
+        "commands": f"{config.settings.control_rate_hz or config.robot.control_rate_hz:g} Hz",
+        "device": config.device,
+    }
+
+
+def _latency(session: ReplaySession) -> str:
+    given_ms = session.config.settings.latency_ms
+    if given_ms is not None:
+        return f"{given_ms:g} ms"
+    assumed_ms = {replay.assumed_latency_ms for replay in session.replays[0]}
+    said = [f"{ms:g} ms, assumed" for ms in sorted(assumed_ms - {None})]
+    return " or ".join((*(["as recorded"] if None in assumed_ms else []), *said))
+
+
+def instead(one: Intervention, replay: Replay) -> str:
+    """What a policy would have done while a human drove, in a sentence."""
+    fractions = one.commanded / replay.joint_ranges
+    if not one.num_chunks:
+        return "The policy made no plan in that time."
+    if not np.isfinite(fractions).any():
+        return f"The policy made {one.num_chunks} plans, and nothing was recorded to compare them with."
+    joint = int(np.nanargmax(fractions))
+    offset = float(one.offset[joint])
+    higher = "higher" if offset > 0 else "lower"
+    side = f"; its plans lie {plain(abs(offset))} {higher} there on average" if offset else ""
+    most = f"{percent(fractions[joint])} ({plain(one.commanded[joint])})"
+    return (
+        f"The policy would have been {percent(float(mean_of_known(fractions)))} of range away from the human, most in "
+        f"{replay.joint_names[joint]}: {most}{side}. ({one.num_chunks} plans)"
+    )
