@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 
-from vla_ros.replay.baseline.behaviour_changes import NS_PER_S, BehaviourComparison
+from vla_ros.replay.baseline.behaviour_changes import behaviour_changes, first_inexact
 from vla_ros.replay.baseline.difference import BAG, BEHAVIOUR, FILE, INPUT, SETTING, Difference
-from vla_ros.replay.baseline.input_changes import InputPair, input_changes
+from vla_ros.replay.baseline.input_changes import input_changes
+from vla_ros.replay.baseline.pairs import BagPair, pair_bags
 from vla_ros.replay.baseline.provenance import Provenance
-from vla_ros.replay.baseline.record import BagRecord, Baseline, make_baseline
+from vla_ros.replay.baseline.record import Baseline, make_baseline
 from vla_ros.replay.records import Replay
-from vla_ros.replay.series import TimeSeries
 
 DIGEST_LENGTH = 12
 ELSEWHERE = "what it does is above"
@@ -29,35 +28,27 @@ def compare_with_baseline(replays: Sequence[Replay], origin: Provenance, baselin
     found = [*_bags(now, baseline), *_settings(now, baseline)]
     if set(now.joint_names) != set(baseline.joint_names):
         return (*found, *_files(now, baseline, "nothing else is compared: the joints are others"))
-    by_name = {bag.name: _in_order(bag, now.joint_names, baseline.joint_names) for bag in now.bags}
-    comparisons = {
-        bag.name: BehaviourComparison(by_name[bag.name], bag, baseline.joint_names, baseline.tolerances)
-        for bag in baseline.bags
-        if bag.name in by_name
-    }
-    pairs = [pair for bag in baseline.bags if bag.name in comparisons for pair in _inputs(bag, comparisons[bag.name])]
-    names = baseline.origin.camera_names, baseline.joint_names
-    found += input_changes(pairs, *names, baseline.tolerances)
-    found += [difference for comparison in comparisons.values() for difference in comparison.differences()]
-    if not comparisons:
+    bags = pair_bags(now, baseline)
+    found += input_changes([pair for bag in bags for pair in bag.chunks], baseline)
+    found += [difference for bag in bags for difference in behaviour_changes(bag, baseline)]
+    if not bags:
         return (*found, *_files(now, baseline, "nothing else is compared: no bag is the baseline's"))
     is_same = not {difference.kind for difference in found} & {INPUT, BEHAVIOUR}
     if is_same and now.origin.machine == baseline.origin.machine and now.joint_names == baseline.joint_names:
-        return (*found, *_exactly(now, baseline, comparisons.values()))
-    deviation = max(comparison.largest_deviation for comparison in comparisons.values())
+        return (*found, *_exactly(now, baseline, bags))
+    deviation = max(bag.largest_deviation for bag in bags)
     effect = f"the policy sees and does the same, chunks to within {deviation:.1g}" if is_same else ELSEWHERE
     return (*found, *_files(now, baseline, effect))
 
 
-def _exactly(now: Baseline, baseline: Baseline, comparisons: Iterable[BehaviourComparison]) -> tuple[Difference, ...]:
+def _exactly(now: Baseline, baseline: Baseline, bags: list[BagPair]) -> tuple[Difference, ...]:
     """Other files on the machine of the baseline: whether they do anything shows in the last bits, for there rounding
     repeats itself."""
-    inexact = [comparison.first_inexact for comparison in comparisons]
-    first = next((difference for difference in inexact if difference is not None), None)
-    if first is None:
+    inexact = first_inexact(bags)
+    if inexact is None:
         return tuple(_files(now, baseline, "the policy sees and does exactly the same"))
     files = tuple(_files(now, baseline, ELSEWHERE))
-    return (first, *files) if files else ()
+    return (inexact, *files) if files else ()
 
 
 def _bags(now: Baseline, baseline: Baseline) -> Iterator[Difference]:
@@ -100,20 +91,3 @@ def _files(now: Baseline, baseline: Baseline, effect: str) -> Iterator[Differenc
 
 def _short(digest: str) -> str:
     return digest[:DIGEST_LENGTH]
-
-
-def _in_order(bag: BagRecord, names: tuple[str, ...], wanted: tuple[str, ...]) -> BagRecord:
-    """``bag`` with its joints in the order of ``wanted``."""
-    if names == wanted:
-        return bag
-    columns = [names.index(name) for name in wanted]
-    chunks = tuple(replace(chunk, positions=chunk.positions[:, columns]) for chunk in bag.chunks)
-    return replace(bag, chunks=chunks, commands=TimeSeries(bag.commands.times_ns, bag.commands.values[:, columns]))
-
-
-def _inputs(bag: BagRecord, comparison: BehaviourComparison) -> Iterator[InputPair]:
-    for pair in comparison.pairs:
-        got, expected = pair.got.fingerprint, pair.expected.fingerprint
-        if got is not None and expected is not None:
-            time_ns = pair.expected.header_ns
-            yield InputPair(bag.name, time_ns, (time_ns - bag.start_ns) / NS_PER_S, got, expected)

@@ -6,26 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup
 
 from vla_ros.replay.judge.paired import PairedDifference
 from vla_ros.replay.judge.summary import PolicySummary
-from vla_ros.replay.report.svg import (
-    Scale,
-    curve,
-    disc,
-    line,
-    path,
-    percent,
-    plain,
-    rect,
-    small_svg,
-    span_scale,
-    svg,
-    text,
-    ticks,
-    time_axis,
-    value_axis,
-)
+from vla_ros.replay.report import svg
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 490.0, 250.0, 52.0, 480.0, 12.0, 206.0
 NUM_BINS = 30
@@ -34,7 +19,7 @@ TABLE_BAR_PIXELS = 170.0
 SHOWN_QUANTILE = 0.995
 
 
-def step_errors(policies: Sequence[PolicySummary]) -> str:
+def step_errors(policies: Sequence[PolicySummary]) -> Markup:
     """Error by how far ahead a policy looked."""
     lines = [
         (i, errors.by_step_fraction * 100, style)
@@ -42,76 +27,77 @@ def step_errors(policies: Sequence[PolicySummary]) -> str:
         for errors, style in ((policy.measured, "dashed"), (policy.commanded, ""))
         if errors.is_known
     ]
-    x = Scale(0.0, max(float(policy.ahead_s.max()) for policy in policies), LEFT, RIGHT)
-    y = span_scale([values for _, values, _ in lines], BOTTOM, TOP, min_span=0.5, low=0.0)
-    parts = time_axis(x, BOTTOM, TOP, "seconds after the camera image", 6) + value_axis(y, LEFT, RIGHT, 4, " %")
+    x = svg.Scale(0.0, max(float(policy.ahead_s.max()) for policy in policies), LEFT, RIGHT)
+    y = svg.span_scale([values for _, values, _ in lines], BOTTOM, TOP, min_span=0.5, low=0.0)
+    parts = svg.time_axis(x, BOTTOM, TOP, "seconds after the camera image", 6) + svg.value_axis(y, LEFT, RIGHT, 4, " %")
     for i, values, style in lines:
         ahead_s = policies[i].ahead_s
-        parts.append(path(curve(x(ahead_s), y(values)), f"curve wide policy{i} {style}"))
+        parts.append(svg.path(svg.curve(x(ahead_s), y(values)), f"curve wide policy{i} {style}"))
         for k in np.flatnonzero(np.isfinite(values)) if not style else ():
             which = f"{policies[i].name}, action {k + 1}, {ahead_s[k]:.2f} s ahead"
-            tip = f"{which}: {percent(values[k] / 100)} of range"
-            parts.append(disc(x(ahead_s[k]), y(values[k]), 2.5, f"dot{i}", tip))
-    return svg(WIDTH, HEIGHT, "Error by time ahead", parts)
+            tip = f"{which}: {svg.percent(values[k] / 100)} of range"
+            parts.append(svg.disc(x(ahead_s[k]), y(values[k]), 2.5, f"dot{i}", tip))
+    return svg.picture(WIDTH, HEIGHT, "Error by time ahead", parts)
 
 
-def latency_histogram(policies: Sequence[PolicySummary]) -> str:
+def latency_histogram(policies: Sequence[PolicySummary]) -> Markup:
     """How often an answer took how long, with the median and the slowest hundredth."""
     # Their common bins begin at a round number.
     together = np.concatenate([policy.latencies_ms for policy in policies])
     low, high = float(together.min()), float(np.quantile(together, SHOWN_QUANTILE))
     room = max(0.08 * (high - low), 2.0)
-    x = Scale(max(0.0, low - room), high + room, LEFT, RIGHT)
+    x = svg.Scale(max(0.0, low - room), high + room, LEFT, RIGHT)
     edges = np.linspace(x.low, x.high, NUM_BINS + 1)
     counts = [np.histogram(np.minimum(policy.latencies_ms, x.high), edges)[0] for policy in policies]
-    y = span_scale(counts, BOTTOM, TOP + 14, min_span=1.0, low=0.0)
-    parts = time_axis(x, BOTTOM, TOP, "milliseconds from camera image to answer", 6)
-    for value in ticks(y.low, y.high, 4):
+    y = svg.span_scale(counts, BOTTOM, TOP + 14, min_span=1.0, low=0.0)
+    parts = svg.time_axis(x, BOTTOM, TOP, "milliseconds from camera image to answer", 6)
+    for value in svg.ticks(y.low, y.high, 4):
         if value == round(value):
-            parts.append(line(LEFT, y(value), RIGHT, y(value), "grid"))
-            parts.append(text(LEFT - 6, y(value) + 4, f"{value:.0f}", "tick", "end"))
+            parts.append(svg.line(LEFT, y(value), RIGHT, y(value), "grid"))
+            parts.append(svg.text(LEFT - 6, y(value) + 4, f"{value:.0f}", "tick", "end"))
     share = (x.end - x.start) / NUM_BINS / len(policies)
     for i, (policy, count) in enumerate(zip(policies, counts, strict=True)):
         for k in np.flatnonzero(count):
             more = " or more" if k == NUM_BINS - 1 and together.max() > x.high else ""
             tip = f"{policy.name}: {count[k]} answers in {edges[k]:.0f} to {edges[k + 1]:.0f} ms{more}"
             top = y(float(count[k]))
-            parts.append(rect(x(edges[k]) + i * share + 0.5, top, share - 1, BOTTOM - top, f"bar{i}", tip))
+            parts.append(svg.rect(x(edges[k]) + i * share + 0.5, top, share - 1, BOTTOM - top, f"bar{i}", tip))
     for i, policy in enumerate(policies):
         parts += _quantile_lines(x, policy, i)
-    return svg(WIDTH, HEIGHT, "Latency histogram", parts)
+    return svg.picture(WIDTH, HEIGHT, "Latency histogram", parts)
 
 
-def _quantile_lines(x: Scale, policy: PolicySummary, i: int) -> list[str]:
+def _quantile_lines(x: svg.Scale, policy: PolicySummary, i: int) -> list[str]:
     parts = []
     for q in (50, 99):
         at = x(min(policy.latency_ms(q), x.high))
-        parts.append(line(at, TOP + 12 * i, at, BOTTOM, f"quantile policy{i}"))
+        parts.append(svg.line(at, TOP + 12 * i, at, BOTTOM, f"quantile policy{i}"))
         beside, anchor = (-3, "end") if at > x.end - 26 else (3, "start")
-        parts.append(text(at + beside, TOP + 9 + 12 * i, f"p{q}", f"tick name{i}", anchor))
+        parts.append(svg.text(at + beside, TOP + 9 + 12 * i, f"p{q}", f"tick name{i}", anchor))
     return parts
 
 
-def joint_bar(policies: Sequence[PolicySummary], i: int, joint: int) -> str:
+def joint_bar(policies: Sequence[PolicySummary], i: int, joint: int) -> Markup:
     """A joint's error with policy ``i`` as a bar; the largest error of any policy and joint fills it."""
     fraction = policies[i].errors.by_joint_fraction[joint]
     widest = max(float(np.nanmax(policy.errors.by_joint_fraction)) for policy in policies)
     if not math.isfinite(fraction) or widest <= 0:
-        return ""
+        return Markup()
     width = TABLE_BAR_PIXELS / len(policies)
-    return small_svg(width, 12, percent(fraction), [rect(0, 1, max(1.0, width * fraction / widest), 10, f"bar{i}")])
+    bar = svg.rect(0, 1, max(1.0, width * fraction / widest), 10, f"bar{i}")
+    return svg.small_picture(width, 12, svg.percent(fraction), [bar])
 
 
-def difference_bar(difference: PairedDifference, others: Sequence[PairedDifference]) -> str:
+def difference_bar(difference: PairedDifference, others: Sequence[PairedDifference]) -> Markup:
     """The difference as a dot on its interval, beside zero; the largest of ``others`` in its unit is at the edges."""
     alike = np.array([(d.low, d.high, d.difference) for d in others if d.scale == difference.scale])
     widest = float(np.abs(alike[np.isfinite(alike)]).max(initial=0.0)) or 1.0
-    x = Scale(-1.05 * widest, 1.05 * widest, 6.0, 214.0)
-    parts = [line(x(0), 0, x(0), 24, "zero")]
+    x = svg.Scale(-1.05 * widest, 1.05 * widest, 6.0, 214.0)
+    parts = [svg.line(x(0), 0, x(0), 24, "zero")]
     if math.isfinite(difference.low):
         low, high = x(difference.low), x(difference.high)
-        parts.append(line(low, 12, high, 12, "interval"))
-        parts += [line(end, 7, end, 17, "interval") for end in (low, high)]
-    words = plain(difference.difference * difference.scale)
-    parts.append(disc(x(difference.difference), 12, 4, "estimate", words))
-    return small_svg(220, 24, f"Difference {words}", parts)
+        parts.append(svg.line(low, 12, high, 12, "interval"))
+        parts += [svg.line(end, 7, end, 17, "interval") for end in (low, high)]
+    words = svg.plain(difference.difference * difference.scale)
+    parts.append(svg.disc(x(difference.difference), 12, 4, "estimate", words))
+    return svg.small_picture(220, 24, f"Difference {words}", parts)

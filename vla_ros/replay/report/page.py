@@ -13,25 +13,13 @@ from vla_ros.replay.averages import mean_of_known
 from vla_ros.replay.judge.summary import Intervention
 from vla_ros.replay.judge.verdict import Verdict
 from vla_ros.replay.records import Replay
+from vla_ros.replay.report import charts, joints, timeline
 from vla_ros.replay.report.bags import bags_of, grouped_incidents, moments_of
-from vla_ros.replay.report.charts import difference_bar, joint_bar, latency_histogram, step_errors
 from vla_ros.replay.report.images import Images, jpeg, moment_images
-from vla_ros.replay.report.joints import joint_curves, moment_plots
 from vla_ros.replay.report.svg import percent, plain
-from vla_ros.replay.report.timeline import INCIDENT_NAMES, POLICY_LETTERS, incident_symbol, timeline
 from vla_ros.replay.session import ReplaySession
 
 MAX_BAGS_DRAWN, MAX_INCIDENT_ROWS, MAX_BAGS_NAMED = 6, 100, 3
-INCIDENT_MEANINGS = {
-    "watchdog": "a watchdog would stop or brake",
-    "limit": "a limit would bound the command",
-    "processor": "something was refused",
-}
-INCIDENT_COUNTS = {
-    "limit": "Commands that a limit would have bounded",
-    "watchdog": "Times a watchdog would have stopped or braked the robot",
-    "processor": "Images, answers or teleop messages that were refused",
-}
 
 
 def write_report(session: ReplaySession, verdict: Verdict, path: Path) -> None:
@@ -80,21 +68,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(percent=percent, plain=plain, jpeg=jpeg)
     environment.tests["finite"] = math.isfinite
-    environment.globals.update(
-        letters=POLICY_LETTERS,
-        incident_names=INCIDENT_NAMES,
-        incident_meanings=INCIDENT_MEANINGS,
-        incident_counts=INCIDENT_COUNTS,
-        incident_symbol=incident_symbol,
-        timeline=timeline,
-        joint_curves=joint_curves,
-        joint_bar=joint_bar,
-        difference_bar=difference_bar,
-        step_errors=step_errors,
-        latency_histogram=latency_histogram,
-        moment_plots=moment_plots,
-        instead=instead,
-    )
+    environment.globals.update(charts=charts, joints=joints, timeline=timeline, instead=instead)
     return environment
 
 
