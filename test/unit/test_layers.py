@@ -103,6 +103,7 @@ MAY_IMPORT = {
     "vla_ros.replay": {
         "numpy",
         "cv2",
+        "jinja2",
         "vla_ros.bags",
         "vla_ros.execution",
         "vla_ros.messages",

@@ -137,7 +137,9 @@ def test_limits_and_watchdogs_are_counted_and_the_first_listed() -> None:
     others = (event(4.0, "watchdog", "camera 'front' is stale"), event(5.0, "processor", "no task"))
     summary = summarize([replay(events=(*limits, *others))])
     assert summary.num_incidents["limit"] == 30
-    assert [found.event for found in summary.first_incidents["limit"]] == list(limits[:NUM_FIRST_INCIDENTS])
+    first = [(found.time_s, found.joint, found.line) for found in summary.first_incidents["limit"]]
+    in_bag = [((limit.time_ns - START_NS) / S, limit.joint, limit.line) for limit in limits[:NUM_FIRST_INCIDENTS]]
+    assert first == in_bag
     assert summary.first_incidents["watchdog"][0].time_s == pytest.approx(4.0)
     assert summary.num_incidents["processor"] == 1
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from vla_ros.replay.baseline.difference import Difference
 from vla_ros.replay.judge.paired import PairedDifference
-from vla_ros.replay.judge.summary import BagIncident, ErrorTable, Intervention, PolicySummary, WorstMoment
+from vla_ros.replay.judge.summary import ErrorTable, Intervention, PolicySummary, WorstMoment
 from vla_ros.replay.judge.verdict import Verdict
 
 NUM_DIGITS = 9
@@ -57,7 +57,7 @@ def _policy(summary: PolicySummary) -> dict[str, Any]:
         "command_mae_by_joint": _by_joint(names, summary.command_mae),
         "commands": summary.num_commands,
         **{f"{kind}_events": count for kind, count in summary.num_incidents.items()},
-        **{f"first_{kind}_events": [_incident(found) for found in first] for kind, first in incidents},
+        **{f"first_{kind}_events": [vars(found) for found in first] for kind, first in incidents},
         "latency_ms": {name: summary.latency_ms(q) for name, q in (("p50", 50), ("p99", 99), ("max", 100))},
         "interventions": [_intervention(found, names) for found in summary.interventions],
         "worst": [_moment(moment) for moment in summary.worst],
@@ -76,12 +76,6 @@ def _errors(table: ErrorTable, names: Sequence[str]) -> dict[str, Any]:
 
 def _by_joint(names: Sequence[str], values: np.ndarray) -> dict[str, Any]:
     return dict(zip(names, values, strict=True))
-
-
-def _incident(found: BagIncident) -> dict[str, Any]:
-    event = found.event
-    where = {"bag": found.bag, "time_s": found.time_s, "joint": event.joint}
-    return {**where, "line": event.line, "num_times": event.num_times}
 
 
 def _intervention(found: Intervention, names: Sequence[str]) -> dict[str, Any]:

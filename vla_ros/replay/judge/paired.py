@@ -106,8 +106,8 @@ def _differences(
     names: tuple[str, str], quantities: Sequence[str], pairs: Sequence[_Pair]
 ) -> Iterator[PairedDifference]:
     """One for each of ``quantities``, which the pairs' columns are; none for a column without any pair."""
-    episodes = sorted({pair.episode for pair in pairs})
-    index = np.array([episodes.index(pair.episode) for pair in pairs])
+    episodes = {episode: i for i, episode in enumerate(sorted({pair.episode for pair in pairs}))}
+    index = np.array([episodes[pair.episode] for pair in pairs])
     a, b = np.stack([pair.a for pair in pairs]), np.stack([pair.b for pair in pairs])
     for column, quantity in enumerate(quantities):
         is_known = np.isfinite(a[:, column]) & np.isfinite(b[:, column])

@@ -44,10 +44,7 @@ def summarize(replays: Sequence[Replay], driver: str = "any") -> PolicySummary:
         )
     command_errors = np.concatenate([_command_errors(replay, driver) for replay in replays])
     command_mae = mean_of_known(command_errors, axis=0)
-    incidents = [
-        BagIncident(replay.bag, replay.seconds(event.time_ns), event) for replay in replays for event in replay.events
-    ]
-    by_kind = {kind: [found for found in incidents if found.event.kind == kind] for kind in INCIDENT_KINDS}
+    by_kind = {kind: _incidents(replays, kind) for kind in INCIDENT_KINDS}
     return PolicySummary(
         name=first.policy,
         digest=first.digest,
@@ -63,7 +60,7 @@ def summarize(replays: Sequence[Replay], driver: str = "any") -> PolicySummary:
         num_commands=int(np.isfinite(command_errors).any(axis=1).sum()),
         command_mae=command_mae,
         command_mae_overall=float(mean_of_known(command_mae / first.joint_ranges)),
-        num_incidents={kind: sum(one.event.num_times for one in found) for kind, found in by_kind.items()},
+        num_incidents={kind: sum(one.num_times for one in found) for kind, found in by_kind.items()},
         first_incidents={kind: tuple(found[:NUM_FIRST_INCIDENTS]) for kind, found in by_kind.items()},
         latencies_ms=np.array([chunk.arrived_ns - chunk.header_ns for chunk in chunks]) * 1e-6,
         interventions=tuple(_intervention(replay, human) for replay in replays for human in replay.interventions),
@@ -123,6 +120,15 @@ def _command_errors(replay: Replay, driver: str) -> np.ndarray:
     errors = np.abs(replay.commands.values - replay.recorded_commands.at(replay.commands.times_ns))
     mode = wanted_mode(driver)
     return errors if mode is None else errors[replay.command_drivers == mode]
+
+
+def _incidents(replays: Sequence[Replay], kind: str) -> list[BagIncident]:
+    return [
+        BagIncident(replay.bag, replay.seconds(event.time_ns), event.joint, event.line, event.num_times)
+        for replay in replays
+        for event in replay.events
+        if event.kind == kind
+    ]
 
 
 def _intervention(replay: Replay, human: Stretch) -> Intervention:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla_ros.replay.averages import mean_of_known
-from vla_ros.replay.records import Incident
 
 INCIDENT_KINDS = ("limit", "watchdog", "processor")
 
@@ -39,11 +38,13 @@ class ErrorTable:
 
 @dataclass(frozen=True)
 class BagIncident:
-    """An incident of one bag, ``time_s`` after its start."""
+    """An incident of one bag, ``time_s`` after its start: ``num_times`` of them in a row, as ``Incident`` has it."""
 
     bag: str
     time_s: float
-    event: Incident
+    joint: str
+    line: str
+    num_times: int
 
 
 @dataclass(frozen=True)

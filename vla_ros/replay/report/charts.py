@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from markupsafe import Markup
 
 from vla_ros.replay.judge.paired import PairedDifference
 from vla_ros.replay.judge.summary import PolicySummary
@@ -19,7 +18,7 @@ TABLE_BAR_PIXELS = 170.0
 SHOWN_QUANTILE = 0.995
 
 
-def step_errors(policies: Sequence[PolicySummary]) -> Markup:
+def step_errors(policies: Sequence[PolicySummary]) -> str:
     """Error by how far ahead a policy looked."""
     lines = [
         (i, errors.by_step_fraction * 100, style)
@@ -40,7 +39,7 @@ def step_errors(policies: Sequence[PolicySummary]) -> Markup:
     return svg.picture(WIDTH, HEIGHT, "Error by time ahead", parts)
 
 
-def latency_histogram(policies: Sequence[PolicySummary]) -> Markup:
+def latency_histogram(policies: Sequence[PolicySummary]) -> str:
     """How often an answer took how long, with the median and the slowest hundredth."""
     # Their common bins begin at a round number.
     together = np.concatenate([policy.latencies_ms for policy in policies])
@@ -77,18 +76,18 @@ def _quantile_lines(x: svg.Scale, policy: PolicySummary, i: int) -> list[str]:
     return parts
 
 
-def joint_bar(policies: Sequence[PolicySummary], i: int, joint: int) -> Markup:
+def joint_bar(policies: Sequence[PolicySummary], i: int, joint: int) -> str:
     """A joint's error with policy ``i`` as a bar; the largest error of any policy and joint fills it."""
     fraction = policies[i].errors.by_joint_fraction[joint]
     widest = max(float(np.nanmax(policy.errors.by_joint_fraction)) for policy in policies)
     if not math.isfinite(fraction) or widest <= 0:
-        return Markup()
+        return ""
     width = TABLE_BAR_PIXELS / len(policies)
     bar = svg.rect(0, 1, max(1.0, width * fraction / widest), 10, f"bar{i}")
     return svg.small_picture(width, 12, svg.percent(fraction), [bar])
 
 
-def difference_bar(difference: PairedDifference, others: Sequence[PairedDifference]) -> Markup:
+def difference_bar(difference: PairedDifference, others: Sequence[PairedDifference]) -> str:
     """The difference as a dot on its interval, beside zero; the largest of ``others`` in its unit is at the edges."""
     alike = np.array([(d.low, d.high, d.difference) for d in others if d.scale == difference.scale])
     widest = float(np.abs(alike[np.isfinite(alike)]).max(initial=0.0)) or 1.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from markupsafe import Markup
 
 from vla_ros.replay.averages import mean_of_known
 from vla_ros.replay.records import COMMANDED, MEASURED, NS_PER_S, Replay
@@ -19,7 +18,7 @@ NUM_COLUMNS, PANEL_WIDTH, PANEL_HEIGHT, GUTTER, HEAD, FOOT = 3, 200.0, 96.0, 46.
 MIN_PART_OF_RANGE = 0.02
 
 
-def joint_curves(bag: Bag) -> Markup:
+def joint_curves(bag: Bag) -> str:
     """For each joint what was commanded and measured, what we would command, and the policy's chunks as thin fans."""
     x = time_scale(bag)
     top = y = head_room(bag)
@@ -75,7 +74,7 @@ def _fans(replay: Replay, joint: int, x: svg.Scale, y: svg.Scale) -> str:
     return "".join(parts)
 
 
-def moment_plots(one: NumberedMoment) -> Markup:
+def moment_plots(one: NumberedMoment) -> str:
     """One small chart for each joint: the policy's chunk, what was recorded then, and the second before."""
     replay = one.replay
     errors = mean_of_known(np.abs(one.chunk.offset_from(COMMANDED)) / replay.joint_ranges, axis=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -43,7 +42,8 @@ def render_report(session: ReplaySession, verdict: Verdict, images: Images) -> s
         .render(
             title=_title([Path(replay.bag).name for replay in session.replays[0]]),
             verdict=verdict,
-            settings=_settings(session),
+            config=session.config,
+            latency=_latency(session),
             policies=session.summaries,
             paired=session.paired,
             bags=bags,
@@ -74,17 +74,6 @@ def _environment() -> Environment:
 
 def _title(bags: list[str]) -> str:
     return f"Replay of {', '.join(bags[:MAX_BAGS_NAMED])}{' and more' if len(bags) > MAX_BAGS_NAMED else ''}"
-
-
-def _settings(session: ReplaySession) -> dict[str, Any]:
-    config = session.config
-    return {
-        "robot": config.robot.name,
-        "strategy": config.settings.strategy,
-        "latency": _latency(session),
-        "commands": f"{config.settings.control_rate_hz or config.robot.control_rate_hz:g} Hz",
-        "device": config.device,
-    }
 
 
 def _latency(session: ReplaySession) -> str:

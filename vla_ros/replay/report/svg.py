@@ -8,7 +8,6 @@ from html import escape
 from typing import TypeVar
 
 import numpy as np
-from markupsafe import Markup
 
 from vla_ros.replay.series import TimeSeries
 
@@ -177,17 +176,17 @@ def fitted(words: str, width: float, char_width: float = 6.3) -> str:
     return words[: num_chars - 1].rstrip() + "…" if num_chars > 3 else ""
 
 
-def picture(width: float, height: float, label: str, parts: list[str]) -> Markup:
+def picture(width: float, height: float, label: str, parts: list[str]) -> str:
     """The whole picture; ``label`` says in words what it shows."""
-    return Markup(
+    return (
         f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label, quote=True)}" '
         f'style="min-width:{NARROWEST * width:.0f}px;max-width:{width:g}px">' + "".join(parts) + "</svg>"
     )
 
 
-def small_picture(width: float, height: float, label: str, parts: list[str]) -> Markup:
+def small_picture(width: float, height: float, label: str, parts: list[str]) -> str:
     """A picture in a line of text."""
-    return Markup(
+    return (
         f'<svg class="small" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" role="img" '
         f'aria-label="{escape(label, quote=True)}">' + "".join(parts) + "</svg>"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from markupsafe import Markup
 
 from vla_ros.replay.records import Incident, Replay, Stretch
 from vla_ros.replay.report import svg
@@ -18,7 +17,7 @@ POLICY_LETTERS = "AB"
 INCIDENT_NAMES = {"watchdog": "Watchdog", "limit": "Limit", "processor": "Refused"}
 
 
-def timeline(bag: Bag) -> Markup:
+def timeline(bag: Bag) -> str:
     """Instructions, drivers, incidents and the error of each chunk, one below the other."""
     x = time_scale(bag)
     top = y = head_room(bag)
