@@ -256,7 +256,7 @@ def test_a_baseline_of_a_minute_is_small_text_and_repeats(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "damage, said",
     [
-        (lambda d: "", "no JSON"),
+        (lambda d: "", "not valid JSON"),
         (lambda d: "[]", "format is 'list'"),
         (lambda d: json.dumps({**d, "format": "vla_ros replay baseline 0"}), "baseline 0'; expected"),
         (lambda d: json.dumps({k: v for k, v in d.items() if k != "bags"}), "damaged (KeyError: 'bags')"),

@@ -207,7 +207,7 @@ def test_of_limits_every_command_is_counted():
 
 
 def test_an_intervention_says_in_a_sentence_what_the_policy_would_have_done():
-    text = "".join(parsed(rendered(make_session(off_by(make_replay(), 0.1, -0.8)))).shown)
+    text = " ".join("".join(parsed(rendered(make_session(off_by(make_replay(), 0.1, -0.8)))).shown).split())
     assert "A human took over at 4.0 s for 2.0 s" in text
     assert "most in elbow<&>: 20.0 % (0.800); its plans lie 0.800 lower there on average" in text
 

@@ -53,12 +53,12 @@ def _exactly(now: Baseline, baseline: Baseline, bags: list[BagPair]) -> tuple[Di
 
 def _bags(now: Baseline, baseline: Baseline) -> Iterator[Difference]:
     here, there = now.origin.bags, baseline.origin.bags
-    for name in sorted(here.keys() | there.keys()):
+    for name in _changed(here, there):
         if name not in here:
             yield Difference(BAG, "not replayed", None, "a replay of it", name)
         elif name not in there:
             yield Difference(BAG, "not in the baseline", "a replay of it", None, name)
-        elif here[name] != there[name]:
+        else:
             yield Difference(BAG, "another content, SHA-256", _short(here[name]), _short(there[name]), name)
 
 
@@ -71,22 +71,21 @@ def _settings(now: Baseline, baseline: Baseline) -> Iterator[Difference]:
         }
         for side in (now, baseline)
     )
-    for name in sorted(here.keys() | there.keys()):
-        if here.get(name) != there.get(name):
-            yield Difference(SETTING, name, _value(here, name), _value(there, name))
-
-
-def _value(settings: Mapping[str, object], name: str) -> str | None:
-    return str(settings[name]) if settings.get(name) is not None else None
+    for name in _changed(here, there):
+        values = (None if side.get(name) is None else str(side[name]) for side in (here, there))
+        yield Difference(SETTING, name, *values)
 
 
 def _files(now: Baseline, baseline: Baseline, effect: str) -> Iterator[Difference]:
     here, there = now.origin.policy_files, baseline.origin.policy_files
-    for name in sorted(here.keys() | there.keys()):
-        if here.get(name) != there.get(name):
-            what = "changed" if name in here and name in there else "added" if name in here else "missing"
-            digests = (_short(side[name]) if name in side else None for side in (here, there))
-            yield Difference(FILE, f"'{name}' of the policy directory {what} ({effect}); SHA-256", *digests)
+    for name in _changed(here, there):
+        what = "changed" if name in here and name in there else "added" if name in here else "missing"
+        digests = (_short(side[name]) if name in side else None for side in (here, there))
+        yield Difference(FILE, f"'{name}' of the policy directory {what} ({effect}); SHA-256", *digests)
+
+
+def _changed(here: Mapping[str, object], there: Mapping[str, object]) -> list[str]:
+    return sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
 
 
 def _short(digest: str) -> str:

@@ -6,7 +6,7 @@ whatever it was scaled by.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def input_changes(chunks: Sequence[ChunkPair], baseline: Baseline) -> Iterator[D
     pairs = [pair for pair in chunks if pair.has_inputs]
     if not pairs:
         return
-    sizes = list(_sizes(pairs))
+    sizes = _sizes(pairs)
     yield from sizes
     if not sizes:
         yield from _images(pairs, baseline.origin.camera_names, baseline.tolerances)
@@ -52,15 +52,28 @@ def _stacked(pairs: Sequence[ChunkPair], name: str) -> tuple[np.ndarray, np.ndar
     return got, expected
 
 
-def _sizes(pairs: Sequence[ChunkPair]) -> Iterator[Difference]:
+def _first(pairs: Sequence[ChunkPair], what: str, shown: Callable[[InputFingerprint], str]) -> list[Difference]:
+    """The first observation for which something is not the same, ``shown`` in words; empty where there is none."""
     for pair in pairs:
-        got, expected = (
-            f"{list(side.image_grid)} of {side.patch_length} values, {len(side.state)} joints" for side in _both(pair)
-        )
+        got, expected = map(shown, _both(pair))
         if got != expected:
-            what = "images (time, height, width in patches) or state have another size"
-            yield pair.differ(INPUT, what, got, expected)
-            return
+            return [pair.differ(INPUT, what, got, expected)]
+    return []
+
+
+def _sizes(pairs: Sequence[ChunkPair]) -> list[Difference]:
+    def size(given: InputFingerprint) -> str:
+        return f"{list(given.image_grid)} of {given.patch_length} values, {len(given.state)} joints"
+
+    return _first(pairs, "images (time, height, width in patches) or state have another size", size)
+
+
+def _texts(pairs: Sequence[ChunkPair]) -> list[Difference]:
+    def tokens(given: InputFingerprint) -> str:
+        return f"{given.num_tokens} tokens, digest {given.tokens}"
+
+    found = _first(pairs, "the prompt's tokens changed: tokenizer, prompt or instruction", tokens)
+    return found or _first(pairs, "padding, attention mask or position ids changed; digest", lambda given: given.layout)
 
 
 def _images(pairs: Sequence[ChunkPair], names: Sequence[str], tolerances: Tolerances) -> Iterator[Difference]:
@@ -131,19 +144,6 @@ def _states(pairs: Sequence[ChunkPair], names: Sequence[str], tolerances: Tolera
         what = "the state is normalised otherwise: statistics or mode" if sources[j] == j else "the state changed"
         place = {"joint": names[j], "tolerance": tolerances.state}
         yield pairs[i].differ(INPUT, f"{what}; normalised value", float(got[i, j]), float(expected[i, j]), **place)
-
-
-def _texts(pairs: Sequence[ChunkPair]) -> Iterator[Difference]:
-    for pair in pairs:
-        got, expected = _both(pair)
-        if got.tokens != expected.tokens:
-            sides = (f"{side.num_tokens} tokens, digest {side.tokens}" for side in (got, expected))
-            yield pair.differ(INPUT, "the prompt's tokens changed: tokenizer, prompt or instruction", *sides)
-            return
-        if got.layout != expected.layout:
-            what = "padding, attention mask or position ids changed; digest"
-            yield pair.differ(INPUT, what, got.layout, expected.layout)
-            return
 
 
 def _noise(pairs: Sequence[ChunkPair]) -> Iterator[Difference]:

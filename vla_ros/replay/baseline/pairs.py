@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from vla_ros.replay.baseline.difference import Difference
+from vla_ros.replay.baseline.difference import Difference, Value
 from vla_ros.replay.baseline.record import BagRecord, Baseline, ChunkRecord
 from vla_ros.replay.records import NS_PER_S, by_observation
 from vla_ros.replay.series import TimeSeries
@@ -33,11 +34,9 @@ class ChunkPair:
         """By how much the actions differ, ``[horizon, num_joints]``."""
         return self.got.positions - self.expected.positions
 
-    def differ(
-        self, kind: str, what: str, got: float | str | None, expected: float | str | None, **more: str | float
-    ) -> Difference:
+    def differ(self, kind: str, what: str, got: Value, expected: Value, **place: Any) -> Difference:
         """A difference that shows in this chunk."""
-        return self.bag.differ(kind, self.expected.header_ns, what, got, expected, **more)
+        return self.bag.differ(kind, self.expected.header_ns, what, got, expected, **place)
 
 
 class BagPair:
@@ -61,17 +60,11 @@ class BagPair:
         return max((float(np.abs(pair.deviation).max(initial=0.0)) for pair in self.comparable), default=0.0)
 
     def differ(
-        self,
-        kind: str,
-        time_ns: int | None,
-        what: str,
-        got: float | str | None,
-        expected: float | str | None,
-        **more: str | float,
+        self, kind: str, time_ns: int | None, what: str, got: Value, expected: Value, **place: Any
     ) -> Difference:
-        """A difference in this bag."""
+        """A difference in this bag; ``place`` may have its joint and tolerance."""
         time_s = None if time_ns is None else (time_ns - self.expected.start_ns) / NS_PER_S
-        return Difference(kind, what, got, expected, self.expected.name, time_ns, time_s, **more)  # type: ignore[arg-type]
+        return Difference(kind, what, got, expected, self.expected.name, time_ns, time_s, **place)
 
 
 def pair_bags(now: Baseline, baseline: Baseline) -> list[BagPair]:

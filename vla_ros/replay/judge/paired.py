@@ -54,7 +54,8 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Errors [num_joints] of both policies for one observation, and the episode it is of; NaN where not known."""
+    """Errors [1 + num_joints] of both policies for one observation, overall and by joint, and the episode it is of; NaN
+    where not known."""
 
     episode: tuple[str, int]
     a: np.ndarray
@@ -81,10 +82,7 @@ def paired_differences(a: Sequence[Replay], b: Sequence[Replay], driver: str = "
                 f"policies '{names[0]}' and '{names[1]}' have no chunk of the same observation with actions due at the "
                 "same time; expected the same bags, the same --latency and chunks with common due times"
             )
-        ranges = a[0].joint_ranges
-        overall = [_Pair(p.episode, *(mean_of_known(x / ranges)[None] for x in (p.a, p.b))) for p in pairs]
-        found += _differences(names, (quantity,), overall)
-        found += _differences(names, tuple(f"{quantity}.{joint}" for joint in a[0].joint_names), pairs)
+        found += _differences(names, (quantity, *(f"{quantity}.{joint}" for joint in a[0].joint_names)), pairs)
     return tuple(found)
 
 
@@ -97,9 +95,13 @@ def _pairs(a: Sequence[Replay], b: Sequence[Replay], driver: str, target: str) -
                 continue
             _, rows, other_rows = np.intersect1d(chunk.due_ns, other[key].due_ns, return_indices=True)
             if len(rows):
-                both = ((chunk, rows), (other[key], other_rows))
-                errors = (mean_of_known(np.abs(one.offset_from(target)[due]), axis=0) for one, due in both)
-                yield _Pair((replay.bag, chunk.episode), *errors)
+                both = (chunk.offset_from(target)[rows], other[key].offset_from(target)[other_rows])
+                yield _Pair((replay.bag, chunk.episode), *(_errors(offsets, replay.joint_ranges) for offsets in both))
+
+
+def _errors(offsets: np.ndarray, ranges: np.ndarray) -> np.ndarray:
+    by_joint = mean_of_known(np.abs(offsets), axis=0)
+    return np.append(mean_of_known(by_joint / ranges), by_joint)
 
 
 def _differences(

@@ -9,9 +9,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vla_ros.replay.averages import mean_of_known
-from vla_ros.replay.judge.summary import Intervention
 from vla_ros.replay.judge.verdict import Verdict
-from vla_ros.replay.records import Replay
 from vla_ros.replay.report import charts, joints, timeline
 from vla_ros.replay.report.bags import bags_of, grouped_incidents, moments_of
 from vla_ros.replay.report.images import Images, jpeg, moment_images
@@ -66,9 +64,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, plain=plain, jpeg=jpeg)
+    environment.filters.update(percent=percent, plain=plain, jpeg=jpeg, mean=mean_of_known, nanargmax=np.nanargmax)
     environment.tests["finite"] = math.isfinite
-    environment.globals.update(charts=charts, joints=joints, timeline=timeline, instead=instead)
+    environment.globals.update(charts=charts, joints=joints, timeline=timeline)
     return environment
 
 
@@ -83,21 +81,3 @@ def _latency(session: ReplaySession) -> str:
     assumed_ms = {replay.assumed_latency_ms for replay in session.replays[0]}
     said = [f"{ms:g} ms, assumed" for ms in sorted(assumed_ms - {None})]
     return " or ".join((*(["as recorded"] if None in assumed_ms else []), *said))
-
-
-def instead(one: Intervention, replay: Replay) -> str:
-    """What a policy would have done while a human drove, in a sentence."""
-    fractions = one.commanded / replay.joint_ranges
-    if not one.num_chunks:
-        return "The policy made no plan in that time."
-    if not np.isfinite(fractions).any():
-        return f"The policy made {one.num_chunks} plans, and nothing was recorded to compare them with."
-    joint = int(np.nanargmax(fractions))
-    offset = float(one.offset[joint])
-    higher = "higher" if offset > 0 else "lower"
-    side = f"; its plans lie {plain(abs(offset))} {higher} there on average" if offset else ""
-    most = f"{percent(fractions[joint])} ({plain(one.commanded[joint])})"
-    return (
-        f"The policy would have been {percent(float(mean_of_known(fractions)))} of range away from the human, most in "
-        f"{replay.joint_names[joint]}: {most}{side}. ({one.num_chunks} plans)"
-    )
