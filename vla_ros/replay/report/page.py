@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from vla_ros.replay.averages import mean_of_known
 from vla_ros.replay.judge.verdict import Verdict
 from vla_ros.replay.report import charts, joints, timeline
-from vla_ros.replay.report.bags import bags_of, grouped_incidents, moments_of
+from vla_ros.replay.report.bags import Bag, bags_of, grouped_incidents, moments_of
 from vla_ros.replay.report.images import Images, jpeg, moment_images
 from vla_ros.replay.report.svg import percent, plain
 from vla_ros.replay.session import ReplaySession
@@ -30,29 +30,28 @@ def render_report(session: ReplaySession, verdict: Verdict, images: Images) -> s
     bags = bags_of(session, moments)
     drawn = bags
     if len(bags) > MAX_BAGS_DRAWN:
-        largest = {
-            bag.name: max(np.nan_to_num(bag.mean_error(replay), nan=-1) for replay in bag.replays) for bag in bags
-        }
-        drawn = tuple(sorted(bags, key=lambda bag: -largest[bag.name])[:MAX_BAGS_DRAWN])
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            title=_title([Path(replay.bag).name for replay in session.replays[0]]),
-            verdict=verdict,
-            config=session.config,
-            latency=_latency(session),
-            policies=session.summaries,
-            paired=session.paired,
-            bags=bags,
-            drawn=drawn,
-            names={bag.first.bag: bag.name for bag in bags},
-            moments=moments,
-            images=images,
-            incidents=[group for bag in bags for group in grouped_incidents(bag)],
-            max_rows=MAX_INCIDENT_ROWS,
-        )
+        drawn = tuple(sorted(bags, key=_largest_error, reverse=True)[:MAX_BAGS_DRAWN])
+    template = _environment().get_template("report.html")
+    return template.render(
+        title=_title([Path(replay.bag).name for replay in session.replays[0]]),
+        verdict=verdict,
+        config=session.config,
+        latency=_latency(session),
+        policies=session.summaries,
+        paired=session.paired,
+        bags=bags,
+        drawn=drawn,
+        names={bag.first.bag: bag.name for bag in bags},
+        moments=moments,
+        images=images,
+        incidents=[group for bag in bags for group in grouped_incidents(bag)],
+        max_rows=MAX_INCIDENT_ROWS,
     )
+
+
+def _largest_error(bag: Bag) -> float:
+    """Of any policy; of a bag without one, less than all others."""
+    return max(float(np.nan_to_num(bag.mean_error(replay), nan=-1.0)) for replay in bag.replays)
 
 
 def _environment() -> Environment:
