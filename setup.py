@@ -48,6 +48,7 @@ setup(
     maintainer="vla_ros maintainers",
     maintainer_email="maintainers@vla-ros.example",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    package_data={f"{PACKAGE}.replay.report": ["*.html", "*.css"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
@@ -73,7 +74,7 @@ setup(
         "ros": ros_wheels("kilted", rclpy="9.1.2", messages="5.5.1", lifecycle="2.3.0"),
         "ros-jazzy": ros_wheels("jazzy", rclpy="7.1.6", messages="5.3.6", lifecycle="2.0.3"),
         "sim": ["matplotlib", "mujoco>=4", "PyOpenGL", "rosbags"],
-        "train": ["rosbags", "tqdm"],
+        "train": ["jinja2", "rosbags", "tqdm"],
         "dev": ["pytest<9", "ruff"],
     },
     entry_points={"console_scripts": [f"{name} = {target}" for name, target in EXECUTABLES.items()]},

@@ -12,13 +12,14 @@ from PIL import Image
 
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.pi.request import PiRequest
-from vla_ros.replay.golden.against_baseline import compare_with_baseline
-from vla_ros.replay.golden.baseline import Baseline, make_baseline
-from vla_ros.replay.golden.baseline_file import read_baseline, write_baseline
-from vla_ros.replay.golden.difference import Difference
-from vla_ros.replay.golden.fingerprint import fingerprint
-from vla_ros.replay.golden.provenance import Provenance
-from vla_ros.replay.records import Event, Replay, ReplayedChunk, Series, Span
+from vla_ros.replay.baseline.against import compare_with_baseline
+from vla_ros.replay.baseline.difference import Difference
+from vla_ros.replay.baseline.file import read_baseline, write_baseline
+from vla_ros.replay.baseline.fingerprint import fingerprint
+from vla_ros.replay.baseline.provenance import Provenance
+from vla_ros.replay.baseline.record import Baseline, make_baseline
+from vla_ros.replay.records import Incident, Replay, ReplayedChunk, Stretch
+from vla_ros.replay.series import TimeSeries
 from vla_ros.transforms.images import patchify
 
 MS, S = 1_000_000, 1_000_000_000
@@ -70,13 +71,13 @@ def replay(chunks: Sequence[ReplayedChunk] | None = None, **changes: Any) -> Rep
         "chunk_dt_s": DT_S,
         "start_ns": START_NS,
         "end_ns": end_ns,
-        "episodes": (Span(START_NS, end_ns, "touch the red block"),),
-        "modes": (Span(START_NS, end_ns, "POLICY"),),
+        "episodes": (Stretch(START_NS, end_ns, "touch the red block"),),
+        "modes": (Stretch(START_NS, end_ns, "POLICY"),),
         "chunks": tuple(chunks),
-        "commands": Series(times_ns, motion(times_ns)),
+        "commands": TimeSeries(times_ns, motion(times_ns)),
         "command_drivers": np.full(len(times_ns), "POLICY"),
-        "recorded_commands": Series(times_ns, motion(times_ns)),
-        "joints": Series(times_ns, motion(times_ns)),
+        "recorded_commands": TimeSeries(times_ns, motion(times_ns)),
+        "joints": TimeSeries(times_ns, motion(times_ns)),
         "events": (),
         "assumed_latency_ms": None,
         "problems": (),
@@ -84,8 +85,8 @@ def replay(chunks: Sequence[ReplayedChunk] | None = None, **changes: Any) -> Rep
     return Replay(**(values | changes))
 
 
-def event(time_s: float, kind: str, line: str = "something", joint: str = "", num_times: int = 1) -> Event:
-    return Event(START_NS + round(time_s * S), kind, line, joint, num_times)
+def event(time_s: float, kind: str, line: str = "something", joint: str = "", num_times: int = 1) -> Incident:
+    return Incident(START_NS + round(time_s * S), kind, line, joint, num_times)
 
 
 def episodes(errors: list[float], policy: str, num_chunks: int = 6, driver: str = "TELEOP") -> Replay:

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "vla_ros.share": set(),
     "vla_ros.strict": set(),
     "vla_ros.types": {"numpy"},
+    "vla_ros.hermite": {"numpy"},
     "vla_ros.robot": {"numpy", "yaml", "vla_ros.types", "vla_ros.urdf"},
     "vla_ros.urdf": set(),
     "vla_ros.wire": {"numpy", "yaml", "safetensors", "vla_ros.types"},
@@ -40,7 +41,7 @@ MAY_IMPORT = {
     },
     "vla_ros.messages": {"numpy", "cv2", "vla_ros.types"},
     "vla_ros.observing": {"numpy", "vla_ros.types", "vla_ros.robot"},
-    "vla_ros.runtime": {"numpy", "vla_ros.observing", "vla_ros.types", "vla_ros.robot"},
+    "vla_ros.runtime": {"numpy", "vla_ros.hermite", "vla_ros.observing", "vla_ros.types", "vla_ros.robot"},
     "vla_ros.check": {
         "numpy",
         "vla_ros.messages",
@@ -85,6 +86,7 @@ MAY_IMPORT = {
     | TORCH,
     "vla_ros.bench.control.judge": {
         "numpy",
+        "vla_ros.hermite",
         "vla_ros.robot",
         "vla_ros.runtime",
         "vla_ros.types",
@@ -102,6 +104,7 @@ MAY_IMPORT = {
     "vla_ros.replay": {
         "numpy",
         "cv2",
+        "jinja2",
         "vla_ros.bags",
         "vla_ros.execution",
         "vla_ros.messages",
@@ -115,7 +118,7 @@ MAY_IMPORT = {
         "vla_ros.types",
     }
     | TORCH,
-    "vla_ros.sim": {"numpy", "mujoco", "tqdm", "vla_ros.bags", "vla_ros.robot", "vla_ros.types"},
+    "vla_ros.sim": {"numpy", "mujoco", "tqdm", "vla_ros.bags", "vla_ros.hermite", "vla_ros.robot", "vla_ros.types"},
     "vla_ros.training": {
         "numpy",
         "hydra",

@@ -32,13 +32,14 @@ from compare_helpers import (
 from PIL import Image
 
 from vla_ros.policies.pi.request import PiRequest
-from vla_ros.replay.comparison.verdict import FAIL, PASS, judge_by_baseline
-from vla_ros.replay.golden.against_baseline import compare_with_baseline
-from vla_ros.replay.golden.baseline import Baseline, Tolerances, make_baseline
-from vla_ros.replay.golden.baseline_file import read_baseline, stored_tolerances, write_baseline
-from vla_ros.replay.golden.difference import BAG, BEHAVIOUR, FILE, SETTING, headline
-from vla_ros.replay.golden.provenance import Provenance, machine_name, provenance
-from vla_ros.replay.records import Replay, ReplayedChunk, Series
+from vla_ros.replay.baseline.against import compare_with_baseline
+from vla_ros.replay.baseline.difference import BAG, BEHAVIOUR, FILE, SETTING, headline
+from vla_ros.replay.baseline.file import read_baseline, stored_tolerances, write_baseline
+from vla_ros.replay.baseline.provenance import Provenance, machine_name, provenance
+from vla_ros.replay.baseline.record import Baseline, Tolerances, make_baseline
+from vla_ros.replay.judge.verdict import FAIL, PASS, judge_by_baseline
+from vla_ros.replay.records import Replay, ReplayedChunk
+from vla_ros.replay.series import TimeSeries
 from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
 
 FILTER = Image.Resampling
@@ -160,7 +161,7 @@ def test_a_bag_is_known_by_its_name_wherever_it_lies(golden: Replay, stored: Bas
 def test_a_robot_with_its_joints_in_another_order_is_compared_by_name(golden: Replay, stored: Baseline) -> None:
     order = [2, 0, 1]
     turned = with_chunks(golden, lambda c: replace(c, positions=c.positions[:, order]))
-    commands = Series(golden.commands.times_ns, golden.commands.values[:, order])
+    commands = TimeSeries(golden.commands.times_ns, golden.commands.values[:, order])
     turned = replace(turned, joint_names=tuple(JOINTS[j] for j in order), commands=commands)
     (found,) = differences(turned, stored)
     assert found.line == "setting: joints: got gripper, base, elbow, expected base, elbow, gripper"
@@ -182,10 +183,10 @@ def test_chunks_of_another_length_are_named(golden: Replay, stored: Baseline) ->
 def test_other_commands_are_dated(golden: Replay, stored: Baseline) -> None:
     values = golden.commands.values.copy()
     values[100:, 2] -= 0.01
-    (found,) = differences(replace(golden, commands=Series(golden.commands.times_ns, values)), stored)
+    (found,) = differences(replace(golden, commands=TimeSeries(golden.commands.times_ns, values)), stored)
     assert (found.time_ns, found.joint) == (START_NS + 2 * S, "gripper") and "400 of 500 commands" in found.line
     times_ns = golden.commands.times_ns
-    (found,) = differences(replace(golden, commands=Series(times_ns[:-5], golden.commands.values[:-5])), stored)
+    (found,) = differences(replace(golden, commands=TimeSeries(times_ns[:-5], golden.commands.values[:-5])), stored)
     assert "5 commands are missing" in found.line and found.time_ns == times_ns[-5]
 
 
@@ -236,7 +237,7 @@ def long_replay() -> Replay:
         replace(first, header_ns=START_NS + k * S // 10 + 12_345, positions=positions[k]) for k in range(600)
     )
     times_ns = START_NS + np.arange(6000) * 10 * MS
-    commands = Series(times_ns, rng.normal(size=(6000, 7)))
+    commands = TimeSeries(times_ns, rng.normal(size=(6000, 7)))
     return replay(chunks, joint_names=joints, joint_ranges=np.ones(7), commands=commands)
 
 
@@ -255,7 +256,7 @@ def test_a_baseline_of_a_minute_is_small_text_and_repeats(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "damage, said",
     [
-        (lambda d: "", "no JSON"),
+        (lambda d: "", "not valid JSON"),
         (lambda d: "[]", "format is 'list'"),
         (lambda d: json.dumps({**d, "format": "vla_ros replay baseline 0"}), "baseline 0'; expected"),
         (lambda d: json.dumps({k: v for k, v in d.items() if k != "bags"}), "damaged (KeyError: 'bags')"),

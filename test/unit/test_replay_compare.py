@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from compare_helpers import HORIZON, JOINTS, MS, RANGES, START_NS, S, chunk, episodes, event, motion, replay
 
-from vla_ros.replay.comparison.compare import NUM_FIRST_EVENTS, NUM_WORST, summarize
-from vla_ros.replay.comparison.document import replay_document
-from vla_ros.replay.comparison.paired import paired_differences
-from vla_ros.replay.comparison.verdict import NO_BASELINE, judge_alone, judge_second
-from vla_ros.replay.records import Replay, Series, Span
+from vla_ros.replay.judge.document import replay_document
+from vla_ros.replay.judge.paired import paired_differences
+from vla_ros.replay.judge.summarize import NUM_FIRST_INCIDENTS, NUM_WORST, summarize
+from vla_ros.replay.judge.verdict import NO_BASELINE, judge_alone, judge_second
+from vla_ros.replay.records import Replay, Stretch
+from vla_ros.replay.series import TimeSeries
 
 ERROR = (0.02, -0.04, 0.01)
 
@@ -80,13 +81,13 @@ def test_only_commands_of_the_wanted_driver_count(driver: str, error: float) -> 
     ours = motion(times_ns) + np.where(np.arange(100) < 50, 0.1, 0.3)[:, None]
     drivers = np.where(np.arange(100) < 50, "POLICY", "TELEOP")
     chunks = [chunk(START_NS), chunk(START_NS + S, driver="TELEOP")]
-    given = replay(chunks, commands=Series(times_ns, ours), command_drivers=drivers)
+    given = replay(chunks, commands=TimeSeries(times_ns, ours), command_drivers=drivers)
     np.testing.assert_allclose(summarize([given], driver).command_mae, error)
 
 
 def test_commands_beyond_the_recorded_ones_are_not_compared() -> None:
     times_ns = START_NS + np.arange(100) * 20 * MS
-    given = replay(recorded_commands=Series(times_ns[:40], motion(times_ns[:40])))
+    given = replay(recorded_commands=TimeSeries(times_ns[:40], motion(times_ns[:40])))
     summary = summarize([given])
     assert summary.num_commands == 40
     np.testing.assert_allclose(summary.command_mae, 0.0)
@@ -94,7 +95,7 @@ def test_commands_beyond_the_recorded_ones_are_not_compared() -> None:
 
 def test_a_bag_without_recorded_commands_is_compared_by_its_motion() -> None:
     first = chunk(START_NS)
-    nothing = Series(np.zeros(0, np.int64), np.zeros((0, 3)))
+    nothing = TimeSeries(np.zeros(0, np.int64), np.zeros((0, 3)))
     given = replay([replace(first, commanded=np.full((HORIZON, 3), np.nan))], recorded_commands=nothing)
     summary = summarize([given])
     assert np.isnan(summary.commanded.overall) and np.isnan(summary.command_mae).all() and summary.worst == ()
@@ -135,16 +136,18 @@ def test_limits_and_watchdogs_are_counted_and_the_first_listed() -> None:
     limits = tuple(event(0.1 * k, "limit", f"velocity {k}", "elbow") for k in range(30))
     others = (event(4.0, "watchdog", "camera 'front' is stale"), event(5.0, "processor", "no task"))
     summary = summarize([replay(events=(*limits, *others))])
-    assert summary.limit_events.count == 30
-    assert [found.event for found in summary.limit_events.first] == list(limits[:NUM_FIRST_EVENTS])
-    assert summary.watchdog_events.first[0].time_s == pytest.approx(4.0)
-    assert summary.processor_events.count == 1
+    assert summary.num_incidents["limit"] == 30
+    first = [(found.time_s, found.joint, found.line) for found in summary.first_incidents["limit"]]
+    in_bag = [((limit.time_ns - START_NS) / S, limit.joint, limit.line) for limit in limits[:NUM_FIRST_INCIDENTS]]
+    assert first == in_bag
+    assert summary.first_incidents["watchdog"][0].time_s == pytest.approx(4.0)
+    assert summary.num_incidents["processor"] == 1
 
 
 def test_of_limits_every_bounded_command_counts() -> None:
     stretches = (event(1.0, "limit", joint="elbow", num_times=7), event(2.0, "limit", joint="base"))
     summary = summarize([replay(events=stretches)])
-    assert summary.limit_events.count == 8 and len(summary.limit_events.first) == 2
+    assert summary.num_incidents["limit"] == 8 and len(summary.first_incidents["limit"]) == 2
     (policy,) = document([replay(events=stretches)])["policies"]
     assert policy["limit_events"] == 8
     assert [(found["joint"], found["num_times"]) for found in policy["first_limit_events"]] == [
@@ -155,19 +158,19 @@ def test_of_limits_every_bounded_command_counts() -> None:
 
 def test_latency_is_from_observation_to_arrival() -> None:
     chunks = [chunk(START_NS + k * S, arrived_ns=START_NS + k * S + (k + 1) * 10 * MS) for k in range(10)]
-    latencies = summarize([replay(chunks)]).latencies
-    assert latencies.p50_ms == pytest.approx(55.0)
-    assert latencies.max_ms == pytest.approx(100.0)
-    assert 95 < latencies.p99_ms < 100
+    summary = summarize([replay(chunks)])
+    assert summary.latency_ms(50) == pytest.approx(55.0)
+    assert summary.latency_ms(100) == pytest.approx(100.0)
+    assert 95 < summary.latency_ms(99) < 100
 
 
 def test_an_intervention_says_what_the_policy_would_have_done_instead() -> None:
     human = [chunk(START_NS + k * S, ERROR, driver="TELEOP") for k in (3, 4)]
     modes = (
-        Span(START_NS, START_NS + 3 * S, "POLICY"),
-        Span(START_NS + 3 * S, START_NS + 5 * S, "TELEOP"),
-        Span(START_NS + 5 * S, START_NS + 10 * S, "POLICY"),
-        Span(START_NS + 9 * S, START_NS + 10 * S, "TELEOP"),
+        Stretch(START_NS, START_NS + 3 * S, "POLICY"),
+        Stretch(START_NS + 3 * S, START_NS + 5 * S, "TELEOP"),
+        Stretch(START_NS + 5 * S, START_NS + 10 * S, "POLICY"),
+        Stretch(START_NS + 9 * S, START_NS + 10 * S, "TELEOP"),
     )
     given = replay([chunk(START_NS), *human, chunk(START_NS + 5 * S, (1, 1, 1))], modes=modes)
     first, last = summarize([given], "policy").interventions

@@ -8,28 +8,29 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from runtime_helpers import ROBOT
 
-from vla_ros.replay.golden.fingerprint import NUM_BANDS, NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
-from vla_ros.replay.records import Event, Replay, ReplayedChunk, Series, Span
-from vla_ros.replay.report.content import (
-    CameraImage,
-    Difference,
-    Errors,
-    Intervention,
-    Moment,
-    PolicyResult,
-    ReportInput,
-)
-from vla_ros.replay.report.data import short_names
+from vla_ros.replay.baseline.fingerprint import NUM_BANDS, NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
+from vla_ros.replay.baseline.provenance import Provenance
+from vla_ros.replay.judge.paired import paired_differences
+from vla_ros.replay.judge.summarize import summarize
+from vla_ros.replay.judge.verdict import PASS, Verdict
+from vla_ros.replay.records import Incident, Replay, ReplayedChunk, Stretch
+from vla_ros.replay.report.bags import short_names
+from vla_ros.replay.report.images import Images
+from vla_ros.replay.report.page import render_report
 from vla_ros.replay.report.svg import curve, percent, plain, thinned, ticks
-from vla_ros.replay.report.write import render_report, write_report
+from vla_ros.replay.series import TimeSeries
+from vla_ros.replay.session import ReplaySession, SessionConfig
+from vla_ros.replay.settings import ReplaySettings
+from vla_ros.types import Frame
 
 START_NS = 1_000_000_000_000
 JOINTS = ("shoulder", "elbow<&>")
 HORIZON = 5
 NASTY = '<script>alert(1)</script> & "quotes"'
-EMPTY = Series(np.zeros(0, np.int64), np.zeros((0, len(JOINTS))))
-NO_ERRORS = Errors(np.full(len(JOINTS), np.nan), np.full(HORIZON, np.nan))
+EMPTY = TimeSeries(np.zeros(0, np.int64), np.zeros((0, len(JOINTS))))
+PASSED = Verdict(PASS, ("within every threshold",))
 VOID_TAGS = {"meta", "br", "img"}
 
 
@@ -65,7 +66,7 @@ def make_chunk(at_s: float, driver: str = "POLICY") -> ReplayedChunk:
 
 def make_replay(bag: str = "/bags/monday", length_s: float = 10.0) -> Replay:
     times_ns = np.array([ns(k / 50) for k in range(round(50 * length_s))])
-    series = Series(times_ns, np.sin(times_ns[:, None] / 1e9) * np.array([[1.0, 0.5]]))
+    series = TimeSeries(times_ns, np.sin(times_ns[:, None] / 1e9) * np.array([[1.0, 0.5]]))
     return Replay(
         bag=bag,
         policy="touch",
@@ -75,66 +76,51 @@ def make_replay(bag: str = "/bags/monday", length_s: float = 10.0) -> Replay:
         chunk_dt_s=0.1,
         start_ns=START_NS,
         end_ns=ns(length_s),
-        episodes=(Span(START_NS, ns(length_s), f"touch {NASTY}"),),
-        modes=(Span(START_NS, ns(4), "POLICY"), Span(ns(4), ns(6), "TELEOP"), Span(ns(6), ns(length_s), "POLICY")),
+        episodes=(Stretch(START_NS, ns(length_s), f"touch {NASTY}"),),
+        modes=(
+            Stretch(START_NS, ns(4), "POLICY"),
+            Stretch(ns(4), ns(6), "TELEOP"),
+            Stretch(ns(6), ns(length_s), "POLICY"),
+        ),
         chunks=tuple(make_chunk(0.5 * k, "TELEOP" if 4 <= 0.5 * k < 6 else "POLICY") for k in range(18)),
-        commands=series,
+        commands=TimeSeries(times_ns, series.values + 0.02),
         command_drivers=np.full(len(times_ns), "POLICY"),
         recorded_commands=series,
         joints=series,
         events=(
-            Event(ns(1), "limit", "joint 'shoulder' was 1.20 rad/s", "shoulder"),
-            Event(ns(2), "limit", "joint 'shoulder' was 1.30 rad/s", "shoulder", num_times=4),
-            Event(ns(3), "watchdog", f"camera {NASTY} is 0.43 s old"),
+            Incident(ns(1), "limit", "joint 'shoulder' was 1.20 rad/s", "shoulder"),
+            Incident(ns(2), "limit", "joint 'shoulder' was 1.30 rad/s", "shoulder", num_times=4),
+            Incident(ns(3), "watchdog", f"camera {NASTY} is 0.43 s old"),
         ),
         assumed_latency_ms=None,
         problems=(f"topic {NASTY} is missing",),
     )
 
 
-def make_result(*replays: Replay, name: str = "touch") -> PolicyResult:
-    image = CameraImage("front", ns(1), np.full((48, 64, 3), (200, 30, 30), np.uint8))
-    return PolicyResult(
-        name=name,
-        digest="0123456789abcdef",
-        replays=replays,
-        num_chunks=14,
-        from_commands=Errors(np.array([0.1, 0.1]), np.linspace(0.01, 0.05, HORIZON)),
-        from_motion=Errors(np.array([0.2, 0.2]), np.linspace(0.02, 0.06, HORIZON)),
-        command_error=np.array([0.02, 0.02]),
-        num_limit_events=2,
-        num_watchdog_events=1,
-        num_processor_events=0,
-        latencies_ms=np.linspace(70, 100, 14),
-        interventions=(Intervention(replays[0].bag, 4.0, 2.0, 4, np.array([0.1, 0.8]), np.array([0.1, -0.8])),),
-        moments=(Moment(replays[0].bag, make_chunk(1.0), 0.0375, (image,)),),
+def make_session(*replays: Replay, driver: str = "policy", name: str = "two_joints") -> ReplaySession:
+    """One replay for each policy, all of one bag."""
+    return session_of(*((replay,) for replay in replays or (make_replay(),)), driver=driver, name=name)
+
+
+def session_of(*policies: tuple[Replay, ...], driver: str = "policy", name: str = "two_joints") -> ReplaySession:
+    """The replays of each policy."""
+    return ReplaySession(
+        config=SessionConfig((), (), replace(ROBOT, name=name), ReplaySettings(), driver),
+        replays=policies,
+        summaries=tuple(summarize(replays, driver) for replays in policies),
+        paired=paired_differences(*policies, driver) if len(policies) == 2 else (),
+        origin=Provenance({}, {}, {}, (), "this one"),
+        unused=(),
+        drifts=(),
+        seconds=1.0,
     )
 
 
-def make_input(*policies: PolicyResult, **changes) -> ReportInput:
-    content = ReportInput(
-        title="Replay of monday",
-        verdict="pass",
-        reasons=("within every threshold",),
-        settings={"Robot": "two_joints"},
-        policies=policies or (make_result(make_replay()),),
-        compared_drivers=("POLICY",),
-    )
-    return replace(content, **changes)
-
-
-def bare(replay: Replay) -> PolicyResult:
-    """The result of a replay that came to nothing."""
-    return replace(
-        make_result(replay),
-        num_chunks=0,
-        from_commands=NO_ERRORS,
-        from_motion=NO_ERRORS,
-        command_error=np.full(len(JOINTS), np.nan),
-        latencies_ms=np.zeros(0),
-        interventions=(),
-        moments=(),
-    )
+def images_of(session: ReplaySession) -> Images:
+    """A red picture for every worst moment."""
+    picture = np.full((48, 64, 3), (200, 30, 30), np.uint8)
+    worst = [moment for summary in session.summaries for moment in summary.worst]
+    return {(moment.bag, moment.header_ns): (Frame("front", 0, moment.header_ns, picture),) for moment in worst}
 
 
 class Nesting(HTMLParser):
@@ -169,81 +155,84 @@ def parsed(page: str) -> Nesting:
     return parser
 
 
-def rendered(content: ReportInput) -> str:
+def rendered(session: ReplaySession, verdict: Verdict = PASSED) -> str:
     """The page, with every space an ordinary one."""
-    return render_report(content).replace("\u00a0", " ")
+    return render_report(session, verdict, images_of(session)).replace("\u00a0", " ")
 
 
-def test_the_file_holds_everything_it_shows_and_no_script(tmp_path):
-    write_report(make_input(), tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+def test_the_file_holds_everything_it_shows_and_no_script():
+    page = rendered(make_session())
     assert parsed(page).tags.isdisjoint({"script", "link", "iframe", "object"})
     assert "http" not in page and "url(" not in page and "@import" not in page
-    assert re.findall(r'src="([^"]{11})', page) == ["data:image/"]
+    assert set(re.findall(r'src="([^"]{11})', page)) == {"data:image/"}
 
 
 def test_the_verdict_and_its_reasons_come_before_any_figure():
-    page = rendered(make_input(verdict="fail", reasons=("too far off",)))
+    page = rendered(make_session(), Verdict("fail", ("too far off",)))
     assert page.index("✗ FAIL") < page.index("too far off") < page.index("Key figures") < page.index("Timeline")
 
 
 def test_an_unusual_verdict_is_neither_pass_nor_fail():
-    page = rendered(make_input(verdict="nothing to compare"))
+    page = rendered(make_session(), Verdict("nothing to compare", ()))
     assert 'class="verdict other"' in page and "! NOTHING TO COMPARE" in page
 
 
 def test_text_out_of_a_bag_is_shown_as_it_is_and_never_becomes_markup():
-    replay = make_replay(bag=f"/bags/{NASTY.replace('/', '')}")
-    result = make_result(replay, name=NASTY)
-    content = make_input(result, title=NASTY, verdict=NASTY, reasons=(NASTY,), settings={NASTY: NASTY})
-    shown = parsed(rendered(content))
+    bag = f"/bags/{NASTY.replace('/', '')}"
+    session = make_session(replace(make_replay(bag), policy=NASTY), name=NASTY)
+    shown = parsed(rendered(session, Verdict(NASTY, (NASTY,))))
     assert "script" not in shown.tags
-    assert "".join(shown.shown).count(NASTY) >= 6
+    text = "".join(shown.shown)
+    assert text.count(NASTY) >= 6 and text.count(bag.removeprefix("/bags/")) >= 2
 
 
 def test_key_figures_are_in_parts_of_the_joints_range():
-    page = rendered(make_input())
+    page = rendered(make_session())
     assert "3.75 % of range" in page  # (0.1 / 2 + 0.1 / 4) / 2
     assert "7.50 % of range" in page and "0.75 % of range" in page
 
 
 def test_events_that_differ_in_numbers_only_are_counted_together():
-    page = rendered(make_input())
-    assert page.count("joint &#x27;shoulder&#x27; was 1.20 rad/s</td>") == 1
+    page = rendered(make_session())
+    assert page.count("joint &#39;shoulder&#39; was 1.20 rad/s</td>") == 1
     assert "1.30 rad/s</td>" not in page
     assert "1.0 s to 2.0 s" in page
 
 
 def test_of_limits_every_command_is_counted():
-    shown = parsed(rendered(make_input())).shown
+    shown = parsed(rendered(make_session())).shown
     row = shown[shown.index("Limit", shown.index("Said")) :]
-    assert row[1] == "5" and "every command that was bounded" in "".join(shown)
+    assert row[1] == "5" and "every command that was bounded" in " ".join("".join(shown).split())
     assert "Commands that a limit would have bounded" in shown
 
 
 def test_an_intervention_says_in_a_sentence_what_the_policy_would_have_done():
-    text = "".join(parsed(rendered(make_input())).shown)
+    text = " ".join("".join(parsed(rendered(make_session(off_by(make_replay(), 0.1, -0.8)))).shown).split())
     assert "A human took over at 4.0 s for 2.0 s" in text
     assert "most in elbow<&>: 20.0 % (0.800); its plans lie 0.800 lower there on average" in text
 
 
 def test_a_worst_moment_is_drawn_with_its_image_and_found_from_the_timeline():
-    page = rendered(make_input())
+    replay = make_replay()
+    worst = [replace(c, positions=c.commanded + 0.2) if c.header_ns == ns(1.0) else c for c in replay.chunks]
+    page = rendered(make_session(replace(replay, chunks=tuple(worst))))
     assert 'id="moment-1"' in page and 'href="#moment-1"' in page
-    assert "1. 1.0 s: 3.75 % of range off" in page
+    assert "1. 1.0 s: 7.50 % of range off" in page
+    assert page.count('<img alt="front, ') == page.count('class="moment"') > 1
 
 
 def test_two_policies_stand_side_by_side_with_their_differences_in_words():
-    better = Difference("chunks", "%", 2.0, 1.0, -1.4, -0.6, 8)
-    unclear = Difference("limits", "", 2.0, 2.5, -0.5, 1.5, 8)
-    too_few = Difference("watchdogs", "", 1.0, 2.0, float("nan"), float("nan"), 1)
-    replay = make_replay()
-    pair = (make_result(replay, name="old"), make_result(replay, name="new"))
-    page = rendered(make_input(*pair, differences=(better, unclear, too_few)))
+    old = off_by(with_episodes(make_replay(), 2), 0.2, 0.2)
+    old, new = replace(old, policy="old"), replace(off_by(old, 0.1, 0.3), policy="new")
+    page = rendered(make_session(old, new))
     parsed(page)
     assert "A: old" in page and "B: new" in page
-    assert page.count("<td>B is better</td>") == 1 and page.count("<td>no clear difference</td>") == 1
-    assert "too few episodes to tell (1)" in page
+    # Over all joints and of the shoulder it is better, of the elbow worse; against commands and against the motion.
+    assert page.count("<td>B is better</td>") == 4 and page.count("<td>B is worse</td>") == 2
+    page = rendered(make_session(old, replace(old, policy="new")))
+    assert page.count("<td>no clear difference</td>") == 6
+    page = rendered(make_session(with_episodes(old, 1), with_episodes(new, 1)))
+    assert page.count("<td>too few episodes to tell (1)</td>") == 6
 
 
 @pytest.mark.parametrize(
@@ -257,14 +246,14 @@ def test_two_policies_stand_side_by_side_with_their_differences_in_words():
             "joints": EMPTY,
             "command_drivers": np.zeros(0, "U6"),
         },
-        {"modes": (Span(START_NS, ns(10), ""),), "events": (), "problems": ()},
+        {"modes": (Stretch(START_NS, ns(10), ""),), "events": (), "problems": ()},
         {"end_ns": START_NS},
-        {"joint_ranges": np.zeros(len(JOINTS))},
     ],
-    ids=["no chunk", "nothing recorded", "no driver", "no length", "no range"],
+    ids=["no chunk", "nothing recorded", "no driver", "no length"],
 )
 def test_a_replay_that_lacks_something_still_makes_a_whole_page(changes):
-    page = rendered(make_input(bare(replace(make_replay(), **changes))))
+    lacking = replace(make_replay("/bags/tuesday"), **changes)
+    page = rendered(session_of((make_replay(), lacking)))
     parsed(page)
     assert "nan" not in re.sub(r"base64,[^\"]+", "", page).lower()
 
@@ -272,19 +261,24 @@ def test_a_replay_that_lacks_something_still_makes_a_whole_page(changes):
 def test_without_recorded_commands_chunks_are_held_against_the_motion_and_the_page_says_so():
     replay = make_replay()
     chunks = tuple(replace(c, commanded=np.full_like(c.commanded, np.nan)) for c in replay.chunks)
-    replay = replace(replay, recorded_commands=EMPTY, chunks=chunks)
-    page = rendered(make_input(replace(make_result(replay), from_commands=NO_ERRORS)))
+    page = rendered(make_session(replace(replay, recorded_commands=EMPTY, chunks=chunks)))
     assert "The bag holds no commands" in page
     assert "Chunks against where it went" in page
     assert "touch, 1.00 s: 7.50 % of range, POLICY" in page  # (0.2 / 2 + 0.2 / 4) / 2, at a dot of the error curve
 
 
-def test_of_many_bags_those_with_the_largest_error_are_drawn():
-    def off_by(replay: Replay, distance: float) -> Replay:
-        return replace(replay, chunks=tuple(replace(c, positions=c.commanded + distance) for c in replay.chunks))
+def off_by(replay: Replay, *distance: float) -> Replay:
+    """``replay``, its chunks so far from what was commanded."""
+    return replace(replay, chunks=tuple(replace(c, positions=c.commanded + np.array(distance)) for c in replay.chunks))
 
-    replays = [off_by(make_replay(f"/bags/b{k}", 10.0), 0.01 * k) for k in range(9)]
-    page = rendered(make_input(make_result(*replays)))
+
+def with_episodes(replay: Replay, num_episodes: int) -> Replay:
+    chunks = tuple(replace(c, episode=i % num_episodes) for i, c in enumerate(replay.chunks))
+    return replace(replay, episodes=replay.episodes[:1] * num_episodes, chunks=chunks)
+
+
+def test_of_many_bags_those_with_the_largest_error_are_drawn():
+    page = rendered(session_of(tuple(off_by(make_replay(f"/bags/b{k}"), 0.01 * k) for k in range(9))))
     drawn = re.findall(r"<h3>Timeline of (b\d)</h3>", page)
     assert drawn == ["b8", "b7", "b6", "b5", "b4", "b3"]
     assert all(f"b{k}</th>" in page for k in range(9))
@@ -293,23 +287,12 @@ def test_of_many_bags_those_with_the_largest_error_are_drawn():
 def test_ten_minutes_stay_small():
     replay = replace(make_replay(length_s=600.0), chunks=tuple(make_chunk(0.2 * k) for k in range(2950)))
     noise = np.random.default_rng(0).normal(size=replay.commands.values.shape)
-    replay = replace(replay, joints=Series(replay.joints.times_ns, noise))
-    assert len(rendered(make_input(make_result(replay)))) < 1_000_000
+    replay = replace(replay, joints=TimeSeries(replay.joints.times_ns, noise))
+    assert len(rendered(make_session(replay))) < 1_000_000
 
 
 def test_the_same_content_gives_the_same_page():
-    assert render_report(make_input()) == render_report(make_input())
-
-
-@pytest.mark.parametrize("num_policies", [0, 3])
-def test_a_report_is_of_one_or_two_policies(num_policies):
-    with pytest.raises(ValueError, match="expected one or two"):
-        replace(make_input(), policies=(make_result(make_replay()),) * num_policies)
-
-
-def test_policies_replayed_on_different_bags_are_refused():
-    with pytest.raises(ValueError, match="expected the same bags"):
-        make_input(make_result(make_replay("a")), make_result(make_replay("b")))
+    assert rendered(make_session()) == rendered(make_session())
 
 
 def test_thinning_a_curve_keeps_its_peaks_and_its_gaps():

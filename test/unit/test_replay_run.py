@@ -26,7 +26,7 @@ from runtime_helpers import MS, ROBOT, S
 
 from vla_ros.observing.buffers import NUM_FRAMES
 from vla_ros.policies.pi.request import PiRequest
-from vla_ros.replay.comparison.compare import summarize
+from vla_ros.replay.judge.summarize import summarize
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import UnusableBag, replay_bag
 from vla_ros.replay.settings import ReplaySettings
@@ -197,8 +197,8 @@ def test_every_command_that_a_limit_bounds_is_counted(tmp_path):
     assert limits and {event.joint for event in limits} <= set(ROBOT.joint_names)
     assert max(event.num_times for event in limits) > 5
     summary = summarize([found])
-    assert summary.limit_events.count == sum(event.num_times for event in limits) > len(limits)
-    assert summary.limit_events.count <= len(found.commands)
+    assert summary.num_incidents["limit"] == sum(event.num_times for event in limits) > len(limits)
+    assert summary.num_incidents["limit"] <= len(found.commands)
 
 
 def test_the_same_bag_gives_the_same_replay(tmp_path):

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from compare_helpers import START_NS, chunk, episodes, event, replay
 
-from vla_ros.replay.comparison.compare import summarize
-from vla_ros.replay.comparison.paired import paired_differences
-from vla_ros.replay.comparison.verdict import ASK_FOR_BASELINE, FAIL, NO_BASELINE, PASS, judge_alone, judge_second
+from vla_ros.replay.judge.paired import paired_differences
+from vla_ros.replay.judge.summarize import summarize
+from vla_ros.replay.judge.verdict import ASK_FOR_BASELINE, FAIL, NO_BASELINE, PASS, judge_alone, judge_second
 
 
 def test_a_new_policy_fails_where_it_is_surely_further_from_the_human() -> None:

@@ -42,10 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from vla_ros.cli.replay_page import print_session, progress_bar
-    from vla_ros.replay.comparison.verdict import FAIL
-    from vla_ros.replay.golden.baseline_file import read_baseline
-    from vla_ros.replay.report.fill import session_report
-    from vla_ros.replay.report.write import write_report
+    from vla_ros.replay.baseline.file import read_baseline
+    from vla_ros.replay.judge.verdict import FAIL
+    from vla_ros.replay.report.page import write_report
     from vla_ros.replay.session import SessionConfig, replay_session
     from vla_ros.replay.settings import ReplaySettings
     from vla_ros.robot import load_robot
@@ -80,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         page, values = _report_files(Path(args.out))
         write_json(str(values), document)
-        write_report(session_report(session, verdict), page)
+        write_report(session, verdict, page)
         print(f"report: {page}")
     return 1 if verdict.word == FAIL else 0
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from vla_ros.replay.comparison.verdict import Verdict
+    from vla_ros.replay.judge.verdict import Verdict
     from vla_ros.replay.run import Progress
-    from vla_ros.replay.session import Session
+    from vla_ros.replay.session import ReplaySession
 
 NS_PER_S = 1e9
 MAX_LINES = 20
@@ -35,7 +35,7 @@ def progress_bar(name: str) -> Iterator[Progress]:
         yield show
 
 
-def print_session(session: Session, verdict: Verdict) -> None:
+def print_session(session: ReplaySession, verdict: Verdict) -> None:
     """Verdict first, then each policy's figures, then what was wrong with the bags."""
     print(f"\n{verdict.word.upper()}: {verdict.reasons[0]}")
     for reason in verdict.reasons[1 : 1 + MAX_LINES]:
@@ -44,12 +44,11 @@ def print_session(session: Session, verdict: Verdict) -> None:
         print(f"  ... and {len(verdict.reasons) - 1 - MAX_LINES} more, in the JSON")
     for summary in session.summaries:
         names, errors, commands = summary.joint_names, summary.commanded.by_joint, summary.command_mae
-        latencies = summary.latencies
         print(f"\npolicy {summary.name}  {summary.digest[:12]}")
         print(f"  {summary.num_chunks} chunks of {len(summary.bags)} bags, {summary.num_episodes} episodes")
-        print(f"  latency p50 {latencies.p50_ms:.0f} ms, p99 {latencies.p99_ms:.0f} ms")
-        counts = (summary.limit_events, summary.watchdog_events, summary.processor_events)
-        print("  {} commands bounded by limits, {} stops by watchdogs, {} refusals".format(*(c.count for c in counts)))
+        print(f"  latency p50 {summary.latency_ms(50):.0f} ms, p99 {summary.latency_ms(99):.0f} ms")
+        counts = [summary.num_incidents[kind] for kind in ("limit", "watchdog", "processor")]
+        print("  {} commands bounded by limits, {} stops by watchdogs, {} refusals".format(*counts))
         print(f"  {'mean error':<18}{'chunk':>10}{'of range':>10}{'command':>10}")
         for row in zip(names, errors, summary.commanded.by_joint_fraction, commands, strict=True):
             print("  {:<18}{:10.4f}{:9.2%} {:10.4f}".format(*row))

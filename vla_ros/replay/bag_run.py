@@ -19,14 +19,14 @@ from vla_ros.recordings.events import (
     TeleopEvent,
     TraceEvent,
 )
-from vla_ros.replay.beside import MAX_GAP_S, Beside, KeptAnswer, make_spans
+from vla_ros.replay.baseline.fingerprint import InputFingerprint, fingerprint
+from vla_ros.replay.beside import KeptAnswer, Recorded, make_stretches
 from vla_ros.replay.command_rate import CommandRate
 from vla_ros.replay.event_log import EventLog
-from vla_ros.replay.golden.fingerprint import InputFingerprint, fingerprint
-from vla_ros.replay.history import History
 from vla_ros.replay.offline import OfflineNodes
 from vla_ros.replay.policy import ReplayPolicy
-from vla_ros.replay.records import Replay, Series, Span
+from vla_ros.replay.records import NS_PER_S, Replay, Stretch
+from vla_ros.replay.series import GrowingSeries, TimeSeries
 from vla_ros.replay.settings import Plan, ReplaySettings, Timing
 from vla_ros.replay.traced import KeptFrames
 from vla_ros.robot import RobotConfig
@@ -36,7 +36,6 @@ from vla_ros.runtime.teleop import TeleopSettings, TeleopTrajectory
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Answer, Frame, Observation
 
-NS_PER_S = 1_000_000_000
 AS_RECORDED = "as recorded"
 
 
@@ -79,9 +78,9 @@ class BagRun:
             self._loop, policy.processor, self._infer, self._latency_ns, self, start_ns, period_ns
         )
         self._driver = Mode.HOLD if plan.says_driver else Mode.POLICY
-        self._joints = History(robot.num_joints)
-        self._recorded = {output.name: History(len(output.joints)) for output in robot.outputs}
-        self._commands = History(robot.num_joints)
+        self._joints = GrowingSeries(robot.num_joints)
+        self._recorded = {output.name: GrowingSeries(len(output.joints)) for output in robot.outputs}
+        self._commands = GrowingSeries(robot.num_joints)
         self._fingerprints: dict[int, InputFingerprint] = {}
         self._answers: list[KeptAnswer] = []
         self._drivers: list[tuple[int, str]] = [(start_ns, self._driver.value if plan.says_driver else "")]
@@ -130,29 +129,29 @@ class BagRun:
     def finish(self, bag: str, problems: tuple[str, ...]) -> Replay:
         """What it all came to."""
         self._nodes.run_until(self._now_ns)
-        modes = make_spans(self._drivers, self._now_ns)
-        episodes = make_spans(self._tasks, self._now_ns) or (Span(self._start_ns, self._now_ns, ""),)
-        recorded = self._recorded_commands()
-        joints = self._joints.series()
+        recorded = Recorded(
+            modes=make_stretches(self._drivers, self._now_ns),
+            episodes=make_stretches(self._tasks, self._now_ns) or (Stretch(self._start_ns, self._now_ns, ""),),
+            commands=self._recorded_commands(),
+            joints=self._joints.series(),
+        )
         commands = self._commands.series()
-        look = Beside(modes, episodes, recorded, joints)
-        shape = self._policy.processor.chunk_shape
         return Replay(
             bag=bag,
             policy=self._policy.name,
             digest=self._policy.processor.digest,
             joint_names=self._robot.joint_names,
             joint_ranges=self._robot.joint_values("upper") - self._robot.joint_values("lower"),
-            chunk_dt_s=shape.dt_s,
+            chunk_dt_s=self._policy.processor.chunk_shape.dt_s,
             start_ns=self._start_ns,
             end_ns=self._now_ns,
-            episodes=episodes,
-            modes=modes,
-            chunks=tuple(map(look.chunk, self._answers)),
+            episodes=recorded.episodes,
+            modes=recorded.modes,
+            chunks=tuple(map(recorded.beside, self._answers)),
             commands=commands,
-            command_drivers=np.array([look.driver(int(t)) for t in commands.times_ns], dtype="U6"),
-            recorded_commands=recorded,
-            joints=joints,
+            command_drivers=recorded.drivers(commands.times_ns),
+            recorded_commands=recorded.commands,
+            joints=recorded.joints,
             events=self._log.events,
             assumed_latency_ms=self._assumed_latency_ms,
             problems=(*problems, *([f"bag {bag}: {self._rate.problem}"] if self._rate.problem else [])),
@@ -265,16 +264,16 @@ class BagRun:
     def _look_for_trouble(self) -> None:
         self._trouble = _Trouble(self._loop.is_faulty, self._loop.recovering_from is not None)
 
-    def _recorded_commands(self) -> Series:
+    def _recorded_commands(self) -> TimeSeries:
         """The outputs' commands put together, at the times of the first one's."""
-        whole: Series | None = None
+        whole: TimeSeries | None = None
         for output in self._robot.outputs:
             part = self._recorded[output.name].series()
             columns = [self._robot.joint_names.index(name) for name in output.joints]
             if whole is None:
-                whole = Series(part.times_ns, np.full((len(part), self._robot.num_joints), np.nan))
+                whole = TimeSeries(part.times_ns, np.full((len(part), self._robot.num_joints), np.nan))
                 whole.values[:, columns] = part.values
             else:
-                whole.values[:, columns] = part.at(whole.times_ns, MAX_GAP_S)
+                whole.values[:, columns] = part.at(whole.times_ns)
         assert whole is not None
         return whole

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.replay.golden.fingerprint import InputFingerprint
-from vla_ros.replay.records import ReplayedChunk, Series, Span
+from vla_ros.replay.baseline.fingerprint import InputFingerprint
+from vla_ros.replay.records import ReplayedChunk, Stretch
+from vla_ros.replay.series import TimeSeries
 from vla_ros.types import ActionChunk
-
-MAX_GAP_S = 0.5
-"""Between two samples further apart nothing is known of what was commanded or measured."""
 
 
 @dataclass(frozen=True)
@@ -26,24 +24,27 @@ class KeptAnswer:
     fingerprint: InputFingerprint
 
 
-class Beside:
-    """Puts beside a chunk what the robot did."""
+@dataclass(frozen=True)
+class Recorded:
+    """What the robot did: ``modes`` say who drove, ``episodes`` what for; ``commands`` are at their due times."""
 
-    def __init__(self, modes: tuple[Span, ...], episodes: tuple[Span, ...], recorded: Series, joints: Series) -> None:
-        self._modes, self._episodes, self._recorded, self._joints = modes, episodes, recorded, joints
-        self._mode_starts = [span.start_ns for span in modes]
-        self._episode_starts = [span.start_ns for span in episodes]
+    modes: tuple[Stretch, ...]
+    episodes: tuple[Stretch, ...]
+    commands: TimeSeries
+    joints: TimeSeries
 
-    def driver(self, time_ns: int) -> str:
-        return self._modes[max(0, bisect_right(self._mode_starts, time_ns) - 1)].label
+    def drivers(self, times_ns: np.ndarray) -> np.ndarray:
+        """Who drove at each of ``times_ns``."""
+        return np.array([mode.label for mode in self.modes])[_index_at(self.modes, times_ns)]
 
-    def chunk(self, answer: KeptAnswer) -> ReplayedChunk:
-        header_ns = answer.header_ns
-        due_ns = np.array([answer.chunk.due_ns(k) for k in range(answer.chunk.horizon)])
-        driver = self.driver(header_ns)
-        episode = max(0, bisect_right(self._episode_starts, header_ns) - 1)
-        is_other = np.array([t > self._episodes[episode].end_ns or self.driver(int(t)) != driver for t in due_ns])
-        commanded, measured = (series.at(due_ns, MAX_GAP_S) for series in (self._recorded, self._joints))
+    def beside(self, answer: KeptAnswer) -> ReplayedChunk:
+        """The chunk, and what was commanded and measured where its actions are due."""
+        header_ns, chunk = answer.header_ns, answer.chunk
+        due_ns = np.array([chunk.due_ns(k) for k in range(chunk.horizon)])
+        driver, *due_drivers = self.drivers(np.array([header_ns, *due_ns])).tolist()
+        episode = int(_index_at(self.episodes, header_ns))
+        is_other = (due_ns > self.episodes[episode].end_ns) | (np.array(due_drivers) != driver)
+        commanded, measured = (series.at(due_ns) for series in (self.commands, self.joints))
         commanded[is_other] = measured[is_other] = np.nan
         return ReplayedChunk(
             header_ns=header_ns,
@@ -52,13 +53,20 @@ class Beside:
             driver=driver,
             episode=episode,
             due_ns=due_ns,
-            positions=answer.chunk.positions,
+            positions=chunk.positions,
             commanded=commanded,
             measured=measured,
             fingerprint=answer.fingerprint,
         )
 
 
-def make_spans(starts: list[tuple[int, str]], end_ns: int) -> tuple[Span, ...]:
+def make_stretches(starts: Sequence[tuple[int, str]], end_ns: int) -> tuple[Stretch, ...]:
+    """Each from its start up to the next one's."""
     ends = [start_ns for start_ns, _ in starts[1:]] + [end_ns]
-    return tuple(Span(start_ns, end, label) for (start_ns, label), end in zip(starts, ends, strict=True))
+    return tuple(Stretch(start_ns, end, label) for (start_ns, label), end in zip(starts, ends, strict=True))
+
+
+def _index_at(stretches: Sequence[Stretch], times_ns: int | np.ndarray) -> np.ndarray:
+    """Which of ``stretches`` holds each time; the first one what is before it."""
+    starts_ns = [stretch.start_ns for stretch in stretches]
+    return np.maximum(np.searchsorted(starts_ns, times_ns, side="right") - 1, 0)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vla_ros.replay.records import Event
+from vla_ros.replay.records import Incident
 
 _NUMBER = re.compile(r"-?\d[\d.]*")
 
@@ -16,21 +16,21 @@ class EventLog:
 
     def __init__(self, joint_names: Sequence[str]) -> None:
         self._joint_names = joint_names
-        self._events: list[Event] = []
+        self._events: list[Incident] = []
         self._bound = ("", "")
         self._bound_at = 0
 
     @property
-    def events(self) -> tuple[Event, ...]:
+    def events(self) -> tuple[Incident, ...]:
         return tuple(self._events)
 
     def stopped(self, now_ns: int, line: str) -> None:
         """A watchdog let go or braked."""
-        self._events.append(Event(now_ns, "watchdog", line))
+        self._events.append(Incident(now_ns, "watchdog", line))
 
     def refused(self, now_ns: int, line: str) -> None:
         """An image, an answer or a human's message could not be used."""
-        self._events.append(Event(now_ns, "processor", line))
+        self._events.append(Incident(now_ns, "processor", line))
 
     def commanded(self, now_ns: int, reason: str) -> None:
         """A command, and the limit that bounded it: empty where none did."""
@@ -41,5 +41,5 @@ class EventLog:
             self._events[self._bound_at] = replace(event, num_times=event.num_times + 1)
         elif reason:
             self._bound_at = len(self._events)
-            self._events.append(Event(now_ns, "limit", reason, joint))
+            self._events.append(Incident(now_ns, "limit", reason, joint))
         self._bound = bound

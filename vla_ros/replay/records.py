@@ -3,40 +3,21 @@ in the robot file's joint order."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from vla_ros.replay.golden.fingerprint import InputFingerprint
+from vla_ros.replay.baseline.fingerprint import InputFingerprint
+from vla_ros.replay.series import TimeSeries
 
+NS_PER_S = 1_000_000_000
 DRIVERS = ("POLICY", "TELEOP", "HOLD", "ESTOP", "")
 """Who drove when the bag was recorded; empty where it does not say."""
-
-
-@dataclass(frozen=True)
-class Series:
-    """``values`` ``[num_samples, num_joints]`` float64 at increasing ``times_ns`` ``[num_samples]`` int64."""
-
-    times_ns: np.ndarray
-    values: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.times_ns)
-
-    def at(self, times_ns: np.ndarray, max_gap_s: float) -> np.ndarray:
-        """Linear between samples, ``[num_times, num_joints]``; NaN outside, and between samples further apart than
-        ``max_gap_s``."""
-        found = np.full((len(times_ns), self.values.shape[1]), np.nan)
-        if len(self) < 2:
-            return found
-        after = np.clip(np.searchsorted(self.times_ns, times_ns), 1, len(self) - 1)
-        before_ns, after_ns = self.times_ns[after - 1], self.times_ns[after]
-        is_inside = (times_ns >= self.times_ns[0]) & (times_ns <= self.times_ns[-1])
-        is_inside &= (after_ns - before_ns) <= max_gap_s * 1e9
-        weight = ((times_ns - before_ns) / np.maximum(after_ns - before_ns, 1))[:, None]
-        between = self.values[after - 1] + weight * (self.values[after] - self.values[after - 1])
-        found[is_inside] = between[is_inside]
-        return found
+COMMANDED, MEASURED = "commanded", "measured"
+"""What a chunk is compared with."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +42,13 @@ class ReplayedChunk:
     measured: np.ndarray
     fingerprint: InputFingerprint
 
+    def offset_from(self, target: str) -> np.ndarray:
+        """``positions`` less those COMMANDED or MEASURED, ``[horizon, num_joints]``."""
+        return self.positions - getattr(self, target)
+
 
 @dataclass(frozen=True)
-class Span:
+class Stretch:
     """From ``start_ns`` up to ``end_ns``; ``label`` is a mode (``Replay.modes``), an instruction
     (``Replay.episodes``)."""
 
@@ -73,7 +58,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Event:
+class Incident:
     """Something that would have happened on the robot: ``kind`` is ``limit`` (``num_times`` commands in a row were
     bounded, the first at ``time_ns``; ``joint`` names which), ``watchdog`` (the loop let go or braked) or ``processor``
     (an observation or an answer was refused)."""
@@ -91,7 +76,7 @@ class Replay:
 
     ``commands`` are what our loop would have sent and ``command_drivers`` ``[len(commands)]`` who drove the recorded
     robot then; ``recorded_commands`` what was sent, at their due times; ``joints`` the measured positions. ``modes`` is
-    who drove, ``episodes`` the spans between instructions. ``assumed_latency_ms`` is how long answers were taken to
+    who drove, ``episodes`` the stretches between instructions. ``assumed_latency_ms`` is how long answers were taken to
     need where the bag does not say and nobody else did, else None. ``problems`` are lines about the bag itself.
     """
 
@@ -103,18 +88,40 @@ class Replay:
     chunk_dt_s: float
     start_ns: int
     end_ns: int
-    episodes: tuple[Span, ...]
-    modes: tuple[Span, ...]
+    episodes: tuple[Stretch, ...]
+    modes: tuple[Stretch, ...]
     chunks: tuple[ReplayedChunk, ...]
-    commands: Series
+    commands: TimeSeries
     command_drivers: np.ndarray
-    recorded_commands: Series
-    joints: Series
-    events: tuple[Event, ...]
+    recorded_commands: TimeSeries
+    joints: TimeSeries
+    events: tuple[Incident, ...]
     assumed_latency_ms: float | None
     problems: tuple[str, ...]
 
     @property
-    def interventions(self) -> tuple[Span, ...]:
+    def interventions(self) -> tuple[Stretch, ...]:
         """When a human drove."""
-        return tuple(span for span in self.modes if span.label == "TELEOP")
+        return tuple(stretch for stretch in self.modes if stretch.label == "TELEOP")
+
+    def seconds(self, times_ns: int | np.ndarray) -> float | np.ndarray:
+        """Times of the bag as seconds since its start."""
+        return (times_ns - self.start_ns) / NS_PER_S
+
+
+class _OfObservation(Protocol):
+    @property
+    def header_ns(self) -> int: ...
+
+
+Chunk = TypeVar("Chunk", bound=_OfObservation)
+
+
+def by_observation(chunks: Sequence[Chunk]) -> dict[tuple[int, int], Chunk]:
+    """Chunks by their observation's ``header_ns`` and how many of it came before: a policy may be asked twice."""
+    seen: Counter[int] = Counter()
+    found = {}
+    for chunk in chunks:
+        found[chunk.header_ns, seen[chunk.header_ns]] = chunk
+        seen[chunk.header_ns] += 1
+    return found

@@ -80,7 +80,7 @@ def _assumptions(path: Path, settings: ReplaySettings, plan: Plan) -> tuple[str,
 
 def _plan(path: Path, settings: ReplaySettings, namespace: str) -> Plan:
     """What of the bag is followed. Raises ValueError where it holds no latency and none is given; UnusableBag where
-    that may be because of a damage."""
+    that may be because the bag is damaged."""
     names = {name: resolve_topic(name, namespace) for name in (MODE, CHUNK, TRACE)}
     found, damage = _topics_found(_open(path), tuple(names.values()))
     says_driver = names[MODE] in found

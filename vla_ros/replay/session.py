@@ -11,11 +11,16 @@ from typing import Any
 
 import torch
 
-from vla_ros.replay.comparison.compare import summarize, wanted_mode
-from vla_ros.replay.comparison.document import replay_document
-from vla_ros.replay.comparison.paired import PairedDifference, paired_differences
-from vla_ros.replay.comparison.summary import PolicySummary
-from vla_ros.replay.comparison.verdict import (
+from vla_ros.replay.baseline.against import compare_with_baseline
+from vla_ros.replay.baseline.difference import Difference
+from vla_ros.replay.baseline.file import stored_tolerances, write_baseline
+from vla_ros.replay.baseline.provenance import Provenance, machine_name, provenance
+from vla_ros.replay.baseline.record import Baseline, make_baseline
+from vla_ros.replay.judge.document import replay_document
+from vla_ros.replay.judge.paired import PairedDifference, paired_differences
+from vla_ros.replay.judge.summarize import summarize, wanted_mode
+from vla_ros.replay.judge.summary import PolicySummary
+from vla_ros.replay.judge.verdict import (
     ASK_FOR_BASELINE,
     FAIL,
     Verdict,
@@ -23,11 +28,6 @@ from vla_ros.replay.comparison.verdict import (
     judge_by_baseline,
     judge_second,
 )
-from vla_ros.replay.golden.against_baseline import compare_with_baseline
-from vla_ros.replay.golden.baseline import Baseline, make_baseline
-from vla_ros.replay.golden.baseline_file import stored_tolerances, write_baseline
-from vla_ros.replay.golden.difference import Difference
-from vla_ros.replay.golden.provenance import Provenance, machine_name, provenance
 from vla_ros.replay.policy import load_replay_policy
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import Progress, UnusableBag, replay_bag
@@ -71,7 +71,7 @@ class SessionConfig:
 
 
 @dataclass(frozen=True)
-class Session:
+class ReplaySession:
     """``replays`` [num_policies][num_bags] and what was found in them. ``origin`` is of the first policy; ``unused``
     bags, one line each, held nothing that could be replayed; ``drifts`` are policies whose golden case no longer
     holds."""
@@ -115,7 +115,7 @@ class Session:
         return {**document, "problems": [*self.unused, *problems]}
 
 
-def replay_session(config: SessionConfig, make_progress: MakeProgress = no_progress) -> Session:
+def replay_session(config: SessionConfig, make_progress: MakeProgress = no_progress) -> ReplaySession:
     """Replay every bag with every policy; ``make_progress`` gives what hears of the progress of one, by its name.
 
     Raises ValueError for policies and a robot that don't belong together, and where no bag can be used at all.
@@ -142,7 +142,7 @@ def replay_session(config: SessionConfig, make_progress: MakeProgress = no_progr
     settings = {**asdict(config.settings), "namespace": config.namespace}
     cameras, machine = policies[0].processor.camera_names, machine_name(config.device, config.num_threads)
     origin = provenance(config.policies[0], bags, config.robot, cameras, settings, machine)
-    return Session(
+    return ReplaySession(
         config=config,
         replays=tuple(all_replays),
         summaries=summaries,

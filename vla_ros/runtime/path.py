@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros.hermite import hermite
 from vla_ros.types import ActionChunk
 
 NS_PER_S = 1_000_000_000
@@ -48,12 +49,8 @@ class Path:
         t_s = (t_ns - self.first_ns) / NS_PER_S
         after = min(int(np.searchsorted(self._times_s, t_s)), len(self._times_s) - 1)
         span_s = self._times_s[after] - self._times_s[after - 1]
-        u = (t_s - self._times_s[after - 1]) / span_s
-        p0, p1 = self._positions[after - 1], self._positions[after]
-        m0, m1 = self._slopes[after - 1] * span_s, self._slopes[after] * span_s
-        positions = p0 + u * (m0 + u * (3 * (p1 - p0) - 2 * m0 - m1 + u * (2 * (p0 - p1) + m0 + m1)))
-        velocities = (m0 + u * (2 * (3 * (p1 - p0) - 2 * m0 - m1) + u * 3 * (2 * (p0 - p1) + m0 + m1))) / span_s
-        return Target(positions, velocities)
+        start, end = ((self._positions[k], self._slopes[k]) for k in (after - 1, after))
+        return Target(*hermite((t_s - self._times_s[after - 1]) / span_s, span_s, start, end))
 
 
 def path_of(chunk: ActionChunk, start_positions: np.ndarray) -> Path:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from vla_ros.hermite import hermite
+
 MAX_END_VELOCITY = 1e-5
 """Largest velocity, rad/s, that still counts as standing at a trajectory's end."""
 
@@ -64,9 +66,7 @@ class TrajectoryController:
         p0, p1 = self._positions[before], self._positions[after]
         if not self._cubic:
             return p0 + x * (p1 - p0), (p1 - p0) / duration_s
-        m0, m1 = self._velocities[before] * duration_s, self._velocities[after] * duration_s
-        c2, c3 = 3 * (p1 - p0) - 2 * m0 - m1, 2 * (p0 - p1) + m0 + m1
-        return p0 + x * (m0 + x * (c2 + x * c3)), (m0 + x * (2 * c2 + 3 * x * c3)) / duration_s
+        return hermite(x, duration_s, (p0, self._velocities[before]), (p1, self._velocities[after]))
 
     def _refusal(
         self,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros.hermite import hermite
 from vla_ros.robot import RobotConfig
 from vla_ros.runtime.command_history import CommandHistory
 from vla_ros.runtime.path import NS_PER_S
@@ -223,12 +224,8 @@ def _state_after(command: HeardCommand, elapsed_s: float) -> np.ndarray:
         return np.stack((command.positions[-1], command.velocities[-1]))
     after = int(np.searchsorted(times_s, elapsed_s, side="right"))
     span_s = times_s[after] - times_s[after - 1]
-    u = (elapsed_s - times_s[after - 1]) / span_s
-    p0, p1 = command.positions[after - 1], command.positions[after]
-    m0, m1 = command.velocities[after - 1] * span_s, command.velocities[after] * span_s
-    position = p0 + u * (m0 + u * (3 * (p1 - p0) - 2 * m0 - m1 + u * (2 * (p0 - p1) + m0 + m1)))
-    velocity = (m0 + u * (2 * (3 * (p1 - p0) - 2 * m0 - m1) + u * 3 * (2 * (p0 - p1) + m0 + m1))) / span_s
-    return np.stack((position, velocity))
+    start, end = ((command.positions[k], command.velocities[k]) for k in (after - 1, after))
+    return np.stack(hermite((elapsed_s - times_s[after - 1]) / span_s, span_s, start, end))
 
 
 def _num_lost(before: HeardCommand | None, command: HeardCommand) -> int:

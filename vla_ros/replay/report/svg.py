@@ -5,8 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from html import escape
+from typing import TypeVar
 
 import numpy as np
+
+from vla_ros.replay.series import TimeSeries
+
+Values = TypeVar("Values", float, np.ndarray)
 
 NARROWEST = 0.65
 """A picture on a narrow screen shrinks to this part of its width, then scrolls."""
@@ -23,12 +28,14 @@ class Scale:
     start: float
     end: float
 
-    def __call__(self, value: float) -> float:
-        return float(self.of(np.asarray(value, np.float64)))
-
-    def of(self, values: np.ndarray) -> np.ndarray:
+    def __call__(self, values: Values) -> Values:
         """Pixels of ``values``, of the same shape."""
         return self.start + (values - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    @property
+    def pixel(self) -> float:
+        """How much one pixel stands for."""
+        return abs((self.high - self.low) / (self.end - self.start))
 
 
 def span_scale(parts: list[np.ndarray], start: float, end: float, min_span: float, low: float | None = None) -> Scale:
@@ -98,6 +105,15 @@ def curve(x: np.ndarray, y: np.ndarray) -> str:
     return "".join(_unbroken(x[a:b].tolist(), y[a:b].tolist()) for a, b in zip(edges[::2], edges[1::2], strict=True))
 
 
+def thin_curve(series: TimeSeries, x: Scale, y: Scale, start_ns: int, column: float = 1.0) -> str:
+    """The ``d`` of a path through ``series``, as far as ``x``, in seconds since ``start_ns``, goes; where samples crowd
+    within ``column`` pixels, through the lowest and highest of them."""
+    shown = series.between(start_ns + x.low * 1e9, start_ns + x.high * 1e9)
+    times_s = (shown.times_ns - start_ns) / 1e9
+    kept = thinned(times_s, shown.values, column * x.pixel)
+    return curve(x(times_s[kept]), y(shown.values[kept]))
+
+
 def _unbroken(x: list[float], y: list[float]) -> str:
     """Without the points that lie on the way to the next, to within ``STRAIGHT``: a cone from the last point kept
     narrows with each that is left out, and one outside it begins a new one."""
@@ -146,6 +162,12 @@ def shape(d: str, style: str, tip: str) -> str:
     return f'<path class="{style}" d="{d}"><title>{escape(tip)}</title></path>'
 
 
+def disc(x: float, y: float, radius: float, style: str, tip: str) -> str:
+    """A dot with a tooltip."""
+    arc = f"a{radius:g} {radius:g} 0 1 0"
+    return shape(f"M{x - radius:.1f} {y:.1f}{arc} {2 * radius:g} 0{arc} -{2 * radius:g} 0", style, tip)
+
+
 def fitted(words: str, width: float, char_width: float = 6.3) -> str:
     """As much of ``words`` as fits into ``width`` pixels, with an ellipsis where it is cut; empty where none does."""
     num_chars = int(width / char_width)
@@ -154,11 +176,19 @@ def fitted(words: str, width: float, char_width: float = 6.3) -> str:
     return words[: num_chars - 1].rstrip() + "…" if num_chars > 3 else ""
 
 
-def svg(width: float, height: float, label: str, parts: list[str]) -> str:
+def picture(width: float, height: float, label: str, parts: list[str]) -> str:
     """The whole picture; ``label`` says in words what it shows."""
     return (
         f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label, quote=True)}" '
         f'style="min-width:{NARROWEST * width:.0f}px;max-width:{width:g}px">' + "".join(parts) + "</svg>"
+    )
+
+
+def small_picture(width: float, height: float, label: str, parts: list[str]) -> str:
+    """A picture in a line of text."""
+    return (
+        f'<svg class="small" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'aria-label="{escape(label, quote=True)}">' + "".join(parts) + "</svg>"
     )
 
 

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from vla_ros.replay.beside import MAX_GAP_S
-from vla_ros.replay.comparison.averages import mean_of_known
-from vla_ros.replay.comparison.summary import (
-    BagEvent,
+from vla_ros.replay.averages import mean_of_known
+from vla_ros.replay.judge.summary import (
+    INCIDENT_KINDS,
+    BagIncident,
     ErrorTable,
-    EventCount,
     Intervention,
-    Latencies,
     PolicySummary,
     WorstMoment,
 )
-from vla_ros.replay.records import Replay, ReplayedChunk, Span
+from vla_ros.replay.records import COMMANDED, MEASURED, NS_PER_S, Replay, ReplayedChunk, Stretch
 
 DRIVER_FILTERS = {"policy": "POLICY", "teleop": "TELEOP", "any": None}
 NUM_WORST = 6
 WORST_APART_S = 1.0
-NUM_FIRST_EVENTS = 20
+NUM_FIRST_INCIDENTS = 20
 NUM_PROBLEMS = 3
-NS_PER_S = 1_000_000_000
 
 
 def summarize(replays: Sequence[Replay], driver: str = "any") -> PolicySummary:
@@ -35,40 +32,38 @@ def summarize(replays: Sequence[Replay], driver: str = "any") -> PolicySummary:
     compare.
     """
     check_same_policy(replays)
-    chunks = [chunk for replay in replays for chunk in chunks_of(replay, driver)]
+    first, by_bag = replays[0], [chunks_of(replay, driver) for replay in replays]
+    chunks = [chunk for found in by_bag for chunk in found]
     if not chunks:
         raise ValueError(_nothing_left(replays, driver))
-    ranges = replays[0].joint_ranges
-    positions = np.stack([chunk.positions for chunk in chunks])
-    commanded = error_table(positions, np.stack([chunk.commanded for chunk in chunks]), ranges)
-    measured = error_table(positions, np.stack([chunk.measured for chunk in chunks]), ranges)
-    if not (np.isfinite(commanded.by_joint).any() or np.isfinite(measured.by_joint).any()):
+    commanded, measured = (_error_table(chunks, target, first.joint_ranges) for target in (COMMANDED, MEASURED))
+    if not (commanded.is_known or measured.is_known):
         raise ValueError(
             f"{len(chunks)} chunks, and no command or joint state was recorded where they are due; expected either: "
             "check the topics of outputs and joint_states in the robot file"
         )
     command_errors = np.concatenate([_command_errors(replay, driver) for replay in replays])
     command_mae = mean_of_known(command_errors, axis=0)
+    by_kind = {kind: _incidents(replays, kind) for kind in INCIDENT_KINDS}
     return PolicySummary(
-        name=replays[0].policy,
-        digest=replays[0].digest,
+        name=first.policy,
+        digest=first.digest,
         driver=driver,
         bags=tuple(replay.bag for replay in replays),
-        joint_names=replays[0].joint_names,
-        chunk_dt_s=replays[0].chunk_dt_s,
+        joint_names=first.joint_names,
+        ahead_s=(chunks[0].due_ns - chunks[0].header_ns) / NS_PER_S,
         num_chunks=len(chunks),
         num_by_driver=dict(sorted(Counter(chunk.driver for chunk in chunks).items())),
-        num_episodes=sum(len({chunk.episode for chunk in chunks_of(replay, driver)}) for replay in replays),
+        num_episodes=sum(len({chunk.episode for chunk in found}) for found in by_bag),
         commanded=commanded,
         measured=measured,
         num_commands=int(np.isfinite(command_errors).any(axis=1).sum()),
         command_mae=command_mae,
-        command_mae_fraction=command_mae / ranges,
-        limit_events=_count(replays, "limit"),
-        watchdog_events=_count(replays, "watchdog"),
-        processor_events=_count(replays, "processor"),
-        latencies=_latencies(chunks),
-        interventions=tuple(found for replay in replays for found in _interventions(replay)),
+        command_mae_overall=float(mean_of_known(command_mae / first.joint_ranges)),
+        num_incidents={kind: sum(one.num_times for one in found) for kind, found in by_kind.items()},
+        first_incidents={kind: tuple(found[:NUM_FIRST_INCIDENTS]) for kind, found in by_kind.items()},
+        latencies_ms=np.array([chunk.arrived_ns - chunk.header_ns for chunk in chunks]) * 1e-6,
+        interventions=tuple(_intervention(replay, human) for replay in replays for human in replay.interventions),
         worst=_worst(replays, driver),
     )
 
@@ -86,13 +81,6 @@ def chunks_of(replay: Replay, driver: str) -> list[ReplayedChunk]:
     return [chunk for chunk in replay.chunks if mode in (None, chunk.driver)]
 
 
-def error_table(positions: np.ndarray, targets: np.ndarray, ranges: np.ndarray) -> ErrorTable:
-    """Errors of ``positions`` against ``targets``, both [num_chunks, horizon, num_joints]; ``ranges`` [num_joints]."""
-    errors = np.abs(positions - targets)
-    by_joint, by_step = mean_of_known(errors, axis=(0, 1)), mean_of_known(errors, axis=0)
-    return ErrorTable(by_joint, by_step, by_joint / ranges, mean_of_known(by_step / ranges, axis=1))
-
-
 def check_same_policy(replays: Sequence[Replay]) -> None:
     """Raises ValueError unless there are replays, and all of one policy and one robot, each bag once."""
     if not replays:
@@ -104,8 +92,8 @@ def check_same_policy(replays: Sequence[Replay]) -> None:
             raise ValueError(f"{got}; expected one policy for all bags of a summary")
         if replay.joint_names != first.joint_names or not np.array_equal(replay.joint_ranges, first.joint_ranges):
             raise ValueError(f"bags {first.bag} and {replay.bag} were replayed on different robots; expected the same")
-    names = [replay.bag for replay in replays]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    counts = Counter(replay.bag for replay in replays)
+    repeated = sorted(name for name, count in counts.items() if count > 1)
     if repeated:
         raise ValueError(f"bag {repeated[0]} is given twice; expected each once")
 
@@ -121,41 +109,34 @@ def _nothing_left(replays: Sequence[Replay], driver: str) -> str:
     return f"driver '{driver}' leaves no chunk to compare: there are {got}; give another --driver, or any"
 
 
+def _error_table(chunks: Sequence[ReplayedChunk], target: str, ranges: np.ndarray) -> ErrorTable:
+    errors = np.abs([chunk.offset_from(target) for chunk in chunks])
+    by_joint, by_step = mean_of_known(errors, axis=(0, 1)), mean_of_known(errors, axis=0)
+    return ErrorTable(by_joint, by_step, by_joint / ranges, mean_of_known(by_step / ranges, axis=1))
+
+
 def _command_errors(replay: Replay, driver: str) -> np.ndarray:
     """[num_commands, num_joints], NaN where nothing was recorded."""
-    errors = np.abs(replay.commands.values - replay.recorded_commands.at(replay.commands.times_ns, MAX_GAP_S))
+    errors = np.abs(replay.commands.values - replay.recorded_commands.at(replay.commands.times_ns))
     mode = wanted_mode(driver)
     return errors if mode is None else errors[replay.command_drivers == mode]
 
 
-def _count(replays: Sequence[Replay], kind: str) -> EventCount:
-    found = [
-        BagEvent(replay.bag, seconds_since_start(replay, event.time_ns), event)
+def _incidents(replays: Sequence[Replay], kind: str) -> list[BagIncident]:
+    return [
+        BagIncident(replay.bag, replay.seconds(event.time_ns), event.joint, event.line, event.num_times)
         for replay in replays
         for event in replay.events
         if event.kind == kind
     ]
-    return EventCount(sum(one.event.num_times for one in found), tuple(found[:NUM_FIRST_EVENTS]))
 
 
-def _latencies(chunks: Sequence[ReplayedChunk]) -> Latencies:
-    all_ms = np.array([chunk.arrived_ns - chunk.header_ns for chunk in chunks]) * 1e-6
-    return Latencies(*(float(np.percentile(all_ms, q)) for q in (50, 99, 100)), all_ms)
-
-
-def _interventions(replay: Replay) -> Iterator[Intervention]:
-    for span in replay.interventions:
-        chunks = [chunk for chunk in replay.chunks if span.start_ns <= chunk.header_ns < span.end_ns]
-        yield _intervention(replay, span, chunks)
-
-
-def _intervention(replay: Replay, span: Span, chunks: Sequence[ReplayedChunk]) -> Intervention:
-    shape = (0, 0, len(replay.joint_names))
-    positions, commanded, measured = (
-        np.stack([getattr(chunk, name) for chunk in chunks]) if chunks else np.zeros(shape)
-        for name in ("positions", "commanded", "measured")
+def _intervention(replay: Replay, human: Stretch) -> Intervention:
+    chunks = [chunk for chunk in replay.chunks if human.start_ns <= chunk.header_ns < human.end_ns]
+    offsets, measured = (
+        np.stack([chunk.offset_from(target) for chunk in chunks] or [np.zeros((0, len(replay.joint_names)))])
+        for target in (COMMANDED, MEASURED)
     )
-    offsets = positions - commanded
     errors = np.abs(offsets)
     largest, joint = np.nan, ""
     if np.isfinite(errors).any():
@@ -163,12 +144,11 @@ def _intervention(replay: Replay, span: Span, chunks: Sequence[ReplayedChunk]) -
         largest, joint = float(errors[index]), replay.joint_names[index[-1]]
     return Intervention(
         bag=replay.bag,
-        start_ns=span.start_ns,
-        start_s=seconds_since_start(replay, span.start_ns),
-        duration_s=(span.end_ns - span.start_ns) / NS_PER_S,
+        start_s=replay.seconds(human.start_ns),
+        duration_s=(human.end_ns - human.start_ns) / NS_PER_S,
         num_chunks=len(chunks),
         commanded=mean_of_known(errors, axis=(0, 1)),
-        measured=mean_of_known(np.abs(positions - measured), axis=(0, 1)),
+        measured=mean_of_known(np.abs(measured), axis=(0, 1)),
         offset=mean_of_known(offsets, axis=(0, 1)),
         largest=largest,
         largest_joint=joint,
@@ -196,21 +176,16 @@ def _worst(replays: Sequence[Replay], driver: str) -> tuple[WorstMoment, ...]:
 
 
 def _moment(replay: Replay, index: int, chunk: ReplayedChunk) -> WorstMoment:
-    errors = np.abs(chunk.positions - chunk.commanded)
+    errors = np.abs(chunk.offset_from(COMMANDED))
     fractions = errors / replay.joint_ranges
     step, joint = np.unravel_index(np.nanargmax(fractions), errors.shape)
     return WorstMoment(
         bag=replay.bag,
         header_ns=chunk.header_ns,
-        time_s=seconds_since_start(replay, chunk.header_ns),
+        time_s=replay.seconds(chunk.header_ns),
         chunk_index=index,
         error=float(mean_of_known(fractions)),
         joint=replay.joint_names[joint],
         step=int(step),
         joint_error=float(errors[step, joint]),
     )
-
-
-def seconds_since_start(replay: Replay, time_ns: int) -> float:
-    """A time of the bag as seconds since its start."""
-    return (time_ns - replay.start_ns) / NS_PER_S

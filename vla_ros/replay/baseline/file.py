@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.replay.golden.baseline import BagRecord, Baseline, ChunkRecord, Tolerances
-from vla_ros.replay.golden.fingerprint import NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
-from vla_ros.replay.golden.provenance import Provenance
-from vla_ros.replay.records import Event, Series
+from vla_ros.replay.baseline.fingerprint import NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
+from vla_ros.replay.baseline.provenance import Provenance
+from vla_ros.replay.baseline.record import BagRecord, Baseline, ChunkRecord, Tolerances
+from vla_ros.replay.records import Incident
+from vla_ros.replay.series import TimeSeries
 from vla_ros.strict import config_to_dict, parse_config
 
 FORMAT = "vla_ros replay baseline 2"
 RENEW = "restore it, or write it anew: --update-baseline"
 # Numbers are written as whole multiples of these: rad or m, normalised values, levels of 255.
-POSITION_UNIT, COMMAND_UNIT, STATE_UNIT, LEVEL_UNIT = 1e-7, 1e-6, 1e-6, 1e-2
+POSITION_UNIT, COMMAND_UNIT = 1e-7, 1e-6
+INPUT_UNITS = {"state": 1e-6, "noise": 1e-6, "coarse": 1e-2, "sketch": 1e-2}
 MAX_CHUNK_NUMBERS, MAX_COMMAND_NUMBERS = 50_000, 20_000
 MAX_INPUTS, MAX_EVENTS = 20, 500
 
@@ -52,7 +54,7 @@ def read_baseline(path: Path) -> Baseline:
     except OSError as error:
         raise ValueError(f"baseline {path}: {error.strerror or error}; --update-baseline writes one") from error
     except ValueError as error:
-        raise ValueError(f"baseline {path}: no JSON ({error}); {RENEW}") from error
+        raise ValueError(f"baseline {path}: not valid JSON ({error}); {RENEW}") from error
     found = document.get("format") if isinstance(document, dict) else type(document).__name__
     if found != FORMAT:
         raise ValueError(f"baseline {path}: format is {found!r}; expected '{FORMAT}': {RENEW}")
@@ -89,7 +91,7 @@ def _read_tolerances(path: Path, document: dict[str, Any]) -> Tolerances:
     try:
         return parse_config(Tolerances, document.get("tolerances", {}), "tolerances")
     except ValueError as error:
-        raise ValueError(f"baseline {path}: {error}; mend its tolerances") from error
+        raise ValueError(f"baseline {path}: {error}; fix its tolerances") from error
 
 
 def _bag_document(bag: BagRecord, digest: str) -> dict[str, Any]:
@@ -127,14 +129,8 @@ def _input_document(index: int, given: InputFingerprint) -> dict[str, Any]:
     return {
         "chunk": index,
         "image_grid": [n for grid in given.image_grid for n in grid],
-        "patch_length": given.patch_length,
-        "num_tokens": given.num_tokens,
-        "tokens": given.tokens,
-        "layout": given.layout,
-        "state": _whole(given.state, STATE_UNIT),
-        "noise": _whole(given.noise, STATE_UNIT),
-        "coarse": _whole(given.coarse, LEVEL_UNIT),
-        "sketch": _whole(given.sketch, LEVEL_UNIT),
+        **{name: getattr(given, name) for name in ("patch_length", "num_tokens", "tokens", "layout")},
+        **{name: _whole(getattr(given, name), unit) for name, unit in INPUT_UNITS.items()},
     }
 
 
@@ -149,7 +145,7 @@ def _read_bag(document: dict[str, Any], num_joints: int) -> BagRecord:
         ChunkRecord(
             header_ns=start_ns + int(row[0]),
             checksum=int(row[1]),
-            positions=_numbers(row[2:], POSITION_UNIT, -1, num_joints) if len(row) > 2 else None,
+            positions=_numbers(row[2:], POSITION_UNIT, (-1, num_joints)) if len(row) > 2 else None,
             fingerprint=inputs.get(i),
         )
         for i, row in enumerate(document["chunks"])
@@ -159,32 +155,30 @@ def _read_bag(document: dict[str, Any], num_joints: int) -> BagRecord:
         name=document["name"],
         start_ns=start_ns,
         chunks=chunks,
-        commands=Series(
+        commands=TimeSeries(
             np.array([start_ns + int(row[0]) for row in commands], np.int64),
-            _numbers([number for row in commands for number in row[1:]], COMMAND_UNIT, len(commands), num_joints),
+            _numbers([number for row in commands for number in row[1:]], COMMAND_UNIT, (len(commands), num_joints)),
         ),
         limit_counts={joint: int(count) for joint, count in document["limit_counts"].items()},
-        events=tuple(Event(start_ns + time, kind, line, joint) for time, kind, joint, line in document["events"]),
+        events=tuple(Incident(start_ns + time, kind, line, joint) for time, kind, joint, line in document["events"]),
         num_events=int(document["num_events"]),
     )
 
 
 def _read_input(item: dict[str, Any]) -> InputFingerprint:
     grid = np.array(item["image_grid"], np.int64).reshape(-1, 3)
+    shapes = {"coarse": (len(grid), -1, NUM_CHANNELS), "sketch": (len(grid), SKETCH_SIZE), "state": -1, "noise": -1}
     return InputFingerprint(
         image_grid=tuple((t, height, width) for t, height, width in grid.tolist()),
         patch_length=int(item["patch_length"]),
-        coarse=_numbers(item["coarse"], LEVEL_UNIT, len(grid), -1, NUM_CHANNELS),
-        sketch=_numbers(item["sketch"], LEVEL_UNIT, len(grid), SKETCH_SIZE),
-        state=_numbers(item["state"], STATE_UNIT, -1),
-        noise=_numbers(item["noise"], STATE_UNIT, -1),
         num_tokens=int(item["num_tokens"]),
         tokens=str(item["tokens"]),
         layout=str(item["layout"]),
+        **{name: _numbers(item[name], unit, shapes[name]) for name, unit in INPUT_UNITS.items()},
     )
 
 
-def _numbers(values: Sequence[int], unit: float, *shape: int) -> np.ndarray:
+def _numbers(values: Sequence[int], unit: float, shape: int | tuple[int, ...]) -> np.ndarray:
     return np.array(values, np.float64).reshape(shape) * unit
 
 
@@ -192,13 +186,13 @@ def _lines(value: Any, indent: str = "") -> Iterator[str]:
     """JSON with a line for every value but lists of plain ones, which take one line each."""
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     is_plain = not any(isinstance(item, (dict, list)) for item in items)
-    if not items or (is_plain and isinstance(value, list)) or not isinstance(value, (dict, list)):
+    if not items or (is_plain and isinstance(value, list)):
         yield json.dumps(value, separators=(",", ":"))
         return
+    keys = [f"{json.dumps(key)}: " for key in value] if isinstance(value, dict) else [""] * len(value)
     opening, closing = "{}" if isinstance(value, dict) else "[]"
     yield opening
-    pairs = value.items() if isinstance(value, dict) else [("", item) for item in value]
-    for i, (key, item) in enumerate(pairs):
-        yield (",\n" if i else "\n") + indent + " " + (f"{json.dumps(key)}: " if isinstance(value, dict) else "")
+    for i, (key, item) in enumerate(zip(keys, items, strict=True)):
+        yield f"{',' if i else ''}\n{indent} {key}"
         yield from _lines(item, indent + " ")
     yield f"\n{indent}{closing}"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.replay.comparison.averages import mean_of_known, ratio
-from vla_ros.replay.comparison.compare import check_same_policy, chunks_of
-from vla_ros.replay.comparison.observations import by_observation
-from vla_ros.replay.records import Replay, ReplayedChunk
+from vla_ros.replay.averages import mean_of_known, ratio
+from vla_ros.replay.judge.summarize import check_same_policy, chunks_of
+from vla_ros.replay.records import COMMANDED, MEASURED, Replay, by_observation
 
 NUM_RESAMPLES = 2000
 SEED = 0
@@ -37,10 +36,26 @@ class PairedDifference:
     high: float
     num_episodes: int
 
+    @property
+    def joint(self) -> str:
+        """Empty where it is over all joints."""
+        return self.quantity.partition(".")[2]
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether errors are against where the robot went, not what it was commanded."""
+        return self.quantity.startswith("measured")
+
+    @property
+    def scale(self) -> float:
+        """From the numbers to what is shown: percent of the joints' ranges, or a joint's own unit."""
+        return 1.0 if self.joint else 100.0
+
 
 @dataclass(frozen=True)
 class _Pair:
-    """Errors [num_joints] of both policies for one observation, and the episode it is of; NaN where not known."""
+    """Errors [1 + num_joints] of both policies for one observation, overall and by joint, and the episode it is of; NaN
+    where not known."""
 
     episode: tuple[str, int]
     a: np.ndarray
@@ -60,31 +75,18 @@ def paired_differences(a: Sequence[Replay], b: Sequence[Replay], driver: str = "
         raise ValueError(f"{got}; expected two policies of one robot")
     names = a[0].policy, b[0].policy
     found: list[PairedDifference] = []
-    for quantity, target in ((OVERALL, _commanded), (f"measured_{OVERALL}", _measured)):
+    for quantity, target in ((OVERALL, COMMANDED), (f"measured_{OVERALL}", MEASURED)):
         pairs = list(_pairs(a, b, driver, target))
         if not pairs:
             raise ValueError(
                 f"policies '{names[0]}' and '{names[1]}' have no chunk of the same observation with actions due at the "
                 "same time; expected the same bags, the same --latency and chunks with common due times"
             )
-        ranges = a[0].joint_ranges
-        overall = [_Pair(p.episode, *(mean_of_known(x / ranges)[None] for x in (p.a, p.b))) for p in pairs]
-        found += _differences(names, (quantity,), overall)
-        found += _differences(names, tuple(f"{quantity}.{joint}" for joint in a[0].joint_names), pairs)
+        found += _differences(names, (quantity, *(f"{quantity}.{joint}" for joint in a[0].joint_names)), pairs)
     return tuple(found)
 
 
-def _commanded(chunk: ReplayedChunk) -> np.ndarray:
-    return chunk.commanded
-
-
-def _measured(chunk: ReplayedChunk) -> np.ndarray:
-    return chunk.measured
-
-
-def _pairs(
-    a: Sequence[Replay], b: Sequence[Replay], driver: str, target: Callable[[ReplayedChunk], np.ndarray]
-) -> Iterator[_Pair]:
+def _pairs(a: Sequence[Replay], b: Sequence[Replay], driver: str, target: str) -> Iterator[_Pair]:
     others = {replay.bag: by_observation(chunks_of(replay, driver)) for replay in b}
     for replay in a:
         other = others.get(replay.bag, {})
@@ -93,20 +95,21 @@ def _pairs(
                 continue
             _, rows, other_rows = np.intersect1d(chunk.due_ns, other[key].due_ns, return_indices=True)
             if len(rows):
-                errors = (_error(chunk, target, rows), _error(other[key], target, other_rows))
-                yield _Pair((replay.bag, chunk.episode), *errors)
+                both = (chunk.offset_from(target)[rows], other[key].offset_from(target)[other_rows])
+                yield _Pair((replay.bag, chunk.episode), *(_errors(offsets, replay.joint_ranges) for offsets in both))
 
 
-def _error(chunk: ReplayedChunk, target: Callable[[ReplayedChunk], np.ndarray], rows: np.ndarray) -> np.ndarray:
-    return mean_of_known(np.abs(chunk.positions - target(chunk))[rows], axis=0)
+def _errors(offsets: np.ndarray, ranges: np.ndarray) -> np.ndarray:
+    by_joint = mean_of_known(np.abs(offsets), axis=0)
+    return np.append(mean_of_known(by_joint / ranges), by_joint)
 
 
 def _differences(
     names: tuple[str, str], quantities: Sequence[str], pairs: Sequence[_Pair]
 ) -> Iterator[PairedDifference]:
     """One for each of ``quantities``, which the pairs' columns are; none for a column without any pair."""
-    episodes = sorted({pair.episode for pair in pairs})
-    index = np.array([episodes.index(pair.episode) for pair in pairs])
+    episodes = {episode: i for i, episode in enumerate(sorted({pair.episode for pair in pairs}))}
+    index = np.array([episodes[pair.episode] for pair in pairs])
     a, b = np.stack([pair.a for pair in pairs]), np.stack([pair.b for pair in pairs])
     for column, quantity in enumerate(quantities):
         is_known = np.isfinite(a[:, column]) & np.isfinite(b[:, column])

@@ -9,6 +9,11 @@ MIN_CORRELATION = 0.9999
 MIN_MOTION = 1e-4
 
 
+def moved_columns(got: np.ndarray, expected: np.ndarray) -> dict[int, int]:
+    """The columns of ``got`` that have changed places, by what column of ``expected`` they are in step with."""
+    return {j: source for j, source in enumerate(in_step(got, expected)) if source not in (None, j)}
+
+
 def in_step(got: np.ndarray, expected: np.ndarray) -> list[int | None]:
     """For each column of ``got`` [num_rows, num_columns] the column of ``expected``, of the same shape, that it is in
     step with, up to an offset and a positive factor: its own where that is one of them, None where there is none.
@@ -30,4 +35,4 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a[is_known], b[is_known]
     if len(a) < MIN_ROWS or min(a.std(), b.std()) < MIN_MOTION:
         return -1.0
-    return float(((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std()))
+    return float(np.corrcoef(a, b)[0, 1])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vla_ros.replay.comparison.paired import MIN_EPISODES, OVERALL, PairedDifference
-from vla_ros.replay.comparison.summary import PolicySummary
-from vla_ros.replay.golden.difference import Difference, headline
+from vla_ros.replay.baseline.difference import Difference, headline
+from vla_ros.replay.judge.paired import MIN_EPISODES, PairedDifference
+from vla_ros.replay.judge.summary import PolicySummary
 
 PASS, FAIL, NO_BASELINE = "pass", "fail", "no baseline"
 ASK_FOR_BASELINE = (
@@ -51,7 +51,7 @@ def judge_second(a: PolicySummary, b: PolicySummary, differences: Sequence[Paire
             NO_BASELINE,
             ("a policy drove when the bags were recorded, and its own commands speak for it: give --driver teleop",),
         )
-    overall = next((d for d in differences if d.quantity in (OVERALL, f"measured_{OVERALL}")), None)
+    overall = next((d for d in differences if not d.joint), None)
     if overall is None or overall.num_episodes < MIN_EPISODES:
         num_episodes = overall.num_episodes if overall is not None else 0
         return Verdict(NO_BASELINE, (f"{num_episodes} episodes compared; it takes {MIN_EPISODES} to judge",))
@@ -62,11 +62,11 @@ def judge_second(a: PolicySummary, b: PolicySummary, differences: Sequence[Paire
 
 def _num_failures(summary: PolicySummary) -> int:
     """A policy that gives nothing that can be followed has no errors either."""
-    return summary.watchdog_events.count + summary.processor_events.count
+    return summary.num_incidents["watchdog"] + summary.num_incidents["processor"]
 
 
 def _failures(summary: PolicySummary) -> str:
-    stops, refusals = summary.watchdog_events.count, summary.processor_events.count
+    stops, refusals = summary.num_incidents["watchdog"], summary.num_incidents["processor"]
     return (
         f"watchdogs would have stopped the robot {stops} times and {refusals} images, answers or teleop messages were "
         "refused"
@@ -74,10 +74,9 @@ def _failures(summary: PolicySummary) -> str:
 
 
 def _line(difference: PairedDifference) -> str:
-    joint = difference.quantity.partition(".")[2]
-    scale, unit = (1.0, f" of joint '{joint}' (rad or m)") if joint else (100.0, " in % of the joints' ranges")
-    against = "where the robot went" if difference.quantity.startswith("measured") else "the recorded commands"
-    mean, low, high = (scale * x for x in (difference.difference, difference.low, difference.high))
+    unit = f" of joint '{difference.joint}' (rad or m)" if difference.joint else " in % of the joints' ranges"
+    against = "where the robot went" if difference.is_measured else "the recorded commands"
+    mean, low, high = (difference.scale * x for x in (difference.difference, difference.low, difference.high))
     how = "larger" if difference.low > 0 else "smaller" if difference.high < 0 else "not different"
     return (
         f"the error of '{difference.b}' against {against}{unit} is {how}: {mean:+.3g} (95 % interval {low:+.3g} to "

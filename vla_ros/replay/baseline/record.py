@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.replay.comparison.compare import check_same_policy
-from vla_ros.replay.golden.fingerprint import InputFingerprint
-from vla_ros.replay.golden.provenance import Provenance, bag_name
-from vla_ros.replay.records import Event, Replay, Series
+from vla_ros.replay.baseline.fingerprint import InputFingerprint
+from vla_ros.replay.baseline.provenance import Provenance, bag_name
+from vla_ros.replay.judge.summarize import check_same_policy
+from vla_ros.replay.records import Incident, Replay
+from vla_ros.replay.series import TimeSeries
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class BagRecord:
     name: str
     start_ns: int
     chunks: tuple[ChunkRecord, ...]
-    commands: Series
+    commands: TimeSeries
     limit_counts: Mapping[str, int]
-    events: tuple[Event, ...]
+    events: tuple[Incident, ...]
     num_events: int
 
 

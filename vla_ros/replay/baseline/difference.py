@@ -13,7 +13,10 @@ _HEADLINES = {
     BEHAVIOUR: "what the policy does changed",
     FILE: "files of the policy directory changed",
 }
-_MENDING = "if that is as it should be, renew the baseline: --update-baseline"
+_RENEWAL = "if that is as it should be, renew the baseline: --update-baseline"
+
+
+Value = float | str | None
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Difference:
 
     kind: str
     what: str
-    got: float | str | None
-    expected: float | str | None
+    got: Value
+    expected: Value
     bag: str = ""
     time_ns: int | None = None
     time_s: float | None = None
@@ -53,10 +56,10 @@ def headline(differences: Sequence[Difference]) -> str:
         said += ", but the policy sees and does the same"
     elif kinds <= {INPUT, BEHAVIOUR}:
         said += ", and the files of the policy directory are the same: look at the code, the libraries and the device"
-    return f"{said}; {_MENDING}"
+    return f"{said}; {_RENEWAL}"
 
 
-def _text(value: float | str | None) -> str:
+def _text(value: Value) -> str:
     if value is None:
         return "nothing"
     return f"{value:.9g}" if isinstance(value, float) else str(value)

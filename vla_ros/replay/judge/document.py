@@ -8,17 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.replay.comparison.paired import PairedDifference
-from vla_ros.replay.comparison.summary import (
-    BagEvent,
-    ErrorTable,
-    EventCount,
-    Intervention,
-    PolicySummary,
-    WorstMoment,
-)
-from vla_ros.replay.comparison.verdict import Verdict
-from vla_ros.replay.golden.difference import Difference
+from vla_ros.replay.baseline.difference import Difference
+from vla_ros.replay.judge.paired import PairedDifference
+from vla_ros.replay.judge.summary import ErrorTable, Intervention, PolicySummary, WorstMoment
+from vla_ros.replay.judge.verdict import Verdict
 
 NUM_DIGITS = 9
 
@@ -36,19 +29,20 @@ def replay_document(
     fractions of the joints' ranges, all against recorded commands; ``measured`` has the same against measured joints.
     ``limit_events`` counts commands that a limit bounded; ``first_limit_events`` are runs of them.
     """
-    return {
+    document = {
         "verdict": verdict.word,
-        "reasons": list(verdict.reasons),
-        "policies": [_plain(_policy(summary)) for summary in summaries],
-        "differences": [_plain(vars(difference)) for difference in paired],
-        "baseline_differences": [_plain(_difference(difference)) for difference in from_baseline],
-        "times": _plain(times or {}),
+        "reasons": verdict.reasons,
+        "policies": [_policy(summary) for summary in summaries],
+        "differences": [vars(difference) for difference in paired],
+        "baseline_differences": [{**vars(difference), "line": difference.line} for difference in from_baseline],
+        "times": times or {},
     }
+    return {name: _plain(value) for name, value in document.items()}
 
 
 def _policy(summary: PolicySummary) -> dict[str, Any]:
     names = summary.joint_names
-    latencies = summary.latencies
+    incidents = summary.first_incidents.items()
     return {
         "name": summary.name,
         "digest": summary.digest,
@@ -62,13 +56,9 @@ def _policy(summary: PolicySummary) -> dict[str, Any]:
         "command_mae": summary.command_mae_overall,
         "command_mae_by_joint": _by_joint(names, summary.command_mae),
         "commands": summary.num_commands,
-        "limit_events": summary.limit_events.count,
-        "watchdog_events": summary.watchdog_events.count,
-        "processor_events": summary.processor_events.count,
-        "first_limit_events": _events(summary.limit_events),
-        "first_watchdog_events": _events(summary.watchdog_events),
-        "first_processor_events": _events(summary.processor_events),
-        "latency_ms": {"p50": latencies.p50_ms, "p99": latencies.p99_ms, "max": latencies.max_ms},
+        **{f"{kind}_events": count for kind, count in summary.num_incidents.items()},
+        **{f"first_{kind}_events": [vars(found) for found in first] for kind, first in incidents},
+        "latency_ms": {name: summary.latency_ms(q) for name, q in (("p50", 50), ("p99", 99), ("max", 100))},
         "interventions": [_intervention(found, names) for found in summary.interventions],
         "worst": [_moment(moment) for moment in summary.worst],
     }
@@ -88,28 +78,14 @@ def _by_joint(names: Sequence[str], values: np.ndarray) -> dict[str, Any]:
     return dict(zip(names, values, strict=True))
 
 
-def _events(events: EventCount) -> list[dict[str, Any]]:
-    return [_event(found) for found in events.first]
-
-
-def _event(found: BagEvent) -> dict[str, Any]:
-    event = found.event
-    where = {"bag": found.bag, "time_s": found.time_s, "joint": event.joint}
-    return {**where, "line": event.line, "num_times": event.num_times}
-
-
 def _intervention(found: Intervention, names: Sequence[str]) -> dict[str, Any]:
-    by_joint = {name: _by_joint(names, getattr(found, name)) for name in ("commanded", "measured", "offset")}
-    plain = {name: getattr(found, name) for name in ("bag", "start_s", "duration_s", "num_chunks")}
-    return {**plain, **by_joint, "largest": found.largest, "largest_joint": found.largest_joint}
+    return {
+        name: _by_joint(names, value) if isinstance(value, np.ndarray) else value for name, value in vars(found).items()
+    }
 
 
 def _moment(moment: WorstMoment) -> dict[str, Any]:
     return {name: value for name, value in vars(moment).items() if name != "chunk_index"}
-
-
-def _difference(difference: Difference) -> dict[str, Any]:
-    return {**vars(difference), "line": difference.line}
 
 
 def _plain(value: Any) -> Any:

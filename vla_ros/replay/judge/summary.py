@@ -1,4 +1,4 @@
-"""What the replays of one policy come to: figures and findings, made by ``compare``, shown and stored elsewhere."""
+"""What the replays of one policy come to: figures and findings, made by ``summarize``, shown and stored elsewhere."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.replay.comparison.averages import mean_of_known
-from vla_ros.replay.records import Event
+from vla_ros.replay.averages import mean_of_known
+
+INCIDENT_KINDS = ("limit", "watchdog", "processor")
 
 
 @dataclass(frozen=True)
@@ -29,32 +30,21 @@ class ErrorTable:
     def overall(self) -> float:
         return float(mean_of_known(self.by_joint_fraction))
 
+    @property
+    def is_known(self) -> bool:
+        """Whether anything was there to compare with."""
+        return bool(np.isfinite(self.by_joint).any())
+
 
 @dataclass(frozen=True)
-class BagEvent:
-    """An event of one bag, ``time_s`` after its start."""
+class BagIncident:
+    """An incident of one bag, ``time_s`` after its start: ``num_times`` of them in a row, as ``Incident`` has it."""
 
     bag: str
     time_s: float
-    event: Event
-
-
-@dataclass(frozen=True)
-class EventCount:
-    """How many events of one kind there were, of limits how many commands they bounded; and the first of them."""
-
-    count: int
-    first: tuple[BagEvent, ...]
-
-
-@dataclass(frozen=True)
-class Latencies:
-    """From the observation to the arrival of its chunk, in ms."""
-
-    p50_ms: float
-    p99_ms: float
-    max_ms: float
-    all_ms: np.ndarray
+    joint: str
+    line: str
+    num_times: int
 
 
 @dataclass(frozen=True)
@@ -69,7 +59,6 @@ class Intervention:
     """
 
     bag: str
-    start_ns: int
     start_s: float
     duration_s: float
     num_chunks: int
@@ -104,9 +93,11 @@ class PolicySummary:
 
     ``commanded`` and ``measured`` hold chunks against what the robot was then commanded and where it then was;
     ``command_mae`` [num_joints] our commands against the recorded ones, in each joint's unit, over ``num_commands``,
-    and ``command_mae_fraction`` [num_joints] the same as fractions of the ranges. ``num_by_driver`` counts the compared
-    chunks by who drove (empty: not said). Events and interventions are of the whole bags: a limit counts, whoever
-    drove.
+    and ``command_mae_overall`` their mean as a fraction of the ranges. ``ahead_s`` [horizon] is when each action is due
+    after its observation; ``num_by_driver`` counts the compared chunks by who drove (empty: not said); ``latencies_ms``
+    [num_chunks] are from the observation to the arrival of its chunk. Incidents and interventions are of the whole
+    bags: a limit counts, whoever drove. ``num_incidents`` counts them by kind, of limits the commands they bounded;
+    ``first_incidents`` are the first of them.
     """
 
     name: str
@@ -114,7 +105,7 @@ class PolicySummary:
     driver: str
     bags: tuple[str, ...]
     joint_names: tuple[str, ...]
-    chunk_dt_s: float
+    ahead_s: np.ndarray
     num_chunks: int
     num_by_driver: Mapping[str, int]
     num_episodes: int
@@ -122,15 +113,18 @@ class PolicySummary:
     measured: ErrorTable
     num_commands: int
     command_mae: np.ndarray
-    command_mae_fraction: np.ndarray
-    limit_events: EventCount
-    watchdog_events: EventCount
-    processor_events: EventCount
-    latencies: Latencies
+    command_mae_overall: float
+    num_incidents: Mapping[str, int]
+    first_incidents: Mapping[str, tuple[BagIncident, ...]]
+    latencies_ms: np.ndarray
     interventions: tuple[Intervention, ...]
     worst: tuple[WorstMoment, ...]
 
     @property
-    def command_mae_overall(self) -> float:
-        """As a fraction of the joints' ranges, a mean over joints; NaN where nothing was recorded."""
-        return float(mean_of_known(self.command_mae_fraction))
+    def errors(self) -> ErrorTable:
+        """Against the commands where a bag has them, else against the motion."""
+        return self.commanded if self.commanded.is_known else self.measured
+
+    def latency_ms(self, percent: float) -> float:
+        """So many percent of the answers came within this time."""
+        return float(np.percentile(self.latencies_ms, percent))

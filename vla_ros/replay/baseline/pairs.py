@@ -1,0 +1,79 @@
+"""A bag as it is now beside the same bag in the baseline, chunk by chunk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from vla_ros.replay.baseline.difference import Difference, Value
+from vla_ros.replay.baseline.record import BagRecord, Baseline, ChunkRecord
+from vla_ros.replay.records import NS_PER_S, by_observation
+from vla_ros.replay.series import TimeSeries
+
+
+@dataclass(frozen=True)
+class ChunkPair:
+    """The chunks of one observation of ``bag``, now and in the baseline."""
+
+    bag: BagPair
+    got: ChunkRecord
+    expected: ChunkRecord
+
+    @property
+    def has_inputs(self) -> bool:
+        return self.got.fingerprint is not None and self.expected.fingerprint is not None
+
+    @property
+    def has_positions(self) -> bool:
+        return self.got.positions is not None and self.expected.positions is not None
+
+    @property
+    def deviation(self) -> np.ndarray:
+        """By how much the actions differ, ``[horizon, num_joints]``."""
+        return self.got.positions - self.expected.positions
+
+    def differ(self, kind: str, what: str, got: Value, expected: Value, **place: Any) -> Difference:
+        """A difference that shows in this chunk."""
+        return self.bag.differ(kind, self.expected.header_ns, what, got, expected, **place)
+
+
+class BagPair:
+    """``got`` beside ``expected``, with the baseline's joints; ``added`` and ``missing`` are chunks without another,
+    by their ``header_ns``."""
+
+    def __init__(self, got: BagRecord, expected: BagRecord) -> None:
+        self.got, self.expected = got, expected
+        here, there = by_observation(got.chunks), by_observation(expected.chunks)
+        self.chunks = [ChunkPair(self, here[key], there[key]) for key in sorted(here.keys() & there.keys())]
+        self.added, self.missing = (sorted(ns for ns, _ in keys) for keys in (here.keys() - there, there.keys() - here))
+
+    @property
+    def comparable(self) -> list[ChunkPair]:
+        """Chunks whose actions both sides have."""
+        return [p for p in self.chunks if p.has_positions and p.got.positions.shape == p.expected.positions.shape]
+
+    @property
+    def largest_deviation(self) -> float:
+        """Of any action of a chunk, in rad or m; 0 without chunks to compare."""
+        return max((float(np.abs(pair.deviation).max(initial=0.0)) for pair in self.comparable), default=0.0)
+
+    def differ(
+        self, kind: str, time_ns: int | None, what: str, got: Value, expected: Value, **place: Any
+    ) -> Difference:
+        """A difference in this bag; ``place`` may have its joint and tolerance."""
+        time_s = None if time_ns is None else (time_ns - self.expected.start_ns) / NS_PER_S
+        return Difference(kind, what, got, expected, self.expected.name, time_ns, time_s, **place)
+
+
+def pair_bags(now: Baseline, baseline: Baseline) -> list[BagPair]:
+    """The bags that both have, in the baseline's order; both have the same joints."""
+    columns = [now.joint_names.index(name) for name in baseline.joint_names]
+    by_name = {bag.name: _in_order(bag, columns) for bag in now.bags}
+    return [BagPair(by_name[bag.name], bag) for bag in baseline.bags if bag.name in by_name]
+
+
+def _in_order(bag: BagRecord, columns: list[int]) -> BagRecord:
+    chunks = tuple(replace(chunk, positions=chunk.positions[:, columns]) for chunk in bag.chunks)
+    return replace(bag, chunks=chunks, commands=TimeSeries(bag.commands.times_ns, bag.commands.values[:, columns]))

@@ -1,0 +1,149 @@
+"""The bags, worst moments and incidents of a session, in the order in which its report shows them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vla_ros.replay.averages import mean_of_known
+from vla_ros.replay.judge.summarize import wanted_mode
+from vla_ros.replay.judge.summary import WorstMoment
+from vla_ros.replay.records import COMMANDED, DRIVERS, MEASURED, Incident, Replay, ReplayedChunk
+from vla_ros.replay.session import ReplaySession
+
+
+@dataclass(frozen=True)
+class NumberedMoment:
+    """A worst moment of a ``replay`` by the policy with this index."""
+
+    number: int
+    policy: int
+    replay: Replay
+    moment: WorstMoment
+
+    @property
+    def chunk(self) -> ReplayedChunk:
+        return self.replay.chunks[self.moment.chunk_index]
+
+
+@dataclass(frozen=True)
+class Bag:
+    """One bag: ``name`` is short, ``replays`` one for each policy; chunks count where ``mode`` drove (None: any)."""
+
+    name: str
+    replays: tuple[Replay, ...]
+    moments: tuple[NumberedMoment, ...]
+    mode: str | None
+
+    @property
+    def first(self) -> Replay:
+        """Says what the bag itself does: the same in each replay."""
+        return self.replays[0]
+
+    @property
+    def length_s(self) -> float:
+        return max(self.first.seconds(self.first.end_ns), 1e-3)
+
+    @property
+    def has_commands(self) -> bool:
+        """Whether the bag says what the robot was commanded; else its motion has to do."""
+        return len(self.first.recorded_commands) > 0
+
+    @property
+    def target(self) -> str:
+        """What its chunks are compared with."""
+        return COMMANDED if self.has_commands else MEASURED
+
+    @property
+    def modes(self) -> list[str]:
+        """Who drove, as far as it is known."""
+        found = {mode.label for mode in self.first.modes}
+        return [driver for driver in DRIVERS if driver and driver in found]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(line for replay in self.replays for line in replay.problems))
+
+    @property
+    def has_others(self) -> bool:
+        """Whether some chunks don't count."""
+        return any(not self.counts(chunk) for replay in self.replays for chunk in replay.chunks)
+
+    def counts(self, chunk: ReplayedChunk) -> bool:
+        return self.mode in (None, chunk.driver)
+
+    def errors(self, replay: Replay) -> np.ndarray:
+        """``[num_chunks]``: the mean distance of each chunk from the recording as a fraction of the joints' ranges; NaN
+        where nothing was recorded at its times."""
+        if not replay.chunks:
+            return np.zeros(0)
+        errors = np.abs([chunk.offset_from(self.target) for chunk in replay.chunks])
+        return mean_of_known(errors / replay.joint_ranges, axis=(1, 2))
+
+    def mean_error(self, replay: Replay) -> float:
+        """Over the chunks that count."""
+        return float(mean_of_known(self.errors(replay)[[self.counts(chunk) for chunk in replay.chunks]]))
+
+
+@dataclass(frozen=True)
+class IncidentGroup:
+    """Incidents of one ``kind`` that say the same but for their numbers, of one policy (an index) in one bag; ``line``
+    is the first's. Of limits ``num_times`` counts commands, of the others incidents."""
+
+    bag: str
+    policy: int
+    kind: str
+    line: str
+    num_times: int
+    first_s: float
+    last_s: float
+
+
+def moments_of(session: ReplaySession) -> tuple[NumberedMoment, ...]:
+    """The worst moments of one policy after the other, numbered from 1."""
+    found = [
+        (i, replay, moment)
+        for i, (replays, summary) in enumerate(zip(session.replays, session.summaries, strict=True))
+        for moment in summary.worst
+        for replay in replays
+        if replay.bag == moment.bag
+    ]
+    return tuple(NumberedMoment(number, *one) for number, one in enumerate(found, 1))
+
+
+def bags_of(session: ReplaySession, moments: Sequence[NumberedMoment]) -> tuple[Bag, ...]:
+    """The bags in their order, named by what tells them apart."""
+    names = short_names([replay.bag for replay in session.replays[0]])
+    mode = wanted_mode(session.config.driver)
+    return tuple(
+        Bag(name, replays, tuple(one for one in moments if one.replay.bag == replays[0].bag), mode)
+        for name, replays in zip(names, zip(*session.replays, strict=True), strict=True)
+    )
+
+
+def short_names(paths: list[str]) -> list[str]:
+    """The last part of each path; where two agree in that, what follows the folder all have in common."""
+    last = [Path(path).name or path for path in paths]
+    if len(set(last)) == len(last) or len({Path(path).is_absolute() for path in paths}) > 1:
+        return last
+    common = os.path.commonpath([str(Path(path).parent) for path in paths])
+    return [os.path.relpath(path, common or ".") for path in paths]
+
+
+def grouped_incidents(bag: Bag) -> list[IncidentGroup]:
+    """Every incident of a bag, the same ones together, in the order of their first time."""
+    groups: list[IncidentGroup] = []
+    for i, replay in enumerate(bag.replays):
+        alike: dict[tuple[str, str, str], list[Incident]] = {}
+        for event in replay.events:
+            alike.setdefault((event.kind, event.joint, re.sub(r"\d+(\.\d+)?", "#", event.line)), []).append(event)
+        for (kind, _, _), events in alike.items():
+            first_s, last_s = replay.seconds(events[0].time_ns), replay.seconds(events[-1].time_ns)
+            num_times = sum(event.num_times for event in events)
+            groups.append(IncidentGroup(bag.name, i, kind, events[0].line, num_times, first_s, last_s))
+    return sorted(groups, key=lambda group: group.first_s)

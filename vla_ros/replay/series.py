@@ -1,0 +1,76 @@
+"""Values over time, as a bag has them."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+import numpy as np
+
+MAX_GAP_S = 0.5
+"""Between two samples further apart nothing is known of what was commanded or measured."""
+
+
+@dataclass(frozen=True)
+class TimeSeries:
+    """``values`` float64 ``[num_samples]`` or ``[num_samples, num_joints]`` at increasing ``times_ns``
+    ``[num_samples]`` int64."""
+
+    times_ns: np.ndarray
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.times_ns)
+
+    def at(self, times_ns: np.ndarray, max_gap_s: float = MAX_GAP_S) -> np.ndarray:
+        """Linear between samples, ``[num_times, num_joints]``; NaN outside, and between samples further apart than
+        ``max_gap_s``."""
+        found = np.full((len(times_ns), self.values.shape[1]), np.nan)
+        if len(self) < 2:
+            return found
+        after = np.clip(np.searchsorted(self.times_ns, times_ns), 1, len(self) - 1)
+        before_ns, after_ns = self.times_ns[after - 1], self.times_ns[after]
+        is_inside = (times_ns >= self.times_ns[0]) & (times_ns <= self.times_ns[-1])
+        is_inside &= (after_ns - before_ns) <= max_gap_s * 1e9
+        weight = ((times_ns - before_ns) / np.maximum(after_ns - before_ns, 1))[:, None]
+        between = self.values[after - 1] + weight * (self.values[after] - self.values[after - 1])
+        found[is_inside] = between[is_inside]
+        return found
+
+    def broken_at_gaps(self, max_gap_s: float = MAX_GAP_S) -> TimeSeries:
+        """The same with a NaN in each gap, so that no line is drawn across it."""
+        gaps = np.flatnonzero(np.diff(self.times_ns) > max_gap_s * 1e9) + 1
+        times_ns = np.insert(self.times_ns, gaps, self.times_ns[gaps] - 1)
+        return TimeSeries(times_ns, np.insert(self.values, gaps, np.nan, axis=0))
+
+    def column(self, joint: int) -> TimeSeries:
+        """One joint's values alone."""
+        return TimeSeries(self.times_ns, self.values[:, joint])
+
+    def between(self, start_ns: float, end_ns: float) -> TimeSeries:
+        """The samples from ``start_ns`` to ``end_ns``."""
+        is_inside = (self.times_ns >= start_ns) & (self.times_ns <= end_ns)
+        return TimeSeries(self.times_ns[is_inside], self.values[is_inside])
+
+
+class GrowingSeries:
+    """Rows of ``width`` numbers at increasing times; one not later than the newest is left out."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._times_ns = array("q")
+        self._values = array("d")
+
+    def add(self, time_ns: int, row: np.ndarray) -> None:
+        if not self._times_ns or time_ns > self._times_ns[-1]:
+            self._times_ns.append(time_ns)
+            self._values.extend(row)
+
+    def newest(self) -> np.ndarray | None:
+        """The newest row ``[width]``."""
+        return np.array(self._values[-self._width :]) if self._times_ns else None
+
+    def series(self) -> TimeSeries:
+        """All rows so far."""
+        values = np.array(self._values, dtype=np.float64).reshape(-1, self._width)
+        return TimeSeries(np.array(self._times_ns, dtype=np.int64), values)
