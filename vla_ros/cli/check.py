@@ -55,6 +55,4 @@ def _needs(policy: str) -> PolicyNeeds:
 
     opened = open_policy(policy_dir(policy))
     processor, sizes = opened.processor, opened.files.processor
-    return PolicyNeeds(
-        processor.joint_names, processor.camera_names, processor.action_dim, sizes.camera_width, sizes.camera_height
-    )
+    return PolicyNeeds(processor.joint_names, processor.camera_names, sizes.camera_width, sizes.camera_height)

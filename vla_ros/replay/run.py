@@ -38,7 +38,7 @@ def replay_bag(
     recorded latency is wanted and the bag holds none.
     """
     processor = policy.processor
-    robot = match_policy(robot, processor.joint_names, processor.camera_names, processor.action_dim)
+    robot = match_policy(robot, processor.joint_names, processor.camera_names)
     reader = _open(path)
     plan = _plan(path, settings, namespace)
     feed = Feed(reader, robot, namespace)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -96,7 +97,7 @@ class PolicyRequest:
         if tensors["pixel_values"].shape[0] != num_patches:
             got = tensors["pixel_values"].shape[0]
             raise ValueError(f"request: {got} patches; expected {num_patches} for the image_grid {grid}")
-        arrays = {name: tensors[name] for name in _REQUEST_ARRAYS}
+        arrays: dict[str, Any] = {name: tensors[name] for name in _REQUEST_ARRAYS}
         return cls(
             stamp_ns=stamp_ns,
             policy_input=PolicyInput(**arrays, target_ids=None, image_grid=grid),
