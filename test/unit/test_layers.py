@@ -53,6 +53,7 @@ MAY_IMPORT = {
         "vla_ros.runtime",
         "vla_ros.types",
     },
+    "vla_ros.spaces": {"numpy"},
     "vla_ros.transforms": {"numpy", "cv2", "PIL", "tokenizers", "vla_ros.types"},
     "vla_ros.policies": {
         "numpy",
@@ -60,6 +61,7 @@ MAY_IMPORT = {
         "omegaconf",
         "yaml",
         "safetensors",
+        "vla_ros.spaces",
         "vla_ros.transforms",
         "vla_ros.types",
     }
@@ -156,6 +158,7 @@ PROCESSOR_MAY_IMPORT = {
     "yaml",
     "safetensors",
     "vla_ros.types",
+    "vla_ros.spaces",
     "vla_ros.transforms",
     "vla_ros.policies",
 }
@@ -279,6 +282,7 @@ def test_the_runtime_and_all_below_it_load_neither_torch_nor_ros() -> None:
         "vla_ros.wire",
         "vla_ros.outputs",
         "vla_ros.messages",
+        "vla_ros.spaces",
         "vla_ros.transforms",
     )
     loaded = loaded_by(modules_inside(*low))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, VLMPr
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.strict import config_to_dict, parse_config
-from vla_ros.transforms.actions import decode_actions, encode_actions
 from vla_ros.transforms.chunking import guidance_weights
 from vla_ros.transforms.normalize import FieldStats, Normalizer, load_stats, save_stats
 from vla_ros.transforms.sample import PolicyRequest
@@ -71,6 +70,10 @@ class PolicyProcessor:
         self._processor = files.make_processor()
         self._state = Normalizer(files.data.normalization, files.stats["state"])
         self._action = Normalizer(files.data.normalization, files.stats["action"])
+
+    def bind(self, limits: Mapping[str, Sequence[float]]) -> None:
+        """From now on the joints have these lower and upper ``limits``: those of the robot that is driven."""
+        self._data = self._data.bind(limits)
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -125,7 +128,7 @@ class PolicyProcessor:
         request = PolicyRequest(
             stamp_ns=observation.stamp_ns,
             policy_input=self._processor.process(images, observation.task),
-            state=self._state.normalize(joints[None]),
+            state=self._state.normalize(self._data.state_space.encode(joints[None], joints)),
             noise=self._noise(observation.header_ns),
         )
         if continuation is None:
@@ -159,7 +162,7 @@ class PolicyProcessor:
         """
         joints = np.asarray(observation.joint_positions, np.float64)
         known = np.where(weights[:, None] > 0, targets, joints)
-        actions = self._action.normalize(encode_actions(known, joints, self._data.action_mode))
+        actions = self._action.normalize(self._data.action_space.encode(known, joints))
         return replace(request, previous_actions=actions, guidance_weights=weights.astype(np.float32))
 
     def decode(self, actions: np.ndarray, observation: Observation) -> ActionChunk:
@@ -172,7 +175,7 @@ class PolicyProcessor:
             got = f"shape {actions.shape}" if actions.shape != expected else "values that are not finite"
             raise ValueError(f"actions have {got}; expected finite values of shape {expected}")
         joints = np.asarray(observation.joint_positions, np.float64)
-        targets = decode_actions(self._action.denormalize(actions), joints, self._data.action_mode)
+        targets = self._data.action_space.decode(self._action.denormalize(actions), joints)
         return ActionChunk(observation.stamp_ns, self.chunk_dt_s, self.action_offset, targets)
 
     def _guided(self, request: PolicyRequest) -> PolicyRequest:
@@ -270,11 +273,8 @@ def _read_files(policy_dir: Path) -> PolicyFiles:
 
 
 def _check_sizes(policy: PiConfig, data: DataConfig) -> None:
-    num_joints = len(data.joint_names)
-    for name in ("action_dim", "state_dim"):
-        if getattr(policy, name) != num_joints:
-            got = f"policy.{name} is {getattr(policy, name)}, data.joint_names has {num_joints} joints"
-            raise ValueError(f"{CONFIG_FILE}: {got}; make them equal")
+    data.action_space.check_fit(policy.action_dim, f"{CONFIG_FILE}: policy.action_dim")
+    data.state_space.check_fit(policy.state_dim, f"{CONFIG_FILE}: policy.state_dim")
     for name in ("action_horizon", "state_history"):
         values = getattr(policy, name), getattr(data, name)
         if values[0] != values[1]:

@@ -39,6 +39,7 @@ def replay_bag(
     """
     processor = policy.processor
     robot = match_policy(robot, processor.joint_names, processor.camera_names)
+    processor.bind(robot.joint_limits)
     reader = _open(path)
     plan = _plan(path, settings, namespace)
     feed = Feed(reader, robot, namespace)

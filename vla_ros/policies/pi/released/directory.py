@@ -101,11 +101,12 @@ def _golden_observation(files: PolicyFiles) -> Observation:
     """Noise from a fixed seed as images, at the mean state: a release comes without a real observation."""
     rng = np.random.default_rng(GOLDEN_SEED)
     shape = (files.processor.camera_height, files.processor.camera_width, 3)
+    state = files.stats["state"].mean[-1:].astype(np.float64)
     return Observation(
         stamp_ns=GOLDEN_SEED,
         headers_ns=dict.fromkeys(files.data.camera_names, GOLDEN_SEED),
         images={name: rng.integers(0, 256, shape, np.uint8) for name in files.data.camera_names},
-        joint_positions=files.stats["state"].mean[-1].astype(np.float64),
+        joint_positions=files.data.state_space.decode(state, np.zeros(len(files.data.joint_names)))[0],
         task=GOLDEN_TASK,
     )
 
