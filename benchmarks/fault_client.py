@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -16,7 +17,8 @@ from vla_ros.bench.control.limit_watch import LimitWatch
 from vla_ros.demo.client import DemoClient, Recording
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory
 from vla_ros.robot import RobotConfig
-from vla_ros.ros.qos import COMMAND, LATCHED, LINK, REPORT, TELEOP
+from vla_ros.ros.outputs import CommandInputs
+from vla_ros.ros.qos import LATCHED, LINK, REPORT, TELEOP
 from vla_ros.wire import REQUEST, PolicyResult, check_kind, decode_request, encode_result
 
 WATCHED = ("vla_policy: control", "vla_model: inference")
@@ -38,7 +40,7 @@ class FaultClient(DemoClient):
         self._digest = ""
         self.last_request = b""
         self.num_chunks = 0
-        self._commanded: JointTrajectory | None = None
+        self._commanded: Trajectory | None = None
         self._modes: set[str] = set()
         self._said: dict[str, DiagnosticStatus] = {}
         self._model_ready_s = 0.0
@@ -50,7 +52,7 @@ class FaultClient(DemoClient):
         self._requests = self.create_publisher(UInt8MultiArray, "vla_model/request", LINK)
         self._results = self.create_publisher(UInt8MultiArray, "vla_model/result", LINK)
         self._heartbeat = self.create_publisher(DiagnosticStatus, "vla_model/status", LINK)
-        self.create_subscription(JointTrajectory, robot.outputs[0].command_topic, self._keep_command, COMMAND)
+        CommandInputs(self, robot, self._keep_command)
         self.create_subscription(JointTrajectory, "vla_policy/chunk", self._count_chunk, REPORT)
         self.create_subscription(String, "vla_policy/mode", self._keep_mode, REPORT)
         self.create_subscription(UInt8MultiArray, "vla_model/request", self._keep_request, LINK)
@@ -66,7 +68,7 @@ class FaultClient(DemoClient):
     @property
     def has_stopped(self) -> bool:
         """Whether the newest command keeps every joint still."""
-        return self._commanded is not None and not any(self._commanded.points[0].velocities)
+        return self._commanded is not None and not self._commanded.velocities[0].any()
 
     def listen_anew(self) -> None:
         """Forget what was said so far."""
@@ -100,7 +102,7 @@ class FaultClient(DemoClient):
         """A hand's set point so far from the last command, towards the middle; of the first ``num_joints`` only."""
         assert self._commanded is not None
         names = self._robot.joint_names[:num_joints]
-        positions = np.array(self._commanded.points[0].positions)
+        positions = self._commanded.positions[0]
         middle = (self._robot.joint_values("lower") + self._robot.joint_values("upper")) / 2
         goal = (positions + nudge_rad * np.sign(middle - positions))[: len(names)]
         msg = JointTrajectory()
@@ -123,8 +125,8 @@ class FaultClient(DemoClient):
         status = self._said.get(WATCHED[0])
         return {value.key: value.value for value in status.values} if status is not None else {}
 
-    def _keep_command(self, msg: JointTrajectory) -> None:
-        self._commanded = msg
+    def _keep_command(self, trajectory: Trajectory, info: dict[str, Any]) -> None:
+        self._commanded = trajectory
 
     def _count_chunk(self, msg: JointTrajectory) -> None:
         with self._changed:

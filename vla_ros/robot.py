@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,18 +12,27 @@ from typing import Any
 import numpy as np
 import yaml
 
+from vla_ros.outputs import INTERFACES, Interface
 from vla_ros.strict import parse_config
 from vla_ros.urdf import Urdf, parse_urdf, read_urdf
 
 FAULT_ACTIONS = ("hold", "recover")
-FAULT_KINDS = ("camera", "frozen_camera", "joints", "result", "answer", "chunk", "model", "clock", "overrun")
-INTERFACES = ("trajectory", "forward")
-INTERFACE_TOPICS = {
-    "trajectory": "joint_trajectory_controller/joint_trajectory",
-    "forward": "forward_position_controller/commands",
-}
 # Smoothing delays commands by max_acceleration / max_jerk: half a second at most.
 MIN_JERK_PER_S = 2.0
+
+
+def _check_positive(what: str, config: Any, *names: str) -> None:
+    """Raises ValueError for the first of these fields that isn't above 0."""
+    for name in names:
+        value = getattr(config, name)
+        if value <= 0:
+            raise ValueError(f"{what}{name} is {value:g}; expected a number above 0")
+
+
+def _check_once(what: str, names: Sequence[str]) -> None:
+    repeated = [name for name, num in Counter(names).items() if num > 1]
+    if repeated:
+        raise ValueError(f"{what} '{repeated[0]}' is named twice")
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,16 @@ class JointConfig:
     max_velocity: float
     max_acceleration: float
     max_jerk: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.lower >= self.upper:
+            raise ValueError(f"joint '{self.name}': lower {self.lower} is not below upper {self.upper}")
+        _check_positive(f"joint '{self.name}': ", self, "max_velocity", "max_acceleration")
+        if self.max_jerk is not None and self.max_jerk < MIN_JERK_PER_S * self.max_acceleration:
+            raise ValueError(
+                f"joint '{self.name}': max_jerk is {self.max_jerk:g}; expected at least {MIN_JERK_PER_S:g} times "
+                "max_acceleration: with less, commands come too late"
+            )
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,11 @@ class CameraConfig:
     compressed: bool = False
     max_frozen_s: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check_positive(f"camera '{self.name}': ", self, "width", "height", "max_age_s")
+        if self.max_frozen_s < 0:
+            raise ValueError(f"camera '{self.name}': max_frozen_s is {self.max_frozen_s:g}; expected 0 or more")
+
 
 @dataclass(frozen=True)
 class JointStateConfig:
@@ -58,20 +84,33 @@ class JointStateConfig:
     topic: str = "joint_states"
     max_age_s: float = 0.2
 
+    def __post_init__(self) -> None:
+        _check_positive("joint_states.", self, "max_age_s")
+
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """A group of joints with one controller; ``interface`` is ``trajectory`` or ``forward``."""
+    """A group of joints with one controller; ``interface`` is a name of ``outputs.INTERFACES``."""
 
     name: str
     joints: tuple[str, ...]
     interface: str = "trajectory"
     topic: str = ""
 
+    def __post_init__(self) -> None:
+        if self.interface not in INTERFACES:
+            expected = f"expected one of {', '.join(INTERFACES)}"
+            raise ValueError(f"output '{self.name}': interface '{self.interface}'; {expected}")
+
+    @property
+    def kind(self) -> Interface:
+        """What its interface is about."""
+        return INTERFACES[self.interface]
+
     @property
     def command_topic(self) -> str:
         """The topic commands go to: the one in the file, else the controller's usual one."""
-        return self.topic or INTERFACE_TOPICS[self.interface]
+        return self.topic or self.kind.topic
 
 
 @dataclass(frozen=True)
@@ -95,9 +134,19 @@ class WatchdogConfig:
     max_recovery_s: float = 2.0
     max_overrun_s: float = 0.1
 
+    def __post_init__(self) -> None:
+        for kind in FAULT_KINDS:
+            if self.action(kind) not in FAULT_ACTIONS:
+                expected = f"expected one of {', '.join(FAULT_ACTIONS)}"
+                raise ValueError(f"watchdogs.{kind} is '{self.action(kind)}'; {expected}")
+        _check_positive("watchdogs.", self, "max_recovery_s", "max_overrun_s")
+
     def action(self, kind: str) -> str:
         """``hold`` or ``recover`` for a fault by the name of its field."""
         return getattr(self, kind)
+
+
+FAULT_KINDS = tuple(field.name for field in fields(WatchdogConfig) if field.type == "str")
 
 
 @dataclass(frozen=True)
@@ -119,6 +168,35 @@ class RobotConfig:
     urdf: str = ""
     urdf_topic: str = ""
 
+    def __post_init__(self) -> None:
+        for key in ("joints", "cameras", "outputs"):
+            if not getattr(self, key):
+                raise ValueError(f"{key} is empty; expected a list with at least one entry")
+        if not 1.0 <= self.control_rate_hz <= 1000.0:
+            raise ValueError(f"control_rate_hz is {self.control_rate_hz}; expected 1 to 1000")
+        _check_positive("", self, "max_camera_skew_s")
+        _check_once("joint", self.joint_names)
+        _check_once("camera", self.camera_names)
+        self._check_outputs()
+
+    def _check_outputs(self) -> None:
+        _check_once("output", [output.name for output in self.outputs])
+        driven = {name: output for output in self.outputs for name in output.joints}
+        for name, output in driven.items():
+            if name not in self.joint_names:
+                known = ", ".join(self.joint_names)
+                raise ValueError(f"output '{output.name}': unknown joint '{name}'; joints are {known}")
+        _check_once("joint in outputs", [name for output in self.outputs for name in output.joints])
+        undriven = [name for name in self.joint_names if name not in driven]
+        if undriven:
+            raise ValueError(f"joint '{undriven[0]}' is in no output; add it to one")
+        by_topic: dict[str, str] = {}
+        for output in self.outputs:
+            other = by_topic.setdefault(output.command_topic, output.name)
+            if other != output.name:
+                got = f"outputs '{other}' and '{output.name}' both command '{output.command_topic}'"
+                raise ValueError(f"{got}; expected a topic for each: a controller follows the newest message only")
+
     @property
     def num_joints(self) -> int:
         return len(self.joints)
@@ -130,6 +208,15 @@ class RobotConfig:
     @cached_property
     def camera_names(self) -> tuple[str, ...]:
         return tuple(camera.name for camera in self.cameras)
+
+    @property
+    def joint_limits(self) -> dict[str, tuple[float, float]]:
+        """Lower and upper limit of each joint, rad or m."""
+        return {joint.name: (joint.lower, joint.upper) for joint in self.joints}
+
+    def columns(self, joint_names: Sequence[str]) -> list[int]:
+        """Where joints, such as those of an output, stand among all."""
+        return [self.joint_names.index(name) for name in joint_names]
 
     def joint_values(self, field: str) -> np.ndarray:
         """One limit of every joint, ``[num_joints]`` float64; ``field`` is a field of ``JointConfig``."""
@@ -159,9 +246,9 @@ class RobotFile:
             urdf = self._urdf(urdf_text)
             document = self.document if urdf is None else _filled(self.document, urdf)
             robot = parse_config(RobotConfig, document, "robot")
-            _check(robot)
-            for joint in robot.joints if urdf is not None else ():
-                urdf.check(joint.name, joint.lower, joint.upper, joint.max_velocity)
+            for joint in robot.joints:
+                if urdf is not None:
+                    urdf.check(joint.name, joint.lower, joint.upper, joint.max_velocity)
         except ValueError as error:
             raise ValueError(f"robot file {self.path}: {error}") from error
         return robot
@@ -185,7 +272,7 @@ class RobotFile:
 
 
 def read_robot_file(path: str | Path) -> RobotFile:
-    """Read a robot file without checking it. Raises ValueError, naming it, where it is missing or no YAML."""
+    """Read a robot file without checking it. Raises ValueError, naming it, where it is missing or isn't YAML."""
     path = Path(path)
     try:
         document = yaml.safe_load(path.read_text())
@@ -208,61 +295,3 @@ def _filled(document: dict[str, Any], urdf: Urdf) -> dict[str, Any]:
     if not isinstance(joints, list):
         return document
     return {**document, "joints": [urdf.fill(joint) if isinstance(joint, dict) else joint for joint in joints]}
-
-
-def _check(robot: RobotConfig) -> None:
-    for key in ("joints", "cameras", "outputs"):
-        if not getattr(robot, key):
-            raise ValueError(f"{key} is empty; expected a list with at least one entry")
-    for joint in robot.joints:
-        if joint.lower >= joint.upper:
-            raise ValueError(f"joint '{joint.name}': lower {joint.lower} is not below upper {joint.upper}")
-        if joint.max_velocity <= 0 or joint.max_acceleration <= 0:
-            raise ValueError(f"joint '{joint.name}': max_velocity and max_acceleration must be above 0")
-        if joint.max_jerk is not None and joint.max_jerk < MIN_JERK_PER_S * joint.max_acceleration:
-            raise ValueError(
-                f"joint '{joint.name}': max_jerk is {joint.max_jerk:g}; expected at least {MIN_JERK_PER_S:g} times "
-                "max_acceleration: with less, commands come too late"
-            )
-    for camera in robot.cameras:
-        if camera.width <= 0 or camera.height <= 0 or camera.max_age_s <= 0:
-            raise ValueError(f"camera '{camera.name}': width, height and max_age_s must be above 0")
-        if camera.max_frozen_s < 0:
-            raise ValueError(f"camera '{camera.name}': max_frozen_s is {camera.max_frozen_s:g}; expected 0 or more")
-    for kind in FAULT_KINDS:
-        action = robot.watchdogs.action(kind)
-        if action not in FAULT_ACTIONS:
-            raise ValueError(f"watchdogs.{kind} is '{action}'; expected one of {', '.join(FAULT_ACTIONS)}")
-    if robot.watchdogs.max_recovery_s <= 0 or robot.watchdogs.max_overrun_s <= 0:
-        raise ValueError("watchdogs.max_recovery_s and watchdogs.max_overrun_s must be above 0")
-    if not 1.0 <= robot.control_rate_hz <= 1000.0:
-        raise ValueError(f"control_rate_hz is {robot.control_rate_hz}; expected 1 to 1000")
-    if robot.max_camera_skew_s <= 0 or robot.joint_states.max_age_s <= 0:
-        raise ValueError("max_camera_skew_s and joint_states.max_age_s must be above 0")
-    for what, names in (
-        ("joint", robot.joint_names),
-        ("camera", robot.camera_names),
-        ("output", tuple(output.name for output in robot.outputs)),
-        ("joint in outputs", tuple(name for output in robot.outputs for name in output.joints)),
-    ):
-        repeated = [name for name in names if names.count(name) > 1]
-        if repeated:
-            raise ValueError(f"{what} '{repeated[0]}' is named twice")
-    for output in robot.outputs:
-        if output.interface not in INTERFACES:
-            raise ValueError(f"output '{output.name}': interface '{output.interface}'; expected one of {INTERFACES}")
-        unknown = [name for name in output.joints if name not in robot.joint_names]
-        if unknown:
-            raise ValueError(f"output '{output.name}': unknown joint '{unknown[0]}'; joints are {robot.joint_names}")
-    by_topic: dict[str, str] = {}
-    for output in robot.outputs:
-        other = by_topic.setdefault(output.command_topic, output.name)
-        if other != output.name:
-            raise ValueError(
-                f"outputs '{other}' and '{output.name}' both command '{output.command_topic}'; expected a topic for "
-                "each: a controller follows the newest message only"
-            )
-    driven = {name for output in robot.outputs for name in output.joints}
-    undriven = [name for name in robot.joint_names if name not in driven]
-    if undriven:
-        raise ValueError(f"joint '{undriven[0]}' is in no output; add it to one")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -22,13 +22,13 @@ def parse_config(kind: type[Config], document: Any, where: str) -> Config:
     if not isinstance(document, Mapping):
         raise ValueError(f"{where} is {type(document).__name__}; expected a mapping of keys to values")
     hints = get_type_hints(kind)
-    declared = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(str(key) for key in document if key not in declared)
+    unknown = _unknown(kind, document)
     if unknown:
-        raise ValueError(f"{where}: unknown key '{unknown[0]}'; known keys are {', '.join(declared)}")
-    for name, field in declared.items():
-        if name not in document and field.default is MISSING and field.default_factory is MISSING:
-            raise ValueError(f"{where}: key '{name}' is missing")
+        known = ", ".join(field.name for field in fields(kind))  # type: ignore[arg-type]
+        raise ValueError(f"{where}: unknown key '{unknown[0]}'; known keys are {known}")
+    missing = list(_missing(kind, document, where))
+    if missing:
+        raise ValueError("; ".join(missing))
     return kind(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in document.items()})
 
 
@@ -41,6 +41,30 @@ def config_to_dict(config: Any) -> Any:
     if isinstance(config, (tuple, list)):
         return [config_to_dict(value) for value in config]
     return config
+
+
+def _unknown(kind: Any, document: Mapping[Any, Any]) -> list[str]:
+    return sorted(str(key) for key in document if key not in {field.name for field in fields(kind)})
+
+
+def _missing(kind: Any, document: Any, where: str) -> Iterator[str]:
+    """A line for each mapping that lacks keys, nested ones too; an unknown key may be one of them misspelled, and what
+    isn't a mapping is refused later."""
+    if not isinstance(document, Mapping) or _unknown(kind, document):
+        return
+    required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    names = [f"'{name}'" for name in required if name not in document]
+    if names:
+        key, are = ("key", "is") if len(names) == 1 else ("keys", "are")
+        yield f"{where}: {key} {', '.join(names)} {are} missing"
+    hints = get_type_hints(kind)
+    for name in (field.name for field in fields(kind) if field.name in document):
+        value, inner, is_list = document[name], hints[name], get_origin(hints[name]) is tuple
+        inner = get_args(inner)[0] if is_list else inner
+        if is_dataclass(inner):
+            items = enumerate(value) if is_list and isinstance(value, list | tuple) else [(-1, value)]
+            for index, item in items:
+                yield from _missing(inner, item, f"{where}.{name}" + (f"[{index}]" if is_list else ""))
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

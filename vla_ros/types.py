@@ -12,6 +12,8 @@ from functools import cached_property
 
 import numpy as np
 
+from vla_ros.units import NS_PER_S
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -82,7 +84,7 @@ class ActionChunk:
 
     def due_ns(self, k: int) -> int:
         """When action ``k`` is due, in ns on the clock of ``stamp_ns``."""
-        return self.stamp_ns + round((k + self.offset) * self.chunk_dt_s * 1e9)
+        return self.stamp_ns + round((k + self.offset) * self.chunk_dt_s * NS_PER_S)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class ChunkShape:
     offset: float
 
     def due_ns(self, stamp_ns: int, k: int) -> int:
-        return stamp_ns + round((k + self.offset) * self.dt_s * 1e9)
+        return stamp_ns + round((k + self.offset) * self.dt_s * NS_PER_S)
 
 
 @dataclass(frozen=True)

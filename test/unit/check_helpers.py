@@ -28,8 +28,10 @@ from vla_ros.robot import RobotConfig
 MS = 1_000_000
 NOW_NS = 1_700_000_000_000 * MS
 IMAGE, JOINT_STATE = "sensor_msgs/msg/Image", "sensor_msgs/msg/JointState"
+FROM_DESIRED, NONZERO_END = "interpolate_from_desired_state", "allow_nonzero_velocity_at_trajectory_end"
+SET_WELL = {FROM_DESIRED: True, NONZERO_END: False}
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
-NEEDS = PolicyNeeds(ROBOT.joint_names, ("front", "wrist"), 2, image_width=4, image_height=3)
+NEEDS = PolicyNeeds(ROBOT.joint_names, ("front", "wrist"), image_width=4, image_height=3)
 
 
 def stream(period_ms: float = 50, age_ms: float = 10, num: int = 100) -> Stream:
@@ -72,7 +74,7 @@ def graph(**changes: Any) -> GraphSeen:
         seconds=5.0,
         cameras={name: camera_seen(name) for name in ROBOT.camera_names},
         joint_states=joints_seen(),
-        outputs={"arm": output_seen(ControllerSettings(("elbow", "shoulder"), True, False))},
+        outputs={"arm": output_seen(ControllerSettings(("elbow", "shoulder"), SET_WELL))},
         task=TopicSeen("/vla_policy/task"),
         teleop=TopicSeen("/vla_policy/teleop"),
         estop=TopicSeen("/vla_policy/estop"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -135,11 +135,14 @@ class SwingProcessor:
     """A patch for each pixel; ``decode`` takes absolute positions. ``asked`` is every observation."""
 
     chunk_shape = ChunkShape(HORIZON, CHUNK_DT_S, 1.0)
-    joint_names, action_dim, digest = ("shoulder", "elbow"), 2, "d1ce57"
+    joint_names, digest = ("shoulder", "elbow"), "d1ce57"
 
     def __init__(self, camera_names: tuple[str, ...] = ("front", "wrist")) -> None:
         self.camera_names = camera_names
         self.asked: list[Observation] = []
+
+    def bind(self, limits: Mapping[str, Sequence[float]]) -> None:
+        """Positions don't depend on them."""
 
     def process(self, observation: Observation, continuation: Continuation | None = None) -> PiRequest:
         self.asked.append(observation)

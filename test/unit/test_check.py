@@ -7,10 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from check_helpers import (
+    FROM_DESIRED,
     IMAGE,
     MS,
     NEEDS,
+    NONZERO_END,
     NOW_NS,
+    SET_WELL,
     TRAJECTORY,
     camera_seen,
     front,
@@ -149,15 +152,15 @@ SPOILT = {
         *("WARN", "output arm: drivers", "/rviz publishes commands too", "end them"),
     ),
     "controller's joints": (
-        graph(outputs={"arm": output_seen(ControllerSettings(("shoulder",), True, False))}),
+        graph(outputs={"arm": output_seen(ControllerSettings(("shoulder",), SET_WELL))}),
         *("FAIL", "output arm: joints", "/arm_controller has shoulder", "YAML of /arm_controller"),
     ),
     "controller falls back": (
-        graph(outputs={"arm": output_seen(ControllerSettings(ROBOT.joint_names, False, False))}),
+        graph(outputs={"arm": output_seen(ControllerSettings(ROBOT.joint_names, SET_WELL | {FROM_DESIRED: False}))}),
         *("WARN", "output arm: settings", "interpolate_from_desired_state is false", "YAML"),
     ),
     "controller runs on": (
-        graph(outputs={"arm": output_seen(ControllerSettings(ROBOT.joint_names, True, True))}),
+        graph(outputs={"arm": output_seen(ControllerSettings(ROBOT.joint_names, SET_WELL | {NONZERO_END: True}))}),
         *("WARN", "output arm: settings", "allow_nonzero_velocity_at_trajectory_end is true", "YAML"),
     ),
     "volatile estop": (
@@ -224,7 +227,6 @@ def test_a_forward_controller_must_have_the_joints_in_the_order_in_which_the_num
 @pytest.mark.parametrize(
     "changes, aspects, mend",
     [
-        ({"action_dim": 7}, ["actions"], "trained with"),
         ({"joint_names": ("elbow", "shoulder")}, ["joints"], "the order"),
         ({"joint_names": ("shoulder", "hand")}, ["joints"], "names"),
         ({"camera_names": ("front", "top")}, ["cameras"], "add top"),

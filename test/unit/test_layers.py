@@ -25,7 +25,10 @@ MAY_IMPORT = {
     "vla_ros.strict": set(),
     "vla_ros.types": {"numpy"},
     "vla_ros.hermite": {"numpy"},
-    "vla_ros.robot": {"numpy", "yaml", "vla_ros.types", "vla_ros.urdf"},
+    "vla_ros.units": set(),
+    # Messages know nothing of a robot; a robot's outputs are made of them.
+    "vla_ros.outputs": {"numpy", "vla_ros.messages.trajectories"},
+    "vla_ros.robot": {"numpy", "yaml", "vla_ros.outputs", "vla_ros.types", "vla_ros.urdf"},
     "vla_ros.urdf": set(),
     "vla_ros.wire": {"numpy", "yaml", "safetensors", "vla_ros.types"},
     # zstd (the standard library's own from 3.14 on) and lz4 come with rosbags.
@@ -46,12 +49,23 @@ MAY_IMPORT = {
         "numpy",
         "vla_ros.messages",
         "vla_ros.observing",
+        "vla_ros.outputs",
         "vla_ros.robot",
         "vla_ros.runtime",
         "vla_ros.types",
     },
+    "vla_ros.spaces": {"numpy"},
     "vla_ros.transforms": {"numpy", "cv2", "PIL", "tokenizers", "vla_ros.types"},
-    "vla_ros.policies": {"numpy", "hydra", "omegaconf", "yaml", "safetensors", "vla_ros.transforms", "vla_ros.types"}
+    "vla_ros.policies": {
+        "numpy",
+        "hydra",
+        "omegaconf",
+        "yaml",
+        "safetensors",
+        "vla_ros.spaces",
+        "vla_ros.transforms",
+        "vla_ros.types",
+    }
     | TORCH,
     "vla_ros.policies.modules.vlm_bridge": {"numpy", "transformers", "vla_ros.policies", "vla_ros.transforms"} | TORCH,
     "vla_ros.policies.pi": {"numpy", "tokenizers", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types"} | TORCH,
@@ -97,6 +111,7 @@ MAY_IMPORT = {
         "vla_ros.bags",
         "vla_ros.messages",
         "vla_ros.observing",
+        "vla_ros.outputs",
         "vla_ros.robot",
         "vla_ros.runtime",
         "vla_ros.types",
@@ -118,7 +133,16 @@ MAY_IMPORT = {
         "vla_ros.types",
     }
     | TORCH,
-    "vla_ros.sim": {"numpy", "mujoco", "tqdm", "vla_ros.bags", "vla_ros.hermite", "vla_ros.robot", "vla_ros.types"},
+    "vla_ros.sim": {
+        "numpy",
+        "mujoco",
+        "tqdm",
+        "vla_ros.bags",
+        "vla_ros.hermite",
+        "vla_ros.outputs",
+        "vla_ros.robot",
+        "vla_ros.types",
+    },
     "vla_ros.training": {
         "numpy",
         "hydra",
@@ -157,6 +181,7 @@ PROCESSOR_MAY_IMPORT = {
     "yaml",
     "safetensors",
     "vla_ros.types",
+    "vla_ros.spaces",
     "vla_ros.transforms",
     "vla_ros.policies",
 }
@@ -176,7 +201,7 @@ ROS_LAYERS = (
 )
 EVERYTHING = (*ROS_LAYERS, "vla_ros.cli")
 # Itself nothing but standard library.
-ANYWHERE = {"vla_ros.strict"}
+ANYWHERE = {"vla_ros.strict", "vla_ros.units"}
 # Time and the work of other threads reach the runtime as arguments only.
 NOT_IN_RUNTIME = {"time", "datetime", "threading", "queue", "asyncio", "concurrent", "multiprocessing"}
 ROS_PACKAGES = {"rclpy", "launch", "launch_ros", "ament_index_python", "cv_bridge", "std_srvs", "builtin_interfaces"}
@@ -300,7 +325,9 @@ def test_the_runtime_and_all_below_it_load_neither_torch_nor_ros() -> None:
         "vla_ros.types",
         "vla_ros.robot",
         "vla_ros.wire",
+        "vla_ros.outputs",
         "vla_ros.messages",
+        "vla_ros.spaces",
         "vla_ros.transforms",
     )
     loaded = loaded_by(modules_inside(*low))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from runtime_helpers import ROBOT
 
+from vla_ros.robot import JointConfig, OutputConfig, RobotConfig
 from vla_ros.runtime.limits import Limiter
 from vla_ros.runtime.path import Target
 from vla_ros.types import Command
@@ -166,15 +167,16 @@ def test_at_rest_braking_repeats_the_same_command():
         assert not command.velocities.any() and not command.reason
 
 
+def robot_of(*joints: JointConfig) -> RobotConfig:
+    return replace(ROBOT, joints=joints, outputs=(OutputConfig("arm", tuple(joint.name for joint in joints)),))
+
+
 # The first joint's window is 10 periods long, the second's 3; the third is not smoothed.
 MAX_JERK = np.array([80.0, 200.0, np.inf])
-SMOOTH_ROBOT = replace(
-    ROBOT,
-    joints=(
-        replace(ROBOT.joints[0], max_jerk=80.0),
-        replace(ROBOT.joints[1], max_jerk=200.0),
-        replace(ROBOT.joints[0], name="gripper"),
-    ),
+SMOOTH_ROBOT = robot_of(
+    replace(ROBOT.joints[0], max_jerk=80.0),
+    replace(ROBOT.joints[1], max_jerk=200.0),
+    replace(ROBOT.joints[0], name="gripper"),
 )
 SMOOTH_LIMITS = {
     name: SMOOTH_ROBOT.joint_values(name) for name in ("lower", "upper", "max_velocity", "max_acceleration")
@@ -300,7 +302,7 @@ def test_a_fault_brakes_as_hard_as_without_a_jerk_limit():
 
 
 def test_without_a_jerk_limit_nothing_is_smoothed():
-    limiter, other = limiter_at(0.0, 0.0), Limiter(replace(ROBOT, joints=SMOOTH_ROBOT.joints[1:]), DT)
+    limiter, other = limiter_at(0.0, 0.0), Limiter(robot_of(*SMOOTH_ROBOT.joints[1:]), DT)
     other.start_at(np.zeros(2))
     for _ in range(10):
         plain = limiter.follow(Target(np.full(2, 0.5), REST), 0)

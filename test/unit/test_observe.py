@@ -113,18 +113,17 @@ def test_an_image_older_than_every_joint_sample_is_not_used():
 
 
 def test_a_robot_keeps_just_the_cameras_the_policy_looks_at():
-    matched = match_policy(ROBOT, ("shoulder", "elbow"), ("wrist",), 2)
+    matched = match_policy(ROBOT, ("shoulder", "elbow"), ("wrist",))
     assert matched.camera_names == ("wrist",)
 
 
 @pytest.mark.parametrize(
-    ("joint_names", "camera_names", "action_dim", "named"),
+    ("joint_names", "camera_names", "named"),
     [
-        (("shoulder", "elbow"), ("front",), 7, "actions of size 7 and robot 'two_joints' has 2 joints"),
-        (("elbow", "shoulder"), ("front",), 2, "joints elbow, shoulder"),
-        (("shoulder", "elbow"), ("top",), 2, "camera 'top'"),
+        (("elbow", "shoulder"), ("front",), "joints elbow, shoulder"),
+        (("shoulder", "elbow"), ("top",), "camera 'top'"),
     ],
 )
-def test_a_policy_for_another_robot_is_refused_by_what_differs(joint_names, camera_names, action_dim, named):
+def test_a_policy_for_another_robot_is_refused_by_what_differs(joint_names, camera_names, named):
     with pytest.raises(ValueError, match=named):
-        match_policy(ROBOT, joint_names, camera_names, action_dim)
+        match_policy(ROBOT, joint_names, camera_names)

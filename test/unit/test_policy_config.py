@@ -58,7 +58,7 @@ def test_buckets_must_grow() -> None:
 
 
 def test_sizes_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(ValueError, match="policy.action_dim is 3, data.joint_names has 2 joints; make them equal"):
+    with pytest.raises(ValueError, match="policy.action_dim is 3, data.joint_names makes 2 numbers; make them equal"):
         policy_processor(pi_config(), joint_names=("base", "wrist"))
     with pytest.raises(ValueError, match="policy.action_horizon is 4, data.action_horizon 5"):
         policy_processor(pi_config(), action_horizon=5)

@@ -121,7 +121,7 @@ def test_sizes_no_model_can_have_are_refused_in_one_line(policy_dir: Path) -> No
 
 def test_a_policy_with_another_number_of_actions_than_joints_is_refused(policy_dir: Path) -> None:
     edit(policy_dir / "policy.yaml", "  action_dim: 3", "  action_dim: 4")
-    assert "policy.action_dim is 4, data.joint_names has 3 joints" in refusal(policy_dir)
+    assert "policy.action_dim is 4, data.joint_names makes 3 numbers" in refusal(policy_dir)
 
 
 def test_changed_statistics_are_refused_as_drift(policy_dir: Path) -> None:

@@ -39,7 +39,7 @@ def test_an_output_without_a_topic_gets_its_controllers_usual_one(tmp_path):
         (lambda d: d.update(contol_rate_hz=50.0), "unknown key 'contol_rate_hz'"),
         (lambda d: d["joints"][0].pop("upper"), "'upper' is missing"),
         (lambda d: d["joints"][0].update(lower=2.0), "lower 2.0 is not below upper"),
-        (lambda d: d["joints"][0].update(max_velocity=0), "must be above 0"),
+        (lambda d: d["joints"][0].update(max_velocity=0), "max_velocity is 0; expected a number above 0"),
         (lambda d: d["joints"][0].update(max_velocity="fast"), "expected a finite number"),
         (lambda d: d["joints"][1].update(name="base_yaw"), "'base_yaw' is named twice"),
         (lambda d: d["outputs"][0]["joints"].append("elbow"), "unknown joint 'elbow'"),
@@ -51,7 +51,7 @@ def test_an_output_without_a_topic_gets_its_controllers_usual_one(tmp_path):
         ),
         (lambda d: d.update(control_rate_hz=0.0), "expected 1 to 1000"),
         (lambda d: d.update(cameras=[]), "at least one entry"),
-        (lambda d: d["cameras"][0].update(width=0), "must be above 0"),
+        (lambda d: d["cameras"][0].update(width=0), "camera 'front': width is 0; expected a number above 0"),
         (lambda d: d["joints"][0].update(max_jerk=15.9), "max_jerk is 15.9; expected at least 2 times"),
         (lambda d: d["joints"][0].update(max_jerk="little"), "expected a finite number"),
         (lambda d: d.update(urdf=3), "robot.urdf is 3; expected a text"),
@@ -65,6 +65,38 @@ def test_a_contradictory_robot_file_is_refused_by_file_and_key(tmp_path, change,
     with pytest.raises(ValueError) as refused:
         load_robot(path)
     assert named in str(refused.value) and str(path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_every_missing_key_is_listed_in_one_line(tmp_path):
+    changed = document()
+    del changed["name"], changed["control_rate_hz"], changed["joints"][1]["upper"], changed["cameras"][0]["topic"]
+    with pytest.raises(ValueError) as refused:
+        load_robot(written(tmp_path, changed))
+    assert str(refused.value).endswith(
+        "robot: keys 'name', 'control_rate_hz' are missing; robot.joints[1]: key 'upper' is missing; "
+        "robot.cameras[0]: key 'topic' is missing"
+    )
+
+
+def test_a_misspelled_key_is_named_and_not_the_one_it_leaves_out(tmp_path):
+    changed = document()
+    changed["joints"][0]["uper"] = changed["joints"][0].pop("upper")
+    with pytest.raises(ValueError, match=r"robot.joints\[0\]: unknown key 'uper'"):
+        load_robot(written(tmp_path, changed))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"watchdogs": {"camera": "stop"}}, "watchdogs.camera is 'stop'; expected one of hold, recover"),
+        ({"watchdogs": {"max_recovery_s": 0}}, "watchdogs.max_recovery_s is 0; expected a number above 0"),
+        ({"joint_states": {"max_age_s": -1}}, "joint_states.max_age_s is -1; expected a number above 0"),
+        ({"max_camera_skew_s": 0}, "max_camera_skew_s is 0; expected a number above 0"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_with_what_it_is(tmp_path, change, named):
+    with pytest.raises(ValueError, match=named):
+        load_robot(written(tmp_path, document() | change))
 
 
 def test_jerk_is_limited_where_the_robot_file_says_so(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from vla_ros.sim.robot import SimulatedRobot, check_robot  # noqa: E402
 from vla_ros.sim.scene import sample_scene  # noqa: E402
 
 ROBOT = load_robot(share_path("config/robots/tabletop.yaml"))
+FIVE_JOINTS = replace(ROBOT.outputs[0], joints=ROBOT.joint_names[:5])
+FORWARD = replace(ROBOT, outputs=(replace(ROBOT.outputs[0], interface="forward"),))
 EXPERT_DT_S = 0.04
 
 
@@ -33,6 +36,19 @@ def test_the_expert_driving_by_trajectories_touches_the_named_block(simulated):
         if simulated.step():
             break
     assert simulated.episode.status == "success"
+
+
+def test_an_output_of_another_interface_is_followed_too():
+    simulated = SimulatedRobot(FORWARD)
+    simulated.reset(ResetRequest(seed=3))
+    (output,) = FORWARD.outputs
+    goal = simulated.world.joint_positions + 0.05
+    for _ in range(100):
+        message = SimpleNamespace(data=goal)
+        assert simulated.accept(output, output.kind.decode(message, output.joints, 0.02), None) == ""
+        simulated.step()
+    np.testing.assert_allclose(simulated.world.joint_positions, goal, atol=0.02)
+    simulated.close()
 
 
 def test_an_arm_that_nobody_drives_stays_and_times_out(simulated):
@@ -77,10 +93,9 @@ def test_a_reset_message_that_cannot_be_used_is_refused_in_one_line(text):
 @pytest.mark.parametrize(
     "robot, said",
     [
-        (replace(ROBOT, joints=ROBOT.joints[:5]), "joints"),
+        (replace(ROBOT, joints=ROBOT.joints[:5], outputs=(FIVE_JOINTS,)), "joints"),
         (replace(ROBOT, cameras=(replace(ROBOT.cameras[0], name="wrist"),)), "'wrist'"),
         (replace(ROBOT, cameras=(ROBOT.cameras[0], replace(ROBOT.cameras[1], width=64))), "sizes"),
-        (replace(ROBOT, outputs=(replace(ROBOT.outputs[0], interface="forward"),)), "'forward'"),
     ],
 )
 def test_a_robot_file_that_the_simulated_arm_cannot_be_is_refused(robot, said):

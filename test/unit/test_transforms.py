@@ -9,7 +9,6 @@ import pytest
 from policy_helpers import make_processor, observation, pi_config, policy_processor
 
 from vla_ros.policies.pi.request import PiRequest
-from vla_ros.transforms.actions import decode_actions, encode_actions
 from vla_ros.transforms.normalize import FieldStats, Normalizer, compute_stats, load_stats, save_stats
 from vla_ros.transforms.prefix import prefix_mask
 
@@ -63,14 +62,6 @@ def test_statistics_of_another_size_are_refused_by_name(tmp_path: Path) -> None:
     save_stats(tmp_path / "s.json", {"action": stats()})
     with pytest.raises(ValueError, match=r"'action.mean' has shape \(1, 2\); expected finite values of \(4, 2\)"):
         load_stats(tmp_path / "s.json", {"action": (4, 2)})
-
-
-def test_relative_actions_are_targets_minus_measured_joints() -> None:
-    targets, joints = np.array([[[1.0, 2.0], [3.0, 4.0]]]), np.array([[1.0, 1.0]])
-    relative = encode_actions(targets, joints, "relative")
-    np.testing.assert_array_equal(relative, [[[0, 1], [2, 3]]])
-    np.testing.assert_array_equal(decode_actions(relative, joints, "relative"), targets)
-    np.testing.assert_array_equal(encode_actions(targets, joints, "absolute"), targets)
 
 
 @pytest.fixture(scope="module")

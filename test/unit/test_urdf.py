@@ -159,7 +159,8 @@ def test_a_place_without_a_urdf_is_refused(tmp_path, place):
 
 
 def test_a_joint_without_a_name_is_refused_as_ever(tmp_path):
-    assert "robot.joints[1]: key 'name' is missing" in refusal(robot_with(tmp_path, {"name": "shoulder"}, {}))
+    missing = "robot.joints[1]: keys 'name', 'lower', 'upper', 'max_velocity' are missing"
+    assert missing in refusal(robot_with(tmp_path, {"name": "shoulder"}, {}))
 
 
 TOPIC = {"urdf_topic": "robot_description"}
@@ -199,7 +200,7 @@ def test_what_reads_no_topics_refuses_a_robot_file_whose_limits_come_from_one(tm
         (URDF.replace('name="shoulder"', 'name="elbow"'), {}, "joint 'shoulder' is not in the URDF on topic"),
         (URDF.replace('"2"', '"0.5"'), {}, "upper is 1.0; expected at most 0.5, as in the URDF on topic"),
         (URDF, {"urdf": "arm.urdf"}, "urdf is 'arm.urdf' and urdf_topic is 'robot_description'; expected one of them"),
-        (URDF, {"urdf_topic": 3}, "key 'lower' is missing"),
+        (URDF, {"urdf_topic": 3}, "keys 'lower', 'max_velocity' are missing"),
         (URDF, {"urdf_topics": "robot_description"}, "unknown key 'urdf_topics'"),
     ],
 )

@@ -6,9 +6,10 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator
 
 from vla_ros.bags.storage import StoredMessage
+from vla_ros.units import NS_PER_S
 
 # A recorder may look at one topic this much later than at another.
-WINDOW_NS = 1_000_000_000
+WINDOW_NS = NS_PER_S
 MAX_HELD_BYTES = 1 << 27
 
 

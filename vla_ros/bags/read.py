@@ -14,8 +14,7 @@ from vla_ros.bags.files import MCAP_SUFFIX, find_files, storage_suffix
 from vla_ros.bags.order import in_time_order
 from vla_ros.bags.storage import Channel, DamagedFile, StoredMessage, Summary
 from vla_ros.bags.tally import Tally
-
-NS_PER_S = 1_000_000_000
+from vla_ros.units import NS_PER_S
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from vla_ros.check.finding import Finding, Level, Part
 from vla_ros.check.seen import ControllerSettings, Endpoint, GraphSeen, OutputSeen, TopicSeen
 from vla_ros.check.streams import names
 from vla_ros.observing.policy_fit import match_policy
+from vla_ros.outputs import TRAJECTORY
 from vla_ros.robot import OutputConfig, RobotConfig
 
-COMMAND_TYPES = {"trajectory": "trajectory_msgs/msg/JointTrajectory", "forward": "std_msgs/msg/Float64MultiArray"}
 POLICY_NODE = "vla_policy"
 
 
@@ -21,14 +21,13 @@ class PolicyNeeds:
 
     joint_names: tuple[str, ...]
     camera_names: tuple[str, ...]
-    action_dim: int
     image_width: int
     image_height: int
 
 
 def judge_output(output: OutputConfig, seen: OutputSeen) -> list[Finding]:
     """Whether a controller takes what will be published, nobody else commands it, and its settings fit."""
-    part, expected = Part(f"output {output.name}"), COMMAND_TYPES[output.interface]
+    part, expected = Part(f"output {output.name}"), output.kind.msgtype
     topic = seen.topic
     fitting = [subscription for subscription in topic.subscriptions if subscription.type == expected]
     findings = [_judge_subscription(part, output, topic, fitting)]
@@ -50,17 +49,17 @@ def judge_people(seen: GraphSeen) -> list[Finding]:
     part = Part("people")
     return [
         _judge_input(part, "task", seen.task, "std_msgs/msg/String", True, "the instruction can come later"),
-        _judge_input(part, "teleop", seen.teleop, COMMAND_TYPES["trajectory"], False, "nobody can take over by hand"),
+        _judge_input(part, "teleop", seen.teleop, TRAJECTORY, False, "nobody can take over by hand"),
         _judge_input(part, "estop", seen.estop, "std_msgs/msg/Bool", True, "there is no stop button in the graph"),
     ]
 
 
 def judge_policy(robot: RobotConfig, policy: PolicyNeeds) -> list[Finding]:
-    """Joints, cameras, action size and image sizes against the robot file."""
+    """Joints, cameras and image sizes against the robot file."""
     part = Part("policy")
     findings = [*_judge_joints(part, robot, policy), *_judge_cameras(part, robot, policy)]
     try:
-        match_policy(robot, policy.joint_names, policy.camera_names, policy.action_dim)
+        match_policy(robot, policy.joint_names, policy.camera_names)
     except ValueError as error:
         # The node's own word decides, should it know more than what is told apart above.
         if all(finding.level is not Level.FAIL for finding in findings):
@@ -69,7 +68,7 @@ def judge_policy(robot: RobotConfig, policy: PolicyNeeds) -> list[Finding]:
 
 
 def _judge_subscription(part: Part, output: OutputConfig, topic: TopicSeen, fitting: Sequence[Endpoint]) -> Finding:
-    expected = COMMAND_TYPES[output.interface]
+    expected = output.kind.msgtype
     where = f"output '{output.name}' in the robot file"
     if not topic.subscriptions:
         mend = f"load and activate the controller, or topic of {where}"
@@ -88,17 +87,16 @@ def _judge_subscription(part: Part, output: OutputConfig, topic: TopicSeen, fitt
 
 def _judge_settings(part: Part, output: OutputConfig, node: str, settings: ControllerSettings) -> list[Finding]:
     findings = [_judge_controller_joints(part, output, node, settings.joints)]
-    if output.interface != "trajectory":
-        return findings
-    mend = f"the YAML of {node}"
-    if settings.interpolate_from_desired_state is False:
-        got = "interpolate_from_desired_state is false: the arm falls back to its measured state at every command"
-        findings.append(part.warn("settings", got, "true", mend))
-    if settings.allow_nonzero_velocity_at_trajectory_end:
-        got = "allow_nonzero_velocity_at_trajectory_end is true: a trajectory cut short would not stop the arm"
-        findings.append(part.warn("settings", got, "false", mend))
-    if len(findings) == 1 and settings.interpolate_from_desired_state is not None:
-        findings.append(part.ok("settings", f"{node} interpolates from the desired state and ends at rest"))
+    fitting = []
+    for switch in output.kind.switches:
+        value, expected = settings.switches.get(switch.name), str(switch.expected).lower()
+        if value == switch.expected:
+            fitting.append(f"{switch.name} is {expected}")
+        elif value is not None:
+            got = f"{switch.name} is {str(value).lower()}: {switch.otherwise}"
+            findings.append(part.warn("settings", got, expected, f"the YAML of {node}"))
+    if fitting and len(findings) == 1:
+        findings.append(part.ok("settings", f"{node}: {', '.join(fitting)}"))
     return findings
 
 
@@ -107,8 +105,8 @@ def _judge_controller_joints(part: Part, output: OutputConfig, node: str, joints
     got, expected = f"{node} has {', '.join(joints) or 'no joints'}", ", ".join(output.joints)
     if set(joints) != set(output.joints):
         return part.fail("joints", got, expected, mend)
-    # Only a trajectory carries names; a forward controller takes the numbers in its own order.
-    if output.interface == "forward" and joints != output.joints:
+    # Numbers without names are taken in the controller's own order.
+    if not output.kind.names_joints and joints != output.joints:
         return part.fail("joints", got, f"{expected}, in this order", mend)
     return part.ok("joints", f"{node} has the same {len(joints)}", expected)
 
@@ -128,16 +126,12 @@ def _judge_input(
 
 
 def _judge_joints(part: Part, robot: RobotConfig, policy: PolicyNeeds) -> list[Finding]:
-    findings = []
-    if policy.action_dim != robot.num_joints:
-        got = f"actions of {policy.action_dim} values, and the robot file has {robot.num_joints} joints"
-        findings.append(part.fail("actions", got, "as many", "the robot file the policy was trained with"))
-    if policy.joint_names != robot.joint_names:
-        is_order = sorted(policy.joint_names) == sorted(robot.joint_names)
-        got = f"{'in the order ' if is_order else ''}{', '.join(policy.joint_names)}"
-        mend = f"joints in the robot file: {'the order' if is_order else 'names'} the policy was trained with"
-        findings.append(part.fail("joints", got, ", ".join(robot.joint_names), mend))
-    return findings or [part.ok("joints", f"the robot file's {robot.num_joints}, an action for each")]
+    if policy.joint_names == robot.joint_names:
+        return [part.ok("joints", f"the robot file's {robot.num_joints}")]
+    is_order = sorted(policy.joint_names) == sorted(robot.joint_names)
+    got = f"{'in the order ' if is_order else ''}{', '.join(policy.joint_names)}"
+    mend = f"joints in the robot file: {'the order' if is_order else 'names'} the policy was trained with"
+    return [part.fail("joints", got, ", ".join(robot.joint_names), mend)]
 
 
 def _judge_cameras(part: Part, robot: RobotConfig, policy: PolicyNeeds) -> list[Finding]:

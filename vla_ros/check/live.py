@@ -132,7 +132,7 @@ class _Watcher(Node):
     def watch(self, duration_s: float) -> None:
         for output in self._robot.outputs:
             for subscription in self._topic(output.command_topic).subscriptions:
-                self._questions.ask(subscription.node)
+                self._questions.ask(subscription.node, output.kind)
         self._spin(duration_s)
 
     def seen(self, duration_s: float) -> GraphSeen:
@@ -145,7 +145,7 @@ class _Watcher(Node):
         for output in self._robot.outputs:
             topic = self._topic(output.command_topic)
             nodes = dict.fromkeys(subscription.node for subscription in topic.subscriptions)
-            answers = {node: self._questions.answer(node) for node in nodes}
+            answers = {node: self._questions.answer(node, output.kind) for node in nodes}
             outputs[output.name] = OutputSeen(topic, {node: answer for node, answer in answers.items() if answer})
         return GraphSeen(
             seconds=duration_s,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-NS_PER_S = 1_000_000_000
+from vla_ros.units import NS_PER_S
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,10 @@ class JointStatesSeen:
 
 @dataclass(frozen=True)
 class ControllerSettings:
-    """Parameters of a ros2_control controller; None where it has no such parameter."""
+    """Parameters of a ros2_control controller; ``switches`` are those it has of its interface's."""
 
     joints: tuple[str, ...]
-    interpolate_from_desired_state: bool | None = None
-    allow_nonzero_velocity_at_trajectory_end: bool | None = None
+    switches: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

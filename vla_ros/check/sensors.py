@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from vla_ros.check.finding import Finding, Level, Part
-from vla_ros.check.seen import NS_PER_S, CameraSeen, JointStatesSeen
+from vla_ros.check.seen import CameraSeen, JointStatesSeen
 from vla_ros.check.streams import judge_publishers, judge_stream, names
 from vla_ros.messages.images import COLOUR_ENCODINGS, DEPTH_ENCODINGS
 from vla_ros.robot import CameraConfig, JointConfig, RobotConfig
+from vla_ros.units import NS_PER_S
 
 IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 JOINT_STATE = "sensor_msgs/msg/JointState"

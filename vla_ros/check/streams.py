@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from vla_ros.check.finding import Finding, Level, Part
-from vla_ros.check.seen import NS_PER_S, Endpoint, Stream, TopicSeen
+from vla_ros.check.seen import Endpoint, Stream, TopicSeen
 from vla_ros.messages.stamps import MAX_LEAD_S
+from vla_ros.units import NS_PER_S
 
 
 def names(endpoints: Sequence[Endpoint]) -> str:

@@ -55,4 +55,4 @@ def _needs(policy: str) -> PolicyNeeds:
 
     processor = open_policy(policy_dir(policy)).processor
     height, width = processor.camera_size
-    return PolicyNeeds(processor.joint_names, processor.camera_names, processor.action_dim, width, height)
+    return PolicyNeeds(processor.joint_names, processor.camera_names, width, height)

@@ -23,9 +23,10 @@ from vla_ros.demo.stats import Drive
 from vla_ros.messages.images import decode_image
 from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.times import time_to_ns
-from vla_ros.messages.trajectories import parse_trajectory
+from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import RobotConfig
-from vla_ros.ros.qos import COMMAND, JOINT_STATES, LATCHED, LINK, REPORT
+from vla_ros.ros.outputs import CommandInputs
+from vla_ros.ros.qos import JOINT_STATES, LATCHED, LINK, REPORT
 from vla_ros.wire import decode_result
 
 CONFIGURE = Transition.TRANSITION_CONFIGURE
@@ -72,7 +73,6 @@ class DemoClient(Node):
     def __init__(self, robot: RobotConfig, check: Callable[[], None]) -> None:
         super().__init__("vla_demo")
         self._robot = robot
-        self._output = robot.outputs[0]
         self._check = check
         self._changed = threading.Condition()
         self._recording: Recording | None = None
@@ -85,7 +85,7 @@ class DemoClient(Node):
         self.create_subscription(String, "vla_policy/mode", self._on_mode, LATCHED)
         self.create_subscription(JointTrajectory, "vla_policy/chunk", self._on_chunk, REPORT)
         self.create_subscription(UInt8MultiArray, "vla_model/result", self._on_result, LINK)
-        self.create_subscription(JointTrajectory, self._output.command_topic, self._on_command, COMMAND)
+        CommandInputs(self, robot, self._on_command)
         self.create_subscription(JointState, robot.joint_states.topic, self._on_joint_state, JOINT_STATES)
         names = ("vla_policy/engage", "vla_policy/hold")
         self._triggers = {name: self.create_client(Trigger, name) for name in names}
@@ -191,13 +191,12 @@ class DemoClient(Node):
             if self._recording is not None and self.mode == POLICY:
                 self._recording.drive.inference_ms.append(decode_result(bytes(msg.data)).inference_ms)
 
-    def _on_command(self, msg: JointTrajectory, info: dict[str, Any]) -> None:
+    def _on_command(self, trajectory: Trajectory, info: dict[str, Any]) -> None:
         with self._changed:
             if self._recording is None or self.mode != POLICY:
                 return
             # The middleware's own time of arrival: this process may be late in looking.
             now_ns = info["received_timestamp"]
-            trajectory = parse_trajectory(msg, self._output.joints)
             due_ns = now_ns + round(trajectory.times_s[0] * 1e9)
             self._recording.commands.append((due_ns, trajectory.positions[0]))
             self._recording.drive.command_ns.append(now_ns)
@@ -207,7 +206,7 @@ class DemoClient(Node):
     def _on_joint_state(self, msg: JointState) -> None:
         with self._changed:
             if self._recording is not None and self.mode == POLICY:
-                positions, _ = positions_by_name(msg, self._output.joints)
+                positions, _ = positions_by_name(msg, self._robot.joint_names)
                 self._recording.states.append((time_to_ns(msg.header.stamp), positions))
 
 

@@ -173,7 +173,7 @@ class _Demo:
         recording, episode = self._recordings[longest], report.episodes[longest]
         if recording.commands and recording.states:
             title = f"Joints, commanded and measured: “{episode.instruction}”, {episode.outcome.replace('_', ' ')}"
-            write_joint_plot(plot, title, self._robot.outputs[0].joints, _traces(recording))
+            write_joint_plot(plot, title, self._robot.joint_names, _traces(recording))
             print(f"                 {plot}")
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from vla_ros.units import MS_PER_NS
+
 
 @dataclass(frozen=True)
 class Percentiles:
@@ -41,7 +43,7 @@ class Drive:
 
 def control_stats(drives: Sequence[Drive]) -> ControlStats:
     """Over all drives; the pauses between them do not count."""
-    periods = np.concatenate([np.diff(drive.command_ns) for drive in drives] or [np.zeros(0)]) * 1e-6
+    periods = np.concatenate([np.diff(drive.command_ns) for drive in drives] or [np.zeros(0)]) * MS_PER_NS
     if not len(periods):
         return ControlStats(None, None, None, None)
     p50, p99 = np.percentile(periods, [50, 99])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vla_ros.messages.times import NS_PER_S
+from vla_ros.units import NS_PER_S
 
 MAX_AGE_S = 10.0
 MAX_LEAD_S = 0.1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-NS_PER_S = 1_000_000_000
+from vla_ros.units import NS_PER_S
 
 
 def time_to_ns(time: Any) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.messages.times import NS_PER_S, fill_time, time_to_ns
+from vla_ros.messages.times import fill_time, time_to_ns
+from vla_ros.units import NS_PER_S
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,23 @@ def fill_trajectory(
             point.velocities = array("d", trajectory.velocities[row])
         points.append(point)
     msg.points = points
+
+
+def join_trajectories(parts: Sequence[tuple[Sequence[int], Trajectory]]) -> Trajectory:
+    """What several controllers were told at a time as one: the columns of each and its trajectory.
+
+    It has as many points as each of them has, and velocities where all have.
+    """
+    first = parts[0][1]
+    num_points = min(len(part.times_s) for _, part in parts)
+    positions = np.empty((num_points, sum(len(columns) for columns, _ in parts)))
+    velocities = np.full_like(positions, np.nan)
+    for columns, part in parts:
+        positions[:, columns] = part.positions[:num_points]
+        if part.velocities is not None:
+            velocities[:, columns] = part.velocities[:num_points]
+    has_velocities = all(part.velocities is not None for _, part in parts)
+    return Trajectory(first.stamp_ns, first.times_s[:num_points], positions, velocities if has_velocities else None)
 
 
 def _columns(given: list[str], joint_names: Sequence[str]) -> list[int]:

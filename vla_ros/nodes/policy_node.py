@@ -92,7 +92,8 @@ class PolicyNode(ManagedNode):
         params = read_policy_params(self)
         processor = load_processor(params.policy_dir)
         robot = self._load_robot(params.robot_file)
-        self._robot = match_policy(robot, processor.joint_names, processor.camera_names, processor.action_dim)
+        self._robot = match_policy(robot, processor.joint_names, processor.camera_names)
+        processor.bind(robot.joint_limits)
         rate_hz = params.control_rate_hz or self._robot.control_rate_hz
         self._settings = LoopSettings(
             control_rate_hz=rate_hz,

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from vla_ros.observing.buffers import SensorBuffers
 from vla_ros.robot import RobotConfig
-
-NS_PER_S = 1_000_000_000
+from vla_ros.units import NS_PER_S
 
 
 @dataclass(frozen=True)

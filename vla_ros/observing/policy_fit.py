@@ -8,18 +8,11 @@ from dataclasses import replace
 from vla_ros.robot import RobotConfig
 
 
-def match_policy(
-    robot: RobotConfig, joint_names: Sequence[str], camera_names: Sequence[str], action_dim: int
-) -> RobotConfig:
+def match_policy(robot: RobotConfig, joint_names: Sequence[str], camera_names: Sequence[str]) -> RobotConfig:
     """``robot`` with just the cameras a policy looks at, in the policy's order.
 
-    Raises ValueError where the policy's action size, joints or cameras are not the robot's.
+    Raises ValueError where the policy's joints or cameras are not the robot's.
     """
-    if action_dim != robot.num_joints:
-        raise ValueError(
-            f"the policy has actions of size {action_dim} and robot '{robot.name}' has {robot.num_joints} joints; "
-            "expected as many: give the robot file the policy was trained for"
-        )
     if tuple(joint_names) != robot.joint_names:
         raise ValueError(
             f"the policy has joints {', '.join(joint_names)} and robot '{robot.name}' has "

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
-from vla_ros.transforms.actions import ACTION_MODES
+from vla_ros.spaces.component import RobotJoints
+from vla_ros.spaces.space import Space, joints_space, parse_space
 from vla_ros.transforms.normalize import MODES
 
 CONFIG_FILE = "policy.yaml"
+# What an action of a directory without data.action is relative to.
+ACTION_MODES = {"relative": "observation", "absolute": "absolute"}
 
 
 class PolicyConfig:
@@ -28,8 +34,11 @@ class PolicyConfig:
 class DataConfig:
     """The ``data:`` group: what the policy's numbers mean.
 
-    ``chunk_dt_s`` is the time between actions; action ``k`` is due ``(k + action_offset) * chunk_dt_s`` after the
-    observation. ``action_mode`` is ``relative`` (to the joints measured at the observation) or ``absolute``.
+    ``joint_names`` are the robot's, in the order of its file. ``chunk_dt_s`` is the time between actions; action ``k``
+    is due ``(k + action_offset) * chunk_dt_s`` after the observation. ``state`` and ``action`` declare the two vectors
+    (see ``spaces.space``); without, they have a number in SI units for each joint, and ``action_mode`` says whether
+    actions are ``relative`` to the joints measured at the observation (the default) or ``absolute``. ``joint_limits``
+    are those of the robot that the directory was made with, of the joints whose limits a component depends on.
     """
 
     joint_names: tuple[str, ...]
@@ -38,16 +47,52 @@ class DataConfig:
     chunk_dt_s: float
     action_offset: float = 1.0
     state_history: int = 1
-    action_mode: str = "relative"
+    action_mode: str | None = None
     normalization: str = "quantile"
+    state: tuple[Mapping[str, Any], ...] | None = None
+    action: tuple[Mapping[str, Any], ...] | None = None
+    joint_limits: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _choice("data.action_mode", self.action_mode, ACTION_MODES)
+        _choice("data.action_mode", self.action_mode or "relative", ACTION_MODES)
         _choice("data.normalization", self.normalization, MODES)
+        if self.action is not None and self.action_mode is not None:
+            got = f"data.action_mode is '{self.action_mode}' beside data.action"
+            raise ValueError(f"{got}; remove it: each component says it by its reference")
         if self.chunk_dt_s <= 0:
             raise ValueError(f"data.chunk_dt_s is {self.chunk_dt_s}; expected seconds above 0")
+        for name, limits in self.joint_limits.items():
+            if not _is_pair(limits):
+                raise ValueError(
+                    f"data.joint_limits.{name} is {limits!r}; expected its lower and upper limit, rad or m"
+                )
+        _ = self.state_space, self.action_space  # a declaration that doesn't hold is refused now
+
+    @cached_property
+    def state_space(self) -> Space:
+        """What the numbers of a state mean."""
+        robot = RobotJoints(self.joint_names, self.joint_limits)
+        return joints_space(robot) if self.state is None else parse_space(self.state, "data.state", robot)
+
+    @cached_property
+    def action_space(self) -> Space:
+        """What the numbers of an action mean."""
+        robot = RobotJoints(self.joint_names, self.joint_limits)
+        if self.action is not None:
+            return parse_space(self.action, "data.action", robot)
+        return joints_space(robot, ACTION_MODES[self.action_mode or "relative"])
+
+    def bind(self, limits: Mapping[str, Sequence[float]]) -> DataConfig:
+        """The same for the robot with these lower and upper ``limits`` of each joint."""
+        needed = (*self.state_space.needs_limits_of, *self.action_space.needs_limits_of)
+        return replace(self, joint_limits={name: list(limits[name]) for name in needed}) if needed else self
 
 
-def _choice(where: str, value: str, choices: tuple[str, ...]) -> None:
+def _is_pair(limits: Any) -> bool:
+    numbers = isinstance(limits, list | tuple) and all(type(limit) in (int, float) for limit in limits)
+    return numbers and len(limits) == 2 and limits[0] < limits[1]
+
+
+def _choice(where: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         raise ValueError(f"{where} is '{value}'; expected one of {', '.join(choices)}")

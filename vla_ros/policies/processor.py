@@ -12,7 +12,6 @@ import numpy as np
 import yaml
 
 from vla_ros.policies.config import CONFIG_FILE, DataConfig, PolicyConfig
-from vla_ros.transforms.actions import decode_actions, encode_actions
 from vla_ros.transforms.chunking import guidance_weights
 from vla_ros.transforms.normalize import FieldStats, Normalizer
 from vla_ros.transforms.sample import PolicyRequest
@@ -78,6 +77,10 @@ class PolicyProcessor(ABC):
         """
         return self._with_guided((self.process(observation),), with_guidance)
 
+    def bind(self, limits: Mapping[str, Sequence[float]]) -> None:
+        """From now on the joints have these lower and upper ``limits``: those of the robot that is driven."""
+        self.data = self.data.bind(limits)
+
     @property
     def joint_names(self) -> tuple[str, ...]:
         return self.data.joint_names
@@ -118,7 +121,7 @@ class PolicyProcessor(ABC):
         images = [observation.images[name] for name in self.camera_names]
         state = np.zeros((0, self.config.state_dim), np.float32)
         if self._state is not None:
-            state = self._state.normalize(joints[None])
+            state = self._state.normalize(self.data.state_space.encode(joints[None], joints))
         noise = self._noise(observation.header_ns)
         request = self.make_request(observation.stamp_ns, images, observation.task, state, noise)
         if continuation is None:
@@ -136,7 +139,7 @@ class PolicyProcessor(ABC):
         self._check_guidable()
         joints = np.asarray(observation.joint_positions, np.float64)
         known = np.where(weights[:, None] > 0, targets, joints)
-        actions = self._action.normalize(encode_actions(known, joints, self.data.action_mode))
+        actions = self._action.normalize(self.data.action_space.encode(known, joints))
         return replace(request, previous_actions=actions, guidance_weights=weights.astype(np.float32))
 
     def decode(self, actions: np.ndarray, observation: Observation) -> ActionChunk:
@@ -149,7 +152,7 @@ class PolicyProcessor(ABC):
             got = f"shape {actions.shape}" if actions.shape != expected else "values that are not finite"
             raise ValueError(f"actions have {got}; expected finite values of shape {expected}")
         joints = np.asarray(observation.joint_positions, np.float64)
-        targets = decode_actions(self._action.denormalize(actions), joints, self.data.action_mode)
+        targets = self.data.action_space.decode(self._action.denormalize(actions), joints)
         return ActionChunk(observation.stamp_ns, self.data.chunk_dt_s, self.data.action_offset, targets)
 
     def _with_guided(self, plain: tuple[PolicyRequest, ...], with_guidance: bool) -> tuple[PolicyRequest, ...]:
@@ -178,11 +181,9 @@ def stats_shapes(config: PolicyConfig) -> dict[str, tuple[int, int]]:
 
 def check_sizes(policy: PolicyConfig, data: DataConfig) -> None:
     """Raises ValueError where the groups policy and data contradict each other."""
-    num_joints = len(data.joint_names)
-    for name in ("action_dim", "state_dim") if policy.state_history else ("action_dim",):
-        if getattr(policy, name) != num_joints:
-            got = f"policy.{name} is {getattr(policy, name)}, data.joint_names has {num_joints} joints"
-            raise ValueError(f"{CONFIG_FILE}: {got}; make them equal")
+    data.action_space.check_fit(policy.action_dim, f"{CONFIG_FILE}: policy.action_dim")
+    if policy.state_history:
+        data.state_space.check_fit(policy.state_dim, f"{CONFIG_FILE}: policy.state_dim")
     for name in ("action_horizon", "state_history"):
         values = getattr(policy, name), getattr(data, name)
         if values[0] != values[1]:

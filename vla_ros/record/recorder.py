@@ -15,7 +15,7 @@ from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, Qo
 
 from vla_ros.bags.live import LiveBagWriter
 from vla_ros.record.topics import RecordedTopic
-from vla_ros.ros.clock import NS_PER_S
+from vla_ros.units import NS_PER_S
 
 
 class TopicRecorder:

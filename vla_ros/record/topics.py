@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, JointState, Joy
-from std_msgs.msg import Bool, Float64MultiArray, String, UInt8MultiArray
+from std_msgs.msg import Bool, String, UInt8MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros.robot import RobotConfig
+from vla_ros.ros.outputs import message_class
 
 # Deep, so that a slow disk loses nothing for a second or two; best effort where every publisher can serve it and none
 # should ever wait for a recorder.
@@ -19,7 +20,6 @@ SENSORS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)
 REPORTS = QoSProfile(depth=1000)
 LATCHED = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 LINK = QoSProfile(depth=50)
-COMMANDS = {"trajectory": JointTrajectory, "forward": Float64MultiArray}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def recorded_topics(robot: RobotConfig, with_link: bool) -> tuple[RecordedTopic,
     topics = [
         *(RecordedTopic(c.topic, CompressedImage if c.compressed else Image, IMAGES, True) for c in robot.cameras),
         RecordedTopic(robot.joint_states.topic, JointState, SENSORS, True),
-        *(RecordedTopic(output.command_topic, COMMANDS[output.interface], REPORTS, True) for output in robot.outputs),
+        *(RecordedTopic(o.command_topic, message_class(o.kind.msgtype), REPORTS, True) for o in robot.outputs),
         # Before the task: what lies on the demo's table belongs to the episode that the next task starts.
         RecordedTopic("sim/blocks", String, LATCHED),
         RecordedTopic("vla_policy/task", String, LATCHED, True),

@@ -18,8 +18,9 @@ from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.stamps import check_stamp
 from vla_ros.messages.times import time_to_ns
 from vla_ros.messages.trace import decode_trace
-from vla_ros.messages.trajectories import Trajectory, parse_trajectory
+from vla_ros.messages.trajectories import parse_trajectory
 from vla_ros.observing.buffers import joint_sample
+from vla_ros.outputs import TRAJECTORY
 from vla_ros.recordings.events import (
     MARKERS,
     ChunkEvent,
@@ -39,8 +40,7 @@ from vla_ros.runtime.handoff import Mode
 from vla_ros.types import Frame
 
 IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-JOINT_STATE, TRAJECTORY = "sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory"
-STRING, NUMBERS = "std_msgs/msg/String", "std_msgs/msg/Float64MultiArray"
+JOINT_STATE, STRING = "sensor_msgs/msg/JointState", "std_msgs/msg/String"
 MODES = tuple(mode.value for mode in Mode)
 REPLAYED = ("vla_policy/teleop", "vla_policy/chunk", "vla_policy/trace")
 MARKER_TOPIC = "vla_policy/episode"
@@ -145,9 +145,7 @@ class Feed:
             kind = COMPRESSED_IMAGE if camera.compressed else IMAGE
             sources[camera.topic] = _Source(kind, partial(_frame, camera), is_needed=True)
         for output in robot.outputs:
-            is_trajectory = output.interface == "trajectory"
-            kind, read = (TRAJECTORY, self._trajectory) if is_trajectory else (NUMBERS, self._numbers)
-            sources[output.command_topic] = _Source(kind, partial(read, output), is_needed=True)
+            sources[output.command_topic] = _Source(output.kind.msgtype, partial(self._command, output), is_needed=True)
         return sources
 
     def _other_sources(self) -> dict[str, _Source]:
@@ -174,20 +172,10 @@ class Feed:
     def _chunk(self, msg: Any, received_ns: int) -> ChunkEvent:
         return ChunkEvent(received_ns, parse_trajectory(msg, self._robot.joint_names))
 
-    def _trajectory(self, output: OutputConfig, msg: Any, received_ns: int) -> CommandEvent:
-        trajectory = parse_trajectory(msg, output.joints)
+    def _command(self, output: OutputConfig, msg: Any, received_ns: int) -> CommandEvent:
+        trajectory = output.kind.decode(msg, output.joints, 1.0 / self._robot.control_rate_hz)
         if trajectory.stamp_ns:
             check_stamp(trajectory.stamp_ns, received_ns)
-        return CommandEvent(received_ns, output.name, trajectory)
-
-    def _numbers(self, output: OutputConfig, msg: Any, received_ns: int) -> CommandEvent:
-        positions = np.array(msg.data, np.float64)
-        if positions.shape != (len(output.joints),) or not np.isfinite(positions).all():
-            raise ValueError(
-                f"command of {positions.size} numbers; expected {len(output.joints)} finite ones, as output "
-                f"'{output.name}' has joints"
-            )
-        trajectory = Trajectory(0, np.array([1 / self._robot.control_rate_hz]), positions[None], None)
         return CommandEvent(received_ns, output.name, trajectory)
 
 

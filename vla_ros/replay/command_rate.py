@@ -6,7 +6,8 @@ from array import array
 
 import numpy as np
 
-NS_PER_S = 1_000_000_000
+from vla_ros.units import NS_PER_S
+
 MIN_GAPS = 10
 
 

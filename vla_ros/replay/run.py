@@ -38,7 +38,8 @@ def replay_bag(
     recorded latency is wanted and the bag holds none.
     """
     processor = policy.processor
-    robot = match_policy(robot, processor.joint_names, processor.camera_names, processor.action_dim)
+    robot = match_policy(robot, processor.joint_names, processor.camera_names)
+    processor.bind(robot.joint_limits)
     reader = _open(path)
     plan = _plan(path, settings, namespace)
     feed = Feed(reader, robot, namespace)

@@ -9,8 +9,8 @@ import numpy as np
 from vla_ros.messages.trace import Trace
 from vla_ros.robot import RobotConfig
 from vla_ros.types import Frame, Observation
+from vla_ros.units import NS_PER_S
 
-NS_PER_S = 1_000_000_000
 KEPT_S = 2.0
 """An answer that comes later than this after its observation is a fault anyway."""
 

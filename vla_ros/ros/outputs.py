@@ -1,18 +1,27 @@
-"""Commands as the messages each group of joints' controller takes."""
+"""Commands to and from the controllers of a robot, whatever each one's interface is."""
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from importlib import import_module
+from typing import Any
 
-import numpy as np
 from rclpy.node import Node
-from std_msgs.msg import Float64MultiArray
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
 
-from vla_ros.messages.trajectories import Trajectory, fill_trajectory
+from vla_ros.messages.trajectories import Trajectory, join_trajectories
 from vla_ros.robot import OutputConfig, RobotConfig
 from vla_ros.ros import qos
 from vla_ros.runtime.limits import BrakingRamp
+
+
+@cache
+def message_class(msgtype: str) -> type:
+    """The class of a message type such as ``std_msgs/msg/String``; its package is imported only now."""
+    package, _, name = msgtype.split("/")
+    return getattr(import_module(f"{package}.msg"), name)
 
 
 class CommandOutputs:
@@ -25,9 +34,12 @@ class CommandOutputs:
 
     def publish(self, ramp: BrakingRamp) -> None:
         """The command, due one control period from now, and the braking ramp behind it."""
-        times_s = self._period_s + ramp.times_s
+        self.send(Trajectory(0, self._period_s + ramp.times_s, ramp.positions, ramp.velocities))
+
+    def send(self, trajectory: Trajectory) -> None:
+        """A trajectory of all joints, to each controller those that it has."""
         for output in self._outputs:
-            output.publish(times_s, ramp)
+            output.publish(trajectory)
 
     def destroy(self) -> None:
         for output in self._outputs:
@@ -36,18 +48,51 @@ class CommandOutputs:
 
 class _Output:
     def __init__(self, node: Node, robot: RobotConfig, config: OutputConfig) -> None:
-        self._joints = config.joints
-        self._columns = [robot.joint_names.index(name) for name in config.joints]
-        self._is_trajectory = config.interface == "trajectory"
-        kind = JointTrajectory if self._is_trajectory else Float64MultiArray
-        self.publisher = node.create_publisher(kind, config.command_topic, qos.COMMAND)
+        self._joints, self._encode = config.joints, config.kind.encode
+        self._columns = robot.columns(config.joints)
+        kind = message_class(config.kind.msgtype)
+        self.publisher: Publisher = node.create_publisher(kind, config.command_topic, qos.COMMAND)
 
-    def publish(self, times_s: np.ndarray, ramp: BrakingRamp) -> None:
-        positions = ramp.positions[:, self._columns]
-        if not self._is_trajectory:
-            self.publisher.publish(Float64MultiArray(data=array("d", positions[0])))
-            return
-        msg = JointTrajectory()
-        trajectory = Trajectory(0, times_s, positions, ramp.velocities[:, self._columns])
-        fill_trajectory(msg, trajectory, self._joints, JointTrajectoryPoint)
-        self.publisher.publish(msg)
+    def publish(self, whole: Trajectory) -> None:
+        velocities = None if whole.velocities is None else whole.velocities[:, self._columns]
+        trajectory = Trajectory(whole.stamp_ns, whole.times_s, whole.positions[:, self._columns], velocities)
+        self.publisher.publish(self._encode(_new, trajectory, self._joints))
+
+
+class CommandInputs:
+    """Hears what is published for all outputs of a robot; ``on_command`` gets it as one trajectory of all joints, and
+    what the middleware says of the message that completed it.
+
+    ``on_refused`` gets in one line what no controller could follow; without, it is raised.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        robot: RobotConfig,
+        on_command: Callable[[Trajectory, dict[str, Any]], None],
+        profile: QoSProfile = qos.COMMAND,
+        on_refused: Callable[[str], None] | None = None,
+    ) -> None:
+        self._robot = robot
+        self._on_command, self._on_refused = on_command, on_refused
+        self._parts: dict[str, tuple[Sequence[int], Trajectory]] = {}
+        for output in robot.outputs:
+            kind, topic = message_class(output.kind.msgtype), output.command_topic
+            node.create_subscription(kind, topic, partial(self._take, output), profile)
+
+    def _take(self, output: OutputConfig, msg: Any, info: dict[str, Any]) -> None:
+        try:
+            trajectory = output.kind.decode(msg, output.joints, 1.0 / self._robot.control_rate_hz)
+        except ValueError as error:
+            if self._on_refused is None:
+                raise
+            return self._on_refused(str(error))
+        self._parts[output.name] = self._robot.columns(output.joints), trajectory
+        if len(self._parts) == len(self._robot.outputs):
+            parts, self._parts = list(self._parts.values()), {}
+            self._on_command(join_trajectories(parts), info)
+
+
+def _new(msgtype: str) -> Any:
+    return message_class(msgtype)()

@@ -6,7 +6,8 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from vla_ros.ros.clock import NS_PER_S, steady_now_ns
+from vla_ros.ros.clock import steady_now_ns
+from vla_ros.units import NS_PER_S
 
 REPEAT_LOG_S = 5.0
 FORGET_S = 3.0

@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from vla_ros.ros.clock import NS_PER_S, steady_now_ns
+from vla_ros.ros.clock import steady_now_ns
+from vla_ros.units import NS_PER_S
 
 
 class Ticker:

@@ -6,8 +6,8 @@ import math
 from collections import deque
 
 from vla_ros.types import ActionChunk
+from vla_ros.units import NS_PER_S
 
-NS_PER_S = 1_000_000_000
 NUM_REMEMBERED = 10
 
 

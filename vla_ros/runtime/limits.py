@@ -15,7 +15,6 @@ from vla_ros.runtime.path import Target
 from vla_ros.runtime.smoothing import JerkSmoother
 from vla_ros.types import Command
 
-NS_PER_S = 1_000_000_000
 # A difference no controller can tell, so that rounding is not reported as a limit.
 TOLERANCE = 1e-9
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vla_ros.observing.freshness import NS_PER_S, Fault
+from vla_ros.observing.freshness import Fault
 from vla_ros.robot import WatchdogConfig
+from vla_ros.units import NS_PER_S
 
 UNTIL_ANSWERED = ("result", "answer", "chunk")
 """Kinds of faults that are over when an answer is followed."""

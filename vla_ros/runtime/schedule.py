@@ -6,8 +6,9 @@ from typing import Protocol
 
 import numpy as np
 
-from vla_ros.runtime.path import NS_PER_S, Path, Target, blend, path_of, smooth_step
+from vla_ros.runtime.path import Path, Target, blend, path_of, smooth_step
 from vla_ros.types import ActionChunk
+from vla_ros.units import NS_PER_S
 
 ENSEMBLE_DECAY = 0.01
 MAX_ENSEMBLE = 64

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla_ros.robot import RobotConfig
-from vla_ros.runtime.path import NS_PER_S, Path, Target
+from vla_ros.runtime.path import Path, Target
+from vla_ros.units import NS_PER_S
 
 TAKEOVERS = ("message", "motion", "request")
 TOLERANCE_RAD = 1e-6

@@ -19,8 +19,10 @@ import numpy as np
 
 from vla_ros.bags.types import message_type
 from vla_ros.bags.write import BagWriter
+from vla_ros.outputs import TRAJECTORY
 from vla_ros.robot import RobotConfig
 from vla_ros.sim.scene import Scene, sample_scene
+from vla_ros.units import NS_PER_S
 
 if TYPE_CHECKING:
     from vla_ros.sim.world import TabletopWorld
@@ -59,8 +61,13 @@ def write_demonstrations(
 ) -> Iterator[Path]:
     """Write the bags ``demo_00000`` … into ``folder``; yields each when it is complete, skipping those already there.
 
-    A bag is written beside its final name and moved there when whole, so an interrupted run leaves no half bag.
+    A bag is written beside its final name and moved there when whole, so an interrupted run leaves no half bag. Raises
+    ValueError for a robot with an output that takes no trajectories.
     """
+    other = [output.name for output in robot.outputs if output.kind.msgtype != TRAJECTORY]
+    if other:
+        got = f"output '{other[0]}' of robot '{robot.name}' takes no trajectories"
+        raise ValueError(f"{got}; demonstrations need interface trajectory for each output")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = []
@@ -120,7 +127,7 @@ def _record_episode(
     command_dt_s = _STATE_PERIOD_STEPS * world.control_dt_s
     command = following = np.array(scene.start_joint_positions)
     for step in range(num_steps):
-        now_ns = start_ns + round(world.time_s * 1e9)
+        now_ns = start_ns + round(world.time_s * NS_PER_S)
         phase = step % _STATE_PERIOD_STEPS
         if phase == 0:
             command, following = following, expert.step(command_dt_s)
@@ -129,7 +136,7 @@ def _record_episode(
         if step % period_steps == 0 and step // period_steps < config.num_frames:
             recorder.images(world, now_ns)
         world.step(command + (following - command) * ((phase + 1) / _STATE_PERIOD_STEPS))
-    return round((world.time_s + _EPISODE_GAP_S) * 1e9)
+    return round((world.time_s + _EPISODE_GAP_S) * NS_PER_S)
 
 
 class _Messages:
@@ -138,12 +145,11 @@ class _Messages:
     def __init__(self, bag: BagWriter, robot: RobotConfig) -> None:
         self._bag = bag
         self._robot = robot
-        self._output = robot.outputs[0]
-        self._columns = [robot.joint_names.index(name) for name in self._output.joints]
         for camera in robot.cameras:
             bag.add_topic(f"/{camera.topic}", "sensor_msgs/msg/Image")
         bag.add_topic(f"/{robot.joint_states.topic}", "sensor_msgs/msg/JointState")
-        bag.add_topic(f"/{self._output.command_topic}", "trajectory_msgs/msg/JointTrajectory")
+        for output in robot.outputs:
+            bag.add_topic(f"/{output.command_topic}", TRAJECTORY)
         bag.add_topic(TASK_TOPIC, "std_msgs/msg/String", latched=True)
         bag.add_topic(BLOCKS_TOPIC, "std_msgs/msg/String", latched=True)
 
@@ -169,23 +175,22 @@ class _Messages:
         self._bag.write(f"/{self._robot.joint_states.topic}", state, stamp_ns)
 
     def command(self, positions: np.ndarray, velocities: np.ndarray, ahead_s: float, stamp_ns: int) -> None:
-        """The trajectory an expert publishes at ``stamp_ns``: be at ``positions`` in ``ahead_s``, then come to rest."""
-        empty = np.zeros(0)
+        """What an expert publishes at ``stamp_ns``: be at ``positions`` in ``ahead_s``, then come to rest."""
         rest = positions + velocities * ahead_s / 2
-        points = [
-            message_type("trajectory_msgs/msg/JointTrajectoryPoint")(
-                row[self._columns], speed[self._columns], empty, empty,
-                message_type("builtin_interfaces/msg/Duration")(*divmod(round(time_s * 1e9), 1_000_000_000)),
-            )
-            for row, speed, time_s in (
-                (positions, velocities, ahead_s),
-                (rest, np.zeros_like(positions), 2 * ahead_s),
-            )
-        ]  # fmt: skip
-        trajectory = message_type("trajectory_msgs/msg/JointTrajectory")(_header(0), list(self._output.joints), points)
-        self._bag.write(f"/{self._output.command_topic}", trajectory, stamp_ns)
+        rows = ((positions, velocities, ahead_s), (rest, np.zeros_like(positions), 2 * ahead_s))
+        for output in self._robot.outputs:
+            columns = self._robot.columns(output.joints)
+            points = [_point(row[columns], speed[columns], time_s) for row, speed, time_s in rows]
+            message = message_type(TRAJECTORY)(_header(0), list(output.joints), points)
+            self._bag.write(f"/{output.command_topic}", message, stamp_ns)
+
+
+def _point(positions: np.ndarray, velocities: np.ndarray, time_s: float) -> Any:
+    due = message_type("builtin_interfaces/msg/Duration")(*divmod(round(time_s * NS_PER_S), NS_PER_S))
+    empty = np.zeros(0)
+    return message_type("trajectory_msgs/msg/JointTrajectoryPoint")(positions, velocities, empty, empty, due)
 
 
 def _header(stamp_ns: int, frame_id: str = "") -> Any:
-    time = message_type("builtin_interfaces/msg/Time")(*divmod(stamp_ns, 1_000_000_000))
+    time = message_type("builtin_interfaces/msg/Time")(*divmod(stamp_ns, NS_PER_S))
     return message_type("std_msgs/msg/Header")(time, frame_id)

@@ -19,13 +19,13 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_ros.messages.images import encode_compressed_image, encode_image
 from vla_ros.messages.joints import fill_joint_state
-from vla_ros.messages.trajectories import Trajectory, fill_trajectory, parse_trajectory
+from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import OutputConfig, RobotConfig, load_robot
 from vla_ros.ros.dds import use_default_dds_profile
+from vla_ros.ros.outputs import CommandOutputs, message_class
 from vla_ros.ros.qos import CAMERA, COMMAND, JOINT_STATES, LATCHED, REPORT
 from vla_ros.share import robot_file
 from vla_ros.sim.reset import ResetRequest, parse_reset
@@ -66,12 +66,11 @@ class SimNode(Node):
         self._task = self.create_publisher(String, "vla_policy/task", LATCHED)
         self._episode = self.create_publisher(String, "sim/episode", LATCHED)
         self._blocks = self.create_publisher(String, "sim/blocks", LATCHED)
-        self._expert_commands = {}
         for output in self._robot.outputs:
-            topic = output.command_topic
-            self.create_subscription(JointTrajectory, topic, partial(self._on_trajectory, output), COMMAND)
-            if expert:
-                self._expert_commands[output] = self.create_publisher(JointTrajectory, topic, COMMAND)
+            kind, topic = message_class(output.kind.msgtype), output.command_topic
+            self.create_subscription(kind, topic, partial(self._on_command, output), COMMAND)
+        period_s = EXPERT_STEPS * self._simulated.world.control_dt_s
+        self._expert_commands = CommandOutputs(self, self._robot, period_s) if expert else None
         self.create_subscription(String, "sim/reset", self._on_reset, REPORT)
         self._reset(ResetRequest(seed))
 
@@ -108,8 +107,8 @@ class SimNode(Node):
             self._joint_states.publish(msg)
         if step % CAMERA_STEPS == 0:
             self._publish_images(now_ns)
-        if self._expert_commands and step % EXPERT_STEPS == 0:
-            self._publish_expert(EXPERT_STEPS * world.control_dt_s)
+        if self._expert_commands is not None and step % EXPERT_STEPS == 0:
+            self._expert_commands.send(self._simulated.expert_trajectory(EXPERT_STEPS * world.control_dt_s))
         is_news = self._simulated.step()
         if self._view is not None and (is_news or self._simulated.num_steps % VIEW_STEPS == 1):
             self._publish_view(now_ns)
@@ -129,18 +128,9 @@ class SimNode(Node):
         encode_image(self._simulated.view(), msg, stamp_ns, f"episode {self._num_resets}")
         self._view.publish(msg)
 
-    def _publish_expert(self, dt_s: float) -> None:
-        whole = self._simulated.expert_trajectory(dt_s)
-        for output, publisher in self._expert_commands.items():
-            columns = [self._robot.joint_names.index(name) for name in output.joints]
-            part = Trajectory(0, whole.times_s, whole.positions[:, columns], whole.velocities[:, columns])
-            msg = JointTrajectory()
-            fill_trajectory(msg, part, output.joints, JointTrajectoryPoint)
-            publisher.publish(msg)
-
-    def _on_trajectory(self, output: OutputConfig, msg: JointTrajectory) -> None:
+    def _on_command(self, output: OutputConfig, msg: Any) -> None:
         try:
-            trajectory = parse_trajectory(msg, output.joints)
+            trajectory = output.kind.decode(msg, output.joints, 1.0 / self._robot.control_rate_hz)
         except ValueError as error:
             self._refuse(output, str(error))
             return
@@ -154,7 +144,7 @@ class SimNode(Node):
             self._refuse(output, reason)
 
     def _refuse(self, output: OutputConfig, reason: str) -> None:
-        self.get_logger().error(f"{output.command_topic}: trajectory refused: {reason}", throttle_duration_sec=1.0)
+        self.get_logger().error(f"{output.command_topic}: command refused: {reason}", throttle_duration_sec=1.0)
 
     def _on_reset(self, msg: String) -> None:
         try:

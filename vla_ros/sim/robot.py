@@ -31,9 +31,6 @@ def check_robot(robot: RobotConfig) -> None:
     sizes = {(camera.width, camera.height) for camera in robot.cameras}
     if len(sizes) != 1:
         raise ValueError(f"{where} has cameras of sizes {sorted(sizes)}; the simulation renders one size")
-    wrong = [output for output in robot.outputs if output.interface != "trajectory"]
-    if wrong:
-        raise ValueError(f"{where}: output '{wrong[0].name}' has interface '{wrong[0].interface}'; expected trajectory")
 
 
 class SimulatedRobot:
@@ -42,7 +39,7 @@ class SimulatedRobot:
     def __init__(self, robot: RobotConfig, *, expert: bool = False) -> None:
         check_robot(robot)
         self.world = TabletopWorld(robot.cameras[0].width, robot.cameras[0].height)
-        self._columns = {output: [robot.joint_names.index(name) for name in output.joints] for output in robot.outputs}
+        self._columns = {output: robot.columns(output.joints) for output in robot.outputs}
         self._viewer = TabletopWorld(VIEW_PIXELS, VIEW_PIXELS)
         self._view_camera = _whole_table()
         self._with_expert = expert

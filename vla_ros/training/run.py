@@ -55,6 +55,10 @@ def train(
     torch.set_num_threads(config.num_threads)
     robot = load_robot(robot_file)
     _check_fit(config, robot, lesson)
+    data = config.data.bind(robot.joint_limits)
+    data.action_space.check_fit(config.policy.action_dim, "policy.action_dim")
+    if config.policy.state_history:
+        data.state_space.check_fit(config.policy.state_dim, "policy.state_dim")
     start = Path(config.initial_policy) if config.initial_policy else None
     if lesson is not None:
         lesson.prepare(Path(config.bags), robot, config.num_workers, report)
@@ -65,14 +69,14 @@ def train(
     processor = make_vlm_processor(config.processor, config.policy, tokenizer, len(robot.cameras))
     weight = config.intervention_weight if config.interventions == "upweight" else 1.0
     split = split_by_episode(frames, config.validation_share, weight)
-    samples = SampleMaker(frames, split, config.data, processor, lesson)
+    samples = SampleMaker(frames, split, data, processor, lesson)
     torch.manual_seed(config.seed)
     gain = config.vision_pos_emb_init_gain
     policy = random_policy(config.policy, gain) if start is None else policy_from(config.policy, start)
     trainer = Trainer(config, policy, samples, split)
     validation = trainer.run(report)
 
-    exported = PiProcessor(config.policy, config.data, config.processor, tokenizer, samples.stats)
+    exported = PiProcessor(config.policy, data, config.processor, tokenizer, samples.stats)
     save_policy(config.output_dir, policy, exported, first_observation(loaded, robot, rule))
     report(f"policy directory: {config.output_dir}")
     return TrainingReport(

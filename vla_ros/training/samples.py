@@ -11,7 +11,6 @@ from vla_ros.policies.config import DataConfig
 from vla_ros.policies.modules.vlm_bridge.processor import VLMProcessor
 from vla_ros.training.dataset import Frames
 from vla_ros.training.lesson import Lesson, Question
-from vla_ros.transforms.actions import encode_actions
 from vla_ros.transforms.normalize import FieldStats, Normalizer, compute_stats
 from vla_ros.transforms.sample import TrainingBatch
 
@@ -58,8 +57,8 @@ class SampleMaker:
         self._frames = frames
         self._processor = processor
         self._lesson = lesson
-        self._labels = encode_actions(frames.actions, frames.joint_positions, data.action_mode)
-        self._states = frames.joint_positions[:, None]
+        self._labels = data.action_space.encode(frames.actions, frames.joint_positions)
+        self._states = data.state_space.encode(frames.joint_positions[:, None], frames.joint_positions)
         self.stats: dict[str, FieldStats] = {
             "state": compute_stats(self._states[split.train]),
             "action": compute_stats(self._labels[split.train]),
@@ -68,7 +67,7 @@ class SampleMaker:
         self.action = Normalizer(data.normalization, self.stats["action"])
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
-        """What the policy should say, in SI units: ``[batch, horizon, num_joints]``."""
+        """What the policy should say, in the policy's own units: ``[batch, horizon, action_dim]``."""
         return self._labels[indices]
 
     def batch(self, indices: np.ndarray, rng: np.random.Generator) -> TrainingBatch:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from vla_ros.units import NS_PER_S
+
 
 class Series:
     """Rows at increasing times, as they come; one not later than the newest is left out."""
@@ -27,7 +29,7 @@ class Rows:
         self._times_ns = np.array(series.times_ns, np.int64)
         self._rows = np.array(series.rows)
         self._drivers = np.array(series.drivers)
-        self._max_gap_ns = max_gap_s * 1e9
+        self._max_gap_ns = max_gap_s * NS_PER_S
 
     def at(self, times_ns: np.ndarray) -> np.ndarray | None:
         """``[num_times, width]`` at increasing times; None before the first row, behind the last, and across a gap."""

@@ -10,6 +10,7 @@ from vla_ros.bench.control.judge import HeardChunk, HeardCommand
 from vla_ros.bench.control.rows import Drive, Span
 from vla_ros.bench.control.table import Row
 from vla_ros.robot import RobotConfig
+from vla_ros.units import MS_PER_NS, NS_PER_S
 
 CAMERA_RATE_HZ, CONTROL_RATE_HZ, CHUNK_PERIOD_MS = 30, 50.0, 200
 MIN_RATE_SHARE = 0.99
@@ -41,9 +42,9 @@ def camera_rows(seen: CameraDrives, robot: RobotConfig) -> list[Row]:
     is_camera_slow = rate_hz < MIN_RATE_SHARE * CAMERA_RATE_HZ
     is_model_slow = chunk_ms > MAX_PERIOD_SHARE * CHUNK_PERIOD_MS
     is_valid = not is_camera_slow and not is_model_slow
-    driven_s = sum(span.end_ns - span.start_ns for span in spans) * 1e-9
+    driven_s = sum(span.end_ns - span.start_ns for span in spans) / NS_PER_S
     percent = 100 * sum(drive.processor_s for drive in seen.drives) / driven_s
-    period_ns = round(1e9 / CONTROL_RATE_HZ)
+    period_ns = round(NS_PER_S / CONTROL_RATE_HZ)
     num_missed = sum(max(0, round(interval / period_ns) - 1) for interval in intervals_ns)
     camera = robot.cameras[0]
     what = f"{WHAT}, {len(robot.cameras)} cameras of {camera.width}x{camera.height}, {CONTROL_RATE_HZ:g} Hz"
@@ -52,7 +53,7 @@ def camera_rows(seen: CameraDrives, robot: RobotConfig) -> list[Row]:
         Row(f"  slowest camera as received, of {CAMERA_RATE_HZ} Hz{_note(is_camera_slow)}", rate_hz, None, "Hz"),
         Row(f"  between two chunks, of {CHUNK_PERIOD_MS} ms{_note(is_model_slow)}", chunk_ms, None, "ms"),
         Row("  times the policy fell to HOLD", seen.num_drops, None, ""),
-        Row("  longest time between two commands", max(intervals_ns, default=0) * 1e-6 or None, None, "ms"),
+        Row("  longest time between two commands", max(intervals_ns, default=0) * MS_PER_NS or None, None, "ms"),
         Row(f"  control ticks missed, of {len(intervals_ns)}", num_missed if intervals_ns else None, 0, "ticks"),
     ]
 
@@ -74,4 +75,4 @@ def _intervals_ns(times_ns: Sequence[int], spans: Sequence[Span]) -> list[int]:
 
 def _mean_ms(intervals_ns: Sequence[int]) -> float:
     """Infinite where there is none."""
-    return sum(intervals_ns) / len(intervals_ns) * 1e-6 if intervals_ns else float("inf")
+    return sum(intervals_ns) / len(intervals_ns) * MS_PER_NS if intervals_ns else float("inf")

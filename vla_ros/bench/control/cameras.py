@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 from sensor_msgs.msg import Image, JointState
-from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros.bench.control.camera_rows import CAMERA_RATE_HZ
 from vla_ros.messages.images import encode_image
 from vla_ros.messages.joints import fill_joint_state
 from vla_ros.messages.times import fill_time
-from vla_ros.messages.trajectories import parse_trajectory
+from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import CameraConfig, load_robot
-from vla_ros.ros.clock import NS_PER_S
 from vla_ros.ros.managed import ManagedNode, run_managed
-from vla_ros.ros.qos import CAMERA, COMMAND, JOINT_STATES
+from vla_ros.ros.outputs import CommandInputs
+from vla_ros.ros.qos import CAMERA, JOINT_STATES
 from vla_ros.ros.ticker import Ticker
 from vla_ros.share import robot_file
+from vla_ros.units import NS_PER_S
 
 JOINTS_RATE_HZ = 50
 NUM_PICTURES = 4
@@ -45,7 +46,7 @@ class ControlCameras(ManagedNode):
         self._cameras = [self.create_publisher(Image, camera.topic, CAMERA) for camera in self._robot.cameras]
         self._pictures = [_pictures(camera, seed) for seed, camera in enumerate(self._robot.cameras)]
         self._joints = self.create_publisher(JointState, self._robot.joint_states.topic, JOINT_STATES)
-        self.create_subscription(JointTrajectory, self._robot.outputs[0].command_topic, self._on_command, COMMAND)
+        CommandInputs(self, self._robot, self._on_command)
 
     def activate(self) -> None:
         self._tickers = (
@@ -74,8 +75,7 @@ class ControlCameras(ManagedNode):
         fill_joint_state(msg, self._robot.joint_names, positions, velocities, self.get_clock().now().nanoseconds)
         self._joints.publish(msg)
 
-    def _on_command(self, msg: JointTrajectory) -> None:
-        trajectory = parse_trajectory(msg, self._robot.joint_names)
+    def _on_command(self, trajectory: Trajectory, info: dict[str, Any]) -> None:
         assert trajectory.velocities is not None
         with self._lock:
             self._positions, self._velocities = trajectory.positions[0], trajectory.velocities[0]

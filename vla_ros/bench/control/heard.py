@@ -6,20 +6,16 @@ import time
 from typing import Any
 
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros.bench.control.judge import HeardCommand
-from vla_ros.messages.trajectories import parse_trajectory
-from vla_ros.robot import RobotConfig
+from vla_ros.messages.trajectories import Trajectory
 
 EVERYTHING = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 _NO_SEQUENCE = 1 << 63
 
 
-def heard_command(msg: JointTrajectory, info: dict[str, Any], robot: RobotConfig, mode: str = "") -> HeardCommand:
-    """A command and what ``info`` of its receipt says. Raises ValueError where it is none for all joints of
-    ``robot``."""
-    trajectory = parse_trajectory(msg, robot.joint_names)
+def heard_command(trajectory: Trajectory, info: dict[str, Any], mode: str = "") -> HeardCommand:
+    """A command of all joints and what ``info`` of its receipt says. Raises ValueError where it has no velocities."""
     if trajectory.velocities is None:
         raise ValueError("trajectory has no velocities; expected some in each point")
     sequence = info.get("publication_sequence_number")

@@ -12,19 +12,17 @@ from typing import Any
 import numpy as np
 
 from vla_ros.robot import RobotConfig, load_robot
-from vla_ros.ros.clock import NS_PER_S
 from vla_ros.ros.managed import ManagedNode, run_managed
 from vla_ros.ros.outputs import CommandOutputs
 from vla_ros.ros.ticker import Ticker
 from vla_ros.runtime.limits import BrakingRamp, Limiter
 from vla_ros.share import robot_file
 from vla_ros.types import Command
-
-IDLE_TOPIC = "control_ticker/command"
+from vla_ros.units import NS_PER_S
 
 
 class ControlTicker(ManagedNode):
-    """Publishes one and the same command of ``robot`` on ``IDLE_TOPIC``, ``control_rate_hz`` times a second."""
+    """Publishes one and the same command of ``robot`` on topics of its own, ``control_rate_hz`` times a second."""
 
     def __init__(self) -> None:
         super().__init__("control_ticker")
@@ -39,8 +37,7 @@ class ControlTicker(ManagedNode):
         robot = load_robot(robot_file(self._get("robot")))
         self._period_ns = round(NS_PER_S / self._get("control_rate_hz"))
         self._ramp = ramp_in_motion(robot, self._period_ns / NS_PER_S)
-        outputs = tuple(replace(output, topic=IDLE_TOPIC) for output in robot.outputs)
-        self._outputs = CommandOutputs(self, replace(robot, outputs=outputs), self._period_ns / NS_PER_S)
+        self._outputs = CommandOutputs(self, idle_robot(robot), self._period_ns / NS_PER_S)
 
     def activate(self) -> None:
         gc.collect()
@@ -64,6 +61,12 @@ class ControlTicker(ManagedNode):
 
     def _get(self, name: str) -> Any:
         return self.get_parameter(name).value
+
+
+def idle_robot(robot: RobotConfig) -> RobotConfig:
+    """``robot`` with topics that no controller listens on."""
+    outputs = (replace(output, topic=f"control_ticker/{output.name}") for output in robot.outputs)
+    return replace(robot, outputs=tuple(outputs))
 
 
 def ramp_in_motion(robot: RobotConfig, period_s: float) -> BrakingRamp:

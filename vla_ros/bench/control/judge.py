@@ -19,6 +19,7 @@ from vla_ros.runtime.path import NS_PER_S
 from vla_ros.runtime.policy_driver import PolicyDriver
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.types import ActionChunk, Command
+from vla_ros.units import MS_PER_NS
 
 TOLERANCE = 1e-6
 """A share of a limit that rounding to whole ns may add."""
@@ -102,8 +103,9 @@ def largest_steps(commands: Sequence[HeardCommand], mode: str, max_step: np.ndar
 def delays_ms(commands: Sequence[HeardCommand], mode: str, since_ns: Sequence[int]) -> list[float]:
     """For each moment: how long until the first command of ``mode`` that was sent after it arrived, ms; infinite where
     none did."""
+    heard = [(command.sent_ns, command.arrived_ns) for command in commands if command.mode == mode]
     return [
-        min((c.arrived_ns - since for c in commands if c.mode == mode and c.sent_ns >= since), default=math.inf) * 1e-6
+        min((arrived_ns - since for sent_ns, arrived_ns in heard if sent_ns >= since), default=math.inf) * MS_PER_NS
         for since in since_ns
     ]
 

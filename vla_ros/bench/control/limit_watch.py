@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 from rclpy.node import Node
-from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros.bench.control.heard import EVERYTHING, heard_command, now_ns
 from vla_ros.bench.control.judge import HeardCommand, LimitUse, limit_use
+from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import RobotConfig
+from vla_ros.ros.outputs import CommandInputs
+from vla_ros.units import MS_PER_NS
 
 BATCH_SIZE = 50
 
 
 class LimitWatch:
-    """Hears the commands of a robot with one group of joints, by a subscription of ``node``, and keeps only a few.
+    """Hears the commands of a robot by subscriptions of ``node`` and keeps only a few.
 
     ``first_broken`` tells of the first step that broke a limit in what ``take`` gave last.
     """
@@ -34,8 +36,7 @@ class LimitWatch:
         self._segments_ns: deque[int] = deque()
         self.first_broken = ""
         self._begin()
-        topic = robot.outputs[0].command_topic
-        node.create_subscription(JointTrajectory, topic, self._on_command, EVERYTHING)
+        CommandInputs(node, robot, self._on_command, EVERYTHING, self._on_unreadable)
 
     def new_segment(self) -> None:
         """The arm was moved by something else than a command: what is sent from now on is no step from before."""
@@ -55,13 +56,16 @@ class LimitWatch:
     def _begin(self) -> None:
         self._use, self._unreadable, self._broken = self._use_of([]), "", ""
 
-    def _on_command(self, msg: JointTrajectory, info: dict[str, Any]) -> None:
+    def _on_unreadable(self, problem: str) -> None:
         with self._lock:
-            try:
-                command = heard_command(msg, info, self._robot)
-            except ValueError as error:
-                self._unreadable = self._unreadable or str(error)
-                return
+            self._unreadable = self._unreadable or problem
+
+    def _on_command(self, trajectory: Trajectory, info: dict[str, Any]) -> None:
+        try:
+            command = heard_command(trajectory, info)
+        except ValueError as error:
+            return self._on_unreadable(str(error))
+        with self._lock:
             # Several, for on a busy machine commands are heard long after they were sent.
             while self._segments_ns and command.sent_ns >= self._segments_ns[0]:
                 self._judge()
@@ -91,7 +95,7 @@ def _told(before: HeardCommand, command: HeardCommand) -> str:
         f"positions {np.round(c.positions[0], 4).tolist()} velocities {np.round(c.velocities[0], 3).tolist()}"
         for c in (before, command)
     )
-    return f"{first}, {(command.sent_ns - before.sent_ns) * 1e-6:.1f} ms later {second}"
+    return f"{first}, {(command.sent_ns - before.sent_ns) * MS_PER_NS:.1f} ms later {second}"
 
 
 def _joined(total: LimitUse, part: LimitUse, known: LimitUse) -> LimitUse:

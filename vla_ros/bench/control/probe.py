@@ -13,12 +13,13 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_ros.bench.control.heard import EVERYTHING, heard_command, now_ns
-from vla_ros.bench.control.idle_ticker import IDLE_TOPIC
+from vla_ros.bench.control.idle_ticker import idle_robot
 from vla_ros.bench.control.judge import HeardChunk, HeardCommand
 from vla_ros.demo.client import DemoClient, Recording
 from vla_ros.messages.times import fill_time
-from vla_ros.messages.trajectories import parse_trajectory
+from vla_ros.messages.trajectories import Trajectory, parse_trajectory
 from vla_ros.robot import RobotConfig
+from vla_ros.ros.outputs import CommandInputs
 from vla_ros.ros.qos import LINK, TELEOP
 from vla_ros.types import ActionChunk
 
@@ -29,7 +30,7 @@ class ControlProbe(DemoClient):
     def __init__(self, robot: RobotConfig, check: Callable[[], None]) -> None:
         super().__init__(robot, check)
         self._robot = robot
-        self._heard: list[tuple[JointTrajectory, dict[str, Any]]] = []
+        self._heard: list[tuple[Trajectory, dict[str, Any]]] = []
         self._modes: list[tuple[int, str]] = []
         self._chunks: list[tuple[int, JointTrajectory]] = []
         self.scenes_ns: list[int] = []
@@ -37,9 +38,8 @@ class ControlProbe(DemoClient):
         self._model_level = b""
         self._model_heard_ns = 0
         self._teleop = self.create_publisher(JointTrajectory, "vla_policy/teleop", TELEOP)
-        topic = robot.outputs[0].command_topic
-        self.create_subscription(JointTrajectory, topic, self._keep_command, EVERYTHING)
-        self.create_subscription(JointTrajectory, IDLE_TOPIC, self._keep_idle, EVERYTHING)
+        CommandInputs(self, robot, self._keep_command, EVERYTHING)
+        CommandInputs(self, idle_robot(robot), self._keep_idle, EVERYTHING)
         self.create_subscription(String, "vla_policy/mode", self._keep_mode, EVERYTHING)
         self.create_subscription(JointTrajectory, "vla_policy/chunk", self._keep_chunk, EVERYTHING)
         self.create_subscription(DiagnosticStatus, "vla_model/status", self._keep_status, LINK)
@@ -56,12 +56,13 @@ class ControlProbe(DemoClient):
     @property
     def last_positions(self) -> np.ndarray:
         """The newest command ``[num_joints]``."""
-        return self._parse(self._heard[-1][0]).positions[0]
+        return self._heard[-1][0].positions[0]
 
     @property
     def has_stopped(self) -> bool:
         """Whether the newest command keeps every joint still."""
-        return bool(self._heard) and not any(self._heard[-1][0].points[0].velocities)
+        velocities = self._heard[-1][0].velocities if self._heard else None
+        return velocities is not None and not velocities[0].any()
 
     def start_episode(self, seed: int, target: str | None, timeout_s: float = 5.0) -> Recording:
         """As the demo does it, remembering when: commands from before are of another pose."""
@@ -89,9 +90,9 @@ class ControlProbe(DemoClient):
         heard.sort(key=lambda item: item[1]["source_timestamp"])
         mode_ns = [sent_ns for sent_ns, _ in modes]
         commands = []
-        for msg, info in heard:
+        for trajectory, info in heard:
             index = int(np.searchsorted(mode_ns, info["source_timestamp"], side="right")) - 1
-            commands.append(heard_command(msg, info, self._robot, modes[index][1] if index >= 0 else ""))
+            commands.append(heard_command(trajectory, info, modes[index][1] if index >= 0 else ""))
         return commands
 
     def chunks(self) -> list[HeardChunk]:
@@ -101,19 +102,16 @@ class ControlProbe(DemoClient):
         return [HeardChunk(arrived_ns, self._chunk(msg)) for arrived_ns, msg in heard]
 
     def _chunk(self, msg: JointTrajectory) -> ActionChunk:
-        trajectory = self._parse(msg)
+        trajectory = parse_trajectory(msg, self._robot.joint_names)
         times_s = trajectory.times_s
         chunk_dt_s = float(times_s[1] - times_s[0]) if len(times_s) > 1 else 1.0
         return ActionChunk(trajectory.stamp_ns, chunk_dt_s, float(times_s[0]) / chunk_dt_s, trajectory.positions)
 
-    def _parse(self, msg: JointTrajectory) -> Any:
-        return parse_trajectory(msg, self._robot.joint_names)
-
-    def _keep_command(self, msg: JointTrajectory, info: dict[str, Any]) -> None:
+    def _keep_command(self, trajectory: Trajectory, info: dict[str, Any]) -> None:
         with self._changed:
-            self._heard.append((msg, info))
+            self._heard.append((trajectory, info))
 
-    def _keep_idle(self, msg: JointTrajectory, info: dict[str, Any]) -> None:
+    def _keep_idle(self, trajectory: Trajectory, info: dict[str, Any]) -> None:
         self.idle_ns.append(info["received_timestamp"])
 
     def _keep_mode(self, msg: String, info: dict[str, Any]) -> None:

@@ -94,7 +94,9 @@ def _golden_observation(processor: PiProcessor) -> Observation:
     without a real observation."""
     rng = np.random.default_rng(GOLDEN_SEED)
     shape, cameras, state = (*processor.camera_size, 3), processor.camera_names, processor.stats.get("state")
-    joints = np.zeros(len(processor.joint_names)) if state is None else state.mean[-1].astype(np.float64)
+    joints = np.zeros(len(processor.joint_names))
+    if state is not None:
+        joints = processor.data.state_space.decode(state.mean[-1:].astype(np.float64), joints)[0]
     return Observation(
         stamp_ns=GOLDEN_SEED,
         headers_ns=dict.fromkeys(cameras, GOLDEN_SEED),

@@ -36,12 +36,7 @@ class RobotSettings:
 
 def data_config(config: PiConfig, robot: RobotSettings) -> DataConfig:
     """The ``data:`` group; raises ValueError where the robot's joints are not those the policy was trained for."""
-    num_joints = len(robot.joint_names)
-    if config.action_dim != num_joints or (config.state_history and config.state_dim != num_joints):
-        got = f"the policy has {config.state_dim} state and {config.action_dim} action dimensions"
-        need = "a policy directory has one state and one action for each joint: give the robot it was trained for"
-        raise ValueError(f"{got}, the robot {num_joints} joints ({', '.join(robot.joint_names)}); {need} with --robot")
-    return DataConfig(
+    data = DataConfig(
         joint_names=robot.joint_names,
         camera_names=robot.camera_names,
         action_horizon=config.action_horizon,
@@ -50,6 +45,12 @@ def data_config(config: PiConfig, robot: RobotSettings) -> DataConfig:
         action_mode=robot.action_mode,
         normalization="quantile",
     )
+    sizes = data.state_space.size if config.state_history else config.state_dim, data.action_space.size
+    if (config.state_dim, config.action_dim) != sizes:
+        got = f"the policy has {config.state_dim} state and {config.action_dim} action dimensions"
+        has = f"the robot {len(robot.joint_names)} joints ({', '.join(robot.joint_names)})"
+        raise ValueError(f"{got}, {has} that make {sizes[0]} and {sizes[1]}; give the one it was trained for: --robot")
+    return data
 
 
 def processor_config(

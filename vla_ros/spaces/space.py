@@ -1,0 +1,123 @@
+"""A state or action vector as it is declared (``data.state``, ``data.action`` in policy.yaml): its components in order.
+
+::
+
+    action:
+    - {type: joints, joints: [shoulder, elbow], unit: deg, reference: observation}
+    - {type: joint, joint: gripper, range: [0, 100]}
+    - {type: constant, size: 2}
+
+Behind a space everything is absolute joint targets, SI, in the robot file's order; a joint that no component moves is
+held where it was measured.
+
+What ``range`` says depends on the robot's limits. The directory holds those of the robot that it was made with
+(``data.joint_limits``), so that it explains itself and its golden case needs no robot file; whoever has a robot file
+(policy node, replay, training) binds the space to that one's limits, because each arm is calibrated on its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from vla_ros.spaces.component import Component, RobotJoints
+from vla_ros.spaces.joints import Joints
+from vla_ros.spaces.registry import COMPONENTS
+from vla_ros.strict import parse_config
+
+
+@dataclass(frozen=True)
+class Space:
+    """``where`` is its place in policy.yaml. Raises ValueError for a joint that is unknown or taken twice."""
+
+    where: str
+    robot: RobotJoints
+    components: tuple[Component, ...]
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.joint_names if name not in self.robot.names]
+        if unknown:
+            expected = f"expected one of {', '.join(self.robot.names)}, as in data.joint_names"
+            raise ValueError(f"{self.where}: joint is '{unknown[0]}'; {expected}")
+        repeated = [name for name, num in Counter(self.joint_names).items() if num > 1]
+        if repeated:
+            raise ValueError(f"{self.where}: joint '{repeated[0]}' is taken twice; expected one number for each joint")
+
+    @cached_property
+    def size(self) -> int:
+        """How many numbers the vector has."""
+        return sum(component.size for component in self.components)
+
+    @cached_property
+    def joint_names(self) -> tuple[str, ...]:
+        """The joints that it moves, in the order of the vector."""
+        return tuple(name for component in self.components for name in component.joint_names)
+
+    @cached_property
+    def needs_limits_of(self) -> tuple[str, ...]:
+        """The joints whose limits it depends on."""
+        return tuple(name for component in self.components for name in component.needs_limits_of)
+
+    def encode(self, targets: np.ndarray, measured: np.ndarray) -> np.ndarray:
+        """Absolute joint targets ``[..., horizon, num_joints]`` as vectors ``[..., horizon, size]``.
+
+        ``measured`` ``[..., num_joints]`` are the joints at ``t_obs``. A state is encoded as a chunk of one row.
+        """
+        return np.concatenate([part.encode(targets, measured, self.robot) for part in self.components], axis=-1)
+
+    def decode(self, vectors: np.ndarray, measured: np.ndarray) -> np.ndarray:
+        """The inverse of ``encode``: absolute joint targets ``[..., horizon, num_joints]``, float64."""
+        targets = np.empty((*vectors.shape[:-1], len(self.robot.names)))
+        targets[...] = measured[..., None, :]
+        first = 0
+        for component in self.components:
+            component.decode(vectors[..., first : first + component.size], measured, self.robot, targets)
+            first += component.size
+        return targets
+
+    def check_fit(self, size: int, what: str) -> None:
+        """Raises ValueError where the network's ``size``, called ``what``, is another, or limits are not known."""
+        if size != self.size:
+            raise ValueError(f"{what} is {size}, {self.where} makes {self.size} numbers; make them equal")
+        missing = [name for name in self.needs_limits_of if name not in self.robot.limits]
+        if missing:
+            raise ValueError(f"{self.where}: '{missing[0]}' has a range; add its limits to data.joint_limits")
+
+
+def parse_space(declared: Sequence[Mapping[str, Any]], where: str, robot: RobotJoints) -> Space:
+    """The space of a declaration at ``where``, ``data.state`` or ``data.action``.
+
+    Raises ValueError, naming the component, for an unknown type or key, a value that doesn't fit, a joint that is
+    missing, unknown or taken twice, in a state what only an action can have, no component at all, and an action that
+    moves no joint.
+    """
+    if not declared:
+        raise ValueError(f"{where} is empty; expected at least one component")
+    components = tuple(_parse_component(entry, f"{where}[{index}]") for index, entry in enumerate(declared))
+    for index, component in enumerate(components):
+        if where == "data.state" and component.why_no_state:
+            raise ValueError(f"{where}[{index}]: {component.why_no_state}")
+    space = Space(where, robot, components)
+    if where == "data.action" and not space.joint_names:
+        raise ValueError(f"{where} moves no joint; expected at least one component with a joint")
+    return space
+
+
+def joints_space(robot: RobotJoints, reference: str = "absolute") -> Space:
+    """A number for each joint, in the robot file's order: what a directory that declares nothing means."""
+    return Space("data.joint_names", robot, (Joints(joints=robot.names, reference=reference),))
+
+
+def _parse_component(entry: Mapping[str, Any], where: str) -> Component:
+    kind = COMPONENTS.get(entry.get("type", ""))
+    if kind is None:
+        raise ValueError(f"{where}: type is {entry.get('type')!r}; expected one of {', '.join(COMPONENTS)}")
+    try:
+        return parse_config(kind, {key: value for key, value in entry.items() if key != "type"}, entry["type"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
