@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from policy_helpers import CAMERAS, HORIZON, JOINTS, observation, pi_config, policy_files
+from policy_helpers import CAMERAS, HORIZON, JOINTS, observation, pi_config, policy_processor
 
 from vla_ros.policies.config import DataConfig
-from vla_ros.policies.processor import PolicyProcessor
+from vla_ros.policies.pi.processor import PiProcessor
 from vla_ros.spaces.component import RobotJoints
 from vla_ros.spaces.joints import REFERENCES
 from vla_ros.spaces.space import Space, parse_space
@@ -173,10 +173,10 @@ HAND_PART = {"type": "joint", "joint": HAND, "range": [0, 100]}
 LIMITS = {name: (-1.0, 1.0) for name in JOINTS}
 
 
-def declared_processor(**changes: Any) -> PolicyProcessor:
+def declared_processor(**changes: Any) -> PiProcessor:
     """Actions of arm, hand and a number of padding; a state of the hand alone."""
     rng = np.random.default_rng(1)
-    files = policy_files(pi_config())
+    plain = policy_processor(pi_config())
     data = DataConfig(
         JOINTS,
         CAMERAS,
@@ -186,16 +186,16 @@ def declared_processor(**changes: Any) -> PolicyProcessor:
         action=(ARM_PART, HAND_PART, {"type": "constant"}),
         joint_limits={HAND: [-1.0, 1.0]},
     )
-    files = replace(
-        files,
-        policy=replace(files.policy, action_dim=4, state_dim=1),
+    return PiProcessor(
+        config=replace(plain.config, action_dim=4, state_dim=1),
         data=replace(data, **changes),
+        images=plain.images,
+        tokenizer=plain.tokenizer,
         stats={
             "state": compute_stats(rng.uniform(0, 100, (50, 1, 1))),
             "action": compute_stats(rng.uniform(-100, 100, (50, HORIZON, 4))),
         },
     )
-    return PolicyProcessor(files, "digest")
 
 
 def test_a_chunk_continues_the_one_before_it_in_the_numbers_of_the_policy() -> None:
