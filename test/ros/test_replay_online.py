@@ -7,14 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rclpy
 import torch
 from ros_harness import SOURCE_ROOT, START_PATIENCE_S, NodeProcess, wait_until
+from rosgraph_msgs.msg import Clock
 
 from vla_ros.bags.read import BagReader
+from vla_ros.messages.times import fill_time
 from vla_ros.recordings.events import ChunkEvent, FrameEvent, TraceEvent
 from vla_ros.recordings.feed import Feed
 from vla_ros.replay.policy import load_replay_policy
@@ -32,30 +37,46 @@ MAX_CHUNK_DIFFERENCE = 1e-5
 MIN_SHARE = 0.8
 
 
+@contextmanager
+def simulated_time(now_ns: int) -> Iterator[Callable[[], bool]]:
+    """Says what time it is whenever it is called: the recorder begins with simulated time."""
+    node = rclpy.create_node("time")
+    publisher, msg = node.create_publisher(Clock, "/clock", 1), Clock()
+    fill_time(msg.clock, now_ns)
+    try:
+        yield lambda: publisher.publish(msg) is None
+    finally:
+        node.destroy_node()
+
+
 @pytest.fixture(scope="module")
 def online_bag(ros: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the live nodes made of the demo's sensors."""
+    """What the live nodes made of the demo's sensors; the bag plays when both are active and everything is recorded."""
     folder = tmp_path_factory.mktemp("online")
     common = {"use_sim_time": True, "autostart": True}
     command = [sys.executable, "-m", "vla_ros.cli", "record", "--out", str(folder / "online"), "--use-sim-time"]
     env = {key: value for key, value in os.environ.items() if key != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
     env["PYTHONPATH"] = str(SOURCE_ROOT)
-    with (folder / "record.log").open("wb") as log:
+    record_log = folder / "record.log"
+    with record_log.open("wb") as log:
         recorder = subprocess.Popen(command, stdout=log, stderr=log, env=env, cwd=SOURCE_ROOT)
     nodes = [
         NodeProcess("nodes.model_node", folder / "model_node.log", common),
         NodeProcess("nodes.policy_node", folder / "policy_node.log", common),
     ]
-    player = NodeProcess("record.player", folder / "player.log", {"bag": DEMO_BAG})
     try:
+        with simulated_time(BagReader(DEMO_BAG).contents.start_ns) as tell_time:
+            wait_until(lambda: tell_time() and "recording" in record_log.read_text(), "the recorder", START_PATIENCE_S)
+        for node in nodes:
+            wait_until(lambda: ": active" in node.log, f"an active node: {node.log}", START_PATIENCE_S)
+        player = NodeProcess("record.player", folder / "player.log", {"bag": DEMO_BAG})
         wait_until(lambda: not player.is_running, "the end of the bag", START_PATIENCE_S)
+        assert player.stop() == 0, player.log
     finally:
-        code = player.stop()
         recorder.send_signal(signal.SIGINT)
-        recorder.wait(30)
+        recorder.wait(START_PATIENCE_S)
         for node in nodes:
             node.stop()
-    assert code == 0, player.log
     return folder / "online"
 
 

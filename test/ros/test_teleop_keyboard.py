@@ -212,7 +212,8 @@ def test_the_newest_of_two_keys_counts(fake, keyboard):
 
 def test_a_robot_engaged_by_somebody_else_is_left_alone(fake, keyboard):
     keyboard.press(UP)
-    wait_until(lambda: "TELEOP (you)" in keyboard.status, "TELEOP")
+    # The mode comes with the answer of a service, the first message may follow it.
+    wait_until(lambda: fake.received_s and "TELEOP (you)" in keyboard.status, "TELEOP")
     fake.go_to("POLICY")
     # A message on its way may take over once more, as with any human; what counts is that it ends.
     wait_until(lambda: is_silent(fake), "silence")

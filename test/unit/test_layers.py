@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import statistics
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -200,6 +202,13 @@ ROS_LAYERS = (
     "vla_ros.teleop",
 )
 EVERYTHING = (*ROS_LAYERS, "vla_ros.cli")
+# From the ground up: a room imports those before it. The table above says which of them.
+ORDER = (
+    "share strict units types urdf wire messages topics outputs robot bags observing runtime recordings spaces "
+    "transforms policies execution audit replay ros sim training record teleop check demo view nodes bench cli"
+).split()
+MAX_LINES = 400
+MAX_MEDIAN_LINES = 150
 # Itself nothing but standard library.
 ANYWHERE = {"vla_ros.strict", "vla_ros.units"}
 # Time and the work of other threads reach the runtime as arguments only.
@@ -349,3 +358,31 @@ def test_policies_and_execution_load_without_ros() -> None:
 @pytest.mark.skipif(find_spec("rclpy") is None, reason="needs ROS 2: make setup")
 def test_the_robot_side_node_loads_no_torch() -> None:
     assert not loaded_by(["vla_ros.nodes.policy_node"]) & {"torch", "transformers"}
+
+
+def test_no_import_leads_in_a_circle() -> None:
+    """Not even one inside a function, or one for types alone."""
+    graph = {module: (imports_of(path) & MODULES.keys()) - {module} for module, path in MODULES.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" is imported by ".join(error.args[1]))
+
+
+def test_no_room_imports_one_that_lies_above_it() -> None:
+    above = {room: set(ORDER[ORDER.index(room) + 1 :]) for room in ORDER}
+    rooms = {module: module.split(".")[1] for module in MODULES if "." in module}
+    assert set(rooms.values()) - above.keys() == set(), "a room without a place in ORDER"
+    upward = [
+        f"{module} imports {imported}"
+        for module, room in rooms.items()
+        for imported in sorted(imports_of(MODULES[module]) & rooms.keys())
+        if rooms[imported] in above[room]
+    ]
+    assert not upward, "\n".join(upward)
+
+
+def test_a_file_is_read_in_one_sitting() -> None:
+    lines = {module: len(path.read_text().splitlines()) for module, path in MODULES.items()}
+    assert {module: count for module, count in lines.items() if count > MAX_LINES} == {}
+    assert statistics.median(lines.values()) <= MAX_MEDIAN_LINES

@@ -16,6 +16,18 @@ import pytest
 SOURCE = Path(__file__).parents[2]
 PREFIX = Path(sys.prefix)
 EXECUTABLES = ("model_node", "policy_node", "sim_node", "teleop_keyboard", "vla_ros")
+# Imported by another name than the package's, or part of another.
+COMES_WITH = {
+    "OpenGL": "pyopengl",
+    "PIL": "pillow",
+    "backports": "rosbags",
+    "compression": "rosbags",
+    "cv2": "opencv",
+    "hydra": "hydra-core",
+    "lz4": "rosbags",
+    "omegaconf": "hydra-core",
+    "yaml": "pyyaml",
+}
 needs_install = pytest.mark.skipif(
     not (PREFIX / "share" / "vla_ros" / "package.xml").is_file(), reason="vla_ros is not installed by pip: make setup"
 )
@@ -30,6 +42,33 @@ def test_package_xml_setup_and_changelog_say_the_same_version() -> None:
     assert f'version="{version}"' in (SOURCE / "setup.py").read_text()
     newest = re.search(r"^(\d+\.\d+\.\d+) \(", (SOURCE / "CHANGELOG.rst").read_text(), re.MULTILINE)
     assert newest is not None and newest[1] == version
+
+
+def imported_packages() -> set[str]:
+    """The top-level packages that the installed code and its launch files import, lazily too."""
+    found = set()
+    for folder in ("vla_ros", "launch"):
+        for path in (SOURCE / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(), str(path))):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                    found.add(node.module.partition(".")[0])
+    return found - sys.stdlib_module_names - {"vla_ros"}
+
+
+def test_every_imported_package_is_declared() -> None:
+    """A ROS or Debian package in package.xml, any other in setup.py."""
+    depends = {node.text for node in ElementTree.parse(SOURCE / "package.xml").iter("exec_depend")}
+    setup = ast.parse((SOURCE / "setup.py").read_text())
+    lists = [node.value for node in ast.walk(setup) if isinstance(node, ast.keyword) and "require" in str(node.arg)]
+    strings = [node.value for value in lists for node in ast.walk(value) if isinstance(node, ast.Constant)]
+    by_pip = {normalised(re.match(r"[\w-]+", text)[0]) for text in strings if re.match(r"[A-Za-z]", text)}
+    declared = depends | by_pip | {name.removeprefix("python3-") for name in depends}
+    missing = {name for name in imported_packages() - COMES_WITH.keys() if not {name, normalised(name)} & declared} | {
+        name for name, package in COMES_WITH.items() if package not in declared
+    }
+    assert missing == set()
 
 
 @needs_install
@@ -52,6 +91,18 @@ def test_ros2_run_finds_an_executable_that_leads_to_the_installed_one(name: str)
     wrapper = PREFIX / "lib" / "vla_ros" / name
     assert os.access(wrapper, os.X_OK) and os.access(PREFIX / "bin" / name, os.X_OK)
     assert f"bin/{name}" in wrapper.read_text()
+
+
+@needs_install
+def test_the_command_line_says_its_version() -> None:
+    version = ElementTree.parse(SOURCE / "package.xml").findtext("version")
+    run = subprocess.run([PREFIX / "bin" / "vla_ros", "--version"], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, f"vla_ros {version}\n")
+
+
+@needs_install
+def test_type_checkers_are_told_that_the_package_has_types() -> None:
+    assert "vla_ros/py.typed" in {str(path) for path in distribution("vla_ros").files or []}
 
 
 @needs_install

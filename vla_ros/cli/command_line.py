@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from vla_ros.cli import audit, bench, check, demo, import_policy, parity, record, replay, train
@@ -46,6 +47,13 @@ def _requirement(extras: Sequence[str]) -> str:
     return f"vla_ros[{','.join(extras)}]" if extras else "vla_ros"
 
 
+def _version() -> str:
+    try:
+        return version("vla_ros")
+    except PackageNotFoundError:
+        return "of a source tree that is not installed"
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(UNUSABLE, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -53,6 +61,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="vla_ros", description="Runs a Vision-Language-Action policy on a robot under ROS 2.")
+    parser.add_argument("--version", action="version", version=f"vla_ros {_version()}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:
         name = getattr(module, "NAME", module.__name__.rpartition(".")[2])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -22,8 +24,24 @@ NODE_MODULES = {
     "control_cameras": "vla_ros.bench.control.cameras",
 }
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
 LOG_PREFIX = re.compile(r"^\[\w+\] \[[\d.]+\] \[[^\]]+\]: ")
 """Level, time and name before what a ROS node logs."""
+
+
+@contextmanager
+def held_interruptions() -> Iterator[None]:
+    """What would interrupt the block does so at its end: nothing in it is left half done."""
+    arrived: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in INTERRUPTIONS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 class Processes:
@@ -42,10 +60,16 @@ class Processes:
     def start(self, name: str, command: Sequence[str]) -> None:
         """Start ``command`` as the child ``name``."""
         self._log_dir.mkdir(parents=True, exist_ok=True)
-        with open(self._log_path(name), "wb") as log:
+        # A child that an interruption keeps from being written down here would never be ended.
+        with open(self._log_path(name), "wb") as log, held_interruptions():
             # A session of its own: Ctrl-C reaches the demo alone, which then ends its children in order.
             self._children[name] = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
 
     def check(self) -> None:
@@ -101,6 +125,11 @@ class Processes:
 
     def _log_path(self, name: str) -> Path:
         return self._log_dir / f"{name}.log"
+
+
+def _end_with_parent() -> None:
+    """Runs in the child, before its program: a parent that is killed cannot end it any more."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _yaml(value: object) -> str:

@@ -146,16 +146,18 @@ def running_world(
             processes.start_node(name, parameters)
         # Ctrl-C belongs to this program, which has children to end.
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-        client = make_client(robot, processes.check)
-        executor = SingleThreadedExecutor()
-        executor.add_node(client)
-        spinner = threading.Thread(target=_spin, args=(executor,), daemon=True)
-        spinner.start()
+        spinner: threading.Thread | None = None
         try:
+            client = make_client(robot, processes.check)
+            executor = SingleThreadedExecutor()
+            executor.add_node(client)
+            spinner = threading.Thread(target=_spin, args=(executor,), daemon=True)
+            spinner.start()
             yield DemoWorld(config, client, processes)
         finally:
             rclpy.shutdown()
-            spinner.join(timeout=2.0)
+            if spinner is not None:
+                spinner.join(timeout=2.0)
 
 
 def _use_own_domain() -> None:

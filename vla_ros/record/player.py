@@ -41,7 +41,8 @@ from vla_ros.share import robot_file
 LATCHED_TOPICS = ("vla_policy/task", "vla_policy/estop")
 HUMAN_TOPICS = ("vla_policy/teleop", "joy")
 PLAYERS = ("auto", "rosbag2", "own")
-LISTENER_PATIENCE_S = 60.0
+# Loading and warming up a large policy takes minutes.
+LISTENER_PATIENCE_S = 300.0
 ENGAGE_EVERY_S = 0.2
 DEPTH = 50
 # What ``ros2 bag play`` publishes before its topics are discovered is lost.
@@ -184,7 +185,7 @@ class Player(Node):
             needed = {f"listener on '{topic}'": False for topic in deaf}
             if self.params.engage:
                 needed |= {"service 'vla_policy/engage'": self._engage.service_is_ready()}
-                needed |= {"an active vla_model": self._is_model_up}
+                needed |= {"active vla_model": self._is_model_up}
             missing = [what for what, is_there in needed.items() if not is_there]
             if not missing:
                 return

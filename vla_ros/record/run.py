@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from vla_ros.record.topics import recorded_topics
 from vla_ros.robot import load_robot
 from vla_ros.ros.clock import NS_PER_S
 from vla_ros.ros.dds import use_default_dds_profile
+from vla_ros.ros.signals import stop_on_signals
 from vla_ros.share import robot_file
 
 # At most a second may be lost, on a disk that takes a while, too.
@@ -71,9 +71,9 @@ def record(config: RecordConfig) -> RecordReport:
     Raises ValueError for a robot file or a namespace that cannot be used, a bag that exists or cannot be written, and
     where nothing came at all.
     """
+    stopping = stop_on_signals()
     robot = load_robot(robot_file(config.robot))
     use_default_dds_profile()
-    stopping = _stop_on_signals()
     try:
         recorder = _recorder(config)
         executor = SingleThreadedExecutor()
@@ -92,14 +92,6 @@ def record(config: RecordConfig) -> RecordReport:
     finally:
         rclpy.try_shutdown()
     return report
-
-
-def _stop_on_signals() -> threading.Event:
-    """Set by the first SIGINT or SIGTERM; the second, which a terminal under launch sends, too, does no harm."""
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
-    return stopping
 
 
 def _recorder(config: RecordConfig) -> Recorder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import traceback
@@ -19,6 +18,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.ros.dds import use_default_dds_profile
+from vla_ros.ros.signals import stop_on_signals
 
 RCLError = rclpy_implementation.RCLError
 ERROR_PERIOD_S = 1.0
@@ -181,12 +181,10 @@ class Role:
 
 def run_managed(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> int:
     """The life of a managed node's process: until SIGINT or SIGTERM. Returns the exit code."""
+    stopping = stop_on_signals()
     use_default_dds_profile()
     # rclpy's own handlers would take the context away from under running threads.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
     try:
         node = make_node()
     except (InvalidParameterTypeException, ParameterException) as error:
@@ -194,7 +192,7 @@ def run_managed(make_node: Callable[[], ManagedNode], args: list[str] | None = N
         rclpy.shutdown()
         return 2
     spinner = Spinner(node)
-    if node.get_parameter("autostart").value:
+    if node.get_parameter("autostart").value and not stopping.is_set():
         node.start_itself()
     spinner.start()
     stopping.wait()

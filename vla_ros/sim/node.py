@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from vla_ros.robot import OutputConfig, RobotConfig, load_robot
 from vla_ros.ros.dds import use_default_dds_profile
 from vla_ros.ros.outputs import CommandOutputs, message_class
 from vla_ros.ros.qos import CAMERA, COMMAND, JOINT_STATES, LATCHED, REPORT
+from vla_ros.ros.signals import stop_on_signals
 from vla_ros.share import robot_file
 from vla_ros.sim.reset import ResetRequest, parse_reset
 
@@ -200,15 +200,13 @@ def _no_egl(error: Exception) -> ValueError:
 
 def main(args: list[str] | None = None) -> None:
     """Run the node until it is interrupted; exits 2 with one line where it cannot start."""
+    stop = stop_on_signals()
     os.environ.setdefault("MUJOCO_GL", "egl")
     # Software rendering would otherwise take every core, which inference and the control loop need more.
     os.environ.setdefault("LP_NUM_THREADS", "1")
     use_default_dds_profile()
     # Signals end the loop between two steps, not ROS under a step that publishes.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     try:
         node = SimNode()
     except ValueError as error:

@@ -29,6 +29,7 @@ from vla_ros.ros import qos
 from vla_ros.ros.dds import use_default_dds_profile
 from vla_ros.ros.managed import Spinner
 from vla_ros.ros.robot_description import load_robot_in_graph
+from vla_ros.ros.signals import stop_on_signals
 from vla_ros.share import robot_file
 from vla_ros.teleop.jog import DEFAULT_SPEED, HELP, MAX_SPEED, MIN_SPEED, Session, status_line
 from vla_ros.teleop.terminal import Terminal
@@ -179,12 +180,10 @@ def main(args: list[str] | None = None) -> int:
     """Run until q or a signal; exits 2 with one line where it cannot start."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return _refuse("standard input and output are no terminal; run it in one: ros2 run vla_ros teleop_keyboard")
+    stop = stop_on_signals(signal.SIGHUP, signal.SIGQUIT)
     use_default_dds_profile()
     # The key loop ends between two keys, and the terminal is restored.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, lambda *_: stop.set())
     try:
         node = TeleopKeyboard()
     except (ValueError, InvalidParameterTypeException) as error:
