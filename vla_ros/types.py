@@ -8,9 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 
 import numpy as np
+
+
+class Mode(StrEnum):
+    """``HOLD`` keeps the last command, ``TELEOP`` follows a human, ``POLICY`` the policy's chunks; ``ESTOP`` brakes and
+    stays until it is reset."""
+
+    HOLD = "HOLD"
+    TELEOP = "TELEOP"
+    POLICY = "POLICY"
+    ESTOP = "ESTOP"
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,9 @@ from vla_ros.ros.reports import diagnostics, distribution_values, full_name, ove
 from vla_ros.ros.robot_description import RobotDescription
 from vla_ros.ros.statistics import Distribution
 from vla_ros.ros.ticker import Ticker
-from vla_ros.runtime.handoff import Mode
 from vla_ros.runtime.loop import ESTOP_LATCHED, ControlLoop, LoopSettings, Tick
 from vla_ros.runtime.teleop import TeleopTrajectory
-from vla_ros.types import Answer
+from vla_ros.types import Answer, Mode
 
 DIAGNOSTICS_PERIOD_S = 1.0
 MAX_PERIODS = 1.5

@@ -35,8 +35,7 @@ from vla_ros.recordings.events import (
     TraceEvent,
 )
 from vla_ros.robot import CameraConfig, OutputConfig, RobotConfig
-from vla_ros.runtime.handoff import Mode
-from vla_ros.types import Frame
+from vla_ros.types import Frame, Mode
 
 IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 JOINT_STATE, TRAJECTORY = "sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory"

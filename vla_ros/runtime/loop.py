@@ -14,16 +14,16 @@ from vla_ros.observing.buffers import CommandHistory, SensorBuffers
 from vla_ros.observing.freshness import Fault, frozen_fault, joint_fault, sensor_fault
 from vla_ros.observing.observe import NoObservation, observe
 from vla_ros.robot import RobotConfig
-from vla_ros.runtime.handoff import Handoff, Mode
+from vla_ros.runtime.handoff import Handoff
 from vla_ros.runtime.limits import BrakingRamp, Limiter
 from vla_ros.runtime.missed import MissedTicks
 from vla_ros.runtime.path import NS_PER_S, Ramp, Target
-from vla_ros.runtime.policy_driver import PolicyDriver
+from vla_ros.runtime.policy_driver import Asked, PolicyDriver
 from vla_ros.runtime.recovery import Recovery
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.runtime.teleop import Teleop, TeleopSettings, TeleopTrajectory
 from vla_ros.runtime.watchdogs import overrun_fault, result_fault, silence_fault
-from vla_ros.types import ActionChunk, ChunkShape, Command, Continuation, Observation
+from vla_ros.types import ActionChunk, ChunkShape, Command, Continuation, Mode, Observation
 
 COMMAND_HISTORY_S = 5.0
 MAX_SHADOW_AGE_S = 0.5
@@ -217,8 +217,8 @@ class ControlLoop:
         self._no_observation = ""
         return observation if self._policy.ask(observation, now_ns) else None
 
-    def requested(self, stamp_ns: int) -> Observation | None:
-        """The observation of ``stamp_ns`` if its result is waited for."""
+    def requested(self, stamp_ns: int) -> Asked | None:
+        """What was asked about the observation of ``stamp_ns`` if its result is waited for."""
         return self._policy.asked(stamp_ns)
 
     def continuation(self, observation: Observation, shape: ChunkShape) -> Continuation | None:
@@ -239,7 +239,7 @@ class ControlLoop:
         if self._policy.asked(chunk.stamp_ns) is None:
             return False
         self._policy.answered(chunk.stamp_ns)
-        problem = self._unusable(chunk)
+        problem = self.unusable(chunk)
         if problem:
             self.fail_policy(problem, now_ns)
             return False
@@ -248,6 +248,13 @@ class ControlLoop:
             return True
         self._policy.follow(chunk, self._commands.at(chunk.stamp_ns), now_ns)
         return True
+
+    def unusable(self, chunk: ActionChunk) -> str:
+        """What is wrong with a chunk, in one line; empty where it can be followed."""
+        if chunk.positions.ndim != 2 or chunk.positions.shape[1] != self._robot.num_joints or not chunk.horizon:
+            got, expected = chunk.positions.shape, f"[horizon, {self._robot.num_joints}]"
+            return f"the policy gave actions of shape {got}; expected {expected}"
+        return "" if np.isfinite(chunk.positions).all() else "the policy gave actions that are not finite"
 
     def tick(self, now_ns: int, model_fault: Fault | None = None) -> Tick:
         """The command due one control period after ``now_ns``. Ticks lie whole periods apart; some may be missing.
@@ -341,13 +348,6 @@ class ControlLoop:
             self._release()
             self._recovery.begin(fault, now_ns)
             self._waiting_since_ns = now_ns
-
-    def _unusable(self, chunk: ActionChunk) -> str:
-        """What is wrong with a chunk, in one line."""
-        if chunk.positions.ndim != 2 or chunk.positions.shape[1] != self._robot.num_joints or not chunk.horizon:
-            got, expected = chunk.positions.shape, f"[horizon, {self._robot.num_joints}]"
-            return f"the policy gave actions of shape {got}; expected {expected}"
-        return "" if np.isfinite(chunk.positions).all() else "the policy gave actions that are not finite"
 
     def _release(self) -> None:
         """Whoever drove drives no more: nothing of theirs is left, and the next one is led in gently."""
