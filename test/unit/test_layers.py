@@ -23,6 +23,7 @@ TORCH = {"torch", "jaxtyping"}
 MAY_IMPORT = {
     "vla_ros.share": set(),
     "vla_ros.strict": set(),
+    "vla_ros.topics": set(),
     "vla_ros.types": {"numpy"},
     "vla_ros.robot": {"numpy", "yaml", "vla_ros.types", "vla_ros.urdf"},
     "vla_ros.urdf": set(),
@@ -38,15 +39,16 @@ MAY_IMPORT = {
         "vla_ros.messages",
         "vla_ros.types",
     },
-    "vla_ros.messages": {"numpy", "cv2", "vla_ros.types"},
-    "vla_ros.observing": {"numpy", "vla_ros.types", "vla_ros.robot"},
-    "vla_ros.runtime": {"numpy", "vla_ros.observing", "vla_ros.types", "vla_ros.robot"},
+    "vla_ros.messages": {"numpy", "cv2", "vla_ros.topics", "vla_ros.types"},
+    "vla_ros.observing": {"numpy", "vla_ros.topics", "vla_ros.types", "vla_ros.robot"},
+    "vla_ros.runtime": {"numpy", "vla_ros.observing", "vla_ros.topics", "vla_ros.types", "vla_ros.robot"},
     "vla_ros.check": {
         "numpy",
         "vla_ros.messages",
         "vla_ros.observing",
         "vla_ros.robot",
         "vla_ros.runtime",
+        "vla_ros.topics",
         "vla_ros.types",
     },
     "vla_ros.transforms": {"numpy", "cv2", "PIL", "tokenizers", "vla_ros.types"},
@@ -97,6 +99,7 @@ MAY_IMPORT = {
         "vla_ros.observing",
         "vla_ros.robot",
         "vla_ros.runtime",
+        "vla_ros.topics",
         "vla_ros.types",
     },
     "vla_ros.replay": {
@@ -111,11 +114,12 @@ MAY_IMPORT = {
         "vla_ros.robot",
         "vla_ros.runtime",
         "vla_ros.share",
+        "vla_ros.topics",
         "vla_ros.transforms",
         "vla_ros.types",
     }
     | TORCH,
-    "vla_ros.sim": {"numpy", "mujoco", "tqdm", "vla_ros.bags", "vla_ros.robot", "vla_ros.types"},
+    "vla_ros.sim": {"numpy", "mujoco", "tqdm", "vla_ros.bags", "vla_ros.robot", "vla_ros.topics", "vla_ros.types"},
     "vla_ros.training": {
         "numpy",
         "hydra",
@@ -129,6 +133,7 @@ MAY_IMPORT = {
         "vla_ros.robot",
         "vla_ros.share",
         "vla_ros.sim",
+        "vla_ros.topics",
         "vla_ros.transforms",
         "vla_ros.types",
     }

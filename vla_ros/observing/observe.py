@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vla_ros import topics
 from vla_ros.observing.buffers import FrameBuffer, SensorBuffers
 from vla_ros.observing.freshness import sensor_fault
 from vla_ros.robot import RobotConfig
@@ -30,7 +31,7 @@ def observe(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Observat
     if fault is not None:
         return NoObservation(fault.line)
     if not sensors.task:
-        return NoObservation("no instruction has come on 'vla_policy/task'")
+        return NoObservation(f"no instruction has come on '{topics.TASK}'")
     frames = _matching_frames(sensors.cameras)
     stamps = {name: frame.stamp_ns for name, frame in frames.items()}
     first, last = min(stamps, key=stamps.__getitem__), max(stamps, key=stamps.__getitem__)

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CompressedImage, Image, JointState, Joy
-from std_msgs.msg import Bool, Float64MultiArray, String, UInt8MultiArray
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros.robot import RobotConfig
+from vla_ros.ros.endpoints import interface_type
+from vla_ros.topics import (
+    CHUNK,
+    DIAGNOSTICS,
+    EPISODE_MARKER,
+    ESTOP,
+    JOY,
+    MODE,
+    REQUEST,
+    RESULT,
+    SIM_BLOCKS,
+    STATUS,
+    TASK,
+    TELEOP,
+    TRACE,
+    Qos,
+    Topic,
+)
 
 # Deep, so that a slow disk loses nothing for a second or two; best effort where every publisher can serve it and none
 # should ever wait for a recorder.
@@ -19,6 +36,8 @@ SENSORS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)
 REPORTS = QoSProfile(depth=1000)
 LATCHED = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 LINK = QoSProfile(depth=50)
+LISTENING = {Qos.SENSOR: SENSORS, Qos.LATCHED: LATCHED, Qos.COMMAND: REPORTS, Qos.REPORT: REPORTS}
+NAMED = (SIM_BLOCKS, TASK, MODE, ESTOP, TELEOP, CHUNK, TRACE, EPISODE_MARKER, JOY, STATUS, DIAGNOSTICS)
 COMMANDS = {"trajectory": JointTrajectory, "forward": Float64MultiArray}
 
 
@@ -39,23 +58,17 @@ class RecordedTopic:
 
 def recorded_topics(robot: RobotConfig, with_link: bool) -> tuple[RecordedTopic, ...]:
     """Everything of ``robot`` that training and replay read, in the order in which to subscribe."""
-    topics = [
+    recorded = [
         *(RecordedTopic(c.topic, CompressedImage if c.compressed else Image, IMAGES, True) for c in robot.cameras),
         RecordedTopic(robot.joint_states.topic, JointState, SENSORS, True),
         *(RecordedTopic(output.command_topic, COMMANDS[output.interface], REPORTS, True) for output in robot.outputs),
         # Before the task: what lies on the demo's table belongs to the episode that the next task starts.
-        RecordedTopic("sim/blocks", String, LATCHED),
-        RecordedTopic("vla_policy/task", String, LATCHED, True),
-        RecordedTopic("vla_policy/mode", String, LATCHED),
-        RecordedTopic("vla_policy/estop", Bool, LATCHED),
-        RecordedTopic("vla_policy/teleop", JointTrajectory, REPORTS),
-        RecordedTopic("vla_policy/chunk", JointTrajectory, REPORTS),
-        RecordedTopic("vla_policy/trace", String, REPORTS),
-        RecordedTopic("vla_policy/episode", String, REPORTS),
-        RecordedTopic("joy", Joy, SENSORS),
-        RecordedTopic("vla_model/status", DiagnosticStatus, REPORTS),
-        RecordedTopic("/diagnostics", DiagnosticArray, REPORTS),
+        *map(_recorded, NAMED),
     ]
     if with_link:
-        topics += [RecordedTopic(f"vla_model/{name}", UInt8MultiArray, LINK) for name in ("request", "result")]
-    return tuple(topics)
+        recorded += [RecordedTopic(topic.name, interface_type(topic), LINK) for topic in (REQUEST, RESULT)]
+    return tuple(recorded)
+
+
+def _recorded(topic: Topic) -> RecordedTopic:
+    return RecordedTopic(topic.name, interface_type(topic), LISTENING[topic.qos], topic is TASK)

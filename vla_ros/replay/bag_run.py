@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros import topics
 from vla_ros.recordings.events import (
     ChunkEvent,
     CommandEvent,
@@ -228,7 +229,7 @@ class BagRun:
         times_ns = tuple(start_ns + round(t * NS_PER_S) for t in event.trajectory.times_s)
         refusal = self._loop.offer_teleop(TeleopTrajectory(times_ns, event.trajectory.positions), self._now_ns)
         if refusal:
-            self._log.refused(self._now_ns, f"'vla_policy/teleop' refused: {refusal}")
+            self._log.refused(self._now_ns, f"'{topics.TELEOP}' refused: {refusal}")
 
     def _drive_as_recorded(self) -> None:
         loop, now_ns = self._loop, self._now_ns

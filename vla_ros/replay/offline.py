@@ -132,7 +132,8 @@ class OfflineNodes:
         try:
             return _Due(None, self._now_ns, question.asked.observation, self._infer(question.request))
         except ValueError as error:
-            return self._asking.fail(f"processor: {error}")
+            self._asking.fail(f"processor: {error}")
+            return None
 
     def _wait_for(self, due: _Due) -> None:
         """At most ``MAX_OUTSTANDING`` answers are due: each holds images, and the loop has no use for more."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla_ros.replay.golden.fingerprint import InputFingerprint
+from vla_ros.types import Mode
 
-DRIVERS = ("POLICY", "TELEOP", "HOLD", "ESTOP", "")
+DRIVERS = (Mode.POLICY, Mode.TELEOP, Mode.HOLD, Mode.ESTOP, "")
 """Who drove when the bag was recorded; empty where it does not say."""
 
 
@@ -117,4 +118,4 @@ class Replay:
     @property
     def interventions(self) -> tuple[Span, ...]:
         """When a human drove."""
-        return tuple(span for span in self.modes if span.label == "TELEOP")
+        return tuple(span for span in self.modes if span.label == Mode.TELEOP)

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vla_ros import topics
 from vla_ros.runtime.loop import ControlLoop
 from vla_ros.runtime.policy_driver import Asked
-from vla_ros.topics import MODEL_NODE
 from vla_ros.types import ActionChunk, Answer, ChunkShape, Continuation, Observation
 
 
@@ -68,7 +68,8 @@ class Asking:
             try:
                 observation = self._loop.begin_request(now_ns, repeated)
             except ValueError as error:  # an image that is decoded only now
-                return self._report("observation", f"observation: {error}")
+                self._report("observation", f"observation: {error}")
+                return None
             if observation is None:
                 return None
             try:
@@ -78,7 +79,8 @@ class Asking:
         try:
             return Question(Asked(now_ns, observation), self._processor.process(observation, continuation))
         except ValueError as error:
-            return self.fail(f"processor: {error}")
+            self.fail(f"processor: {error}")
+            return None
 
     def take(self, stamp_ns: int, digest: str, actions: np.ndarray) -> Answer | None:
         """What policy ``digest`` answered to the observation of ``stamp_ns``; None where it is of no use: too late,
@@ -87,19 +89,22 @@ class Asking:
             asked = self._loop.requested(stamp_ns)
         if asked is None:
             return None
-        refusal = self.digest_refusal(digest)
+        refusal = digest_refusal(digest, self._processor.digest)
         if refusal:
-            return self.fail(refusal)
+            self.fail(refusal)
+            return None
         try:
             chunk = self._processor.decode(actions, asked.observation)
         except ValueError as error:
-            return self.fail(f"processor: {error}")
+            self.fail(f"processor: {error}")
+            return None
         with self._lock:
             now_ns = self._now()
             if self._loop.requested(stamp_ns) is None:
                 return None
             if not self._loop.accept(chunk, now_ns):
-                return self._report("answer", f"answer: {self._loop.unusable(chunk)}")
+                self._report("answer", f"answer: {self._loop.unusable(chunk)}")
+                return None
         return Answer(asked.observation, chunk, asked.asked_ns, now_ns)
 
     def fail(self, why: str) -> None:
@@ -108,12 +113,12 @@ class Asking:
             self._loop.fail_policy(why, self._now())
         self._report("policy", why)
 
-    def digest_refusal(self, digest: str) -> str:
-        """Why answers of policy ``digest`` cannot be used, in one line; empty where they can."""
-        expected = self._processor.digest
-        if digest == expected:
-            return ""
-        return (
-            f"{MODEL_NODE} has loaded policy {digest[:12] or 'unknown'} and this processor belongs to {expected[:12]}; "
-            "give both nodes the same policy directory"
-        )
+
+def digest_refusal(digest: str, expected: str) -> str:
+    """Why answers of policy ``digest`` cannot be used where ``expected`` is the processor's; empty where they can."""
+    if digest == expected:
+        return ""
+    return (
+        f"{topics.MODEL_NODE} has loaded policy {digest[:12] or 'unknown'} and this processor belongs to "
+        f"{expected[:12]}; give both nodes the same policy directory"
+    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros import topics
 from vla_ros.observing.buffers import CommandHistory, SensorBuffers
 from vla_ros.observing.freshness import Fault, frozen_fault, joint_fault, sensor_fault
 from vla_ros.observing.observe import NoObservation, observe
@@ -28,7 +29,7 @@ from vla_ros.types import ActionChunk, ChunkShape, Command, Continuation, Mode, 
 COMMAND_HISTORY_S = 5.0
 MAX_SHADOW_AGE_S = 0.5
 MAX_SHADOW_DISTANCE = 0.15
-ESTOP_LATCHED = "ESTOP is latched; call 'vla_policy/reset_estop' first"
+ESTOP_LATCHED = f"{Mode.ESTOP.value} is latched; call '{topics.RESET_ESTOP}' first"
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class ControlLoop:
                 return ESTOP_LATCHED
             if not self._teleop.takes_over(trajectory):
                 return ""
-            refusal = self.takeover(now_ns, "a human moves the robot on 'vla_policy/teleop'")
+            refusal = self.takeover(now_ns, f"a human moves the robot on '{topics.TELEOP}'")
             if refusal:
                 return refusal
         self._teleop.follow(trajectory, self._commands.at(now_ns), now_ns)
@@ -267,15 +268,16 @@ class ControlLoop:
         missed_ns = num_missed * self._period_ns + self._missed.take_late_ns()
         if self._limiter.positions is None:
             self._start_from_measurement(now_ns)
-        if self._limiter.positions is None:
+        commanded = self._limiter.positions
+        if commanded is None:
             return Tick(self.mode, None, None, None, self._handoff.take_changes())
         due_ns = now_ns + self._period_ns
         self._watch(now_ns, due_ns, missed_ns, model_fault)
-        target = self._target(due_ns)
+        target = self._target(due_ns, commanded)
         command = self._limiter.follow(target, due_ns) if target is not None else self._limiter.brake(due_ns)
         self._commands.add(command)
-        is_policys = target is not None and self.mode is Mode.POLICY and self._policy.followed_ns is not None
-        age_ns = now_ns - self._policy.followed_ns if is_policys else None
+        followed_ns = self._policy.followed_ns if target is not None and self.mode is Mode.POLICY else None
+        age_ns = None if followed_ns is None else now_ns - followed_ns
         ramp = self._limiter.braking_ramp(command)
         return Tick(self.mode, command, ramp, age_ns, self._handoff.take_changes())
 
@@ -283,13 +285,13 @@ class ControlLoop:
         """The last tick's command has gone out."""
         self._missed.sent(now_ns)
 
-    def _target(self, due_ns: int) -> Target | None:
+    def _target(self, due_ns: int, commanded: np.ndarray) -> Target | None:
         if self._recovery.cause is not None:
             return None
         if self.mode is Mode.POLICY:
-            return self._ramp.lead_in(self._policy.target(due_ns), self._limiter.positions, due_ns)
+            return self._ramp.lead_in(self._policy.target(due_ns), commanded, due_ns)
         if self.mode is Mode.TELEOP:
-            return self._ramp.lead_in(self._teleop.target(due_ns), self._limiter.positions, due_ns)
+            return self._ramp.lead_in(self._teleop.target(due_ns), commanded, due_ns)
         return None
 
     def _watch(self, now_ns: int, due_ns: int, missed_ns: int, model_fault: Fault | None) -> None:
@@ -307,14 +309,14 @@ class ControlLoop:
             return
         if self.mode is not Mode.POLICY:
             return
-        fault = self._policy_fault(now_ns, due_ns, missed_ns, model_fault)
+        fault, cause = self._policy_fault(now_ns, due_ns, missed_ns, model_fault), self._recovery.cause
         if fault is not None:
             self._act_on(fault, now_ns)
-        elif self._recovery.is_over(is_answered=self._policy.followed_ns is not None):
-            self._handoff.note(f"over: {self._recovery.cause.line}")
+        elif cause is not None and self._recovery.is_over(is_answered=self._policy.followed_ns is not None):
+            self._handoff.note(f"over: {cause.line}")
             self._recovery.end()
-        elif self._recovery.cause is not None and self._recovery.lasts_too_long(now_ns):
-            self.hold(self._recovery.cause.line)
+        elif cause is not None and self._recovery.lasts_too_long(now_ns):
+            self.hold(cause.line)
 
     def _policy_fault(self, now_ns: int, due_ns: int, missed_ns: int, model_fault: Fault | None) -> Fault | None:
         fault = (
@@ -329,12 +331,12 @@ class ControlLoop:
             self._waiting_since_ns = now_ns
         since_ns = self._waiting_since_ns if self._policy.waiting_since_ns is None else self._policy.waiting_since_ns
         if self._policy.waiting_since_ns is not None or self._policy.followed_ns is None:
-            why = self._no_observation or "no result came from vla_model"
+            why = self._no_observation or f"no result came from {topics.MODEL_NODE}"
             fault = result_fault(why, (now_ns - since_ns) / NS_PER_S, self._settings.result_timeout_s)
             if fault is not None:
                 return fault
         if self._policy.followed_ns is not None and self._policy.target(due_ns) is None:
-            why = self._no_observation or "no newer result came from vla_model"
+            why = self._no_observation or f"no newer result came from {topics.MODEL_NODE}"
             return Fault("chunk", f"the action chunk is used up: {why}")
         return None
 

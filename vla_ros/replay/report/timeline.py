@@ -24,6 +24,7 @@ from vla_ros.replay.report.svg import (
     time_axis,
     value_axis,
 )
+from vla_ros.types import Mode
 
 WIDTH, LEFT, RIGHT = 1000.0, 150.0, 990.0
 BAND_HEIGHT, LANE_HEIGHT, ERROR_HEIGHT, JOINT_HEIGHT = 20.0, 22.0, 120.0, 92.0
@@ -206,7 +207,7 @@ def _mode_tint(bag: Bag, x: Scale, top: float) -> list[str]:
             f"tint mode-{span.label}",
         )
         for span in bag.first.modes
-        if span.label in ("TELEOP", "HOLD", "ESTOP")
+        if span.label in (Mode.TELEOP, Mode.HOLD, Mode.ESTOP)
     ]
 
 
