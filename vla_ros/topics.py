@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Self
 
 POLICY_NODE, MODEL_NODE = "vla_policy", "vla_model"
 
@@ -19,23 +20,6 @@ class Qos(StrEnum):
 
 
 @dataclass(frozen=True)
-class Topic:
-    """``type`` is a message's, as ROS spells it."""
-
-    name: str
-    type: str
-    qos: Qos
-
-    def __str__(self) -> str:
-        return self.name
-
-    @property
-    def private(self) -> Topic:
-        """As the node it belongs to names it, whatever that node is called."""
-        return replace(self, name=_private(self.name))
-
-
-@dataclass(frozen=True)
 class Service:
     """``type`` is as ROS spells it."""
 
@@ -46,9 +30,16 @@ class Service:
         return self.name
 
     @property
-    def private(self) -> Service:
+    def private(self) -> Self:
         """As the node it belongs to names it, whatever that node is called."""
-        return replace(self, name=_private(self.name))
+        return replace(self, name=f"~/{self.name.partition('/')[2]}")
+
+
+@dataclass(frozen=True)
+class Topic(Service):
+    """``type`` is its messages'."""
+
+    qos: Qos
 
 
 STRING, BOOL, BYTES = "std_msgs/msg/String", "std_msgs/msg/Bool", "std_msgs/msg/UInt8MultiArray"
@@ -79,7 +70,3 @@ ENGAGE = Service(f"{POLICY_NODE}/engage", TRIGGER)
 TAKEOVER = Service(f"{POLICY_NODE}/takeover", TRIGGER)
 HOLD = Service(f"{POLICY_NODE}/hold", TRIGGER)
 RESET_ESTOP = Service(f"{POLICY_NODE}/reset_estop", TRIGGER)
-
-
-def _private(name: str) -> str:
-    return f"~/{name.partition('/')[2]}"

@@ -1,13 +1,18 @@
-"""The control loop as everybody around it reaches it: the ticker, the model link, services, humans."""
+"""Who drives: the control loop as the services, humans and the ticker reach it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
+
+from rclpy.node import Node
+from std_srvs.srv import Trigger
 
 from vla_ros import topics
 from vla_ros.nodes.model_link import ModelLink
 from vla_ros.ros.clock import steady_now_ns
+from vla_ros.ros.endpoints import serve
 from vla_ros.ros.problems import Problems
 from vla_ros.runtime.loop import ESTOP_LATCHED, ControlLoop
 from vla_ros.runtime.teleop import TeleopTrajectory
@@ -50,75 +55,87 @@ class Control:
         if self.loop is not None:
             self.loop.sensors.task = self.task
 
+    def offer_services(self, node: Node) -> None:
+        """Engage, takeover, hold and reset_estop: each is done, or refused with the reason, which is logged, too."""
+        for service, act, done in (
+            (topics.ENGAGE, self.engage, "the policy drives"),
+            (topics.TAKEOVER, self.takeover, "the human drives"),
+            (topics.HOLD, self.hold, Mode.HOLD.value),
+            (topics.RESET_ESTOP, self.reset_estop, Mode.HOLD.value),
+        ):
+            serve(node, service.private, partial(_answer, node, service.name.rpartition("/")[2], act, done))
+
     def engage(self) -> str:
         """Let the policy drive."""
-        loop, link = self.loop, self.link
-        if loop is None or link is None:
-            return self._not_active()
-        refusal = link.refusal()
-        if not refusal:
-            with self.lock:
-                refusal = loop.engage(steady_now_ns())
-            # Why a sensor is stale is often that what it sends was refused.
-            causes = [line for source, line in self._problems.current().items() if refusal and source in refusal]
-            refusal = "; ".join([refusal, *causes])
-        if not refusal:
+        link = self.link
+        fault = None if link is None else link.fault()
+        if fault is not None:
+            return fault.line
+        refusal = self._tell(lambda loop: loop.engage(steady_now_ns()))
+        if link is not None and not refusal:
             link.wake()
-        return refusal
+        # Why a sensor is stale is often that what it sends was refused.
+        causes = [line for source, line in self._problems.current().items() if refusal and source in refusal]
+        return "; ".join([refusal, *causes])
 
     def takeover(self) -> str:
         """Let the human drive."""
-        loop = self.loop
-        if loop is None:
-            return self._not_active()
-        with self.lock:
-            return loop.takeover(steady_now_ns())
+        return self._tell(lambda loop: loop.takeover(steady_now_ns()))
 
     def hold(self) -> str:
         """Come to rest; a node that is not active holds anyway."""
-        loop = self.loop
-        if loop is None:
-            return ""
-        with self.lock:
+
+        def hold(loop: ControlLoop) -> str:
             loop.hold("asked to hold", is_fault=False)
             return ESTOP_LATCHED if loop.mode is Mode.ESTOP else ""
 
+        return "" if self.loop is None else self._tell(hold)
+
     def reset_estop(self) -> str:
         """From ESTOP to HOLD."""
-        loop = self.loop
-        if loop is None:
-            return self._not_active()
-        with self.lock:
+
+        def reset(loop: ControlLoop) -> str:
             refusal = loop.reset_estop()
             self._is_estop_latched = self._is_estop_latched and bool(refusal)
-        return refusal
+            return refusal
+
+        return self._tell(reset)
 
     def press_estop(self, is_pressed: bool) -> None:
         """What the emergency stop says now."""
-        self._is_estop_pressed = is_pressed
-        self._is_estop_latched = self._is_estop_latched or is_pressed
-        loop = self.loop
-        if loop is not None:
-            with self.lock:
-                loop.press_estop(is_pressed)
+        with self.lock:
+            self._is_estop_pressed = is_pressed
+            self._is_estop_latched = self._is_estop_latched or is_pressed
+            if self.loop is not None:
+                self.loop.press_estop(is_pressed)
 
     def offer_teleop(self, trajectory: TeleopTrajectory) -> str:
         """A human's trajectory."""
-        loop, link = self.loop, self.link
-        if loop is None or link is None:
-            return self._not_active()
-        with self.lock:
-            refusal = loop.offer_teleop(trajectory, steady_now_ns())
-        link.wake()
+        refusal, link = self._tell(lambda loop: loop.offer_teleop(trajectory, steady_now_ns())), self.link
+        if link is not None:
+            link.wake()
         return refusal
 
     def clock_jumped(self, jump_s: float) -> None:
         """ROS time has jumped by so much."""
-        loop = self.loop
-        if loop is not None:
-            with self.lock:
-                loop.clock_jumped(f"ROS time jumped by {jump_s:+.2f} s", steady_now_ns())
+        with self.lock:
+            if self.loop is not None:
+                self.loop.clock_jumped(f"ROS time jumped by {jump_s:+.2f} s", steady_now_ns())
 
-    def _not_active(self) -> str:
-        why = self._why_inactive()
-        return f"{topics.POLICY_NODE} is not active{': ' + why if why else ''}"
+    def _tell(self, act: Callable[[ControlLoop], str]) -> str:
+        loop = self.loop
+        if loop is None:
+            why = self._why_inactive()
+            return f"{topics.POLICY_NODE} is not active{': ' + why if why else ''}"
+        with self.lock:
+            return act(loop)
+
+
+def _answer(
+    node: Node, name: str, act: Callable[[], str], done: str, request: Trigger.Request, response: Trigger.Response
+) -> Trigger.Response:
+    refusal = act()
+    response.success, response.message = not refusal, refusal or done
+    if refusal:
+        node.get_logger().warning(f"{name} refused: {refusal}")
+    return response

@@ -78,13 +78,8 @@ class ModelLink:
         """A frame has come, or the mode has changed: see whether a request is due."""
         self._results.ring()
 
-    def refusal(self) -> str:
-        """Why the model node cannot serve this processor now, in one line; empty where it can."""
-        fault = self.fault()
-        return "" if fault is None else fault.line
-
     def fault(self) -> Fault | None:
-        """What is wrong with the model node now."""
+        """Why the model node cannot serve this processor now."""
         status, name, topic = self._status, topics.MODEL_NODE, self._role.topic(topics.STATUS.name)
         if status is None:
             return Fault("model", f"{name} is not heard on '{topic}'; start it")

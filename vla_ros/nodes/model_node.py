@@ -56,11 +56,11 @@ class ModelNode(ManagedNode):
 
     def activate(self) -> None:
         assert self._worker is not None
-        self._worker.is_serving = True
+        self._worker.serve(True)
 
     def deactivate(self) -> None:
         if self._worker is not None:
-            self._worker.is_serving = False
+            self._worker.serve(False)
 
     def cleanup(self) -> None:
         if self._worker is not None:

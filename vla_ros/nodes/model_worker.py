@@ -57,7 +57,7 @@ def load_served_policy(
 
 
 class ModelWorker:
-    """Answers the requests that come while it ``is_serving``. Captured graphs belong to its thread, so that loads, too:
+    """Answers the requests that come while it serves. Captured graphs belong to its thread, so that loads, too:
     ``load`` is called there."""
 
     def __init__(self, owner: Node, load: Callable[[], ServedPolicy], problems: Problems) -> None:
@@ -70,12 +70,8 @@ class ModelWorker:
         self._results = self._role.publisher(topics.RESULT.private)
         self._requests = Mailbox(self._role, topics.REQUEST.private, REQUEST, problems, self._work, is_open=False)
 
-    @property
-    def is_serving(self) -> bool:
-        return self._requests.is_open
-
-    @is_serving.setter
-    def is_serving(self, is_serving: bool) -> None:
+    def serve(self, is_serving: bool) -> None:
+        """Take requests from now on, or drop them."""
         self._requests.is_open = is_serving
 
     def start_sync(self) -> str:

@@ -14,13 +14,11 @@ from rclpy.duration import Duration
 from std_msgs.msg import String
 
 from vla_ros import topics
-from vla_ros.nodes.chunk_reports import ChunkReports
 from vla_ros.nodes.control import Control
 from vla_ros.nodes.human_inputs import HumanInputs
 from vla_ros.nodes.model_link import ModelLink
 from vla_ros.nodes.params import PolicyNodeParams
-from vla_ros.nodes.policy_diagnostics import PolicyDiagnostics
-from vla_ros.nodes.policy_services import offer_services
+from vla_ros.nodes.policy_reports import ChunkReports, PolicyDiagnostics
 from vla_ros.nodes.sensor_inputs import SensorInputs
 from vla_ros.observing.matching import match_policy
 from vla_ros.policies.processor import load_processor
@@ -74,7 +72,7 @@ class PolicyNode(ManagedNode):
         self._chunks = ChunkReports(self, self._stamps)
         self._diagnostics = PolicyDiagnostics(self, self._control, self._problems)
         subscribe(self, topics.TASK.private, lambda msg: self._control.set_task(msg.data))
-        offer_services(self, self._control)
+        self._control.offer_services(self)
         threshold = JumpThreshold(
             min_forward=Duration(seconds=MAX_CLOCK_JUMP_S),
             min_backward=Duration(seconds=-MIN_BACKWARD_JUMP_S),

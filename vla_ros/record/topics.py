@@ -9,25 +9,10 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
+from vla_ros import topics
 from vla_ros.robot import RobotConfig
 from vla_ros.ros.endpoints import interface_type
-from vla_ros.topics import (
-    CHUNK,
-    DIAGNOSTICS,
-    EPISODE_MARKER,
-    ESTOP,
-    JOY,
-    MODE,
-    REQUEST,
-    RESULT,
-    SIM_BLOCKS,
-    STATUS,
-    TASK,
-    TELEOP,
-    TRACE,
-    Qos,
-    Topic,
-)
+from vla_ros.topics import Qos, Topic
 
 # Deep, so that a slow disk loses nothing for a second or two; best effort where every publisher can serve it and none
 # should ever wait for a recorder.
@@ -37,7 +22,12 @@ REPORTS = QoSProfile(depth=1000)
 LATCHED = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 LINK = QoSProfile(depth=50)
 LISTENING = {Qos.SENSOR: SENSORS, Qos.LATCHED: LATCHED, Qos.COMMAND: REPORTS, Qos.REPORT: REPORTS}
-NAMED = (SIM_BLOCKS, TASK, MODE, ESTOP, TELEOP, CHUNK, TRACE, EPISODE_MARKER, JOY, STATUS, DIAGNOSTICS)
+NAMED = (
+    topics.SIM_BLOCKS, topics.TASK, topics.MODE, topics.ESTOP, topics.TELEOP, topics.CHUNK,
+    topics.TRACE, topics.EPISODE_MARKER, topics.JOY, topics.STATUS, topics.DIAGNOSTICS,
+)  # fmt: skip
+"""In the order in which to subscribe. Before the task: what lies on the demo's table belongs to the episode that the
+next task starts."""
 COMMANDS = {"trajectory": JointTrajectory, "forward": Float64MultiArray}
 
 
@@ -62,13 +52,14 @@ def recorded_topics(robot: RobotConfig, with_link: bool) -> tuple[RecordedTopic,
         *(RecordedTopic(c.topic, CompressedImage if c.compressed else Image, IMAGES, True) for c in robot.cameras),
         RecordedTopic(robot.joint_states.topic, JointState, SENSORS, True),
         *(RecordedTopic(output.command_topic, COMMANDS[output.interface], REPORTS, True) for output in robot.outputs),
-        # Before the task: what lies on the demo's table belongs to the episode that the next task starts.
         *map(_recorded, NAMED),
     ]
     if with_link:
-        recorded += [RecordedTopic(topic.name, interface_type(topic), LINK) for topic in (REQUEST, RESULT)]
+        recorded += [
+            RecordedTopic(topic.name, interface_type(topic), LINK) for topic in (topics.REQUEST, topics.RESULT)
+        ]
     return tuple(recorded)
 
 
 def _recorded(topic: Topic) -> RecordedTopic:
-    return RecordedTopic(topic.name, interface_type(topic), LISTENING[topic.qos], topic is TASK)
+    return RecordedTopic(topic.name, interface_type(topic), LISTENING[topic.qos], topic is topics.TASK)

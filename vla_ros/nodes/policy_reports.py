@@ -1,15 +1,22 @@
-"""What the policy node says of itself on ``/diagnostics``: who drives and why, what is wrong, and how long things
-take."""
+"""What the policy node says of itself: who drives and why, what is wrong and how long things take, on ``/diagnostics``;
+every chunk that is followed, with what went into it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.node import Node
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_ros import topics
+from vla_ros.messages.trace import Trace, encode_trace
+from vla_ros.messages.trajectories import Trajectory, fill_trajectory
 from vla_ros.nodes.control import Control
 from vla_ros.nodes.params import CONTROL_PERIOD
+from vla_ros.ros.clock import StampMap
 from vla_ros.ros.endpoints import make_publisher
 from vla_ros.ros.managed import ManagedNode
 from vla_ros.ros.problems import Problems
@@ -18,7 +25,7 @@ from vla_ros.ros.robot_description import RobotDescription
 from vla_ros.ros.statistics import Distribution
 from vla_ros.ros.ticker import Ticker
 from vla_ros.runtime.loop import ControlLoop, Tick
-from vla_ros.types import Mode
+from vla_ros.types import Answer, Mode
 
 PERIOD_S = 1.0
 MAX_PERIODS = 1.5
@@ -97,6 +104,27 @@ class PolicyDiagnostics:
         ):
             values |= distribution_values(f"{name}_ms", distribution)
         return values
+
+
+class ChunkReports:
+    """The policy node's topics ``chunk`` and ``trace``."""
+
+    def __init__(self, node: Node, stamps: StampMap) -> None:
+        self._stamps = stamps
+        self._chunks = make_publisher(node, topics.CHUNK.private)
+        self._traces = make_publisher(node, topics.TRACE.private)
+
+    def publish(self, answer: Answer, joint_names: tuple[str, ...]) -> None:
+        chunk, observation = answer.chunk, answer.observation
+        asked_ns, taken_ns = map(self._stamps.to_ros_ns, (answer.asked_ns, answer.arrived_ns))
+        positions = tuple(observation.joint_positions.tolist())
+        trace = Trace(observation.headers_ns, positions, observation.task, asked_ns, taken_ns)
+        self._traces.publish(String(data=encode_trace(trace)))
+        times_s = chunk.chunk_dt_s * (chunk.offset + np.arange(chunk.horizon))
+        msg = JointTrajectory()
+        trajectory = Trajectory(observation.header_ns, times_s, chunk.positions, None)
+        fill_trajectory(msg, trajectory, joint_names, JointTrajectoryPoint)
+        self._chunks.publish(msg)
 
 
 def _loop_values(loop: ControlLoop | None) -> dict[str, str]:
