@@ -42,7 +42,7 @@ class Mailbox:
         self._has_news = False
         self._is_closing = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=work, name=kind, daemon=True)
+        self._thread = threading.Thread(target=work, name=f"{self._source}s", daemon=True)
         role.subscribe(topic, self._on_message)
 
     def start(self) -> None:

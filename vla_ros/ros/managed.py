@@ -78,7 +78,7 @@ class ManagedNode(LifecycleNode):
             self._succeeds("deactivate", self.deactivate)
             self.failure = failure
             return TransitionCallbackReturn.FAILURE
-        self.is_active = True
+        self.is_active, self.failure = True, ""
         self.get_logger().info("active")
         return TransitionCallbackReturn.SUCCESS
 
@@ -105,6 +105,7 @@ class ManagedNode(LifecycleNode):
         if self.is_active:
             self.is_active = False
             self._succeeds("deactivate", self.deactivate)
+        self.is_configured = False
         self._succeeds("cleanup", self.cleanup)
 
     def _succeeds(self, transition: str, action: Callable[[], None]) -> bool:

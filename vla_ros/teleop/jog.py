@@ -118,7 +118,7 @@ class Jog:
         return self._target.copy()
 
 
-class Session:
+class JogSession:
     """Who drives: from the first jog key until the policy is engaged, held, stopped, or another mode shows.
 
     ``lines`` collects what the human should read; ``requests`` what the node should ask for: ``takeover``, ``engage``,
@@ -202,7 +202,7 @@ class Session:
         self.lines.append(line)
 
 
-def status_line(robot: RobotConfig, session: Session, mode: str, positions: np.ndarray | None, width: int) -> str:
+def status_line(robot: RobotConfig, session: JogSession, mode: str, positions: np.ndarray | None, width: int) -> str:
     """Mode, joints and speed in at most ``width`` characters; names of all joints where there is room."""
     head = f"{mode or f'no {topics.POLICY_NODE}'}{' (you)' if session.is_driving else ''}"
     tail = f"{session.jog.speed:.0%}"

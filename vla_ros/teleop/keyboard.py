@@ -32,7 +32,7 @@ from vla_ros.ros.managed import Spinner
 from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
 from vla_ros.ros.robot_description import load_robot_in_graph
 from vla_ros.share import robot_file
-from vla_ros.teleop.jog import DEFAULT_SPEED, HELP, MAX_SPEED, MIN_SPEED, Session, status_line
+from vla_ros.teleop.jog import DEFAULT_SPEED, HELP, MAX_SPEED, MIN_SPEED, JogSession, status_line
 from vla_ros.teleop.terminal import Terminal
 from vla_ros.types import Mode
 
@@ -83,7 +83,7 @@ class TeleopKeyboard(Node):
         super().__init__("teleop_keyboard")
         params = declare_and_read(self, KeyboardParams)
         self._robot = load_robot_in_graph(self, robot_file(params.robot))
-        self._session = Session(self._robot, PERIOD_S, params.speed)
+        self._session = JogSession(self._robot, PERIOD_S, params.speed)
         self._mode = ""
         self._measured = _Measured(None, 0.0)
         self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
