@@ -144,8 +144,8 @@ class Client:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         self._message = UInt8MultiArray
         self._node = rclpy.create_node("link_client")
-        self._requests = self._node.create_publisher(UInt8MultiArray, REQUEST_TOPIC, qos.COMMAND)
-        self._node.create_subscription(UInt8MultiArray, RESULT_TOPIC, self._on_result, qos.COMMAND)
+        self._requests = self._node.create_publisher(UInt8MultiArray, REQUEST_TOPIC, qos.LINK)
+        self._node.create_subscription(UInt8MultiArray, RESULT_TOPIC, self._on_result, qos.LINK)
         self._wake = threading.Condition()
         self._result: bytes | None = None
         self._spinner = Spinner(self._node)
@@ -217,8 +217,8 @@ def serve() -> None:
             wake.notify()
 
     bare = bytes(NUM_RESULT_BYTES)
-    results = node.create_publisher(UInt8MultiArray, RESULT_TOPIC, qos.COMMAND)
-    node.create_subscription(UInt8MultiArray, REQUEST_TOPIC, on_request, qos.COMMAND)
+    results = node.create_publisher(UInt8MultiArray, RESULT_TOPIC, qos.LINK)
+    node.create_subscription(UInt8MultiArray, REQUEST_TOPIC, on_request, qos.LINK)
     Spinner(node).start()
     gc.collect()
     gc.freeze()

@@ -92,7 +92,7 @@ class DemoClient(Node):
             subscribe(self, topic, callback)
         self.create_subscription(JointTrajectory, self._output.command_topic, self._on_command, COMMAND)
         self.create_subscription(JointState, robot.joint_states.topic, self._on_joint_state, JOINT_STATES)
-        self._triggers = {service: make_client(self, service) for service in (topics.ENGAGE, topics.HOLD)}
+        self._triggers = {service.name: make_client(self, service) for service in (topics.ENGAGE, topics.HOLD)}
         nodes = (topics.POLICY_NODE, topics.MODEL_NODE)
         self._lifecycle = {name: self.create_client(ChangeState, f"{name}/change_state") for name in nodes}
         self._states = {name: self.create_client(GetState, f"{name}/get_state") for name in nodes}
@@ -128,7 +128,7 @@ class DemoClient(Node):
                 raise _no_answer(client, timeout_s)
         return future.result().success
 
-    def trigger(self, service: topics.Service, timeout_s: float = 5.0) -> Trigger.Response:
+    def trigger(self, service: str, timeout_s: float = 5.0) -> Trigger.Response:
         """Call a Trigger service. Raises ValueError where nobody answers."""
         return self._call(self._triggers[service], Trigger.Request(), timeout_s)
 

@@ -109,7 +109,7 @@ class _Demo:
         self._world.engage()
         is_over = client.wait_until(lambda: client.status.status != "running", EPISODE_TIMEOUT_S)
         status, note = client.status, self._fallback_note()
-        client.trigger(topics.HOLD)
+        client.trigger(topics.HOLD.name)
         client.end_recording()
         if not is_over:
             raise ValueError(f"sim_node did not end episode {seed} within {EPISODE_TIMEOUT_S:g} s; see its log")

@@ -99,7 +99,7 @@ class DemoWorld(Generic[Client]):
         """Let the policy drive as soon as everything is there, up to its first chunk."""
         self.engage(START_TIMEOUT_S)
         self.client.wait_until(lambda: self.client.has_chunk, ENGAGE_TIMEOUT_S)
-        self.client.trigger(topics.HOLD)
+        self.client.trigger(topics.HOLD.name)
 
     def start_model(self) -> None:
         """Start a model node again that was killed; it configures and activates itself."""
@@ -123,7 +123,7 @@ class DemoWorld(Generic[Client]):
         """Engage as soon as the policy node is ready to: fresh images, joints, the instruction, the model."""
         deadline = time.monotonic() + timeout_s
         while True:
-            response = self.client.trigger(topics.ENGAGE)
+            response = self.client.trigger(topics.ENGAGE.name)
             if response.success:
                 return
             if time.monotonic() > deadline:

@@ -88,7 +88,7 @@ class Stage:
 
     def hold(self) -> None:
         """The arm stops."""
-        self._probe.trigger(topics.HOLD)
+        self._probe.trigger(topics.HOLD.name)
         self._probe.wait_until(lambda: self._probe.mode == Mode.HOLD and self._probe.has_stopped, PATIENCE_S)
 
     def tell_drop(self) -> None:
