@@ -289,6 +289,11 @@ def test_policies_and_execution_load_without_ros() -> None:
     assert not {name for name in loaded if is_ros(name)}
 
 
+def test_the_nodes_parameters_load_without_torch_and_ros() -> None:
+    loaded = loaded_by(["vla_ros.nodes.params"])
+    assert not {name for name in loaded if is_ros(name)} | loaded & {"torch", "transformers"}
+
+
 @pytest.mark.skipif(find_spec("rclpy") is None, reason="needs ROS 2: make setup")
 def test_the_robot_side_node_loads_no_torch() -> None:
     assert not loaded_by(["vla_ros.nodes.policy_node"]) & {"torch", "transformers"}

@@ -39,10 +39,8 @@ from vla_ros.types import Mode
 PERIOD_S = 0.05
 POINT_AHEAD_S = 0.1
 SERVICES = {
-    "takeover": topics.TAKEOVER,
-    "engage": topics.ENGAGE,
-    "hold": topics.HOLD,
-    "reset_estop": topics.RESET_ESTOP,
+    service.name.rpartition("/")[2]: service
+    for service in (topics.TAKEOVER, topics.ENGAGE, topics.HOLD, topics.RESET_ESTOP)
 }
 # What must come after the last teleop message, which takes over, and after a stop button let go.
 SETTLE_S = {"engage": 0.1, "hold": 0.1, "reset_estop": 0.1}
