@@ -46,16 +46,14 @@ def guard(node: Node, kind: type[NodeParameters], is_in_use: Callable[[], bool])
         before = _values(node, kind)
         after = before | {parameter.name: parameter.value for parameter in parameters if parameter.name in before}
         changed = [name for name in before if after[name] != before[name]]
-        refusal = ""
-        if changed and is_in_use():
+        # What was wrong already, as at a start with a wrong robot, refuses nothing else.
+        problem = _problem(kind, after)
+        refusal = problem if changed and problem != _problem(kind, before) else ""
+        if changed and not refusal and is_in_use():
             refusal = (
                 f"parameter {changed[0]} counts at configure only and the node is configured: "
                 f"deactivate and clean it up (ros2 lifecycle set {node.get_fully_qualified_name()}), then set it"
             )
-        elif changed:
-            # What was wrong already, as at a start with a wrong robot, is no reason to refuse something else.
-            problem = _problem(kind, after)
-            refusal = problem if problem != _problem(kind, before) else ""
         return SetParametersResult(successful=not refusal, reason=refusal)
 
     node.add_on_set_parameters_callback(check)
@@ -78,7 +76,7 @@ def _descriptor(declared: Declared, is_fixed: bool) -> ParameterDescriptor:
     return descriptor
 
 
-def _values(node: Node, kind: type[NodeParameters]) -> Mapping[str, Any]:
+def _values(node: Node, kind: type[NodeParameters]) -> dict[str, Any]:
     return {name: node.get_parameter(name).value for name in declared_parameters(kind)}
 
 
