@@ -17,7 +17,7 @@ import numpy as np
 from vla_ros import topics
 from vla_ros.bags.read import BagReader
 from vla_ros.recordings.events import FrameEvent
-from vla_ros.recordings.feed import LEARNED, MARKER_TOPIC, Feed
+from vla_ros.recordings.feed import LEARNED, Feed
 from vla_ros.robot import RobotConfig
 from vla_ros.training.episodes import Episode, EpisodeCutter, FrameRule, Gatherer, Sample, time_of
 from vla_ros.types import Mode, Observation
@@ -139,7 +139,7 @@ def first_observation(loaded: LoadedBags, robot: RobotConfig, rule: FrameRule) -
 
 
 def _open(path: Path, robot: RobotConfig, rule: FrameRule) -> Feed:
-    needed = (MARKER_TOPIC,) if rule.episodes == "marker" else ()
+    needed = (topics.EPISODE_MARKER.name,) if rule.episodes == "marker" else ()
     return Feed(BagReader(path), robot, rule.namespace, LEARNED, needed)
 
 
