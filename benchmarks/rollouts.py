@@ -109,8 +109,8 @@ class _Episode:
         )
 
     def run(self) -> Outcome:
-        from vla_ros.runtime.handoff import Mode
         from vla_ros.sim.reset import ResetRequest
+        from vla_ros.types import Mode
 
         simulated, step_ns = self._simulated, round(self._simulated.world.control_dt_s * NS_PER_S)
         simulated.reset(ResetRequest(self._rollout.seed))
@@ -161,8 +161,8 @@ class _Episode:
             refusal = self._simulated.accept(output, Trajectory(0, times_s, *ramp), None)
             assert not refusal, refusal
 
-    def answered(self, answer: Any, is_used: bool) -> None:
-        self._num_chunks += is_used
+    def answered(self, answer: Any) -> None:
+        self._num_chunks += 1
 
     def failed(self, now_ns: int, problem: str) -> None:
         self._events.append(problem)

@@ -8,10 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, Shutdown
+from launch.actions import IncludeLaunchDescription, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
+
+from vla_ros.ros.launching import arguments, values
+from vla_ros.sim.node import SimParams
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -20,15 +22,9 @@ def generate_launch_description() -> LaunchDescription:
         package="vla_ros",
         executable="sim_node",
         namespace=LaunchConfiguration("namespace"),
-        parameters=[
-            {
-                "robot": ParameterValue(LaunchConfiguration("robot"), value_type=str),
-                "seed": ParameterValue(LaunchConfiguration("seed"), value_type=int),
-            }
-        ],
+        parameters=[values(SimParams)],
         output="screen",
         on_exit=Shutdown(reason="the simulated robot has ended"),
     )
-    seed = DeclareLaunchArgument("seed", default_value="0", description="Evaluation scene to start with.")
-    # First the policy's own arguments, robot and namespace among them, which the simulation shares.
-    return LaunchDescription([seed, policy, sim_node])
+    # The policy's own arguments come before the simulation, which shares robot and namespace.
+    return LaunchDescription([*arguments(SimParams, without=("robot",)), policy, sim_node])

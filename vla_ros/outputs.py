@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory, parse_trajectory
+from vla_ros.topics import NUMBERS, TRAJECTORY
 
-TRAJECTORY, NUMBERS = "trajectory_msgs/msg/JointTrajectory", "std_msgs/msg/Float64MultiArray"
 New = Callable[[str], Any]
 """An empty message of a type."""
 

@@ -8,11 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 
 import numpy as np
 
 from vla_ros.units import NS_PER_S
+
+
+class Mode(StrEnum):
+    """``HOLD`` keeps the last command, ``TELEOP`` follows a human, ``POLICY`` the policy's chunks; ``ESTOP`` brakes and
+    stays until it is reset."""
+
+    HOLD = "HOLD"
+    TELEOP = "TELEOP"
+    POLICY = "POLICY"
+    ESTOP = "ESTOP"
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
@@ -231,10 +232,18 @@ class Probe:
     def state(self, node: str) -> str:
         return self._call(GetState, f"{node}/get_state", GetState.Request()).current_state.label
 
+    def set_parameter(self, node: str, name: str, value: Any) -> SetParametersResult:
+        parameter = Parameter(name, value=value).to_parameter_msg()
+        request = SetParameters.Request(parameters=[parameter])
+        return self._call(SetParameters, f"{node}/set_parameters", request).results[0]
+
     def set_text(self, node: str, name: str, value: str) -> None:
-        parameter = Parameter(name=name, value=ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=value))
-        response = self._call(SetParameters, f"{node}/set_parameters", SetParameters.Request(parameters=[parameter]))
-        assert response.results[0].successful, response.results[0].reason
+        result = self.set_parameter(node, name, value)
+        assert result.successful, result.reason
+
+    def describe_parameter(self, node: str, name: str) -> ParameterDescriptor:
+        request = DescribeParameters.Request(names=[name])
+        return self._call(DescribeParameters, f"{node}/describe_parameters", request).descriptors[0]
 
     def _call(self, kind: Any, name: str, request: Any, is_settled: Callable[[], bool] | None = None) -> Any:
         """The answer of a service, asked again where it seems lost; with ``is_settled``, asked once, and None where

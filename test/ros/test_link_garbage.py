@@ -90,7 +90,11 @@ def test_no_request_made_of_garbage_keeps_the_model_from_answering_the_robots(dr
     sample = driven.sample
     for garbage in chain((make(sample) for make in REQUESTS.values()), damaged(sample.request)):
         driven.send("request", UInt8MultiArray(data=garbage))
-    wait_until(lambda: "request refused" in driven.probe.diagnostic("vla_model: inference").message, "the reason", 5.0)
+    wait_until(
+        lambda: "request on '/vla_model/request' refused" in driven.probe.diagnostic("vla_model: inference").message,
+        "the reason",
+        5.0,
+    )
     driven.assert_untouched()
 
 
@@ -98,7 +102,7 @@ def test_no_result_made_of_garbage_reaches_the_robot(driven):
     sample = driven.sample
     for garbage in chain((make(sample) for make in RESULTS.values()), damaged(sample.result)):
         driven.send("result", UInt8MultiArray(data=garbage))
-    wait_for_words(driven.graph, "result on 'vla_model/result' refused")
+    wait_for_words(driven.graph, "result on '/vla_model/result' refused")
     driven.assert_untouched()
 
 

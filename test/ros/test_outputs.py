@@ -14,7 +14,8 @@ from std_msgs.msg import Float64MultiArray
 
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import OutputConfig, RobotConfig, load_robot
-from vla_ros.ros.outputs import CommandInputs, CommandOutputs, message_class
+from vla_ros.ros.endpoints import interface_class
+from vla_ros.ros.outputs import CommandInputs, CommandOutputs
 from vla_ros.runtime.limits import BrakingRamp
 
 PERIOD_S = 0.02
@@ -90,4 +91,4 @@ def test_what_no_controller_could_follow_is_told_or_raised() -> None:
 
 
 def test_a_message_class_is_found_by_its_type() -> None:
-    assert message_class("std_msgs/msg/Float64MultiArray") is Float64MultiArray
+    assert interface_class("std_msgs/msg/Float64MultiArray") is Float64MultiArray

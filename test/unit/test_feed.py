@@ -35,8 +35,7 @@ from vla_ros.recordings.events import (
 )
 from vla_ros.recordings.feed import Feed, resolve_topic
 from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
-from vla_ros.runtime.handoff import Mode
-from vla_ros.types import Frame
+from vla_ros.types import Frame, Mode
 
 HEIGHT, WIDTH = 24, 32
 PIXELS = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)

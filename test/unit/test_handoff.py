@@ -7,9 +7,9 @@ import pytest
 from runtime_helpers import MS, PERIOD_NS, Rig
 
 from vla_ros.observing.freshness import Fault
-from vla_ros.runtime.handoff import Mode
 from vla_ros.runtime.loop import LoopSettings
 from vla_ros.runtime.teleop import TeleopSettings, TeleopTrajectory
+from vla_ros.types import Mode
 
 
 def set_point(rig: Rig, *positions: float, ahead_ms: int = 20) -> TeleopTrajectory:

@@ -25,6 +25,7 @@ TORCH = {"torch", "jaxtyping"}
 MAY_IMPORT = {
     "vla_ros.share": set(),
     "vla_ros.strict": set(),
+    "vla_ros.topics": set(),
     "vla_ros.types": {"numpy"},
     "vla_ros.hermite": {"numpy"},
     "vla_ros.units": set(),
@@ -44,9 +45,16 @@ MAY_IMPORT = {
         "vla_ros.messages",
         "vla_ros.types",
     },
-    "vla_ros.messages": {"numpy", "cv2", "vla_ros.types"},
-    "vla_ros.observing": {"numpy", "vla_ros.types", "vla_ros.robot"},
-    "vla_ros.runtime": {"numpy", "vla_ros.hermite", "vla_ros.observing", "vla_ros.types", "vla_ros.robot"},
+    "vla_ros.messages": {"numpy", "cv2", "vla_ros.topics", "vla_ros.types"},
+    "vla_ros.observing": {"numpy", "vla_ros.topics", "vla_ros.types", "vla_ros.robot"},
+    "vla_ros.runtime": {
+        "numpy",
+        "vla_ros.hermite",
+        "vla_ros.observing",
+        "vla_ros.robot",
+        "vla_ros.topics",
+        "vla_ros.types",
+    },
     "vla_ros.check": {
         "numpy",
         "vla_ros.messages",
@@ -54,6 +62,7 @@ MAY_IMPORT = {
         "vla_ros.outputs",
         "vla_ros.robot",
         "vla_ros.runtime",
+        "vla_ros.topics",
         "vla_ros.types",
     },
     "vla_ros.spaces": {"numpy"},
@@ -116,6 +125,7 @@ MAY_IMPORT = {
         "vla_ros.outputs",
         "vla_ros.robot",
         "vla_ros.runtime",
+        "vla_ros.topics",
         "vla_ros.types",
     },
     "vla_ros.replay": {
@@ -131,6 +141,7 @@ MAY_IMPORT = {
         "vla_ros.robot",
         "vla_ros.runtime",
         "vla_ros.share",
+        "vla_ros.topics",
         "vla_ros.transforms",
         "vla_ros.types",
     }
@@ -143,6 +154,7 @@ MAY_IMPORT = {
         "vla_ros.hermite",
         "vla_ros.outputs",
         "vla_ros.robot",
+        "vla_ros.topics",
         "vla_ros.types",
     },
     "vla_ros.training": {
@@ -157,6 +169,7 @@ MAY_IMPORT = {
         "vla_ros.policies",
         "vla_ros.recordings",
         "vla_ros.robot",
+        "vla_ros.topics",
         "vla_ros.transforms",
         "vla_ros.types",
     }
@@ -353,6 +366,11 @@ def test_every_processor_loads_without_torch_and_ros() -> None:
 def test_policies_and_execution_load_without_ros() -> None:
     loaded = loaded_by(modules_inside("vla_ros.policies", "vla_ros.execution"))
     assert not {name for name in loaded if is_ros(name)}
+
+
+def test_the_nodes_parameters_load_without_torch_and_ros() -> None:
+    loaded = loaded_by(["vla_ros.nodes.params"])
+    assert not {name for name in loaded if is_ros(name)} | loaded & {"torch", "transformers"}
 
 
 @pytest.mark.skipif(find_spec("rclpy") is None, reason="needs ROS 2: make setup")

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from runtime_helpers import CHUNK_DT_S, HORIZON, MS, PERIOD_NS, ROBOT, Rig, S, frame, joints
 
-from vla_ros.runtime.handoff import Mode
 from vla_ros.runtime.loop import ControlLoop, LoopSettings
-from vla_ros.types import ActionChunk
+from vla_ros.types import ActionChunk, Mode
 
 
 @pytest.fixture

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 
+from vla_ros import topics
 from vla_ros.ros.clock import ClockReading, StampMap, read_clocks, steady_now_ns, to_steady_ns
 from vla_ros.ros.problems import Problems
 from vla_ros.ros.statistics import NUM_VALUES, Distribution
 from vla_ros.ros.ticker import Ticker
+from vla_ros.wire import REQUEST, encode_request
 
 S = 1_000_000_000
 MS = 1_000_000
@@ -171,3 +174,72 @@ def test_after_a_jump_of_simulated_time_stamps_are_mapped_anew():
         stamps.to_steady_ns(50 * S)
     stamps.forget()
     assert abs(stamps.to_steady_ns(50 * S) - steady_now_ns()) < S
+
+
+class Post:
+    """A mailbox on a role that only remembers the subscription, and the worker behind it."""
+
+    def __init__(self) -> None:
+        pytest.importorskip("std_msgs")
+        from vla_ros.ros.mailbox import Mailbox
+
+        self.log = Log()
+        self.problems = Problems(self.log)
+        self.handled: list[bytes | None] = []
+        self.may_work = threading.Event()
+        self.is_working = threading.Event()
+        role = SimpleNamespace(topic=lambda name: f"/{name}", subscribe=self._subscribe)
+        self.mailbox = Mailbox(role, topics.REQUEST, REQUEST, self.problems, self._work)
+        self.mailbox.start()
+
+    def _subscribe(self, topic: object, callback: Callable[[SimpleNamespace], None]) -> None:
+        self.deliver = lambda data: callback(SimpleNamespace(data=data))
+
+    def _work(self) -> None:
+        for mail in self.mailbox:
+            self.is_working.set()
+            assert self.may_work.wait(PATIENCE_S)
+            self.handled.append(None if mail is None else mail.data)
+
+
+@pytest.fixture
+def post() -> Iterator[Post]:
+    post = Post()
+    yield post
+    post.may_work.set()
+    post.mailbox.stop()
+
+
+def message(text: str) -> bytes:
+    return encode_request(SimpleNamespace(to_tensors=dict, metadata=lambda: {"text": text}))
+
+
+def test_the_newest_message_waits_for_the_worker_and_displaces_an_older_one(post):
+    post.deliver(message("first"))
+    assert post.is_working.wait(PATIENCE_S)
+    for text in ("second", "third"):
+        post.deliver(message(text))
+    post.may_work.set()
+    wait_until(lambda: len(post.handled) == 2)
+    assert post.handled == [message("first"), message("third")]
+
+
+def test_garbage_displaces_no_message_and_is_named_with_its_topic(post):
+    post.deliver(message("first"))
+    assert post.is_working.wait(PATIENCE_S)
+    for data in (message("second"), b"\x80\x04K\x01."):
+        post.deliver(data)
+    post.may_work.set()
+    wait_until(lambda: len(post.handled) == 2)
+    assert post.handled[1] == message("second")
+    (line,) = post.problems.current().values()
+    assert line.startswith("request on '/vla_model/request' refused: message has")
+
+
+def test_a_closed_mailbox_takes_nothing_and_a_ring_comes_without_a_message(post):
+    post.may_work.set()
+    post.mailbox.is_open = False
+    post.deliver(message("first"))
+    post.mailbox.ring()
+    wait_until(lambda: post.handled)
+    assert post.handled == [None]

@@ -125,34 +125,3 @@ def test_every_requirement_is_pinned(ros: str) -> None:
     names = {normalised(re.match(r"[A-Za-z0-9._-]+", requirement)[0]) for requirement in requirements}
     other = "ros-jazzy-" if ros == "kilted" else "ros-kilted-"
     assert {name for name in names if not name.startswith(other)} - pinned == set()
-
-
-def constant_dicts(path: Path) -> dict[str, ast.Dict]:
-    """The dictionaries among a module's constants."""
-    return {
-        node.targets[0].id: node.value
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
-    }
-
-
-def test_a_launched_replay_passes_the_player_its_very_parameters() -> None:
-    passed = {key.value for key in constant_dicts(SOURCE / "launch" / "replay.launch.py")["PARAMETERS"].keys}
-    player = ast.parse((SOURCE / "vla_ros" / "record" / "player.py").read_text())
-    calls = [call for call in ast.walk(player) if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)]
-    assert passed == {call.args[0].value for call in calls if call.func.attr == "_parameter"}
-
-
-def test_launch_passes_only_parameters_that_the_nodes_declare() -> None:
-    constants = constant_dicts(SOURCE / "launch" / "policy.launch.py")
-    common = {key.value for key in constants["COMMON_PARAMETERS"].keys} - {"use_sim_time"}
-    by_node = zip(constants["PARAMETERS"].keys, constants["PARAMETERS"].values, strict=True)
-    passed = {node.value: common | {key.value for key in parameters.keys} for node, parameters in by_node}
-    params = ast.parse((SOURCE / "vla_ros" / "nodes" / "params.py").read_text())
-    functions = {node.name: node for node in params.body if isinstance(node, ast.FunctionDef)}
-    for node, declare in (("policy_node", "declare_policy_params"), ("model_node", "declare_model_params")):
-        calls = [call for call in ast.walk(functions[declare]) if isinstance(call, ast.Call)]
-        declared = {call.args[1].value for call in calls if call.func.id == "_declare"}
-        assert passed[node] - declared == set()
-        # For trials and for fine tuning: a parameter file is the place for these.
-        assert declared - passed[node] <= {"budgets_ms", "inference_delay_ms"}

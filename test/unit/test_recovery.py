@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from runtime_helpers import Rig
 
-from vla_ros.runtime.handoff import Mode
+from vla_ros.types import Mode
 
 
 def events(rig: Rig) -> list[str]:

@@ -20,7 +20,7 @@ from vla_ros.teleop.jog import (
     TAKEOVER_PATIENCE_S,
     Action,
     Jog,
-    Session,
+    JogSession,
     split_keys,
     status_line,
 )
@@ -31,15 +31,15 @@ UP, DOWN, RIGHT = "\x1b[A", "\x1b[B", "\x1b[C"
 HERE = np.array([0.2, -0.5])
 
 
-def session() -> Session:
-    return Session(ROBOT, PERIOD_S)
+def session() -> JogSession:
+    return JogSession(ROBOT, PERIOD_S)
 
 
-def press(session: Session, *keys: str, mode: str = "HOLD", positions: np.ndarray | None = HERE) -> bool:
+def press(session: JogSession, *keys: str, mode: str = "HOLD", positions: np.ndarray | None = HERE) -> bool:
     return all([session.press(key, mode, positions, now_s=0.0) for key in keys])
 
 
-def driving() -> Session:
+def driving() -> JogSession:
     """A human drives, and the policy node has said so."""
     new = session()
     press(new, UP)

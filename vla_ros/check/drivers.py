@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vla_ros import topics
 from vla_ros.check.finding import Finding, Level, Part
 from vla_ros.check.seen import ControllerSettings, Endpoint, GraphSeen, OutputSeen, TopicSeen
 from vla_ros.check.streams import names
 from vla_ros.observing.policy_fit import match_policy
 from vla_ros.outputs import TRAJECTORY
 from vla_ros.robot import OutputConfig, RobotConfig
-
-POLICY_NODE = "vla_policy"
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,12 @@ def judge_output(output: OutputConfig, seen: OutputSeen) -> list[Finding]:
     topic = seen.topic
     fitting = [subscription for subscription in topic.subscriptions if subscription.type == expected]
     findings = [_judge_subscription(part, output, topic, fitting)]
-    others = [publisher for publisher in topic.publishers if publisher.node.rpartition("/")[2] != POLICY_NODE]
+    others = [publisher for publisher in topic.publishers if publisher.node.rpartition("/")[2] != topics.POLICY_NODE]
     if others:
         mend = "end them before the policy drives"
-        findings.append(part.warn("drivers", f"{names(others)} publishes commands too", f"{POLICY_NODE} alone", mend))
+        findings.append(
+            part.warn("drivers", f"{names(others)} publishes commands too", f"{topics.POLICY_NODE} alone", mend)
+        )
     if findings[0].level is Level.FAIL:
         return findings
     for node, settings in seen.controllers.items():

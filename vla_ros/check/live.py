@@ -25,6 +25,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
+from vla_ros import topics
 from vla_ros.check.controllers import ControllerQuestions
 from vla_ros.check.seen import (
     CameraSeen,
@@ -46,7 +47,7 @@ from vla_ros.ros.dds import use_default_dds_profile
 from vla_ros.ros.robot_description import load_robot_in_graph
 
 NODE_NAME = "vla_check"
-INPUTS = {"task": "vla_policy/task", "teleop": "vla_policy/teleop", "estop": "vla_policy/estop"}
+INPUTS = {"task": topics.TASK.name, "teleop": topics.TELEOP.name, "estop": topics.ESTOP.name}
 # Nobody in the graph after this long: it isn't there.
 DISCOVERY_S = 3.0
 # Between finding a publisher and its first message.

@@ -19,14 +19,17 @@ from std_msgs.msg import String, UInt8MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from vla_ros import topics
 from vla_ros.demo.stats import Drive
 from vla_ros.messages.images import decode_image
 from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.times import time_to_ns
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import RobotConfig
+from vla_ros.ros.endpoints import make_client, make_publisher, subscribe
 from vla_ros.ros.outputs import CommandInputs
-from vla_ros.ros.qos import JOINT_STATES, LATCHED, LINK, REPORT
+from vla_ros.ros.qos import JOINT_STATES
+from vla_ros.types import Mode
 from vla_ros.wire import decode_result
 
 CONFIGURE = Transition.TRANSITION_CONFIGURE
@@ -37,7 +40,6 @@ STATE_AFTER = {
     ACTIVATE: State.PRIMARY_STATE_ACTIVE,
     DEACTIVATE: State.PRIMARY_STATE_INACTIVE,
 }
-POLICY = "POLICY"
 ANSWER_PATIENCE_S = 2.0
 
 
@@ -79,17 +81,19 @@ class DemoClient(Node):
         self._observation_ns: int | None = None
         self.status: EpisodeStatus | None = None
         self.mode = ""
-        self._reset = self.create_publisher(String, "sim/reset", REPORT)
-        self.create_subscription(String, "sim/episode", self._on_episode, LATCHED)
-        self.create_subscription(Image, "sim/view", self._on_view, REPORT)
-        self.create_subscription(String, "vla_policy/mode", self._on_mode, LATCHED)
-        self.create_subscription(JointTrajectory, "vla_policy/chunk", self._on_chunk, REPORT)
-        self.create_subscription(UInt8MultiArray, "vla_model/result", self._on_result, LINK)
+        self._reset = make_publisher(self, topics.SIM_RESET)
+        for topic, callback in (
+            (topics.SIM_EPISODE, self._on_episode),
+            (topics.SIM_VIEW, self._on_view),
+            (topics.MODE, self._on_mode),
+            (topics.CHUNK, self._on_chunk),
+            (topics.RESULT, self._on_result),
+        ):
+            subscribe(self, topic, callback)
         CommandInputs(self, robot, self._on_command)
         self.create_subscription(JointState, robot.joint_states.topic, self._on_joint_state, JOINT_STATES)
-        names = ("vla_policy/engage", "vla_policy/hold")
-        self._triggers = {name: self.create_client(Trigger, name) for name in names}
-        nodes = ("vla_policy", "vla_model")
+        self._triggers = {service.name: make_client(self, service) for service in (topics.ENGAGE, topics.HOLD)}
+        nodes = (topics.POLICY_NODE, topics.MODEL_NODE)
         self._lifecycle = {name: self.create_client(ChangeState, f"{name}/change_state") for name in nodes}
         self._states = {name: self.create_client(GetState, f"{name}/get_state") for name in nodes}
 
@@ -188,12 +192,12 @@ class DemoClient(Node):
 
     def _on_result(self, msg: UInt8MultiArray) -> None:
         with self._changed:
-            if self._recording is not None and self.mode == POLICY:
+            if self._recording is not None and self.mode == Mode.POLICY:
                 self._recording.drive.inference_ms.append(decode_result(bytes(msg.data)).inference_ms)
 
     def _on_command(self, trajectory: Trajectory, info: dict[str, Any]) -> None:
         with self._changed:
-            if self._recording is None or self.mode != POLICY:
+            if self._recording is None or self.mode != Mode.POLICY:
                 return
             # The middleware's own time of arrival: this process may be late in looking.
             now_ns = info["received_timestamp"]
@@ -205,7 +209,7 @@ class DemoClient(Node):
 
     def _on_joint_state(self, msg: JointState) -> None:
         with self._changed:
-            if self._recording is not None and self.mode == POLICY:
+            if self._recording is not None and self.mode == Mode.POLICY:
                 positions, _ = positions_by_name(msg, self._robot.joint_names)
                 self._recording.states.append((time_to_ns(msg.header.stamp), positions))
 

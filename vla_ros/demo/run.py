@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vla_ros import topics
 from vla_ros.demo.client import DEACTIVATE, POLICY, DemoClient, EpisodeStatus, Recording
 from vla_ros.demo.pictures import JointTraces, SheetRow, write_contact_sheet, write_joint_plot
 from vla_ros.demo.stats import ControlStats, Percentiles, control_stats, percentiles
@@ -96,7 +97,7 @@ class _Demo:
         jobs = [(seed, target) for seed in seeds for target in targets]
         for number, (seed, target) in enumerate(jobs, 1):
             self._episode(f"{number:>{len(str(len(jobs)))}}/{len(jobs)}", seed, target)
-        self._client.change_state("vla_policy", DEACTIVATE, TRANSITION_TIMEOUT_S)
+        self._client.change_state(topics.POLICY_NODE, DEACTIVATE, TRANSITION_TIMEOUT_S)
         report = self._report()
         self._print_summary(report)
         self._write_pictures(report)
@@ -108,7 +109,7 @@ class _Demo:
         self._world.engage()
         is_over = client.wait_until(lambda: client.status.status != "running", EPISODE_TIMEOUT_S)
         status, note = client.status, self._fallback_note()
-        client.trigger("vla_policy/hold")
+        client.trigger(topics.HOLD.name)
         client.end_recording()
         if not is_over:
             raise ValueError(f"sim_node did not end episode {seed} within {EPISODE_TIMEOUT_S:g} s; see its log")

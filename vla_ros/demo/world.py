@@ -16,6 +16,7 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
+from vla_ros import topics
 from vla_ros.demo.client import ACTIVATE, CONFIGURE, DEACTIVATE, DemoClient, Recording
 from vla_ros.demo.processes import INTERRUPTIONS, Processes
 from vla_ros.robot import RobotConfig
@@ -89,7 +90,7 @@ class DemoWorld(Generic[Client]):
         """Configure and activate both managed nodes."""
         domain, nodes = os.environ["ROS_DOMAIN_ID"], ", ".join(self._config.nodes)
         print(f"starting {nodes} in ROS domain {domain}; logs in {self._config.log_dir}", flush=True)
-        for node, process in (("vla_model", "model_node"), ("vla_policy", "policy_node")):
+        for node, process in ((topics.MODEL_NODE, "model_node"), (topics.POLICY_NODE, "policy_node")):
             for transition, what in ((CONFIGURE, "configured"), (ACTIVATE, "activated")):
                 if not self.client.change_state(node, transition, START_TIMEOUT_S):
                     raise ValueError(f"{process} could not be {what}: {self.processes.last_line(process)}")
@@ -98,7 +99,7 @@ class DemoWorld(Generic[Client]):
         """Let the policy drive as soon as everything is there, up to its first chunk."""
         self.engage(START_TIMEOUT_S)
         self.client.wait_until(lambda: self.client.has_chunk, ENGAGE_TIMEOUT_S)
-        self.client.trigger("vla_policy/hold")
+        self.client.trigger(topics.HOLD.name)
 
     def start_model(self) -> None:
         """Start a model node again that was killed; it configures and activates itself."""
@@ -115,14 +116,14 @@ class DemoWorld(Generic[Client]):
 
     def transition(self, transition: int, what: str) -> None:
         """Lead the policy node; ``what`` it is then."""
-        if not self.client.change_state("vla_policy", transition, TRANSITION_TIMEOUT_S):
+        if not self.client.change_state(topics.POLICY_NODE, transition, TRANSITION_TIMEOUT_S):
             raise ValueError(f"policy_node could not be {what}: {self.processes.last_line('policy_node')}")
 
     def engage(self, timeout_s: float = ENGAGE_TIMEOUT_S) -> None:
         """Engage as soon as the policy node is ready to: fresh images, joints, the instruction, the model."""
         deadline = time.monotonic() + timeout_s
         while True:
-            response = self.client.trigger("vla_policy/engage")
+            response = self.client.trigger(topics.ENGAGE.name)
             if response.success:
                 return
             if time.monotonic() > deadline:

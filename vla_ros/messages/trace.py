@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from vla_ros import topics
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -38,4 +40,4 @@ def decode_trace(line: str) -> Trace:
             cameras_ns, joint_positions, str(document["task"]), int(document["asked_ns"]), int(document["taken_ns"])
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"'{line[:80]}' is not a trace of a chunk; expected what vla_policy/trace says") from error
+        raise ValueError(f"'{line[:80]}' is not the trace of a chunk; expected what {topics.TRACE} says") from error

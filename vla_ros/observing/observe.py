@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros import topics
 from vla_ros.observing.buffers import NUM_FRAMES, FrameBuffer, SensorBuffers
 from vla_ros.observing.freshness import sensor_fault
 from vla_ros.robot import RobotConfig
@@ -67,7 +68,7 @@ def match_newest(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Mat
     if fault is not None:
         return NoObservation(fault.line, _STALE[fault.kind])
     if not sensors.task:
-        return NoObservation("no instruction has come on 'vla_policy/task'", "without an instruction")
+        return NoObservation(f"no instruction has come on '{topics.TASK}'", "without an instruction")
     frames = _matching_frames(sensors.cameras)
     first = min(frames.values(), key=lambda frame: frame.stamp_ns)
     last = max(frames.values(), key=lambda frame: frame.stamp_ns)

@@ -13,12 +13,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import rclpy
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from diagnostic_msgs.msg import DiagnosticStatus
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, ParameterException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -28,18 +26,21 @@ from rclpy.task import Future
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import Trigger
 
+from vla_ros import topics
 from vla_ros.bags.read import BagReader
 from vla_ros.messages.times import fill_time
 from vla_ros.record.topics import RecordedTopic, recorded_topics
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.ros.clock import NS_PER_S, steady_now_ns
 from vla_ros.ros.dds import use_default_dds_profile
+from vla_ros.ros.declare import declare_and_read
+from vla_ros.ros.endpoints import make_client, subscribe
 from vla_ros.ros.managed import Spinner
-from vla_ros.ros.qos import LINK
+from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
 from vla_ros.share import robot_file
 
-LATCHED_TOPICS = ("vla_policy/task", "vla_policy/estop")
-HUMAN_TOPICS = ("vla_policy/teleop", "joy")
+LATCHED_TOPICS = (topics.TASK.name, topics.ESTOP.name)
+HUMAN_TOPICS = (topics.TELEOP.name, topics.JOY.name)
 PLAYERS = ("auto", "rosbag2", "own")
 # Loading and warming up a large policy takes minutes.
 LISTENER_PATIENCE_S = 300.0
@@ -51,16 +52,19 @@ ROSBAG2_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
-class PlayerParams:
-    """``player`` is one of ``PLAYERS``. ``clock_hz`` is how often ``/clock`` comes in the bag's time, ``rate`` how much
-    faster than it was recorded the bag is played."""
+class PlayerParams(NodeParameters):
+    """Of ``player``."""
 
-    bag: str
-    robot: str
-    player: str
-    clock_hz: float
-    rate: float
-    engage: bool
+    bag: str = parameter("", "Bag whose sensors are played.", is_required=True)
+    robot: str = robot_parameter()
+    player: str = parameter(
+        "auto", "What plays the bag; auto: rosbag2 where it is installed, else this package.", choices=PLAYERS
+    )
+    clock_hz: float = parameter(
+        500.0, f"How often {topics.CLOCK} comes, in the bag's time.", unit="Hz", low=1.0, high=1e5
+    )
+    rate: float = parameter(1.0, "How much faster than recorded.", low=0.0, high=1000.0, is_open=True)
+    engage: bool = parameter(True, "Let the policy drive as soon as it can.")
 
 
 class Player(Node):
@@ -68,27 +72,13 @@ class Player(Node):
 
     def __init__(self) -> None:
         super().__init__("vla_player")
-        self.params = PlayerParams(
-            bag=self._parameter("bag", "", "Bag to play."),
-            robot=self._parameter("robot", "tabletop", "Robot file (path of a YAML), or the name of a packaged one."),
-            player=self._parameter(
-                "player", "auto", "What plays: rosbag2, own, or auto: rosbag2 where it is installed."
-            ),
-            clock_hz=self._parameter("clock_hz", 500.0, "How often /clock is published, Hz of the bag's time."),
-            rate=self._parameter("rate", 1.0, "How much faster than recorded."),
-            engage=self._parameter("engage", True, "Let the policy drive as soon as it can."),
-        )
-        if self.params.clock_hz < 1.0 or self.params.rate <= 0.0:
-            got = f"clock_hz {self.params.clock_hz:g}, rate {self.params.rate:g}"
-            raise ValueError(f"{got}; expected a clock of at least 1 Hz and a rate above 0")
-        if self.params.player not in PLAYERS:
-            raise ValueError(f"player is '{self.params.player}'; expected one of {', '.join(PLAYERS)}")
-        self._engage = self.create_client(Trigger, "vla_policy/engage")
+        self.params = declare_and_read(self, PlayerParams)
+        self._engage = make_client(self, topics.ENGAGE)
         self._next_engage_ns = 0
         self._is_engaged = False
         self._asked: Future | None = None
         self._is_model_up = False
-        self.create_subscription(DiagnosticStatus, "vla_model/status", self._on_status, LINK)
+        subscribe(self, topics.STATUS, self._on_status)
 
     def play(self) -> str:
         """Play the bag to its end; returns a line on what was played. Raises ValueError for a bag or a robot file that
@@ -100,7 +90,7 @@ class Player(Node):
 
     def _play_by_itself(self, robot: RobotConfig, bag: BagReader) -> str:
         publishers, msgtypes = self._make_publishers(robot), self._msgtypes(robot)
-        clock = self.create_publisher(Clock, "/clock", DEPTH)
+        clock = self.create_publisher(Clock, topics.CLOCK.name, DEPTH)
         self._wait_for_listeners(robot, lambda topic: publishers[topic].get_subscription_count())
         step_ns = round(NS_PER_S / self.params.clock_hz)
         start_ns: int | None = None
@@ -159,9 +149,6 @@ class Player(Node):
         if not self._is_engaged and self._engage.service_is_ready():
             self._asked = self._engage.call_async(Trigger.Request())
 
-    def _parameter(self, name: str, default: Any, description: str) -> Any:
-        return self.declare_parameter(name, default, ParameterDescriptor(description=description)).value
-
     def _msgtypes(self, robot: RobotConfig) -> dict[str, str]:
         """The full name of every topic that is played, and the type the nodes take there."""
         return {self.resolve_topic_name(topic.name): topic.msgtype for topic in _played(robot)}
@@ -184,8 +171,8 @@ class Player(Node):
             deaf = [topic for topic in sensors if not count(topic)]
             needed = {f"listener on '{topic}'": False for topic in deaf}
             if self.params.engage:
-                needed |= {"service 'vla_policy/engage'": self._engage.service_is_ready()}
-                needed |= {"active vla_model": self._is_model_up}
+                needed |= {f"service '{topics.ENGAGE}'": self._engage.service_is_ready()}
+                needed |= {f"an active {topics.MODEL_NODE}": self._is_model_up}
             missing = [what for what, is_there in needed.items() if not is_there]
             if not missing:
                 return

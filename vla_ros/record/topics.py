@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CompressedImage, Image, JointState, Joy
-from std_msgs.msg import Bool, String, UInt8MultiArray
-from trajectory_msgs.msg import JointTrajectory
+from sensor_msgs.msg import CompressedImage, Image, JointState
 
+from vla_ros import topics
 from vla_ros.robot import RobotConfig
-from vla_ros.ros.outputs import message_class
+from vla_ros.ros.endpoints import interface_class
+from vla_ros.topics import Qos, Topic
 
 # Deep, so that a slow disk loses nothing for a second or two; best effort where every publisher can serve it and none
 # should ever wait for a recorder.
@@ -20,6 +19,13 @@ SENSORS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)
 REPORTS = QoSProfile(depth=1000)
 LATCHED = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 LINK = QoSProfile(depth=50)
+LISTENING = {Qos.SENSOR: SENSORS, Qos.LATCHED: LATCHED, Qos.COMMAND: REPORTS, Qos.REPORT: REPORTS}
+NAMED = (
+    topics.SIM_BLOCKS, topics.TASK, topics.MODE, topics.ESTOP, topics.TELEOP, topics.CHUNK,
+    topics.TRACE, topics.EPISODE_MARKER, topics.JOY, topics.STATUS, topics.DIAGNOSTICS,
+)  # fmt: skip
+"""In the order in which to subscribe. Before the task: what lies on the demo's table belongs to the episode that the
+next task starts."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +45,18 @@ class RecordedTopic:
 
 def recorded_topics(robot: RobotConfig, with_link: bool) -> tuple[RecordedTopic, ...]:
     """Everything of ``robot`` that training and replay read, in the order in which to subscribe."""
-    topics = [
+    recorded = [
         *(RecordedTopic(c.topic, CompressedImage if c.compressed else Image, IMAGES, True) for c in robot.cameras),
         RecordedTopic(robot.joint_states.topic, JointState, SENSORS, True),
-        *(RecordedTopic(o.command_topic, message_class(o.kind.msgtype), REPORTS, True) for o in robot.outputs),
-        # Before the task: what lies on the demo's table belongs to the episode that the next task starts.
-        RecordedTopic("sim/blocks", String, LATCHED),
-        RecordedTopic("vla_policy/task", String, LATCHED, True),
-        RecordedTopic("vla_policy/mode", String, LATCHED),
-        RecordedTopic("vla_policy/estop", Bool, LATCHED),
-        RecordedTopic("vla_policy/teleop", JointTrajectory, REPORTS),
-        RecordedTopic("vla_policy/chunk", JointTrajectory, REPORTS),
-        RecordedTopic("vla_policy/trace", String, REPORTS),
-        RecordedTopic("vla_policy/episode", String, REPORTS),
-        RecordedTopic("joy", Joy, SENSORS),
-        RecordedTopic("vla_model/status", DiagnosticStatus, REPORTS),
-        RecordedTopic("/diagnostics", DiagnosticArray, REPORTS),
+        *(RecordedTopic(o.command_topic, interface_class(o.kind.msgtype), REPORTS, True) for o in robot.outputs),
+        *map(_recorded, NAMED),
     ]
     if with_link:
-        topics += [RecordedTopic(f"vla_model/{name}", UInt8MultiArray, LINK) for name in ("request", "result")]
-    return tuple(topics)
+        recorded += [
+            RecordedTopic(topic.name, interface_class(topic.type), LINK) for topic in (topics.REQUEST, topics.RESULT)
+        ]
+    return tuple(recorded)
+
+
+def _recorded(topic: Topic) -> RecordedTopic:
+    return RecordedTopic(topic.name, interface_class(topic.type), LISTENING[topic.qos], topic is topics.TASK)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from vla_ros.messages.trace import Trace
 from vla_ros.messages.trajectories import Trajectory
-from vla_ros.runtime.handoff import Mode
-from vla_ros.types import Frame, JointSample
+from vla_ros.types import Frame, JointSample, Mode
 
 NS_PER_S = 1_000_000_000
 MARKERS = ("start", "success", "failure", "discard")

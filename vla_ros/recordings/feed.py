@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vla_ros import topics
 from vla_ros.bags.read import BagReader, RawMessage
 from vla_ros.bags.tally import Tally
 from vla_ros.messages.frames import decode_frame, is_whole_jpeg
@@ -20,7 +21,6 @@ from vla_ros.messages.times import time_to_ns
 from vla_ros.messages.trace import decode_trace
 from vla_ros.messages.trajectories import parse_trajectory
 from vla_ros.observing.buffers import joint_sample
-from vla_ros.outputs import TRAJECTORY
 from vla_ros.recordings.events import (
     MARKERS,
     ChunkEvent,
@@ -36,15 +36,12 @@ from vla_ros.recordings.events import (
     TraceEvent,
 )
 from vla_ros.robot import CameraConfig, OutputConfig, RobotConfig
-from vla_ros.runtime.handoff import Mode
-from vla_ros.types import Frame
+from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING, TRAJECTORY
+from vla_ros.types import Frame, Mode
 
-IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-JOINT_STATE, STRING = "sensor_msgs/msg/JointState", "std_msgs/msg/String"
 MODES = tuple(mode.value for mode in Mode)
-REPLAYED = ("vla_policy/teleop", "vla_policy/chunk", "vla_policy/trace")
-MARKER_TOPIC = "vla_policy/episode"
-LEARNED = (MARKER_TOPIC, "sim/blocks")
+REPLAYED = (topics.TELEOP.name, topics.CHUNK.name, topics.TRACE.name)
+LEARNED = (topics.EPISODE_MARKER.name, topics.SIM_BLOCKS.name)
 # How an error's text goes on differs from message to message; what it is about does not.
 _NUMBER = re.compile(r"-?\d[\d.]*")
 
@@ -138,8 +135,8 @@ class Feed:
         robot = self._robot
         sources = {
             robot.joint_states.topic: _Source(JOINT_STATE, self._joints, is_needed=True),
-            "vla_policy/task": _Source(STRING, lambda msg, at_ns: TaskEvent(at_ns, msg.data.strip()), is_needed=True),
-            "vla_policy/mode": _Source(STRING, lambda msg, at_ns: ModeEvent(at_ns, Mode(_one_of(msg.data, MODES)))),
+            topics.TASK.name: _Source(STRING, lambda msg, at_ns: TaskEvent(at_ns, msg.data.strip()), is_needed=True),
+            topics.MODE.name: _Source(STRING, lambda msg, at_ns: ModeEvent(at_ns, Mode(_one_of(msg.data, MODES)))),
         }
         for camera in robot.cameras:
             kind = COMPRESSED_IMAGE if camera.compressed else IMAGE
@@ -150,11 +147,13 @@ class Feed:
 
     def _other_sources(self) -> dict[str, _Source]:
         return {
-            "vla_policy/teleop": _Source(TRAJECTORY, self._teleop),
-            "vla_policy/chunk": _Source(TRAJECTORY, self._chunk),
-            "vla_policy/trace": _Source(STRING, lambda msg, at_ns: TraceEvent(at_ns, decode_trace(msg.data))),
-            MARKER_TOPIC: _Source(STRING, lambda msg, at_ns: MarkerEvent(at_ns, _one_of(msg.data.strip(), MARKERS))),
-            "sim/blocks": _Source(STRING, lambda msg, at_ns: SceneEvent(at_ns, _parse_places(msg.data))),
+            topics.TELEOP.name: _Source(TRAJECTORY, self._teleop),
+            topics.CHUNK.name: _Source(TRAJECTORY, self._chunk),
+            topics.TRACE.name: _Source(STRING, lambda msg, at_ns: TraceEvent(at_ns, decode_trace(msg.data))),
+            topics.EPISODE_MARKER.name: _Source(
+                STRING, lambda msg, at_ns: MarkerEvent(at_ns, _one_of(msg.data.strip(), MARKERS))
+            ),
+            topics.SIM_BLOCKS.name: _Source(STRING, lambda msg, at_ns: SceneEvent(at_ns, _parse_places(msg.data))),
         }
 
     def _joints(self, msg: Any, received_ns: int) -> JointsEvent:

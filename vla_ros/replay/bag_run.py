@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros import topics
 from vla_ros.recordings.events import (
     ChunkEvent,
     CommandEvent,
@@ -30,11 +31,11 @@ from vla_ros.replay.series import GrowingSeries, TimeSeries
 from vla_ros.replay.settings import Plan, ReplaySettings, Timing
 from vla_ros.replay.traced import KeptFrames
 from vla_ros.robot import RobotConfig
-from vla_ros.runtime.handoff import Mode
 from vla_ros.runtime.loop import ControlLoop, LoopSettings, Tick
+from vla_ros.runtime.policy_driver import MAX_OUTSTANDING
 from vla_ros.runtime.teleop import TeleopSettings, TeleopTrajectory
 from vla_ros.transforms.sample import PolicyRequest
-from vla_ros.types import Answer, Frame, Observation
+from vla_ros.types import Answer, Frame, Mode, Observation
 
 AS_RECORDED = "as recorded"
 
@@ -168,15 +169,10 @@ class BagRun:
             self._commands.add(tick.command.stamp_ns, tick.command.positions)
             self._log.commanded(now_ns, tick.command.reason)
 
-    def answered(self, answer: Answer, is_used: bool) -> None:
-        observation = answer.observation
-        for stamp_ns in tuple(self._fingerprints):
-            given = self._fingerprints.pop(stamp_ns)
-            if stamp_ns == observation.stamp_ns:  # what was asked before it is not answered any more
-                break
-        if is_used:
-            times_ns = observation.header_ns, answer.asked_ns, answer.arrived_ns
-            self._answers.append(KeptAnswer(*times_ns, answer.chunk, given))
+    def answered(self, answer: Answer) -> None:
+        times_ns = answer.observation.header_ns, answer.asked_ns, answer.arrived_ns
+        given = self._fingerprints[answer.observation.stamp_ns]
+        self._answers.append(KeptAnswer(*times_ns, answer.chunk, given))
 
     def failed(self, now_ns: int, problem: str) -> None:
         self._log.refused(now_ns, problem)
@@ -184,7 +180,8 @@ class BagRun:
 
     def _infer(self, request: PolicyRequest) -> np.ndarray:
         actions = self._policy.infer(request)
-        self._fingerprints[request.stamp_ns] = fingerprint(request)
+        newest = list(self._fingerprints.items())[1 - MAX_OUTSTANDING :]
+        self._fingerprints = {**dict(newest), request.stamp_ns: fingerprint(request)}
         return actions
 
     def _latency_ns(self, observation: Observation) -> int | None:
@@ -231,7 +228,7 @@ class BagRun:
         times_ns = tuple(start_ns + round(t * NS_PER_S) for t in event.trajectory.times_s)
         refusal = self._loop.offer_teleop(TeleopTrajectory(times_ns, event.trajectory.positions), self._now_ns)
         if refusal:
-            self._log.refused(self._now_ns, f"'vla_policy/teleop' refused: {refusal}")
+            self._log.refused(self._now_ns, f"'{topics.TELEOP}' refused: {refusal}")
 
     def _drive_as_recorded(self) -> None:
         loop, now_ns = self._loop, self._now_ns

@@ -1,24 +1,21 @@
-"""What ``vla_policy`` and ``vla_model`` do, in given time: the control loop, the processor and the policy that drive
-the robot, each result taken when it is due. No ROS graph, no clock and no thread: the same input gives the same
+"""What both nodes do, in given time: the control loop, the processor and the policy that drive the robot, each result
+taken when it is due. No ROS graph, no clock and no thread: the same input gives the same
 commands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
-from vla_ros.runtime.handoff import Mode
+from vla_ros.runtime.asking import Asking, AskingProcessor
 from vla_ros.runtime.loop import ControlLoop, Tick
 from vla_ros.runtime.policy_driver import MAX_OUTSTANDING
 from vla_ros.transforms.sample import PolicyRequest
-from vla_ros.types import Answer, Continuation, Observation
-
-if TYPE_CHECKING:
-    from vla_ros.policies.processor import PolicyProcessor
+from vla_ros.types import Answer, Observation
 
 Infer = Callable[[PolicyRequest], np.ndarray]
 """The policy: normalised actions float32 ``[horizon, action_dim]`` for one request."""
@@ -32,8 +29,8 @@ class Listener(Protocol):
     def ticked(self, now_ns: int, tick: Tick) -> None:
         """A control tick has ended."""
 
-    def answered(self, answer: Answer, is_used: bool) -> None:
-        """An answer has come; whether the loop had a use for it."""
+    def answered(self, answer: Answer) -> None:
+        """An answer has come that the loop has a use for."""
 
     def failed(self, now_ns: int, problem: str) -> None:
         """No request could be made, or an answer could not be used: one line that says why."""
@@ -58,7 +55,7 @@ class OfflineNodes:
     def __init__(
         self,
         loop: ControlLoop,
-        processor: PolicyProcessor,
+        processor: AskingProcessor,
         infer: Infer,
         latency: Latency,
         listener: Listener,
@@ -67,11 +64,14 @@ class OfflineNodes:
     ) -> None:
         self._loop = loop
         self._processor = processor
+        self._asking = Asking(
+            loop, processor, lambda: self._now_ns, lambda _, line: listener.failed(self._now_ns, line)
+        )
         self._infer = infer
         self._latency = latency
         self._listener = listener
         self._period_ns = period_ns
-        self._next_tick_ns = self._earliest_tick_ns = start_ns
+        self._now_ns = self._next_tick_ns = self._earliest_tick_ns = start_ns
         self._model_free_ns = start_ns
         self._due: list[_Due] = []
         self._lag_ns = 0
@@ -106,13 +106,10 @@ class OfflineNodes:
 
     def ask(self, now_ns: int) -> None:
         """Ask the policy where the loop wants to; to be called when a frame has come or the mode has changed."""
-        try:
-            observation = self._loop.begin_request(now_ns)
-        except ValueError as error:  # an image that is decoded only now
-            return self._listener.failed(now_ns, f"observation: {error}")
-        actions = None if observation is None else self._answer(observation, now_ns)
-        if observation is not None and actions is not None:
-            self._wait_for(observation, actions, now_ns)
+        self._now_ns = now_ns
+        due = self._ask()
+        if due is not None:
+            self._wait_for(due)
 
     def release(self, header_ns: int, now_ns: int) -> None:
         """The answers to observations up to ``header_ns`` that nobody knew the time of come now."""
@@ -122,54 +119,40 @@ class OfflineNodes:
 
     def repeat(self, observation: Observation, asked_ns: int, now_ns: int) -> None:
         """Ask about this very observation, as it was at ``asked_ns``; the answer comes now."""
-        if self._loop.begin_request(asked_ns, observation) is None:
-            return
-        actions = self._answer(observation, asked_ns)
-        if actions is not None:
+        self._now_ns = asked_ns
+        due = self._ask(observation)
+        if due is not None:
             self._run_until(now_ns, lag_ns=0)
-            self._take(_Due(now_ns, asked_ns, observation, actions), now_ns)
+            self._take(due, now_ns)
 
-    def _wait_for(self, observation: Observation, actions: np.ndarray, asked_ns: int) -> None:
+    def _ask(self, repeated: Observation | None = None) -> _Due | None:
+        question = self._asking.ask(repeated)
+        if question is None:
+            return None
+        try:
+            return _Due(None, self._now_ns, question.asked.observation, self._infer(question.request))
+        except ValueError as error:
+            self._asking.fail(f"processor: {error}")
+            return None
+
+    def _wait_for(self, due: _Due) -> None:
         """At most ``MAX_OUTSTANDING`` answers are due: each holds images, and the loop has no use for more."""
-        latency_ns = self._latency(observation)
-        arrived_ns = None
+        latency_ns = self._latency(due.observation)
         if latency_ns is None:
             self._due = self._due[1 - MAX_OUTSTANDING :]
         else:
-            if len(self._due) == MAX_OUTSTANDING:  # as in vla_model: the newest request displaces the one that waits
+            if len(self._due) == MAX_OUTSTANDING:  # as in the model node: the newest request displaces the one waiting
                 self._due.pop()
                 self._model_free_ns = self._due[-1].arrived_ns
-            arrived_ns = self._model_free_ns = max(asked_ns, self._model_free_ns) + latency_ns
-        self._due.append(_Due(arrived_ns, asked_ns, observation, actions))
-
-    def _answer(self, observation: Observation, now_ns: int) -> np.ndarray | None:
-        try:
-            return self._infer(self._processor.process(observation, self._continuation(observation, now_ns)))
-        except ValueError as error:
-            self._fail(now_ns, f"processor: {error}")
-            return None
-
-    def _continuation(self, observation: Observation, now_ns: int) -> Continuation | None:
-        try:
-            return self._loop.continuation(observation, self._processor.chunk_shape)
-        except ValueError as error:
-            self._listener.failed(now_ns, str(error))
-            return None
+            self._model_free_ns = max(due.asked_ns, self._model_free_ns) + latency_ns
+            due = replace(due, arrived_ns=self._model_free_ns)
+        self._due.append(due)
 
     def _take(self, due: _Due, now_ns: int) -> None:
-        try:
-            chunk = self._processor.decode(due.actions, due.observation)
-        except ValueError as error:
-            return self._fail(now_ns, f"processor: {error}")
-        is_awaited = self._loop.requested(chunk.stamp_ns) is not None
-        is_used = self._loop.accept(chunk, now_ns)
-        self._listener.answered(Answer(due.observation, chunk, due.asked_ns, now_ns), is_used)
-        if is_awaited and not is_used:
-            # The loop says why where the policy drives; it leaves a human alone.
-            fault = self._loop.fault if self._loop.mode is not Mode.TELEOP else None
-            why = "actions of another shape, or that are not finite" if fault is None else fault.line
-            self._listener.failed(now_ns, f"answer: {why}")
+        self._now_ns = now_ns
+        answer = self._asking.take(due.observation.stamp_ns, self._processor.digest, due.actions)
+        if answer is not None:
+            self._listener.answered(answer)
 
-    def _fail(self, now_ns: int, problem: str) -> None:
-        self._loop.fail_policy(problem, now_ns)
-        self._listener.failed(now_ns, problem)
+    def _report(self, source: str, line: str) -> None:
+        self._listener.failed(self._now_ns, line)

@@ -12,9 +12,10 @@ import numpy as np
 
 from vla_ros.replay.baseline.fingerprint import InputFingerprint
 from vla_ros.replay.series import TimeSeries
+from vla_ros.types import Mode
 
 NS_PER_S = 1_000_000_000
-DRIVERS = ("POLICY", "TELEOP", "HOLD", "ESTOP", "")
+DRIVERS = (Mode.POLICY, Mode.TELEOP, Mode.HOLD, Mode.ESTOP, "")
 """Who drove when the bag was recorded; empty where it does not say."""
 COMMANDED, MEASURED = "commanded", "measured"
 """What a chunk is compared with."""
@@ -102,7 +103,7 @@ class Replay:
     @property
     def interventions(self) -> tuple[Stretch, ...]:
         """When a human drove."""
-        return tuple(stretch for stretch in self.modes if stretch.label == "TELEOP")
+        return tuple(stretch for stretch in self.modes if stretch.label == Mode.TELEOP)
 
     def seconds(self, times_ns: int | np.ndarray) -> float | np.ndarray:
         """Times of the bag as seconds since its start."""

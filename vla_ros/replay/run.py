@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from vla_ros import topics
 from vla_ros.bags.read import BagReader
 from vla_ros.observing.policy_fit import match_policy
 from vla_ros.recordings.events import Event
@@ -15,7 +16,7 @@ from vla_ros.replay.records import Replay
 from vla_ros.replay.settings import Plan, ReplaySettings, Timing
 from vla_ros.robot import RobotConfig
 
-MODE, CHUNK, TRACE = "vla_policy/mode", "vla_policy/chunk", "vla_policy/trace"
+MODE, CHUNK, TRACE = topics.MODE.name, topics.CHUNK.name, topics.TRACE.name
 Progress = Callable[[int, int | None, int | None], None]
 """Gets the bag's time, its start and its end, in ns (None where it does not say)."""
 

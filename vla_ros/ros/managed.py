@@ -6,6 +6,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import rclpy
@@ -15,10 +16,13 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.ros.dds import use_default_dds_profile
+from vla_ros.ros.endpoints import make_publisher, subscribe
 from vla_ros.ros.signals import stop_on_signals
+from vla_ros.topics import Topic
 
 RCLError = rclpy_implementation.RCLError
 ERROR_PERIOD_S = 1.0
@@ -27,13 +31,13 @@ ERROR_PERIOD_S = 1.0
 class ManagedNode(LifecycleNode):
     """A lifecycle node whose ``configure``, ``activate``, ``deactivate`` and ``cleanup`` may raise.
 
-    A ValueError is a user's to mend and is logged as its one line; anything else is logged with its traceback. Either
+    A ValueError is a user's to fix and is logged as its one line; anything else is logged with its traceback. Either
     way the transition fails and the node stays.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.is_active = False
+        self.is_configured = self.is_active = False
         self.failure = "not configured"
         # On Jazzy an invalid transition raises out of spin() and would end the node.
         handler = self._service_change_state.callback
@@ -62,7 +66,7 @@ class ManagedNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         if self._succeeds("configure", self.configure):
-            self.failure = ""
+            self.failure, self.is_configured = "", True
             self.get_logger().info("configured")
             return TransitionCallbackReturn.SUCCESS
         self._succeeds("cleanup", self.cleanup)
@@ -70,8 +74,11 @@ class ManagedNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         if not self._succeeds("activate", self.activate):
+            failure = self.failure
+            self._succeeds("deactivate", self.deactivate)
+            self.failure = failure
             return TransitionCallbackReturn.FAILURE
-        self.is_active = True
+        self.is_active, self.failure = True, ""
         self.get_logger().info("active")
         return TransitionCallbackReturn.SUCCESS
 
@@ -81,7 +88,7 @@ class ManagedNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS if done else TransitionCallbackReturn.ERROR
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.failure = "not configured"
+        self.failure, self.is_configured = "not configured", False
         done = self._succeeds("cleanup", self.cleanup)
         return TransitionCallbackReturn.SUCCESS if done else TransitionCallbackReturn.ERROR
 
@@ -98,6 +105,7 @@ class ManagedNode(LifecycleNode):
         if self.is_active:
             self.is_active = False
             self._succeeds("deactivate", self.deactivate)
+        self.is_configured = False
         self._succeeds("cleanup", self.cleanup)
 
     def _succeeds(self, transition: str, action: Callable[[], None]) -> bool:
@@ -169,6 +177,14 @@ class Role:
     def topic(self, name: str) -> str:
         """``name`` as the owner resolves it."""
         return self._owner.resolve_topic_name(name)
+
+    def subscribe(self, topic: Topic, callback: Callable[..., None]) -> None:
+        """Listen to a topic as the owner resolves it."""
+        subscribe(self.node, replace(topic, name=self.topic(topic.name)), callback)
+
+    def publisher(self, topic: Topic) -> Publisher:
+        """A publisher on a topic as the owner resolves it."""
+        return make_publisher(self.node, replace(topic, name=self.topic(topic.name)))
 
     def start(self) -> None:
         self._spinner.start()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
-from importlib import import_module
+from functools import partial
 from typing import Any
 
 from rclpy.node import Node
@@ -14,14 +13,8 @@ from rclpy.qos import QoSProfile
 from vla_ros.messages.trajectories import Trajectory, join_trajectories
 from vla_ros.robot import OutputConfig, RobotConfig
 from vla_ros.ros import qos
+from vla_ros.ros.endpoints import interface_class
 from vla_ros.runtime.limits import BrakingRamp
-
-
-@cache
-def message_class(msgtype: str) -> type:
-    """The class of a message type such as ``std_msgs/msg/String``; its package is imported only now."""
-    package, _, name = msgtype.split("/")
-    return getattr(import_module(f"{package}.msg"), name)
 
 
 class CommandOutputs:
@@ -50,7 +43,7 @@ class _Output:
     def __init__(self, node: Node, robot: RobotConfig, config: OutputConfig) -> None:
         self._joints, self._encode = config.joints, config.kind.encode
         self._columns = robot.columns(config.joints)
-        kind = message_class(config.kind.msgtype)
+        kind = interface_class(config.kind.msgtype)
         self.publisher: Publisher = node.create_publisher(kind, config.command_topic, qos.COMMAND)
 
     def publish(self, whole: Trajectory) -> None:
@@ -78,7 +71,7 @@ class CommandInputs:
         self._on_command, self._on_refused = on_command, on_refused
         self._parts: dict[str, tuple[Sequence[int], Trajectory]] = {}
         for output in robot.outputs:
-            kind, topic = message_class(output.kind.msgtype), output.command_topic
+            kind, topic = interface_class(output.kind.msgtype), output.command_topic
             node.create_subscription(kind, topic, partial(self._take, output), profile)
 
     def _take(self, output: OutputConfig, msg: Any, info: dict[str, Any]) -> None:
@@ -95,4 +88,4 @@ class CommandInputs:
 
 
 def _new(msgtype: str) -> Any:
-    return message_class(msgtype)()
+    return interface_class(msgtype)()

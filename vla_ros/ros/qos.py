@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+from vla_ros.topics import Qos
+
 
 def _profile(reliability: ReliabilityPolicy, durability: DurabilityPolicy, depth: int = 1) -> QoSProfile:
     return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability, durability=durability)
@@ -20,3 +22,5 @@ TELEOP = COMMAND
 # For what a late subscriber must still learn: the task, the mode, a robot's URDF.
 LATCHED = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 REPORT = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE, depth=10)
+
+PROFILES = {Qos.SENSOR: CAMERA, Qos.COMMAND: COMMAND, Qos.LATCHED: LATCHED, Qos.REPORT: REPORT}

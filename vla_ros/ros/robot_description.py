@@ -92,7 +92,7 @@ class RobotDescription:
     def _who_publishes(self) -> str:
         publishers = self._role.node.get_publishers_info_by_topic(self._topic)
         if not publishers:
-            return "nobody publishes it; start robot_state_publisher, or mend urdf_topic"
+            return "nobody publishes it; start robot_state_publisher, or correct urdf_topic"
         one, profile = publishers[0], publishers[0].qos_profile
         words = [policy.name.lower().replace("_", " ") for policy in (profile.reliability, profile.durability)]
         got = f"{one.node_name} publishes {', '.join([one.topic_type, *words])}"

@@ -20,7 +20,7 @@ STAGES = (
 
 
 @dataclass(frozen=True)
-class Summary:
+class DistributionSummary:
     """Of ``count`` values."""
 
     count: int
@@ -39,11 +39,11 @@ class Distribution:
     def add(self, value: float) -> None:
         self._values.append((steady_now_ns(), value))
 
-    def summary(self) -> Summary | None:
+    def summary(self) -> DistributionSummary | None:
         """None where there is no value."""
         oldest_ns = steady_now_ns() - round(WINDOW_S * NS_PER_S)
         values = np.array([value for stamp_ns, value in self._values.copy() if stamp_ns >= oldest_ns])
         if not len(values):
             return None
         p50, p99 = np.percentile(values, (50, 99))
-        return Summary(len(values), float(values.mean()), float(p50), float(p99), float(values.max()))
+        return DistributionSummary(len(values), float(values.mean()), float(p50), float(p99), float(values.max()))

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
-
-class Mode(StrEnum):
-    """``HOLD`` keeps the last command, ``TELEOP`` follows a human, ``POLICY`` the policy's chunks; ``ESTOP`` brakes and
-    stays until it is reset."""
-
-    HOLD = "HOLD"
-    TELEOP = "TELEOP"
-    POLICY = "POLICY"
-    ESTOP = "ESTOP"
+from vla_ros import topics
+from vla_ros.types import Mode
 
 
 class Handoff:
@@ -50,13 +41,13 @@ class Handoff:
         """What the emergency stop's topic says now; letting it go does not reset it."""
         self._is_pressed = is_pressed
         if is_pressed:
-            self.change(Mode.ESTOP, "emergency stop on 'vla_policy/estop'")
+            self.change(Mode.ESTOP, f"emergency stop on '{topics.ESTOP}'")
 
     def reset_estop(self) -> str:
         """From ESTOP to HOLD. Returns the reason for a refusal, empty where it is done or there was nothing to
         reset."""
         if self._is_pressed:
-            return "'vla_policy/estop' is still true; publish false first"
+            return f"'{topics.ESTOP}' is still true; publish false first"
         if self._mode is Mode.ESTOP:
             self._set(Mode.HOLD, "emergency stop reset", False)
         return ""

@@ -10,26 +10,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros import topics
 from vla_ros.observing.buffers import SensorBuffers
 from vla_ros.observing.freshness import Fault, frozen_fault, joint_fault, sensor_fault
 from vla_ros.observing.observe import NoObservation, observe
 from vla_ros.robot import RobotConfig
 from vla_ros.runtime.command_history import CommandHistory
-from vla_ros.runtime.handoff import Handoff, Mode
+from vla_ros.runtime.handoff import Handoff
 from vla_ros.runtime.limits import BrakingRamp, Limiter
 from vla_ros.runtime.missed import MissedTicks
 from vla_ros.runtime.path import NS_PER_S, Ramp, Target
-from vla_ros.runtime.policy_driver import PolicyDriver
+from vla_ros.runtime.policy_driver import Asked, PolicyDriver
 from vla_ros.runtime.recovery import Recovery
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.runtime.teleop import Teleop, TeleopSettings, TeleopTrajectory
 from vla_ros.runtime.watchdogs import overrun_fault, result_fault, silence_fault
-from vla_ros.types import ActionChunk, ChunkShape, Command, Continuation, Observation
+from vla_ros.types import ActionChunk, ChunkShape, Command, Continuation, Mode, Observation
 
 COMMAND_HISTORY_S = 5.0
 MAX_SHADOW_AGE_S = 0.5
 MAX_SHADOW_DISTANCE = 0.15
-ESTOP_LATCHED = "ESTOP is latched; call 'vla_policy/reset_estop' first"
+ESTOP_LATCHED = f"{Mode.ESTOP.value} is latched; call '{topics.RESET_ESTOP}' first"
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class ControlLoop:
                 return ESTOP_LATCHED
             if not self._teleop.takes_over(trajectory):
                 return ""
-            refusal = self.takeover(now_ns, "a human moves the robot on 'vla_policy/teleop'")
+            refusal = self.takeover(now_ns, f"a human moves the robot on '{topics.TELEOP}'")
             if refusal:
                 return refusal
         self._teleop.follow(trajectory, self._commands.at(now_ns), now_ns)
@@ -218,8 +219,8 @@ class ControlLoop:
         self._no_observation = ""
         return observation if self._policy.ask(observation, now_ns) else None
 
-    def requested(self, stamp_ns: int) -> Observation | None:
-        """The observation of ``stamp_ns`` if its result is waited for."""
+    def requested(self, stamp_ns: int) -> Asked | None:
+        """What was asked about the observation of ``stamp_ns`` if its result is waited for."""
         return self._policy.asked(stamp_ns)
 
     def continuation(self, observation: Observation, shape: ChunkShape) -> Continuation | None:
@@ -240,7 +241,7 @@ class ControlLoop:
         if self._policy.asked(chunk.stamp_ns) is None:
             return False
         self._policy.answered(chunk.stamp_ns)
-        problem = self._unusable(chunk)
+        problem = self.unusable(chunk)
         if problem:
             self.fail_policy(problem, now_ns)
             return False
@@ -249,6 +250,13 @@ class ControlLoop:
             return True
         self._policy.follow(chunk, self._commands.at(chunk.stamp_ns), now_ns)
         return True
+
+    def unusable(self, chunk: ActionChunk) -> str:
+        """What is wrong with a chunk, in one line; empty where it can be followed."""
+        if chunk.positions.ndim != 2 or chunk.positions.shape[1] != self._robot.num_joints or not chunk.horizon:
+            got, expected = chunk.positions.shape, f"[horizon, {self._robot.num_joints}]"
+            return f"the policy gave actions of shape {got}; expected {expected}"
+        return "" if np.isfinite(chunk.positions).all() else "the policy gave actions that are not finite"
 
     def tick(self, now_ns: int, model_fault: Fault | None = None) -> Tick:
         """The command due one control period after ``now_ns``. Ticks lie whole periods apart; some may be missing.
@@ -261,15 +269,16 @@ class ControlLoop:
         missed_ns = num_missed * self._period_ns + self._missed.take_late_ns()
         if self._limiter.positions is None:
             self._start_from_measurement(now_ns)
-        if self._limiter.positions is None:
+        commanded = self._limiter.positions
+        if commanded is None:
             return Tick(self.mode, None, None, None, self._handoff.take_changes())
         due_ns = now_ns + self._period_ns
         self._watch(now_ns, due_ns, missed_ns, model_fault)
-        target = self._target(due_ns)
+        target = self._target(due_ns, commanded)
         command = self._limiter.follow(target, due_ns) if target is not None else self._limiter.brake(due_ns)
         self._commands.add(command)
-        is_policys = target is not None and self.mode is Mode.POLICY and self._policy.followed_ns is not None
-        age_ns = now_ns - self._policy.followed_ns if is_policys else None
+        followed_ns = self._policy.followed_ns if target is not None and self.mode is Mode.POLICY else None
+        age_ns = None if followed_ns is None else now_ns - followed_ns
         ramp = self._limiter.braking_ramp(command)
         return Tick(self.mode, command, ramp, age_ns, self._handoff.take_changes())
 
@@ -277,13 +286,13 @@ class ControlLoop:
         """The last tick's command has gone out."""
         self._missed.sent(now_ns)
 
-    def _target(self, due_ns: int) -> Target | None:
+    def _target(self, due_ns: int, commanded: np.ndarray) -> Target | None:
         if self._recovery.cause is not None:
             return None
         if self.mode is Mode.POLICY:
-            return self._ramp.lead_in(self._policy.target(due_ns), self._limiter.positions, due_ns)
+            return self._ramp.lead_in(self._policy.target(due_ns), commanded, due_ns)
         if self.mode is Mode.TELEOP:
-            return self._ramp.lead_in(self._teleop.target(due_ns), self._limiter.positions, due_ns)
+            return self._ramp.lead_in(self._teleop.target(due_ns), commanded, due_ns)
         return None
 
     def _watch(self, now_ns: int, due_ns: int, missed_ns: int, model_fault: Fault | None) -> None:
@@ -301,14 +310,14 @@ class ControlLoop:
             return
         if self.mode is not Mode.POLICY:
             return
-        fault = self._policy_fault(now_ns, due_ns, missed_ns, model_fault)
+        fault, cause = self._policy_fault(now_ns, due_ns, missed_ns, model_fault), self._recovery.cause
         if fault is not None:
             self._act_on(fault, now_ns)
-        elif self._recovery.is_over(is_answered=self._policy.followed_ns is not None):
-            self._handoff.note(f"over: {self._recovery.cause.line}")
+        elif cause is not None and self._recovery.is_over(is_answered=self._policy.followed_ns is not None):
+            self._handoff.note(f"over: {cause.line}")
             self._recovery.end()
-        elif self._recovery.cause is not None and self._recovery.lasts_too_long(now_ns):
-            self.hold(self._recovery.cause.line)
+        elif cause is not None and self._recovery.lasts_too_long(now_ns):
+            self.hold(cause.line)
 
     def _policy_fault(self, now_ns: int, due_ns: int, missed_ns: int, model_fault: Fault | None) -> Fault | None:
         fault = (
@@ -323,12 +332,12 @@ class ControlLoop:
             self._waiting_since_ns = now_ns
         since_ns = self._waiting_since_ns if self._policy.waiting_since_ns is None else self._policy.waiting_since_ns
         if self._policy.waiting_since_ns is not None or self._policy.followed_ns is None:
-            why = self._no_observation or "no result came from vla_model"
+            why = self._no_observation or f"no result came from {topics.MODEL_NODE}"
             fault = result_fault(why, (now_ns - since_ns) / NS_PER_S, self._settings.result_timeout_s)
             if fault is not None:
                 return fault
         if self._policy.followed_ns is not None and self._policy.target(due_ns) is None:
-            why = self._no_observation or "no newer result came from vla_model"
+            why = self._no_observation or f"no newer result came from {topics.MODEL_NODE}"
             return Fault("chunk", f"the action chunk is used up: {why}")
         return None
 
@@ -342,13 +351,6 @@ class ControlLoop:
             self._release()
             self._recovery.begin(fault, now_ns)
             self._waiting_since_ns = now_ns
-
-    def _unusable(self, chunk: ActionChunk) -> str:
-        """What is wrong with a chunk, in one line."""
-        if chunk.positions.ndim != 2 or chunk.positions.shape[1] != self._robot.num_joints or not chunk.horizon:
-            got, expected = chunk.positions.shape, f"[horizon, {self._robot.num_joints}]"
-            return f"the policy gave actions of shape {got}; expected {expected}"
-        return "" if np.isfinite(chunk.positions).all() else "the policy gave actions that are not finite"
 
     def _release(self) -> None:
         """Whoever drove drives no more: nothing of theirs is left, and the next one is led in gently."""

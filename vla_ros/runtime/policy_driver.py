@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,14 @@ from vla_ros.runtime.schedule import Scheduler
 from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation
 
 MAX_OUTSTANDING = 2
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An observation that the policy was asked about at ``asked_ns``."""
+
+    asked_ns: int
+    observation: Observation
 
 
 class PolicyDriver:
@@ -29,34 +37,33 @@ class PolicyDriver:
         self._scheduler = scheduler
         self._retry_s = retry_s
         self.waiting_since_ns: int | None = None
-        self._outstanding: list[tuple[int, Observation]] = []
+        self._outstanding: list[Asked] = []
         self._last_asked_ns: int | None = None
 
     def is_busy(self, now_ns: int) -> bool:
         """Whether an answer is due that may still come."""
         if not self._outstanding:
             return False
-        asked_ns, _ = self._outstanding[-1]
-        return now_ns - asked_ns <= self._retry_s * NS_PER_S
+        return now_ns - self._outstanding[-1].asked_ns <= self._retry_s * NS_PER_S
 
     def ask(self, observation: Observation, now_ns: int) -> bool:
         """Whether ``observation`` is a new one; it is asked about from now on."""
         if observation.stamp_ns == self._last_asked_ns:
             return False
-        self._outstanding = [*self._outstanding[1 - MAX_OUTSTANDING :], (now_ns, observation)]
+        self._outstanding = [*self._outstanding[1 - MAX_OUTSTANDING :], Asked(now_ns, observation)]
         self._last_asked_ns = observation.stamp_ns
         if self.waiting_since_ns is None:
             self.waiting_since_ns = now_ns
         return True
 
-    def asked(self, stamp_ns: int) -> Observation | None:
-        """The observation of ``stamp_ns`` if its answer is waited for."""
-        return next((found for _, found in self._outstanding if found.stamp_ns == stamp_ns), None)
+    def asked(self, stamp_ns: int) -> Asked | None:
+        """What was asked about the observation of ``stamp_ns`` if its answer is waited for."""
+        return next((asked for asked in self._outstanding if asked.observation.stamp_ns == stamp_ns), None)
 
     def answered(self, stamp_ns: int) -> None:
         """The answer to ``stamp_ns`` has come: nothing older is waited for."""
-        self._outstanding = [item for item in self._outstanding if item[1].stamp_ns > stamp_ns]
-        self.waiting_since_ns = self._outstanding[0][0] if self._outstanding else None
+        self._outstanding = [asked for asked in self._outstanding if asked.observation.stamp_ns > stamp_ns]
+        self.waiting_since_ns = self._outstanding[0].asked_ns if self._outstanding else None
 
     def follow(self, chunk: ActionChunk, start_positions: np.ndarray, now_ns: int) -> None:
         """Follow an answer from now on. The first starts from rest: it begins now, whenever its observation was."""

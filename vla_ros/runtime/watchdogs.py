@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vla_ros import topics
 from vla_ros.observing.freshness import Fault
 from vla_ros.robot import RobotConfig
 
@@ -26,5 +27,5 @@ def silence_fault(silence_s: float, limit_s: float) -> Fault | None:
     """A human who drives and says nothing."""
     if silence_s <= limit_s:
         return None
-    line = f"nothing came on 'vla_policy/teleop' for {silence_s:.2f} s; expected within {limit_s:g} s"
+    line = f"nothing came on '{topics.TELEOP}' for {silence_s:.2f} s; expected within {limit_s:g} s"
     return Fault("teleop", line, silence_s, limit_s)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vla_ros import topics
 from vla_ros.bags.types import message_type
 from vla_ros.bags.write import BagWriter
 from vla_ros.outputs import TRAJECTORY
@@ -27,8 +28,7 @@ from vla_ros.units import NS_PER_S
 if TYPE_CHECKING:
     from vla_ros.sim.world import TabletopWorld
 
-TASK_TOPIC = "/vla_policy/task"
-BLOCKS_TOPIC = "/sim/blocks"
+TASK_TOPIC, BLOCKS_TOPIC = f"/{topics.TASK}", f"/{topics.SIM_BLOCKS}"
 EPISODES_PER_BAG = 500
 _EPISODE_GAP_S = 1.0
 _EPOCH_NS = 1_700_000_000_000_000_000

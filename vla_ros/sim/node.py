@@ -8,24 +8,28 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import rclpy
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 
+from vla_ros import topics
 from vla_ros.messages.images import encode_compressed_image, encode_image
 from vla_ros.messages.joints import fill_joint_state
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import OutputConfig, RobotConfig, load_robot
 from vla_ros.ros.dds import use_default_dds_profile
-from vla_ros.ros.outputs import CommandOutputs, message_class
-from vla_ros.ros.qos import CAMERA, COMMAND, JOINT_STATES, LATCHED, REPORT
+from vla_ros.ros.declare import declare_and_read
+from vla_ros.ros.endpoints import interface_class, make_publisher, subscribe
+from vla_ros.ros.outputs import CommandOutputs
+from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
+from vla_ros.ros.qos import CAMERA, COMMAND, JOINT_STATES
 from vla_ros.ros.signals import stop_on_signals
 from vla_ros.share import robot_file
 from vla_ros.sim.reset import ResetRequest, parse_reset
@@ -41,6 +45,18 @@ VIEW_STEPS = 50
 EGL_PACKAGES = "libegl1 libopengl0 libgl1-mesa-dri"
 
 
+@dataclass(frozen=True)
+class SimParams(NodeParameters):
+    """Of ``sim_node``."""
+
+    robot: str = robot_parameter()
+    seed: int = parameter(0, "Evaluation scene to start with.")
+    expert: bool = parameter(False, "The scripted expert publishes commands, as a policy would.", in_launch=False)
+    view: bool = parameter(
+        False, f"Publish {topics.SIM_VIEW}, too: a larger picture for people, 2 Hz.", in_launch=False
+    )
+
+
 class SimNode(Node):
     """Topics of the simulated robot; ``run`` steps it in real time and renders, in the thread that calls it.
 
@@ -49,30 +65,27 @@ class SimNode(Node):
 
     def __init__(self) -> None:
         super().__init__("sim_node")
-        robot = self._parameter("robot", "tabletop", "Robot file (path of a YAML), or the name of a packaged one.")
-        seed = self._parameter("seed", 0, "Evaluation scene to start with.")
-        expert = self._parameter("expert", False, "The scripted expert publishes commands, as a policy would.")
-        view = self._parameter("view", False, "Publish sim/view too: a larger picture for people, 2 Hz.")
-        self._robot = load_robot(robot_file(robot))
-        self._simulated = _simulated_robot(self._robot, expert)
+        params = declare_and_read(self, SimParams)
+        self._robot = load_robot(robot_file(params.robot))
+        self._simulated = _simulated_robot(self._robot, params.expert)
         self._num_resets = 0
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._cameras = {
             camera: self.create_publisher(CompressedImage if camera.compressed else Image, camera.topic, CAMERA)
             for camera in self._robot.cameras
         }
-        self._view = self.create_publisher(Image, "sim/view", REPORT) if view else None
+        self._view = make_publisher(self, topics.SIM_VIEW) if params.view else None
         self._joint_states = self.create_publisher(JointState, self._robot.joint_states.topic, JOINT_STATES)
-        self._task = self.create_publisher(String, "vla_policy/task", LATCHED)
-        self._episode = self.create_publisher(String, "sim/episode", LATCHED)
-        self._blocks = self.create_publisher(String, "sim/blocks", LATCHED)
+        self._task = make_publisher(self, topics.TASK)
+        self._episode = make_publisher(self, topics.SIM_EPISODE)
+        self._blocks = make_publisher(self, topics.SIM_BLOCKS)
         for output in self._robot.outputs:
-            kind, topic = message_class(output.kind.msgtype), output.command_topic
+            kind, topic = interface_class(output.kind.msgtype), output.command_topic
             self.create_subscription(kind, topic, partial(self._on_command, output), COMMAND)
         period_s = EXPERT_STEPS * self._simulated.world.control_dt_s
-        self._expert_commands = CommandOutputs(self, self._robot, period_s) if expert else None
-        self.create_subscription(String, "sim/reset", self._on_reset, REPORT)
-        self._reset(ResetRequest(seed))
+        self._expert_commands = CommandOutputs(self, self._robot, period_s) if params.expert else None
+        subscribe(self, topics.SIM_RESET, self._on_reset)
+        self._reset(ResetRequest(params.seed))
 
     def run(self, stop: threading.Event) -> None:
         """Step, render and publish on absolute deadlines until ``stop`` is set."""
@@ -94,9 +107,6 @@ class SimNode(Node):
     def close(self) -> None:
         """Free the rendering contexts."""
         self._simulated.close()
-
-    def _parameter(self, name: str, default: Any, description: str) -> Any:
-        return self.declare_parameter(name, default, ParameterDescriptor(description=description)).value
 
     def _tick(self, step: int) -> None:
         now_ns = self.get_clock().now().nanoseconds

@@ -7,7 +7,9 @@ from enum import Enum
 
 import numpy as np
 
+from vla_ros import topics
 from vla_ros.robot import RobotConfig
+from vla_ros.types import Mode
 
 DEFAULT_SPEED, MIN_SPEED, MAX_SPEED = 0.25, 0.05, 1.0
 SPEED_FACTOR = 1.25
@@ -17,7 +19,6 @@ STEP_S = 0.1
 MAX_LEAD_S = 0.25
 # For the policy node to say TELEOP after the first message.
 TAKEOVER_PATIENCE_S = 1.5
-TELEOP, ESTOP = "TELEOP", "ESTOP"
 
 
 class Action(Enum):
@@ -117,7 +118,7 @@ class Jog:
         return self._target.copy()
 
 
-class Session:
+class JogSession:
     """Who drives: from the first jog key until the policy is engaged, held, stopped, or another mode shows.
 
     ``lines`` collects what the human should read; ``requests`` what the node should ask for: ``takeover``, ``engage``,
@@ -166,12 +167,12 @@ class Session:
         """The target ``[num_joints]`` to send now; None while somebody else drives."""
         if not self.is_driving:
             return None
-        if mode == TELEOP:
+        if mode == Mode.TELEOP:
             self._is_teleop = True
         elif self._is_teleop:
             self._stop(f"{mode}: you drive no more; jog to take over again")
         elif now_s - self._started_s > TAKEOVER_PATIENCE_S:
-            self._stop(f"no takeover: the mode is {mode}" if mode else "no takeover: nobody publishes vla_policy/mode")
+            self._stop(f"no takeover: the mode is {mode}" if mode else f"no takeover: nobody publishes {topics.MODE}")
         return self.jog.advance() if self.is_driving else None
 
     def answer(self, service: str, success: bool, message: str) -> None:
@@ -182,7 +183,7 @@ class Session:
             self.is_driving = False
 
     def _take_over(self, mode: str, positions: np.ndarray | None, now_s: float) -> bool:
-        if mode == ESTOP:
+        if mode == Mode.ESTOP:
             self.lines.append("no takeover in ESTOP; r resets it")
         elif positions is None:
             self.lines.append("no takeover without fresh joint states")
@@ -201,9 +202,9 @@ class Session:
         self.lines.append(line)
 
 
-def status_line(robot: RobotConfig, session: Session, mode: str, positions: np.ndarray | None, width: int) -> str:
+def status_line(robot: RobotConfig, session: JogSession, mode: str, positions: np.ndarray | None, width: int) -> str:
     """Mode, joints and speed in at most ``width`` characters; names of all joints where there is room."""
-    head = f"{mode or 'no vla_policy'}{' (you)' if session.is_driving else ''}"
+    head = f"{mode or f'no {topics.POLICY_NODE}'}{' (you)' if session.is_driving else ''}"
     tail = f"{session.jog.speed:.0%}"
     if positions is None:
         return f"{head}  no joint states  {tail}"[:width]

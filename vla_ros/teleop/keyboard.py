@@ -9,11 +9,9 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import rclpy
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -23,24 +21,32 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from vla_ros import topics
 from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory
 from vla_ros.ros import qos
 from vla_ros.ros.dds import use_default_dds_profile
+from vla_ros.ros.declare import declare_and_read
+from vla_ros.ros.endpoints import make_client, make_publisher, subscribe
 from vla_ros.ros.managed import Spinner
+from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
 from vla_ros.ros.robot_description import load_robot_in_graph
 from vla_ros.ros.signals import stop_on_signals
 from vla_ros.share import robot_file
-from vla_ros.teleop.jog import DEFAULT_SPEED, HELP, MAX_SPEED, MIN_SPEED, Session, status_line
+from vla_ros.teleop.jog import DEFAULT_SPEED, HELP, MAX_SPEED, MIN_SPEED, JogSession, status_line
 from vla_ros.teleop.terminal import Terminal
+from vla_ros.types import Mode
 
 PERIOD_S = 0.05
 POINT_AHEAD_S = 0.1
-SERVICES = ("takeover", "engage", "hold", "reset_estop")
+SERVICES = {
+    service.name.rpartition("/")[2]: service
+    for service in (topics.TAKEOVER, topics.ENGAGE, topics.HOLD, topics.RESET_ESTOP)
+}
 # What must come after the last teleop message, which takes over, and after a stop button let go.
 SETTLE_S = {"engage": 0.1, "hold": 0.1, "reset_estop": 0.1}
 ANSWER_PATIENCE_S = 2.0
-MODE_COLOURS = {"TELEOP": "32;1", "POLICY": "36;1", "HOLD": "33;1", "ESTOP": "41;97;1"}
+MODE_COLOURS = {Mode.TELEOP: "32;1", Mode.POLICY: "36;1", Mode.HOLD: "33;1", Mode.ESTOP: "41;97;1"}
 
 
 @dataclass(frozen=True)
@@ -59,26 +65,33 @@ class _Answer:
     message: str
 
 
+@dataclass(frozen=True)
+class KeyboardParams(NodeParameters):
+    """Of ``teleop_keyboard``."""
+
+    robot: str = robot_parameter()
+    speed: float = parameter(
+        DEFAULT_SPEED, "Share of the joints' max_velocity to start with.", low=MIN_SPEED, high=MAX_SPEED
+    )
+
+
 class TeleopKeyboard(Node):
     """Its callbacks, in the thread that spins it, only keep the newest and queue answers; ``run`` is the key loop."""
 
     def __init__(self) -> None:
         super().__init__("teleop_keyboard")
-        robot = self._parameter("robot", "tabletop", "Robot file (path of a YAML), or the name of a packaged one.")
-        speed = float(self._parameter("speed", DEFAULT_SPEED, "Share of the joints' max_velocity to start with."))
-        if not MIN_SPEED <= speed <= MAX_SPEED:
-            raise ValueError(f"parameter speed is {speed:g}; expected {MIN_SPEED:g} to {MAX_SPEED:g}")
-        self._robot = load_robot_in_graph(self, robot_file(robot))
-        self._session = Session(self._robot, PERIOD_S, speed)
+        params = declare_and_read(self, KeyboardParams)
+        self._robot = load_robot_in_graph(self, robot_file(params.robot))
+        self._session = JogSession(self._robot, PERIOD_S, params.speed)
         self._mode = ""
         self._measured = _Measured(None, 0.0)
         self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
         self._due_s: dict[str, float] = {}
         self._asked_s: dict[str, float] = {}
-        self._teleop = self.create_publisher(JointTrajectory, "vla_policy/teleop", qos.TELEOP)
-        self._estop = self.create_publisher(Bool, "vla_policy/estop", qos.LATCHED)
-        self._triggers = {name: self.create_client(Trigger, f"vla_policy/{name}") for name in SERVICES}
-        self.create_subscription(String, "vla_policy/mode", self._on_mode, qos.LATCHED)
+        self._teleop = make_publisher(self, topics.TELEOP)
+        self._estop = make_publisher(self, topics.ESTOP)
+        self._triggers = {name: make_client(self, service) for name, service in SERVICES.items()}
+        subscribe(self, topics.MODE, self._on_mode)
         topic = self._robot.joint_states.topic
         self.create_subscription(JointState, topic, self._on_joint_state, qos.JOINT_STATES)
 
@@ -109,10 +122,6 @@ class TeleopKeyboard(Node):
             said = problem
             self._show(terminal)
 
-    def _parameter(self, name: str, default: Any, description: str) -> Any:
-        descriptor = ParameterDescriptor(description=description, dynamic_typing=isinstance(default, float))
-        return self.declare_parameter(name, default, descriptor).value
-
     def _fresh_positions(self) -> np.ndarray | None:
         measured = self._measured
         is_fresh = time.monotonic() - measured.received_s <= self._robot.joint_states.max_age_s
@@ -137,7 +146,7 @@ class TeleopKeyboard(Node):
         for service in [name for name, due_s in self._due_s.items() if due_s <= now_s]:
             del self._due_s[service]
             if not self._triggers[service].service_is_ready():
-                self._session.answer(service, False, f"nobody offers vla_policy/{service}; does policy_node run?")
+                self._session.answer(service, False, f"nobody offers {SERVICES[service]}; does policy_node run?")
                 continue
             self._asked_s[service] = now_s
             future = self._triggers[service].call_async(Trigger.Request())

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from vla_ros import topics
 from vla_ros.bags.read import BagReader
 from vla_ros.observing.observe import Observer
-from vla_ros.recordings.feed import LEARNED, MARKER_TOPIC, Feed
+from vla_ros.recordings.feed import LEARNED, Feed
 from vla_ros.recordings.observed import observe_event
 from vla_ros.robot import RobotConfig
 from vla_ros.training.episodes import Episode, EpisodeCutter, FrameRule
-from vla_ros.types import Observation
+from vla_ros.types import Mode, Observation
 
 INTERVENTIONS = ("all", "only", "exclude", "upweight")
 
@@ -135,7 +136,7 @@ def first_observation(loaded: LoadedBags, robot: RobotConfig, rule: FrameRule) -
 
 
 def _open(path: Path, robot: RobotConfig, rule: FrameRule) -> Feed:
-    needed = (MARKER_TOPIC,) if rule.episodes == "marker" else ()
+    needed = (topics.EPISODE_MARKER.name,) if rule.episodes == "marker" else ()
     return Feed(BagReader(path), robot, rule.namespace, LEARNED, needed)
 
 
@@ -179,7 +180,7 @@ def _select(episode: Episode, modes: set[str], interventions: str, num_left_out:
 def _refusal(driver: str, modes: set[str], interventions: str) -> str:
     """Why a sample of ``driver`` is left out, in a bag that names ``modes``; empty where it isn't."""
     if modes and not driver:
-        return "from before the first vla_policy/mode"
+        return f"from before the first {topics.MODE}"
     if interventions == "only" and not _is_intervention(driver, modes):
         return "that are no interventions"
     if interventions == "exclude" and _is_intervention(driver, modes):
@@ -188,7 +189,7 @@ def _refusal(driver: str, modes: set[str], interventions: str) -> str:
 
 
 def _is_intervention(driver: str, modes: set[str]) -> bool:
-    return driver == "TELEOP" and "POLICY" in modes
+    return driver == Mode.TELEOP and Mode.POLICY in modes
 
 
 def _columns(episodes: list[Episode], modes: set[str]) -> Frames:

@@ -18,15 +18,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from vla_ros import topics
 from vla_ros.observing.observe import Match, Observer
 from vla_ros.recordings.events import CommandEvent, Event, MarkerEvent, ModeEvent, SceneEvent, TaskEvent
 from vla_ros.recordings.observed import observe_event
 from vla_ros.robot import RobotConfig
 from vla_ros.training.series import Rows, Series
+from vla_ros.types import Mode
 
 MAX_COMMAND_GAP_S = 0.5
 """Between two commands further apart nothing is known of what was commanded."""
-HELD = frozenset(("HOLD", "ESTOP"))
+HELD = frozenset((Mode.HOLD, Mode.ESTOP))
 EPISODES = ("task", "marker")
 
 
@@ -154,7 +156,9 @@ class EpisodeCutter:
 
     def _mark(self, event: MarkerEvent) -> None:
         if event.text != "start" and not self._is_running:
-            self._report("marker", f"'{event.text}' on vla_policy/episode, and no 'start' before it: it is ignored")
+            self._report(
+                "marker", f"'{event.text}' on {topics.EPISODE_MARKER}, and no 'start' before it: it is ignored"
+            )
             return
         self._end()
         self._decide("" if event.text == "start" else event.text)

@@ -12,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from vla_ros import topics
 from vla_ros.bench.control.heard import EVERYTHING, heard_command, now_ns
 from vla_ros.bench.control.idle_ticker import idle_robot
 from vla_ros.bench.control.judge import HeardChunk, HeardCommand
@@ -19,8 +20,8 @@ from vla_ros.demo.client import DemoClient, Recording
 from vla_ros.messages.times import fill_time
 from vla_ros.messages.trajectories import Trajectory, parse_trajectory
 from vla_ros.robot import RobotConfig
+from vla_ros.ros.endpoints import make_publisher, subscribe
 from vla_ros.ros.outputs import CommandInputs
-from vla_ros.ros.qos import LINK, TELEOP
 from vla_ros.types import ActionChunk
 
 
@@ -37,12 +38,12 @@ class ControlProbe(DemoClient):
         self.idle_ns: list[int] = []
         self._model_level = b""
         self._model_heard_ns = 0
-        self._teleop = self.create_publisher(JointTrajectory, "vla_policy/teleop", TELEOP)
+        self._teleop = make_publisher(self, topics.TELEOP)
         CommandInputs(self, robot, self._keep_command, EVERYTHING)
         CommandInputs(self, idle_robot(robot), self._keep_idle, EVERYTHING)
-        self.create_subscription(String, "vla_policy/mode", self._keep_mode, EVERYTHING)
-        self.create_subscription(JointTrajectory, "vla_policy/chunk", self._keep_chunk, EVERYTHING)
-        self.create_subscription(DiagnosticStatus, "vla_model/status", self._keep_status, LINK)
+        subscribe(self, topics.MODE, self._keep_mode, EVERYTHING)
+        subscribe(self, topics.CHUNK, self._keep_chunk, EVERYTHING)
+        subscribe(self, topics.STATUS, self._keep_status)
 
     @property
     def num_chunks(self) -> int:

@@ -25,6 +25,7 @@ from vla_ros.bench.control.judge import (
 )
 from vla_ros.bench.control.table import Row
 from vla_ros.robot import RobotConfig
+from vla_ros.types import Mode
 
 TELEOP_MARGIN_MS = 5.0
 MAX_JUMP_RATIO, ENOUGH_SWITCHES, JUMP_DELAY_MS = 1 / 3, 200, 200.0
@@ -119,16 +120,16 @@ def _handoff_rows(observed: Observed, robot: RobotConfig, period_s: float) -> li
     max_step = robot.joint_values("max_velocity") * period_s
     steps = {
         mode: [step for segment in segments for step in largest_steps(segment, mode, max_step, num_commands)]
-        for mode in ("TELEOP", "POLICY")
+        for mode in (Mode.TELEOP, Mode.POLICY)
     }
-    delays = delays_ms(observed.driven.commands, "TELEOP", observed.hands_ns)
+    delays = delays_ms(observed.driven.commands, Mode.TELEOP, observed.hands_ns)
     message = f"teleop message to the command that follows, {len(delays)} times"
     unit = "of a period at full speed"
     return [
         Row(f"{message}, p50", percentile(delays, 50), None, "ms"),
         Row(f"{message}, p99", percentile(delays, 99), period_s * 1e3 + TELEOP_MARGIN_MS, "ms"),
-        Row(f"step of the command at takeover, {len(steps['TELEOP'])} times", _max(steps["TELEOP"]), 1.0, unit),
-        Row(f"step of the command at engage, {len(steps['POLICY'])} times", _max(steps["POLICY"]), 1.0, unit),
+        Row(f"step of the command at takeover, {len(steps[Mode.TELEOP])} times", _max(steps[Mode.TELEOP]), 1.0, unit),
+        Row(f"step of the command at engage, {len(steps[Mode.POLICY])} times", _max(steps[Mode.POLICY]), 1.0, unit),
     ]
 
 
@@ -167,11 +168,11 @@ def _kill_rows(observed: Observed, robot: RobotConfig, period_s: float) -> list[
     rest_s = max(0, chunk_end_ns(followed) - kill_ns) * 1e-9
     stopping_s = stopping_time_s(robot, period_s)
     until = [command for command in observed.driven.commands if command.arrived_ns <= observed.back.end_ns]
-    still_ns = standstill_ns(until, "HOLD", kill_ns)
+    still_ns = standstill_ns(until, Mode.HOLD, kill_ns)
     took_s = math.inf if still_ns is None else (still_ns - kill_ns) * 1e-9
     back = [command.mode for command in observed.driven.commands if observed.back.holds(command.sent_ns)]
     what = f"kill -9 of the model node to standstill in HOLD (chunk's rest {rest_s:.2f} s, stopping {stopping_s:.2f} s)"
-    not_held = sum(mode != "HOLD" for mode in back) if back else None
+    not_held = sum(mode != Mode.HOLD for mode in back) if back else None
     return [
         Row(what, took_s, rest_s + stopping_s, "s"),
         Row(f"model node back: commands not in HOLD before engage, of {len(back)}", not_held, 0, "commands"),

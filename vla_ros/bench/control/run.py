@@ -25,6 +25,7 @@ from vla_ros.demo.processes import Processes
 from vla_ros.demo.world import START_TIMEOUT_S, DemoWorld, WorldConfig, running_world
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.share import robot_file
+from vla_ros.types import Mode
 
 ROBOT = "tabletop"
 MIN_TAKEOVERS, MAX_TAKEOVERS = 2, 20
@@ -114,7 +115,7 @@ class _Bench(Stage):
     def run(self) -> Observed:
         self._world.start()
         if not self._probe.wait_until(lambda: self._probe.is_hand_heard, PATIENCE_S):
-            raise ValueError("policy_node does not listen to 'vla_policy/teleop'; see its log")
+            raise ValueError("policy_node does not listen to '{topics.TELEOP}'; see its log")
         if not self._probe.wait_until(lambda: bool(self._probe.idle_ns), START_TIMEOUT_S):
             raise ValueError("control_ticker never started; see its log")
         print(f"the policy drives for {self._config.seconds:g} s by strategy {self._config.strategy}", flush=True)
@@ -151,7 +152,7 @@ class _Bench(Stage):
             positions = self._probe.last_positions
             nudge = NUDGE_RAD * np.sign((lower + upper) / 2 - positions)
             hands_ns.append(self._probe.teleop(positions + nudge))
-            self._probe.wait_until(lambda: self._probe.mode == "TELEOP", 1.0)
+            self._probe.wait_until(lambda: self._probe.mode == Mode.TELEOP, 1.0)
             time.sleep(TELEOP_S)
         self.hold()
         return hands_ns
@@ -163,12 +164,12 @@ class _Bench(Stage):
         while True:
             engaged_ns = self.engage()
             self.drive_a_little()
-            if self._probe.mode == "POLICY":
+            if self._probe.mode == Mode.POLICY:
                 break
             self.tell_drop()
         kill_ns = now_ns()
         self._world.processes.kill("model_node")
-        self._probe.wait_until(lambda: self._probe.mode == "HOLD" and self._probe.has_stopped, PATIENCE_S)
+        self._probe.wait_until(lambda: self._probe.mode == Mode.HOLD and self._probe.has_stopped, PATIENCE_S)
         return Drive(engaged_ns, Span(kill_ns, now_ns()))
 
     def _restart_model(self) -> Span:

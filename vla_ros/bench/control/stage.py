@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from vla_ros import topics
 from vla_ros.bench.control.heard import now_ns
 from vla_ros.bench.control.probe import ControlProbe
 from vla_ros.bench.control.rows import Drive, Span
 from vla_ros.demo.world import DemoWorld
+from vla_ros.types import Mode
 
 SCENE_S = 4.0
 """Before long the arm rests on its block, where a policy that drives on shows nothing."""
@@ -59,7 +61,7 @@ class Stage:
         pid = self._world.processes.pid("policy_node")
         engaged_ns = self.engage()
         start_ns, start_cpu_s = now_ns(), _processor_s(pid)
-        has_stopped = self._probe.wait_until(lambda: self._probe.mode != "POLICY", span_s)
+        has_stopped = self._probe.wait_until(lambda: self._probe.mode != Mode.POLICY, span_s)
         drive = Drive(engaged_ns, Span(start_ns, now_ns()), _processor_s(pid) - start_cpu_s)
         if has_stopped:
             self.tell_drop()
@@ -77,17 +79,17 @@ class Stage:
         for _ in range(MAX_TRIES):
             num_before, engaged_ns = probe.num_chunks, now_ns()
             self._world.engage()
-            probe.wait_until(lambda: probe.mode == "POLICY", MODE_PATIENCE_S)
-            probe.wait_until(lambda: probe.num_chunks > num_before or probe.mode != "POLICY", PATIENCE_S)
-            if probe.num_chunks > num_before and probe.mode == "POLICY":
+            probe.wait_until(lambda: probe.mode == Mode.POLICY, MODE_PATIENCE_S)
+            probe.wait_until(lambda: probe.num_chunks > num_before or probe.mode != Mode.POLICY, PATIENCE_S)
+            if probe.num_chunks > num_before and probe.mode == Mode.POLICY:
                 return engaged_ns
             self.tell_drop()
         raise ValueError(f"the policy did not get to drive, {MAX_TRIES} times; policy_node went to {self._last_line()}")
 
     def hold(self) -> None:
         """The arm stops."""
-        self._probe.trigger("vla_policy/hold")
-        self._probe.wait_until(lambda: self._probe.mode == "HOLD" and self._probe.has_stopped, PATIENCE_S)
+        self._probe.trigger(topics.HOLD.name)
+        self._probe.wait_until(lambda: self._probe.mode == Mode.HOLD and self._probe.has_stopped, PATIENCE_S)
 
     def tell_drop(self) -> None:
         """Count and print that the policy fell to HOLD."""

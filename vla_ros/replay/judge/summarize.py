@@ -17,8 +17,9 @@ from vla_ros.replay.judge.summary import (
     WorstMoment,
 )
 from vla_ros.replay.records import COMMANDED, MEASURED, NS_PER_S, Replay, ReplayedChunk, Stretch
+from vla_ros.types import Mode
 
-DRIVER_FILTERS = {"policy": "POLICY", "teleop": "TELEOP", "any": None}
+DRIVER_FILTERS = {"policy": Mode.POLICY, "teleop": Mode.TELEOP, "any": None}
 NUM_WORST = 6
 WORST_APART_S = 1.0
 NUM_FIRST_INCIDENTS = 20

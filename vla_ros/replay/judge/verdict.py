@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from vla_ros.replay.baseline.difference import Difference, headline
 from vla_ros.replay.judge.paired import MIN_EPISODES, PairedDifference
 from vla_ros.replay.judge.summary import PolicySummary
+from vla_ros.types import Mode
 
 PASS, FAIL, NO_BASELINE = "pass", "fail", "no baseline"
 ASK_FOR_BASELINE = (
@@ -46,7 +47,7 @@ def judge_second(a: PolicySummary, b: PolicySummary, differences: Sequence[Paire
     """
     if _num_failures(b) > _num_failures(a):
         return Verdict(FAIL, (f"{_failures(b)} with '{b.name}'; {_failures(a)} with '{a.name}'",))
-    if b.num_by_driver.get("POLICY", 0):
+    if b.num_by_driver.get(Mode.POLICY, 0):
         return Verdict(
             NO_BASELINE,
             ("a policy drove when the bags were recorded, and its own commands speak for it: give --driver teleop",),

@@ -1,0 +1,141 @@
+"""Who drives: the control loop as the services, humans and the ticker reach it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+
+from vla_ros import topics
+from vla_ros.nodes.model_link import ModelLink
+from vla_ros.ros.clock import steady_now_ns
+from vla_ros.ros.endpoints import serve
+from vla_ros.ros.problems import Problems
+from vla_ros.runtime.loop import ESTOP_LATCHED, ControlLoop
+from vla_ros.runtime.teleop import TeleopTrajectory
+from vla_ros.types import Mode
+
+
+class Control:
+    """``loop`` and ``link`` while the node is active, None else; ``lock`` is held around every call of the loop.
+
+    The emergency stop and the instruction outlive the loops. Methods that return a text give the reason for a refusal,
+    empty where it is done; ``why_inactive`` says why the node is not active, where there is a reason.
+    """
+
+    def __init__(self, problems: Problems, why_inactive: Callable[[], str]) -> None:
+        self.lock = threading.Lock()
+        self.loop: ControlLoop | None = None
+        self.link: ModelLink | None = None
+        self.task = ""
+        self._problems = problems
+        self._why_inactive = why_inactive
+        self._is_estop_pressed = self._is_estop_latched = False
+
+    def begin(self, loop: ControlLoop, link: ModelLink) -> None:
+        """Let everybody reach a fresh loop: whatever the last one saw and commanded may be of another pose."""
+        loop.sensors.task = self.task
+        link.attach(loop)
+        with self.lock:
+            self.loop, self.link = loop, link
+            # What latched the emergency stop is over only when somebody says so.
+            loop.press_estop(self._is_estop_latched)
+            loop.press_estop(self._is_estop_pressed)
+
+    def end(self) -> None:
+        if self.link is not None:
+            self.link.detach()
+        self.loop = self.link = None
+
+    def set_task(self, task: str) -> None:
+        self.task = task.strip()
+        if self.loop is not None:
+            self.loop.sensors.task = self.task
+
+    def offer_services(self, node: Node) -> None:
+        """Engage, takeover, hold and reset_estop: each is done, or refused with the reason, which is logged, too."""
+        for service, act, done in (
+            (topics.ENGAGE, self.engage, "the policy drives"),
+            (topics.TAKEOVER, self.takeover, "the human drives"),
+            (topics.HOLD, self.hold, Mode.HOLD.value),
+            (topics.RESET_ESTOP, self.reset_estop, Mode.HOLD.value),
+        ):
+            serve(node, service.private, partial(_answer, node, service.name.rpartition("/")[2], act, done))
+
+    def engage(self) -> str:
+        """Let the policy drive."""
+        link = self.link
+        fault = None if link is None else link.fault()
+        if fault is not None:
+            return fault.line
+        refusal = self._tell(lambda loop: loop.engage(steady_now_ns()))
+        if link is not None and not refusal:
+            link.wake()
+        # Why a sensor is stale is often that what it sends was refused.
+        causes = [line for source, line in self._problems.current().items() if refusal and source in refusal]
+        return "; ".join([refusal, *causes])
+
+    def takeover(self) -> str:
+        """Let the human drive."""
+        return self._tell(lambda loop: loop.takeover(steady_now_ns()))
+
+    def hold(self) -> str:
+        """Come to rest; a node that is not active holds anyway."""
+
+        def hold(loop: ControlLoop) -> str:
+            loop.hold("asked to hold", is_fault=False)
+            return ESTOP_LATCHED if loop.mode is Mode.ESTOP else ""
+
+        return "" if self.loop is None else self._tell(hold)
+
+    def reset_estop(self) -> str:
+        """From ESTOP to HOLD."""
+
+        def reset(loop: ControlLoop) -> str:
+            refusal = loop.reset_estop()
+            self._is_estop_latched = self._is_estop_latched and bool(refusal)
+            return refusal
+
+        return self._tell(reset)
+
+    def press_estop(self, is_pressed: bool) -> None:
+        """What the emergency stop says now."""
+        with self.lock:
+            self._is_estop_pressed = is_pressed
+            self._is_estop_latched = self._is_estop_latched or is_pressed
+            if self.loop is not None:
+                self.loop.press_estop(is_pressed)
+
+    def offer_teleop(self, trajectory: TeleopTrajectory) -> str:
+        """A human's trajectory."""
+        refusal, link = self._tell(lambda loop: loop.offer_teleop(trajectory, steady_now_ns())), self.link
+        if link is not None:
+            link.wake()
+        return refusal
+
+    def clock_jumped(self, jump_s: float) -> None:
+        """ROS time has jumped by so much."""
+        with self.lock:
+            if self.loop is not None:
+                self.loop.clock_jumped(f"ROS time jumped by {jump_s:+.2f} s", steady_now_ns())
+
+    def _tell(self, act: Callable[[ControlLoop], str]) -> str:
+        loop = self.loop
+        if loop is None:
+            why = self._why_inactive()
+            return f"{topics.POLICY_NODE} is not active{': ' + why if why else ''}"
+        with self.lock:
+            return act(loop)
+
+
+def _answer(
+    node: Node, name: str, act: Callable[[], str], done: str, request: Trigger.Request, response: Trigger.Response
+) -> Trigger.Response:
+    refusal = act()
+    response.success, response.message = not refusal, refusal or done
+    if refusal:
+        node.get_logger().warning(f"{name} refused: {refusal}")
+    return response

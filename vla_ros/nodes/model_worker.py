@@ -1,0 +1,123 @@
+"""The model node's worker: one thread that loads a policy and answers the newest request."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rclpy.node import Node
+
+from vla_ros import topics
+from vla_ros.execution.runner import PolicyRunner
+from vla_ros.policies.directory import load_policy
+from vla_ros.ros.clock import steady_now_ns
+from vla_ros.ros.mailbox import Mail, Mailbox, send
+from vla_ros.ros.managed import Role
+from vla_ros.ros.problems import Problems
+from vla_ros.ros.statistics import Distribution
+from vla_ros.transforms.sample import PolicyRequest
+from vla_ros.wire import REQUEST, PolicyResult, decode_request, encode_result
+
+NUM_WARM_UP_RUNS = 3
+WORKER_NICENESS = 10
+INFERENCE = "inference"
+"""The source of problems after which no result comes."""
+
+
+@dataclass(frozen=True)
+class ServedPolicy:
+    """``delay_ms`` is waited after each inference."""
+
+    runner: PolicyRunner
+    request_type: type[PolicyRequest]
+    digest: str
+    delay_ms: float
+
+
+def load_served_policy(
+    policy_dir: Path, device: torch.device, dtype: torch.dtype, with_guidance: bool, delay_ms: float
+) -> ServedPolicy:
+    """Load and warm up: every shape of request has run, and on a GPU its graph is captured."""
+    loaded = load_policy(policy_dir, device, dtype, with_guidance=with_guidance)
+    runner = PolicyRunner(loaded.policy, device)
+    for request in loaded.warm_up_requests:
+        for _ in range(NUM_WARM_UP_RUNS):
+            runner.run(request)
+    # Else the collector walks through all of torch now and then, half a second in the middle of an inference.
+    gc.collect()
+    gc.freeze()
+    return ServedPolicy(runner, loaded.processor.request_type, loaded.digest, delay_ms)
+
+
+class ModelWorker:
+    """Answers the requests that come while it serves. Captured graphs belong to its thread, so that loads, too:
+    ``load`` is called there."""
+
+    def __init__(self, owner: Node, load: Callable[[], ServedPolicy], problems: Problems) -> None:
+        self.timings_ms: dict[str, Distribution] = {INFERENCE: Distribution()}
+        self._logger = owner.get_logger()
+        self._load = load
+        self._loading: Future[str] = Future()
+        self._problems = problems
+        self._role = Role(owner, "link")
+        self._results = self._role.publisher(topics.RESULT.private)
+        self._requests = Mailbox(self._role, topics.REQUEST.private, REQUEST, problems, self._work, is_open=False)
+
+    def serve(self, is_serving: bool) -> None:
+        """Take requests from now on, or drop them."""
+        self._requests.is_open = is_serving
+
+    def start_sync(self) -> str:
+        """Load and start; returns the policy's digest, or raises what loading raised."""
+        self._role.start()
+        self._requests.start()
+        return self._loading.result()
+
+    def stop(self) -> None:
+        """Returns when the inference in progress has ended."""
+        self._requests.stop()
+        self._role.stop()
+
+    def _work(self) -> None:
+        # On CPU an inference fills a core for long: whoever receives images and commands there goes first.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
+        try:
+            policy = self._load()
+        except BaseException as error:
+            self._loading.set_exception(error)
+            return
+        self._loading.set_result(policy.digest)
+        for mail in self._requests:
+            assert mail is not None, "nobody rings without a request"
+            try:
+                self._answer(policy, mail)
+            except ValueError as error:
+                self._requests.refuse(error)
+            except torch.OutOfMemoryError as error:
+                torch.cuda.empty_cache()
+                why = " ".join(str(error).split())[:200]
+                self._problems.report(INFERENCE, f"out of GPU memory, another program may hold it: {why}")
+            except Exception as error:  # the thread must outlive it; the policy node times out and holds
+                self._logger.error(traceback.format_exc())
+                self._problems.report(INFERENCE, f"inference failed, its traceback is in the log: {error!r}")
+
+    def _answer(self, policy: ServedPolicy, mail: Mail) -> None:
+        queue_ms = (steady_now_ns() - mail.arrived_ns) * 1e-6
+        message = decode_request(mail.data)
+        request = policy.request_type.from_tensors(message.tensors, message.metadata)
+        inference = policy.runner.run(request)
+        time.sleep(1e-3 * policy.delay_ms)
+        timings_ms = {"queue": queue_ms, **inference.timings_ms, "delay": policy.delay_ms}
+        result = PolicyResult(request.stamp_ns, policy.digest, inference.actions, inference.total_ms, timings_ms)
+        send(self._results, encode_result(result))
+        self.timings_ms[INFERENCE].add(inference.total_ms)
+        for name, value_ms in timings_ms.items():
+            self.timings_ms.setdefault(name, Distribution()).add(value_ms)
