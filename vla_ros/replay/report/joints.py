@@ -9,6 +9,7 @@ from vla_ros.replay.records import COMMANDED, MEASURED, NS_PER_S, Replay
 from vla_ros.replay.report import svg
 from vla_ros.replay.report.bags import Bag, NumberedMoment
 from vla_ros.replay.report.timeline import LEFT, RIGHT, WIDTH, head_room, letter, marks, name_style, time_scale
+from vla_ros.types import Mode
 
 JOINT_HEIGHT, JOINT_GAP = 92.0, 14.0
 MIN_FAN_GAP, MAX_FAN_POINTS = 9.0, 12
@@ -41,7 +42,7 @@ def _joint_panel(bag: Bag, joint: int, x: svg.Scale, top: float) -> list[str]:
     y = _value_scale(shown, bottom - 3, top + 3, first, joint)
     parts = [svg.rect(LEFT, top, RIGHT - LEFT, JOINT_HEIGHT, "panel")]
     for mode in first.modes:
-        if mode.label not in ("POLICY", ""):
+        if mode.label not in (Mode.POLICY, ""):
             left, right = x(max(first.seconds(mode.start_ns), 0.0)), x(first.seconds(mode.end_ns))
             parts.append(svg.rect(left, top, right - left, JOINT_HEIGHT, f"tint mode-{mode.label}"))
     parts += svg.value_axis(y, LEFT, RIGHT)
