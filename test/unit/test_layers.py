@@ -217,7 +217,7 @@ ROS_LAYERS = (
 EVERYTHING = (*ROS_LAYERS, "vla_ros.cli")
 # From the ground up: a room imports those before it. The table above says which of them.
 ORDER = (
-    "share strict units types urdf wire messages topics outputs robot bags observing runtime recordings spaces "
+    "share strict units types hermite urdf wire messages topics outputs robot bags observing runtime recordings spaces "
     "transforms policies execution audit replay ros sim training record teleop check demo view nodes bench cli"
 ).split()
 MAX_LINES = 400
