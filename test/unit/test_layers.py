@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "vla_ros.hermite": {"numpy"},
     "vla_ros.units": set(),
     # Messages know nothing of a robot; a robot's outputs are made of them.
-    "vla_ros.outputs": {"numpy", "vla_ros.messages.trajectories"},
+    "vla_ros.outputs": {"numpy", "vla_ros.messages.trajectories", "vla_ros.topics"},
     "vla_ros.robot": {"numpy", "yaml", "vla_ros.outputs", "vla_ros.types", "vla_ros.urdf"},
     "vla_ros.urdf": set(),
     "vla_ros.wire": {"numpy", "yaml", "safetensors", "vla_ros.types"},
@@ -217,7 +217,7 @@ ROS_LAYERS = (
 EVERYTHING = (*ROS_LAYERS, "vla_ros.cli")
 # From the ground up: a room imports those before it. The table above says which of them.
 ORDER = (
-    "share strict units types hermite urdf wire messages topics outputs robot bags observing runtime recordings spaces "
+    "share strict units hermite topics types urdf wire messages outputs robot bags observing runtime recordings spaces "
     "transforms policies execution audit replay ros sim training record teleop check demo view nodes bench cli"
 ).split()
 MAX_LINES = 400
