@@ -15,6 +15,8 @@ from vla_ros.spaces.component import RobotJoints
 from vla_ros.spaces.joints import REFERENCES
 from vla_ros.spaces.space import Space, parse_space
 from vla_ros.strict import parse_config
+from vla_ros.training.dataset import Frames
+from vla_ros.training.samples import SampleMaker, Split
 from vla_ros.transforms.normalize import compute_stats
 from vla_ros.types import Continuation
 from vla_ros.units import SI_PER_UNIT
@@ -235,3 +237,27 @@ def test_a_space_that_does_not_fit_the_network_is_refused_by_both_sizes() -> Non
 def test_a_range_without_limits_is_refused_before_anything_is_decoded() -> None:
     with pytest.raises(ValueError, match=f"data.action: '{HAND}' has a range; add its limits to data.joint_limits"):
         declared_processor(joint_limits={})
+
+
+def test_training_labels_are_in_the_policys_numbers_and_its_errors_in_the_robots() -> None:
+    rng = np.random.default_rng(3)
+    data = DataConfig(JOINTS, CAMERAS, HORIZON, 0.1, action=(ARM_PART, HAND_PART)).bind(LIMITS)
+    joints, targets = rng.uniform(-1, 1, (6, len(JOINTS))), rng.uniform(-1, 1, (6, HORIZON, len(JOINTS)))
+    frames = Frames(
+        images=np.zeros((6, len(CAMERAS), 4, 4, 3), np.uint8),
+        joint_positions=joints,
+        actions=targets,
+        episode=np.zeros(6, np.int64),
+        driver=np.array([""] * 6),
+        is_intervention=np.zeros(6, bool),
+        tasks=("reach",),
+        scenes=({},),
+    )
+    everything = np.arange(6)
+    samples = SampleMaker(frames, Split(everything, everything), data, processor=None)  # type: ignore[arg-type]
+    labels = data.action_space.encode(targets, joints)
+    assert np.abs(labels).max() > 10.0, "degrees and per cent"
+    np.testing.assert_allclose(samples.stats["action"].mean, labels.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(samples.errors(labels, everything), 0.0, atol=1e-9)
+    off = labels + np.array([*[np.rad2deg(0.1)] * len(ARM), 5.0])
+    np.testing.assert_allclose(samples.errors(off, everything), 0.1, atol=1e-9)

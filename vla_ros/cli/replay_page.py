@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from vla_ros.units import NS_PER_S
+
 if TYPE_CHECKING:
     from vla_ros.replay.judge.verdict import Verdict
     from vla_ros.replay.run import Progress
     from vla_ros.replay.session import ReplaySession
 
-NS_PER_S = 1e9
 MAX_LINES = 20
 
 

@@ -30,6 +30,7 @@ from vla_ros.ros.endpoints import make_client, make_publisher, subscribe
 from vla_ros.ros.outputs import CommandInputs
 from vla_ros.ros.qos import JOINT_STATES
 from vla_ros.types import Mode
+from vla_ros.units import MS_PER_NS, NS_PER_S
 from vla_ros.wire import decode_result
 
 CONFIGURE = Transition.TRANSITION_CONFIGURE
@@ -201,11 +202,11 @@ class DemoClient(Node):
                 return
             # The middleware's own time of arrival: this process may be late in looking.
             now_ns = info["received_timestamp"]
-            due_ns = now_ns + round(trajectory.times_s[0] * 1e9)
+            due_ns = now_ns + round(trajectory.times_s[0] * NS_PER_S)
             self._recording.commands.append((due_ns, trajectory.positions[0]))
             self._recording.drive.command_ns.append(now_ns)
             if self._observation_ns is not None:
-                self._recording.drive.observation_age_ms.append((now_ns - self._observation_ns) * 1e-6)
+                self._recording.drive.observation_age_ms.append((now_ns - self._observation_ns) * MS_PER_NS)
 
     def _on_joint_state(self, msg: JointState) -> None:
         with self._changed:

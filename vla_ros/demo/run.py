@@ -16,6 +16,7 @@ from vla_ros.demo.world import TRANSITION_TIMEOUT_S, DemoWorld, WorldConfig, run
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.share import robot_file
 from vla_ros.sim.scene import COLORS
+from vla_ros.units import NS_PER_S
 from vla_ros.types import Mode
 
 EPISODE_TIMEOUT_S = 60.0
@@ -196,9 +197,9 @@ def report_json(report: DemoReport, *, by_scene: bool) -> dict[str, Any]:
 def _traces(recording: Recording) -> JointTraces:
     start_ns = recording.commands[0][0]
     return JointTraces(
-        commanded_s=np.array([stamp_ns - start_ns for stamp_ns, _ in recording.commands]) * 1e-9,
+        commanded_s=np.array([stamp_ns - start_ns for stamp_ns, _ in recording.commands]) / NS_PER_S,
         commanded=np.array([positions for _, positions in recording.commands]),
-        measured_s=np.array([stamp_ns - start_ns for stamp_ns, _ in recording.states]) * 1e-9,
+        measured_s=np.array([stamp_ns - start_ns for stamp_ns, _ in recording.states]) / NS_PER_S,
         measured=np.array([positions for _, positions in recording.states]),
     )
 

@@ -13,10 +13,11 @@ from vla_ros import topics
 from vla_ros.messages.trajectories import parse_trajectory
 from vla_ros.nodes.control import Control
 from vla_ros.robot import RobotConfig
-from vla_ros.ros.clock import NS_PER_S, StampMap, steady_now_ns
+from vla_ros.ros.clock import StampMap, steady_now_ns
 from vla_ros.ros.managed import Role
 from vla_ros.ros.problems import Problems
 from vla_ros.runtime.teleop import TeleopTrajectory
+from vla_ros.units import NS_PER_S
 
 NO_BUTTON = -1
 SOURCE = "teleop"

@@ -15,7 +15,7 @@ from rclpy.node import Node
 
 from vla_ros import topics
 from vla_ros.observing.freshness import Fault
-from vla_ros.ros.clock import NS_PER_S, steady_now_ns
+from vla_ros.ros.clock import steady_now_ns
 from vla_ros.ros.mailbox import Mail, Mailbox, send
 from vla_ros.ros.managed import Role
 from vla_ros.ros.problems import Problems
@@ -24,6 +24,7 @@ from vla_ros.runtime.asking import Asking, digest_refusal
 from vla_ros.runtime.loop import ControlLoop
 from vla_ros.runtime.policy_driver import MAX_OUTSTANDING
 from vla_ros.types import Answer
+from vla_ros.units import MS_PER_NS, NS_PER_S
 from vla_ros.wire import RESULT, PolicyResult, decode_result, encode_request
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class ModelLink:
             if name in self.stages_ms:
                 self.stages_ms[name].add(value_ms)
         at_model_ms = result.inference_ms + sum(result.timings_ms.get(name, 0.0) for name in ("queue", "delay"))
-        self.stages_ms["link"].add(max(0.0, (arrived_ns - published_ns) * 1e-6 - at_model_ms))
+        self.stages_ms["link"].add(max(0.0, (arrived_ns - published_ns) * MS_PER_NS - at_model_ms))
 
     def _add(self, stage: str, duration_ns: int) -> None:
-        self.stages_ms[stage].add(duration_ns * 1e-6)
+        self.stages_ms[stage].add(duration_ns * MS_PER_NS)

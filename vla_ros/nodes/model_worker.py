@@ -24,6 +24,7 @@ from vla_ros.ros.managed import Role
 from vla_ros.ros.problems import Problems
 from vla_ros.ros.statistics import Distribution
 from vla_ros.transforms.sample import PolicyRequest
+from vla_ros.units import MS_PER_NS
 from vla_ros.wire import REQUEST, PolicyResult, decode_request, encode_result
 
 NUM_WARM_UP_RUNS = 3
@@ -110,7 +111,7 @@ class ModelWorker:
                 self._problems.report(INFERENCE, f"inference failed, its traceback is in the log: {error!r}")
 
     def _answer(self, policy: ServedPolicy, mail: Mail) -> None:
-        queue_ms = (steady_now_ns() - mail.arrived_ns) * 1e-6
+        queue_ms = (steady_now_ns() - mail.arrived_ns) * MS_PER_NS
         message = decode_request(mail.data)
         request = policy.request_type.from_tensors(message.tensors, message.metadata)
         inference = policy.runner.run(request)

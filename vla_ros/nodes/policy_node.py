@@ -23,7 +23,7 @@ from vla_ros.nodes.sensor_inputs import SensorInputs
 from vla_ros.observing.policy_fit import match_policy
 from vla_ros.policies.files import load_processor
 from vla_ros.robot import RobotConfig, read_robot_file
-from vla_ros.ros.clock import NS_PER_S, StampMap, steady_now_ns
+from vla_ros.ros.clock import StampMap, steady_now_ns
 from vla_ros.ros.declare import declare, guard, read
 from vla_ros.ros.endpoints import make_publisher, subscribe
 from vla_ros.ros.managed import ManagedNode, run_managed
@@ -34,6 +34,7 @@ from vla_ros.ros.ticker import Ticker
 from vla_ros.runtime.loop import ControlLoop, LoopSettings, Tick
 from vla_ros.share import policy_dir, robot_file
 from vla_ros.types import Mode
+from vla_ros.units import NS_PER_S
 
 MAX_CLOCK_JUMP_S = 1.0
 MIN_BACKWARD_JUMP_S = 0.001

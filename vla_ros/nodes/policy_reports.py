@@ -26,6 +26,7 @@ from vla_ros.ros.statistics import Distribution
 from vla_ros.ros.ticker import Ticker
 from vla_ros.runtime.loop import ControlLoop, Tick
 from vla_ros.types import Answer, Mode
+from vla_ros.units import MS_PER_NS
 
 PERIOD_S = 1.0
 MAX_PERIODS = 1.5
@@ -59,10 +60,10 @@ class PolicyDiagnostics:
     def sent(self, tick: Tick, now_ns: int) -> None:
         """The command of ``tick`` went out at ``now_ns``."""
         if self._last_sent_ns is not None:
-            self._period_ms.add((now_ns - self._last_sent_ns) * 1e-6)
+            self._period_ms.add((now_ns - self._last_sent_ns) * MS_PER_NS)
         self._last_sent_ns = now_ns
         if tick.observation_age_ns is not None:
-            self._age_ms.add(tick.observation_age_ns * 1e-6)
+            self._age_ms.add(tick.observation_age_ns * MS_PER_NS)
         if tick.command is not None and tick.command.reason:
             self._num_bounded += 1
             self._last_bound = tick.command.reason

@@ -12,8 +12,8 @@ import numpy as np
 
 from vla_ros.robot import RobotConfig
 from vla_ros.types import Frame, JointSample
+from vla_ros.units import NS_PER_S
 
-NS_PER_S = 1_000_000_000
 NUM_FRAMES = 8
 NUM_JOINT_SAMPLES = 512
 NUM_FIRST_ROWS = 16
@@ -39,7 +39,7 @@ class FrameBuffer:
     def still_s(self, since_ns: int) -> float:
         """How long after ``since_ns`` the pixels have stayed exactly the same, in the frames' own time."""
         newest = self.newest()
-        return 0.0 if newest is None else max(0, newest.stamp_ns - max(self._changed_ns, since_ns)) / 1e9
+        return 0.0 if newest is None else max(0, newest.stamp_ns - max(self._changed_ns, since_ns)) / NS_PER_S
 
     def clear(self) -> None:
         self._frames = ()

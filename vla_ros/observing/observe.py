@@ -14,8 +14,8 @@ from vla_ros.observing.buffers import NUM_FRAMES, FrameBuffer, SensorBuffers
 from vla_ros.observing.freshness import sensor_fault
 from vla_ros.robot import RobotConfig
 from vla_ros.types import Frame, Observation
+from vla_ros.units import NS_PER_S
 
-NS_PER_S = 1_000_000_000
 _STALE = {
     "joints": "without a joint state within joint_states.max_age_s",
     "camera": "without an image of each other camera within its max_age_s",

@@ -31,13 +31,14 @@ from vla_ros.bags.read import BagReader
 from vla_ros.messages.times import fill_time
 from vla_ros.record.topics import RecordedTopic, recorded_topics
 from vla_ros.robot import RobotConfig, load_robot
-from vla_ros.ros.clock import NS_PER_S, steady_now_ns
+from vla_ros.ros.clock import steady_now_ns
 from vla_ros.ros.dds import use_default_dds_profile
 from vla_ros.ros.declare import declare_and_read
 from vla_ros.ros.endpoints import make_client, subscribe
 from vla_ros.ros.managed import Spinner
 from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
 from vla_ros.share import robot_file
+from vla_ros.units import NS_PER_S
 
 LATCHED_TOPICS = (topics.TASK.name, topics.ESTOP.name)
 HUMAN_TOPICS = (topics.TELEOP.name, topics.JOY.name)

@@ -16,10 +16,10 @@ from vla_ros.bags.live import LiveBagWriter
 from vla_ros.record.recorder import Recorder, TopicRecorder
 from vla_ros.record.topics import recorded_topics
 from vla_ros.robot import load_robot
-from vla_ros.ros.clock import NS_PER_S
 from vla_ros.ros.dds import use_default_dds_profile
 from vla_ros.ros.signals import stop_on_signals
 from vla_ros.share import robot_file
+from vla_ros.units import NS_PER_S
 
 # At most a second may be lost, on a disk that takes a while, too.
 FLUSH_PERIOD_S = 0.5

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from vla_ros.messages.trace import Trace
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.types import Frame, JointSample, Mode
+from vla_ros.units import NS_PER_S
 
-NS_PER_S = 1_000_000_000
 MARKERS = ("start", "success", "failure", "discard")
 
 

@@ -26,7 +26,7 @@ from vla_ros.replay.command_rate import CommandRate
 from vla_ros.replay.event_log import EventLog
 from vla_ros.replay.offline import OfflineNodes
 from vla_ros.replay.policy import ReplayPolicy
-from vla_ros.replay.records import NS_PER_S, Replay, Stretch
+from vla_ros.replay.records import Replay, Stretch
 from vla_ros.replay.series import GrowingSeries, TimeSeries
 from vla_ros.replay.settings import Plan, ReplaySettings, Timing
 from vla_ros.replay.traced import KeptFrames
@@ -36,6 +36,7 @@ from vla_ros.runtime.policy_driver import MAX_OUTSTANDING
 from vla_ros.runtime.teleop import TeleopSettings, TeleopTrajectory
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Answer, Frame, Mode, Observation
+from vla_ros.units import NS_PER_MS, NS_PER_S
 
 AS_RECORDED = "as recorded"
 
@@ -185,7 +186,7 @@ class BagRun:
         return actions
 
     def _latency_ns(self, observation: Observation) -> int | None:
-        return None if self._latency_ms is None else round(self._latency_ms * 1e6)
+        return None if self._latency_ms is None else round(self._latency_ms * NS_PER_MS)
 
     def _repeat(self, event: TraceEvent) -> None:
         trace = event.trace

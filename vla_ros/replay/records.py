@@ -13,8 +13,8 @@ import numpy as np
 from vla_ros.replay.baseline.fingerprint import InputFingerprint
 from vla_ros.replay.series import TimeSeries
 from vla_ros.types import Mode
+from vla_ros.units import NS_PER_S
 
-NS_PER_S = 1_000_000_000
 DRIVERS = (Mode.POLICY, Mode.TELEOP, Mode.HOLD, Mode.ESTOP, "")
 """Who drove when the bag was recorded; empty where it does not say."""
 COMMANDED, MEASURED = "commanded", "measured"

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros.units import NS_PER_S
+
 MAX_GAP_S = 0.5
 """Between two samples further apart nothing is known of what was commanded or measured."""
 
@@ -31,7 +33,7 @@ class TimeSeries:
         after = np.clip(np.searchsorted(self.times_ns, times_ns), 1, len(self) - 1)
         before_ns, after_ns = self.times_ns[after - 1], self.times_ns[after]
         is_inside = (times_ns >= self.times_ns[0]) & (times_ns <= self.times_ns[-1])
-        is_inside &= (after_ns - before_ns) <= max_gap_s * 1e9
+        is_inside &= (after_ns - before_ns) <= max_gap_s * NS_PER_S
         weight = ((times_ns - before_ns) / np.maximum(after_ns - before_ns, 1))[:, None]
         between = self.values[after - 1] + weight * (self.values[after] - self.values[after - 1])
         found[is_inside] = between[is_inside]
@@ -39,7 +41,7 @@ class TimeSeries:
 
     def broken_at_gaps(self, max_gap_s: float = MAX_GAP_S) -> TimeSeries:
         """The same with a NaN in each gap, so that no line is drawn across it."""
-        gaps = np.flatnonzero(np.diff(self.times_ns) > max_gap_s * 1e9) + 1
+        gaps = np.flatnonzero(np.diff(self.times_ns) > max_gap_s * NS_PER_S) + 1
         times_ns = np.insert(self.times_ns, gaps, self.times_ns[gaps] - 1)
         return TimeSeries(times_ns, np.insert(self.values, gaps, np.nan, axis=0))
 

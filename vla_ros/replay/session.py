@@ -33,6 +33,7 @@ from vla_ros.replay.records import Replay
 from vla_ros.replay.run import Progress, UnusableBag, replay_bag
 from vla_ros.replay.settings import ReplaySettings
 from vla_ros.robot import RobotConfig
+from vla_ros.units import NS_PER_S
 
 MAX_POLICIES = 2
 
@@ -108,7 +109,7 @@ class ReplaySession:
 
     def document(self, verdict: Verdict, differences: Sequence[Difference]) -> dict[str, Any]:
         """What ``--json`` writes."""
-        bag_s = sum((replay.end_ns - replay.start_ns) * 1e-9 for replays in self.replays for replay in replays)
+        bag_s = sum((replay.end_ns - replay.start_ns) / NS_PER_S for replays in self.replays for replay in replays)
         times = {"seconds": self.seconds, "times_real_time": bag_s / self.seconds}
         document = replay_document(verdict, self.summaries, self.paired, differences, times)
         problems = [line for replay in self.replays[0] for line in replay.problems]

@@ -14,7 +14,6 @@ from vla_ros.messages.stamps import check_stamp
 if TYPE_CHECKING:
     from rclpy.clock import Clock
 
-NS_PER_S = 1_000_000_000
 NUM_READINGS = 3
 GOOD_READING_NS = 20_000
 NUM_OFFSETS = 64

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.ros.clock import NS_PER_S, steady_now_ns
+from vla_ros.ros.clock import steady_now_ns
+from vla_ros.units import NS_PER_S
 
 NUM_VALUES = 3000
 WINDOW_S = 10.0

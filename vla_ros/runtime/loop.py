@@ -19,13 +19,14 @@ from vla_ros.runtime.command_history import CommandHistory
 from vla_ros.runtime.handoff import Handoff
 from vla_ros.runtime.limits import BrakingRamp, Limiter
 from vla_ros.runtime.missed import MissedTicks
-from vla_ros.runtime.path import NS_PER_S, Ramp, Target
+from vla_ros.runtime.path import Ramp, Target
 from vla_ros.runtime.policy_driver import Asked, PolicyDriver
 from vla_ros.runtime.recovery import Recovery
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.runtime.teleop import Teleop, TeleopSettings, TeleopTrajectory
 from vla_ros.runtime.watchdogs import overrun_fault, result_fault, silence_fault
 from vla_ros.types import ActionChunk, ChunkShape, Command, Continuation, Mode, Observation
+from vla_ros.units import NS_PER_S
 
 COMMAND_HISTORY_S = 5.0
 MAX_SHADOW_AGE_S = 0.5

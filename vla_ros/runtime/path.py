@@ -8,8 +8,7 @@ import numpy as np
 
 from vla_ros.hermite import hermite
 from vla_ros.types import ActionChunk
-
-NS_PER_S = 1_000_000_000
+from vla_ros.units import NS_PER_S
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vla_ros.runtime.delay import DelayEstimate, count_consumed
-from vla_ros.runtime.path import NS_PER_S, Target, path_of
+from vla_ros.runtime.path import Target, path_of
 from vla_ros.runtime.schedule import Scheduler
 from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation
+from vla_ros.units import NS_PER_S
 
 MAX_OUTSTANDING = 2
 

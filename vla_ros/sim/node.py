@@ -33,6 +33,7 @@ from vla_ros.ros.qos import CAMERA, COMMAND, JOINT_STATES
 from vla_ros.ros.signals import stop_on_signals
 from vla_ros.share import robot_file
 from vla_ros.sim.reset import ResetRequest, parse_reset
+from vla_ros.units import MS_PER_NS, NS_PER_S
 
 if TYPE_CHECKING:
     from vla_ros.sim.robot import SimulatedRobot
@@ -89,7 +90,7 @@ class SimNode(Node):
 
     def run(self, stop: threading.Event) -> None:
         """Step, render and publish on absolute deadlines until ``stop`` is set."""
-        period_ns = round(self._simulated.world.control_dt_s * 1e9)
+        period_ns = round(self._simulated.world.control_dt_s * NS_PER_S)
         step, deadline_ns = 0, time.monotonic_ns()
         while not stop.is_set():
             while not self._inbox.empty():
@@ -98,10 +99,10 @@ class SimNode(Node):
             step, deadline_ns = step + 1, deadline_ns + period_ns
             late_ns = time.monotonic_ns() - deadline_ns
             if late_ns < 0:
-                time.sleep(-late_ns * 1e-9)
+                time.sleep(-late_ns / NS_PER_S)
             elif late_ns > MAX_LATE_NS:
                 deadline_ns += late_ns
-                behind = f"{late_ns * 1e-6:.0f} ms behind real time: simulated time stood still"
+                behind = f"{late_ns * MS_PER_NS:.0f} ms behind real time: simulated time stood still"
                 self.get_logger().warning(behind, throttle_duration_sec=5.0)
 
     def close(self) -> None:
@@ -145,7 +146,7 @@ class SimNode(Node):
             self._refuse(output, str(error))
             return
         received_ns = self.get_clock().now().nanoseconds
-        age_s = (received_ns - trajectory.stamp_ns) * 1e-9 if trajectory.stamp_ns else None
+        age_s = (received_ns - trajectory.stamp_ns) / NS_PER_S if trajectory.stamp_ns else None
         self._inbox.put(partial(self._accept, output, trajectory, age_s))
 
     def _accept(self, output: OutputConfig, trajectory: Trajectory, age_s: float | None) -> None:

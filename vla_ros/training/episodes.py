@@ -25,6 +25,7 @@ from vla_ros.recordings.observed import observe_event
 from vla_ros.robot import RobotConfig
 from vla_ros.training.series import Rows, Series
 from vla_ros.types import Mode
+from vla_ros.units import NS_PER_S
 
 MAX_COMMAND_GAP_S = 0.5
 """Between two commands further apart nothing is known of what was commanded."""
@@ -143,7 +144,7 @@ class EpisodeCutter:
     def _see(self, found: Match) -> None:
         if self._span is None:
             self.num_left_out["outside an episode"] += 1
-        elif self._last_ns is not None and found.stamp_ns - self._last_ns < self._rule.min_gap_s * 1e9:
+        elif self._last_ns is not None and found.stamp_ns - self._last_ns < self._rule.min_gap_s * NS_PER_S:
             self.num_left_out["within min_frame_gap_s of the one before"] += 1
         else:
             self._last_ns = found.stamp_ns
@@ -194,7 +195,7 @@ class EpisodeCutter:
 def _samples(span: _OpenEpisode, robot: RobotConfig, rule: FrameRule, num_left_out: Counter[str]) -> list[Sample]:
     """The observations of ``span`` whose whole chunk one driver commanded; the others are counted."""
     commands = {name: Rows(series, MAX_COMMAND_GAP_S) for name, series in span.commands.items()}
-    due_ns = np.round((np.arange(rule.horizon) + rule.offset) * rule.chunk_dt_s * 1e9).astype(np.int64)
+    due_ns = np.round((np.arange(rule.horizon) + rule.offset) * rule.chunk_dt_s * NS_PER_S).astype(np.int64)
     samples = []
     for seen in span.observations:
         dues_ns = seen.stamp_ns + due_ns

@@ -57,7 +57,8 @@ class SampleMaker:
         self._frames = frames
         self._processor = processor
         self._lesson = lesson
-        self._labels = data.action_space.encode(frames.actions, frames.joint_positions)
+        self._space = data.action_space
+        self._labels = self._space.encode(frames.actions, frames.joint_positions)
         self._states = data.state_space.encode(frames.joint_positions[:, None], frames.joint_positions)
         self.stats: dict[str, FieldStats] = {
             "state": compute_stats(self._states[split.train]),
@@ -66,9 +67,11 @@ class SampleMaker:
         self._state = Normalizer(data.normalization, self.stats["state"])
         self.action = Normalizer(data.normalization, self.stats["action"])
 
-    def labels(self, indices: np.ndarray) -> np.ndarray:
-        """What the policy should say, in the policy's own units: ``[batch, horizon, action_dim]``."""
-        return self._labels[indices]
+    def errors(self, vectors: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """How far actions, not normalised, ``[batch, horizon, action_dim]`` are from what was commanded, by joint:
+        ``[batch, horizon, num_joints]``, rad or m."""
+        targets = self._space.decode(vectors, self._frames.joint_positions[indices])
+        return np.abs(targets - self._frames.actions[indices])
 
     def batch(self, indices: np.ndarray, rng: np.random.Generator) -> TrainingBatch:
         """A batch; where the bags say where things are, the lesson's question and its answer come with it."""

@@ -112,13 +112,13 @@ class Trainer:
                 sample = self._sample(indices, rng)
                 actions = self.policy.sample_batch(sample, noise)
                 said = self._samples.action.denormalize(actions.float().cpu().numpy())
-                errors.append(np.abs(said - self._samples.labels(indices))[:, -1])
+                errors.append(self._samples.errors(said, indices)[:, -1])
                 ce_losses.append(float(self.policy.compute_loss(sample).parts.get("ce_loss", 0.0)))
         self.policy.load_state_dict(trained)
         self.policy.train()
-        last = self._samples.labels(chosen)[:, -1]
-        mean = self._samples.stats["action"].mean[-1]
-        return Validation(np.concatenate(errors).mean(0), np.abs(last - mean).mean(0), float(np.mean(ce_losses)))
+        mean = self._samples.stats["action"].mean
+        guesses = self._samples.errors(np.broadcast_to(mean, (len(chosen), *mean.shape)), chosen)[:, -1]
+        return Validation(np.concatenate(errors).mean(0), guesses.mean(0), float(np.mean(ce_losses)))
 
     def _train_step(self) -> float:
         optimizer = self._config.optimizer

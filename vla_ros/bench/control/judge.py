@@ -15,11 +15,10 @@ import numpy as np
 from vla_ros.hermite import hermite
 from vla_ros.robot import RobotConfig
 from vla_ros.runtime.command_history import CommandHistory
-from vla_ros.runtime.path import NS_PER_S
 from vla_ros.runtime.policy_driver import PolicyDriver
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.types import ActionChunk, Command
-from vla_ros.units import MS_PER_NS
+from vla_ros.units import MS_PER_NS, NS_PER_S
 
 TOLERANCE = 1e-6
 """A share of a limit that rounding to whole ns may add."""
@@ -161,7 +160,7 @@ def chunk_end_ns(chunks: Sequence[HeardChunk]) -> int:
 def lateness_ms(arrivals_ns: Sequence[Sequence[int]], period_s: float) -> np.ndarray:
     """Interval minus period, ms, over each stretch."""
     intervals = [np.diff(stretch) for stretch in arrivals_ns if len(stretch) > 1]
-    return np.concatenate(intervals or [np.zeros(0)]) * 1e-6 - period_s * 1e3
+    return np.concatenate(intervals or [np.zeros(0)]) * MS_PER_NS - period_s * 1e3
 
 
 def percentile(values: Sequence[float] | np.ndarray, percent: float) -> float | None:

@@ -23,6 +23,7 @@ from vla_ros.robot import RobotConfig
 from vla_ros.ros.endpoints import make_publisher, subscribe
 from vla_ros.ros.outputs import CommandInputs
 from vla_ros.types import ActionChunk
+from vla_ros.units import NS_PER_S
 
 
 class ControlProbe(DemoClient):
@@ -78,7 +79,7 @@ class ControlProbe(DemoClient):
         """Publish a set point for one control period from now; returns when, ns."""
         msg = JointTrajectory(joint_names=self._robot.joint_names)
         point = JointTrajectoryPoint(positions=array("d", positions), time_from_start=Duration())
-        fill_time(point.time_from_start, round(1e9 / self._robot.control_rate_hz))
+        fill_time(point.time_from_start, round(NS_PER_S / self._robot.control_rate_hz))
         msg.points = [point]
         sent_ns = now_ns()
         self._teleop.publish(msg)

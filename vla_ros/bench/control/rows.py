@@ -26,6 +26,7 @@ from vla_ros.bench.control.judge import (
 from vla_ros.bench.control.table import Row
 from vla_ros.robot import RobotConfig
 from vla_ros.types import Mode
+from vla_ros.units import NS_PER_S
 
 TELEOP_MARGIN_MS = 5.0
 MAX_JUMP_RATIO, ENOUGH_SWITCHES, JUMP_DELAY_MS = 1 / 3, 200, 200.0
@@ -165,11 +166,11 @@ def _jumps(driven: Driven, period_s: float) -> SwitchJumps:
 def _kill_rows(observed: Observed, robot: RobotConfig, period_s: float) -> list[Row]:
     kill_ns = observed.killed.span.start_ns
     followed = observed.driven.followed(observed.killed)
-    rest_s = max(0, chunk_end_ns(followed) - kill_ns) * 1e-9
+    rest_s = max(0, chunk_end_ns(followed) - kill_ns) / NS_PER_S
     stopping_s = stopping_time_s(robot, period_s)
     until = [command for command in observed.driven.commands if command.arrived_ns <= observed.back.end_ns]
     still_ns = standstill_ns(until, Mode.HOLD, kill_ns)
-    took_s = math.inf if still_ns is None else (still_ns - kill_ns) * 1e-9
+    took_s = math.inf if still_ns is None else (still_ns - kill_ns) / NS_PER_S
     back = [command.mode for command in observed.driven.commands if observed.back.holds(command.sent_ns)]
     what = f"kill -9 of the model node to standstill in HOLD (chunk's rest {rest_s:.2f} s, stopping {stopping_s:.2f} s)"
     not_held = sum(mode != Mode.HOLD for mode in back) if back else None

@@ -11,7 +11,7 @@ from vla_ros.replay.baseline.difference import BEHAVIOUR, Difference
 from vla_ros.replay.baseline.in_step import moved_columns
 from vla_ros.replay.baseline.pairs import BagPair, ChunkPair
 from vla_ros.replay.baseline.record import Baseline, Tolerances
-from vla_ros.replay.records import NS_PER_S
+from vla_ros.units import NS_PER_S
 
 
 def behaviour_changes(bag: BagPair, baseline: Baseline) -> Iterator[Difference]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from vla_ros.replay.baseline.difference import Difference, Value
 from vla_ros.replay.baseline.record import BagRecord, Baseline, ChunkRecord
-from vla_ros.replay.records import NS_PER_S, by_observation
+from vla_ros.replay.records import by_observation
 from vla_ros.replay.series import TimeSeries
+from vla_ros.units import NS_PER_S
 
 
 @dataclass(frozen=True)

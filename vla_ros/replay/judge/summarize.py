@@ -16,8 +16,9 @@ from vla_ros.replay.judge.summary import (
     PolicySummary,
     WorstMoment,
 )
-from vla_ros.replay.records import COMMANDED, MEASURED, NS_PER_S, Replay, ReplayedChunk, Stretch
+from vla_ros.replay.records import COMMANDED, MEASURED, Replay, ReplayedChunk, Stretch
 from vla_ros.types import Mode
+from vla_ros.units import MS_PER_NS, NS_PER_S
 
 DRIVER_FILTERS = {"policy": Mode.POLICY, "teleop": Mode.TELEOP, "any": None}
 NUM_WORST = 6
@@ -63,7 +64,7 @@ def summarize(replays: Sequence[Replay], driver: str = "any") -> PolicySummary:
         command_mae_overall=float(mean_of_known(command_mae / first.joint_ranges)),
         num_incidents={kind: sum(one.num_times for one in found) for kind, found in by_kind.items()},
         first_incidents={kind: tuple(found[:NUM_FIRST_INCIDENTS]) for kind, found in by_kind.items()},
-        latencies_ms=np.array([chunk.arrived_ns - chunk.header_ns for chunk in chunks]) * 1e-6,
+        latencies_ms=np.array([chunk.arrived_ns - chunk.header_ns for chunk in chunks]) * MS_PER_NS,
         interventions=tuple(_intervention(replay, human) for replay in replays for human in replay.interventions),
         worst=_worst(replays, driver),
     )

@@ -12,9 +12,9 @@ import numpy as np
 from vla_ros.bags.read import BagReader
 from vla_ros.recordings.events import FrameEvent
 from vla_ros.recordings.feed import Feed
-from vla_ros.replay.records import NS_PER_S
 from vla_ros.replay.session import ReplaySession
 from vla_ros.types import Frame
+from vla_ros.units import NS_PER_S
 
 MAX_WIDTH, JPEG_QUALITY = 400, 80
 Images = Mapping[tuple[str, int], tuple[Frame, ...]]

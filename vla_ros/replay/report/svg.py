@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from vla_ros.replay.series import TimeSeries
+from vla_ros.units import NS_PER_S
 
 Values = TypeVar("Values", float, np.ndarray)
 
@@ -108,8 +109,8 @@ def curve(x: np.ndarray, y: np.ndarray) -> str:
 def thin_curve(series: TimeSeries, x: Scale, y: Scale, start_ns: int, column: float = 1.0) -> str:
     """The ``d`` of a path through ``series``, as far as ``x``, in seconds since ``start_ns``, goes; where samples crowd
     within ``column`` pixels, through the lowest and highest of them."""
-    shown = series.between(start_ns + x.low * 1e9, start_ns + x.high * 1e9)
-    times_s = (shown.times_ns - start_ns) / 1e9
+    shown = series.between(start_ns + x.low * NS_PER_S, start_ns + x.high * NS_PER_S)
+    times_s = (shown.times_ns - start_ns) / NS_PER_S
     kept = thinned(times_s, shown.values, column * x.pixel)
     return curve(x(times_s[kept]), y(shown.values[kept]))
 
