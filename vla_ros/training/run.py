@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
 from vla_ros.bags.files import find_bags
 from vla_ros.policies.directory import save_policy
@@ -65,7 +66,7 @@ def train(
     rule = frame_rule(config)
     loaded = _read_bags(config, robot, rule, report)
     frames = loaded.frames
-    tokenizer = lesson.make_tokenizer(frames.tasks, config.vocab_size) if start is None else tokenizer_of(start)
+    tokenizer = _make_tokenizer(lesson, frames.tasks, config.vocab_size) if start is None else tokenizer_of(start)
     processor = make_vlm_processor(config.processor, config.policy, tokenizer, len(robot.cameras))
     weight = config.intervention_weight if config.interventions == "upweight" else 1.0
     split = split_by_episode(frames, config.validation_share, weight)
@@ -92,6 +93,11 @@ def train(
         problems=loaded.problems,
         validation=validation,
     )
+
+
+def _make_tokenizer(lesson: Lesson | None, tasks: Sequence[str], vocab_size: int) -> Tokenizer:
+    assert lesson is not None, "_check_fit has looked"
+    return lesson.make_tokenizer(tasks, vocab_size)
 
 
 def frame_rule(config: TrainConfig) -> FrameRule:
