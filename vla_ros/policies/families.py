@@ -10,15 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vla_ros.policies.config import PolicyConfig
+from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.strict import parse_config
-
-if TYPE_CHECKING:
-    from vla_ros.policies.base import BasePolicy
-    from vla_ros.policies.processor import PolicyProcessor
-    from vla_ros.policies.trials import Trials
 
 
 @dataclass(frozen=True)
@@ -39,11 +35,12 @@ class Family:
         """Loads no torch."""
         return _load(self.processor)
 
-    def policy_class(self) -> type[BasePolicy]:
+    def policy_class(self) -> Any:
+        """Its ``BasePolicy``; loads torch."""
         return _load(self.policy)
 
-    def make_trials(self) -> Trials:
-        """Loads torch where it is asked for a policy only."""
+    def make_trials(self) -> Any:
+        """Its ``Trials``; loads torch where it is asked for a policy only."""
         return _load(self.trials)()
 
 
