@@ -36,8 +36,8 @@ setup: $(STAMP)
 	@$(PIP) install --quiet --no-deps --no-build-isolation --force-reinstall .
 
 $(STAMP): setup.py $(CONSTRAINTS)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "PYTHON is '$(PYTHON)',\
-	  version '$(VERSION)'; expected Python 3.11 or newer: make setup PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "PYTHON is '$(PYTHON)'," \
+	  "version '$(VERSION)'; expected Python 3.11 or newer: make setup PYTHON=python3.12" >&2; exit 2; }
 	@if [ ! -x $(BIN)/python$(VERSION) ] || [ "$$(cat $(VENV)/.ros)" != $(ROS) ]; then rm -rf $(VENV); fi
 	$(SAY) creating $(VENV): ROS 2 $(ROS), Python $(VERSION), torch, MuJoCo, some minutes the first time
 	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-LIMITS_S = {"unit": 120, "ros": 300}
+LIMITS_S = {"unit": 300, "ros": 600}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

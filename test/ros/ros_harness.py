@@ -37,7 +37,7 @@ PATIENCE_S = 20.0
 # One comes with every command, and a busy machine lets several wait.
 MODES = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # Importing torch and transformers on a busy machine.
-START_PATIENCE_S = 120.0
+START_PATIENCE_S = 240.0
 ANSWER_PATIENCE_S = 3.0
 CAMERA_PERIOD_S = 0.05
 JOINTS_PER_FRAME = 4

@@ -68,7 +68,7 @@ def online_bag(ros: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         with simulated_time(BagReader(DEMO_BAG).contents.start_ns) as tell_time:
             wait_until(lambda: tell_time() and "recording" in record_log.read_text(), "the recorder", START_PATIENCE_S)
         for node in nodes:
-            wait_until(lambda: ": active" in node.log, f"an active node: {node.log}", START_PATIENCE_S)
+            wait_until(lambda: ": active" in node.log, f"both nodes active; logs in {folder}", START_PATIENCE_S)
         player = NodeProcess("record.player", folder / "player.log", {"bag": DEMO_BAG})
         wait_until(lambda: not player.is_running, "the end of the bag", START_PATIENCE_S)
         assert player.stop() == 0, player.log

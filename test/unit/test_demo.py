@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import textwrap
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,3 +104,44 @@ def test_the_joint_plot_is_drawn_for_any_number_of_joints(tmp_path):
     values = np.sin(times_s)[:, None] * np.ones(4)
     write_joint_plot(tmp_path / "joints.png", "joints", list("abcd"), JointTraces(times_s, values, times_s, values))
     assert (tmp_path / "joints.png").stat().st_size > 1000
+
+
+def test_an_interruption_while_a_child_is_started_loses_no_child(tmp_path, monkeypatch):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            started.append(self)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(demo_processes.subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt), Processes(tmp_path) as processes:
+        processes.start("sleeper", ["sleep", "60"])
+    (child,) = started
+    try:
+        assert child.poll() is not None
+    finally:
+        child.kill()
+
+
+def test_a_child_ends_with_a_parent_that_is_killed(tmp_path):
+    parent = textwrap.dedent(
+        f"""
+        import os, signal, sys
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(demo_processes.__file__).parents[2])!r})
+        from vla_ros.demo.processes import Processes
+        processes = Processes(Path({str(tmp_path)!r}))
+        processes.start("sleeper", ["sleep", "60"])
+        print(processes.pid("sleeper"), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    run = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True)
+    command_line = Path(f"/proc/{int(run.stdout)}/cmdline")
+    deadline = time.monotonic() + 20.0
+    # What nobody waits for keeps its number, but no command line.
+    while command_line.exists() and command_line.read_bytes():
+        assert time.monotonic() < deadline, "the child goes on"
+        time.sleep(0.01)

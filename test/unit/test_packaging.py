@@ -44,6 +44,12 @@ def test_package_xml_setup_and_changelog_say_the_same_version() -> None:
     assert newest is not None and newest[1] == version
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_file_that_a_page_names_exists(page: str) -> None:
+    named = set(re.findall(r"`((?:vla_ros|test|docs|config|constraints)/[\w./]*)`", (SOURCE / page).read_text()))
+    assert named and {name for name in named if "NAME" not in name and not (SOURCE / name).exists()} == set()
+
+
 def imported_packages() -> set[str]:
     """The top-level packages that the installed code and its launch files import, lazily too."""
     found = set()
