@@ -64,12 +64,15 @@ def machine_name(device: str, num_threads: int) -> str:
 
 
 def _processor_model() -> str:
-    """As Linux names it; nothing on a system or a processor where it doesn't."""
+    """As Linux names it, with family, model and stepping: a name like "AMD EPYC" stands for several generations, which
+    round differently. Nothing on a system or a processor where it doesn't."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    numbers = [said[key] for key in ("cpu family", "model", "stepping") if key in said]
+    return " ".join((said.get("model name", ""), "-".join(numbers))).strip()
 
 
 def bag_name(bag: str | Path) -> str:
