@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from vla_ros import topics
-from vla_ros.demo.client import DEACTIVATE, POLICY, DemoClient, EpisodeStatus, Recording
+from vla_ros.demo.client import DEACTIVATE, DemoClient, EpisodeStatus, Recording
 from vla_ros.demo.pictures import JointTraces, SheetRow, write_contact_sheet, write_joint_plot
 from vla_ros.demo.stats import ControlStats, Percentiles, control_stats, percentiles
 from vla_ros.demo.world import TRANSITION_TIMEOUT_S, DemoWorld, WorldConfig, running_world
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.share import robot_file
 from vla_ros.sim.scene import COLORS
+from vla_ros.types import Mode
 
 EPISODE_TIMEOUT_S = 60.0
 """The simulation ends an episode after 8 s of its own time, which may run slower than ours."""
@@ -118,7 +119,7 @@ class _Demo:
         print(f"{number}  {report.outcome:<11}  {report.seconds:4.1f} s  {report.instruction}{note}", flush=True)
 
     def _fallback_note(self) -> str:
-        if self._client.mode == POLICY:
+        if self._client.mode == Mode.POLICY:
             return ""
         return f"  (policy_node went to {self._processes.last_line('policy_node')})"
 
