@@ -80,7 +80,7 @@ def test_a_damaged_policy_ends_the_demo_in_one_line_and_exit_code_2(own_policy, 
 def test_an_interrupted_demo_leaves_no_node_behind(own_policy, tmp_path):
     demo = start_demo(tmp_path, "--policy", str(own_policy), "--episodes", "1")
     deadline = time.monotonic() + PATIENCE_S
-    while len(node_processes(own_policy)) < 2 and time.monotonic() < deadline:
+    while len(node_processes(own_policy)) < 2 and demo.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     demo.send_signal(signal.SIGINT)
     _, err = demo.communicate(timeout=PATIENCE_S)
