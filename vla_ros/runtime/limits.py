@@ -64,6 +64,12 @@ class Limiter:
         """Positions ``[num_joints]`` of the last command; None before ``start_at``."""
         return self._positions
 
+    def aim(self, target: Target, command: Command) -> np.ndarray:
+        """Where a path that goes on from ``command`` begins, ``[num_joints]``: there, or where a bound on jerk delays
+        it, at the ``target`` it follows."""
+        is_delayed = (self._smoother.delay_s > 0) & np.isfinite(target.positions)
+        return np.where(is_delayed, target.positions, command.positions)
+
     def start_at(self, positions: np.ndarray) -> None:
         """Take measured ``positions`` ``[num_joints]``, at rest, as the state the next command continues from."""
         assert np.isfinite(positions).all()

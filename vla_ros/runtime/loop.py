@@ -15,7 +15,7 @@ from vla_ros.observing.buffers import SensorBuffers
 from vla_ros.observing.freshness import Fault, frozen_fault, joint_fault, sensor_fault
 from vla_ros.observing.observe import NoObservation, observe
 from vla_ros.robot import RobotConfig
-from vla_ros.runtime.command_history import CommandHistory
+from vla_ros.runtime.aim_history import AimHistory
 from vla_ros.runtime.handoff import Handoff
 from vla_ros.runtime.limits import BrakingRamp, Limiter
 from vla_ros.runtime.missed import MissedTicks
@@ -28,7 +28,7 @@ from vla_ros.runtime.watchdogs import overrun_fault, result_fault, silence_fault
 from vla_ros.types import ActionChunk, ChunkShape, Command, Continuation, Mode, Observation
 from vla_ros.units import NS_PER_S
 
-COMMAND_HISTORY_S = 5.0
+AIM_HISTORY_S = 5.0
 MAX_SHADOW_AGE_S = 0.5
 MAX_SHADOW_DISTANCE = 0.15
 ESTOP_LATCHED = f"{Mode.ESTOP.value} is latched; call '{topics.RESET_ESTOP}' first"
@@ -75,7 +75,7 @@ class ControlLoop:
         self._handoff = Handoff()
         self._teleop = Teleop(robot, settings.teleop)
         self._policy = PolicyDriver(STRATEGIES[settings.strategy](), settings.result_timeout_s / 2)
-        self._commands = CommandHistory(round(COMMAND_HISTORY_S * settings.control_rate_hz))
+        self._aims = AimHistory(round(AIM_HISTORY_S * settings.control_rate_hz))
         self._missed = MissedTicks(self._period_ns)
         self._waiting_since_ns = 0
         self._engaged_ns = 0
@@ -131,7 +131,7 @@ class ControlLoop:
         if shadow is not None and now_ns - shadow.stamp_ns <= MAX_SHADOW_AGE_S * NS_PER_S:
             # Made while the human drove: worth following only where it continues what they did.
             if self._policy.is_near(shadow, self._limiter.positions, now_ns, MAX_SHADOW_DISTANCE):
-                start = self._commands.at(shadow.stamp_ns)
+                start = self._aims.at(shadow.stamp_ns)
                 self._policy.follow_shadow(shadow, start, now_ns)
         return ""
 
@@ -170,7 +170,7 @@ class ControlLoop:
             refusal = self.takeover(now_ns, f"a human moves the robot on '{topics.TELEOP}'")
             if refusal:
                 return refusal
-        self._teleop.follow(trajectory, self._commands.at(now_ns), now_ns)
+        self._teleop.follow(trajectory, self._aims.at(now_ns), now_ns)
         return ""
 
     def hold(self, why: str, is_fault: bool = True) -> None:
@@ -249,7 +249,7 @@ class ControlLoop:
         if self.mode is Mode.TELEOP:
             self._policy.shadow = chunk
             return True
-        self._policy.follow(chunk, self._commands.at(chunk.stamp_ns), now_ns)
+        self._policy.follow(chunk, self._aims.at(chunk.stamp_ns), now_ns)
         return True
 
     def unusable(self, chunk: ActionChunk) -> str:
@@ -277,7 +277,7 @@ class ControlLoop:
         self._watch(now_ns, due_ns, missed_ns, model_fault)
         target = self._target(due_ns, commanded)
         command = self._limiter.follow(target, due_ns) if target is not None else self._limiter.brake(due_ns)
-        self._commands.add(command)
+        self._aims.add(due_ns, command.positions if target is None else self._limiter.aim(target, command))
         followed_ns = self._policy.followed_ns if target is not None and self.mode is Mode.POLICY else None
         age_ns = None if followed_ns is None else now_ns - followed_ns
         ramp = self._limiter.braking_ramp(command)

@@ -14,10 +14,10 @@ import numpy as np
 
 from vla_ros.hermite import hermite
 from vla_ros.robot import RobotConfig
-from vla_ros.runtime.command_history import CommandHistory
+from vla_ros.runtime.aim_history import AimHistory
 from vla_ros.runtime.policy_driver import PolicyDriver
 from vla_ros.runtime.schedule import STRATEGIES
-from vla_ros.types import ActionChunk, Command
+from vla_ros.types import ActionChunk
 from vla_ros.units import MS_PER_NS, NS_PER_S
 
 TOLERANCE = 1e-6
@@ -238,8 +238,8 @@ def _num_lost(before: HeardCommand | None, command: HeardCommand) -> int:
 def _command_in_force(commands: Sequence[HeardCommand], t_ns: int, now_ns: int, period_ns: int) -> np.ndarray | None:
     """The commanded positions at ``t_ns`` as they were known at ``now_ns``."""
     sent = [command.sent_ns for command in commands]
-    history = CommandHistory(HISTORY_SIZE)
+    history = AimHistory(HISTORY_SIZE)
     end = int(np.searchsorted(sent, now_ns))
     for command in commands[max(0, end - HISTORY_SIZE) : end]:
-        history.add(Command(command.sent_ns + period_ns, command.positions[0], command.velocities[0]))
+        history.add(command.sent_ns + period_ns, command.positions[0])
     return history.at(t_ns) if end else None
