@@ -108,23 +108,36 @@ NAN = float("nan")
     ("changes", "named"),
     [
         ({"names": ["base", "shoulder", "elbow"]}, "unknown joint 'elbow'"),
-        ({"names": ["base", "shoulder"], "positions": [0.0, 0.0]}, "lacks joint 'wrist'"),
-        ({"names": ["wrist", "shoulder", "base"]}, "in the order wrist"),
         ({"names": ["base", "base", "wrist"]}, "'base' twice"),
         ({"positions": [0.0, 0.0]}, "2 positions"),
         ({"positions": [0.0, NAN, 0.0]}, "not finite"),
-        ({"positions": [0.0, 9.0, 0.0]}, "'shoulder' at 9.000"),
         ({"stamp_ago_s": 3.0}, "ended"),
         ({"stamp_ago_s": 3600.0}, "header stamp"),
         ({"stamp_ago_s": -60.0}, "header stamp"),
         ({"num_points": 0}, "no points"),
     ],
 )
-def test_an_unusable_trajectory_is_refused_with_its_reason_and_the_policy_keeps_driving(human, changes, named):
+def test_an_unusable_trajectory_ends_in_hold_with_its_reason(human, changes, named):
     drive(human)
     human.probe.teleop(**{"positions": [0.0, 0.0, 0.0], **changes})
+    wait_until(lambda: human.probe.mode() == "HOLD", "HOLD")
     wait_for_words(human, named)
-    assert human.probe.mode() == "POLICY"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"names": ["wrist", "shoulder", "base"]},
+        {"names": ["base", "shoulder"], "positions": [0.0, 0.0]},
+        {"positions": [0.0, 9.0, 0.0]},
+        {"stamp_ago_s": -0.3},
+    ],
+    ids=["joints in another order", "a joint less", "beyond a limit", "to start in 0.3 s"],
+)
+def test_a_trajectory_that_says_enough_takes_over(human, changes):
+    drive(human)
+    human.probe.teleop(**{"positions": [0.0, 0.0, 0.0], **changes})
+    wait_until(lambda: human.probe.mode() == "TELEOP", "TELEOP")
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_messages_that_cannot_be_used_are_counted_by_kind_and_the_others_go_on(t
         ("/raw/image", image(at(1.4), PIXELS[:7]), at(1.4)),
         ("/raw/image", image(at(1.5), depth.view(np.uint8).reshape(HEIGHT, WIDTH, 2), "16UC1"), at(1.5)),
         ("/vla_policy/mode", string("DANCING"), at(1.6)),
-        ("/vla_policy/teleop", trajectory(0, ["b", "a", "c"], [[1, 2, 3]]), at(1.7)),
+        ("/vla_policy/teleop", trajectory(0, ["b", "a", "d"], [[1, 2, 3]]), at(1.7)),
         ("/gripper/commands", array(NUMBERS, np.array([0.7, 0.8])), at(1.8)),
         ("/joint_states", joint_state(at(2), JOINTS, [1, 2, 3]), at(2)),
     ]

@@ -159,15 +159,60 @@ def test_the_emergency_stop_brakes_latches_and_is_reset_only_when_let_go():
     assert rig.tick().mode is Mode.HOLD
 
 
-@pytest.mark.parametrize(
-    ("positions", "ahead_ms", "named"),
-    [((2.0, 0.0), 20, "'shoulder' at 2.000"), ((0.0, 0.0), -2000, "ended 2.00 s ago")],
-)
-def test_a_trajectory_that_cannot_be_followed_is_refused_and_changes_nothing(positions, ahead_ms, named):
+def test_a_trajectory_that_is_long_over_ends_in_hold_with_its_reason():
     rig = Rig()
     rig.engage()
-    assert named in rig.loop.offer_teleop(set_point(rig, *positions, ahead_ms=ahead_ms), rig.now_ns)
-    assert rig.tick().mode is Mode.POLICY
+    assert "ended 2.00 s ago" in rig.loop.offer_teleop(set_point(rig, 0.0, 0.0, ahead_ms=-2000), rig.now_ns)
+    assert rig.tick().mode is Mode.HOLD and "ended 2.00 s ago" in rig.loop.why
+
+
+def test_a_hand_beyond_a_limit_takes_over_and_is_bounded():
+    rig = Rig()
+    rig.engage()
+    for _ in range(100):
+        assert rig.loop.offer_teleop(set_point(rig, 2.0, 0.0), rig.now_ns) == ""
+        tick = rig.tick()
+        assert tick.mode is Mode.TELEOP
+    rig.assert_within_limits()
+    assert tick.command is not None and "outside" in tick.command.reason
+    np.testing.assert_allclose(tick.command.positions, [1.0, 0.0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("takeover", "mode"), [("message", "HOLD"), ("motion", "HOLD"), ("request", "POLICY")])
+def test_a_message_that_cannot_be_read_stops_the_policy_wherever_a_message_may_take_over(takeover, mode):
+    rig = Rig(LoopSettings(50.0, 0.5, teleop=TeleopSettings(takeover), handoff_ramp_s=0.0))
+    rig.engage()
+    rig.loop.reject_teleop("trajectory has no points")
+    assert rig.tick().mode == mode
+
+
+def test_a_message_that_cannot_be_read_while_a_human_drives_ends_in_hold_and_says_why():
+    rig = Rig()
+    rig.tick()
+    assert rig.loop.offer_teleop(set_point(rig, 0.1, 0.0), rig.now_ns) == ""
+    rig.loop.reject_teleop("trajectory has no points")
+    assert rig.tick().mode is Mode.HOLD and "no points" in rig.loop.why and rig.loop.fault is not None
+
+
+def test_arm_and_gripper_led_by_two_devices_both_arrive():
+    rig, nan = Rig(), float("nan")
+    rig.tick()
+    for _ in range(100):
+        for positions in ((0.4, nan), (nan, -0.3)):
+            assert rig.loop.offer_teleop(set_point(rig, *positions), rig.now_ns) == ""
+        tick = rig.tick()
+    assert tick.command is not None
+    np.testing.assert_allclose(tick.command.positions, [0.4, -0.3], atol=1e-6)
+
+
+def test_a_joint_that_nobody_names_stays_where_it_is():
+    rig = Rig()
+    rig.tick()
+    for _ in range(50):
+        assert rig.loop.offer_teleop(set_point(rig, 0.2, float("nan")), rig.now_ns) == ""
+        tick = rig.tick()
+    assert tick.command is not None
+    np.testing.assert_allclose(tick.command.positions, [0.2, 0.0], atol=1e-6)
 
 
 def test_a_camera_whose_pixels_never_change_is_found_frozen():

@@ -27,17 +27,13 @@ class Trajectory:
     velocities: np.ndarray | None
 
 
-def parse_trajectory(msg: Any, joint_names: Sequence[str], in_order: bool = False) -> Trajectory:
+def parse_trajectory(msg: Any, joint_names: Sequence[str]) -> Trajectory:
     """A JointTrajectory message as a ``Trajectory`` whose columns are ``joint_names``.
 
-    With ``in_order`` the message must name its joints in that order, too. Raises ValueError for a joint that is
-    missing, unknown or named twice, no points, points without positions or with a wrong number of values, velocities in
-    some points only, a value that is not finite, and times that do not increase.
+    Raises ValueError for a joint that is missing, unknown or named twice, no points, points without positions or with a
+    wrong number of values, velocities in some points only, a value that is not finite, and times that do not increase.
     """
     columns = _columns(list(msg.joint_names), joint_names)
-    if in_order and columns != list(range(len(columns))):
-        got = ", ".join(msg.joint_names)
-        raise ValueError(f"trajectory has its joints in the order {got}; expected {', '.join(joint_names)}")
     if not len(msg.points):
         raise ValueError("trajectory has no points; expected at least one")
     times_ns = np.array([time_to_ns(point.time_from_start) for point in msg.points], dtype=np.int64)
@@ -51,6 +47,20 @@ def parse_trajectory(msg: Any, joint_names: Sequence[str], in_order: bool = Fals
     has_velocities = any(len(point.velocities) for point in msg.points)
     velocities = _rows([point.velocities for point in msg.points], "velocities", columns) if has_velocities else None
     return Trajectory(time_to_ns(msg.header.stamp), times_ns / NS_PER_S, positions, velocities)
+
+
+def parse_teleop(msg: Any, joint_names: Sequence[str]) -> Trajectory:
+    """What a human says, by name: the columns are ``joint_names``, NaN where the message doesn't name that joint.
+
+    Raises ValueError as ``parse_trajectory`` does, and where no joint is named.
+    """
+    columns = [i for i, name in enumerate(joint_names) if name in msg.joint_names]
+    if not columns:
+        raise ValueError(f"trajectory names none of the joints {', '.join(joint_names)}")
+    part = parse_trajectory(msg, [joint_names[i] for i in columns])
+    positions = np.full((len(part.times_s), len(joint_names)), np.nan)
+    positions[:, columns] = part.positions
+    return Trajectory(part.stamp_ns, part.times_s, positions, None)
 
 
 def fill_trajectory(

@@ -116,6 +116,12 @@ class Control:
             link.wake()
         return refusal
 
+    def reject_teleop(self, why: str) -> None:
+        """A human's trajectory that cannot be read."""
+        with self.lock:
+            if self.loop is not None:
+                self.loop.reject_teleop(why)
+
     def clock_jumped(self, jump_s: float) -> None:
         """ROS time has jumped by so much."""
         with self.lock:

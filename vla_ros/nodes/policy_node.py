@@ -25,7 +25,7 @@ from vla_ros.policies.files import load_processor
 from vla_ros.robot import RobotConfig, read_robot_file
 from vla_ros.ros.clock import StampMap, steady_now_ns
 from vla_ros.ros.declare import declare, guard, read
-from vla_ros.ros.endpoints import make_publisher, subscribe
+from vla_ros.ros.endpoints import hear, make_publisher
 from vla_ros.ros.managed import ManagedNode, run_managed
 from vla_ros.ros.outputs import CommandOutputs
 from vla_ros.ros.problems import Problems
@@ -72,7 +72,7 @@ class PolicyNode(ManagedNode):
         self._modes = make_publisher(self, topics.MODE.private)
         self._chunks = ChunkReports(self, self._stamps)
         self._diagnostics = PolicyDiagnostics(self, self._control, self._problems)
-        subscribe(self, topics.TASK.private, lambda msg: self._control.set_task(msg.data))
+        hear(self, topics.TASK.private, lambda msg: self._control.set_task(msg.data))
         self._control.offer_services(self)
         threshold = JumpThreshold(
             min_forward=Duration(seconds=MAX_CLOCK_JUMP_S),

@@ -59,7 +59,7 @@ class ModeEvent:
 
 @dataclass(frozen=True)
 class TeleopEvent:
-    """What a human wants of all joints, in the robot file's order."""
+    """What a human wants of the joints, in the robot file's order; NaN for one that isn't named."""
 
     received_ns: int
     trajectory: Trajectory

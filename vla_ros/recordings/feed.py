@@ -16,10 +16,10 @@ from vla_ros.bags.read import BagReader, RawMessage
 from vla_ros.bags.tally import Tally
 from vla_ros.messages.frames import decode_frame, is_whole_jpeg
 from vla_ros.messages.joints import positions_by_name
-from vla_ros.messages.stamps import check_stamp
+from vla_ros.messages.stamps import MAX_START_LEAD_S, check_stamp
 from vla_ros.messages.times import time_to_ns
 from vla_ros.messages.trace import decode_trace
-from vla_ros.messages.trajectories import parse_trajectory
+from vla_ros.messages.trajectories import parse_teleop, parse_trajectory
 from vla_ros.observing.buffers import joint_sample
 from vla_ros.recordings.events import (
     MARKERS,
@@ -163,9 +163,9 @@ class Feed:
         return JointsEvent(received_ns, joint_sample(stamp_ns, positions, velocities))
 
     def _teleop(self, msg: Any, received_ns: int) -> TeleopEvent:
-        trajectory = parse_trajectory(msg, self._robot.joint_names, in_order=True)
+        trajectory = parse_teleop(msg, self._robot.joint_names)
         if trajectory.stamp_ns:
-            check_stamp(trajectory.stamp_ns, received_ns)
+            check_stamp(trajectory.stamp_ns, received_ns, MAX_START_LEAD_S)
         return TeleopEvent(received_ns, trajectory)
 
     def _chunk(self, msg: Any, received_ns: int) -> ChunkEvent:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vla_ros.messages.stamps import check_stamp
+from vla_ros.messages.stamps import MAX_LEAD_S, check_stamp
 
 if TYPE_CHECKING:
     from rclpy.clock import Clock
@@ -48,12 +48,12 @@ def read_clocks(ros_now_ns: Callable[[], int]) -> ClockReading:
     return best
 
 
-def to_steady_ns(stamp_ns: int, now: ClockReading) -> int:
+def to_steady_ns(stamp_ns: int, now: ClockReading, max_lead_s: float = MAX_LEAD_S) -> int:
     """A header stamp in ROS time, in ns, on the steady clock.
 
     Raises ValueError for a stamp that cannot be of this moment.
     """
-    check_stamp(stamp_ns, now.ros_ns)
+    check_stamp(stamp_ns, now.ros_ns, max_lead_s)
     return now.steady_ns - (now.ros_ns - stamp_ns)
 
 
@@ -71,10 +71,10 @@ class StampMap:
         self._offsets: deque[int] = deque(maxlen=NUM_OFFSETS)
         self._offset_ns = 0
 
-    def to_steady_ns(self, stamp_ns: int) -> int:
+    def to_steady_ns(self, stamp_ns: int, max_lead_s: float = MAX_LEAD_S) -> int:
         """A header stamp in ROS time, ns, on the steady clock; raises ValueError for one that cannot be of this
         moment."""
-        return to_steady_ns(stamp_ns, self._read())
+        return to_steady_ns(stamp_ns, self._read(), max_lead_s)
 
     def to_ros_ns(self, steady_ns: int) -> int:
         """A moment not long ago on the steady clock, in ROS time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -13,8 +14,10 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 
-from vla_ros.ros.qos import PROFILES
+from vla_ros.ros.qos import HEARD, PROFILES
 from vla_ros.topics import Service, Topic
+
+NUM_TAKEN = 64
 
 
 @cache
@@ -35,6 +38,25 @@ def subscribe(
     """Listen to a topic, with its own quality of service unless ``profile`` is another."""
     profile = PROFILES[topic.qos] if profile is None else profile
     return node.create_subscription(interface_class(topic.type), topic.name, callback, profile)
+
+
+def hear(node: Node, topic: Topic, callback: Callable[[Any], None]) -> None:
+    """Listen to whoever publishes a topic, whatever their quality of service, and to what a latched one said last.
+
+    A subscription that asks for more than a publisher offers hears nothing of it, and one that asks for less misses
+    what was latched: there is one for each, and every message is taken once, by when it was sent.
+    """
+    taken: deque[int] = deque(maxlen=NUM_TAKEN)
+
+    def take_once(msg: Any, info: dict[str, Any]) -> None:
+        sent_ns = info["source_timestamp"]
+        if sent_ns and sent_ns in taken:
+            return
+        taken.append(sent_ns)
+        callback(msg)
+
+    for profile in HEARD:
+        subscribe(node, topic, take_once, profile)
 
 
 def make_client(node: Node, service: Service) -> Client:

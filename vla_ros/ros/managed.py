@@ -20,7 +20,7 @@ from rclpy.publisher import Publisher
 from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.ros.dds import use_default_dds_profile
-from vla_ros.ros.endpoints import make_publisher, subscribe
+from vla_ros.ros.endpoints import hear, make_publisher, subscribe
 from vla_ros.ros.signals import stop_on_signals
 from vla_ros.topics import Topic
 
@@ -181,6 +181,10 @@ class Role:
     def subscribe(self, topic: Topic, callback: Callable[..., None]) -> None:
         """Listen to a topic as the owner resolves it."""
         subscribe(self.node, replace(topic, name=self.topic(topic.name)), callback)
+
+    def hear(self, topic: Topic, callback: Callable[[Any], None]) -> None:
+        """Listen to a topic as the owner resolves it, whatever its publishers' quality of service."""
+        hear(self.node, replace(topic, name=self.topic(topic.name)), callback)
 
     def publisher(self, topic: Topic) -> Publisher:
         """A publisher on a topic as the owner resolves it."""

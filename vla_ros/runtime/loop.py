@@ -73,7 +73,7 @@ class ControlLoop:
         self._period_ns = round(NS_PER_S / settings.control_rate_hz)
         self._limiter = Limiter(robot, self._period_ns / NS_PER_S)
         self._handoff = Handoff()
-        self._teleop = Teleop(robot, settings.teleop)
+        self._teleop = Teleop(settings.teleop)
         self._policy = PolicyDriver(STRATEGIES[settings.strategy](), settings.result_timeout_s / 2)
         self._aims = AimHistory(round(AIM_HISTORY_S * settings.control_rate_hz))
         self._missed = MissedTicks(self._period_ns)
@@ -161,7 +161,7 @@ class ControlLoop:
         refused, empty where it is not."""
         refusal = self._teleop.refusal(trajectory, now_ns)
         if refusal:
-            return refusal
+            return self.reject_teleop(refusal)
         if self.mode is not Mode.TELEOP:
             if self.mode is Mode.ESTOP:
                 return ESTOP_LATCHED
@@ -169,9 +169,18 @@ class ControlLoop:
                 return ""
             refusal = self.takeover(now_ns, f"a human moves the robot on '{topics.TELEOP}'")
             if refusal:
-                return refusal
+                return self.reject_teleop(refusal)
         self._teleop.follow(trajectory, self._aims.at(now_ns), now_ns)
         return ""
+
+    def reject_teleop(self, why: str) -> str:
+        """A human said something that cannot be followed: where it could have taken over, nobody drives on against
+        it. Returns ``why``."""
+        is_heard = self.mode is Mode.POLICY and self._settings.teleop.takeover != "request"
+        if is_heard or self.mode is Mode.TELEOP:
+            self._fault = Fault("teleop", why)
+            self.hold(f"a human's message on '{topics.TELEOP}' cannot be followed: {why}")
+        return why
 
     def hold(self, why: str, is_fault: bool = True) -> None:
         """Come to rest within the limits and stay there; whatever the policy still sends is dropped."""
