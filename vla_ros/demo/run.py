@@ -17,7 +17,6 @@ from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.share import robot_file
 from vla_ros.sim.scene import COLORS
 from vla_ros.types import Mode
-from vla_ros.units import NS_PER_S
 
 EPISODE_TIMEOUT_S = 60.0
 """The simulation ends an episode after 8 s of its own time, which may run slower than ours."""

@@ -115,7 +115,7 @@ class _Bench(Stage):
     def run(self) -> Observed:
         self._world.start()
         if not self._probe.wait_until(lambda: self._probe.is_hand_heard, PATIENCE_S):
-            raise ValueError("policy_node does not listen to '{topics.TELEOP}'; see its log")
+            raise ValueError(f"policy_node does not listen to '{topics.TELEOP}'; see its log")
         if not self._probe.wait_until(lambda: bool(self._probe.idle_ns), START_TIMEOUT_S):
             raise ValueError("control_ticker never started; see its log")
         print(f"the policy drives for {self._config.seconds:g} s by strategy {self._config.strategy}", flush=True)
