@@ -152,6 +152,7 @@ MAY_IMPORT = {
         "tqdm",
         "vla_ros.bags",
         "vla_ros.hermite",
+        "vla_ros.messages.trajectories",
         "vla_ros.outputs",
         "vla_ros.robot",
         "vla_ros.topics",

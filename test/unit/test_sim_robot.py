@@ -32,7 +32,7 @@ def test_the_expert_driving_by_trajectories_touches_the_named_block(simulated):
     simulated.reset(ResetRequest(seed=3))
     for step in range(800):
         if step % 4 == 0:
-            assert simulated.accept(ROBOT.outputs[0], simulated.expert_trajectory(EXPERT_DT_S), None) == ""
+            assert simulated.accept(ROBOT.outputs[0], simulated.expert.trajectory(EXPERT_DT_S), None) == ""
         if simulated.step():
             break
     assert simulated.episode.status == "success"

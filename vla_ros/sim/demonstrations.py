@@ -7,7 +7,6 @@ so this runs far faster than real time.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import numpy as np
 from vla_ros import topics
 from vla_ros.bags.types import message_type
 from vla_ros.bags.write import BagWriter
+from vla_ros.messages.trajectories import Trajectory
 from vla_ros.outputs import TRAJECTORY
 from vla_ros.robot import RobotConfig
 from vla_ros.sim.scene import Scene, sample_scene
@@ -92,12 +92,11 @@ class _Job:
 
 def _write_bag(job: _Job) -> Path:
     os.environ["LP_NUM_THREADS"] = "1"  # software rendering in each worker on one core, else workers fight for cores
+    from vla_ros.sim.robot import check_robot
     from vla_ros.sim.world import TabletopWorld
 
-    sizes = {(camera.width, camera.height) for camera in job.robot.cameras}
-    if len(sizes) != 1:
-        raise ValueError(f"robot '{job.robot.name}': cameras of sizes {sorted(sizes)}; the simulation renders one size")
-    world = TabletopWorld(*sizes.pop())
+    check_robot(job.robot)
+    world = TabletopWorld(job.robot.cameras[0].width, job.robot.cameras[0].height)
     partial = job.path.with_name(f".{job.path.name}.{os.getpid()}") / job.path.name
     with BagWriter(partial, compress=True) as bag:
         recorder = _Messages(bag, job.robot)
@@ -130,9 +129,10 @@ def _record_episode(
         now_ns = start_ns + round(world.time_s * NS_PER_S)
         phase = step % _STATE_PERIOD_STEPS
         if phase == 0:
-            command, following = following, expert.step(command_dt_s)
+            trajectory = expert.trajectory(command_dt_s)
+            command, following = following, trajectory.positions[0]
             recorder.joint_state(world.joint_positions, world.joint_velocities, now_ns)
-            recorder.command(following, expert.velocity, command_dt_s, now_ns)
+            recorder.command(trajectory, now_ns)
         if step % period_steps == 0 and step // period_steps < config.num_frames:
             recorder.images(world, now_ns)
         world.step(command + (following - command) * ((phase + 1) / _STATE_PERIOD_STEPS))
@@ -155,8 +155,7 @@ class _Messages:
 
     def scene(self, scene: Scene, stamp_ns: int) -> None:
         string = message_type("std_msgs/msg/String")
-        blocks = {block.color: [round(block.x_m, 4), round(block.y_m, 4)] for block in scene.blocks}
-        self._bag.write(BLOCKS_TOPIC, string(json.dumps(blocks)), stamp_ns)
+        self._bag.write(BLOCKS_TOPIC, string(scene.blocks_json), stamp_ns)
         self._bag.write(TASK_TOPIC, string(scene.instruction), stamp_ns)
 
     def images(self, world: TabletopWorld, stamp_ns: int) -> None:
@@ -174,13 +173,12 @@ class _Messages:
         )
         self._bag.write(f"/{self._robot.joint_states.topic}", state, stamp_ns)
 
-    def command(self, positions: np.ndarray, velocities: np.ndarray, ahead_s: float, stamp_ns: int) -> None:
-        """What an expert publishes at ``stamp_ns``: be at ``positions`` in ``ahead_s``, then come to rest."""
-        rest = positions + velocities * ahead_s / 2
-        rows = ((positions, velocities, ahead_s), (rest, np.zeros_like(positions), 2 * ahead_s))
+    def command(self, command: Trajectory, stamp_ns: int) -> None:
+        """What an expert publishes at ``stamp_ns``."""
         for output in self._robot.outputs:
             columns = self._robot.columns(output.joints)
-            points = [_point(row[columns], speed[columns], time_s) for row, speed, time_s in rows]
+            rows = command.positions[:, columns], command.velocities[:, columns], command.times_s
+            points = [_point(*row) for row in zip(*rows, strict=True)]
             message = message_type(TRAJECTORY)(_header(0), list(output.joints), points)
             self._bag.write(f"/{output.command_topic}", message, stamp_ns)
 

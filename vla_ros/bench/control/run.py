@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vla_ros import topics
 from vla_ros.bench.control.camera_rows import not_measured
 from vla_ros.bench.control.camera_stage import run_camera_stage
 from vla_ros.bench.control.heard import now_ns
