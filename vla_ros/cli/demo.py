@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from vla_ros.demo.run import DemoConfig, report_json, run_demo
+    from vla_ros.demo.world import WorldConfig
     from vla_ros.runtime.schedule import STRATEGIES
 
     if args.episodes < 1 or args.seed < 0 or not 0.0 <= args.min_success <= 1.0:
@@ -45,16 +46,16 @@ def run(args: argparse.Namespace) -> int:
             f"got --strategy {args.strategy} --inference-delay-ms {args.inference_delay_ms:g}; expected one of "
             f"{', '.join(STRATEGIES)}, and 0 to 10000 ms"
         )
-    config = DemoConfig(
-        num_episodes=args.episodes,
-        seed=args.seed,
-        swap_targets=args.swap_targets,
-        policy=args.policy,
+    out_dir = Path(args.out)
+    world = WorldConfig(
         robot=args.robot,
+        policy=args.policy,
         strategy=args.strategy,
         inference_delay_ms=args.inference_delay_ms,
-        out_dir=Path(args.out),
+        log_dir=out_dir / "logs",
+        seed=args.seed,
+        view=True,
     )
-    report = run_demo(config)
+    report = run_demo(DemoConfig(world, args.episodes, args.swap_targets, out_dir))
     write_json(args.json, report_json(report, by_scene=args.swap_targets))
     return 0 if report.success_rate >= args.min_success else 1

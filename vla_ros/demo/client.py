@@ -6,10 +6,9 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.client import Client
@@ -20,7 +19,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros import topics
-from vla_ros.demo.stats import Drive
+from vla_ros.demo.stats import Recording
 from vla_ros.messages.images import decode_image
 from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.times import time_to_ns
@@ -46,7 +45,7 @@ ANSWER_PATIENCE_S = 2.0
 
 @dataclass(frozen=True)
 class EpisodeStatus:
-    """What ``sim/episode`` says."""
+    """What ``sim/episode`` says; ``status`` is running, success, wrong_block or timeout."""
 
     seed: int
     instruction: str
@@ -55,16 +54,14 @@ class EpisodeStatus:
     elapsed_s: float
     episode: int
 
+    @property
+    def is_success(self) -> bool:
+        return self.status == "success"
 
-@dataclass
-class Recording:
-    """What arrived from an episode's start on; ``drive`` only while the policy drove. Times are ns of ROS time."""
-
-    episode: int
-    drive: Drive = field(default_factory=Drive)
-    commands: list[tuple[int, np.ndarray]] = field(default_factory=list)
-    states: list[tuple[int, np.ndarray]] = field(default_factory=list)
-    views: list[np.ndarray] = field(default_factory=list)
+    @property
+    def outcome(self) -> str:
+        """For people to read."""
+        return self.status.replace("_", " ")
 
 
 class DemoClient(Node):
@@ -130,8 +127,15 @@ class DemoClient(Node):
         return future.result().success
 
     def trigger(self, service: str, timeout_s: float = 5.0) -> Trigger.Response:
-        """Call a Trigger service. Raises ValueError where nobody answers."""
-        return self._call(self._triggers[service], Trigger.Request(), timeout_s)
+        """Call a Trigger service, again where an answer seems lost. Raises ValueError where nobody answers."""
+        client = self._triggers[service]
+        self._wait_for(client, timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            future = client.call_async(Trigger.Request())
+            if self.wait_until(future.done, min(ANSWER_PATIENCE_S, timeout_s)):
+                return future.result()
+        raise _no_answer(client, timeout_s)
 
     def start_episode(self, seed: int, target: str | None, timeout_s: float = 5.0) -> Recording:
         """Reset the simulation and record from there. Raises ValueError where it doesn't do as told."""
@@ -149,16 +153,6 @@ class DemoClient(Node):
         with self._changed:
             self._recording = None
 
-    def _call(self, client: Client, request: Any, timeout_s: float) -> Any:
-        """Call a service that may be called twice: again where an answer seems lost."""
-        self._wait_for(client, timeout_s)
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            future = client.call_async(request)
-            if self.wait_until(future.done, min(ANSWER_PATIENCE_S, timeout_s)):
-                return future.result()
-        raise _no_answer(client, timeout_s)
-
     def _wait_for(self, client: Client, timeout_s: float) -> None:
         if not self.wait_until(client.service_is_ready, timeout_s):
             raise ValueError(f"nobody offers the service {client.srv_name} after {timeout_s:g} s; see the nodes' logs")
@@ -166,10 +160,6 @@ class DemoClient(Node):
     def _state(self, node: str) -> int | None:
         future = self._states[node].call_async(GetState.Request())
         return future.result().current_state.id if self.wait_until(future.done, ANSWER_PATIENCE_S) else None
-
-    def _notify(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
 
     def _on_episode(self, msg: String) -> None:
         with self._changed:
@@ -191,28 +181,31 @@ class DemoClient(Node):
         with self._changed:
             self._observation_ns = time_to_ns(msg.header.stamp)
 
+    @property
+    def _driven(self) -> Recording | None:
+        """What is recorded while the policy drives."""
+        return self._recording if self.mode == Mode.POLICY else None
+
     def _on_result(self, msg: UInt8MultiArray) -> None:
         with self._changed:
-            if self._recording is not None and self.mode == Mode.POLICY:
-                self._recording.drive.inference_ms.append(decode_result(bytes(msg.data)).inference_ms)
+            if driven := self._driven:
+                driven.inference_ms.append(decode_result(bytes(msg.data)).inference_ms)
 
     def _on_command(self, trajectory: Trajectory, info: dict[str, Any]) -> None:
         with self._changed:
-            if self._recording is None or self.mode != Mode.POLICY:
-                return
-            # The middleware's own time of arrival: this process may be late in looking.
-            now_ns = info["received_timestamp"]
-            due_ns = now_ns + round(trajectory.times_s[0] * NS_PER_S)
-            self._recording.commands.append((due_ns, trajectory.positions[0]))
-            self._recording.drive.command_ns.append(now_ns)
-            if self._observation_ns is not None:
-                self._recording.drive.observation_age_ms.append((now_ns - self._observation_ns) * MS_PER_NS)
+            if driven := self._driven:
+                # The middleware's own time of arrival: this process may be late in looking.
+                now_ns = info["received_timestamp"]
+                driven.command_ns.append(now_ns)
+                driven.commands.append((now_ns + round(trajectory.times_s[0] * NS_PER_S), trajectory.positions[0]))
+                if self._observation_ns is not None:
+                    driven.observation_age_ms.append((now_ns - self._observation_ns) * MS_PER_NS)
 
     def _on_joint_state(self, msg: JointState) -> None:
         with self._changed:
-            if self._recording is not None and self.mode == Mode.POLICY:
+            if driven := self._driven:
                 positions, _ = positions_by_name(msg, self._robot.joint_names)
-                self._recording.states.append((time_to_ns(msg.header.stamp), positions))
+                driven.states.append((time_to_ns(msg.header.stamp), positions))
 
 
 def _no_answer(client: Client, timeout_s: float) -> ValueError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
-
 from vla_ros import topics
-from vla_ros.demo.client import ACTIVATE, CONFIGURE, DEACTIVATE, DemoClient, Recording
-from vla_ros.demo.processes import INTERRUPTIONS, Processes
+from vla_ros.demo.client import ACTIVATE, CONFIGURE, DEACTIVATE, DemoClient
+from vla_ros.demo.processes import Processes
+from vla_ros.demo.stats import Recording
 from vla_ros.robot import RobotConfig
 from vla_ros.ros.dds import use_default_dds_profile
+from vla_ros.ros.managed import spinning
+from vla_ros.ros.signals import interrupt_on_signals, ros_running
 from vla_ros.share import policy_dir
 
 START_TIMEOUT_S = 120.0
@@ -28,7 +26,7 @@ TRANSITION_TIMEOUT_S = 10.0
 ENGAGE_TIMEOUT_S = 5.0
 RETRY_S = 0.05
 FIRST_FRAME_S = 0.06
-"""So long after its activation the policy node has seen a frame of each camera; asking sooner only fills its log."""
+"""This long after its activation the policy node has seen a frame of each camera; asking sooner only fills its log."""
 
 Client = TypeVar("Client", bound=DemoClient)
 
@@ -42,9 +40,9 @@ class WorldConfig:
     policy: str
     strategy: str
     inference_delay_ms: float
-    seed: int
-    view: bool
     log_dir: Path
+    seed: int = 0
+    view: bool = False
     control_rate_hz: float = 0.0
 
     @property
@@ -138,41 +136,15 @@ def running_world(
 ) -> Iterator[DemoWorld[Client]]:
     """Start the nodes in a ROS domain of their own, with a client of ``make_client``; they end whatever happens."""
     nodes = config.nodes
-    _use_own_domain()
-    use_default_dds_profile()
-    for number in INTERRUPTIONS:
-        signal.signal(number, _interrupt)
+    # Of this machine alone, unless the user has chosen one.
+    os.environ.setdefault("ROS_DOMAIN_ID", str(10 + os.getpid() % 90))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    use_default_dds_profile()  # before the children start, which inherit it
+    interrupt_on_signals(signal.SIGHUP)
     with Processes(config.log_dir) as processes:
         for name, parameters in nodes.items():
             processes.start_node(name, parameters)
-        # Ctrl-C belongs to this program, which has children to end.
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-        spinner: threading.Thread | None = None
-        try:
+        with ros_running():
             client = make_client(robot, processes.check)
-            executor = SingleThreadedExecutor()
-            executor.add_node(client)
-            spinner = threading.Thread(target=_spin, args=(executor,), daemon=True)
-            spinner.start()
-            yield DemoWorld(config, client, processes)
-        finally:
-            rclpy.shutdown()
-            if spinner is not None:
-                spinner.join(timeout=2.0)
-
-
-def _use_own_domain() -> None:
-    """Keep to this machine, and to a ROS domain of its own unless the user has chosen one."""
-    os.environ.setdefault("ROS_DOMAIN_ID", str(10 + os.getpid() % 90))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-
-
-def _interrupt(signal_number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _spin(executor: SingleThreadedExecutor) -> None:
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        pass
+            with spinning(client):
+                yield DemoWorld(config, client, processes)

@@ -16,7 +16,8 @@ from vla_ros import topics
 from vla_ros.bench.control.heard import EVERYTHING, heard_command, now_ns
 from vla_ros.bench.control.idle_ticker import idle_robot
 from vla_ros.bench.control.judge import HeardChunk, HeardCommand
-from vla_ros.demo.client import DemoClient, Recording
+from vla_ros.demo.client import DemoClient
+from vla_ros.demo.stats import Recording
 from vla_ros.messages.times import fill_time
 from vla_ros.messages.trajectories import Trajectory, parse_trajectory
 from vla_ros.robot import RobotConfig
