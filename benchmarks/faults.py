@@ -22,10 +22,10 @@ from pathlib import Path
 
 from fault_client import FaultClient
 from fault_kinds import Fault, Stage, faults
+from resident import ResidentMemory, resident_bytes
 from sensor_relay import SensorRelay, relayed_robot_file
 
 from vla_ros.bench.control.judge import LimitUse
-from vla_ros.bench.control.resident import ResidentMemory, resident_bytes
 from vla_ros.bench.control.table import Row, rows_json, table
 from vla_ros.demo.world import WorldConfig, running_world
 from vla_ros.robot import load_robot
