@@ -72,8 +72,9 @@ def _control(args: argparse.Namespace) -> int:
     strategy, delay_ms = args.strategy or "latest", args.inference_delay_ms or 0.0
     rate_hz = args.control_rate_hz
 
-    from vla_ros.bench.control.run import ControlBenchConfig, run_control_bench
+    from vla_ros.bench.control.run import run_control_bench
     from vla_ros.bench.control.table import rows_json, table
+    from vla_ros.demo.world import WorldConfig
     from vla_ros.runtime.schedule import STRATEGIES
 
     if not 1.0 <= seconds <= 3600.0:
@@ -84,16 +85,15 @@ def _control(args: argparse.Namespace) -> int:
         raise ValueError(f"--inference-delay-ms is {delay_ms:g}; expected 0 to 10000")
     if rate_hz is not None and not 1.0 <= rate_hz <= 1000.0:
         raise ValueError(f"--control-rate-hz is {rate_hz:g}; expected 1 to 1000")
-    rows = run_control_bench(
-        ControlBenchConfig(
-            seconds=seconds,
-            policy=args.policy or DEFAULT_CONTROL_POLICY,
-            strategy=strategy,
-            inference_delay_ms=delay_ms,
-            control_rate_hz=rate_hz or 0.0,
-            log_dir=Path(args.out or DEFAULT_LOGS),
-        )
+    world = WorldConfig(
+        robot="tabletop",
+        policy=args.policy or DEFAULT_CONTROL_POLICY,
+        strategy=strategy,
+        inference_delay_ms=delay_ms,
+        log_dir=Path(args.out or DEFAULT_LOGS),
+        control_rate_hz=rate_hz or 0.0,
     )
+    rows = run_control_bench(world, seconds)
     print()
     print(table(rows))
     pace = {"control_rate_hz": rate_hz or 0.0, "seconds": seconds}

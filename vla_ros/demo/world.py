@@ -34,7 +34,7 @@ Client = TypeVar("Client", bound=DemoClient)
 @dataclass(frozen=True)
 class WorldConfig:
     """The nodes' parameters; the model is made slower by ``inference_delay_ms``, ``control_rate_hz`` 0 is the robot
-    file's. Each node's log goes to ``log_dir``."""
+    file's. ``robot_node`` plays the robot. Each node's log goes to ``log_dir``."""
 
     robot: str
     policy: str
@@ -44,12 +44,14 @@ class WorldConfig:
     seed: int = 0
     view: bool = False
     control_rate_hz: float = 0.0
+    task: str = ""
+    robot_node: str = "sim_node"
 
     @property
     def nodes(self) -> Mapping[str, Mapping[str, object]]:
         """The parameters of each node: first the robot's, then both that let the policy drive it."""
         robot_params = {"robot": self.robot, "seed": self.seed, "view": self.view}
-        return {"sim_node": robot_params, "model_node": self.model_params, "policy_node": self.policy_params}
+        return {self.robot_node: robot_params, "model_node": self.model_params, "policy_node": self.policy_params}
 
     @property
     def model_params(self) -> Mapping[str, object]:
@@ -57,7 +59,8 @@ class WorldConfig:
 
     @property
     def policy_params(self) -> Mapping[str, object]:
-        return {**self._chunk_params, "robot": self.robot, "control_rate_hz": self.control_rate_hz}
+        of_robot = {"robot": self.robot, "control_rate_hz": self.control_rate_hz, "task": self.task}
+        return {**self._chunk_params, **of_robot}
 
     @property
     def _chunk_params(self) -> Mapping[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -28,8 +27,3 @@ def heard_command(trajectory: Trajectory, info: dict[str, Any], mode: str = "") 
         positions=trajectory.positions,
         velocities=trajectory.velocities,
     )
-
-
-def now_ns() -> int:
-    """Now on the clock that messages are stamped by."""
-    return time.time_ns()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_ros import topics
-from vla_ros.bench.control.heard import EVERYTHING, heard_command, now_ns
+from vla_ros.bench.control.heard import EVERYTHING, heard_command
 from vla_ros.bench.control.idle_ticker import idle_robot
 from vla_ros.bench.control.judge import HeardChunk, HeardCommand
 from vla_ros.demo.client import DemoClient
@@ -69,7 +70,7 @@ class ControlProbe(DemoClient):
 
     def start_episode(self, seed: int, target: str | None, timeout_s: float = 5.0) -> Recording:
         """As the demo does it, remembering when: commands from before are of another pose."""
-        self.scenes_ns.append(now_ns())
+        self.scenes_ns.append(time.time_ns())
         return super().start_episode(seed, target, timeout_s)
 
     def model_works_since(self, since_ns: int) -> bool:
@@ -82,7 +83,7 @@ class ControlProbe(DemoClient):
         point = JointTrajectoryPoint(positions=array("d", positions), time_from_start=Duration())
         fill_time(point.time_from_start, round(NS_PER_S / self._robot.control_rate_hz))
         msg.points = [point]
-        sent_ns = now_ns()
+        sent_ns = time.time_ns()
         self._teleop.publish(msg)
         return sent_ns
 
@@ -128,4 +129,4 @@ class ControlProbe(DemoClient):
 
     def _keep_status(self, msg: DiagnosticStatus) -> None:
         with self._changed:
-            self._model_level, self._model_heard_ns = msg.level, now_ns()
+            self._model_level, self._model_heard_ns = msg.level, time.time_ns()

@@ -33,7 +33,7 @@ MAX_JUMP_RATIO, ENOUGH_SWITCHES, JUMP_DELAY_MS = 1 / 3, 200, 200.0
 """The ratio is promised for rtc and a model that takes so much longer."""
 MAX_LATENESS_RATIO, LATENESS_MARGIN_MS = 1.2, 0.5
 CHANGE_S = 0.2
-"""So long after a change of driver the steps of the command are looked at."""
+"""How long after a change of driver the steps of the command are looked at."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Span:
 @dataclass(frozen=True)
 class Drive:
     """The policy drove from ``engaged_ns`` on and its chunks were followed during ``span``, in which the policy node
-    used ``processor_s`` of the processor."""
+    used ``cpu_s`` of CPU time."""
 
     engaged_ns: int
     span: Span
-    processor_s: float = 0.0
+    cpu_s: float = 0.0
 
 
 @dataclass(frozen=True)
