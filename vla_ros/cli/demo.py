@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vla_ros.cli.output import write_json
-
-EXTRAS = ("ros", "sim")
+from vla_ros.cli.output import Outcome, check_choice, check_range
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,21 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Outcome:
     from vla_ros.demo.run import DemoConfig, report_json, run_demo
     from vla_ros.demo.world import WorldConfig
     from vla_ros.runtime.schedule import STRATEGIES
 
-    if args.episodes < 1 or args.seed < 0 or not 0.0 <= args.min_success <= 1.0:
-        raise ValueError(
-            f"got --episodes {args.episodes} --seed {args.seed} --min-success {args.min_success}; expected at least 1 "
-            "episode, a seed from 0 on, and a share from 0 to 1"
-        )
-    if args.strategy not in STRATEGIES or not 0.0 <= args.inference_delay_ms <= 10_000.0:
-        raise ValueError(
-            f"got --strategy {args.strategy} --inference-delay-ms {args.inference_delay_ms:g}; expected one of "
-            f"{', '.join(STRATEGIES)}, and 0 to 10000 ms"
-        )
+    check_range("--episodes", args.episodes, 1)
+    check_range("--seed", args.seed, 0)
+    check_range("--min-success", args.min_success, 0, 1)
+    check_choice("--strategy", args.strategy, STRATEGIES)
+    check_range("--inference-delay-ms", args.inference_delay_ms, 0, 10_000)
     out_dir = Path(args.out)
     world = WorldConfig(
         robot=args.robot,
@@ -57,5 +50,4 @@ def run(args: argparse.Namespace) -> int:
         view=True,
     )
     report = run_demo(DemoConfig(world, args.episodes, args.swap_targets, out_dir))
-    write_json(args.json, report_json(report, by_scene=args.swap_targets))
-    return 0 if report.success_rate >= args.min_success else 1
+    return Outcome(report_json(report, by_scene=args.swap_targets), report.success_rate >= args.min_success)

@@ -9,14 +9,8 @@ import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vla_ros.cli.output import write_json
-
-if TYPE_CHECKING:
-    from vla_ros.record.run import RecordReport
-
-EXTRAS = ("ros", "train")
+from vla_ros.cli.output import Outcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Outcome:
     from vla_ros.record.run import RecordConfig, record
 
     if args.duration is not None and args.duration <= 0:
@@ -46,15 +40,10 @@ def run(args: argparse.Namespace) -> int:
         ros_args=tuple(args.ros_args),
     )
     report = record(config)
-    _print(report)
-    write_json(args.json, asdict(report))
-    return 1 if report.problems else 0
-
-
-def _print(report: RecordReport) -> None:
     print(f"{report.bag}: {report.seconds:g} s, {sum(topic.num_bytes for topic in report.topics) / 1e6:.1f} MB")
     for topic in report.topics:
         lost = f", {topic.num_lost} lost on the way" if topic.num_lost else ""
         print(f"{topic.num_messages:8d} {topic.rate_hz:8.2f} Hz  {topic.topic}  ({topic.type}){lost}")
     for problem in report.problems:
         print(f"vla_ros record: {problem}", file=sys.stderr)
+    return Outcome(asdict(report), not report.problems)
