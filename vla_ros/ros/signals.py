@@ -41,3 +41,8 @@ def ros_running(args: Sequence[str] | None = None) -> Iterator[None]:
         yield
     finally:
         rclpy.try_shutdown()
+
+
+def not_a_namespace(namespace: str, error: Exception) -> ValueError:
+    """What a user is told whose ``--namespace`` ROS refuses."""
+    return ValueError(f"--namespace '{namespace}' is not a valid namespace: {str(error).splitlines()[0]}")
