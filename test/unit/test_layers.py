@@ -211,7 +211,7 @@ ROS_LAYERS = (
     "vla_ros.demo",
     "vla_ros.record",
     "vla_ros.sim.node",
-    "vla_ros.sim.reset",
+    "vla_ros.sim.messages",
     "vla_ros.sim.robot",
     "vla_ros.teleop",
 )

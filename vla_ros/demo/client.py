@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from lifecycle_msgs.msg import State, Transition
@@ -28,6 +27,7 @@ from vla_ros.robot import RobotConfig
 from vla_ros.ros.endpoints import make_client, make_publisher, subscribe
 from vla_ros.ros.outputs import CommandInputs
 from vla_ros.ros.qos import JOINT_STATES
+from vla_ros.sim.messages import EpisodeStatus
 from vla_ros.types import Mode
 from vla_ros.units import MS_PER_NS, NS_PER_S
 from vla_ros.wire import decode_result
@@ -41,27 +41,6 @@ STATE_AFTER = {
     DEACTIVATE: State.PRIMARY_STATE_INACTIVE,
 }
 ANSWER_PATIENCE_S = 2.0
-
-
-@dataclass(frozen=True)
-class EpisodeStatus:
-    """What ``sim/episode`` says; ``status`` is running, success, wrong_block or timeout."""
-
-    seed: int
-    instruction: str
-    target: str
-    status: str
-    elapsed_s: float
-    episode: int
-
-    @property
-    def is_success(self) -> bool:
-        return self.status == "success"
-
-    @property
-    def outcome(self) -> str:
-        """For people to read."""
-        return self.status.replace("_", " ")
 
 
 class DemoClient(Node):

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 STOP_SIGNALS = ((signal.SIGINT, 5.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0))
 """What a child that should end is sent, and how long it then has, s."""
@@ -99,13 +98,9 @@ class Processes:
 
     def stop(self) -> None:
         """End every child that still runs, gently first; a second Ctrl-C doesn't leave any behind."""
-        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTIONS}
-        try:
+        with held_interruptions():
             for number, patience_s in STOP_SIGNALS:
                 self._signal(number, patience_s)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
     def _signal(self, number: signal.Signals, patience_s: float) -> None:
         running = [child for child in self._children.values() if child.poll() is None]
@@ -118,9 +113,7 @@ class Processes:
     def __enter__(self) -> Processes:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def _log_path(self, name: str) -> Path:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from vla_ros import topics
-from vla_ros.demo.client import DEACTIVATE, DemoClient, EpisodeStatus
+from vla_ros.demo.client import DEACTIVATE, DemoClient
 from vla_ros.demo.pictures import SheetRow, write_contact_sheet, write_joint_plot
 from vla_ros.demo.stats import ControlStats, Percentiles, Recording, control_stats, percentiles
 from vla_ros.demo.world import DemoWorld, WorldConfig, running_world
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.share import robot_file
+from vla_ros.sim.messages import EpisodeStatus
 from vla_ros.sim.scene import COLORS
 from vla_ros.types import Mode
 

@@ -14,14 +14,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import rclpy
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.exceptions import InvalidParameterTypeException, ParameterException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import Trigger
@@ -32,11 +30,11 @@ from vla_ros.messages.times import fill_time
 from vla_ros.record.topics import RecordedTopic, recorded_topics
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.ros.clock import steady_now_ns
-from vla_ros.ros.dds import use_default_dds_profile
 from vla_ros.ros.declare import declare_and_read
 from vla_ros.ros.endpoints import make_client, subscribe
-from vla_ros.ros.managed import Spinner
+from vla_ros.ros.managed import spinning
 from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
+from vla_ros.ros.signals import interrupt_on_signals, ros_running
 from vla_ros.share import robot_file
 from vla_ros.units import NS_PER_S
 
@@ -169,8 +167,7 @@ class Player(Node):
         sensors = [self.resolve_topic_name(name) for name in _sensors(robot)]
         deadline = time.monotonic() + LISTENER_PATIENCE_S
         while True:
-            deaf = [topic for topic in sensors if not count(topic)]
-            needed = {f"listener on '{topic}'": False for topic in deaf}
+            needed = {f"listener on '{topic}'": count(topic) > 0 for topic in sensors}
             if self.params.engage:
                 needed |= {f"service '{topics.ENGAGE}'": self._engage.service_is_ready()}
                 needed |= {f"an active {topics.MODEL_NODE}": self._is_model_up}
@@ -231,26 +228,17 @@ def _sleep_until(steady_ns: int) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until the bag has ended; exits 2 with one line where it cannot be played."""
-    use_default_dds_profile()
-    # Ctrl-C ends the loop between two messages, not ROS under it.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    spinner: Spinner | None = None
+    interrupt_on_signals()  # between two messages
     try:
-        player = Player()
-        spinner = Spinner(player)
-        spinner.start()
-        print(f"player: {player.play()}", flush=True)
+        with ros_running(args):
+            player = Player()
+            with spinning(player):
+                print(f"player: {player.play()}", flush=True)
     except (ValueError, InvalidParameterTypeException, ParameterException) as error:
         print(f"player: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    finally:
-        if spinner is not None:  # ROS must not go away under its thread
-            spinner.stop()
-        rclpy.try_shutdown()
     return 0
 
 

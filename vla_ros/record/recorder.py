@@ -35,7 +35,7 @@ class TopicRecorder:
         self._subscription = self._subscribe()
 
     def look(self) -> None:
-        """See who publishes: a type of another name is none of ours, and a weaker QoS needs a weaker subscription."""
+        """See who publishes: a type of another name is not recorded, and a weaker QoS needs a weaker subscription."""
         publishers = self._node.get_publishers_info_by_topic(self.name)
         self.foreign_types |= {info.topic_type for info in publishers} - {self.topic.msgtype}
         fitting = self._qos_for([info.qos_profile for info in publishers])

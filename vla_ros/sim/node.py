@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import sys
@@ -9,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,7 @@ from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
 from vla_ros.ros.qos import CAMERA, COMMAND, JOINT_STATES
 from vla_ros.ros.signals import ros_running, stop_on_signals
 from vla_ros.share import robot_file
-from vla_ros.sim.reset import ResetRequest, parse_reset
-from vla_ros.units import MS_PER_NS, NS_PER_S
+from vla_ros.sim.messages import ResetRequest, parse_reset
 
 if TYPE_CHECKING:
     from vla_ros.sim.robot import SimulatedRobot
@@ -175,7 +175,7 @@ class SimNode(Node):
         self._publish_episode()
 
     def _publish_episode(self) -> None:
-        text = self._simulated.episode_json(self._num_resets)
+        text = json.dumps(asdict(self._simulated.status(self._num_resets)))
         self._episode.publish(String(data=text))
         self.get_logger().info(f"episode {text}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,7 @@ from vla_ros.robot import OutputConfig, RobotConfig
 from vla_ros.sim.controller import TrajectoryController
 from vla_ros.sim.episode import TouchEpisode
 from vla_ros.sim.expert import Expert
-from vla_ros.sim.reset import ResetRequest
+from vla_ros.sim.messages import EpisodeStatus, ResetRequest
 from vla_ros.sim.scene import Scene, sample_scene
 from vla_ros.sim.world import CAMERAS, TabletopWorld, mujoco
 
@@ -91,18 +90,10 @@ class SimulatedRobot:
         self.world.close()
         self._viewer.close()
 
-    def episode_json(self, number: int) -> str:
-        """What ``sim/episode`` says; ``number`` counts the resets."""
-        return json.dumps(
-            {
-                "seed": self.scene.seed,
-                "instruction": self.instruction,
-                "target": self.scene.target_color,
-                "status": self.episode.status,
-                "elapsed_s": round(self.episode.elapsed_s, 3),
-                "episode": number,
-            }
-        )
+    def status(self, number: int) -> EpisodeStatus:
+        """How the episode is going; ``number`` counts the resets."""
+        scene, elapsed_s = self.scene, round(self.episode.elapsed_s, 3)
+        return EpisodeStatus(scene.seed, self.instruction, scene.target_color, self.episode.status, elapsed_s, number)
 
 
 def _whole_table() -> mujoco.MjvCamera:
