@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from rclpy.node import Node
 
-from vla_ros.bench.control.heard import EVERYTHING, heard_command
 from vla_ros.bench.control.judge import HeardCommand, LimitUse, limit_use
+from vla_ros.bench.control.probe import EVERYTHING
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import RobotConfig
 from vla_ros.ros.outputs import CommandInputs
@@ -63,7 +63,7 @@ class LimitWatch:
 
     def _on_command(self, trajectory: Trajectory, info: dict[str, Any]) -> None:
         try:
-            command = heard_command(trajectory, info)
+            command = HeardCommand.of(trajectory, info)
         except ValueError as error:
             return self._on_unreadable(str(error))
         with self._lock:

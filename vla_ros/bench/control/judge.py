@@ -7,12 +7,14 @@ order.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from vla_ros.hermite import hermite
+from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import RobotConfig
 from vla_ros.runtime.command_history import CommandHistory
 from vla_ros.runtime.policy_driver import PolicyDriver
@@ -23,6 +25,8 @@ from vla_ros.units import MS_PER_NS, NS_PER_S
 TOLERANCE = 1e-6
 """A share of a limit that rounding to whole ns may add."""
 HISTORY_SIZE = 512
+NO_SEQUENCE = 1 << 63
+"""From here on the middleware counts nothing."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,23 @@ class HeardCommand:
     times_s: np.ndarray
     positions: np.ndarray
     velocities: np.ndarray
+
+    @classmethod
+    def of(cls, trajectory: Trajectory, info: Mapping[str, Any], mode: str = "") -> HeardCommand:
+        """A command of all joints and what the middleware's ``info`` of its receipt says: the listener may be late in
+        looking. Raises ValueError where it has no velocities."""
+        if trajectory.velocities is None:
+            raise ValueError("trajectory has no velocities; expected some in each point")
+        sequence = info.get("publication_sequence_number")
+        return cls(
+            sent_ns=info["source_timestamp"],
+            arrived_ns=info["received_timestamp"],
+            sequence=None if sequence is None or sequence >= NO_SEQUENCE else sequence,
+            mode=mode,
+            times_s=trajectory.times_s,
+            positions=trajectory.positions,
+            velocities=trajectory.velocities,
+        )
 
 
 @dataclass(frozen=True)
