@@ -59,17 +59,6 @@ class Outcome:
     said: str
 
 
-@dataclass(frozen=True)
-class RelayedWorld(WorldConfig):
-    """``policy_robot`` is the robot file whose sensors are the relay's."""
-
-    policy_robot: str = ""
-
-    @property
-    def policy_params(self) -> Mapping[str, object]:
-        return {**super().policy_params, "robot": self.policy_robot}
-
-
 class Run:
     """The policy drives on and on, but for the faults."""
 
@@ -191,7 +180,7 @@ def main() -> int:
     if not 0 < args.every_s <= 60 * args.minutes:
         parser.error(f"--every-s is {args.every_s:g}, --minutes {args.minutes:g}; expected time for one fault at least")
     log_dir, robot = Path(args.out), load_robot(robot_file(ROBOT))
-    config = RelayedWorld(
+    config = WorldConfig(
         robot=ROBOT,
         policy=POLICY,
         strategy=args.strategy,

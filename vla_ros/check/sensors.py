@@ -12,10 +12,9 @@ from vla_ros.check.seen import CameraSeen, GraphSeen, JointStatesSeen
 from vla_ros.check.streams import judge_publishers, judge_rate, judge_stamps, names
 from vla_ros.messages.images import COLOUR_ENCODINGS, DEPTH_ENCODINGS
 from vla_ros.robot import CameraConfig, JointConfig, RobotConfig
+from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE
 from vla_ros.units import NS_PER_S
 
-IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-JOINT_STATE = "sensor_msgs/msg/JointState"
 # Of a joint's range. At rest on its stop a joint reads a little beyond it; more is another limit or another unit.
 NOISE_SHARE, BEYOND_SHARE = 0.001, 0.02
 

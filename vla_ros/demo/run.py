@@ -83,7 +83,7 @@ class _Demo:
         jobs = [(seed, target) for seed in range(first, first + self._config.num_episodes) for target in targets]
         for number, (seed, target) in enumerate(jobs, 1):
             self._episode(f"{number:>{len(str(len(jobs)))}}/{len(jobs)}", seed, target)
-        self._world.transition(DEACTIVATE, "deactivated")
+        self._world.lead(DEACTIVATE)
         report = DemoReport(
             episodes=tuple(self._episodes),
             control=control_stats(self._recordings),

@@ -25,6 +25,8 @@ START_TIMEOUT_S = 120.0
 TRANSITION_TIMEOUT_S = 10.0
 ENGAGE_TIMEOUT_S = 5.0
 RETRY_S = 0.05
+MANAGED = {"model_node": topics.MODEL_NODE, "policy_node": topics.POLICY_NODE}
+DONE = {CONFIGURE: "configured", ACTIVATE: "activated", DEACTIVATE: "deactivated"}
 FIRST_FRAME_S = 0.06
 """This long after its activation the policy node has seen a frame of each camera; asking sooner only fills its log."""
 
@@ -34,7 +36,8 @@ Client = TypeVar("Client", bound=DemoClient)
 @dataclass(frozen=True)
 class WorldConfig:
     """The nodes' parameters; the model is made slower by ``inference_delay_ms``, ``control_rate_hz`` 0 is the robot
-    file's. ``robot_node`` plays the robot. Each node's log goes to ``log_dir``."""
+    file's. ``robot_node`` plays the robot, which the policy node knows by ``policy_robot`` where that is given. Each node's
+    log goes to ``log_dir``."""
 
     robot: str
     policy: str
@@ -46,25 +49,22 @@ class WorldConfig:
     control_rate_hz: float = 0.0
     task: str = ""
     robot_node: str = "sim_node"
+    policy_robot: str = ""
 
     @property
     def nodes(self) -> Mapping[str, Mapping[str, object]]:
         """The parameters of each node: first the robot's, then both that let the policy drive it."""
-        robot_params = {"robot": self.robot, "seed": self.seed, "view": self.view}
-        return {self.robot_node: robot_params, "model_node": self.model_params, "policy_node": self.policy_params}
-
-    @property
-    def model_params(self) -> Mapping[str, object]:
-        return {**self._chunk_params, "inference_delay_ms": self.inference_delay_ms}
-
-    @property
-    def policy_params(self) -> Mapping[str, object]:
-        of_robot = {"robot": self.robot, "control_rate_hz": self.control_rate_hz, "task": self.task}
-        return {**self._chunk_params, **of_robot}
-
-    @property
-    def _chunk_params(self) -> Mapping[str, object]:
-        return {"policy": str(policy_dir(self.policy)), "strategy": self.strategy}
+        of_robot = {
+            "robot": self.policy_robot or self.robot,
+            "control_rate_hz": self.control_rate_hz,
+            "task": self.task,
+        }
+        of_chunks = {"policy": str(policy_dir(self.policy)), "strategy": self.strategy}
+        return {
+            self.robot_node: {"robot": self.robot, "seed": self.seed, "view": self.view},
+            "model_node": {**of_chunks, "inference_delay_ms": self.inference_delay_ms},
+            "policy_node": {**of_chunks, **of_robot},
+        }
 
 
 class DemoWorld(Generic[Client]):
@@ -91,10 +91,9 @@ class DemoWorld(Generic[Client]):
         """Configure and activate both managed nodes."""
         domain, nodes = os.environ["ROS_DOMAIN_ID"], ", ".join(self._config.nodes)
         print(f"starting {nodes} in ROS domain {domain}; logs in {self._config.log_dir}", flush=True)
-        for node, process in ((topics.MODEL_NODE, "model_node"), (topics.POLICY_NODE, "policy_node")):
-            for transition, what in ((CONFIGURE, "configured"), (ACTIVATE, "activated")):
-                if not self.client.change_state(node, transition, START_TIMEOUT_S):
-                    raise ValueError(f"{process} could not be {what}: {self.processes.last_line(process)}")
+        for process in MANAGED:
+            self.lead(CONFIGURE, process, START_TIMEOUT_S)
+            self.lead(ACTIVATE, process, START_TIMEOUT_S)
 
     def drive_once(self) -> None:
         """Let the policy drive as soon as everything is there, up to its first chunk."""
@@ -104,21 +103,21 @@ class DemoWorld(Generic[Client]):
 
     def start_model(self) -> None:
         """Start a model node again that was killed; it configures and activates itself."""
-        self.processes.start_node("model_node", {**self._config.model_params, "autostart": True})
+        self.processes.start_node("model_node", {**self._config.nodes["model_node"], "autostart": True})
 
     def new_scene(self, seed: int, target: str | None = None) -> Recording:
         """Set a scene up with the policy node fresh in HOLD; what arrives from here on is recorded."""
         # A reset teleports the arm, which no controller may see: the policy node forgets and starts anew.
-        self.transition(DEACTIVATE, "deactivated")
+        self.lead(DEACTIVATE)
         recording = self.client.start_episode(seed, target)
-        self.transition(ACTIVATE, "activated")
+        self.lead(ACTIVATE)
         time.sleep(FIRST_FRAME_S)
         return recording
 
-    def transition(self, transition: int, what: str) -> None:
-        """Lead the policy node; ``what`` it is then."""
-        if not self.client.change_state(topics.POLICY_NODE, transition, TRANSITION_TIMEOUT_S):
-            raise ValueError(f"policy_node could not be {what}: {self.processes.last_line('policy_node')}")
+    def lead(self, transition: int, process: str = "policy_node", timeout_s: float = TRANSITION_TIMEOUT_S) -> None:
+        """Have a managed node make a transition."""
+        if not self.client.change_state(MANAGED[process], transition, timeout_s):
+            raise ValueError(f"{process} could not be {DONE[transition]}: {self.processes.last_line(process)}")
 
     def engage(self, timeout_s: float = ENGAGE_TIMEOUT_S) -> None:
         """Engage as soon as the policy node is ready to: fresh images, joints, the instruction, the model."""

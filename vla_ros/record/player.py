@@ -27,7 +27,7 @@ from std_srvs.srv import Trigger
 from vla_ros import topics
 from vla_ros.bags.read import BagReader
 from vla_ros.messages.times import fill_time
-from vla_ros.record.topics import RecordedTopic, recorded_topics
+from vla_ros.record.topics import RobotTopic, recorded_topics
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.ros.clock import steady_now_ns
 from vla_ros.ros.declare import declare_and_read
@@ -188,7 +188,7 @@ def _clock(time_ns: int) -> Clock:
     return msg
 
 
-def _played(robot: RobotConfig) -> list[RecordedTopic]:
+def _played(robot: RobotConfig) -> list[RobotTopic]:
     names = (*_sensors(robot), *LATCHED_TOPICS, *HUMAN_TOPICS)
     return [topic for topic in recorded_topics(robot, with_link=False) if topic.name in names]
 

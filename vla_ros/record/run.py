@@ -12,7 +12,7 @@ from rclpy.exceptions import InvalidNamespaceException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
 
 from vla_ros.bags.live import LiveBagWriter
-from vla_ros.record.recorder import Recorder, TopicRecorder
+from vla_ros.record.recorder import RecordNode, TopicRecorder
 from vla_ros.record.topics import recorded_topics
 from vla_ros.robot import load_robot
 from vla_ros.ros.signals import not_a_namespace, ros_running, stop_on_signals
@@ -89,11 +89,11 @@ def record(config: RecordConfig) -> RecordReport:
     return report
 
 
-def _recorder(config: RecordConfig, stack: ExitStack) -> Recorder:
+def _recorder(config: RecordConfig, stack: ExitStack) -> RecordNode:
     """The node; ROS runs until ``stack`` ends."""
     try:
         stack.enter_context(ros_running(["--ros-args", *config.ros_args] if config.ros_args else []))
-        return Recorder(config.namespace, config.use_sim_time)
+        return RecordNode(config.namespace, config.use_sim_time)
     except InvalidNamespaceException as error:
         raise not_a_namespace(config.namespace, error) from error
     except (ParameterException, RuntimeError) as error:  # what rcl throws has no type of its own in every release
@@ -101,7 +101,7 @@ def _recorder(config: RecordConfig, stack: ExitStack) -> Recorder:
 
 
 def _run(
-    recorder: Recorder,
+    recorder: RecordNode,
     executor: SingleThreadedExecutor,
     bag: LiveBagWriter,
     stopping: threading.Event,
@@ -124,7 +124,7 @@ def _run(
             print("every topic of the robot file comes in", flush=True)
 
 
-def _catch_up(recorder: Recorder, executor: SingleThreadedExecutor, max_s: float) -> None:
+def _catch_up(recorder: RecordNode, executor: SingleThreadedExecutor, max_s: float) -> None:
     """Take what still waits where this process was late."""
     deadline_s, num_idle = time.monotonic() + max_s, 0
     while num_idle < NUM_IDLE_SPINS and time.monotonic() < deadline_s:

@@ -146,8 +146,8 @@ class _Messages:
         self._bag = bag
         self._robot = robot
         for camera in robot.cameras:
-            bag.add_topic(f"/{camera.topic}", "sensor_msgs/msg/Image")
-        bag.add_topic(f"/{robot.joint_states.topic}", "sensor_msgs/msg/JointState")
+            bag.add_topic(f"/{camera.topic}", topics.IMAGE)
+        bag.add_topic(f"/{robot.joint_states.topic}", topics.JOINT_STATE)
         for output in robot.outputs:
             bag.add_topic(f"/{output.command_topic}", TRAJECTORY)
         bag.add_topic(TASK_TOPIC, "std_msgs/msg/String", latched=True)
@@ -162,13 +162,13 @@ class _Messages:
         for camera in self._robot.cameras:
             pixels = world.render(camera.name)
             height, width, _ = pixels.shape
-            image = message_type("sensor_msgs/msg/Image")(
+            image = message_type(topics.IMAGE)(
                 _header(stamp_ns, camera.name), height, width, "rgb8", 0, 3 * width, pixels.reshape(-1)
             )
             self._bag.write(f"/{camera.topic}", image, stamp_ns)
 
     def joint_state(self, positions: np.ndarray, velocities: np.ndarray, stamp_ns: int) -> None:
-        state = message_type("sensor_msgs/msg/JointState")(
+        state = message_type(topics.JOINT_STATE)(
             _header(stamp_ns), list(self._robot.joint_names), positions, velocities, np.zeros_like(positions)
         )
         self._bag.write(f"/{self._robot.joint_states.topic}", state, stamp_ns)

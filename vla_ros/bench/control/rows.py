@@ -74,7 +74,7 @@ class Driven:
 
 
 @dataclass(frozen=True)
-class Observed:
+class BenchRun:
     """One run: what arrived, and when what was done. Times are ns of the clock that messages are stamped by.
 
     ``scenes_ns`` are resets of the simulation, ``hands_ns`` teleop messages, ``idle_ns`` what arrived of the idle
@@ -92,7 +92,7 @@ class Observed:
     num_drops: int
 
 
-def control_rows(observed: Observed, robot: RobotConfig, latest: Driven | None) -> list[Row]:
+def control_rows(observed: BenchRun, robot: RobotConfig, latest: Driven | None) -> list[Row]:
     """The table; ``latest`` is what the strategy's chunk switches are compared with, None where it is itself."""
     period_s = 1 / robot.control_rate_hz
     return [
@@ -105,7 +105,7 @@ def control_rows(observed: Observed, robot: RobotConfig, latest: Driven | None) 
     ]
 
 
-def _limit_rows(observed: Observed, robot: RobotConfig, period_s: float) -> list[Row]:
+def _limit_rows(observed: BenchRun, robot: RobotConfig, period_s: float) -> list[Row]:
     use = limit_use(_segments(observed), robot, period_s)
     unheard = f", {use.num_unheard} not heard" if use.num_unheard else ""
     return [
@@ -116,7 +116,7 @@ def _limit_rows(observed: Observed, robot: RobotConfig, period_s: float) -> list
     ]
 
 
-def _handoff_rows(observed: Observed, robot: RobotConfig, period_s: float) -> list[Row]:
+def _handoff_rows(observed: BenchRun, robot: RobotConfig, period_s: float) -> list[Row]:
     segments, num_commands = _segments(observed), round(CHANGE_S / period_s)
     max_step = robot.joint_values("max_velocity") * period_s
     steps = {
@@ -163,7 +163,7 @@ def _jumps(driven: Driven, period_s: float) -> SwitchJumps:
     return switch_jumps(drives, driven.commands, driven.strategy, period_s)
 
 
-def _kill_rows(observed: Observed, robot: RobotConfig, period_s: float) -> list[Row]:
+def _kill_rows(observed: BenchRun, robot: RobotConfig, period_s: float) -> list[Row]:
     kill_ns = observed.killed.span.start_ns
     followed = observed.driven.followed(observed.killed)
     rest_s = max(0, chunk_end_ns(followed) - kill_ns) / NS_PER_S
@@ -180,7 +180,7 @@ def _kill_rows(observed: Observed, robot: RobotConfig, period_s: float) -> list[
     ]
 
 
-def _lateness_rows(observed: Observed, period_s: float) -> list[Row]:
+def _lateness_rows(observed: BenchRun, period_s: float) -> list[Row]:
     """The yardstick is the idle ticker at the same moments, the model running for both: whatever else a busy machine
     does to a ticker, it does to either."""
     spans = [drive.span for drive in observed.driven.drives]
@@ -202,7 +202,7 @@ def _lateness(times_ns: Sequence[int], spans: Sequence[Span], period_s: float) -
     return percentile(lateness_ms([[t for t in times_ns if span.holds(t)] for span in spans], period_s), 99)
 
 
-def _segments(observed: Observed) -> list[list[HeardCommand]]:
+def _segments(observed: BenchRun) -> list[list[HeardCommand]]:
     """The commands between two resets of the simulation, which move the arm without a command."""
     bounds = [0, *observed.scenes_ns, 1 << 62]
     return [[c for c in observed.driven.commands if start <= c.sent_ns < end] for start, end in pairwise(bounds)]

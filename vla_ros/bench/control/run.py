@@ -17,7 +17,7 @@ from vla_ros.bench.control.camera_rows import not_measured
 from vla_ros.bench.control.camera_run import measure_cameras
 from vla_ros.bench.control.operator import PATIENCE_S, Operator, driven_by
 from vla_ros.bench.control.probe import ControlProbe
-from vla_ros.bench.control.rows import ENOUGH_SWITCHES, Drive, Driven, Observed, Span, control_rows
+from vla_ros.bench.control.rows import ENOUGH_SWITCHES, BenchRun, Drive, Driven, Span, control_rows
 from vla_ros.bench.control.table import Row
 from vla_ros.demo.client import DEACTIVATE
 from vla_ros.demo.processes import Processes
@@ -86,7 +86,7 @@ class _Bench(Operator):
         self._robot = robot
         self._seconds = seconds
 
-    def run(self) -> Observed:
+    def run(self) -> BenchRun:
         self._world.start()
         if not self._probe.wait_until(lambda: self._probe.is_hand_heard, PATIENCE_S):
             raise ValueError(f"policy_node does not listen to '{topics.TELEOP}'; see its log")
@@ -98,8 +98,8 @@ class _Bench(Operator):
         hands_ns = self._take_over()
         killed = self._kill_model()
         back = self._restart_model()
-        self._world.transition(DEACTIVATE, "deactivated")
-        return Observed(
+        self._world.lead(DEACTIVATE)
+        return BenchRun(
             driven=driven_by(self._config, drives, self._probe),
             scenes_ns=self._probe.scenes_ns,
             hands_ns=hands_ns,
