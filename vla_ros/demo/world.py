@@ -36,8 +36,8 @@ Client = TypeVar("Client", bound=DemoClient)
 @dataclass(frozen=True)
 class WorldConfig:
     """The nodes' parameters; the model is made slower by ``inference_delay_ms``, ``control_rate_hz`` 0 is the robot
-    file's. ``robot_node`` plays the robot, which the policy node knows by ``policy_robot`` where that is given. Each node's
-    log goes to ``log_dir``."""
+    file's. ``robot_node`` plays the robot of ``robot``, for which the policy node has the file ``policy_robot`` where
+    that is given. Each node's log goes to ``log_dir``."""
 
     robot: str
     policy: str
@@ -54,16 +54,12 @@ class WorldConfig:
     @property
     def nodes(self) -> Mapping[str, Mapping[str, object]]:
         """The parameters of each node: first the robot's, then both that let the policy drive it."""
-        of_robot = {
-            "robot": self.policy_robot or self.robot,
-            "control_rate_hz": self.control_rate_hz,
-            "task": self.task,
-        }
+        of_robot = {"robot": self.policy_robot or self.robot, "control_rate_hz": self.control_rate_hz}
         of_chunks = {"policy": str(policy_dir(self.policy)), "strategy": self.strategy}
         return {
             self.robot_node: {"robot": self.robot, "seed": self.seed, "view": self.view},
             "model_node": {**of_chunks, "inference_delay_ms": self.inference_delay_ms},
-            "policy_node": {**of_chunks, **of_robot},
+            "policy_node": {**of_chunks, **of_robot, "task": self.task},
         }
 
 
