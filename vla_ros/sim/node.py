@@ -32,6 +32,7 @@ from vla_ros.ros.qos import CAMERA, COMMAND, JOINT_STATES
 from vla_ros.ros.signals import ros_running, stop_on_signals
 from vla_ros.share import robot_file
 from vla_ros.sim.messages import ResetRequest, parse_reset
+from vla_ros.units import MS_PER_NS, NS_PER_S
 
 if TYPE_CHECKING:
     from vla_ros.sim.robot import SimulatedRobot

@@ -22,7 +22,6 @@ from vla_ros.robot import RobotConfig
 from vla_ros.ros.endpoints import make_publisher, subscribe
 from vla_ros.ros.outputs import CommandInputs
 from vla_ros.types import ActionChunk
-from vla_ros.units import NS_PER_S
 
 EVERYTHING = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 
