@@ -112,6 +112,7 @@ MAY_IMPORT = {
     "vla_ros.bench.control.judge": {
         "numpy",
         "vla_ros.hermite",
+        "vla_ros.messages.trajectories",
         "vla_ros.robot",
         "vla_ros.runtime",
         "vla_ros.types",

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("robot", metavar="ROBOT", help="robot file, or the name of a packaged one")
-    parser.add_argument("--policy", metavar="DIR", help="policy directory that is to drive it: compared too")
+    parser.add_argument("--policy", metavar="DIR", help="also compare this policy directory, which is to drive it")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="N", help="how long to look (default 5)")
     parser.add_argument("--namespace", default="", metavar="NS", help="namespace that the nodes run in (default none)")
-    parser.add_argument("--use-sim-time", action="store_true", help="stamps are of /clock, as under a simulator")
+    parser.add_argument(
+        "--use-sim-time", action="store_true", help="stamps are in the time of /clock, as in a simulation"
+    )
 
 
 def run(args: argparse.Namespace) -> Outcome:

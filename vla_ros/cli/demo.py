@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first scene (default 0)")
     parser.add_argument("--min-success", type=float, default=0.7, metavar="SHARE", help="exit 1 below it (default 0.7)")
     parser.add_argument("--policy", default="tiny_touch", metavar="DIR", help="policy directory (default tiny_touch)")
-    parser.add_argument("--robot", default="tabletop", metavar="FILE", help="robot file that the simulation can be")
+    parser.add_argument(
+        "--robot", default="tabletop", metavar="FILE", help="robot file of the simulated arm (tabletop)"
+    )
     parser.add_argument("--strategy", default="latest", help="how chunks follow each other: latest, ensemble or rtc")
     parser.add_argument(
         "--inference-delay-ms", type=float, default=0.0, metavar="MS", help="make the model slower by this (default 0)"

@@ -17,11 +17,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", default="tabletop", metavar="FILE", help="robot file (default tabletop)")
     parser.add_argument("--out", required=True, metavar="BAG", help="folder of the new bag; it must not exist yet")
     parser.add_argument("--duration", type=float, metavar="S", help="stop after this long (default: on Ctrl-C)")
-    parser.add_argument("--link", action="store_true", help="also what goes to the model and comes back")
+    parser.add_argument("--link", action="store_true", help="record the model's requests and results, too")
     parser.add_argument("--namespace", default="", metavar="NS", help="namespace that the nodes run in (default none)")
-    parser.add_argument("--use-sim-time", action="store_true", help="stamp with /clock, and wait for it to begin")
     parser.add_argument(
-        "--ros-args", nargs=argparse.REMAINDER, default=[], metavar="...", help="last: remappings and parameters of ROS"
+        "--use-sim-time", action="store_true", help="stamp with the time of /clock, and wait for it to begin"
+    )
+    parser.add_argument(
+        "--ros-args",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="...",
+        help="remappings and parameters of ROS; comes last",
     )
 
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="policy directory (default tiny_touch); twice: trusted, then new",
     )
     parser.add_argument("--robot", default="tabletop", metavar="FILE", help="robot file (default tabletop)")
-    parser.add_argument("--out", metavar="REPORT", help="an HTML file, the JSON beside it; or a folder for both")
+    parser.add_argument("--out", metavar="REPORT", help="an HTML file, with the JSON next to it; or a folder for both")
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="compare with this stored result")
     parser.add_argument("--update-baseline", action="store_true", help="write --baseline anew instead")
     parser.add_argument("--driver", default="any", help="whose stretches are compared: policy, teleop or any (default)")
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=0.0, metavar="HZ", help="commands (default 0: the robot file's)")
     parser.add_argument("--namespace", default="", help="namespace that the bags were recorded in")
     parser.add_argument("--device", default="cpu", help="where the model runs (default cpu)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of one operation on CPU (default 1)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="for one operation on the CPU (default 1)")
 
 
 def run(args: argparse.Namespace) -> Outcome:

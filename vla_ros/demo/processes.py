@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import re
 import signal
@@ -52,7 +53,8 @@ class Processes:
 
     def start_node(self, name: str, parameters: Mapping[str, object]) -> None:
         """Start the node ``name`` with ROS parameters; what it prints goes to ``<name>.log``."""
-        assignments = [part for key, value in parameters.items() for part in ("-p", f"{key}:={_yaml(value)}")]
+        # JSON is YAML, too: text in quotes, so that a path like 1e5 stays text.
+        assignments = [part for key, value in parameters.items() for part in ("-p", f"{key}:={json.dumps(value)}")]
         arguments = ["--ros-args", *assignments] if assignments else []
         self.start(name, [sys.executable, "-m", NODE_MODULES[name], *arguments])
 
@@ -123,10 +125,3 @@ class Processes:
 def _end_with_parent() -> None:
     """Runs in the child, before its program: a parent that is killed cannot end it any more."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _yaml(value: object) -> str:
-    """A parameter's value as ``--ros-args`` reads it: text in quotes, so that a path like 1e5 stays text."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"'{value}'" if isinstance(value, str) else str(value)

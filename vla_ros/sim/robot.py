@@ -97,7 +97,7 @@ class SimulatedRobot:
 
 
 def _whole_table() -> mujoco.MjvCamera:
-    """A camera for people, no camera of the robot: arm and blocks as somebody beside the table sees them."""
+    """A camera for people, not one of the robot's: arm and blocks as somebody at the table sees them."""
     camera = mujoco.MjvCamera()
     camera.lookat[:] = (0.26, 0.0, 0.15)
     camera.azimuth, camera.elevation, camera.distance = 158.0, -45.0, 1.2

@@ -25,7 +25,7 @@ INFERENCE_DELAY_MS = 150.0
 
 
 class CameraProbe(ControlProbe):
-    """Counts images too, beside the policy node; none of them is decoded."""
+    """Counts images, too, as the policy node gets them; none of them is decoded."""
 
     def __init__(self, robot: RobotConfig, check: Callable[[], None]) -> None:
         super().__init__(robot, check)

@@ -17,7 +17,7 @@ from vla_ros.types import Mode
 SCENE_S = 4.0
 """A little later the arm rests on its block, where a policy that drives on shows nothing."""
 WAY_S = (0.3, 0.7)
-"""How long the policy drives before a hand takes over or the model is killed, s."""
+"""How long the policy drives before a human takes over or the model is killed, s."""
 MAX_EXTRA_S = 600.0
 """How much longer a model is waited for that is too slow for as many chunk switches as are wanted."""
 PATIENCE_S, MODE_PATIENCE_S = 5.0, 0.5
@@ -63,7 +63,7 @@ class Operator:
         has_stopped = self._probe.wait_until(lambda: self._probe.mode != Mode.POLICY, span_s)
         drive = Drive(engaged_ns, Span(start_ns, time.time_ns()), _cpu_s(pid) - start_cpu_s)
         if has_stopped:
-            self.tell_drop()
+            self.report_drop()
         self.hold()
         return drive
 
@@ -82,7 +82,7 @@ class Operator:
             probe.wait_until(lambda: probe.num_chunks > num_before or probe.mode != Mode.POLICY, PATIENCE_S)
             if probe.num_chunks > num_before and probe.mode == Mode.POLICY:
                 return engaged_ns
-            self.tell_drop()
+            self.report_drop()
         raise ValueError(f"the policy did not get to drive, {MAX_TRIES} times; policy_node went to {self._last_line()}")
 
     def hold(self) -> None:
@@ -90,7 +90,7 @@ class Operator:
         self._probe.trigger(topics.HOLD.name)
         self._probe.wait_until(lambda: self._probe.mode == Mode.HOLD and self._probe.has_stopped, PATIENCE_S)
 
-    def tell_drop(self) -> None:
+    def report_drop(self) -> None:
         """Count and print that the policy fell to HOLD."""
         self.num_drops += 1
         print(f"  policy_node went to {self._last_line()}", flush=True)

@@ -1,4 +1,4 @@
-"""The control bench's own ROS node: a human's hand, and a record of everything that the policy node says."""
+"""The control bench's own ROS node: a human who takes over, and a record of everything that the policy node says."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class ControlProbe(DemoClient):
         return len(self._chunks)
 
     @property
-    def is_hand_heard(self) -> bool:
-        """Whether the policy node listens to this hand."""
+    def is_teleop_heard(self) -> bool:
+        """Whether the policy node listens to this human."""
         return self._teleop.get_subscription_count() > 0
 
     @property

@@ -78,7 +78,7 @@ class BenchRun:
     """One run: what arrived, and when what was done. Times are ns of the clock that messages are stamped by.
 
     ``scenes_ns`` are resets of the simulation, ``hands_ns`` teleop messages, ``idle_ns`` what arrived of the idle
-    ticker, during ``rest`` beside nothing else; ``num_drops`` is how many drives the policy node ended by itself.
+    ticker, during ``rest`` with nothing else running; ``num_drops`` is how many drives the policy node ended by itself.
     The span of ``killed`` begins when the model node was killed; during ``back`` it was back and nobody had engaged.
     """
 
@@ -191,9 +191,9 @@ def _lateness_rows(observed: BenchRun, period_s: float) -> list[Row]:
     allowed = MAX_LATENESS_RATIO * (idle or 0.0) + LATENESS_MARGIN_MS
     return [
         Row(f"lateness of commands at {1 / period_s:g} Hz, model running, p99", ours, allowed, "ms", idle is not None),
-        Row("  of an idle ticker's in a process beside it, at the same moments", idle, None, "ms"),
+        Row("  of an idle ticker's in another process, at the same moments", idle, None, "ms"),
         Row("  of the same idle ticker's when nothing else runs", alone, None, "ms"),
-        Row("  of commands by the sender's stamps, without the way", at_sender, None, "ms"),
+        Row("  of commands by the sender's stamps, without the transport", at_sender, None, "ms"),
     ]
 
 

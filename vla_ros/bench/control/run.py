@@ -1,6 +1,6 @@
 """``vla_ros bench --control``: what the control promises, measured on the real nodes.
 
-Most of it in one run of the demo's world, beside an idle ticker (idle_ticker.py). A strategy other than ``latest``
+Most of it in one run of the demo's world, along with an idle ticker (idle_ticker.py). A strategy other than ``latest``
 then has ``latest`` drive the same scenes in a world of its own, as a yardstick for chunk switches. Last, a robot that
 is three large cameras tells what the policy node costs (camera_run.py).
 """
@@ -88,7 +88,7 @@ class _Bench(Operator):
 
     def run(self) -> BenchRun:
         self._world.start()
-        if not self._probe.wait_until(lambda: self._probe.is_hand_heard, PATIENCE_S):
+        if not self._probe.wait_until(lambda: self._probe.is_teleop_heard, PATIENCE_S):
             raise ValueError(f"policy_node does not listen to '{topics.TELEOP}'; see its log")
         if not self._probe.wait_until(lambda: bool(self._probe.idle_ns), START_TIMEOUT_S):
             raise ValueError("control_ticker never started; see its log")
@@ -111,9 +111,9 @@ class _Bench(Operator):
         )
 
     def _take_over(self) -> list[int]:
-        """A hand takes over again and again, and gives back at once; when it did, ns."""
+        """A human takes over again and again, and gives back at once; when, ns."""
         count = round(min(max(self._seconds, MIN_TAKEOVERS), MAX_TAKEOVERS))
-        print(f"a hand takes over {count} times", flush=True)
+        print(f"a human takes over {count} times", flush=True)
         lower, upper = self._robot.joint_values("lower"), self._robot.joint_values("upper")
         hands_ns = []
         for i in range(count):
@@ -139,7 +139,7 @@ class _Bench(Operator):
             self.drive_a_little()
             if self._probe.mode == Mode.POLICY:
                 break
-            self.tell_drop()
+            self.report_drop()
         kill_ns = time.time_ns()
         self._world.processes.kill("model_node")
         self._probe.wait_until(lambda: self._probe.mode == Mode.HOLD and self._probe.has_stopped, PATIENCE_S)
