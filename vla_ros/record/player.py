@@ -18,7 +18,6 @@ from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.exceptions import InvalidParameterTypeException, ParameterException
 from rclpy.node import Node
-from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from rosgraph_msgs.msg import Clock
@@ -83,19 +82,25 @@ class Player(Node):
         """Play the bag to its end; returns a line on what was played. Raises ValueError for a bag or a robot file that
         cannot be used, and where nobody listens."""
         robot, bag = load_robot(robot_file(self.params.robot)), BagReader(Path(self.params.bag))
+        played = {self.resolve_topic_name(topic.name): topic for topic in _played(robot)}
         if self.params.player == "rosbag2" or (self.params.player == "auto" and _has_rosbag2()):
-            return self._play_by_rosbag2(robot, bag)
-        return self._play_by_itself(robot, bag)
+            return self._play_by_rosbag2(robot, bag, played)
+        return self._play_by_itself(robot, bag, played)
 
-    def _play_by_itself(self, robot: RobotConfig, bag: BagReader) -> str:
-        publishers, msgtypes = self._make_publishers(robot), self._msgtypes(robot)
+    def _play_by_itself(self, robot: RobotConfig, bag: BagReader, played: Mapping[str, RobotTopic]) -> str:
+        # Reliable, though sensors need not be: a replay should lose nothing that it can help.
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        publishers = {
+            name: self.create_publisher(topic.kind, topic.name, latched if topic.name in LATCHED_TOPICS else DEPTH)
+            for name, topic in played.items()
+        }
         clock = self.create_publisher(Clock, topics.CLOCK.name, DEPTH)
         self._wait_for_listeners(robot, lambda topic: publishers[topic].get_subscription_count())
         step_ns = round(NS_PER_S / self.params.clock_hz)
         start_ns: int | None = None
         num_played = 0
         for message in bag.messages(tuple(publishers)):
-            _check_type(bag, message.topic, message.msgtype, msgtypes)
+            _check_type(bag, message.topic, message.msgtype, played)
             if start_ns is None:
                 start_ns = clock_ns = message.stamp_ns
                 began_ns = steady_now_ns()
@@ -114,13 +119,12 @@ class Player(Node):
             raise ValueError(f"bag {self.params.bag} has no message of robot '{robot.name}'; check the robot file")
         return f"{num_played} messages played"
 
-    def _play_by_rosbag2(self, robot: RobotConfig, bag: BagReader) -> str:
-        msgtypes = self._msgtypes(robot)
+    def _play_by_rosbag2(self, robot: RobotConfig, bag: BagReader, played: Mapping[str, RobotTopic]) -> str:
         for topic in bag.contents.topics if bag.contents is not None else ():
-            _check_type(bag, topic.name, topic.msgtype, msgtypes)
+            _check_type(bag, topic.name, topic.msgtype, played)
         self._wait_for_listeners(robot, self.count_subscribers)
         options = [f"--clock={self.params.clock_hz:g}", f"--rate={self.params.rate:g}", f"--delay={ROSBAG2_DELAY_S:g}"]
-        options += ["--disable-keyboard-controls", "--topics", *msgtypes]
+        options += ["--disable-keyboard-controls", "--topics", *played]
         command = ["ros2", "bag", "play", self.params.bag, *options]
         try:
             child = subprocess.Popen(command)
@@ -147,20 +151,6 @@ class Player(Node):
             self._is_engaged = self._asked.result().success
         if not self._is_engaged and self._engage.service_is_ready():
             self._asked = self._engage.call_async(Trigger.Request())
-
-    def _msgtypes(self, robot: RobotConfig) -> dict[str, str]:
-        """The full name of every topic that is played, and the type the nodes take there."""
-        return {self.resolve_topic_name(topic.name): topic.msgtype for topic in _played(robot)}
-
-    def _make_publishers(self, robot: RobotConfig) -> dict[str, Publisher]:
-        # Reliable, though sensors need not be: a replay should lose nothing that it can help.
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        return {
-            self.resolve_topic_name(topic.name): self.create_publisher(
-                topic.kind, topic.name, latched if topic.name in LATCHED_TOPICS else DEPTH
-            )
-            for topic in _played(robot)
-        }
 
     def _wait_for_listeners(self, robot: RobotConfig, count: Callable[[str], int]) -> None:
         """Until somebody listens to every sensor, as ``count`` says of a topic, and the policy node answers."""
@@ -197,9 +187,9 @@ def _sensors(robot: RobotConfig) -> tuple[str, ...]:
     return (*(camera.topic for camera in robot.cameras), robot.joint_states.topic)
 
 
-def _check_type(bag: BagReader, topic: str, msgtype: str, msgtypes: Mapping[str, str]) -> None:
+def _check_type(bag: BagReader, topic: str, msgtype: str, played: Mapping[str, RobotTopic]) -> None:
     """What is published as it was recorded must be what the nodes take."""
-    expected = msgtypes.get(topic, msgtype)
+    expected = played[topic].msgtype if topic in played else msgtype
     if msgtype != expected:
         raise ValueError(f"bag {bag.path}: '{topic}' holds {msgtype}; expected {expected}: check the robot file")
 

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,43 +71,32 @@ def write_demonstrations(
         raise ValueError(f"{got}; demonstrations need interface trajectory for each output")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = []
-    for index, first in enumerate(range(0, config.num_episodes, EPISODES_PER_BAG)):
-        num_episodes = min(EPISODES_PER_BAG, config.num_episodes - first)
-        jobs.append(_Job(folder / f"demo_{index:05d}", robot, config, first, num_episodes))
-    missing = [job for job in jobs if not (job.path / "metadata.yaml").exists()]
-    yield from (job.path for job in jobs if job not in missing)
+    paths = [folder / f"demo_{index:05d}" for index in range(config.num_bags)]
+    missing = [path for path in paths if not (path / "metadata.yaml").exists()]
+    yield from (path for path in paths if path not in missing)
     # spawn: an EGL context and a thread pool do not survive a fork.
     with multiprocessing.get_context("spawn").Pool(max(1, min(num_workers, len(missing)))) as pool:
-        yield from pool.imap(_write_bag, missing)
+        yield from pool.imap(partial(_write_bag, robot, config), missing)
 
 
-@dataclass(frozen=True)
-class _Job:
-    path: Path
-    robot: RobotConfig
-    config: DemonstrationConfig
-    first_episode: int
-    num_episodes: int
-
-
-def _write_bag(job: _Job) -> Path:
+def _write_bag(robot: RobotConfig, config: DemonstrationConfig, path: Path) -> Path:
     os.environ["LP_NUM_THREADS"] = "1"  # software rendering in each worker on one core, else workers fight for cores
     from vla_ros.sim.robot import check_robot
     from vla_ros.sim.world import TabletopWorld
 
-    check_robot(job.robot)
-    world = TabletopWorld(job.robot.cameras[0].width, job.robot.cameras[0].height)
-    partial = job.path.with_name(f".{job.path.name}.{os.getpid()}") / job.path.name
-    with BagWriter(partial, compress=True) as bag:
-        recorder = _Messages(bag, job.robot)
+    check_robot(robot)
+    world = TabletopWorld(robot.cameras[0].width, robot.cameras[0].height)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}") / path.name
+    with BagWriter(unfinished, compress=True) as bag:
+        recorder = _Messages(bag, robot)
         start_ns = _EPOCH_NS
-        for episode in range(job.first_episode, job.first_episode + job.num_episodes):
-            start_ns += _record_episode(world, recorder, job.config, episode, start_ns)
+        first = EPISODES_PER_BAG * int(path.name.removeprefix("demo_"))
+        for episode in range(first, min(first + EPISODES_PER_BAG, config.num_episodes)):
+            start_ns += _record_episode(world, recorder, config, episode, start_ns)
     world.close()
-    partial.rename(job.path)
-    partial.parent.rmdir()
-    return job.path
+    unfinished.rename(path)
+    unfinished.parent.rmdir()
+    return path
 
 
 def _record_episode(

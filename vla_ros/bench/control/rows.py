@@ -129,8 +129,18 @@ def _handoff_rows(observed: BenchRun, robot: RobotConfig, period_s: float) -> li
     return [
         Row(f"{message}, p50", percentile(delays, 50), None, "ms"),
         Row(f"{message}, p99", percentile(delays, 99), period_s * 1e3 + TELEOP_MARGIN_MS, "ms"),
-        Row(f"step of the command at takeover, {len(steps[Mode.TELEOP])} times", _max(steps[Mode.TELEOP]), 1.0, unit),
-        Row(f"step of the command at engage, {len(steps[Mode.POLICY])} times", _max(steps[Mode.POLICY]), 1.0, unit),
+        Row(
+            f"step of the command at takeover, {len(steps[Mode.TELEOP])} times",
+            max(steps[Mode.TELEOP], default=None),
+            1.0,
+            unit,
+        ),
+        Row(
+            f"step of the command at engage, {len(steps[Mode.POLICY])} times",
+            max(steps[Mode.POLICY], default=None),
+            1.0,
+            unit,
+        ),
     ]
 
 
@@ -206,7 +216,3 @@ def _segments(observed: BenchRun) -> list[list[HeardCommand]]:
     """The commands between two resets of the simulation, which move the arm without a command."""
     bounds = [0, *observed.scenes_ns, 1 << 62]
     return [[c for c in observed.driven.commands if start <= c.sent_ns < end] for start, end in pairwise(bounds)]
-
-
-def _max(values: list[float]) -> float | None:
-    return max(values, default=None)
