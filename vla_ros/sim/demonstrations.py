@@ -167,8 +167,8 @@ class _Messages:
         """What an expert publishes at ``stamp_ns``."""
         for output in self._robot.outputs:
             columns = self._robot.columns(output.joints)
-            rows = command.positions[:, columns], command.velocities[:, columns], command.times_s
-            points = [_point(*row) for row in zip(*rows, strict=True)]
+            rows = zip(command.positions, command.velocities, command.times_s, strict=True)
+            points = [_point(positions[columns], speeds[columns], time_s) for positions, speeds, time_s in rows]
             message = message_type(TRAJECTORY)(_header(0), list(output.joints), points)
             self._bag.write(f"/{output.command_topic}", message, stamp_ns)
 
