@@ -29,12 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where to run it (default: cuda where there is one)")
     parser.add_argument("--num-threads", type=int, metavar="N", help="threads on a CPU (default: torch's own choice)")
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        metavar="N",
-        help=f"rounds (default {DEFAULT_REPEATS}; {DEFAULT_SCALE_REPEATS} with --scale)",
-    )
+    repeats = f"rounds (default {DEFAULT_REPEATS}; {DEFAULT_SCALE_REPEATS} with --scale)"
+    parser.add_argument("--repeats", type=int, metavar="N", help=repeats)
     parser.add_argument(
         "--scale",
         nargs="?",
@@ -47,19 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure the control of the nodes instead, live in the demo's world: limits, takeovers, a killed model",
     )
-    parser.add_argument(
-        "--seconds", type=float, metavar="N", help=f"with --control: how long the policy drives ({DEFAULT_SECONDS:g})"
-    )
-    parser.add_argument(
-        "--strategy", metavar="S", help="with --control: how chunks follow each other: latest, ensemble or rtc (latest)"
-    )
-    parser.add_argument(
-        "--inference-delay-ms", type=float, metavar="MS", help="with --control: make the model slower by this (0)"
-    )
-    parser.add_argument(
-        "--control-rate-hz", type=float, metavar="HZ", help="with --control: commands per second (the robot file's)"
-    )
-    parser.add_argument("--out", metavar="DIR", help=f"with --control: for the nodes' logs ({DEFAULT_LOGS})")
+    option = parser.add_argument_group("with --control").add_argument
+    option("--seconds", type=float, metavar="N", help=f"how long the policy drives (default {DEFAULT_SECONDS:g})")
+    option("--strategy", metavar="S", help="how chunks follow each other: latest (default), ensemble or rtc")
+    option("--inference-delay-ms", type=float, metavar="MS", help="make the model slower by this (default 0)")
+    option("--control-rate-hz", type=float, metavar="HZ", help="commands per second (default: the robot file's)")
+    option("--out", metavar="DIR", help=f"folder for the nodes' logs (default {DEFAULT_LOGS})")
 
 
 def run(args: argparse.Namespace) -> Outcome:
