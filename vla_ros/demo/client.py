@@ -92,29 +92,16 @@ class DemoClient(Node):
 
     def change_state(self, node: str, transition: int, timeout_s: float) -> bool:
         """Ask a managed node for a transition; whether it made it. Raises ValueError where it doesn't answer."""
-        client = self._lifecycle[node]
-        self._wait_for(client, timeout_s)
-        future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
-        deadline = time.monotonic() + timeout_s
-        # An answer is lost where the node hasn't discovered this client yet; asking twice would be one transition too
-        # many, so the state itself tells.
-        while not self.wait_until(future.done, ANSWER_PATIENCE_S):
-            if self._state(node) == STATE_AFTER[transition]:
-                return True
-            if time.monotonic() > deadline:
-                raise _no_answer(client, timeout_s)
-        return future.result().success
+        request = ChangeState.Request(transition=Transition(id=transition))
+        # Asking twice would be one transition too many: the state itself tells.
+        answer = self._call(
+            self._lifecycle[node], request, timeout_s, lambda: self._state(node) == STATE_AFTER[transition]
+        )
+        return answer is None or answer.success
 
     def trigger(self, service: str, timeout_s: float = 5.0) -> Trigger.Response:
-        """Call a Trigger service, again where an answer seems lost. Raises ValueError where nobody answers."""
-        client = self._triggers[service]
-        self._wait_for(client, timeout_s)
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            future = client.call_async(Trigger.Request())
-            if self.wait_until(future.done, min(ANSWER_PATIENCE_S, timeout_s)):
-                return future.result()
-        raise _no_answer(client, timeout_s)
+        """Call a Trigger service. Raises ValueError where nobody answers."""
+        return self._call(self._triggers[service], Trigger.Request(), timeout_s)
 
     def start_episode(self, seed: int, target: str | None, timeout_s: float = 5.0) -> Recording:
         """Reset the simulation and record from there. Raises ValueError where it doesn't do as told."""
@@ -132,9 +119,22 @@ class DemoClient(Node):
         with self._changed:
             self._recording = None
 
-    def _wait_for(self, client: Client, timeout_s: float) -> None:
+    def _call(self, client: Client, request: Any, timeout_s: float, is_done: Callable[[], bool] | None = None) -> Any:
+        """The answer, which is lost where the node hasn't discovered this client yet: then ask again, unless
+        ``is_done`` is given, and return None where that says so."""
         if not self.wait_until(client.service_is_ready, timeout_s):
             raise ValueError(f"nobody offers the service {client.srv_name} after {timeout_s:g} s; see the nodes' logs")
+        deadline = time.monotonic() + timeout_s
+        future = client.call_async(request)
+        while not self.wait_until(future.done, ANSWER_PATIENCE_S):
+            if is_done is not None and is_done():
+                return None
+            if time.monotonic() > deadline:
+                got = f"the service {client.srv_name} gave no answer in {timeout_s:g} s"
+                raise ValueError(f"{got}; see the nodes' logs")
+            if is_done is None:
+                future = client.call_async(request)
+        return future.result()
 
     def _state(self, node: str) -> int | None:
         future = self._states[node].call_async(GetState.Request())
@@ -185,7 +185,3 @@ class DemoClient(Node):
             if driven := self._driven:
                 positions, _ = positions_by_name(msg, self._robot.joint_names)
                 driven.states.append((time_to_ns(msg.header.stamp), positions))
-
-
-def _no_answer(client: Client, timeout_s: float) -> ValueError:
-    return ValueError(f"the service {client.srv_name} gave no answer in {timeout_s:g} s; see the nodes' logs")
