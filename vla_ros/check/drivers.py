@@ -10,7 +10,6 @@ from vla_ros.check.finding import Part, is_good
 from vla_ros.check.seen import ControllerSettings, Endpoint, GraphSeen, OutputSeen, TopicSeen
 from vla_ros.check.streams import names
 from vla_ros.observing.policy_fit import match_policy
-from vla_ros.outputs import TRAJECTORY
 from vla_ros.robot import OutputConfig, RobotConfig
 
 
@@ -46,9 +45,9 @@ def judge_output(output: OutputConfig, seen: OutputSeen) -> Part:
 def judge_people(seen: GraphSeen) -> Part:
     """Instruction, teleoperation and stop button: absent is fine, but what is there must reach the policy node."""
     part = Part("people")
-    _judge_input(part, "task", seen.task, "std_msgs/msg/String", True, "the instruction can come later")
-    _judge_input(part, "teleop", seen.teleop, TRAJECTORY, False, "nobody can take over by hand")
-    _judge_input(part, "estop", seen.estop, "std_msgs/msg/Bool", True, "there is no stop button in the graph")
+    _judge_input(part, topics.TASK, seen.task, "the instruction can come later")
+    _judge_input(part, topics.TELEOP, seen.teleop, "nobody can take over by hand")
+    _judge_input(part, topics.ESTOP, seen.estop, "there is no stop button in the graph")
     return part
 
 
@@ -110,18 +109,17 @@ def _judge_controller_joints(part: Part, output: OutputConfig, node: str, joints
         part.ok("joints", f"{node} has the same {len(joints)}", expected)
 
 
-def _judge_input(
-    part: Part, aspect: str, topic: TopicSeen, expected_type: str, transient_local: bool, absent: str
-) -> None:
-    if not topic.publishers:
-        return part.ok(aspect, f"nobody publishes {topic.name}: {absent}")
-    expected = Endpoint("", expected_type, True, transient_local)
-    for publisher in topic.publishers:
-        wrong_qos = not publisher.reliable or (transient_local and not publisher.transient_local)
-        if publisher.type != expected_type or wrong_qos:
-            got = f"{publisher.node} publishes {topic.name} as {publisher.type}, {publisher.qos}"
-            return part.fail(aspect, got, f"{expected_type}, {expected.qos}", f"{publisher.node}: type and QoS")
-    part.ok(aspect, f"{topic.name}, {expected.qos}, from {names(topic.publishers)}", expected_type)
+def _judge_input(part: Part, topic: topics.Topic, seen: TopicSeen, absent: str) -> None:
+    aspect = topic.name.rpartition("/")[2]
+    if not seen.publishers:
+        return part.ok(aspect, f"nobody publishes {seen.name}: {absent}")
+    expected = Endpoint("", topic.type, True, topic.qos is topics.Qos.LATCHED)
+    for publisher in seen.publishers:
+        wrong_qos = not publisher.reliable or (expected.transient_local and not publisher.transient_local)
+        if publisher.type != topic.type or wrong_qos:
+            got = f"{publisher.node} publishes {seen.name} as {publisher.type}, {publisher.qos}"
+            return part.fail(aspect, got, f"{topic.type}, {expected.qos}", f"{publisher.node}: type and QoS")
+    part.ok(aspect, f"{seen.name}, {expected.qos}, from {names(seen.publishers)}", topic.type)
 
 
 def _judge_joints(part: Part, robot: RobotConfig, policy: PolicyNeeds) -> None:
