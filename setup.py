@@ -51,7 +51,7 @@ setup(
     maintainer="vla_ros maintainers",
     maintainer_email="maintainers@vla-ros.example",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
-    package_data={PACKAGE: ["py.typed"], f"{PACKAGE}.replay.report": ["*.html", "*.css"]},
+    package_data={PACKAGE: ["py.typed"], f"{PACKAGE}.replay.report": ["*.html", "*.css"], f"{PACKAGE}.sim": ["*.xml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from limit_watch import LimitWatch
 from std_msgs.msg import Bool, String, UInt8MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from vla_ros.bench.control.limit_watch import LimitWatch
-from vla_ros.demo.client import DemoClient, Recording
+from vla_ros.demo.client import DemoClient
+from vla_ros.demo.stats import Recording
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory
 from vla_ros.robot import RobotConfig
 from vla_ros.ros.outputs import CommandInputs

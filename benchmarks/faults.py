@@ -22,10 +22,10 @@ from pathlib import Path
 
 from fault_client import FaultClient
 from fault_kinds import Fault, Stage, faults
+from resident import ResidentMemory, resident_bytes
 from sensor_relay import SensorRelay, relayed_robot_file
 
 from vla_ros.bench.control.judge import LimitUse
-from vla_ros.bench.control.resident import ResidentMemory, resident_bytes
 from vla_ros.bench.control.table import Row, rows_json, table
 from vla_ros.demo.world import WorldConfig, running_world
 from vla_ros.robot import load_robot
@@ -57,17 +57,6 @@ class Outcome:
     mode: str
     problem: str
     said: str
-
-
-@dataclass(frozen=True)
-class RelayedWorld(WorldConfig):
-    """``policy_robot`` is the robot file whose sensors are the relay's."""
-
-    policy_robot: str = ""
-
-    @property
-    def policy_params(self) -> Mapping[str, object]:
-        return {**super().policy_params, "robot": self.policy_robot}
 
 
 class Run:
@@ -191,7 +180,7 @@ def main() -> int:
     if not 0 < args.every_s <= 60 * args.minutes:
         parser.error(f"--every-s is {args.every_s:g}, --minutes {args.minutes:g}; expected time for one fault at least")
     log_dir, robot = Path(args.out), load_robot(robot_file(ROBOT))
-    config = RelayedWorld(
+    config = WorldConfig(
         robot=ROBOT,
         policy=POLICY,
         strategy=args.strategy,

@@ -109,7 +109,7 @@ class _Episode:
         )
 
     def run(self) -> Outcome:
-        from vla_ros.sim.reset import ResetRequest
+        from vla_ros.sim.messages import ResetRequest
         from vla_ros.types import Mode
 
         simulated, step_ns = self._simulated, round(self._simulated.world.control_dt_s * NS_PER_S)

@@ -82,7 +82,7 @@ def test_a_wrong_image_size_in_the_robot_file_fails_with_both_sizes(sim, tmp_pat
     assert found.keys() == {"camera front: size", "policy: size"}
     size = found["camera front: size"]
     assert (size["got"], size["expected"]) == ("128x128 pixels", "640x128 pixels")
-    assert "width and height" in size["mend"]
+    assert "width and height" in size["fix"]
     assert "does not fit: 2 FAIL" in run.stdout
 
 

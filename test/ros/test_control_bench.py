@@ -22,7 +22,7 @@ PROMISED = (
     "kill -9 of the model node to standstill in HOLD",
     "model node back",
     "lateness of commands",
-    "processor time of the policy node",
+    "CPU time of the policy node",
     "success with 0, 100, 200 and 300 ms of delay",
     "an hour of faults",
 )

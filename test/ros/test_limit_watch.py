@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 from conftest import ROBOT_FILE
+from limit_watch import BATCH_SIZE
 from ros_harness import Probe, assert_within_limits, wait_until
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_ros.bench.control.judge import LimitUse
-from vla_ros.bench.control.limit_watch import BATCH_SIZE
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory
 from vla_ros.robot import load_robot
 from vla_ros.ros import qos

@@ -90,5 +90,5 @@ def test_a_reset_that_cannot_be_read_is_logged_and_changes_nothing(graph):
     before = graph.episodes[-1]["episode"]
     graph.reset('{"seed": "seven"}')
     graph.reset('{"seed": 7, "target": "purple"}')
-    wait_until(lambda: "seed 'seven'" in graph.sim.log and "target 'purple'" in graph.sim.log, "log lines")
+    wait_until(lambda: "sim/reset.seed is 'seven'" in graph.sim.log and "target 'purple'" in graph.sim.log, "log lines")
     assert graph.episodes[-1]["episode"] == before

@@ -217,7 +217,7 @@ def test_a_robot_engaged_by_somebody_else_is_left_alone(fake, keyboard):
     fake.go_to("POLICY")
     # A message on its way may take over once more, as with any human; what counts is that it ends.
     wait_until(lambda: is_silent(fake), "silence")
-    wait_until(lambda: "you drive no more" in keyboard.screen, "why")
+    wait_until(lambda: "you no longer drive" in keyboard.screen, "why")
 
 
 @pytest.mark.parametrize("end", [b"q", signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=str)

@@ -51,7 +51,7 @@ EARLY_NS = STAMPS_NS[0] + np.array([-200, -150]) * MS
 HALF_BACK_NS = np.concatenate([STAMPS_NS[:50], STAMPS_NS[:50]])
 
 SPOILT = {
-    # what is wrong: (graph, level, subject, part of what was got, part of where to mend it)
+    # what is wrong: (graph, level, subject, part of what was got, part of where to fix it)
     "no publisher": (front(topic=TopicSeen("/front/image")), "FAIL", "camera front: publisher", "nobody", "topic of"),
     "other type": (
         front(topic=topic("/f", "std_msgs/msg/String")),
@@ -182,11 +182,11 @@ def test_a_graph_in_which_everything_fits_gives_no_problem_and_names_every_part(
 
 
 @pytest.mark.parametrize("what", SPOILT)
-def test_each_thing_that_does_not_fit_is_one_finding_with_a_place_to_mend_it(what):
-    seen, level, subject, got, mend = SPOILT[what]
+def test_each_thing_that_does_not_fit_is_one_finding_with_a_place_to_fix_it(what):
+    seen, level, subject, got, fix = SPOILT[what]
     (finding,) = problems(seen)
     assert (finding.level.value, finding.subject) == (level, subject)
-    assert got in finding.got and mend in finding.mend and finding.expected
+    assert got in finding.got and fix in finding.fix and finding.expected
 
 
 def test_an_image_late_once_is_a_warning_and_late_as_a_rule_a_failure():
@@ -206,7 +206,7 @@ def test_a_compressed_camera_is_judged_by_its_own_type_and_format():
     pictures = {Picture(4, 3, "rgb8; jpeg compressed bgr8"): 9}
     seen = camera_seen("front", topic=topic("/f", COMPRESSED), pictures=pictures)
     assert problems(graph(cameras={"front": seen}), robot) == []
-    assert "compressed: false" in problems(front(), robot)[0].mend
+    assert "compressed: false" in problems(front(), robot)[0].fix
 
 
 def test_extra_joints_are_named_and_do_no_harm():
@@ -225,7 +225,7 @@ def test_a_forward_controller_must_have_the_joints_in_the_order_in_which_the_num
 
 
 @pytest.mark.parametrize(
-    "changes, aspects, mend",
+    "changes, aspects, fix",
     [
         ({"joint_names": ("elbow", "shoulder")}, ["joints"], "the order"),
         ({"joint_names": ("shoulder", "hand")}, ["joints"], "names"),
@@ -233,11 +233,11 @@ def test_a_forward_controller_must_have_the_joints_in_the_order_in_which_the_num
         ({"image_width": 640}, ["size", "size"], "driver and robot file"),
     ],
 )
-def test_a_policy_for_another_robot_is_a_failure(changes, aspects, mend):
+def test_a_policy_for_another_robot_is_a_failure(changes, aspects, fix):
     findings = problems(graph(), policy=replace(NEEDS, **changes))
     assert [(finding.level, finding.part) for finding in findings] == [(Level.FAIL, "policy")] * len(aspects)
     assert [finding.aspect for finding in findings] == aspects
-    assert mend in findings[0].mend
+    assert fix in findings[0].fix
 
 
 def test_a_camera_the_policy_does_not_look_at_may_fail():
@@ -249,7 +249,7 @@ def test_a_camera_the_policy_does_not_look_at_may_fail():
 def test_warnings_are_good_and_one_failure_is_not():
     warning = Finding(Level.WARN, "cameras", "skew", "60 ms", "50 ms", "max_camera_skew_s")
     assert is_good([warning])
-    values = {"subject": "cameras: skew", "got": "60 ms", "expected": "50 ms", "mend": "max_camera_skew_s"}
+    values = {"subject": "cameras: skew", "got": "60 ms", "expected": "50 ms", "fix": "max_camera_skew_s"}
     assert to_json([warning, replace(warning, level=Level.FAIL)]) == {
         "ok": False,
         "findings": [{"level": level, **values} for level in ("WARN", "FAIL")],

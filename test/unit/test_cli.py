@@ -39,17 +39,17 @@ def test_arguments_that_cannot_be_used_end_in_one_line_and_exit_code_2(argv, cap
 
 def test_an_error_of_the_user_becomes_one_line_without_a_traceback(monkeypatch, capsys):
     def fail(args):
-        raise ValueError("got a, expected b, mend c")
+        raise ValueError("got a, expected b, fix c")
 
-    monkeypatch.setattr(command_line.COMMANDS[0], "run", fail)
-    assert run_and_read(["demo"], capsys) == (2, "vla_ros demo: got a, expected b, mend c\n")
+    monkeypatch.setattr(command_line.demo, "run", fail)
+    assert run_and_read(["demo"], capsys) == (2, "vla_ros demo: got a, expected b, fix c\n")
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch, capsys):
     def fail(args):
         raise ModuleNotFoundError("No module named 'mujoco'", name="mujoco")
 
-    monkeypatch.setattr(command_line.COMMANDS[0], "run", fail)
+    monkeypatch.setattr(command_line.demo, "run", fail)
     code, err = run_and_read(["demo"], capsys)
     assert code == 2
     assert "'mujoco'" in err and "vla_ros[ros,sim]" in err

@@ -25,7 +25,7 @@ from vla_ros.bench.control.judge import (
     stopping_time_s,
     switch_jumps,
 )
-from vla_ros.bench.control.rows import Drive, Driven, Observed, Span, control_rows
+from vla_ros.bench.control.rows import BenchRun, Drive, Driven, Span, control_rows
 from vla_ros.bench.control.table import Row, rows_json, table
 from vla_ros.cli import main
 from vla_ros.runtime.limits import Limiter
@@ -213,9 +213,9 @@ def driven(strategy: str, chunks: list[HeardChunk] = TWO_CHUNKS) -> Driven:
     )
 
 
-def observed(run: Driven) -> Observed:
+def observed(run: Driven) -> BenchRun:
     """A run in which all went well, beside an idle ticker as steady as it."""
-    return Observed(
+    return BenchRun(
         driven=run,
         scenes_ns=[at(0)],
         hands_ns=[at(44) + MS],
@@ -276,7 +276,7 @@ def test_a_policy_that_drives_again_by_itself_fails() -> None:
     assert any("not in HOLD before engage" in row.what and row.measured == 1 for row in failed)
 
 
-def lateness(run: Observed) -> dict[str, Row]:
+def lateness(run: BenchRun) -> dict[str, Row]:
     rows = control_rows(run, ROBOT, None)
     first = next(i for i, row in enumerate(rows) if row.what.startswith("lateness of commands"))
     return dict(zip(("commands", "beside", "alone", "sender"), rows[first : first + 4], strict=True))

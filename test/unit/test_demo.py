@@ -13,13 +13,13 @@ import pytest
 
 from vla_ros.demo import processes as demo_processes
 from vla_ros.demo.processes import Processes
-from vla_ros.demo.stats import Drive, control_stats, percentiles
+from vla_ros.demo.stats import Recording, control_stats, percentiles
 
 MS = 1_000_000
 
 
 def test_control_figures_count_periods_within_episodes_but_not_the_pauses_between():
-    drives = [Drive(command_ns=[0, 20 * MS, 40 * MS]), Drive(command_ns=[9000 * MS, 9018 * MS, 9040 * MS])]
+    drives = [Recording(1, [0, 20 * MS, 40 * MS]), Recording(2, [9000 * MS, 9018 * MS, 9040 * MS])]
     stats = control_stats(drives)
     assert stats.rate_hz == 50.0
     assert stats.period_ms_p50 == 20.0
@@ -28,7 +28,7 @@ def test_control_figures_count_periods_within_episodes_but_not_the_pauses_betwee
 
 def test_without_commands_the_figures_are_missing_not_zero():
     assert control_stats([]).rate_hz is None
-    assert control_stats([Drive(command_ns=[5])]).period_ms_p99 is None
+    assert control_stats([Recording(1, command_ns=[5])]).period_ms_p99 is None
     assert percentiles([]).p50 is None
 
 
@@ -98,11 +98,10 @@ def test_the_contact_sheet_is_drawn_for_any_number_of_episodes(tmp_path, num_epi
 
 def test_the_joint_plot_is_drawn_for_any_number_of_joints(tmp_path):
     pytest.importorskip("matplotlib")
-    from vla_ros.demo.pictures import JointTraces, write_joint_plot
+    from vla_ros.demo.pictures import write_joint_plot
 
-    times_s = np.linspace(0, 2, 50)
-    values = np.sin(times_s)[:, None] * np.ones(4)
-    write_joint_plot(tmp_path / "joints.png", "joints", list("abcd"), JointTraces(times_s, values, times_s, values))
+    samples = [(round(1e9 * time_s), np.full(4, np.sin(time_s))) for time_s in np.linspace(0, 2, 50)]
+    write_joint_plot(tmp_path / "joints.png", "joints", list("abcd"), Recording(1, commands=samples, states=samples))
     assert (tmp_path / "joints.png").stat().st_size > 1000
 
 

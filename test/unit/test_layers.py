@@ -112,6 +112,7 @@ MAY_IMPORT = {
     "vla_ros.bench.control.judge": {
         "numpy",
         "vla_ros.hermite",
+        "vla_ros.messages.trajectories",
         "vla_ros.robot",
         "vla_ros.runtime",
         "vla_ros.types",
@@ -152,6 +153,7 @@ MAY_IMPORT = {
         "tqdm",
         "vla_ros.bags",
         "vla_ros.hermite",
+        "vla_ros.messages.trajectories",
         "vla_ros.outputs",
         "vla_ros.robot",
         "vla_ros.topics",
@@ -210,7 +212,7 @@ ROS_LAYERS = (
     "vla_ros.demo",
     "vla_ros.record",
     "vla_ros.sim.node",
-    "vla_ros.sim.reset",
+    "vla_ros.sim.messages",
     "vla_ros.sim.robot",
     "vla_ros.teleop",
 )

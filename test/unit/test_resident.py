@@ -6,8 +6,7 @@ import os
 
 import numpy as np
 import pytest
-
-from vla_ros.bench.control.resident import ResidentMemory, resident_bytes
+from resident import ResidentMemory, resident_bytes
 
 
 def memory_of(*lives: list[float], period_s: float = 20.0) -> ResidentMemory:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,7 +8,7 @@ import pytest
 
 from vla_ros.robot import load_robot
 from vla_ros.share import share_path
-from vla_ros.sim.reset import ResetRequest, parse_reset
+from vla_ros.sim.messages import EpisodeStatus, ResetRequest, parse_reset
 
 pytest.importorskip("vla_ros.sim.world")
 from vla_ros.sim.robot import SimulatedRobot, check_robot  # noqa: E402
@@ -32,7 +31,7 @@ def test_the_expert_driving_by_trajectories_touches_the_named_block(simulated):
     simulated.reset(ResetRequest(seed=3))
     for step in range(800):
         if step % 4 == 0:
-            assert simulated.accept(ROBOT.outputs[0], simulated.expert_trajectory(EXPERT_DT_S), None) == ""
+            assert simulated.accept(ROBOT.outputs[0], simulated.expert.trajectory(EXPERT_DT_S), None) == ""
         if simulated.step():
             break
     assert simulated.episode.status == "success"
@@ -66,9 +65,7 @@ def test_a_reset_may_name_another_block_or_another_instruction(simulated):
     simulated.reset(ResetRequest(seed=3, target=other))
     assert simulated.scene.target_color == other and other in simulated.instruction
     simulated.reset(ResetRequest(seed=3, instruction="prod it"))
-    status = json.loads(simulated.episode_json(7))
-    assert (status["instruction"], status["target"]) == ("prod it", scene.target_color)
-    assert (status["seed"], status["status"], status["episode"]) == (3, "running", 7)
+    assert simulated.status(7) == EpisodeStatus(3, "prod it", scene.target_color, "running", 0.0, 7)
 
 
 def test_an_unknown_target_is_refused(simulated):

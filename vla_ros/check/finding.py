@@ -18,34 +18,40 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """``part`` is what was looked at (``camera front``), ``aspect`` which side of it; ``mend`` says where."""
+    """``part`` is what was looked at (``camera front``), ``aspect`` which side of it; ``fix`` says where it can be
+    fixed."""
 
     level: Level
     part: str
     aspect: str
     got: str
     expected: str = ""
-    mend: str = ""
+    fix: str = ""
 
     @property
     def subject(self) -> str:
         return f"{self.part}: {self.aspect}"
 
 
-@dataclass(frozen=True)
 class Part:
-    """Makes the findings of one part."""
+    """Collects the findings on one part."""
 
-    name: str
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.findings: list[Finding] = []
 
-    def ok(self, aspect: str, got: str, expected: str = "") -> Finding:
-        return Finding(Level.OK, self.name, aspect, got, expected)
+    def ok(self, aspect: str, got: str, expected: str = "") -> None:
+        self.findings.append(Finding(Level.OK, self.name, aspect, got, expected))
 
-    def warn(self, aspect: str, got: str, expected: str, mend: str) -> Finding:
-        return Finding(Level.WARN, self.name, aspect, got, expected, mend)
+    def warn(self, aspect: str, got: str, expected: str, fix: str) -> None:
+        self.findings.append(Finding(Level.WARN, self.name, aspect, got, expected, fix))
 
-    def fail(self, aspect: str, got: str, expected: str, mend: str) -> Finding:
-        return Finding(Level.FAIL, self.name, aspect, got, expected, mend)
+    def fail(self, aspect: str, got: str, expected: str, fix: str) -> None:
+        self.findings.append(Finding(Level.FAIL, self.name, aspect, got, expected, fix))
+
+    def fails(self, *aspects: str) -> bool:
+        """Whether one of these aspects has failed."""
+        return any(finding.aspect in aspects for finding in self.findings if finding.level is Level.FAIL)
 
 
 def is_good(findings: Sequence[Finding]) -> bool:
@@ -53,22 +59,10 @@ def is_good(findings: Sequence[Finding]) -> bool:
     return all(finding.level is not Level.FAIL for finding in findings)
 
 
-def count(findings: Sequence[Finding], level: Level) -> int:
-    return sum(finding.level is level for finding in findings)
-
-
 def to_json(findings: Sequence[Finding]) -> dict[str, Any]:
     """For ``--json``."""
+    names = ("level", "subject", "got", "expected", "fix")
     return {
         "ok": is_good(findings),
-        "findings": [
-            {
-                "level": finding.level.value,
-                "subject": finding.subject,
-                "got": finding.got,
-                "expected": finding.expected,
-                "mend": finding.mend,
-            }
-            for finding in findings
-        ],
+        "findings": [{name: getattr(finding, name) for name in names} for finding in findings],
     }

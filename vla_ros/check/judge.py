@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from vla_ros.check.drivers import PolicyNeeds, judge_output, judge_people, judge_policy
@@ -17,27 +16,16 @@ def judge(robot: RobotConfig, seen: GraphSeen, policy: PolicyNeeds | None = None
 
     A camera that the policy doesn't look at may fail: that is a warning then.
     """
-    findings: list[Finding] = []
     used = [name for name in robot.camera_names if policy is None or name in policy.camera_names]
-    for camera in robot.cameras:
-        of_camera = judge_camera(camera, seen.cameras[camera.name], seen.seconds, seen.has_cv_bridge)
-        findings += of_camera if camera.name in used else _mild(of_camera)
+    cameras = {camera.name: judge_camera(camera, seen) for camera in robot.cameras}
     # What is wrong with one camera's stamps is said there.
-    sound = [name for name in used if not _fails(findings, f"camera {name}", ("stamps", "age"))]
-    findings += judge_skew([seen.cameras[name] for name in sound], robot.max_camera_skew_s)
-    findings += judge_joint_states(robot, seen.joint_states, seen.seconds)
-    for output in robot.outputs:
-        findings += judge_output(output, seen.outputs[output.name])
-    findings += judge_people(seen)
-    if policy is not None:
-        findings += judge_policy(robot, policy)
-    return tuple(findings)
+    sound = [seen.cameras[name] for name in used if not cameras[name].fails("stamps", "age")]
+    parts = [*cameras.values(), judge_skew(sound, robot.max_camera_skew_s), judge_joint_states(robot, seen)]
+    parts += [judge_output(output, seen.outputs[output.name]) for output in robot.outputs]
+    parts += [judge_people(seen), *([judge_policy(robot, policy)] if policy is not None else [])]
+    unused = [part for name, part in cameras.items() if name not in used]
+    return tuple(_mild(finding) if part in unused else finding for part in parts for finding in part.findings)
 
 
-def _fails(findings: Sequence[Finding], part: str, aspects: Sequence[str]) -> bool:
-    failed = {finding.aspect for finding in findings if finding.part == part and finding.level is Level.FAIL}
-    return not failed.isdisjoint(aspects)
-
-
-def _mild(findings: Sequence[Finding]) -> list[Finding]:
-    return [replace(finding, level=Level.WARN) if finding.level is Level.FAIL else finding for finding in findings]
+def _mild(finding: Finding) -> Finding:
+    return replace(finding, level=Level.WARN) if finding.level is Level.FAIL else finding

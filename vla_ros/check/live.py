@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
@@ -43,8 +41,8 @@ from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.times import time_to_ns
 from vla_ros.robot import RobotConfig, load_robot, read_robot_file
 from vla_ros.ros import qos
-from vla_ros.ros.dds import use_default_dds_profile
 from vla_ros.ros.robot_description import load_robot_in_graph
+from vla_ros.ros.signals import interrupt_on_signals, not_a_namespace, ros_running
 
 NODE_NAME = "vla_check"
 INPUTS = {"task": topics.TASK.name, "teleop": topics.TELEOP.name, "estop": topics.ESTOP.name}
@@ -72,7 +70,7 @@ def load_live_robot(path: Path, namespace: str = "") -> RobotConfig:
 def watch(robot: RobotConfig, duration_s: float, namespace: str = "", use_sim_time: bool = False) -> GraphSeen:
     """Look at the graph for ``duration_s`` seconds, after finding it.
 
-    Raises ValueError for a namespace that is none, KeyboardInterrupt where it is interrupted.
+    Raises ValueError for a namespace that is not valid, KeyboardInterrupt where it is interrupted.
     """
     with _graph(namespace):
         watcher = _Watcher(robot, namespace, use_sim_time)
@@ -86,18 +84,14 @@ def watch(robot: RobotConfig, duration_s: float, namespace: str = "", use_sim_ti
 @contextmanager
 def _graph(namespace: str) -> Iterator[None]:
     """ROS from its start to its end, in which an interrupt is Python's own."""
-    use_default_dds_profile()
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    interrupt_on_signals()
     try:
-        yield
+        with ros_running():
+            yield
     except InvalidNamespaceException as error:
-        raise ValueError(f"--namespace '{namespace}' is none: {str(error).splitlines()[0]}") from error
+        raise not_a_namespace(namespace, error) from error
     except ExternalShutdownException as error:
         raise KeyboardInterrupt from error
-    finally:
-        rclpy.try_shutdown()
 
 
 class _Watcher(Node):
@@ -114,12 +108,11 @@ class _Watcher(Node):
         self._robot = robot
         self._use_sim_time = use_sim_time
         self._questions = ControllerQuestions(self)
-        self._joint_states = _Joints(robot)
-        self._cameras = {camera.name: _Camera() for camera in robot.cameras}
+        self._forget()
         for camera in robot.cameras:
             kind = CompressedImage if camera.compressed else Image
-            self._listen(kind, camera.topic, self._cameras[camera.name])
-        self._listen(JointState, robot.joint_states.topic, self._joint_states)
+            self._listen(kind, camera.topic, lambda name=camera.name: self._cameras[name])
+        self._listen(JointState, robot.joint_states.topic, lambda: self._joint_states)
 
     def find(self) -> None:
         """Wait until every topic of the robot file has its other end, or it is clear that it won't have."""
@@ -127,8 +120,7 @@ class _Watcher(Node):
         while time.monotonic() < deadline and not self._is_complete():
             rclpy.spin_once(self, timeout_sec=0.05)
         self._spin(MATCHING_S)
-        for heard in (*self._cameras.values(), self._joint_states):
-            heard.forget()
+        self._forget()
 
     def watch(self, duration_s: float) -> None:
         for output in self._robot.outputs:
@@ -138,10 +130,12 @@ class _Watcher(Node):
 
     def seen(self, duration_s: float) -> GraphSeen:
         until_ns = self.get_clock().now().nanoseconds
-        cameras = {
-            camera.name: self._cameras[camera.name].seen(self._topic(camera.topic), until_ns)
-            for camera in self._robot.cameras
-        }
+        cameras = {}
+        for camera in self._robot.cameras:
+            images = self._cameras[camera.name]
+            cameras[camera.name] = CameraSeen(self._topic(camera.topic), images.stream(until_ns), images.pictures)
+        joints, joints_topic = self._joint_states, self._topic(self._robot.joint_states.topic)
+        stream = joints.stream(until_ns)
         outputs = {}
         for output in self._robot.outputs:
             topic = self._topic(output.command_topic)
@@ -151,7 +145,7 @@ class _Watcher(Node):
         return GraphSeen(
             seconds=duration_s,
             cameras=cameras,
-            joint_states=self._joint_states.seen(self._topic(self._robot.joint_states.topic), until_ns),
+            joint_states=JointStatesSeen(joints_topic, stream, joints.num_named, joints.positions, joints.refused),
             outputs=outputs,
             has_cv_bridge=find_spec("cv_bridge") is not None,
             **{name: self._topic(topic) for name, topic in INPUTS.items()},
@@ -163,13 +157,17 @@ class _Watcher(Node):
             rclpy.spin_once(self, timeout_sec=min(left_s, 0.1))
             self._questions.pursue()
 
-    def _listen(self, kind: type, topic: str, heard: _Heard) -> None:
-        self.create_subscription(kind, topic, partial(self._on_message, heard), qos.WATCH)
+    def _forget(self) -> None:
+        self._cameras = {name: _Images() for name in self._robot.camera_names}
+        self._joint_states = _JointStates(joint_names=self._robot.joint_names)
 
-    def _on_message(self, heard: _Heard, msg: Any, info: dict[str, Any]) -> None:
-        # The middleware's own time of arrival: this process may be late in looking. It knows no simulated time.
-        now_ns = self.get_clock().now().nanoseconds if self._use_sim_time else info["received_timestamp"]
-        heard.add(msg, now_ns)
+    def _listen(self, kind: type, topic: str, heard: Callable[[], _Heard]) -> None:
+        def keep(msg: Any, info: dict[str, Any]) -> None:
+            # The middleware's own time of arrival: this process may be late in looking. It knows no simulated time.
+            now_ns = self.get_clock().now().nanoseconds if self._use_sim_time else info["received_timestamp"]
+            heard().add(msg, now_ns)
+
+        self.create_subscription(kind, topic, keep, qos.WATCH)
 
     def _is_complete(self) -> bool:
         inputs = [camera.topic for camera in self._robot.cameras] + [self._robot.joint_states.topic]
@@ -199,64 +197,49 @@ class _Watcher(Node):
         return tuple(endpoint for endpoint in endpoints if endpoint.node != own)
 
 
+@dataclass
 class _Heard:
     """What came on one topic."""
 
-    def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        self._received_ns: list[int] = []
-        self._stamps_ns: list[int] = []
+    received_ns: list[int] = field(default_factory=list)
+    stamps_ns: list[int] = field(default_factory=list)
 
     def add(self, msg: Any, now_ns: int) -> None:
-        self._received_ns.append(now_ns)
-        self._stamps_ns.append(time_to_ns(msg.header.stamp))
+        self.received_ns.append(now_ns)
+        self.stamps_ns.append(time_to_ns(msg.header.stamp))
 
-    def _stream(self, until_ns: int) -> Stream:
-        return Stream(np.array(self._received_ns, np.int64), np.array(self._stamps_ns, np.int64), until_ns)
+    def stream(self, until_ns: int) -> Stream:
+        return Stream(np.array(self.received_ns, np.int64), np.array(self.stamps_ns, np.int64), until_ns)
 
 
-class _Camera(_Heard):
-    def forget(self) -> None:
-        super().forget()
-        self._pictures: Counter[Picture] = Counter()
+@dataclass
+class _Images(_Heard):
+    pictures: Counter[Picture] = field(default_factory=Counter)
 
     def add(self, msg: Any, now_ns: int) -> None:
         super().add(msg, now_ns)
-        self._pictures[_compressed_picture(msg) if hasattr(msg, "format") else _picture(msg)] += 1
-
-    def seen(self, topic: TopicSeen, until_ns: int) -> CameraSeen:
-        return CameraSeen(topic, self._stream(until_ns), dict(self._pictures))
+        self.pictures[_compressed_picture(msg) if hasattr(msg, "format") else _picture(msg)] += 1
 
 
-class _Joints(_Heard):
-    def __init__(self, robot: RobotConfig) -> None:
-        self._robot = robot
-        super().__init__()
-
-    def forget(self) -> None:
-        super().forget()
-        self._num_named: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
-        self._positions: dict[str, Range] = {}
+@dataclass
+class _JointStates(_Heard):
+    joint_names: Sequence[str] = ()
+    num_named: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    positions: dict[str, Range] = field(default_factory=dict)
 
     def add(self, msg: Any, now_ns: int) -> None:
         super().add(msg, now_ns)
-        self._num_named.update(set(msg.name))
-        present = [name for name in self._robot.joint_names if name in msg.name]
+        self.num_named.update(set(msg.name))
+        present = [name for name in self.joint_names if name in msg.name]
         try:
             positions, _ = positions_by_name(msg, present)
         except ValueError as error:
-            self._refused[str(error)] += 1
+            self.refused[str(error)] += 1
             return
         for name, position in zip(present, positions.tolist(), strict=True):
-            known = self._positions.get(name, Range(position, position))
-            self._positions[name] = Range(min(known.lowest, position), max(known.highest, position))
-
-    def seen(self, topic: TopicSeen, until_ns: int) -> JointStatesSeen:
-        stream = self._stream(until_ns)
-        return JointStatesSeen(topic, stream, dict(self._num_named), self._positions, dict(self._refused))
+            known = self.positions.get(name, Range(position, position))
+            self.positions[name] = Range(min(known.lowest, position), max(known.highest, position))
 
 
 def _picture(msg: Image) -> Picture:
@@ -275,5 +258,5 @@ def _compressed_picture(msg: CompressedImage) -> Picture:
         with PillowImage.open(io.BytesIO(msg.data)) as image:
             return Picture(*image.size, msg.format)
     except Exception as error:  # damaged bytes make the library raise many things
-        problem = f"{len(msg.data)} bytes of format '{msg.format}' are no picture ({type(error).__name__})"
+        problem = f"{len(msg.data)} bytes of format '{msg.format}' are not a picture ({type(error).__name__})"
         return Picture(0, 0, msg.format, problem)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 
-from vla_ros.check.finding import Finding, Level, count, is_good
+from vla_ros.check.finding import Finding, Level
 
 WIDTH = 110
+VERDICTS = {Level.OK: "fits", Level.WARN: "fits, with warnings", Level.FAIL: "does not fit"}
 COLOURS = {Level.OK: "32", Level.WARN: "33;1", Level.FAIL: "31;1"}
 
 
@@ -31,7 +33,7 @@ def _lines(finding: Finding, aspect_width: int, width: int, colours: bool) -> li
     lines = [f"  {level}  {finding.aspect:{aspect_width}}  {first}", *(indent + line for line in rest)]
     if finding.level is Level.OK:
         return lines
-    for what, text in (("expected", finding.expected), ("mend", finding.mend)):
+    for what, text in (("expected", finding.expected), ("fix", finding.fix)):
         hanging = f"{indent}{'':10}"
         wrapped = textwrap.wrap(text, room - 10, break_on_hyphens=False) or [""]
         lines.append(f"{indent}{what:8}  {wrapped[0]}")
@@ -40,12 +42,10 @@ def _lines(finding: Finding, aspect_width: int, width: int, colours: bool) -> li
 
 
 def _summary(findings: Sequence[Finding], colours: bool) -> str:
-    num_warn, num_fail = count(findings, Level.WARN), count(findings, Level.FAIL)
-    good = is_good(findings)
-    verdict = "fits" if good and not num_warn else "fits, with warnings" if good else "does not fit"
-    level = Level.OK if good and not num_warn else Level.WARN if good else Level.FAIL
-    counts = f"{num_fail} FAIL, {num_warn} WARN, {count(findings, Level.OK)} OK"
-    return f"{_paint(verdict, COLOURS[level], colours)}: {counts}"
+    num = Counter(finding.level for finding in findings)
+    level = next((level for level in (Level.FAIL, Level.WARN) if num[level]), Level.OK)
+    counts = f"{num[Level.FAIL]} FAIL, {num[Level.WARN]} WARN, {num[Level.OK]} OK"
+    return f"{_paint(VERDICTS[level], COLOURS[level], colours)}: {counts}"
 
 
 def _paint(text: str, code: str, colours: bool) -> str:

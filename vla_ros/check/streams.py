@@ -6,75 +6,75 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vla_ros.check.finding import Finding, Level, Part
+from vla_ros.check.finding import Part
 from vla_ros.check.seen import Endpoint, Stream, TopicSeen
 from vla_ros.messages.stamps import MAX_LEAD_S
 from vla_ros.units import NS_PER_S
+
+ENOUGH_OF_CONTROL_RATE = 0.8
 
 
 def names(endpoints: Sequence[Endpoint]) -> str:
     return ", ".join(dict.fromkeys(endpoint.node for endpoint in endpoints))
 
 
-def judge_publishers(part: Part, topic: TopicSeen, expected_type: str, mend: str, mend_type: str) -> Finding:
+def judge_publishers(part: Part, topic: TopicSeen, expected_type: str, fix: str, fix_type: str) -> bool:
     """Whether somebody publishes the expected type; for a subscription that is best effort, which any QoS serves."""
-    if not topic.publishers:
-        return part.fail("publisher", f"nobody publishes {topic.name}", f"a publisher of {expected_type}", mend)
     fitting = [publisher for publisher in topic.publishers if publisher.type == expected_type]
-    if not fitting:
+    if not topic.publishers:
+        part.fail("publisher", f"nobody publishes {topic.name}", f"a publisher of {expected_type}", fix)
+    elif not fitting:
         types = ", ".join(sorted({publisher.type for publisher in topic.publishers}))
-        got = f"{topic.name} is {types}, from {names(topic.publishers)}"
-        return part.fail("publisher", got, expected_type, mend_type)
-    if len(topic.publishers) > 1:
+        part.fail("publisher", f"{topic.name} is {types}, from {names(topic.publishers)}", expected_type, fix_type)
+    elif len(topic.publishers) > 1:
         got = f"{len(topic.publishers)} publishers of {topic.name}: {names(topic.publishers)}"
-        return part.warn("publisher", got, "one", "end the others, or give this one a topic of its own")
-    got = f"{topic.name}, {expected_type}, {fitting[0].qos}, from {fitting[0].node}"
-    return part.ok("publisher", got, expected_type)
+        part.warn("publisher", got, "one", "end the others, or give this one a topic of its own")
+    else:
+        got = f"{topic.name}, {expected_type}, {fitting[0].qos}, from {fitting[0].node}"
+        part.ok("publisher", got, expected_type)
+    return bool(fitting)
 
 
-def judge_stream(part: Part, stream: Stream, seconds: float, max_age_s: float, mend: str) -> list[Finding]:
-    """Whether messages come more often than the robot file lets them age, and are stamped with the time they are of."""
-    rate = _judge_rate(part, stream, seconds, max_age_s, mend)
-    num_zero = int((stream.stamps_ns == 0).sum())
-    if num_zero:
-        got = f"{num_zero} of {len(stream)} header stamps are 0"
-        return [rate, part.fail("stamps", got, "the time of the measurement", "the driver: set header.stamp")]
-    order = _judge_order(part, stream)
-    if not len(stream) or any(finding.level is Level.FAIL for finding in order):
-        return [rate, *order]
-    return [rate, *order, _judge_age(part, stream, max_age_s, is_slow=rate.level is Level.FAIL)]
-
-
-def _judge_rate(part: Part, stream: Stream, seconds: float, max_age_s: float, mend: str) -> Finding:
+def judge_rate(
+    part: Part, stream: Stream, seconds: float, max_age_s: float, fix: str, control_rate_hz: float = 0.0
+) -> None:
+    """Whether messages come more often than the robot file lets them age, and about as often as commands do."""
     expected = f"a message every {max_age_s:g} s at least (max_age_s)"
     if len(stream) < 2:
         got = f"{len(stream) or 'no'} message{'' if len(stream) == 1 else 's'} in {seconds:g} s"
-        return part.fail("rate", got, expected, mend)
-    gap_s = float(np.median(stream.gaps_s))
+        return part.fail("rate", got, expected, fix)
     if stream.silence_s > max(max_age_s, 2 * stream.gaps_s.max()):
-        return part.fail("rate", f"silent for the last {stream.silence_s:.1f} s", expected, mend)
+        return part.fail("rate", f"silent for the last {stream.silence_s:.1f} s", expected, fix)
     got = f"{stream.rate_hz:.1f} Hz, longest gap {stream.gaps_s.max() * 1e3:.0f} ms"
-    if gap_s > max_age_s:
-        return part.fail("rate", got, expected, mend)
-    return part.ok("rate", got, expected)
+    if np.median(stream.gaps_s) > max_age_s:
+        return part.fail("rate", got, expected, fix)
+    if stream.rate_hz < ENOUGH_OF_CONTROL_RATE * control_rate_hz:
+        expected = f"about {control_rate_hz:g} Hz or more (control_rate_hz)"
+        return part.warn("rate", got, expected, "the broadcaster's update rate, or control_rate_hz")
+    part.ok("rate", got, expected)
 
 
-def _judge_order(part: Part, stream: Stream) -> list[Finding]:
+def judge_stamps(part: Part, stream: Stream, max_age_s: float) -> None:
+    """Whether messages are stamped with the time they are of, one after the other, and are young enough."""
+    num_zero = int((stream.stamps_ns == 0).sum())
     steps_ns = np.diff(stream.stamps_ns)
     num_back, num_same = int((steps_ns < 0).sum()), int((steps_ns == 0).sum())
-    if num_back:
+    if num_zero:
+        got = f"{num_zero} of {len(stream)} header stamps are 0"
+        part.fail("stamps", got, "the time of the measurement", "the driver: set header.stamp")
+    elif num_back:
         got = f"stamps go back {num_back} times in {len(stream)} messages"
-        mend = "one publisher only; a looping bag or simulation must restart the policy node too"
-        return [part.fail("stamps", got, "stamps that increase", mend)]
-    if num_same:
+        fix = "one publisher only; a looping bag or simulation must restart the policy node too"
+        part.fail("stamps", got, "stamps that increase", fix)
+    elif num_same:
         got = f"{num_same} of {len(stream)} messages repeat the stamp before"
-        mend = "the driver: it stands still, or sends a measurement more than once"
-        make = part.fail if num_same == len(steps_ns) else part.warn
-        return [make("stamps", got, "a new stamp each", mend)]
-    return []
+        fix = "the driver: it stands still, or sends a measurement more than once"
+        (part.fail if num_same == len(steps_ns) else part.warn)("stamps", got, "a new stamp each", fix)
+    if len(stream) and not part.fails("stamps"):
+        _judge_age(part, stream, max_age_s)
 
 
-def _judge_age(part: Part, stream: Stream, max_age_s: float, is_slow: bool) -> Finding:
+def _judge_age(part: Part, stream: Stream, max_age_s: float) -> None:
     ages_s = stream.ages_s
     age_s = float(np.median(ages_s))
     clocks = "clocks: synchronise both machines (chrony), and use_sim_time alike on all nodes"
@@ -85,15 +85,13 @@ def _judge_age(part: Part, stream: Stream, max_age_s: float, is_slow: bool) -> F
         got = f"stamped {_seconds(age_s)} before arrival"
     expected = f"less than {max_age_s:g} s when the next comes (max_age_s)"
     # Messages that come too seldom have their finding already.
-    oldest_s = ages_s if is_slow else (stream.received_ns[1:] - stream.stamps_ns[:-1]) / NS_PER_S
+    oldest_s = ages_s if part.fails("rate") else (stream.received_ns[1:] - stream.stamps_ns[:-1]) / NS_PER_S
     if max(age_s, float(np.median(oldest_s))) > max_age_s:
-        mend = f"{clocks}; else a faster driver, or max_age_s in the robot file"
-        return part.fail("age", got, expected, mend)
+        return part.fail("age", got, expected, f"{clocks}; else a faster driver, or max_age_s in the robot file")
     if oldest_s.max() > max_age_s:
         got = f"{got}; once {_seconds(float(oldest_s.max()))} when the next came"
-        mend = "load on machine and network, or max_age_s in the robot file"
-        return part.warn("age", got, expected, mend)
-    return part.ok("age", got, expected)
+        return part.warn("age", got, expected, "load on machine and network, or max_age_s in the robot file")
+    part.ok("age", got, expected)
 
 
 def _seconds(value_s: float) -> str:

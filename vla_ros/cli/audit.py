@@ -6,9 +6,7 @@ import argparse
 from collections import Counter
 from typing import Any
 
-from vla_ros.cli.output import write_json
-
-EXTRAS = ()
+from vla_ros.cli.output import Outcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Outcome:
     config, request = _policy(args.policy)  # first: a wrong name is refused before torch is loaded
 
     from vla_ros.audit.counting import count_published_step
@@ -33,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"a denoising step: {step.num_operators} operators, {size}")
     clean = num_waits + num_transfers == 0
     print(f"{args.policy}: {'nothing waits' if clean else f'{num_waits} waits, {num_transfers} undeclared transfers'}")
-    values = {
+    figures = {
         "policy": args.policy,
         "waits": num_waits,
         "transfers": num_transfers,
@@ -42,8 +40,7 @@ def run(args: argparse.Namespace) -> int:
         "weight_bytes_per_step": None if step is None else step.weight_bytes,
         "passes": {report.name: _pass_json(report) for report in reports},
     }
-    write_json(args.json, values)
-    return 0 if clean else 1
+    return Outcome(figures, clean)
 
 
 def _policy(name: str) -> tuple[Any, Any]:

@@ -10,12 +10,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vla_ros.cli.output import write_json
+from vla_ros.cli.output import Outcome, check_choice, check_range
 
-EXTRAS = ("ros", "sim")
 DEFAULT_REPEATS, DEFAULT_SCALE_REPEATS = 11, 3
 DEFAULT_SECONDS, DEFAULT_CONTROL_POLICY = 20.0, "tiny_touch"
 DEFAULT_PICTURE = "outputs/bench/scale.png"
+INFERENCE_OPTIONS = ("device", "num_threads", "repeats", "scale")
 CONTROL_OPTIONS = ("seconds", "strategy", "inference_delay_ms", "control_rate_hz", "out")
 DEFAULT_LOGS = "outputs/bench/control"
 
@@ -29,12 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where to run it (default: cuda where there is one)")
     parser.add_argument("--num-threads", type=int, metavar="N", help="threads on a CPU (default: torch's own choice)")
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        metavar="N",
-        help=f"rounds (default {DEFAULT_REPEATS}; {DEFAULT_SCALE_REPEATS} with --scale)",
-    )
+    repeats = f"rounds (default {DEFAULT_REPEATS}; {DEFAULT_SCALE_REPEATS} with --scale)"
+    parser.add_argument("--repeats", type=int, metavar="N", help=repeats)
     parser.add_argument(
         "--scale",
         nargs="?",
@@ -47,77 +43,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure the control of the nodes instead, live in the demo's world: limits, takeovers, a killed model",
     )
-    parser.add_argument(
-        "--seconds", type=float, metavar="N", help=f"with --control: so long the policy drives ({DEFAULT_SECONDS:g})"
-    )
-    parser.add_argument(
-        "--strategy", metavar="S", help="with --control: how chunks follow each other: latest, ensemble or rtc (latest)"
-    )
-    parser.add_argument(
-        "--inference-delay-ms", type=float, metavar="MS", help="with --control: make the model slower by this (0)"
-    )
-    parser.add_argument(
-        "--control-rate-hz", type=float, metavar="HZ", help="with --control: commands per second (the robot file's)"
-    )
-    parser.add_argument("--out", metavar="DIR", help=f"with --control: for the nodes' logs ({DEFAULT_LOGS})")
+    option = parser.add_argument_group("with --control").add_argument
+    option("--seconds", type=float, metavar="N", help=f"how long the policy drives (default {DEFAULT_SECONDS:g})")
+    option("--strategy", metavar="S", help="how chunks follow each other: latest (default), ensemble or rtc")
+    option("--inference-delay-ms", type=float, metavar="MS", help="make the model slower by this (default 0)")
+    option("--control-rate-hz", type=float, metavar="HZ", help="commands per second (default: the robot file's)")
+    option("--out", metavar="DIR", help=f"folder for the nodes' logs (default {DEFAULT_LOGS})")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Outcome:
+    unfit = INFERENCE_OPTIONS if args.control else CONTROL_OPTIONS
+    for name in (name for name in unfit if getattr(args, name) is not None):
+        why = "does not go with --control; leave one of them out" if args.control else "goes with --control only"
+        raise ValueError(f"--{name.replace('_', '-')} {why}")
     return _control(args) if args.control else _inference(args)
 
 
-def _control(args: argparse.Namespace) -> int:
-    _refuse(args, "--control", "device", "num_threads", "repeats", "scale")
-    seconds = DEFAULT_SECONDS if args.seconds is None else args.seconds
-    strategy, delay_ms = args.strategy or "latest", args.inference_delay_ms or 0.0
-    rate_hz = args.control_rate_hz
-
-    from vla_ros.bench.control.run import ControlBenchConfig, run_control_bench
+def _control(args: argparse.Namespace) -> Outcome:
+    from vla_ros.bench.control.run import run_control_bench
     from vla_ros.bench.control.table import rows_json, table
+    from vla_ros.demo.world import WorldConfig
     from vla_ros.runtime.schedule import STRATEGIES
 
-    if not 1.0 <= seconds <= 3600.0:
-        raise ValueError(f"--seconds is {seconds:g}; expected 1 to 3600")
-    if strategy not in STRATEGIES:
-        raise ValueError(f"--strategy is '{strategy}'; expected one of {', '.join(STRATEGIES)}")
-    if not 0.0 <= delay_ms <= 10_000.0:
-        raise ValueError(f"--inference-delay-ms is {delay_ms:g}; expected 0 to 10000")
-    if rate_hz is not None and not 1.0 <= rate_hz <= 1000.0:
-        raise ValueError(f"--control-rate-hz is {rate_hz:g}; expected 1 to 1000")
-    rows = run_control_bench(
-        ControlBenchConfig(
-            seconds=seconds,
-            policy=args.policy or DEFAULT_CONTROL_POLICY,
-            strategy=strategy,
-            inference_delay_ms=delay_ms,
-            control_rate_hz=rate_hz or 0.0,
-            log_dir=Path(args.out or DEFAULT_LOGS),
-        )
-    )
-    print()
-    print(table(rows))
-    pace = {"control_rate_hz": rate_hz or 0.0, "seconds": seconds}
-    asked = {"strategy": strategy, "inference_delay_ms": delay_ms, **pace}
-    write_json(args.json, {"rows": rows_json(rows), **asked})
-    return 1 if any(row.ok is False for row in rows) else 0
+    seconds = DEFAULT_SECONDS if args.seconds is None else args.seconds
+    strategy = args.strategy or "latest"
+    check_range("--seconds", seconds, 1, 3600)
+    check_choice("--strategy", strategy, STRATEGIES)
+    check_range("--inference-delay-ms", args.inference_delay_ms, 0, 10_000)
+    check_range("--control-rate-hz", args.control_rate_hz, 1, 1000)
+    pace = {"inference_delay_ms": args.inference_delay_ms or 0.0, "control_rate_hz": args.control_rate_hz or 0.0}
+    policy, log_dir = args.policy or DEFAULT_CONTROL_POLICY, Path(args.out or DEFAULT_LOGS)
+    rows = run_control_bench(WorldConfig("tabletop", policy, strategy, log_dir=log_dir, **pace), seconds)
+    print(f"\n{table(rows)}")
+    figures = {"rows": rows_json(rows), "strategy": strategy, **pace, "seconds": seconds}
+    return Outcome(figures, all(row.ok is not False for row in rows))
 
 
-def _refuse(args: argparse.Namespace, beside: str, *names: str) -> None:
-    """Raises ValueError for an option that belongs to the other measurement."""
-    for name in names:
-        if getattr(args, name) is not None:
-            raise ValueError(f"--{name.replace('_', '-')} does not go with {beside}; leave one of them out")
-
-
-def _inference(args: argparse.Namespace) -> int:
-    for name in CONTROL_OPTIONS:
-        if getattr(args, name) is not None:
-            raise ValueError(f"--{name.replace('_', '-')} goes with --control only")
+def _inference(args: argparse.Namespace) -> Outcome:
     if args.policy is None:
         raise ValueError("--policy is missing; give a policy directory, or a configuration such as mid")
-    for option, value in (("--repeats", args.repeats), ("--num-threads", args.num_threads)):
-        if value is not None and value < 1:
-            raise ValueError(f"{option} is {value}; expected at least 1")
+    check_range("--repeats", args.repeats, 1)
+    check_range("--num-threads", args.num_threads, 1)
 
     import torch
 
@@ -125,11 +91,7 @@ def _inference(args: argparse.Namespace) -> int:
     if args.num_threads is not None:
         torch.set_num_threads(args.num_threads)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    if args.scale is None:
-        write_json(args.json, _bench(args, device, dtype))
-    else:
-        write_json(args.json, _scale(args, device, dtype))
-    return 0
+    return Outcome((_bench if args.scale is None else _scale)(args, device, dtype))
 
 
 def _device(name: str | None, torch: Any) -> Any:
@@ -152,6 +114,8 @@ def _bench(args: argparse.Namespace, device: Any, dtype: Any) -> dict[str, Any]:
 
 
 def _scale(args: argparse.Namespace, device: Any, dtype: Any) -> dict[str, Any]:
+    import torch
+
     from vla_ros.bench.inference.measure import device_name
     from vla_ros.bench.inference.plot import write_growth
     from vla_ros.bench.inference.scale import sweep
@@ -165,10 +129,4 @@ def _scale(args: argparse.Namespace, device: Any, dtype: Any) -> dict[str, Any]:
     )
     print(f"growth: {args.scale}")
     points = {field: [vars(point) for point in swept] for field, swept in sweeps.items()}
-    return {"policy": sizes.name, "device_name": device_name(device), "num_threads": _num_threads(), **points}
-
-
-def _num_threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
+    return {"policy": sizes.name, "device_name": device_name(device), "num_threads": torch.get_num_threads(), **points}

@@ -7,25 +7,24 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from vla_ros.cli.output import write_json
+from vla_ros.cli.output import Outcome, check_range
 
 if TYPE_CHECKING:
     from vla_ros.check.drivers import PolicyNeeds
 
-EXTRAS = ("ros",)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("robot", metavar="ROBOT", help="robot file, or the name of a packaged one")
-    parser.add_argument("--policy", metavar="DIR", help="policy directory that is to drive it: compared too")
+    parser.add_argument("--policy", metavar="DIR", help="also compare this policy directory, which is to drive it")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="N", help="how long to look (default 5)")
     parser.add_argument("--namespace", default="", metavar="NS", help="namespace that the nodes run in (default none)")
-    parser.add_argument("--use-sim-time", action="store_true", help="stamps are of /clock, as under a simulator")
+    parser.add_argument(
+        "--use-sim-time", action="store_true", help="stamps are in the time of /clock, as in a simulation"
+    )
 
 
-def run(args: argparse.Namespace) -> int:
-    if not 0.5 <= args.seconds <= 3600.0:
-        raise ValueError(f"--seconds is {args.seconds:g}; expected 0.5 to 3600")
+def run(args: argparse.Namespace) -> Outcome:
+    check_range("--seconds", args.seconds, 0.5, 3600)
 
     from vla_ros.check.finding import is_good, to_json
     from vla_ros.check.judge import judge
@@ -43,8 +42,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"looking for {args.seconds:g} s ...", end="\r", flush=True)
     findings = judge(robot, watch(robot, args.seconds, args.namespace, args.use_sim_time), needs)
     print(page(title, findings, colours=colours))
-    write_json(args.json, to_json(findings))
-    return 0 if is_good(findings) else 1
+    return Outcome(to_json(findings), is_good(findings))
 
 
 def _needs(policy: str) -> PolicyNeeds:

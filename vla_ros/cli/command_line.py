@@ -1,8 +1,7 @@
 """Finds the subcommand, runs it, and turns what it raises into one line and an exit code.
 
-A subcommand is one module of its name (or of its ``NAME``, where that is no name for a module): its docstring's first
-line is its help, ``add_arguments(parser)`` declares its arguments, ``run(args)`` does it and returns the exit code,
-``EXTRAS`` are the pip extras it needs. Whatever is not in the standard library it imports in ``run``.
+A subcommand is one module: its docstring's first line is its help, ``add_arguments(parser)`` declares its arguments,
+``run(args)`` does it and returns its ``Outcome``. Whatever is not in the standard library it imports in ``run``.
 """
 
 from __future__ import annotations
@@ -14,8 +13,20 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from vla_ros.cli import audit, bench, check, demo, import_policy, parity, record, replay, train
+from vla_ros.cli.output import write_json
 
-COMMANDS = (demo, record, replay, train, import_policy, parity, audit, bench, check)
+COMMANDS = {
+    "demo": (demo, "[ros,sim]"),
+    "record": (record, "[ros,train]"),
+    "replay": (replay, "[train]"),
+    "train": (train, "[sim,train]"),
+    "import": (import_policy, ""),
+    "parity": (parity, ""),
+    "audit": (audit, ""),
+    "bench": (bench, "[ros,sim]"),
+    "check": (check, "[ros]"),
+}
+"""Each subcommand's module and the pip extras that it needs."""
 DONE, BELOW_THRESHOLD, UNUSABLE = 0, 1, 2
 INTERRUPTED = 130
 
@@ -27,24 +38,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        return args.run(args)
+        outcome = args.run(args)
+        write_json(args.json, outcome.figures)
+        return DONE if outcome.is_good else BELOW_THRESHOLD
     except ValueError as error:
         print(f"vla_ros {args.command}: {error}", file=sys.stderr)
         return UNUSABLE
     except ModuleNotFoundError as error:
         print(
             f"vla_ros {args.command}: the Python package '{error.name}' is missing; install what this needs with "
-            f"pip install '{_requirement(args.extras)}'",
+            f"pip install 'vla_ros{args.extras}'",
             file=sys.stderr,
         )
         return UNUSABLE
     except KeyboardInterrupt:
         print(f"vla_ros {args.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
-
-
-def _requirement(extras: Sequence[str]) -> str:
-    return f"vla_ros[{','.join(extras)}]" if extras else "vla_ros"
 
 
 def _version() -> str:
@@ -63,11 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="vla_ros", description="Runs a Vision-Language-Action policy on a robot under ROS 2.")
     parser.add_argument("--version", action="version", version=f"vla_ros {_version()}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in COMMANDS:
-        name = getattr(module, "NAME", module.__name__.rpartition(".")[2])
+    for name, (module, extras) in COMMANDS.items():
         first_line = (module.__doc__ or "").splitlines()[0]
         subparser = subparsers.add_parser(name, help=first_line, description=first_line)
         module.add_arguments(subparser)
         subparser.add_argument("--json", metavar="FILE", help="also write the figures here, machine-readable")
-        subparser.set_defaults(run=module.run, extras=module.EXTRAS)
+        subparser.set_defaults(run=module.run, extras=extras)
     return parser

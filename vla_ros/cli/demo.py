@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vla_ros.cli.output import write_json
-
-EXTRAS = ("ros", "sim")
+from vla_ros.cli.output import Outcome, check_choice, check_range
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first scene (default 0)")
     parser.add_argument("--min-success", type=float, default=0.7, metavar="SHARE", help="exit 1 below it (default 0.7)")
     parser.add_argument("--policy", default="tiny_touch", metavar="DIR", help="policy directory (default tiny_touch)")
-    parser.add_argument("--robot", default="tabletop", metavar="FILE", help="robot file that the simulation can be")
+    parser.add_argument(
+        "--robot", default="tabletop", metavar="FILE", help="robot file of the simulated arm (tabletop)"
+    )
     parser.add_argument("--strategy", default="latest", help="how chunks follow each other: latest, ensemble or rtc")
     parser.add_argument(
         "--inference-delay-ms", type=float, default=0.0, metavar="MS", help="make the model slower by this (default 0)"
@@ -31,30 +31,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Outcome:
     from vla_ros.demo.run import DemoConfig, report_json, run_demo
+    from vla_ros.demo.world import WorldConfig
     from vla_ros.runtime.schedule import STRATEGIES
 
-    if args.episodes < 1 or args.seed < 0 or not 0.0 <= args.min_success <= 1.0:
-        raise ValueError(
-            f"got --episodes {args.episodes} --seed {args.seed} --min-success {args.min_success}; expected at least 1 "
-            "episode, a seed from 0 on, and a share from 0 to 1"
-        )
-    if args.strategy not in STRATEGIES or not 0.0 <= args.inference_delay_ms <= 10_000.0:
-        raise ValueError(
-            f"got --strategy {args.strategy} --inference-delay-ms {args.inference_delay_ms:g}; expected one of "
-            f"{', '.join(STRATEGIES)}, and 0 to 10000 ms"
-        )
-    config = DemoConfig(
-        num_episodes=args.episodes,
-        seed=args.seed,
-        swap_targets=args.swap_targets,
-        policy=args.policy,
+    check_range("--episodes", args.episodes, 1)
+    check_range("--seed", args.seed, 0)
+    check_range("--min-success", args.min_success, 0, 1)
+    check_choice("--strategy", args.strategy, STRATEGIES)
+    check_range("--inference-delay-ms", args.inference_delay_ms, 0, 10_000)
+    out_dir = Path(args.out)
+    world = WorldConfig(
         robot=args.robot,
+        policy=args.policy,
         strategy=args.strategy,
         inference_delay_ms=args.inference_delay_ms,
-        out_dir=Path(args.out),
+        log_dir=out_dir / "logs",
+        seed=args.seed,
+        view=True,
     )
-    report = run_demo(config)
-    write_json(args.json, report_json(report, by_scene=args.swap_targets))
-    return 0 if report.success_rate >= args.min_success else 1
+    report = run_demo(DemoConfig(world, args.episodes, args.swap_targets, out_dir))
+    return Outcome(report_json(report, by_scene=args.swap_targets), report.success_rate >= args.min_success)

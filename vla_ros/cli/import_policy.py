@@ -7,10 +7,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-from vla_ros.cli.output import write_json
-
-NAME = "import"
-EXTRAS = ()
+from vla_ros.cli.output import Outcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Outcome:
     from vla_ros.policies.pi.released.directory import import_run
     from vla_ros.policies.pi.released.settings import RobotSettings
     from vla_ros.robot import load_robot
@@ -59,8 +56,7 @@ def run(args: argparse.Namespace) -> int:
         f"{height}x{width} pixels; {settings.action_mode} actions, {settings.chunk_dt_s} s apart\n"
         f"digest {report.digest}"
     )
-    write_json(args.json, asdict(report) | {"model": str(report.model), "out": args.out})
-    return 0
+    return Outcome(asdict(report) | {"model": str(report.model), "out": args.out})
 
 
 def _camera_size(given: str | None, of_robot: set[tuple[int, int]]) -> tuple[int, int]:

@@ -1,10 +1,32 @@
-"""Writing what a subcommand found for other programs to read."""
+"""What a subcommand comes to, and how its options and figures are checked and written."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The figures for ``--json``, and whether they are good enough."""
+
+    figures: Any
+    is_good: bool = True
+
+
+def check_range(option: str, value: float | None, low: float, high: float = float("inf")) -> None:
+    """Raises ValueError for a given value that lies outside."""
+    if value is not None and not low <= value <= high:
+        expected = f"at least {low:g}" if high == float("inf") else f"{low:g} to {high:g}"
+        raise ValueError(f"{option} is {value:g}; expected {expected}")
+
+
+def check_choice(option: str, value: str, choices: Any) -> None:
+    """Raises ValueError for a value that isn't one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{option} is '{value}'; expected one of {', '.join(choices)}")
 
 
 def write_json(path: str | None, values: Any) -> None:

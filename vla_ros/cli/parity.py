@@ -9,9 +9,7 @@ import argparse
 import math
 from pathlib import Path
 
-from vla_ros.cli.output import write_json
-
-EXTRAS = ()
+from vla_ros.cli.output import Outcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,14 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Outcome:
     """Import, run and compare."""
     from vla_ros.policies.pi.released.case import TOLERANCE, TOLERANCES, beyond_tolerance, compare, read_case
     from vla_ros.policies.pi.released.weights import load_released
 
     folder = Path(args.case_dir)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; give one with run/, vlm/config.json and case.safetensors")
+        raise ValueError(f"{folder} is not a folder; give one with run/, vlm/config.json and case.safetensors")
     case = read_case(folder / "case.safetensors")
     released = load_released(folder / "run", folder / "vlm" / "config.json")
     differences = compare(released.policy, case)
@@ -42,5 +40,4 @@ def run(args: argparse.Namespace) -> int:
     verdict = "NO parity" if beyond else "parity"
     print(f"{verdict}: largest {differences[worst]:.2e} ({worst}), allowed {allowed[worst]:.0e}")
     finite = {name: value if math.isfinite(value) else None for name, value in differences.items()}  # JSON knows no inf
-    write_json(args.json, {"passed": not beyond, "tolerance": allowed, "largest_difference": finite})
-    return 1 if beyond else 0
+    return Outcome({"passed": not beyond, "tolerance": allowed, "largest_difference": finite}, not beyond)

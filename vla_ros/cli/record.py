@@ -9,29 +9,29 @@ import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vla_ros.cli.output import write_json
-
-if TYPE_CHECKING:
-    from vla_ros.record.run import RecordReport
-
-EXTRAS = ("ros", "train")
+from vla_ros.cli.output import Outcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", default="tabletop", metavar="FILE", help="robot file (default tabletop)")
     parser.add_argument("--out", required=True, metavar="BAG", help="folder of the new bag; it must not exist yet")
     parser.add_argument("--duration", type=float, metavar="S", help="stop after this long (default: on Ctrl-C)")
-    parser.add_argument("--link", action="store_true", help="also what goes to the model and comes back")
+    parser.add_argument("--link", action="store_true", help="record the model's requests and results, too")
     parser.add_argument("--namespace", default="", metavar="NS", help="namespace that the nodes run in (default none)")
-    parser.add_argument("--use-sim-time", action="store_true", help="stamp with /clock, and wait for it to begin")
     parser.add_argument(
-        "--ros-args", nargs=argparse.REMAINDER, default=[], metavar="...", help="last: remappings and parameters of ROS"
+        "--use-sim-time", action="store_true", help="stamp with the time of /clock, and wait for it to begin"
+    )
+    parser.add_argument(
+        "--ros-args",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="...",
+        help="remappings and parameters of ROS; comes last",
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Outcome:
     from vla_ros.record.run import RecordConfig, record
 
     if args.duration is not None and args.duration <= 0:
@@ -46,15 +46,10 @@ def run(args: argparse.Namespace) -> int:
         ros_args=tuple(args.ros_args),
     )
     report = record(config)
-    _print(report)
-    write_json(args.json, asdict(report))
-    return 1 if report.problems else 0
-
-
-def _print(report: RecordReport) -> None:
     print(f"{report.bag}: {report.seconds:g} s, {sum(topic.num_bytes for topic in report.topics) / 1e6:.1f} MB")
     for topic in report.topics:
         lost = f", {topic.num_lost} lost on the way" if topic.num_lost else ""
         print(f"{topic.num_messages:8d} {topic.rate_hz:8.2f} Hz  {topic.topic}  ({topic.type}){lost}")
     for problem in report.problems:
         print(f"vla_ros record: {problem}", file=sys.stderr)
+    return Outcome(asdict(report), not report.problems)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vla_ros.cli.output import write_json
+from vla_ros.cli.output import Outcome, write_json
 
-EXTRAS = ("train",)
 RECORDED = "recorded"
 UNKNOWN_LATENCY_MS = 100.0
 
@@ -24,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="policy directory (default tiny_touch); twice: trusted, then new",
     )
     parser.add_argument("--robot", default="tabletop", metavar="FILE", help="robot file (default tabletop)")
-    parser.add_argument("--out", metavar="REPORT", help="an HTML file, the JSON beside it; or a folder for both")
+    parser.add_argument("--out", metavar="REPORT", help="an HTML file, with the JSON next to it; or a folder for both")
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="compare with this stored result")
     parser.add_argument("--update-baseline", action="store_true", help="write --baseline anew instead")
     parser.add_argument("--driver", default="any", help="whose stretches are compared: policy, teleop or any (default)")
@@ -37,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=0.0, metavar="HZ", help="commands (default 0: the robot file's)")
     parser.add_argument("--namespace", default="", help="namespace that the bags were recorded in")
     parser.add_argument("--device", default="cpu", help="where the model runs (default cpu)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of one operation on CPU (default 1)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="for one operation on the CPU (default 1)")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Outcome:
     from vla_ros.cli.replay_page import print_session, progress_bar
     from vla_ros.replay.baseline.file import read_baseline
     from vla_ros.replay.judge.verdict import FAIL
@@ -75,13 +74,12 @@ def run(args: argparse.Namespace) -> int:
     verdict, differences = session.judge(baseline, renewed=str(args.baseline) if updates else "")
     document = session.document(verdict, differences)
     print_session(session, verdict)
-    write_json(args.json, document)
     if args.out is not None:
         page, values = _report_files(Path(args.out))
         write_json(str(values), document)
         write_report(session, verdict, page)
         print(f"report: {page}")
-    return 1 if verdict.word == FAIL else 0
+    return Outcome(document, verdict.word != FAIL)
 
 
 def _latency_ms(text: str | None) -> float | None:

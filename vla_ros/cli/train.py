@@ -7,19 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vla_ros.cli.output import write_json
-
-EXTRAS = ("sim", "train")
+from vla_ros.cli.output import Outcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", default="tiny_touch", metavar="NAME", help="config/train/NAME.yaml (tiny_touch)")
+    parser.add_argument(
+        "--config", default="tiny_touch", metavar="NAME", help="config/train/NAME.yaml (default tiny_touch)"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, such as optimizer.num_steps=100 bags=FOLDER"
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Outcome:
     from tqdm import tqdm
 
     from vla_ros.demo.lesson import lesson_of
@@ -40,5 +40,4 @@ def run(args: argparse.Namespace) -> int:
         f"{report.num_parameters / 1e6:.2f} M parameters, "
         f"{report.num_steps} steps in {report.training_seconds / 60:.1f} min; all in {report.seconds / 60:.1f} min"
     )
-    write_json(args.json, values | {"output_dir": str(Path(config.output_dir).resolve())})
-    return 0
+    return Outcome(values | {"output_dir": str(Path(config.output_dir).resolve())})

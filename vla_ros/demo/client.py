@@ -6,10 +6,8 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.client import Client
@@ -20,7 +18,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros import topics
-from vla_ros.demo.stats import Drive
+from vla_ros.demo.stats import Recording
 from vla_ros.messages.images import decode_image
 from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.times import time_to_ns
@@ -29,6 +27,7 @@ from vla_ros.robot import RobotConfig
 from vla_ros.ros.endpoints import make_client, make_publisher, subscribe
 from vla_ros.ros.outputs import CommandInputs
 from vla_ros.ros.qos import JOINT_STATES
+from vla_ros.sim.messages import EpisodeStatus
 from vla_ros.types import Mode
 from vla_ros.units import MS_PER_NS, NS_PER_S
 from vla_ros.wire import decode_result
@@ -42,29 +41,6 @@ STATE_AFTER = {
     DEACTIVATE: State.PRIMARY_STATE_INACTIVE,
 }
 ANSWER_PATIENCE_S = 2.0
-
-
-@dataclass(frozen=True)
-class EpisodeStatus:
-    """What ``sim/episode`` says."""
-
-    seed: int
-    instruction: str
-    target: str
-    status: str
-    elapsed_s: float
-    episode: int
-
-
-@dataclass
-class Recording:
-    """What arrived from an episode's start on; ``drive`` only while the policy drove. Times are ns of ROS time."""
-
-    episode: int
-    drive: Drive = field(default_factory=Drive)
-    commands: list[tuple[int, np.ndarray]] = field(default_factory=list)
-    states: list[tuple[int, np.ndarray]] = field(default_factory=list)
-    views: list[np.ndarray] = field(default_factory=list)
 
 
 class DemoClient(Node):
@@ -116,18 +92,12 @@ class DemoClient(Node):
 
     def change_state(self, node: str, transition: int, timeout_s: float) -> bool:
         """Ask a managed node for a transition; whether it made it. Raises ValueError where it doesn't answer."""
-        client = self._lifecycle[node]
-        self._wait_for(client, timeout_s)
-        future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
-        deadline = time.monotonic() + timeout_s
-        # An answer is lost where the node hasn't discovered this client yet; asking twice would be one transition too
-        # many, so the state itself tells.
-        while not self.wait_until(future.done, ANSWER_PATIENCE_S):
-            if self._state(node) == STATE_AFTER[transition]:
-                return True
-            if time.monotonic() > deadline:
-                raise _no_answer(client, timeout_s)
-        return future.result().success
+        request = ChangeState.Request(transition=Transition(id=transition))
+        # Asking twice would be one transition too many: the state itself tells.
+        answer = self._call(
+            self._lifecycle[node], request, timeout_s, lambda: self._state(node) == STATE_AFTER[transition]
+        )
+        return answer is None or answer.success
 
     def trigger(self, service: str, timeout_s: float = 5.0) -> Trigger.Response:
         """Call a Trigger service. Raises ValueError where nobody answers."""
@@ -149,27 +119,26 @@ class DemoClient(Node):
         with self._changed:
             self._recording = None
 
-    def _call(self, client: Client, request: Any, timeout_s: float) -> Any:
-        """Call a service that may be called twice: again where an answer seems lost."""
-        self._wait_for(client, timeout_s)
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            future = client.call_async(request)
-            if self.wait_until(future.done, min(ANSWER_PATIENCE_S, timeout_s)):
-                return future.result()
-        raise _no_answer(client, timeout_s)
-
-    def _wait_for(self, client: Client, timeout_s: float) -> None:
+    def _call(self, client: Client, request: Any, timeout_s: float, is_done: Callable[[], bool] | None = None) -> Any:
+        """The answer, which is lost where the node hasn't discovered this client yet: then ask again, unless
+        ``is_done`` is given, and return None where that says so."""
         if not self.wait_until(client.service_is_ready, timeout_s):
             raise ValueError(f"nobody offers the service {client.srv_name} after {timeout_s:g} s; see the nodes' logs")
+        deadline = time.monotonic() + timeout_s
+        future = client.call_async(request)
+        while not self.wait_until(future.done, ANSWER_PATIENCE_S):
+            if is_done is not None and is_done():
+                return None
+            if time.monotonic() > deadline:
+                got = f"the service {client.srv_name} gave no answer in {timeout_s:g} s"
+                raise ValueError(f"{got}; see the nodes' logs")
+            if is_done is None:
+                future = client.call_async(request)
+        return future.result()
 
     def _state(self, node: str) -> int | None:
         future = self._states[node].call_async(GetState.Request())
         return future.result().current_state.id if self.wait_until(future.done, ANSWER_PATIENCE_S) else None
-
-    def _notify(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
 
     def _on_episode(self, msg: String) -> None:
         with self._changed:
@@ -191,29 +160,28 @@ class DemoClient(Node):
         with self._changed:
             self._observation_ns = time_to_ns(msg.header.stamp)
 
+    @property
+    def _driven(self) -> Recording | None:
+        """What is recorded while the policy drives."""
+        return self._recording if self.mode == Mode.POLICY else None
+
     def _on_result(self, msg: UInt8MultiArray) -> None:
         with self._changed:
-            if self._recording is not None and self.mode == Mode.POLICY:
-                self._recording.drive.inference_ms.append(decode_result(bytes(msg.data)).inference_ms)
+            if driven := self._driven:
+                driven.inference_ms.append(decode_result(bytes(msg.data)).inference_ms)
 
     def _on_command(self, trajectory: Trajectory, info: dict[str, Any]) -> None:
         with self._changed:
-            if self._recording is None or self.mode != Mode.POLICY:
-                return
-            # The middleware's own time of arrival: this process may be late in looking.
-            now_ns = info["received_timestamp"]
-            due_ns = now_ns + round(trajectory.times_s[0] * NS_PER_S)
-            self._recording.commands.append((due_ns, trajectory.positions[0]))
-            self._recording.drive.command_ns.append(now_ns)
-            if self._observation_ns is not None:
-                self._recording.drive.observation_age_ms.append((now_ns - self._observation_ns) * MS_PER_NS)
+            if driven := self._driven:
+                # The middleware's own time of arrival: this process may be late in looking.
+                now_ns = info["received_timestamp"]
+                driven.command_ns.append(now_ns)
+                driven.commands.append((now_ns + round(trajectory.times_s[0] * NS_PER_S), trajectory.positions[0]))
+                if self._observation_ns is not None:
+                    driven.observation_age_ms.append((now_ns - self._observation_ns) * MS_PER_NS)
 
     def _on_joint_state(self, msg: JointState) -> None:
         with self._changed:
-            if self._recording is not None and self.mode == Mode.POLICY:
+            if driven := self._driven:
                 positions, _ = positions_by_name(msg, self._robot.joint_names)
-                self._recording.states.append((time_to_ns(msg.header.stamp), positions))
-
-
-def _no_answer(client: Client, timeout_s: float) -> ValueError:
-    return ValueError(f"the service {client.srv_name} gave no answer in {timeout_s:g} s; see the nodes' logs")
+                driven.states.append((time_to_ns(msg.header.stamp), positions))

@@ -1,9 +1,9 @@
 """What the demo's policy is taught: demonstrations by the scripted expert, the words of its tokenizer, and where the
 blocks are.
 
-Beside the actions it learns to answer a question. The answer names every block and the cell of the table it lies in, in
-random order, so that each colour word is followed by a place that only the images can tell. The same colour word in an
-instruction then carries the place with it.
+Besides its actions it learns to answer a question. The answer names every block and the cell of the table it lies in,
+in random order, so that each colour word is followed by a place that only the images can tell. The same colour word in
+an instruction then carries the place with it.
 """
 
 from __future__ import annotations

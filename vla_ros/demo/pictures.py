@@ -12,6 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from vla_ros.demo.stats import Recording
+from vla_ros.units import NS_PER_S
+
 BACKGROUND, CARD, INK, FAINT = (243, 243, 240), (255, 255, 255), (32, 34, 38), (120, 124, 130)
 GOOD, BAD = (34, 132, 72), (196, 62, 48)
 MARGIN, GAP, CAPTION = 24, 6, 52
@@ -26,17 +29,7 @@ class SheetRow:
     instruction: str
     outcome: str
     is_success: bool
-    frames: tuple[np.ndarray, ...]
-
-
-@dataclass(frozen=True)
-class JointTraces:
-    """Times in s and positions ``[num_samples, num_joints]`` in rad, commanded and measured, on one clock."""
-
-    commanded_s: np.ndarray
-    commanded: np.ndarray
-    measured_s: np.ndarray
-    measured: np.ndarray
+    frames: Sequence[np.ndarray]
 
 
 def write_contact_sheet(path: Path, title: str, rows: Sequence[SheetRow], num_columns: int) -> None:
@@ -59,8 +52,13 @@ def write_contact_sheet(path: Path, title: str, rows: Sequence[SheetRow], num_co
     sheet.save(path)
 
 
-def write_joint_plot(path: Path, title: str, joint_names: Sequence[str], traces: JointTraces) -> None:
+def write_joint_plot(path: Path, title: str, joint_names: Sequence[str], recording: Recording) -> None:
     """One panel for each joint, commanded over measured, as a PNG."""
+    start_ns = recording.commands[0][0]
+    lines = [
+        (recording.states, {"color": MEASURED_COLOR, "lw": 3, "alpha": 0.45, "label": "measured"}),
+        (recording.commands, {"color": COMMANDED_COLOR, "lw": 1.1, "label": "commanded"}),
+    ]
     num_columns = 3
     num_lines = -(-len(joint_names) // num_columns)
     with matplotlib.rc_context(PLOT_STYLE):
@@ -71,9 +69,9 @@ def write_joint_plot(path: Path, title: str, joint_names: Sequence[str], traces:
             if joint >= len(joint_names):
                 axis.set_visible(False)
                 continue
-            measured, commanded = traces.measured[:, joint], traces.commanded[:, joint]
-            axis.plot(traces.measured_s, measured, color=MEASURED_COLOR, lw=3, alpha=0.45, label="measured")
-            axis.plot(traces.commanded_s, commanded, color=COMMANDED_COLOR, lw=1.1, label="commanded")
+            for samples, style in lines:
+                times_s = [(stamp_ns - start_ns) / NS_PER_S for stamp_ns, _ in samples]
+                axis.plot(times_s, [positions[joint] for _, positions in samples], **style)
             axis.set_title(joint_names[joint], loc="left")
             axis.grid(alpha=0.25)
             _keep_span(axis, 0.1)

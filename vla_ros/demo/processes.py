@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import re
 import signal
@@ -12,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 STOP_SIGNALS = ((signal.SIGINT, 5.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0))
 """What a child that should end is sent, and how long it then has, s."""
@@ -53,7 +53,8 @@ class Processes:
 
     def start_node(self, name: str, parameters: Mapping[str, object]) -> None:
         """Start the node ``name`` with ROS parameters; what it prints goes to ``<name>.log``."""
-        assignments = [part for key, value in parameters.items() for part in ("-p", f"{key}:={_yaml(value)}")]
+        # JSON is YAML, too: text in quotes, so that a path like 1e5 stays text.
+        assignments = [part for key, value in parameters.items() for part in ("-p", f"{key}:={json.dumps(value)}")]
         arguments = ["--ros-args", *assignments] if assignments else []
         self.start(name, [sys.executable, "-m", NODE_MODULES[name], *arguments])
 
@@ -99,13 +100,9 @@ class Processes:
 
     def stop(self) -> None:
         """End every child that still runs, gently first; a second Ctrl-C doesn't leave any behind."""
-        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTIONS}
-        try:
+        with held_interruptions():
             for number, patience_s in STOP_SIGNALS:
                 self._signal(number, patience_s)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
     def _signal(self, number: signal.Signals, patience_s: float) -> None:
         running = [child for child in self._children.values() if child.poll() is None]
@@ -118,9 +115,7 @@ class Processes:
     def __enter__(self) -> Processes:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def _log_path(self, name: str) -> Path:
@@ -130,10 +125,3 @@ class Processes:
 def _end_with_parent() -> None:
     """Runs in the child, before its program: a parent that is killed cannot end it any more."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _yaml(value: object) -> str:
-    """A parameter's value as ``--ros-args`` reads it: text in quotes, so that a path like 1e5 stays text."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"'{value}'" if isinstance(value, str) else str(value)

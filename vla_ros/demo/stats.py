@@ -29,30 +29,32 @@ class ControlStats:
 
 
 @dataclass
-class Drive:
-    """What was measured while the policy drove one episode.
+class Recording:
+    """What arrived of an episode; all but the pictures while the policy drove.
 
-    ``command_ns`` are arrivals of commands in ns; ``observation_age_ms`` how old the observation behind a command was
-    when it arrived, for those that follow a chunk; ``inference_ms`` what each inference took.
+    ``commands`` are joint positions by when they were due, ``states`` those measured, by their stamps, ns of ROS time;
+    ``command_ns`` when each command arrived; ``observation_age_ms`` how old the observation behind a command was when
+    it arrived, for those that follow a chunk; ``inference_ms`` what each inference took.
     """
 
+    episode: int
     command_ns: list[int] = field(default_factory=list)
+    commands: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    states: list[tuple[int, np.ndarray]] = field(default_factory=list)
     observation_age_ms: list[float] = field(default_factory=list)
     inference_ms: list[float] = field(default_factory=list)
+    views: list[np.ndarray] = field(default_factory=list)
 
 
-def control_stats(drives: Sequence[Drive]) -> ControlStats:
-    """Over all drives; the pauses between them do not count."""
-    periods = np.concatenate([np.diff(drive.command_ns) for drive in drives] or [np.zeros(0)]) * MS_PER_NS
-    if not len(periods):
+def control_stats(recordings: Sequence[Recording]) -> ControlStats:
+    """Over all episodes; the pauses between them do not count."""
+    periods = [np.diff(recording.command_ns) * MS_PER_NS for recording in recordings]
+    measured = np.concatenate([np.zeros(0), *periods])
+    if not len(measured):
         return ControlStats(None, None, None, None)
-    p50, p99 = np.percentile(periods, [50, 99])
-    return ControlStats(
-        rate_hz=round(1e3 / float(periods.mean()), 2),
-        period_ms_p50=round(float(p50), 2),
-        period_ms_p99=round(float(p99), 2),
-        period_ms_max=round(float(periods.max()), 2),
-    )
+    spread = percentiles(measured)
+    rate_hz, longest = 1e3 / float(measured.mean()), float(measured.max())
+    return ControlStats(round(rate_hz, 2), spread.p50, spread.p99, round(longest, 2))
 
 
 def percentiles(values: Iterable[float]) -> Percentiles:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,23 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
-
 from vla_ros import topics
-from vla_ros.demo.client import ACTIVATE, CONFIGURE, DEACTIVATE, DemoClient, Recording
-from vla_ros.demo.processes import INTERRUPTIONS, Processes
+from vla_ros.demo.client import ACTIVATE, CONFIGURE, DEACTIVATE, DemoClient
+from vla_ros.demo.processes import Processes
+from vla_ros.demo.stats import Recording
 from vla_ros.robot import RobotConfig
 from vla_ros.ros.dds import use_default_dds_profile
+from vla_ros.ros.managed import spinning
+from vla_ros.ros.signals import interrupt_on_signals, ros_running
 from vla_ros.share import policy_dir
 
 START_TIMEOUT_S = 120.0
 TRANSITION_TIMEOUT_S = 10.0
 ENGAGE_TIMEOUT_S = 5.0
 RETRY_S = 0.05
+MANAGED = {"model_node": topics.MODEL_NODE, "policy_node": topics.POLICY_NODE}
+DONE = {CONFIGURE: "configured", ACTIVATE: "activated", DEACTIVATE: "deactivated"}
 FIRST_FRAME_S = 0.06
-"""So long after its activation the policy node has seen a frame of each camera; asking sooner only fills its log."""
+"""This long after its activation the policy node has seen a frame of each camera; asking sooner only fills its log."""
 
 Client = TypeVar("Client", bound=DemoClient)
 
@@ -36,34 +36,31 @@ Client = TypeVar("Client", bound=DemoClient)
 @dataclass(frozen=True)
 class WorldConfig:
     """The nodes' parameters; the model is made slower by ``inference_delay_ms``, ``control_rate_hz`` 0 is the robot
-    file's. Each node's log goes to ``log_dir``."""
+    file's. ``robot_node`` plays the robot of ``robot``, for which the policy node has the file ``policy_robot`` where
+    that is given. Each node's log goes to ``log_dir``."""
 
     robot: str
     policy: str
     strategy: str
     inference_delay_ms: float
-    seed: int
-    view: bool
     log_dir: Path
+    seed: int = 0
+    view: bool = False
     control_rate_hz: float = 0.0
+    task: str = ""
+    robot_node: str = "sim_node"
+    policy_robot: str = ""
 
     @property
     def nodes(self) -> Mapping[str, Mapping[str, object]]:
         """The parameters of each node: first the robot's, then both that let the policy drive it."""
-        robot_params = {"robot": self.robot, "seed": self.seed, "view": self.view}
-        return {"sim_node": robot_params, "model_node": self.model_params, "policy_node": self.policy_params}
-
-    @property
-    def model_params(self) -> Mapping[str, object]:
-        return {**self._chunk_params, "inference_delay_ms": self.inference_delay_ms}
-
-    @property
-    def policy_params(self) -> Mapping[str, object]:
-        return {**self._chunk_params, "robot": self.robot, "control_rate_hz": self.control_rate_hz}
-
-    @property
-    def _chunk_params(self) -> Mapping[str, object]:
-        return {"policy": str(policy_dir(self.policy)), "strategy": self.strategy}
+        of_robot = {"robot": self.policy_robot or self.robot, "control_rate_hz": self.control_rate_hz}
+        of_chunks = {"policy": str(policy_dir(self.policy)), "strategy": self.strategy}
+        return {
+            self.robot_node: {"robot": self.robot, "seed": self.seed, "view": self.view},
+            "model_node": {**of_chunks, "inference_delay_ms": self.inference_delay_ms},
+            "policy_node": {**of_chunks, **of_robot, "task": self.task},
+        }
 
 
 class DemoWorld(Generic[Client]):
@@ -90,10 +87,9 @@ class DemoWorld(Generic[Client]):
         """Configure and activate both managed nodes."""
         domain, nodes = os.environ["ROS_DOMAIN_ID"], ", ".join(self._config.nodes)
         print(f"starting {nodes} in ROS domain {domain}; logs in {self._config.log_dir}", flush=True)
-        for node, process in ((topics.MODEL_NODE, "model_node"), (topics.POLICY_NODE, "policy_node")):
-            for transition, what in ((CONFIGURE, "configured"), (ACTIVATE, "activated")):
-                if not self.client.change_state(node, transition, START_TIMEOUT_S):
-                    raise ValueError(f"{process} could not be {what}: {self.processes.last_line(process)}")
+        for process in MANAGED:
+            self.lead(CONFIGURE, process, START_TIMEOUT_S)
+            self.lead(ACTIVATE, process, START_TIMEOUT_S)
 
     def drive_once(self) -> None:
         """Let the policy drive as soon as everything is there, up to its first chunk."""
@@ -103,21 +99,21 @@ class DemoWorld(Generic[Client]):
 
     def start_model(self) -> None:
         """Start a model node again that was killed; it configures and activates itself."""
-        self.processes.start_node("model_node", {**self._config.model_params, "autostart": True})
+        self.processes.start_node("model_node", {**self._config.nodes["model_node"], "autostart": True})
 
     def new_scene(self, seed: int, target: str | None = None) -> Recording:
         """Set a scene up with the policy node fresh in HOLD; what arrives from here on is recorded."""
         # A reset teleports the arm, which no controller may see: the policy node forgets and starts anew.
-        self.transition(DEACTIVATE, "deactivated")
+        self.lead(DEACTIVATE)
         recording = self.client.start_episode(seed, target)
-        self.transition(ACTIVATE, "activated")
+        self.lead(ACTIVATE)
         time.sleep(FIRST_FRAME_S)
         return recording
 
-    def transition(self, transition: int, what: str) -> None:
-        """Lead the policy node; ``what`` it is then."""
-        if not self.client.change_state(topics.POLICY_NODE, transition, TRANSITION_TIMEOUT_S):
-            raise ValueError(f"policy_node could not be {what}: {self.processes.last_line('policy_node')}")
+    def lead(self, transition: int, process: str = "policy_node", timeout_s: float = TRANSITION_TIMEOUT_S) -> None:
+        """Have a managed node make a transition."""
+        if not self.client.change_state(MANAGED[process], transition, timeout_s):
+            raise ValueError(f"{process} could not be {DONE[transition]}: {self.processes.last_line(process)}")
 
     def engage(self, timeout_s: float = ENGAGE_TIMEOUT_S) -> None:
         """Engage as soon as the policy node is ready to: fresh images, joints, the instruction, the model."""
@@ -138,41 +134,15 @@ def running_world(
 ) -> Iterator[DemoWorld[Client]]:
     """Start the nodes in a ROS domain of their own, with a client of ``make_client``; they end whatever happens."""
     nodes = config.nodes
-    _use_own_domain()
-    use_default_dds_profile()
-    for number in INTERRUPTIONS:
-        signal.signal(number, _interrupt)
+    # Of this machine alone, unless the user has chosen one.
+    os.environ.setdefault("ROS_DOMAIN_ID", str(10 + os.getpid() % 90))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    use_default_dds_profile()  # before the children start, which inherit it
+    interrupt_on_signals(signal.SIGHUP)
     with Processes(config.log_dir) as processes:
         for name, parameters in nodes.items():
             processes.start_node(name, parameters)
-        # Ctrl-C belongs to this program, which has children to end.
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-        spinner: threading.Thread | None = None
-        try:
+        with ros_running():
             client = make_client(robot, processes.check)
-            executor = SingleThreadedExecutor()
-            executor.add_node(client)
-            spinner = threading.Thread(target=_spin, args=(executor,), daemon=True)
-            spinner.start()
-            yield DemoWorld(config, client, processes)
-        finally:
-            rclpy.shutdown()
-            if spinner is not None:
-                spinner.join(timeout=2.0)
-
-
-def _use_own_domain() -> None:
-    """Keep to this machine, and to a ROS domain of its own unless the user has chosen one."""
-    os.environ.setdefault("ROS_DOMAIN_ID", str(10 + os.getpid() % 90))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-
-
-def _interrupt(signal_number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _spin(executor: SingleThreadedExecutor) -> None:
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        pass
+            with spinning(client):
+                yield DemoWorld(config, client, processes)

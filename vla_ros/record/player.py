@@ -14,14 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import rclpy
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.exceptions import InvalidParameterTypeException, ParameterException
 from rclpy.node import Node
-from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import Trigger
@@ -29,14 +26,14 @@ from std_srvs.srv import Trigger
 from vla_ros import topics
 from vla_ros.bags.read import BagReader
 from vla_ros.messages.times import fill_time
-from vla_ros.record.topics import RecordedTopic, recorded_topics
+from vla_ros.record.topics import RobotTopic, recorded_topics
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.ros.clock import steady_now_ns
-from vla_ros.ros.dds import use_default_dds_profile
 from vla_ros.ros.declare import declare_and_read
 from vla_ros.ros.endpoints import make_client, subscribe
-from vla_ros.ros.managed import Spinner
+from vla_ros.ros.managed import spinning
 from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
+from vla_ros.ros.signals import interrupt_on_signals, ros_running
 from vla_ros.share import robot_file
 from vla_ros.units import NS_PER_S
 
@@ -85,19 +82,25 @@ class Player(Node):
         """Play the bag to its end; returns a line on what was played. Raises ValueError for a bag or a robot file that
         cannot be used, and where nobody listens."""
         robot, bag = load_robot(robot_file(self.params.robot)), BagReader(Path(self.params.bag))
+        played = {self.resolve_topic_name(topic.name): topic for topic in _played(robot)}
         if self.params.player == "rosbag2" or (self.params.player == "auto" and _has_rosbag2()):
-            return self._play_by_rosbag2(robot, bag)
-        return self._play_by_itself(robot, bag)
+            return self._play_by_rosbag2(robot, bag, played)
+        return self._play_by_itself(robot, bag, played)
 
-    def _play_by_itself(self, robot: RobotConfig, bag: BagReader) -> str:
-        publishers, msgtypes = self._make_publishers(robot), self._msgtypes(robot)
+    def _play_by_itself(self, robot: RobotConfig, bag: BagReader, played: Mapping[str, RobotTopic]) -> str:
+        # Reliable, though sensors need not be: a replay should lose nothing that it can help.
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        publishers = {
+            name: self.create_publisher(topic.kind, topic.name, latched if topic.name in LATCHED_TOPICS else DEPTH)
+            for name, topic in played.items()
+        }
         clock = self.create_publisher(Clock, topics.CLOCK.name, DEPTH)
         self._wait_for_listeners(robot, lambda topic: publishers[topic].get_subscription_count())
         step_ns = round(NS_PER_S / self.params.clock_hz)
         start_ns: int | None = None
         num_played = 0
         for message in bag.messages(tuple(publishers)):
-            _check_type(bag, message.topic, message.msgtype, msgtypes)
+            _check_type(bag, message.topic, message.msgtype, played)
             if start_ns is None:
                 start_ns = clock_ns = message.stamp_ns
                 began_ns = steady_now_ns()
@@ -116,13 +119,12 @@ class Player(Node):
             raise ValueError(f"bag {self.params.bag} has no message of robot '{robot.name}'; check the robot file")
         return f"{num_played} messages played"
 
-    def _play_by_rosbag2(self, robot: RobotConfig, bag: BagReader) -> str:
-        msgtypes = self._msgtypes(robot)
+    def _play_by_rosbag2(self, robot: RobotConfig, bag: BagReader, played: Mapping[str, RobotTopic]) -> str:
         for topic in bag.contents.topics if bag.contents is not None else ():
-            _check_type(bag, topic.name, topic.msgtype, msgtypes)
+            _check_type(bag, topic.name, topic.msgtype, played)
         self._wait_for_listeners(robot, self.count_subscribers)
         options = [f"--clock={self.params.clock_hz:g}", f"--rate={self.params.rate:g}", f"--delay={ROSBAG2_DELAY_S:g}"]
-        options += ["--disable-keyboard-controls", "--topics", *msgtypes]
+        options += ["--disable-keyboard-controls", "--topics", *played]
         command = ["ros2", "bag", "play", self.params.bag, *options]
         try:
             child = subprocess.Popen(command)
@@ -150,27 +152,12 @@ class Player(Node):
         if not self._is_engaged and self._engage.service_is_ready():
             self._asked = self._engage.call_async(Trigger.Request())
 
-    def _msgtypes(self, robot: RobotConfig) -> dict[str, str]:
-        """The full name of every topic that is played, and the type the nodes take there."""
-        return {self.resolve_topic_name(topic.name): topic.msgtype for topic in _played(robot)}
-
-    def _make_publishers(self, robot: RobotConfig) -> dict[str, Publisher]:
-        # Reliable, though sensors need not be: a replay should lose nothing that it can help.
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        return {
-            self.resolve_topic_name(topic.name): self.create_publisher(
-                topic.kind, topic.name, latched if topic.name in LATCHED_TOPICS else DEPTH
-            )
-            for topic in _played(robot)
-        }
-
     def _wait_for_listeners(self, robot: RobotConfig, count: Callable[[str], int]) -> None:
         """Until somebody listens to every sensor, as ``count`` says of a topic, and the policy node answers."""
         sensors = [self.resolve_topic_name(name) for name in _sensors(robot)]
         deadline = time.monotonic() + LISTENER_PATIENCE_S
         while True:
-            deaf = [topic for topic in sensors if not count(topic)]
-            needed = {f"listener on '{topic}'": False for topic in deaf}
+            needed = {f"listener on '{topic}'": count(topic) > 0 for topic in sensors}
             if self.params.engage:
                 needed |= {f"service '{topics.ENGAGE}'": self._engage.service_is_ready()}
                 needed |= {f"an active {topics.MODEL_NODE}": self._is_model_up}
@@ -191,7 +178,7 @@ def _clock(time_ns: int) -> Clock:
     return msg
 
 
-def _played(robot: RobotConfig) -> list[RecordedTopic]:
+def _played(robot: RobotConfig) -> list[RobotTopic]:
     names = (*_sensors(robot), *LATCHED_TOPICS, *HUMAN_TOPICS)
     return [topic for topic in recorded_topics(robot, with_link=False) if topic.name in names]
 
@@ -200,9 +187,9 @@ def _sensors(robot: RobotConfig) -> tuple[str, ...]:
     return (*(camera.topic for camera in robot.cameras), robot.joint_states.topic)
 
 
-def _check_type(bag: BagReader, topic: str, msgtype: str, msgtypes: Mapping[str, str]) -> None:
+def _check_type(bag: BagReader, topic: str, msgtype: str, played: Mapping[str, RobotTopic]) -> None:
     """What is published as it was recorded must be what the nodes take."""
-    expected = msgtypes.get(topic, msgtype)
+    expected = played[topic].msgtype if topic in played else msgtype
     if msgtype != expected:
         raise ValueError(f"bag {bag.path}: '{topic}' holds {msgtype}; expected {expected}: check the robot file")
 
@@ -231,26 +218,17 @@ def _sleep_until(steady_ns: int) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until the bag has ended; exits 2 with one line where it cannot be played."""
-    use_default_dds_profile()
-    # Ctrl-C ends the loop between two messages, not ROS under it.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    spinner: Spinner | None = None
+    interrupt_on_signals()  # between two messages
     try:
-        player = Player()
-        spinner = Spinner(player)
-        spinner.start()
-        print(f"player: {player.play()}", flush=True)
+        with ros_running(args):
+            player = Player()
+            with spinning(player):
+                print(f"player: {player.play()}", flush=True)
     except (ValueError, InvalidParameterTypeException, ParameterException) as error:
         print(f"player: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    finally:
-        if spinner is not None:  # ROS must not go away under its thread
-            spinner.stop()
-        rclpy.try_shutdown()
     return 0
 
 

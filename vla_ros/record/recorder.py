@@ -14,14 +14,14 @@ from rclpy.subscription import Subscription
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
 from vla_ros.bags.live import LiveBagWriter
-from vla_ros.record.topics import RecordedTopic
+from vla_ros.record.topics import RobotTopic
 from vla_ros.units import NS_PER_S
 
 
 class TopicRecorder:
     """One topic: its subscription, and what came."""
 
-    def __init__(self, node: Recorder, topic: RecordedTopic) -> None:
+    def __init__(self, node: RecordNode, topic: RobotTopic) -> None:
         self.topic = topic
         self.name = node.resolve_topic_name(topic.name)
         self.num_messages = 0
@@ -35,7 +35,7 @@ class TopicRecorder:
         self._subscription = self._subscribe()
 
     def look(self) -> None:
-        """See who publishes: a type of another name is none of ours, and a weaker QoS needs a weaker subscription."""
+        """See who publishes: a type of another name is not recorded, and a weaker QoS needs a weaker subscription."""
         publishers = self._node.get_publishers_info_by_topic(self.name)
         self.foreign_types |= {info.topic_type for info in publishers} - {self.topic.msgtype}
         fitting = self._qos_for([info.qos_profile for info in publishers])
@@ -82,7 +82,7 @@ class TopicRecorder:
         return QoSProfile(depth=self._qos.depth, reliability=reliability, durability=durability)
 
 
-class Recorder(Node):
+class RecordNode(Node):
     """Records what ``start`` subscribes to. ``use_sim_time`` stamps with ``/clock``'s time, as rosbag2 does."""
 
     def __init__(self, namespace: str, use_sim_time: bool) -> None:
@@ -106,7 +106,7 @@ class Recorder(Node):
     def num_messages(self) -> int:
         return sum(topic.num_messages for topic in self.topics)
 
-    def start(self, topics: Sequence[RecordedTopic], bag: LiveBagWriter) -> None:
+    def start(self, topics: Sequence[RobotTopic], bag: LiveBagWriter) -> None:
         """Subscribe, and write into ``bag`` whatever comes from now on."""
         self._bag = bag
         self.topics = [TopicRecorder(self, topic) for topic in topics]

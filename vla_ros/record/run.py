@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import rclpy
 from rclpy.exceptions import InvalidNamespaceException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.bags.live import LiveBagWriter
-from vla_ros.record.recorder import Recorder, TopicRecorder
+from vla_ros.record.recorder import RecordNode, TopicRecorder
 from vla_ros.record.topics import recorded_topics
 from vla_ros.robot import load_robot
-from vla_ros.ros.dds import use_default_dds_profile
-from vla_ros.ros.signals import stop_on_signals
+from vla_ros.ros.signals import not_a_namespace, ros_running, stop_on_signals
 from vla_ros.share import robot_file
 from vla_ros.units import NS_PER_S
 
@@ -73,9 +71,8 @@ def record(config: RecordConfig) -> RecordReport:
     """
     stopping = stop_on_signals()
     robot = load_robot(robot_file(config.robot))
-    use_default_dds_profile()
-    try:
-        recorder = _recorder(config)
+    with ExitStack() as stack:
+        recorder = _recorder(config, stack)
         executor = SingleThreadedExecutor()
         executor.add_node(recorder)
         with LiveBagWriter(config.bag) as bag:
@@ -89,24 +86,22 @@ def record(config: RecordConfig) -> RecordReport:
             seconds = round(time.monotonic() - started_s, 2)
         report = RecordReport(str(config.bag), seconds, *_judge(recorder.topics, config.robot))
         recorder.destroy_node()
-    finally:
-        rclpy.try_shutdown()
     return report
 
 
-def _recorder(config: RecordConfig) -> Recorder:
-    ros_args = ["--ros-args", *config.ros_args] if config.ros_args else []
+def _recorder(config: RecordConfig, stack: ExitStack) -> RecordNode:
+    """The node; ROS runs until ``stack`` ends."""
     try:
-        rclpy.init(args=ros_args, signal_handler_options=SignalHandlerOptions.NO)
-        return Recorder(config.namespace, config.use_sim_time)
+        stack.enter_context(ros_running(["--ros-args", *config.ros_args] if config.ros_args else []))
+        return RecordNode(config.namespace, config.use_sim_time)
     except InvalidNamespaceException as error:
-        raise ValueError(f"--namespace '{config.namespace}' is none: {str(error).splitlines()[0]}") from error
+        raise not_a_namespace(config.namespace, error) from error
     except (ParameterException, RuntimeError) as error:  # what rcl throws has no type of its own in every release
         raise ValueError(f"--ros-args {' '.join(config.ros_args)}: {str(error).splitlines()[0]}") from error
 
 
 def _run(
-    recorder: Recorder,
+    recorder: RecordNode,
     executor: SingleThreadedExecutor,
     bag: LiveBagWriter,
     stopping: threading.Event,
@@ -129,7 +124,7 @@ def _run(
             print("every topic of the robot file comes in", flush=True)
 
 
-def _catch_up(recorder: Recorder, executor: SingleThreadedExecutor, max_s: float) -> None:
+def _catch_up(recorder: RecordNode, executor: SingleThreadedExecutor, max_s: float) -> None:
     """Take what still waits where this process was late."""
     deadline_s, num_idle = time.monotonic() + max_s, 0
     while num_idle < NUM_IDLE_SPINS and time.monotonic() < deadline_s:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from vla_ros import topics
 from vla_ros.robot import RobotConfig
 from vla_ros.ros.endpoints import interface_class
-from vla_ros.topics import Qos, Topic
+from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, Qos
 
 # Deep, so that a slow disk loses nothing for a second or two; best effort where every publisher can serve it and none
 # should ever wait for a recorder.
@@ -29,34 +28,28 @@ next task starts."""
 
 
 @dataclass(frozen=True)
-class RecordedTopic:
+class RobotTopic:
     """A topic by the name that nodes give it; one that ``is_needed`` is missed where nothing comes."""
 
     name: str
-    kind: type
+    msgtype: str
     qos: QoSProfile
     is_needed: bool = False
 
     @property
-    def msgtype(self) -> str:
-        """Such as ``sensor_msgs/msg/Image``."""
-        return "/".join((*self.kind.__module__.split(".")[:2], self.kind.__name__))
+    def kind(self) -> type:
+        """The class of its messages."""
+        return interface_class(self.msgtype)
 
 
-def recorded_topics(robot: RobotConfig, with_link: bool) -> tuple[RecordedTopic, ...]:
+def recorded_topics(robot: RobotConfig, with_link: bool) -> tuple[RobotTopic, ...]:
     """Everything of ``robot`` that training and replay read, in the order in which to subscribe."""
     recorded = [
-        *(RecordedTopic(c.topic, CompressedImage if c.compressed else Image, IMAGES, True) for c in robot.cameras),
-        RecordedTopic(robot.joint_states.topic, JointState, SENSORS, True),
-        *(RecordedTopic(o.command_topic, interface_class(o.kind.msgtype), REPORTS, True) for o in robot.outputs),
-        *map(_recorded, NAMED),
+        *(RobotTopic(c.topic, COMPRESSED_IMAGE if c.compressed else IMAGE, IMAGES, True) for c in robot.cameras),
+        RobotTopic(robot.joint_states.topic, JOINT_STATE, SENSORS, True),
+        *(RobotTopic(o.command_topic, o.kind.msgtype, REPORTS, True) for o in robot.outputs),
+        *(RobotTopic(t.name, t.type, LISTENING[t.qos], t is topics.TASK) for t in NAMED),
     ]
     if with_link:
-        recorded += [
-            RecordedTopic(topic.name, interface_class(topic.type), LINK) for topic in (topics.REQUEST, topics.RESULT)
-        ]
+        recorded += [RobotTopic(topic.name, topic.type, LINK) for topic in (topics.REQUEST, topics.RESULT)]
     return tuple(recorded)
-
-
-def _recorded(topic: Topic) -> RecordedTopic:
-    return RecordedTopic(topic.name, interface_class(topic.type), LISTENING[topic.qos], topic is topics.TASK)

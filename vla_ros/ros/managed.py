@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -155,6 +156,17 @@ class Spinner:
             except Exception:  # the emergency stop must be heard after a bug in another callback, too
                 line = f"a callback failed:\n{traceback.format_exc()}"
                 self._node.get_logger().error(line, throttle_duration_sec=ERROR_PERIOD_S)
+
+
+@contextmanager
+def spinning(node: Node) -> Iterator[None]:
+    """``node`` is spun in a thread of its own; none of its callbacks runs any more at the end of the block."""
+    spinner = Spinner(node)
+    spinner.start()
+    try:
+        yield
+    finally:
+        spinner.stop()
 
 
 class Role:

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+
+from vla_ros.ros.dds import use_default_dds_profile
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -17,3 +24,25 @@ def stop_on_signals(*others: signal.Signals) -> threading.Event:
     for number in (*ENDING, *others):
         signal.signal(number, lambda *_: stopping.set())
     return stopping
+
+
+def interrupt_on_signals(*others: signal.Signals) -> None:
+    """SIGINT, SIGTERM and ``others`` raise KeyboardInterrupt in the main thread."""
+    for number in (*ENDING, *others):
+        signal.signal(number, signal.default_int_handler)
+
+
+@contextmanager
+def ros_running(args: Sequence[str] | None = None) -> Iterator[None]:
+    """ROS from its start to its end; signals stay this program's own, or rclpy would end ROS under running threads."""
+    use_default_dds_profile()
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        yield
+    finally:
+        rclpy.try_shutdown()
+
+
+def not_a_namespace(namespace: str, error: Exception) -> ValueError:
+    """What a user is told whose ``--namespace`` ROS refuses."""
+    return ValueError(f"--namespace '{namespace}' is not a valid namespace: {str(error).splitlines()[0]}")

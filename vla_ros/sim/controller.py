@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from vla_ros.hermite import hermite
+from vla_ros.messages.trajectories import Trajectory
 
 MAX_END_VELOCITY = 1e-5
 """Largest velocity, rad/s, that still counts as standing at a trajectory's end."""
@@ -28,31 +29,23 @@ class TrajectoryController:
         self._times_s = np.zeros(1)
         self._cubic = False
 
-    def accept(
-        self,
-        times_s: np.ndarray,
-        positions: np.ndarray,
-        velocities: np.ndarray | None,
-        now_s: float,
-        start_s: float | None = None,
-    ) -> str:
-        """Replace the current trajectory; returns why it is refused, or an empty string.
+    def accept(self, trajectory: Trajectory, now_s: float, start_s: float | None = None) -> str:
+        """Replace the current trajectory; returns why the new one is refused, or an empty string.
 
-        ``times_s`` ``[num_points]`` counts from ``start_s`` (None: from ``now_s``); ``positions`` and ``velocities``
-        are ``[num_points, num_joints]``. Until its first point the new trajectory runs from the state that is desired
-        now: a cubic where velocities are given, else a line.
+        Its times count from ``start_s`` (None: from ``now_s``). Until its first point it runs from the state that is
+        desired now: a cubic where velocities are given, else a line.
         """
-        refusal = self._refusal(times_s, positions, velocities, now_s, start_s)
+        refusal = self._refusal(trajectory, now_s, start_s)
         if refusal:
             return refusal
         desired_position, desired_velocity = self.sample(now_s)
-        times_s = np.asarray(times_s, dtype=np.float64) + (now_s if start_s is None else start_s)
+        times_s = trajectory.times_s + (now_s if start_s is None else start_s)
         ahead = times_s > now_s
         self._times_s = np.concatenate([[now_s], times_s[ahead]])
-        self._positions = np.vstack([desired_position, np.asarray(positions, dtype=np.float64)[ahead]])
-        self._cubic = velocities is not None
-        given = np.zeros_like(positions) if velocities is None else np.asarray(velocities, dtype=np.float64)
-        self._velocities = np.vstack([desired_velocity, given[ahead]])
+        self._positions = np.vstack([desired_position, trajectory.positions[ahead]])
+        self._cubic = trajectory.velocities is not None
+        velocities = trajectory.velocities if self._cubic else np.zeros_like(trajectory.positions)
+        self._velocities = np.vstack([desired_velocity, velocities[ahead]])
         return ""
 
     def sample(self, now_s: float) -> tuple[np.ndarray, np.ndarray]:
@@ -68,14 +61,8 @@ class TrajectoryController:
             return p0 + x * (p1 - p0), (p1 - p0) / duration_s
         return hermite(x, duration_s, (p0, self._velocities[before]), (p1, self._velocities[after]))
 
-    def _refusal(
-        self,
-        times_s: np.ndarray,
-        positions: np.ndarray,
-        velocities: np.ndarray | None,
-        now_s: float,
-        start_s: float | None,
-    ) -> str:
+    def _refusal(self, trajectory: Trajectory, now_s: float, start_s: float | None) -> str:
+        times_s, positions, velocities = trajectory.times_s, trajectory.positions, trajectory.velocities
         num_joints = self._positions.shape[1]
         shapes = [np.shape(positions)] + ([] if velocities is None else [np.shape(velocities)])
         if not len(times_s) or any(shape != (len(times_s), num_joints) for shape in shapes):

@@ -7,11 +7,11 @@ so this runs far faster than real time.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from vla_ros import topics
 from vla_ros.bags.types import message_type
 from vla_ros.bags.write import BagWriter
+from vla_ros.messages.trajectories import Trajectory
 from vla_ros.outputs import TRAJECTORY
 from vla_ros.robot import RobotConfig
 from vla_ros.sim.scene import Scene, sample_scene
@@ -70,44 +71,32 @@ def write_demonstrations(
         raise ValueError(f"{got}; demonstrations need interface trajectory for each output")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = []
-    for index, first in enumerate(range(0, config.num_episodes, EPISODES_PER_BAG)):
-        num_episodes = min(EPISODES_PER_BAG, config.num_episodes - first)
-        jobs.append(_Job(folder / f"demo_{index:05d}", robot, config, first, num_episodes))
-    missing = [job for job in jobs if not (job.path / "metadata.yaml").exists()]
-    yield from (job.path for job in jobs if job not in missing)
+    paths = [folder / f"demo_{index:05d}" for index in range(config.num_bags)]
+    missing = [path for path in paths if not (path / "metadata.yaml").exists()]
+    yield from (path for path in paths if path not in missing)
     # spawn: an EGL context and a thread pool do not survive a fork.
     with multiprocessing.get_context("spawn").Pool(max(1, min(num_workers, len(missing)))) as pool:
-        yield from pool.imap(_write_bag, missing)
+        yield from pool.imap(partial(_write_bag, robot, config), missing)
 
 
-@dataclass(frozen=True)
-class _Job:
-    path: Path
-    robot: RobotConfig
-    config: DemonstrationConfig
-    first_episode: int
-    num_episodes: int
-
-
-def _write_bag(job: _Job) -> Path:
+def _write_bag(robot: RobotConfig, config: DemonstrationConfig, path: Path) -> Path:
     os.environ["LP_NUM_THREADS"] = "1"  # software rendering in each worker on one core, else workers fight for cores
+    from vla_ros.sim.robot import check_robot
     from vla_ros.sim.world import TabletopWorld
 
-    sizes = {(camera.width, camera.height) for camera in job.robot.cameras}
-    if len(sizes) != 1:
-        raise ValueError(f"robot '{job.robot.name}': cameras of sizes {sorted(sizes)}; the simulation renders one size")
-    world = TabletopWorld(*sizes.pop())
-    partial = job.path.with_name(f".{job.path.name}.{os.getpid()}") / job.path.name
-    with BagWriter(partial, compress=True) as bag:
-        recorder = _Messages(bag, job.robot)
+    check_robot(robot)
+    world = TabletopWorld(robot.cameras[0].width, robot.cameras[0].height)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}") / path.name
+    with BagWriter(unfinished, compress=True) as bag:
+        recorder = _Messages(bag, robot)
         start_ns = _EPOCH_NS
-        for episode in range(job.first_episode, job.first_episode + job.num_episodes):
-            start_ns += _record_episode(world, recorder, job.config, episode, start_ns)
+        first = EPISODES_PER_BAG * int(path.name.removeprefix("demo_"))
+        for episode in range(first, min(first + EPISODES_PER_BAG, config.num_episodes)):
+            start_ns += _record_episode(world, recorder, config, episode, start_ns)
     world.close()
-    partial.rename(job.path)
-    partial.parent.rmdir()
-    return job.path
+    unfinished.rename(path)
+    unfinished.parent.rmdir()
+    return path
 
 
 def _record_episode(
@@ -130,9 +119,10 @@ def _record_episode(
         now_ns = start_ns + round(world.time_s * NS_PER_S)
         phase = step % _STATE_PERIOD_STEPS
         if phase == 0:
-            command, following = following, expert.step(command_dt_s)
+            trajectory = expert.trajectory(command_dt_s)
+            command, following = following, trajectory.positions[0]
             recorder.joint_state(world.joint_positions, world.joint_velocities, now_ns)
-            recorder.command(following, expert.velocity, command_dt_s, now_ns)
+            recorder.command(trajectory, now_ns)
         if step % period_steps == 0 and step // period_steps < config.num_frames:
             recorder.images(world, now_ns)
         world.step(command + (following - command) * ((phase + 1) / _STATE_PERIOD_STEPS))
@@ -146,8 +136,8 @@ class _Messages:
         self._bag = bag
         self._robot = robot
         for camera in robot.cameras:
-            bag.add_topic(f"/{camera.topic}", "sensor_msgs/msg/Image")
-        bag.add_topic(f"/{robot.joint_states.topic}", "sensor_msgs/msg/JointState")
+            bag.add_topic(f"/{camera.topic}", topics.IMAGE)
+        bag.add_topic(f"/{robot.joint_states.topic}", topics.JOINT_STATE)
         for output in robot.outputs:
             bag.add_topic(f"/{output.command_topic}", TRAJECTORY)
         bag.add_topic(TASK_TOPIC, "std_msgs/msg/String", latched=True)
@@ -155,32 +145,30 @@ class _Messages:
 
     def scene(self, scene: Scene, stamp_ns: int) -> None:
         string = message_type("std_msgs/msg/String")
-        blocks = {block.color: [round(block.x_m, 4), round(block.y_m, 4)] for block in scene.blocks}
-        self._bag.write(BLOCKS_TOPIC, string(json.dumps(blocks)), stamp_ns)
+        self._bag.write(BLOCKS_TOPIC, string(scene.blocks_json), stamp_ns)
         self._bag.write(TASK_TOPIC, string(scene.instruction), stamp_ns)
 
     def images(self, world: TabletopWorld, stamp_ns: int) -> None:
         for camera in self._robot.cameras:
             pixels = world.render(camera.name)
             height, width, _ = pixels.shape
-            image = message_type("sensor_msgs/msg/Image")(
+            image = message_type(topics.IMAGE)(
                 _header(stamp_ns, camera.name), height, width, "rgb8", 0, 3 * width, pixels.reshape(-1)
             )
             self._bag.write(f"/{camera.topic}", image, stamp_ns)
 
     def joint_state(self, positions: np.ndarray, velocities: np.ndarray, stamp_ns: int) -> None:
-        state = message_type("sensor_msgs/msg/JointState")(
+        state = message_type(topics.JOINT_STATE)(
             _header(stamp_ns), list(self._robot.joint_names), positions, velocities, np.zeros_like(positions)
         )
         self._bag.write(f"/{self._robot.joint_states.topic}", state, stamp_ns)
 
-    def command(self, positions: np.ndarray, velocities: np.ndarray, ahead_s: float, stamp_ns: int) -> None:
-        """What an expert publishes at ``stamp_ns``: be at ``positions`` in ``ahead_s``, then come to rest."""
-        rest = positions + velocities * ahead_s / 2
-        rows = ((positions, velocities, ahead_s), (rest, np.zeros_like(positions), 2 * ahead_s))
+    def command(self, command: Trajectory, stamp_ns: int) -> None:
+        """What an expert publishes at ``stamp_ns``."""
         for output in self._robot.outputs:
             columns = self._robot.columns(output.joints)
-            points = [_point(row[columns], speed[columns], time_s) for row, speed, time_s in rows]
+            rows = zip(command.positions, command.velocities, command.times_s, strict=True)
+            points = [_point(positions[columns], speeds[columns], time_s) for positions, speeds, time_s in rows]
             message = message_type(TRAJECTORY)(_header(0), list(output.joints), points)
             self._bag.write(f"/{output.command_topic}", message, stamp_ns)
 

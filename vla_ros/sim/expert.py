@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from vla_ros.messages.trajectories import Trajectory
 from vla_ros.sim import kinematics
 from vla_ros.sim.scene import Scene
 
@@ -42,7 +43,12 @@ class Expert:
         self._command = self._command + self._velocity * dt_s
         return self._command.copy()
 
-    @property
-    def velocity(self) -> np.ndarray:
-        """Velocity of the last command, ``[6]`` rad/s."""
-        return self._velocity.copy()
+    def trajectory(self, dt_s: float) -> Trajectory:
+        """The next command as a message has it: be there in ``dt_s``, then come to rest."""
+        position, velocity = self.step(dt_s), self._velocity
+        return Trajectory(
+            stamp_ns=0,
+            times_s=np.array([dt_s, 2 * dt_s]),
+            positions=np.stack([position, position + velocity * dt_s / 2]),
+            velocities=np.stack([velocity, np.zeros_like(velocity)]),
+        )

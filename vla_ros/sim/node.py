@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 
@@ -24,15 +23,15 @@ from vla_ros.messages.images import encode_compressed_image, encode_image
 from vla_ros.messages.joints import fill_joint_state
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import OutputConfig, RobotConfig, load_robot
-from vla_ros.ros.dds import use_default_dds_profile
 from vla_ros.ros.declare import declare_and_read
 from vla_ros.ros.endpoints import interface_class, make_publisher, subscribe
+from vla_ros.ros.managed import spinning
 from vla_ros.ros.outputs import CommandOutputs
 from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
 from vla_ros.ros.qos import CAMERA, COMMAND, JOINT_STATES
-from vla_ros.ros.signals import stop_on_signals
+from vla_ros.ros.signals import ros_running, stop_on_signals
 from vla_ros.share import robot_file
-from vla_ros.sim.reset import ResetRequest, parse_reset
+from vla_ros.sim.messages import ResetRequest, parse_reset
 from vla_ros.units import MS_PER_NS, NS_PER_S
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ class SimNode(Node):
         if step % CAMERA_STEPS == 0:
             self._publish_images(now_ns)
         if self._expert_commands is not None and step % EXPERT_STEPS == 0:
-            self._expert_commands.send(self._simulated.expert_trajectory(EXPERT_STEPS * world.control_dt_s))
+            self._expert_commands.send(self._simulated.expert.trajectory(EXPERT_STEPS * world.control_dt_s))
         is_news = self._simulated.step()
         if self._view is not None and (is_news or self._simulated.num_steps % VIEW_STEPS == 1):
             self._publish_view(now_ns)
@@ -172,12 +171,12 @@ class SimNode(Node):
             self.get_logger().error(f"sim/reset: {error}")
             return
         self._num_resets += 1
-        self._blocks.publish(String(data=self._simulated.blocks_json()))
+        self._blocks.publish(String(data=self._simulated.scene.blocks_json))
         self._task.publish(String(data=self._simulated.instruction))
         self._publish_episode()
 
     def _publish_episode(self) -> None:
-        text = self._simulated.episode_json(self._num_resets)
+        text = json.dumps(asdict(self._simulated.status(self._num_resets)))
         self._episode.publish(String(data=text))
         self.get_logger().info(f"episode {text}")
 
@@ -215,30 +214,14 @@ def main(args: list[str] | None = None) -> None:
     os.environ.setdefault("MUJOCO_GL", "egl")
     # Software rendering would otherwise take every core, which inference and the control loop need more.
     os.environ.setdefault("LP_NUM_THREADS", "1")
-    use_default_dds_profile()
-    # Signals end the loop between two steps, not ROS under a step that publishes.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        node = SimNode()
-    except ValueError as error:
-        rclpy.try_shutdown()
-        print(f"sim_node: {error}", file=sys.stderr)
-        sys.exit(2)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    threading.Thread(target=_spin, args=(executor,), daemon=True).start()
-    try:
-        node.run(stop)
-    finally:
-        node.close()
-        rclpy.try_shutdown()
-
-
-def _spin(executor: SingleThreadedExecutor) -> None:
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        pass
+    with ros_running(args):
+        try:
+            node = SimNode()
+        except ValueError as error:
+            print(f"sim_node: {error}", file=sys.stderr)
+            sys.exit(2)
+        with spinning(node), closing(node):
+            node.run(stop)
 
 
 if __name__ == "__main__":

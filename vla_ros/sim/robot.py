@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -13,9 +11,9 @@ from vla_ros.robot import OutputConfig, RobotConfig
 from vla_ros.sim.controller import TrajectoryController
 from vla_ros.sim.episode import TouchEpisode
 from vla_ros.sim.expert import Expert
-from vla_ros.sim.reset import ResetRequest
+from vla_ros.sim.messages import EpisodeStatus, ResetRequest
 from vla_ros.sim.scene import Scene, sample_scene
-from vla_ros.sim.world import CAMERAS, TabletopWorld
+from vla_ros.sim.world import CAMERAS, TabletopWorld, mujoco
 
 VIEW_PIXELS = 384
 
@@ -66,10 +64,7 @@ class SimulatedRobot:
         Returns why the controller refuses it, or an empty string.
         """
         now_s = self.world.time_s
-        start_s = None if age_s is None else now_s - age_s
-        return self._controllers[output].accept(
-            trajectory.times_s, trajectory.positions, trajectory.velocities, now_s, start_s
-        )
+        return self._controllers[output].accept(trajectory, now_s, None if age_s is None else now_s - age_s)
 
     def step(self) -> bool:
         """Advance by ``world.control_dt_s``; returns whether the episode's status changed."""
@@ -95,40 +90,14 @@ class SimulatedRobot:
         self.world.close()
         self._viewer.close()
 
-    def expert_trajectory(self, dt_s: float) -> Trajectory:
-        """The expert's next command: be there in ``dt_s``, then come to rest."""
-        assert self.expert is not None
-        position = self.expert.step(dt_s)
-        velocity = self.expert.velocity
-        return Trajectory(
-            stamp_ns=0,
-            times_s=np.array([dt_s, 2 * dt_s]),
-            positions=np.stack([position, position + velocity * dt_s / 2]),
-            velocities=np.stack([velocity, np.zeros_like(velocity)]),
-        )
-
-    def episode_json(self, number: int) -> str:
-        """What ``sim/episode`` says; ``number`` counts the resets."""
-        return json.dumps(
-            {
-                "seed": self.scene.seed,
-                "instruction": self.instruction,
-                "target": self.scene.target_color,
-                "status": self.episode.status,
-                "elapsed_s": round(self.episode.elapsed_s, 3),
-                "episode": number,
-            }
-        )
-
-    def blocks_json(self) -> str:
-        """What ``sim/blocks`` says: the blocks' places on the table in m, for labels; no policy sees it."""
-        return json.dumps({block.color: [round(block.x_m, 4), round(block.y_m, 4)] for block in self.scene.blocks})
+    def status(self, number: int) -> EpisodeStatus:
+        """How the episode is going; ``number`` counts the resets."""
+        scene, elapsed_s = self.scene, round(self.episode.elapsed_s, 3)
+        return EpisodeStatus(scene.seed, self.instruction, scene.target_color, self.episode.status, elapsed_s, number)
 
 
-def _whole_table() -> Any:
-    """A camera for people, no camera of the robot: arm and blocks as somebody beside the table sees them."""
-    import mujoco  # here, because vla_ros.sim.world chooses the rendering backend before it imports mujoco
-
+def _whole_table() -> mujoco.MjvCamera:
+    """A camera for people, not one of the robot's: arm and blocks as somebody at the table sees them."""
     camera = mujoco.MjvCamera()
     camera.lookat[:] = (0.26, 0.0, 0.15)
     camera.azimuth, camera.elevation, camera.distance = 158.0, -45.0, 1.2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -73,6 +74,11 @@ class Scene:
     @property
     def target(self) -> Block:
         return next(block for block in self.blocks if block.color == self.target_color)
+
+    @property
+    def blocks_json(self) -> str:
+        """What ``sim/blocks`` says: the blocks' places on the table in m, for labels; no policy sees it."""
+        return json.dumps({block.color: [round(block.x_m, 4), round(block.y_m, 4)] for block in self.blocks})
 
     def with_target(self, color: str) -> Scene:
         """The same scene, the instruction naming another block. Raises ValueError for a colour it does not hold."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 
@@ -54,6 +55,8 @@ KEYS = {
     "q": Action.QUIT,
     "\x04": Action.QUIT,
 }
+KEY = re.compile(r"\x1bO.|\x1b\[[^@-~]*[@-~]|\x1b(?=[^O\[])|[^\x1b]", re.DOTALL)
+"""A whole key; of an escape sequence whose end is missing, none."""
 HELP = """\
   up, down  or  + -          jog the joint in brackets; the first one takes over
   left, right  or  1 ... 9   another joint
@@ -72,19 +75,9 @@ class SplitKeys:
 def split_keys(text: str) -> SplitKeys:
     """What a terminal sent, key by key; an arrow is one key."""
     keys, at = [], 0
-    while at < len(text):
-        end = at + 1
-        if text[at] == "\x1b":
-            if text[at + 1 : at + 2] == "O":
-                end = at + 3
-            elif text[at + 1 : at + 2] == "[":
-                end = next((i + 1 for i in range(at + 2, len(text)) if "@" <= text[i] <= "~"), len(text) + 1)
-            elif at + 1 == len(text):
-                end = len(text) + 1
-            if end > len(text):
-                break
-        keys.append(text[at:end])
-        at = end
+    while key := KEY.match(text, at):
+        keys.append(key[0])
+        at = key.end()
     return SplitKeys(tuple(keys), text[at:])
 
 
@@ -170,7 +163,7 @@ class JogSession:
         if mode == Mode.TELEOP:
             self._is_teleop = True
         elif self._is_teleop:
-            self._stop(f"{mode}: you drive no more; jog to take over again")
+            self._stop(f"{mode}: you no longer drive; jog to take over again")
         elif now_s - self._started_s > TAKEOVER_PATIENCE_S:
             self._stop(f"no takeover: the mode is {mode}" if mode else f"no takeover: nobody publishes {topics.MODE}")
         return self.jog.advance() if self.is_driving else None

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import rclpy
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
@@ -25,13 +23,12 @@ from vla_ros import topics
 from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory
 from vla_ros.ros import qos
-from vla_ros.ros.dds import use_default_dds_profile
 from vla_ros.ros.declare import declare_and_read
 from vla_ros.ros.endpoints import make_client, make_publisher, subscribe
-from vla_ros.ros.managed import Spinner
+from vla_ros.ros.managed import spinning
 from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
 from vla_ros.ros.robot_description import load_robot_in_graph
-from vla_ros.ros.signals import stop_on_signals
+from vla_ros.ros.signals import ros_running, stop_on_signals
 from vla_ros.share import robot_file
 from vla_ros.teleop.jog import DEFAULT_SPEED, HELP, MAX_SPEED, MIN_SPEED, JogSession, status_line
 from vla_ros.teleop.terminal import Terminal
@@ -59,13 +56,6 @@ class _Measured:
 
 
 @dataclass(frozen=True)
-class _Answer:
-    service: str
-    success: bool
-    message: str
-
-
-@dataclass(frozen=True)
 class KeyboardParams(NodeParameters):
     """Of ``teleop_keyboard``."""
 
@@ -85,7 +75,7 @@ class TeleopKeyboard(Node):
         self._session = JogSession(self._robot, PERIOD_S, params.speed)
         self._mode = ""
         self._measured = _Measured(None, 0.0)
-        self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[str, Trigger.Response]] = queue.SimpleQueue()
         self._due_s: dict[str, float] = {}
         self._asked_s: dict[str, float] = {}
         self._teleop = make_publisher(self, topics.TELEOP)
@@ -154,9 +144,9 @@ class TeleopKeyboard(Node):
 
     def _hear(self, now_s: float) -> None:
         while not self._answers.empty():
-            answer = self._answers.get()
-            if self._asked_s.pop(answer.service, None) is not None:
-                self._session.answer(answer.service, answer.success, answer.message)
+            service, response = self._answers.get()
+            if self._asked_s.pop(service, None) is not None:
+                self._session.answer(service, response.success, response.message)
         for service in [name for name, asked_s in self._asked_s.items() if now_s - asked_s > ANSWER_PATIENCE_S]:
             del self._asked_s[service]
             self._session.lines.append(f"{service}: no answer in {ANSWER_PATIENCE_S:g} s")
@@ -181,32 +171,22 @@ class TeleopKeyboard(Node):
             self._measured = _Measured(None, now_s, str(error))
 
     def _on_answer(self, service: str, future: Future) -> None:
-        response = future.result()
-        self._answers.put(_Answer(service, response.success, response.message))
+        self._answers.put((service, future.result()))
 
 
 def main(args: list[str] | None = None) -> int:
     """Run until q or a signal; exits 2 with one line where it cannot start."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return _refuse("standard input and output are no terminal; run it in one: ros2 run vla_ros teleop_keyboard")
+        return _refuse("standard input and output are not a terminal; run it in one: ros2 run vla_ros teleop_keyboard")
     stop = stop_on_signals(signal.SIGHUP, signal.SIGQUIT)
-    use_default_dds_profile()
-    # The key loop ends between two keys, and the terminal is restored.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        node = TeleopKeyboard()
-    except (ValueError, InvalidParameterTypeException) as error:
-        rclpy.shutdown()
-        return _refuse(" ".join(str(error).split()))
-    spinner = Spinner(node)
-    spinner.start()
-    try:
-        with Terminal(sys.stdin, sys.stdout) as terminal:
+    with ros_running(args):
+        try:
+            node = TeleopKeyboard()
+        except (ValueError, InvalidParameterTypeException) as error:
+            return _refuse(" ".join(str(error).split()))
+        with spinning(node), Terminal(sys.stdin, sys.stdout) as terminal:
             node.run(terminal, stop)
-    finally:
-        spinner.stop()
         node.destroy_node()
-        rclpy.shutdown()
     return 0
 
 

@@ -8,7 +8,6 @@ import select
 import shutil
 import termios
 import tty
-from types import TracebackType
 from typing import IO, Any, TextIO
 
 from vla_ros.teleop.jog import split_keys
@@ -70,9 +69,7 @@ class Terminal:
         self._write(HIDE_CURSOR)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with contextlib.suppress(OSError, termios.error):  # the terminal may be gone
             # Keys not read yet are dropped: the shell must not get them.
             termios.tcsetattr(self._input, termios.TCSAFLUSH, self._saved)

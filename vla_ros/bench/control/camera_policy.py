@@ -9,16 +9,11 @@ import numpy as np
 import torch
 import yaml
 
-from vla_ros.bench.inference.subject import find_config
-from vla_ros.policies.config import DataConfig
 from vla_ros.policies.directory import save_policy
+from vla_ros.policies.files import open_policy
 from vla_ros.policies.fill import build_policy
-from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig
-from vla_ros.policies.modules.vlm_bridge.qwen.processor import LOCATION_TOKENS, train_tokenizer
-from vla_ros.policies.pi.config import PiConfig
-from vla_ros.policies.pi.processor import PiProcessor
 from vla_ros.robot import RobotConfig, load_robot
-from vla_ros.share import robot_file
+from vla_ros.share import policy_dir, robot_file
 from vla_ros.transforms.normalize import FieldStats
 from vla_ros.types import Observation
 
@@ -45,38 +40,30 @@ def write_robot(path: Path, packaged: str) -> RobotConfig:
 def write_policy(folder: Path, robot: RobotConfig) -> None:
     """Write a policy directory for the robot: tiny_touch's network, in which random weights move the joints at random
     about the middle of their ranges."""
-    config = _config(robot.num_joints)
-    middle = (robot.joint_values("lower") + robot.joint_values("upper")) / 2
-    processor = PiProcessor(
-        config=config,
-        data=DataConfig(
-            joint_names=robot.joint_names,
-            camera_names=robot.camera_names,
-            action_horizon=config.action_horizon,
-            chunk_dt_s=0.1,
-            action_mode="absolute",
-            normalization="mean_std",
-        ),
-        images=ProcessorConfig(
-            type="QwenProcessor",
-            camera_height=CAMERA_HEIGHT,
-            camera_width=CAMERA_WIDTH,
-            image_height=IMAGE_SIZE,
-            image_width=IMAGE_SIZE,
-            buckets=(BUCKET,),
-        ),
-        tokenizer=train_tokenizer([TASK], config.vlm_config["text_config"]["vocab_size"], LOCATION_TOKENS),
-        stats={"state": _stats(middle, 1), "action": _stats(middle, config.action_horizon)},
+    tiny = open_policy(policy_dir("tiny_touch")).processor
+    vision = {**tiny.config.vlm_config["vision_config"], "patch_size": PATCH_SIZE, "spatial_merge_size": MERGE_SIZE}
+    config = replace(tiny.config, vlm_config={**tiny.config.vlm_config, "vision_config": vision}, num_steps=NUM_STEPS)
+    data = replace(
+        tiny.data,
+        joint_names=robot.joint_names,
+        camera_names=robot.camera_names,
+        chunk_dt_s=0.1,
+        action_mode="absolute",
+        normalization="mean_std",
     )
+    images = replace(
+        tiny.images,
+        camera_height=CAMERA_HEIGHT,
+        camera_width=CAMERA_WIDTH,
+        image_height=IMAGE_SIZE,
+        image_width=IMAGE_SIZE,
+        buckets=(BUCKET,),
+    )
+    middle = (robot.joint_values("lower") + robot.joint_values("upper")) / 2
+    stats = {"state": _stats(middle, 1), "action": _stats(middle, config.action_horizon)}
+    processor = type(tiny)(config, data, images, tiny.tokenizer, stats)
     torch.manual_seed(0)
     save_policy(folder, build_policy(config), processor, _observation(robot, middle))
-
-
-def _config(num_joints: int) -> PiConfig:
-    tiny = find_config("tiny_touch")
-    vision = {**tiny.vlm_config["vision_config"], "patch_size": PATCH_SIZE, "spatial_merge_size": MERGE_SIZE}
-    vlm = {**tiny.vlm_config, "vision_config": vision}
-    return replace(tiny, vlm_config=vlm, action_dim=num_joints, state_dim=num_joints, num_steps=NUM_STEPS)
 
 
 def _stats(mean: np.ndarray, horizon: int) -> FieldStats:

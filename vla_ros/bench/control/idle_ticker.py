@@ -6,14 +6,17 @@ Idle means: its process does nothing but tick and publish a command, by the poli
 from __future__ import annotations
 
 import gc
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
+import rclpy
 
+from vla_ros.nodes.params import PolicyNodeParams
 from vla_ros.robot import RobotConfig, load_robot
-from vla_ros.ros.managed import ManagedNode, run_managed
+from vla_ros.ros.declare import declare_and_read
 from vla_ros.ros.outputs import CommandOutputs
+from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
+from vla_ros.ros.signals import ros_running, stop_on_signals
 from vla_ros.ros.ticker import Ticker
 from vla_ros.runtime.limits import BrakingRamp, Limiter
 from vla_ros.share import robot_file
@@ -21,46 +24,12 @@ from vla_ros.types import Command
 from vla_ros.units import NS_PER_S
 
 
-class ControlTicker(ManagedNode):
-    """Publishes one and the same command of ``robot`` on topics of its own, ``control_rate_hz`` times a second."""
+@dataclass(frozen=True)
+class TickerParams(NodeParameters):
+    """Of ``control_ticker``."""
 
-    def __init__(self) -> None:
-        super().__init__("control_ticker")
-        self.declare_parameter("autostart", True)
-        self.declare_parameter("robot", "tabletop")
-        self.declare_parameter("control_rate_hz", 50.0)
-        self.declare_parameter("realtime_priority", 10)
-        self._outputs: CommandOutputs | None = None
-        self._ticker: Ticker | None = None
-
-    def configure(self) -> None:
-        robot = load_robot(robot_file(self._get("robot")))
-        self._period_ns = round(NS_PER_S / self._get("control_rate_hz"))
-        self._ramp = ramp_in_motion(robot, self._period_ns / NS_PER_S)
-        self._outputs = CommandOutputs(self, idle_robot(robot), self._period_ns / NS_PER_S)
-
-    def activate(self) -> None:
-        gc.collect()
-        gc.freeze()
-        self._ticker = Ticker(self._period_ns, self._tick, self._get("realtime_priority"))
-        self._ticker.start()
-
-    def deactivate(self) -> None:
-        if self._ticker is not None:
-            self._ticker.stop()
-            self._ticker = None
-
-    def cleanup(self) -> None:
-        if self._outputs is not None:
-            self._outputs.destroy()
-            self._outputs = None
-
-    def _tick(self, deadline_ns: int) -> None:
-        assert self._outputs is not None
-        self._outputs.publish(self._ramp)
-
-    def _get(self, name: str) -> Any:
-        return self.get_parameter(name).value
+    robot: str = robot_parameter()
+    control_rate_hz: float = parameter(50.0, "Commands per second.", unit="Hz", low=1.0, high=1000.0)
 
 
 def idle_robot(robot: RobotConfig) -> RobotConfig:
@@ -78,8 +47,21 @@ def ramp_in_motion(robot: RobotConfig, period_s: float) -> BrakingRamp:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is told to stop."""
-    return run_managed(ControlTicker, args)
+    """Publish one and the same command on topics of its own until told to stop."""
+    stopping = stop_on_signals()
+    with ros_running(args):
+        node = rclpy.create_node("control_ticker")
+        params = declare_and_read(node, TickerParams)
+        robot, period_s = load_robot(robot_file(params.robot)), 1 / params.control_rate_hz
+        ramp, outputs = ramp_in_motion(robot, period_s), CommandOutputs(node, idle_robot(robot), period_s)
+        gc.collect()
+        gc.freeze()
+        tick_priority = PolicyNodeParams.realtime_priority
+        ticker = Ticker(round(period_s * NS_PER_S), lambda deadline_ns: outputs.publish(ramp), tick_priority)
+        ticker.start()
+        stopping.wait()
+        ticker.stop()
+    return 0
 
 
 if __name__ == "__main__":

@@ -7,12 +7,14 @@ order.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from vla_ros.hermite import hermite
+from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import RobotConfig
 from vla_ros.runtime.aim_history import AimHistory
 from vla_ros.runtime.policy_driver import PolicyDriver
@@ -23,6 +25,8 @@ from vla_ros.units import MS_PER_NS, NS_PER_S
 TOLERANCE = 1e-6
 """A share of a limit that rounding to whole ns may add."""
 HISTORY_SIZE = 512
+NO_SEQUENCE = 1 << 63
+"""From here on the middleware counts nothing."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,23 @@ class HeardCommand:
     times_s: np.ndarray
     positions: np.ndarray
     velocities: np.ndarray
+
+    @classmethod
+    def of(cls, trajectory: Trajectory, info: Mapping[str, Any], mode: str = "") -> HeardCommand:
+        """A command of all joints and what the middleware's ``info`` of its receipt says: the listener may be late in
+        looking. Raises ValueError where it has no velocities."""
+        if trajectory.velocities is None:
+            raise ValueError("trajectory has no velocities; expected some in each point")
+        sequence = info.get("publication_sequence_number")
+        return cls(
+            sent_ns=info["source_timestamp"],
+            arrived_ns=info["received_timestamp"],
+            sequence=None if sequence is None or sequence >= NO_SEQUENCE else sequence,
+            mode=mode,
+            times_s=trajectory.times_s,
+            positions=trajectory.positions,
+            velocities=trajectory.velocities,
+        )
 
 
 @dataclass(frozen=True)
@@ -182,16 +203,8 @@ class _Judge:
 
     def ramp(self, command: HeardCommand) -> np.ndarray:
         """The command's own points and what lies between them."""
-        positions, velocities = command.positions, command.velocities
-        shares = [
-            np.abs(positions - self._middle).max(axis=0) / self._half,
-            np.abs(velocities).max(axis=0) / self._max_velocity,
-            np.zeros(len(self._half)),
-        ]
-        if len(positions) > 1:
-            spans_s = np.diff(command.times_s)[:, None]
-            shares[2] = np.abs(np.diff(velocities, axis=0) / spans_s).max(axis=0) / self._max_acceleration
-        return _largest(shares)
+        accelerations = np.diff(command.velocities, axis=0) / np.diff(command.times_s)[:, None]
+        return self._shares(command.positions, command.velocities, accelerations)
 
     def step(self, before: HeardCommand, command: HeardCommand) -> np.ndarray:
         """The step from one command to the next, both by the velocities they name and by their positions; of the
@@ -207,14 +220,17 @@ class _Judge:
         way = command.positions[0] - position
         by_velocity = np.abs(command.velocities[0] - velocity) / dt
         by_position = np.abs(2 * (way - velocity * dt)) / dt**2
-        acceleration = np.maximum(by_velocity, by_position) / self._max_acceleration
-        return _largest([np.zeros_like(way), np.abs(way) / dt / self._max_velocity, acceleration])
+        return self._shares(self._middle, way / dt, np.maximum(by_velocity, by_position))
 
-
-def _largest(shares: Sequence[np.ndarray]) -> np.ndarray:
-    """Of all joints; what is not finite breaks every limit."""
-    largest = np.array([share.max() for share in shares])
-    return np.where(np.isfinite(largest), largest, np.inf)
+    def _shares(self, positions: np.ndarray, velocities: np.ndarray, accelerations: np.ndarray) -> np.ndarray:
+        """The largest of all joints; what is not finite breaks every limit."""
+        used = (
+            np.abs(positions - self._middle) / self._half,
+            np.abs(velocities) / self._max_velocity,
+            np.abs(accelerations) / self._max_acceleration,
+        )
+        largest = np.array([shares.max(initial=0.0) for shares in used])
+        return np.where(np.isfinite(largest), largest, np.inf)
 
 
 def _state_after(command: HeardCommand, elapsed_s: float) -> np.ndarray:

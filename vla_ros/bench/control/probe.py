@@ -1,29 +1,29 @@
-"""The control bench's own ROS node: a human's hand, and a record of everything that the policy node says."""
+"""The control bench's own ROS node: a human who takes over, and a record of everything that the policy node says."""
 
 from __future__ import annotations
 
-from array import array
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from builtin_interfaces.msg import Duration
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_ros import topics
-from vla_ros.bench.control.heard import EVERYTHING, heard_command, now_ns
 from vla_ros.bench.control.idle_ticker import idle_robot
 from vla_ros.bench.control.judge import HeardChunk, HeardCommand
-from vla_ros.demo.client import DemoClient, Recording
-from vla_ros.messages.times import fill_time
-from vla_ros.messages.trajectories import Trajectory, parse_trajectory
+from vla_ros.demo.client import DemoClient
+from vla_ros.demo.stats import Recording
+from vla_ros.messages.trajectories import Trajectory, fill_trajectory, parse_trajectory
 from vla_ros.robot import RobotConfig
 from vla_ros.ros.endpoints import make_publisher, subscribe
 from vla_ros.ros.outputs import CommandInputs
 from vla_ros.types import ActionChunk
-from vla_ros.units import NS_PER_S
+
+EVERYTHING = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class ControlProbe(DemoClient):
@@ -37,8 +37,7 @@ class ControlProbe(DemoClient):
         self._chunks: list[tuple[int, JointTrajectory]] = []
         self.scenes_ns: list[int] = []
         self.idle_ns: list[int] = []
-        self._model_level = b""
-        self._model_heard_ns = 0
+        self._model_ready_ns = 0
         self._teleop = make_publisher(self, topics.TELEOP)
         CommandInputs(self, robot, self._keep_command, EVERYTHING)
         CommandInputs(self, idle_robot(robot), self._keep_idle, EVERYTHING)
@@ -51,8 +50,8 @@ class ControlProbe(DemoClient):
         return len(self._chunks)
 
     @property
-    def is_hand_heard(self) -> bool:
-        """Whether the policy node listens to this hand."""
+    def is_teleop_heard(self) -> bool:
+        """Whether the policy node listens to this human."""
         return self._teleop.get_subscription_count() > 0
 
     @property
@@ -68,20 +67,19 @@ class ControlProbe(DemoClient):
 
     def start_episode(self, seed: int, target: str | None, timeout_s: float = 5.0) -> Recording:
         """As the demo does it, remembering when: commands from before are of another pose."""
-        self.scenes_ns.append(now_ns())
+        self.scenes_ns.append(time.time_ns())
         return super().start_episode(seed, target, timeout_s)
 
     def model_works_since(self, since_ns: int) -> bool:
         """Whether a model node that is ready has been heard since."""
-        return self._model_level == DiagnosticStatus.OK and self._model_heard_ns > since_ns
+        return self._model_ready_ns > since_ns
 
     def teleop(self, positions: np.ndarray) -> int:
         """Publish a set point for one control period from now; returns when, ns."""
-        msg = JointTrajectory(joint_names=self._robot.joint_names)
-        point = JointTrajectoryPoint(positions=array("d", positions), time_from_start=Duration())
-        fill_time(point.time_from_start, round(NS_PER_S / self._robot.control_rate_hz))
-        msg.points = [point]
-        sent_ns = now_ns()
+        msg = JointTrajectory()
+        point = Trajectory(0, np.array([1 / self._robot.control_rate_hz]), positions[None], None)
+        fill_trajectory(msg, point, self._robot.joint_names, JointTrajectoryPoint)
+        sent_ns = time.time_ns()
         self._teleop.publish(msg)
         return sent_ns
 
@@ -94,7 +92,7 @@ class ControlProbe(DemoClient):
         commands = []
         for trajectory, info in heard:
             index = int(np.searchsorted(mode_ns, info["source_timestamp"], side="right")) - 1
-            commands.append(heard_command(trajectory, info, modes[index][1] if index >= 0 else ""))
+            commands.append(HeardCommand.of(trajectory, info, modes[index][1] if index >= 0 else ""))
         return commands
 
     def chunks(self) -> list[HeardChunk]:
@@ -126,5 +124,4 @@ class ControlProbe(DemoClient):
             self._changed.notify_all()
 
     def _keep_status(self, msg: DiagnosticStatus) -> None:
-        with self._changed:
-            self._model_level, self._model_heard_ns = msg.level, now_ns()
+        self._model_ready_ns = time.time_ns() if msg.level == DiagnosticStatus.OK else 0

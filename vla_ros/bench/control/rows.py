@@ -33,7 +33,7 @@ MAX_JUMP_RATIO, ENOUGH_SWITCHES, JUMP_DELAY_MS = 1 / 3, 200, 200.0
 """The ratio is promised for rtc and a model that takes so much longer."""
 MAX_LATENESS_RATIO, LATENESS_MARGIN_MS = 1.2, 0.5
 CHANGE_S = 0.2
-"""So long after a change of driver the steps of the command are looked at."""
+"""How long after a change of driver the steps of the command are looked at."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Span:
 @dataclass(frozen=True)
 class Drive:
     """The policy drove from ``engaged_ns`` on and its chunks were followed during ``span``, in which the policy node
-    used ``processor_s`` of the processor."""
+    used ``cpu_s`` of CPU time."""
 
     engaged_ns: int
     span: Span
-    processor_s: float = 0.0
+    cpu_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ class Driven:
 
 
 @dataclass(frozen=True)
-class Observed:
+class BenchRun:
     """One run: what arrived, and when what was done. Times are ns of the clock that messages are stamped by.
 
     ``scenes_ns`` are resets of the simulation, ``hands_ns`` teleop messages, ``idle_ns`` what arrived of the idle
-    ticker, during ``rest`` beside nothing else; ``num_drops`` is how many drives the policy node ended by itself.
+    ticker, during ``rest`` with nothing else running; ``num_drops`` is how many drives the policy node ended by itself.
     The span of ``killed`` begins when the model node was killed; during ``back`` it was back and nobody had engaged.
     """
 
@@ -92,7 +92,7 @@ class Observed:
     num_drops: int
 
 
-def control_rows(observed: Observed, robot: RobotConfig, latest: Driven | None) -> list[Row]:
+def control_rows(observed: BenchRun, robot: RobotConfig, latest: Driven | None) -> list[Row]:
     """The table; ``latest`` is what the strategy's chunk switches are compared with, None where it is itself."""
     period_s = 1 / robot.control_rate_hz
     return [
@@ -105,7 +105,7 @@ def control_rows(observed: Observed, robot: RobotConfig, latest: Driven | None) 
     ]
 
 
-def _limit_rows(observed: Observed, robot: RobotConfig, period_s: float) -> list[Row]:
+def _limit_rows(observed: BenchRun, robot: RobotConfig, period_s: float) -> list[Row]:
     use = limit_use(_segments(observed), robot, period_s)
     unheard = f", {use.num_unheard} not heard" if use.num_unheard else ""
     return [
@@ -116,7 +116,7 @@ def _limit_rows(observed: Observed, robot: RobotConfig, period_s: float) -> list
     ]
 
 
-def _handoff_rows(observed: Observed, robot: RobotConfig, period_s: float) -> list[Row]:
+def _handoff_rows(observed: BenchRun, robot: RobotConfig, period_s: float) -> list[Row]:
     segments, num_commands = _segments(observed), round(CHANGE_S / period_s)
     max_step = robot.joint_values("max_velocity") * period_s
     steps = {
@@ -129,8 +129,18 @@ def _handoff_rows(observed: Observed, robot: RobotConfig, period_s: float) -> li
     return [
         Row(f"{message}, p50", percentile(delays, 50), None, "ms"),
         Row(f"{message}, p99", percentile(delays, 99), period_s * 1e3 + TELEOP_MARGIN_MS, "ms"),
-        Row(f"step of the command at takeover, {len(steps[Mode.TELEOP])} times", _max(steps[Mode.TELEOP]), 1.0, unit),
-        Row(f"step of the command at engage, {len(steps[Mode.POLICY])} times", _max(steps[Mode.POLICY]), 1.0, unit),
+        Row(
+            f"step of the command at takeover, {len(steps[Mode.TELEOP])} times",
+            max(steps[Mode.TELEOP], default=None),
+            1.0,
+            unit,
+        ),
+        Row(
+            f"step of the command at engage, {len(steps[Mode.POLICY])} times",
+            max(steps[Mode.POLICY], default=None),
+            1.0,
+            unit,
+        ),
     ]
 
 
@@ -163,7 +173,7 @@ def _jumps(driven: Driven, period_s: float) -> SwitchJumps:
     return switch_jumps(drives, driven.commands, driven.strategy, period_s)
 
 
-def _kill_rows(observed: Observed, robot: RobotConfig, period_s: float) -> list[Row]:
+def _kill_rows(observed: BenchRun, robot: RobotConfig, period_s: float) -> list[Row]:
     kill_ns = observed.killed.span.start_ns
     followed = observed.driven.followed(observed.killed)
     rest_s = max(0, chunk_end_ns(followed) - kill_ns) / NS_PER_S
@@ -180,7 +190,7 @@ def _kill_rows(observed: Observed, robot: RobotConfig, period_s: float) -> list[
     ]
 
 
-def _lateness_rows(observed: Observed, period_s: float) -> list[Row]:
+def _lateness_rows(observed: BenchRun, period_s: float) -> list[Row]:
     """The yardstick is the idle ticker at the same moments, the model running for both: whatever else a busy machine
     does to a ticker, it does to either."""
     spans = [drive.span for drive in observed.driven.drives]
@@ -191,9 +201,9 @@ def _lateness_rows(observed: Observed, period_s: float) -> list[Row]:
     allowed = MAX_LATENESS_RATIO * (idle or 0.0) + LATENESS_MARGIN_MS
     return [
         Row(f"lateness of commands at {1 / period_s:g} Hz, model running, p99", ours, allowed, "ms", idle is not None),
-        Row("  of an idle ticker's in a process beside it, at the same moments", idle, None, "ms"),
+        Row("  of an idle ticker's in another process, at the same moments", idle, None, "ms"),
         Row("  of the same idle ticker's when nothing else runs", alone, None, "ms"),
-        Row("  of commands by the sender's stamps, without the way", at_sender, None, "ms"),
+        Row("  of commands by the sender's stamps, without the transport", at_sender, None, "ms"),
     ]
 
 
@@ -202,11 +212,7 @@ def _lateness(times_ns: Sequence[int], spans: Sequence[Span], period_s: float) -
     return percentile(lateness_ms([[t for t in times_ns if span.holds(t)] for span in spans], period_s), 99)
 
 
-def _segments(observed: Observed) -> list[list[HeardCommand]]:
+def _segments(observed: BenchRun) -> list[list[HeardCommand]]:
     """The commands between two resets of the simulation, which move the arm without a command."""
     bounds = [0, *observed.scenes_ns, 1 << 62]
     return [[c for c in observed.driven.commands if start <= c.sent_ns < end] for start, end in pairwise(bounds)]
-
-
-def _max(values: list[float]) -> float | None:
-    return max(values, default=None)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from sensor_msgs.msg import Image
 
-from vla_ros.bench.control.camera_rows import CAMERA_RATE_HZ, CONTROL_RATE_HZ, CameraDrives, camera_rows
+from vla_ros.bench.control.camera_rows import CAMERA_RATE_HZ, CONTROL_RATE_HZ, camera_rows
+from vla_ros.bench.control.operator import Operator, driven_by
 from vla_ros.bench.control.probe import ControlProbe
-from vla_ros.bench.control.stage import Stage
 from vla_ros.bench.control.table import Row
 from vla_ros.demo.world import WorldConfig, running_world
 from vla_ros.robot import RobotConfig
@@ -26,7 +25,7 @@ INFERENCE_DELAY_MS = 150.0
 
 
 class CameraProbe(ControlProbe):
-    """Counts images too, beside the policy node; none of them is decoded."""
+    """Counts images, too, as the policy node gets them; none of them is decoded."""
 
     def __init__(self, robot: RobotConfig, check: Callable[[], None]) -> None:
         super().__init__(robot, check)
@@ -39,53 +38,37 @@ class CameraProbe(ControlProbe):
         frames_ns.append(info["received_timestamp"])
 
 
-@dataclass(frozen=True)
-class _CameraWorldConfig(WorldConfig):
-    """The same two nodes, with a robot of cameras only in place of the simulated one."""
-
-    task: str = ""
-
-    @property
-    def nodes(self) -> Mapping[str, Mapping[str, object]]:
-        return {
-            "control_cameras": {"robot": self.robot},
-            "model_node": self.model_params,
-            "policy_node": {**self.policy_params, "task": self.task},
-        }
-
-
-def run_camera_stage(seconds: float, strategy: str, log_dir: Path) -> list[Row]:
-    """Drive for so long, at most 20 s; robot file, policy and logs go to ``log_dir/cameras``.
+def measure_cameras(config: WorldConfig, seconds: float) -> list[Row]:
+    """Drive for so long, at most 20 s, as ``config`` says of strategy and logs; robot file, policy and logs go to its
+    folder ``cameras``.
 
     Raises ValueError where a node ends, cannot start or does not answer.
     """
-    from vla_ros.bench.control import camera_policy  # only now: torch must not lie beside what was measured before
+    from vla_ros.bench.control import camera_policy  # only now: torch would disturb what was measured before
 
-    folder = log_dir / "cameras"
+    folder = config.log_dir / "cameras"
     folder.mkdir(parents=True, exist_ok=True)
     robot = camera_policy.write_robot(folder / "robot.yaml", PACKAGED_ROBOT)
     camera_policy.write_policy(folder / "policy", robot)
     gc.collect()
     gc.freeze()  # or the collector walks through torch while images wait to be counted
     robot = replace(robot, control_rate_hz=CONTROL_RATE_HZ)
-    config = _CameraWorldConfig(
+    config = replace(
+        config,
         robot=str(folder / "robot.yaml"),
         policy=str(folder / "policy"),
-        strategy=strategy,
         inference_delay_ms=INFERENCE_DELAY_MS,
-        seed=0,
-        view=False,
         log_dir=folder,
         control_rate_hz=CONTROL_RATE_HZ,
         task=camera_policy.TASK,
+        robot_node="control_cameras",
     )
     with running_world(config, robot, CameraProbe) as world:
         world.bring_up()
         world.drive_once()
-        stage = Stage(world)
+        operator = Operator(world)
         span_s = min(seconds, MAX_SECONDS)
         print(f"the policy drives for {span_s:g} s with three cameras of 640x480 at {CAMERA_RATE_HZ} Hz", flush=True)
-        drives = stage.drive_for(span_s, lambda: None)
-        probe = world.client
-        seen = CameraDrives(drives, probe.commands(), probe.chunks(), probe.frames_ns, stage.num_drops)
-    return camera_rows(seen, robot)
+        drives = operator.drive_for(span_s, lambda: None)
+        driven = driven_by(config, drives, world.client)
+        return camera_rows(driven, world.client.frames_ns, operator.num_drops, robot)

@@ -5,29 +5,28 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vla_ros import topics
-from vla_ros.bench.control.heard import now_ns
 from vla_ros.bench.control.probe import ControlProbe
-from vla_ros.bench.control.rows import Drive, Span
-from vla_ros.demo.world import DemoWorld
+from vla_ros.bench.control.rows import Drive, Driven, Span
+from vla_ros.demo.world import DemoWorld, WorldConfig
 from vla_ros.types import Mode
 
 SCENE_S = 4.0
-"""Before long the arm rests on its block, where a policy that drives on shows nothing."""
+"""A little later the arm rests on its block, where a policy that drives on shows nothing."""
 WAY_S = (0.3, 0.7)
-"""How long the policy drives before a hand takes over, or the model is killed, s."""
+"""How long the policy drives before a human takes over or the model is killed, s."""
 MAX_EXTRA_S = 600.0
-"""A model too slow for as many chunk switches as are wanted is not waited for longer."""
+"""How much longer a model is waited for that is too slow for as many chunk switches as are wanted."""
 PATIENCE_S, MODE_PATIENCE_S = 5.0, 0.5
 MAX_TRIES = 5
 CLOCK_TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 
 
-class Stage:
-    """One world; ``num_drops`` counts how often the policy fell to HOLD by itself."""
+class Operator:
+    """Who leads the policy in one world; ``num_drops`` counts how often it fell to HOLD by itself."""
 
     def __init__(self, world: DemoWorld[ControlProbe]) -> None:
         self.num_drops = 0
@@ -60,11 +59,11 @@ class Stage:
         """The policy drives for so long, or until it falls to HOLD."""
         pid = self._world.processes.pid("policy_node")
         engaged_ns = self.engage()
-        start_ns, start_cpu_s = now_ns(), _processor_s(pid)
+        start_ns, start_cpu_s = time.time_ns(), _cpu_s(pid)
         has_stopped = self._probe.wait_until(lambda: self._probe.mode != Mode.POLICY, span_s)
-        drive = Drive(engaged_ns, Span(start_ns, now_ns()), _processor_s(pid) - start_cpu_s)
+        drive = Drive(engaged_ns, Span(start_ns, time.time_ns()), _cpu_s(pid) - start_cpu_s)
         if has_stopped:
-            self.tell_drop()
+            self.report_drop()
         self.hold()
         return drive
 
@@ -77,13 +76,13 @@ class Stage:
         watchdog may stop it before its first chunk: then once more."""
         probe = self._probe
         for _ in range(MAX_TRIES):
-            num_before, engaged_ns = probe.num_chunks, now_ns()
+            num_before, engaged_ns = probe.num_chunks, time.time_ns()
             self._world.engage()
             probe.wait_until(lambda: probe.mode == Mode.POLICY, MODE_PATIENCE_S)
             probe.wait_until(lambda: probe.num_chunks > num_before or probe.mode != Mode.POLICY, PATIENCE_S)
             if probe.num_chunks > num_before and probe.mode == Mode.POLICY:
                 return engaged_ns
-            self.tell_drop()
+            self.report_drop()
         raise ValueError(f"the policy did not get to drive, {MAX_TRIES} times; policy_node went to {self._last_line()}")
 
     def hold(self) -> None:
@@ -91,7 +90,7 @@ class Stage:
         self._probe.trigger(topics.HOLD.name)
         self._probe.wait_until(lambda: self._probe.mode == Mode.HOLD and self._probe.has_stopped, PATIENCE_S)
 
-    def tell_drop(self) -> None:
+    def report_drop(self) -> None:
         """Count and print that the policy fell to HOLD."""
         self.num_drops += 1
         print(f"  policy_node went to {self._last_line()}", flush=True)
@@ -100,8 +99,13 @@ class Stage:
         return self._world.processes.last_line("policy_node")
 
 
-def _processor_s(pid: int) -> float:
-    """What a process has used of the processor so far, in user and in kernel mode, s."""
+def driven_by(config: WorldConfig, drives: Sequence[Drive], probe: ControlProbe) -> Driven:
+    """What a probe has heard of some drives in the world of ``config``."""
+    return Driven(config.strategy, config.inference_delay_ms, drives, probe.commands(), probe.chunks())
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU time that a process has used so far, in user and in kernel mode, s."""
     # The name, in parentheses, may hold blanks; after it user and kernel time are fields 12 and 13.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * CLOCK_TICK_S

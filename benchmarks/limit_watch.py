@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import fields
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 from rclpy.node import Node
 
-from vla_ros.bench.control.heard import EVERYTHING, heard_command, now_ns
 from vla_ros.bench.control.judge import HeardCommand, LimitUse, limit_use
+from vla_ros.bench.control.probe import EVERYTHING
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import RobotConfig
 from vla_ros.ros.outputs import CommandInputs
@@ -41,7 +42,7 @@ class LimitWatch:
     def new_segment(self) -> None:
         """The arm was moved by something else than a command: what is sent from now on is no step from before."""
         with self._lock:
-            self._segments_ns.append(now_ns())
+            self._segments_ns.append(time.time_ns())
 
     def take(self) -> LimitUse:
         """What was heard since the last call. Raises ValueError where a command could not even be read."""
@@ -62,7 +63,7 @@ class LimitWatch:
 
     def _on_command(self, trajectory: Trajectory, info: dict[str, Any]) -> None:
         try:
-            command = heard_command(trajectory, info)
+            command = HeardCommand.of(trajectory, info)
         except ValueError as error:
             return self._on_unreadable(str(error))
         with self._lock:
