@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from policy_helpers import observation, pi_config, policy_processor, vlm_config
+from policy_helpers import PUBLISHED, observation, pi_config, policy_processor, vlm_config
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -25,7 +25,6 @@ from vla_ros.cli import main  # noqa: E402
 from vla_ros.policies.directory import save_policy  # noqa: E402
 from vla_ros.policies.fill import build_policy  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.qwen.bridge import build_config  # noqa: E402
-from vla_ros.policies.pi.published import PUBLISHED  # noqa: E402
 from vla_ros.policies.pi.request import PiRequest  # noqa: E402
 from vla_ros.policies.pi.synthetic import image_size_of, synthetic_request  # noqa: E402
 from vla_ros.policies.pi.tiny import shrink  # noqa: E402

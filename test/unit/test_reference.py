@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from policy_helpers import EXPERT, HORIZON, JOINTS, pi_config, training_batch, vlm_config
+from policy_helpers import EXPERT, HORIZON, JOINTS, PUBLISHED, pi_config, training_batch, vlm_config
 
 torch = pytest.importorskip("torch")
 
@@ -18,7 +18,6 @@ from vla_ros.policies.modules.vlm_bridge.data_types import (  # noqa: E402
 )
 from vla_ros.policies.pi.config import PiConfig  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
-from vla_ros.policies.pi.published import PUBLISHED  # noqa: E402
 from vla_ros.policies.pi.reference import as_written_actions, plain_actions  # noqa: E402
 from vla_ros.policies.pi.released.case import make_input, read_case  # noqa: E402
 from vla_ros.policies.pi.released.weights import load_released  # noqa: E402

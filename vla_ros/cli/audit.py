@@ -48,17 +48,18 @@ def run(args: argparse.Namespace) -> int:
 
 def _policy(name: str) -> tuple[Any, Any]:
     """Configuration and a request of the published sizes. Raises ValueError where there is no such policy."""
+    from vla_ros.policies.configs import config_names, find_config, is_config
     from vla_ros.policies.files import open_policy
-    from vla_ros.policies.trials import published_policies, trials_of
+    from vla_ros.policies.trials import trials_of
     from vla_ros.share import policy_dir
 
-    published = published_policies()
-    if name in published:
-        return published[name], trials_of(published[name]).make_request(published[name])
+    if is_config(name):
+        config = find_config(name)
+        return config, trials_of(config).make_request(config)
     try:
         folder = policy_dir(name)
     except ValueError as error:
-        raise ValueError(f"{error}; published ones are {', '.join(published)}") from error
+        raise ValueError(f"{error}; configurations are {', '.join(filter(is_config, config_names()))}") from error
     opened = open_policy(folder)
     return opened.processor.config, opened.golden.request
 

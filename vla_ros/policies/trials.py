@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vla_ros.policies.config import PolicyConfig
-from vla_ros.policies.families import FAMILIES, family_of
+from vla_ros.policies.families import family_of
 from vla_ros.transforms.sample import PolicyRequest
 
 if TYPE_CHECKING:
@@ -30,11 +30,6 @@ class Trial:
 
 class Trials:
     """A family's; each part may be left as it is here."""
-
-    @property
-    def published(self) -> Mapping[str, PolicyConfig]:
-        """The published policies by name."""
-        return {}
 
     def make_request(
         self, config: PolicyConfig, num_cameras: int = NUM_CAMERAS, image_size: tuple[int, int] | None = None
@@ -79,11 +74,6 @@ class Trials:
     def stock_prefix(self, policy: Any, inputs: Any) -> Callable[[], Tensor] | None:
         """The prefix as the library that the backbone is of runs it; None where there is none."""
         return None
-
-
-def published_policies() -> dict[str, PolicyConfig]:
-    """Those of every family, by name."""
-    return {name: config for family in FAMILIES.values() for name, config in family.make_trials().published.items()}
 
 
 def trials_of(config: PolicyConfig) -> Trials:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 import yaml
 
-from vla_ros.bench.inference.subject import find_config
 from vla_ros.policies.config import DataConfig
+from vla_ros.policies.configs import find_config
 from vla_ros.policies.directory import save_policy
 from vla_ros.policies.fill import build_policy
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig

@@ -1,4 +1,4 @@
-"""What audit and bench make up of Pi policies: the published ones, requests without cameras, other compositions."""
+"""What audit and bench make up of Pi policies: requests without cameras, other compositions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from vla_ros.policies.modules.vlm_bridge.processor import PROMPT_SEPARATOR, Proc
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.processor import make_vlm_processor
-from vla_ros.policies.pi.published import PUBLISHED
 from vla_ros.policies.pi.request import PiRequest
 from vla_ros.policies.pi.synthetic import image_size_of, synthetic_request
 from vla_ros.policies.pi.tiny import shrink
@@ -47,10 +46,6 @@ _SPECIAL_TOKENS: dict[str, dict[str, str | None]] = {
 
 
 class PiTrials(Trials):
-    @property
-    def published(self) -> Mapping[str, PiConfig]:
-        return PUBLISHED
-
     def make_request(
         self, config: PiConfig, num_cameras: int = NUM_CAMERAS, image_size: tuple[int, int] | None = None
     ) -> PiRequest:
