@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402
 from torch_helpers import NothingWaits  # noqa: E402
 
-from vla_ros.audit.recorder import Recorder  # noqa: E402
+from vla_ros.audit.watch import watched  # noqa: E402
 from vla_ros.execution.runner import PolicyRunner  # noqa: E402
 from vla_ros.execution.staging import Bucket  # noqa: E402
 from vla_ros.policies.directory import infer  # noqa: E402
@@ -264,6 +264,6 @@ def test_nothing_waits_for_the_device_in_a_guided_sample() -> None:
             policy.sample_actions(given, 3, noise, grid, guidance)  # makes the constants of these shapes
             with NothingWaits():
                 policy.sample_actions(given, 3, noise, grid, guidance)
-            with Recorder(host_stands_in=True) as recorder:
+            with watched(host_stands_in=True) as events:
                 policy.sample_actions(given, 3, noise, grid, guidance)
-        assert recorder.events == []
+        assert events == []

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from vla_ros.audit.accelerator import replace_weights
 from vla_ros.policies.config import PolicyConfig
+from vla_ros.policies.families import family_of
 from vla_ros.policies.fill import build_policy
 from vla_ros.policies.modules.flow_matching import FlowMatchingPolicy
-from vla_ros.policies.trials import trials_of
 
 _aten = torch.ops.aten
 _ATTENTION = "aten._scaled_dot_product"  # by name: there is one for each device and kind of mask
@@ -111,25 +112,18 @@ def count_step(policy: FlowMatchingPolicy, prefix: Any, state: Tensor, noisy_act
 def count_published_step(config: PolicyConfig, dtype: torch.dtype = torch.bfloat16) -> Cost | None:
     """One denoising step of a policy of any size, batch 1, on tensors without memory as a CPU would run it; None for a
     family whose policies have no steps."""
-    trials = trials_of(config)
+    trials = family_of(config).make_trials()
     trials.make_step_constants(config)  # first, so that these are no fakes: they are kept for the rest of the process
     with torch.device("meta"):
         policy = build_policy(config).eval()
     if not isinstance(policy, FlowMatchingPolicy):
         return None
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        _replace_weights(policy, lambda weight: torch.empty(weight.shape, dtype=dtype))
+        replace_weights(policy, lambda weight: torch.empty(weight.shape, dtype=dtype))
         policy.pack_weights()
         state = torch.empty(1, config.state_history, config.state_dim)
         actions = torch.empty(1, 1, config.action_horizon, config.action_dim)
         return count_step(policy, trials.make_prefix(policy), state, actions)
-
-
-def _replace_weights(module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
-    for part in module.modules():
-        for name, weight in part._parameters.items():
-            if weight is not None:
-                part._parameters[name] = nn.Parameter(make(weight), requires_grad=False)
 
 
 def _storage(tensor: Tensor) -> int:
