@@ -7,42 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer, models, pre_tokenizers
 
-from vla_ros.policies.modules.vlm_bridge.processor import PROMPT_SEPARATOR, ProcessorConfig
-from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
-from vla_ros.policies.pi.processor import make_vlm_processor
 from vla_ros.policies.pi.request import PiRequest
-from vla_ros.policies.pi.synthetic import image_size_of, synthetic_request
+from vla_ros.policies.pi.synthetic import image_size_of, made_up_processor, synthetic_request
 from vla_ros.policies.pi.tiny import shrink
 from vla_ros.policies.trials import NUM_CAMERAS, Trial, Trials
 
 CAMERA_SIZE = 480, 640
 # Makes 180 tokens with two images of a Qwen policy.
 NUM_TEXT_TOKENS, NUM_TINY_TEXT_TOKENS = 78, 12
-BUCKET_STEP, NUM_BUCKETS = 64, 48
+BUCKETS = tuple(range(64, 3073, 64))
 MODULATION_GAIN = 0.02
-_UNKNOWN = "<unk>"
-# What a backbone's processor needs of its tokenizer: special tokens, and the key of their id where that is given.
-_SPECIAL_TOKENS: dict[str, dict[str, str | None]] = {
-    "Qwen3VLForConditionalGeneration": {
-        "<|image_pad|>": "image_token_id",
-        "<|vision_start|>": "vision_start_token_id",
-        "<|vision_end|>": "vision_end_token_id",
-        "<|endoftext|>": None,
-        "<|im_end|>": None,
-    },
-    "PaliGemmaForConditionalGeneration": {"<pad>": None, "<bos>": None, "<eos>": None},
-    "SmolVLMForConditionalGeneration": {
-        "<image>": "image_token_id",
-        "<|im_end|>": None,
-        "<|im_start|>": None,
-        "<end_of_utterance>": None,
-        "<fake_token_around_image>": None,
-        "<global-img>": None,
-    },
-}
 
 
 class PiTrials(Trials):
@@ -68,19 +44,9 @@ class PiTrials(Trials):
 
     def make_preprocessing(
         self, config: PiConfig, num_cameras: int = NUM_CAMERAS, image_size: tuple[int, int] | None = None
-    ) -> Callable[[], object] | None:
-        if config.vlm_type not in _SPECIAL_TOKENS:
-            return None
-        height, width = image_size or image_size_of(config)
-        images = ProcessorConfig(
-            type=BACKBONES[config.vlm_type].processor,
-            camera_height=CAMERA_SIZE[0],
-            camera_width=CAMERA_SIZE[1],
-            image_height=height,
-            image_width=width,
-            buckets=tuple(BUCKET_STEP * (i + 1) for i in range(NUM_BUCKETS)),
-        )
-        processor = make_vlm_processor(images, config, _make_tokenizer(config), num_cameras)
+    ) -> Callable[[], object]:
+        size = image_size or image_size_of(config)
+        processor = made_up_processor(config, num_cameras, size, CAMERA_SIZE, BUCKETS)
         rng = np.random.default_rng(0)
         frames = [rng.integers(0, 256, (*CAMERA_SIZE, 3), np.uint8) for _ in range(num_cameras)]
         task = " ".join(["word"] * NUM_TEXT_TOKENS)
@@ -126,14 +92,3 @@ class PiTrials(Trials):
         from vla_ros.policies.pi.stock import stock_forward
 
         return stock_forward(policy, inputs.observation.policy_input)
-
-
-def _make_tokenizer(config: PiConfig) -> Tokenizer:
-    """One that knows the special tokens by the ids of the backbone's configuration, and no other word."""
-    keys = _SPECIAL_TOKENS[config.vlm_type]
-    given = {token: int(config.vlm_config[key]) for token, key in keys.items() if key is not None}
-    others = [*(token for token in keys if token not in given), PROMPT_SEPARATOR, _UNKNOWN]
-    free = (i for i in range(len(keys) + len(others)) if i not in given.values())
-    tokenizer = Tokenizer(models.WordLevel(given | dict(zip(others, free, strict=False)), unk_token=_UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return tokenizer
