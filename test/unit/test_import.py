@@ -176,7 +176,7 @@ def test_a_run_that_cannot_be_used_leaves_nothing_behind(
         (copy / "stats.npz").write_bytes(b"PK")
     expected = {
         "class": "a class outside the registry",
-        "truncated": "cut off, or no file of torch.save",
+        "truncated": "cut off, or not written by torch.save",
         "tokenizer": "not readable as a tokenizer",
         "no tokenizer": "put the VLM's tokenizer.json there",
         "prompt": "the largest bucket is 20",

@@ -118,7 +118,7 @@ def test_a_value_that_is_not_finite_is_refused_by_the_weights_name(run: Path, va
 def test_a_truncated_checkpoint_is_refused(run: Path, share: float) -> None:
     path = run / "checkpoint_10" / "model.pt"
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    assert "cut off, or no file of torch.save" in refusal(run)
+    assert "cut off, or not written by torch.save" in refusal(run)
 
 
 def test_a_checkpoint_with_a_part_missing_in_the_middle_is_refused(run: Path) -> None:

@@ -49,13 +49,13 @@ def run(args: argparse.Namespace) -> int:
 def _policy(name: str) -> tuple[Any, Any]:
     """Configuration and a request of the published sizes. Raises ValueError where there is no such policy."""
     from vla_ros.policies.configs import config_names, find_config, is_config
+    from vla_ros.policies.families import family_of
     from vla_ros.policies.files import open_policy
-    from vla_ros.policies.trials import trials_of
     from vla_ros.share import policy_dir
 
     if is_config(name):
         config = find_config(name)
-        return config, trials_of(config).make_request(config)
+        return config, family_of(config).make_trials().make_request(config)
     try:
         folder = policy_dir(name)
     except ValueError as error:

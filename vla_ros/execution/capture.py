@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vla_ros.strict import one_line
+
 NUM_RUNS_BEFORE_CAPTURE = 3
 # In normalised units; a replay gives the very numbers of the run before it, or something is wrong with the graph.
 MAX_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
@@ -49,7 +51,7 @@ class GraphCapture:
             difference = 0.0 if expected is None else (output - expected).abs().max().item()
         except Exception as error:  # whatever it was: the same computation can still be run as it is
             self._failed.append(graph)
-            raise RuntimeError(f"not captured as a CUDA graph: {' '.join(str(error).split())[:200]}") from error
+            raise RuntimeError(f"not captured as a CUDA graph: {one_line(error, 200)}") from error
         if expected is not None and not difference <= MAX_DIFFERENCE[output.dtype]:
             self._failed.append(graph)
             raise RuntimeError(f"not captured as a CUDA graph: its replay is {difference:.3g} off what was recorded")

@@ -17,6 +17,7 @@ from vla_ros.policies.files import GOLDEN_FILE, WEIGHTS_FILE, open_policy, write
 from vla_ros.policies.fill import build_on_meta, fill_policy
 from vla_ros.policies.golden import GoldenCase, write_golden
 from vla_ros.policies.processor import PolicyProcessor
+from vla_ros.strict import explained
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Observation
 
@@ -55,14 +56,12 @@ def load_policy(
     """
     policy_dir, device = Path(policy_dir), torch.device(device)
     opened = open_policy(policy_dir, refuse_drift)
-    try:
+    with explained(f"policy directory {policy_dir}: "):
         policy = build_on_meta(opened.processor.config, CONFIG_FILE)
         _fill(policy, policy_dir / WEIGHTS_FILE, device, dtype)
         policy = policy.to(device).eval()
         actions = infer(policy, opened.golden.request, device)
         requests = opened.processor.warm_up_requests(opened.golden.observation, with_guidance)
-    except ValueError as error:
-        raise ValueError(f"policy directory {policy_dir}: {error}") from error
     drift = opened.drift or _drift_of_actions(opened.golden, actions, ACTION_TOLERANCES[dtype])
     if drift and refuse_drift:
         raise ValueError(f"policy directory {policy_dir}: {drift}")
@@ -96,14 +95,14 @@ def infer(policy: BasePolicy, request: PolicyRequest, device: torch.device) -> n
 
 def _fill(policy: BasePolicy, path: Path, device: torch.device, dtype: torch.dtype) -> None:
     """Straight from the file to the device, one weight after the other: a policy may be as large as the memory."""
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            names = [name for name in file.keys() if not policy.is_obsolete(name)]
-            stored = {name: file.get_slice(name).get_shape() for name in names}
-            _check_names(stored, policy, path.name)
-            fill_policy(policy, lambda name: file.get_tensor(name).to(dtype))
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name}: damaged ({' '.join(str(error).split())}); restore it") from error
+    with (
+        explained(f"{path.name}: damaged (", SafetensorError, OSError, after="); restore it"),
+        safe_open(path, framework="pt", device=str(device)) as file,
+    ):
+        names = [name for name in file.keys() if not policy.is_obsolete(name)]
+        stored = {name: file.get_slice(name).get_shape() for name in names}
+        _check_names(stored, policy, path.name)
+        fill_policy(policy, lambda name: file.get_tensor(name).to(dtype))
 
 
 def _check_names(stored: Mapping[str, Sequence[int]], policy: BasePolicy, file_name: str) -> None:

@@ -19,14 +19,14 @@ def build_policy(config: PolicyConfig) -> BasePolicy:
 
 def build_on_meta(config: PolicyConfig, where: str) -> BasePolicy:
     """A policy whose weights are shapes only, to be filled. Raises ValueError, beginning with ``where`` the
-    configuration came from, for one that describes no policy."""
+    configuration came from, where its sizes don't go together."""
     try:
         with torch.device("meta"):
             return build_policy(config)
     except ValueError:
         raise
     except Exception as error:  # whatever a model library raises for sizes that don't go together
-        raise ValueError(f"{where}: describes no policy: {' '.join(repr(error).split())}") from error
+        raise ValueError(f"{where}: sizes that don't go together: {' '.join(repr(error).split())}") from error
 
 
 def shared_names(policy: BasePolicy) -> dict[str, str]:

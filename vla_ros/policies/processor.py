@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from vla_ros.policies.config import CONFIG_FILE, DataConfig, PolicyConfig
+from vla_ros.strict import explained
 from vla_ros.transforms.chunking import guidance_weights
 from vla_ros.transforms.normalize import FieldStats, Normalizer
 from vla_ros.transforms.sample import PolicyRequest
@@ -197,7 +198,5 @@ def check_sizes(policy: PolicyConfig, data: DataConfig) -> None:
 
 def read_text(path: Path, name: str, parse: Callable[[str], Any]) -> Any:
     """A file of a policy directory as ``parse`` reads it; raises ValueError with its ``name``."""
-    try:
+    with explained(f"{name}: not readable: ", OSError, ValueError, yaml.YAMLError):
         return parse(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{name}: not readable: {' '.join(str(error).split())}") from error

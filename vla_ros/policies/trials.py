@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vla_ros.policies.config import PolicyConfig
-from vla_ros.policies.families import family_of
 from vla_ros.transforms.sample import PolicyRequest
 
 if TYPE_CHECKING:
@@ -74,8 +73,3 @@ class Trials:
     def stock_prefix(self, policy: Any, inputs: Any) -> Callable[[], Tensor] | None:
         """The prefix as the library that the backbone is of runs it; None where there is none."""
         return None
-
-
-def trials_of(config: PolicyConfig) -> Trials:
-    """Those of a policy's family."""
-    return family_of(config).make_trials()

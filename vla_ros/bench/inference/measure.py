@@ -18,8 +18,8 @@ from vla_ros.bench.inference.roofline import Peaks, find_peaks
 from vla_ros.bench.inference.stages import ENCODE_PREFIX, Stages
 from vla_ros.bench.inference.subject import Subject
 from vla_ros.execution.runner import PolicyRunner
+from vla_ros.policies.families import family_of
 from vla_ros.policies.modules.flow_matching import FlowMatchingPolicy
-from vla_ros.policies.trials import trials_of
 
 THIS_PATH, STOCK_PREFIX = "this path", "transformers_prefix"
 PREPROCESSING = "preprocessing"
@@ -55,7 +55,11 @@ class BenchReport:
 
 def measure(subject: Subject, device: torch.device, num_rounds: int) -> BenchReport:
     """Everything there is to know about one subject; its weights get packed."""
-    runner, stages, trials = PolicyRunner(subject.policy, device), Stages(subject, device), trials_of(subject.config)
+    runner, stages, trials = (
+        PolicyRunner(subject.policy, device),
+        Stages(subject, device),
+        family_of(subject.config).make_trials(),
+    )
     stock = trials.stock_prefix(subject.policy, subject.policy.unpack_request(subject.request, device))
     others = {
         name: _composition(actions_of, subject, device)

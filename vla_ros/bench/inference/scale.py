@@ -11,7 +11,8 @@ import torch
 from vla_ros.bench.inference.paired import measure_interleaved
 from vla_ros.bench.inference.stages import Stages
 from vla_ros.bench.inference.subject import Sizes, random_subject
-from vla_ros.policies.trials import NUM_CAMERAS, trials_of
+from vla_ros.policies.families import family_of
+from vla_ros.policies.trials import NUM_CAMERAS
 
 # What is swept: field of a point, title, values.
 SWEEPS = {
@@ -59,7 +60,7 @@ def _measure(
     sizes: Sizes, key: tuple[int, int, int], device: torch.device, dtype: torch.dtype, num_rounds: int
 ) -> ScalePoint:
     num_cameras, horizon, num_steps = key
-    config = trials_of(sizes.config).resize(sizes.config, horizon, num_steps)
+    config = family_of(sizes.config).make_trials().resize(sizes.config, horizon, num_steps)
     subject = random_subject(replace(sizes, config=config), device, dtype, num_cameras)
     subject.policy.pack_weights()
     stages = Stages(subject, device)
@@ -68,7 +69,7 @@ def _measure(
         num_cameras,
         horizon,
         num_steps,
-        num_tokens=trials_of(config).num_tokens(subject.request),
+        num_tokens=family_of(config).make_trials().num_tokens(subject.request),
         prefix_ms=float(np.median(times_ms["prefix"])),
         suffix_ms=float(np.median(times_ms["suffix"])),
     )

@@ -12,9 +12,10 @@ from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.configs import find_config, is_config
 from vla_ros.policies.directory import load_policy
+from vla_ros.policies.families import family_of
 from vla_ros.policies.files import open_policy
 from vla_ros.policies.fill import build_policy
-from vla_ros.policies.trials import NUM_CAMERAS, trials_of
+from vla_ros.policies.trials import NUM_CAMERAS
 from vla_ros.share import policy_dir
 from vla_ros.transforms.sample import PolicyRequest
 
@@ -70,7 +71,7 @@ def sizes_of(name: str) -> Sizes:
 
 def random_subject(sizes: Sizes, device: torch.device, dtype: torch.dtype, num_cameras: int = NUM_CAMERAS) -> Subject:
     """A policy with random weights, and a request with random pixels and text of about 80 tokens."""
-    trials = trials_of(sizes.config)
+    trials = family_of(sizes.config).make_trials()
     torch.manual_seed(0)
     with device:
         policy = build_policy(sizes.config)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vla_ros.policies.importing.mapped import MappedFile
+from vla_ros.strict import one_line
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 NUM_NAMED = 3  # of a long list
@@ -32,21 +33,20 @@ class Checkpoint:
 def open_checkpoint(path: Path, rename: Callable[[str], str]) -> Checkpoint:
     """Map a checkpoint; ``rename`` gives the name that a weight has here.
 
-    Raises ValueError for a file that is truncated, no checkpoint, or not a flat mapping of names to tensors, and for a
-    pickle that would run code, of which nothing is run.
+    Raises ValueError for a file that is truncated, not a checkpoint, or not a flat mapping of names to tensors, and for
+    a pickle that would run code, of which nothing is run.
     """
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: cut off, or no file of torch.save; copy or download it again")
+        raise ValueError(f"{path}: cut off, or not written by torch.save; copy or download it again")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         asked = _GLOBAL.search(str(error))
         what = f"asks for {asked[1]}" if asked else "holds other things than tensors"
-        mend = "save its state dict alone, or take it from a source you trust"
-        raise ValueError(f"{path}: {what}, which could run code; nothing was run: {mend}") from error
+        fix = "save its state dict alone, or take it from a source you trust"
+        raise ValueError(f"{path}: {what}, which could run code; nothing was run: {fix}") from error
     except Exception as error:  # damaged archives fail in many ways
-        text = " ".join(str(error).split())[:MAX_QUOTED]
-        raise ValueError(f"{path}: damaged ({text}); copy or download it again") from error
+        raise ValueError(f"{path}: damaged ({one_line(error, MAX_QUOTED)}); copy or download it again") from error
     if not isinstance(weights, Mapping) or not weights:
         raise ValueError(f"{path}: holds {type(weights).__name__}; expected a state dict, weights by name")
     for name, value in weights.items():

@@ -17,7 +17,7 @@ from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.request import PiRequest
 from vla_ros.policies.processor import PolicyProcessor, read_text
-from vla_ros.strict import config_to_dict, parse_config
+from vla_ros.strict import config_to_dict, explained, parse_config
 from vla_ros.transforms.normalize import FieldStats
 from vla_ros.types import Observation
 
@@ -53,10 +53,8 @@ class PiProcessor(PolicyProcessor):
         cls, policy_dir: Path, config: PiConfig, data: DataConfig, stats: Mapping[str, FieldStats], digest: str
     ) -> PiProcessor:
         sizes = read_text(policy_dir / PROCESSOR_FILE, PROCESSOR_FILE, json.loads)
-        try:
+        with explained(f"{TOKENIZER_FILE}: not readable: ", Exception):  # the library raises just that
             tokenizer = Tokenizer.from_file(str(policy_dir / TOKENIZER_FILE))
-        except Exception as error:  # the library raises plain Exception
-            raise ValueError(f"{TOKENIZER_FILE}: not readable: {' '.join(str(error).split())}") from error
         return cls(config, data, parse_config(ProcessorConfig, sizes, PROCESSOR_FILE), tokenizer, stats, digest)
 
     def write(self, policy_dir: Path) -> None:

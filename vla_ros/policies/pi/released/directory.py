@@ -24,6 +24,7 @@ from vla_ros.policies.pi.released.source import find_image_config, find_run, fin
 from vla_ros.policies.pi.released.statistics import read_released_stats
 from vla_ros.policies.pi.released.weights import ReleasedPolicy, fill_policy
 from vla_ros.policies.processor import stats_shapes
+from vla_ros.strict import explained
 from vla_ros.types import Observation
 
 GOLDEN_TASK = "move to the red block"
@@ -107,10 +108,8 @@ def _golden_observation(processor: PiProcessor) -> Observation:
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:
-    try:
+    with explained(f"{path}: not readable as a tokenizer: ", Exception):  # the library raises just that
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise ValueError(f"{path}: not readable as a tokenizer: {' '.join(str(error).split())}") from error
 
 
 def _check_free(out: Path) -> None:

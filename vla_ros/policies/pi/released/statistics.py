@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from vla_ros.strict import explained, one_line
 from vla_ros.transforms.normalize import FieldStats
 
 # The names of each key in releases, and of each statistic.
@@ -34,14 +35,12 @@ def read_released_stats(path: Path, shapes: Mapping[str, tuple[int, int]]) -> di
     try:
         entries = _read_entries(path)
     except (OSError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, ValueError) as error:
-        text = " ".join(str(error).split())
-        raise ValueError(f"{path}: not readable as statistics ({text}); give an .npz of numpy arrays") from error
+        give = "give an .npz of numpy arrays"
+        raise ValueError(f"{path}: not readable as statistics ({one_line(error)}); {give}") from error
     except Exception as error:  # a pickle that doesn't fit together fails in any of many ways
         raise ValueError(f"{path}: damaged ({' '.join(repr(error).split())}); restore it") from error
-    try:
+    with explained(f"{path}: "):
         return {key: _field(key, _components(key, entries), shape) for key, shape in shapes.items()}
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _components(key: str, entries: Mapping[str, Any]) -> dict[str, Any]:

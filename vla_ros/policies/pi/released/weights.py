@@ -16,6 +16,7 @@ from vla_ros.policies.importing.mapped import MappedFile
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.released.config import ReleasedConfig, read_released_config, read_vlm_config, untied
 from vla_ros.policies.pi.released.source import ReleasedRun, find_run
+from vla_ros.strict import explained
 
 CAUSAL_MODEL = "vlm_bridge.causal_model."
 # Where transformers names a module differently since the release, by backbone: (then, now).
@@ -63,10 +64,8 @@ def fill_policy(
     own_head, says_tied = _has_own_head(checkpoint), config.vlm_config.get("tie_word_embeddings", True)
     config = untied(config) if own_head else config
     policy = fill.build_on_meta(config, "cfg.yaml and config.json")
-    try:
+    with explained(f"{run.model}: "):
         _fill(policy, checkpoint, dtype)
-    except ValueError as error:
-        raise ValueError(f"{run.model}: {' '.join(str(error).split())}") from error
     head = "tied to the input embedding"
     if own_head:
         head = "untied: it differs from the input embedding" + (", though config.json ties it" if says_tied else "")
