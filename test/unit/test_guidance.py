@@ -20,7 +20,7 @@ from vla_ros.execution.runner import PolicyRunner  # noqa: E402
 from vla_ros.execution.staging import Bucket  # noqa: E402
 from vla_ros.policies.directory import infer  # noqa: E402
 from vla_ros.policies.modules.guidance import Guidance, check_product_sync, guidance_strength  # noqa: E402
-from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation, PolicySample  # noqa: E402
+from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
 from vla_ros.policies.pi.processor import PiProcessor  # noqa: E402
 from vla_ros.policies.pi.request import PiRequest  # noqa: E402
@@ -48,7 +48,7 @@ def make_policy(**changes: Any) -> PiPolicy:
 
 
 def make_observation(policy: PiPolicy) -> PolicyObservation:
-    return PolicySample.from_batch(training_batch(policy.config, with_answers=False)).observation
+    return policy.unpack_batch(training_batch(policy.config, with_answers=False)).observation
 
 
 def make_noise(seed: int = 1) -> Tensor:

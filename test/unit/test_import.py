@@ -147,7 +147,7 @@ def test_a_directory_in_use_is_left_alone(run: Path, tmp_path: Path, capsys: pyt
         (("--chunk-dt-s", "0"), "expected seconds above 0"),
         (("--chunk-dt-s", "nan"), "expected seconds above 0"),
         (("--robot", "tabletop"), "the policy has 3 state and 3 action dimensions, the robot 6 joints"),
-        (("--stats", "nowhere.npz"), "--stats nowhere.npz is no file"),
+        (("--stats", "nowhere.npz"), "--stats nowhere.npz is not a file"),
         (("--vlm", "nowhere"), "--vlm nowhere"),
     ],
 )

@@ -55,7 +55,7 @@ def make_policy(kind: str, **changes: Any) -> PiPolicy:
 
 
 def make_sample(policy: PiPolicy, with_answers: bool = False) -> PolicySample:
-    return PolicySample.from_batch(training_batch(policy.config, with_answers))
+    return policy.unpack_batch(training_batch(policy.config, with_answers))
 
 
 def make_noise() -> Tensor:

@@ -30,7 +30,7 @@ def make_policy(**changes: Any) -> PiPolicy:
 
 
 def make_sample(policy: PiPolicy, with_answers: bool = True) -> PolicySample:
-    return PolicySample.from_batch(training_batch(policy.config, with_answers))
+    return policy.unpack_batch(training_batch(policy.config, with_answers))
 
 
 def make_draws(num_draws: int) -> FlowDraws:

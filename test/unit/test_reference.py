@@ -13,7 +13,6 @@ torch = pytest.importorskip("torch")
 
 from vla_ros.policies.modules.vlm_bridge.data_types import (  # noqa: E402
     PolicyObservation,
-    PolicySample,
     VLMInputs,  # noqa: E402
 )
 from vla_ros.policies.pi.config import PiConfig  # noqa: E402
@@ -76,7 +75,7 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("pack", [False, True])
 def test_the_policy_gives_what_the_plain_composition_gives(name: str, pack: bool) -> None:
     policy = make_policy(pi_config(**CASES[name]))
-    assert_equal_actions(policy, PolicySample.from_batch(training_batch(policy.config)).observation, pack)
+    assert_equal_actions(policy, policy.unpack_batch(training_batch(policy.config)).observation, pack)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -113,7 +113,7 @@ def count_published_step(config: PolicyConfig, dtype: torch.dtype = torch.bfloat
     """One denoising step of a policy of any size, batch 1, on tensors without memory as a CPU would run it; None for a
     family whose policies have no steps."""
     trials = family_of(config).make_trials()
-    trials.make_step_constants(config)  # first, so that these are no fakes: they are kept for the rest of the process
+    trials.make_step_constants(config)  # first, so that these are real: they are kept for the rest of the process
     with torch.device("meta"):
         policy = build_policy(config).eval()
     if not isinstance(policy, FlowMatchingPolicy):

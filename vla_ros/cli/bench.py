@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure the control of the nodes instead, live in the demo's world: limits, takeovers, a killed model",
     )
     parser.add_argument(
-        "--seconds", type=float, metavar="N", help=f"with --control: so long the policy drives ({DEFAULT_SECONDS:g})"
+        "--seconds", type=float, metavar="N", help=f"with --control: how long the policy drives ({DEFAULT_SECONDS:g})"
     )
     parser.add_argument(
         "--strategy", metavar="S", help="with --control: how chunks follow each other: latest, ensemble or rtc (latest)"

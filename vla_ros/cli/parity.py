@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     folder = Path(args.case_dir)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; give one with run/, vlm/config.json and case.safetensors")
+        raise ValueError(f"{folder} is not a folder; give one with run/, vlm/config.json and case.safetensors")
     case = read_case(folder / "case.safetensors")
     released = load_released(folder / "run", folder / "vlm" / "config.json")
     differences = compare(released.policy, case)

@@ -44,7 +44,7 @@ class GraphCapture:
         expected = expected.clone() if isinstance(expected, Tensor) else None
         graph = torch.cuda.CUDAGraph()
         try:
-            # Another thread may allocate meanwhile, for an image transport or a second policy: that is no error here.
+            # Another thread may allocate meanwhile, for an image transport or a second policy: not an error here.
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 output = compute()
             graph.replay()

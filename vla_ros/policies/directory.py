@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from safetensors.torch import save_file
 from vla_ros.policies.base import BasePolicy, without_gradients
 from vla_ros.policies.config import CONFIG_FILE
 from vla_ros.policies.files import GOLDEN_FILE, WEIGHTS_FILE, open_policy, write_files
-from vla_ros.policies.fill import build_on_meta, fill_policy
+from vla_ros.policies.fill import build_on_meta, check_shapes, fill_policy
 from vla_ros.policies.golden import GoldenCase, write_golden
 from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.strict import explained
@@ -101,21 +100,9 @@ def _fill(policy: BasePolicy, path: Path, device: torch.device, dtype: torch.dty
     ):
         names = [name for name in file.keys() if not policy.is_obsolete(name)]
         stored = {name: file.get_slice(name).get_shape() for name in names}
-        _check_names(stored, policy, path.name)
+        with explained(f"{path.name}: "):
+            check_shapes(stored, policy, "weights and policy.yaml don't belong together")
         fill_policy(policy, lambda name: file.get_tensor(name).to(dtype))
-
-
-def _check_names(stored: Mapping[str, Sequence[int]], policy: BasePolicy, file_name: str) -> None:
-    expected = dict(policy.named_parameters())  # a tied weight is stored once
-    for name in expected:
-        if name not in stored:
-            raise ValueError(f"{file_name}: weight {name} is missing; weights and policy.yaml don't belong together")
-        if list(stored[name]) != list(expected[name].shape):
-            got = f"{name} is {list(stored[name])}, policy.yaml gives {list(expected[name].shape)}"
-            raise ValueError(f"{file_name}: {got}; weights and policy.yaml don't belong together")
-    unknown = sorted(set(stored) - set(expected))
-    if unknown:
-        raise ValueError(f"{file_name}: weight {unknown[0]} has no place in the policy that policy.yaml describes")
 
 
 def _drift_of_actions(golden: GoldenCase, actions: np.ndarray, tolerance: float) -> str:

@@ -137,7 +137,9 @@ class PiPolicy(FlowMatchingPolicy):
         return PolicyLoss(total, {"flow_mse": mse.detach(), "ce_loss": prefix.ce_loss.detach()})
 
     def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> PolicySample:
-        return PolicySample.from_batch(batch, device)
+        inputs = VLMInputs.from_numpy(batch.policy_input, device)
+        state, actions = (torch.from_numpy(array).to(device) for array in (batch.state, batch.actions))
+        return PolicySample(PolicyObservation(inputs, state), actions)
 
     def sample_batch(self, sample: PolicySample, generator: torch.Generator) -> Float[Tensor, "batch horizon action"]:
         noise = torch.randn(sample.actions.shape, generator=generator).to(sample.actions.device)

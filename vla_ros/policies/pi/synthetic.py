@@ -34,7 +34,7 @@ def synthetic_request(
 ) -> PiRequest:
     """A request with ``num_text_tokens`` of text, the prompt separator among them, and no padding.
 
-    ``image_size`` is (height, width) in pixels; what is no whole patch or merge block is left out.
+    ``image_size`` is (height, width) in pixels; what exceeds whole patches or merge blocks is left out.
     Raises ValueError where the backbone's configuration lacks a size or an id.
     """
     rng = np.random.default_rng(seed)

@@ -281,9 +281,7 @@ class DiTActionExpert(nn.Module):
             values.append(block_values)
         bias = None
         if pad_mask is not None:  # as numbers: attention would turn truth values into them in every block of every step
-            bias = torch.zeros_like(pad_mask, dtype=values[0].dtype).masked_fill(~pad_mask, float("-inf"))[
-                :, None, None
-            ]
+            bias = torch.zeros_like(pad_mask, dtype=values[0].dtype).masked_fill(~pad_mask, -torch.inf)[:, None, None]
         return SuffixInput(tuple(keys), tuple(values), bias, time_grid)
 
     def forward(

@@ -115,7 +115,8 @@ def compare(policy: PiPolicy, case: RecordedCase) -> dict[str, float]:
     }
     unknown = sorted(set(case.expected) - set(outputs))
     if unknown:
-        raise ValueError(f"tensor out.{unknown[0]} is nothing that a policy computes; expected {', '.join(outputs)}")
+        known = ", ".join(outputs)
+        raise ValueError(f"tensor out.{unknown[0]} is not an output that a policy computes; expected {known}")
     masks = {"last_hidden_state": valid[:, :, None]}
     if not policy.config.expert_only_use_register:
         masks["suffix_hidden_state_list"] = valid[:, None, :, None]

@@ -75,7 +75,7 @@ def read_released_config(path: Path) -> ReleasedConfig:
 
 
 def read_vlm_config(path: Path) -> dict[str, Any]:
-    """The VLM's ``config.json`` as a mapping; raises ValueError where it is none."""
+    """The VLM's ``config.json`` as a mapping; raises ValueError where it is not one."""
     give = "give the VLM's config.json with --vlm"
     with explained(f"{path}: not readable as JSON (", OSError, ValueError, after=f"); {give}"):
         document = json.loads(path.read_text())
@@ -172,7 +172,7 @@ def _processor(transforms: Any, vlm_type: str) -> Mapping[str, Any]:
         raise ValueError(f"policy.transforms: {got}; expected one of {', '.join(PROCESSOR_CLASSES)}")
     target = processor.get("_target_")
     if PROCESSOR_TARGETS.get(str(target)) != vlm_type:
-        raise ValueError(f"policy.transforms: _target_ is '{target}', which is no processor of {vlm_type}")
+        raise ValueError(f"policy.transforms: _target_ is '{target}', which is not the processor of {vlm_type}")
     return processor
 
 

@@ -60,7 +60,7 @@ def _field(key: str, components: Mapping[str, Any], shape: tuple[int, int]) -> F
     arrays = {}
     for field, value in components.items():
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
-            raise ValueError(f"{key}.{FIELDS[field]} is missing or no array of numbers")
+            raise ValueError(f"{key}.{FIELDS[field]} is missing or not an array of numbers")
         if value.ndim != 2 or value.shape[0] < shape[0] or value.shape[1] != shape[1]:
             got = f"{key}.{FIELDS[field]} has shape {value.shape}"
             raise ValueError(f"{got}; the policy needs [horizon, dim] = {shape}")
@@ -154,7 +154,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, no part of an array; nothing was run")
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, not a part of an array; nothing was run")
         return self._ADMITTED[module, name]
 
 

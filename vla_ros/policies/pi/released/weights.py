@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vla_ros.policies import fill
 from vla_ros.policies.base import BasePolicy
-from vla_ros.policies.importing.checkpoint import Checkpoint, check_finite, check_names, open_checkpoint
+from vla_ros.policies.importing.checkpoint import Checkpoint, check_finite, open_checkpoint
 from vla_ros.policies.importing.mapped import MappedFile
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.released.config import ReleasedConfig, read_released_config, read_vlm_config, untied
@@ -75,8 +75,8 @@ def fill_policy(
 def _fill(policy: BasePolicy, checkpoint: Checkpoint, dtype: torch.dtype | None) -> None:
     """Every parameter becomes the checkpoint's tensor."""
     weights, aliases = checkpoint.weights, fill.shared_names(policy)
-    shapes = {name: parameter.shape for name, parameter in policy.named_parameters()}
-    check_names({name: value for name, value in weights.items() if name not in aliases}, shapes)
+    shapes = {name: value.shape for name, value in weights.items() if name not in aliases}
+    fill.check_shapes(shapes, policy, "cfg.yaml and the VLM's config.json describe another architecture")
     check_finite(checkpoint)
 
     def value(name: str) -> Tensor:

@@ -84,35 +84,29 @@ def run_layer(
 ) -> Float[Tensor, "batch rows hidden"]:
     """One decoder layer, of which only the last ``num_rows`` positions are computed."""
     norms = layer_norms(layer) if packed is None else packed.norms
-    eps = layer.input_layernorm.eps
-    attended = _attention(layer.self_attn, packed, gemma_norm(x, norms.before_attention, eps), rotary, bias, num_rows)
+    attn, eps = layer.self_attn, layer.input_layernorm.eps
+    projected = project_qkv(attn, packed, gemma_norm(x, norms.before_attention, eps), num_rows)
+    queries, keys, values = (heads.unflatten(-1, (-1, attn.head_dim)) for heads in projected)
+    queries, keys = apply_rotary(queries, rotary.last(num_rows)), apply_rotary(keys, rotary)
+    attended = attn.o_proj(_attend(attn, queries, keys.transpose(1, 2), values.transpose(1, 2), bias))
     x = x[:, -num_rows:] + gemma_norm(attended, norms.after_attention, eps)
     return x + gemma_norm(gated_mlp(layer.mlp, packed, gemma_norm(x, norms.before_mlp, eps)), norms.after_mlp, eps)
 
 
-def _attention(
-    attn: nn.Module,
-    packed: PackedLayer | None,
-    x: Float[Tensor, "batch prefix hidden"],
-    rotary: Rotary,
-    bias: Float[Tensor, "batch 1 grouped_rows prefix"],
-    num_rows: int,
-) -> Float[Tensor, "batch rows hidden"]:
+def _attend(
+    attn: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+) -> Float[Tensor, "batch rows inner"]:
     """Query heads that share a key head become rows of it, side by side: nothing is copied for them."""
-    num_groups = attn.num_key_value_groups
-    bias = bias[:, :, -num_rows * num_groups :]
-    projected = project_qkv(attn, packed, x, num_rows)
-    queries, keys, values = (heads.unflatten(-1, (-1, attn.head_dim)) for heads in projected)
-    queries = apply_rotary(queries, rotary.last(num_rows)).unflatten(2, (-1, num_groups))
-    grouped = queries.transpose(1, 2).flatten(2, 3)
-    keys, values = apply_rotary(keys, rotary).transpose(1, 2), values.transpose(1, 2)
+    rows_and_groups = queries.shape[1], attn.num_key_value_groups
+    grouped = queries.unflatten(2, (-1, attn.num_key_value_groups)).transpose(1, 2).flatten(2, 3)
+    bias = bias[:, :, -grouped.shape[2] :]
     cap = getattr(attn, "attn_logit_softcapping", None)
     if cap is None:
         out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=bias, scale=attn.scaling)
     else:
         scores = torch.tanh(grouped @ keys.transpose(-1, -2) * (attn.scaling / cap)) * cap + bias
         out = F.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype) @ values
-    return attn.o_proj(out.unflatten(2, (num_rows, num_groups)).transpose(1, 2).flatten(2))
+    return out.unflatten(2, rows_and_groups).transpose(1, 2).flatten(2)
 
 
 def grouped_bias(
