@@ -143,7 +143,7 @@ def test_an_event_is_printed_written_and_exit_code_1(monkeypatch, tmp_path, caps
     copy = DeviceEvent(COPY_IN, "aten._to_copy", "vla_ros/elsewhere.py", 8)
     reports = (PassReport((event, event, copy), 0, False, "host", 1.0),)
     monkeypatch.setattr("vla_ros.audit.passes.audit", lambda config, request: reports)
-    monkeypatch.setattr("vla_ros.audit.counting.count_published_step", lambda config: Cost(600, 10**9, 0))
+    monkeypatch.setattr("vla_ros.audit.counting.count_published_step", lambda *_: Cost(600, 10**9, 0))
     assert main(["audit", "--policy", "pi-qwen", "--json", str(tmp_path / "audit.json")]) == 1
     printed = capsys.readouterr().out
     assert "aten.item  vla_ros/somewhere.py:7  2 times" in printed

@@ -28,6 +28,7 @@ from vla_ros.policies.modules.action_expert.dit import DiTActionExpert  # noqa: 
 from vla_ros.policies.pi.stock import stock_forward  # noqa: E402
 from vla_ros.policies.pi.synthetic import image_size_of  # noqa: E402
 from vla_ros.policies.pi.tiny import shrink  # noqa: E402
+from vla_ros.policies.pi.trials import PiTrials  # noqa: E402
 
 CPU = torch.device("cpu")
 PROMISED_OPERATORS, PROMISED_BYTES = 600, 1.25e9
@@ -56,7 +57,7 @@ def test_a_step_of_the_published_expert_stays_below_the_promised_operators_and_w
     text = {**vlm["text_config"], "num_hidden_layers": 12, "vocab_size": 1000}
     vision = {**vlm["vision_config"], "depth": 1, "deepstack_visual_indexes": []}
     config = replace(PUBLISHED["pi-qwen"], vlm_config={**vlm, "text_config": text, "vision_config": vision})
-    cost = count_published_step(config, dtype)
+    cost = count_published_step(config, PiTrials().make_request(config), dtype)
     assert 300 < cost.num_operators <= PROMISED_OPERATORS
     assert 1.2e9 < cost.weight_bytes * 2 / dtype.itemsize <= PROMISED_BYTES
 

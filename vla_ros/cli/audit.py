@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from vla_ros.audit.passes import audit
 
     reports = audit(config, request)
-    step = count_published_step(config)
+    step = count_published_step(config, request)
     num_waits = sum(report.num_waits for report in reports)
     num_transfers = sum(report.num_transfers for report in reports)
     _print_table(reports)

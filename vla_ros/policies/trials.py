@@ -55,13 +55,6 @@ class Trials:
         """What turns camera images and a task into inputs; None where no processor can be made up."""
         return None
 
-    def make_step_constants(self, config: PolicyConfig) -> None:
-        """What a process makes once for the steps of such a policy, on the CPU."""
-
-    def make_prefix(self, policy: Any) -> Any:
-        """What the steps of a policy of two stages read, of a usual size, with arbitrary values."""
-        raise NotImplementedError
-
     def num_tokens(self, request: PolicyRequest) -> int | None:
         """How many the policy reads, padding included; None where it reads no tokens."""
         return None

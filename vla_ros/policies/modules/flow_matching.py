@@ -106,18 +106,24 @@ class FlowMatchingPolicy(BasePolicy):
         noise: Float[Tensor, "batch horizon action"],
         guidance: Guidance | None = None,
     ) -> Float[Tensor, "batch horizon action"]:
-        """All Euler steps of the prepared time grid."""
+        """All Euler steps of the prepared time grid; frozen actions are given, the others follow as in training."""
         assert suffix_input.time_grid is not None, "steps need a prepared time grid"
-        num_steps, actions = suffix_input.time_grid.num_steps, noise[:, None]
+        num_steps, actions, is_frozen = suffix_input.time_grid.num_steps, noise[:, None], None
+        given = actions
         if guidance is not None and self.knows_frozen_actions:
-            return self._denoise_rest(state, suffix_input, actions, guidance)
+            is_frozen = guidance.is_frozen[:, None]
+            given = guidance.previous_actions[:, None].to(actions.dtype)
         for step in range(num_steps):
-            if guidance is None:
-                velocity = self.predict_suffix(state, suffix_input, actions, step)
+            if is_frozen is not None:
+                actions = torch.where(is_frozen[..., None], given, actions)
+            if guidance is None or is_frozen is not None:
+                velocity = self.predict_suffix(state, suffix_input, actions, step, is_frozen)
             else:
                 predict = self._velocity_of_step(state, suffix_input, step)
                 velocity = guided_velocity(predict, actions, 1.0 - step / num_steps, guidance)
             actions = actions - velocity / num_steps
+        if is_frozen is not None:
+            actions = torch.where(is_frozen[..., None], given, actions)
         return actions[:, 0]
 
     def check_guidance_sync(self, inputs: FlowInputs, prepared: Any) -> None:
@@ -128,16 +134,3 @@ class FlowMatchingPolicy(BasePolicy):
 
     def _velocity_of_step(self, state: Tensor, suffix_input: Any, step: int) -> Velocity:
         return lambda actions: self.predict_suffix(state, suffix_input, actions, step)
-
-    def _denoise_rest(
-        self, state: Tensor, suffix_input: Any, actions: Tensor, guidance: Guidance
-    ) -> Float[Tensor, "batch horizon action"]:
-        """The frozen actions are given, the others follow from them as in training."""
-        assert suffix_input.time_grid is not None
-        num_steps, is_frozen = suffix_input.time_grid.num_steps, guidance.is_frozen[:, None]
-        given, is_given = guidance.previous_actions[:, None].to(actions.dtype), is_frozen[..., None]
-        actions = torch.where(is_given, given, actions)
-        for step in range(num_steps):
-            velocity = self.predict_suffix(state, suffix_input, actions, step, is_frozen)
-            actions = torch.where(is_given, given, actions - velocity / num_steps)
-        return actions[:, 0]

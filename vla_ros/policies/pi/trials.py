@@ -52,31 +52,6 @@ class PiTrials(Trials):
         task = " ".join(["word"] * NUM_TEXT_TOKENS)
         return lambda: processor.process(frames, task)
 
-    def make_step_constants(self, config: PiConfig) -> None:
-        import torch
-
-        from vla_ros.policies.utils.transformers import modulated_rms_norm, rotary_angles
-
-        expert = config.action_expert_cfg
-        num_rows = config.action_horizon + (config.state_history if config.use_state else 0)
-        rotary_angles(num_rows, expert.head_dim, expert.rope_theta, torch.device("cpu"))
-        with torch.no_grad():
-            row = torch.ones(1, expert.hidden_size)
-            modulated_rms_norm(row, row, row, expert.rms_norm_eps)
-
-    def make_prefix(self, policy: Any) -> Any:
-        """For an expert that reads the whole prefix, one of 256 positions: the count of operators is the same."""
-        import torch
-
-        from vla_ros.policies.modules.vlm_bridge.data_types import VLMOutputs
-
-        config, mask, num_tokens = policy.config, None, policy.config.num_obs_registers
-        if not config.expert_only_use_register:
-            num_tokens = 256
-            mask = torch.ones(1, num_tokens, dtype=torch.bool)
-        hidden = policy.obs_registers.new_empty(1, num_tokens, policy.obs_registers.shape[1])
-        return VLMOutputs((hidden,) * config.action_expert_cfg.num_hidden_layers, mask)
-
     def num_tokens(self, request: PiRequest) -> int:
         return len(request.policy_input.input_ids)
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 Arguments = ParamSpec("Arguments")
 Made = TypeVar("Made")
@@ -18,9 +19,9 @@ Made = TypeVar("Made")
 def constant(make: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
     """``make``, called once for the same arguments (a device among them): an inference must not wait for what it gives.
 
-    That may be used in training, too, whoever asked for it first.
+    That may be used in training, too, and is real, whoever asked for it first.
     """
-    return lru_cache(maxsize=64)(torch.inference_mode(False)(torch.no_grad()(make)))
+    return lru_cache(maxsize=64)(unset_fake_temporarily()(torch.inference_mode(False)(torch.no_grad()(make))))
 
 
 class Rotary(NamedTuple):
