@@ -13,7 +13,7 @@ EXTRAS = ()
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--policy", required=True, metavar="NAME", help="a published policy, such as pi-qwen, or a policy directory"
+        "--policy", required=True, metavar="NAME", help="a configuration, such as pi-qwen, or a policy directory"
     )
 
 

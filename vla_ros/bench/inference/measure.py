@@ -55,11 +55,8 @@ class BenchReport:
 
 def measure(subject: Subject, device: torch.device, num_rounds: int) -> BenchReport:
     """Everything there is to know about one subject; its weights get packed."""
-    runner, stages, trials = (
-        PolicyRunner(subject.policy, device),
-        Stages(subject, device),
-        family_of(subject.config).make_trials(),
-    )
+    runner, stages = PolicyRunner(subject.policy, device), Stages(subject, device)
+    trials = family_of(subject.config).make_trials()
     stock = trials.stock_prefix(subject.policy, subject.policy.unpack_request(subject.request, device))
     others = {
         name: _composition(actions_of, subject, device)

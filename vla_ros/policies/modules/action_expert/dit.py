@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from vla_ros.policies.modules.action_expert.config import ActionExpertConfig
 from vla_ros.policies.modules.layers.packing import PackedLayer, ReorderedLinear, gated_mlp, project_qkv
@@ -81,12 +82,7 @@ def freeze_rows(
 ) -> tuple[BlockModulation, ...]:
     """``clean`` in the frozen rows of the suffix, ``noisy`` in the others."""
     chosen = is_frozen[..., None]
-
-    def choose(at: Modulation, of: Modulation) -> Modulation:
-        return Modulation(*(torch.where(chosen, frozen, other) for frozen, other in zip(of, at, strict=True)))
-
-    pairs = zip(noisy, clean, strict=True)
-    return tuple(BlockModulation(*map(choose, block, block_clean)) for block, block_clean in pairs)
+    return tree_map(lambda frozen, other: torch.where(chosen, frozen, other), clean, noisy)
 
 
 class AdaptiveModulation(nn.Module):

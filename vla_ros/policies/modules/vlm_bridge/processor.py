@@ -132,12 +132,8 @@ class VLMProcessor(ABC):
         """
         if len(images) != self.num_cameras:
             raise ValueError(f"{len(images)} images; the policy expects {self.num_cameras}, one for each camera")
-        resized = np.stack([self.resize(image) for image in images])
+        resized = np.stack([self.resize_image(self.config, image) for image in images])
         return self.make_batch(resized[None], (task,)).sample(0)
-
-    def resize(self, image: np.ndarray) -> np.ndarray:
-        """As ``resize_image``."""
-        return self.resize_image(self.config, image)
 
     @classmethod
     def resize_image(cls, config: ProcessorConfig, image: np.ndarray) -> np.ndarray:
