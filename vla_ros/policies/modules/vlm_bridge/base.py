@@ -46,9 +46,9 @@ class VLMBridge(nn.Module, ABC):
         self.packed_layers: tuple[PackedLayer | None, ...] = (None,) * len(self.language_model.layers)
 
     @property
-    @abstractmethod
     def language_model(self) -> Any:
         """The text transformer: ``layers``, ``embed_tokens``, ``norm``."""
+        return self.causal_model.model.language_model
 
     @property
     def hidden_size(self) -> int:

@@ -50,10 +50,6 @@ class PaliGemmaBridge(VLMBridge):
         super().__init__(config, PaliGemmaForConditionalGeneration(build_config(config.vlm_config)))
         self.vision = SiglipTower(self.causal_model.model.vision_tower, config.image_mean, config.image_std)
 
-    @property
-    def language_model(self) -> Any:
-        return self.causal_model.model.language_model
-
     def num_image_tokens(self, grid: tuple[int, int, int]) -> int:
         return math.prod(grid)
 

@@ -27,10 +27,6 @@ class QwenBridge(VLMBridge):
     def __init__(self, config: PrefixConfig) -> None:
         super().__init__(config, Qwen3VLForConditionalGeneration(build_config(config.vlm_config)))
 
-    @property
-    def language_model(self) -> Any:
-        return self.causal_model.model.language_model
-
     def num_image_tokens(self, grid: tuple[int, int, int]) -> int:
         return math.prod(grid) // self.causal_model.config.vision_config.spatial_merge_size**2
 
