@@ -32,7 +32,6 @@ from vla_ros.policies.base import BasePolicy, batch_of_one, without_gradients
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.families import family_of
 from vla_ros.policies.fill import build_policy
-from vla_ros.policies.trials import Trial
 from vla_ros.transforms.sample import PolicyRequest
 
 WEIGHTS_DTYPE = torch.bfloat16
@@ -68,18 +67,18 @@ def audit(config: PolicyConfig, request: PolicyRequest, build: Build = build_pol
     Meant for a process that does nothing else afterwards, see ``FakeAccelerator``.
     """
     trials = family_of(config).make_trials()
-    tiny = trials.shrink(Trial(config, request))
+    tiny, small_request = trials.shrink(config, request)
     with torch.device("meta"):
-        takes_gradients = build(tiny.config).guides_by_gradient
-    looks = [(config, request, tiny.request)]
+        takes_gradients = build(tiny).guides_by_gradient
+    looks = [(config, request, small_request)]
     if family_of(config).processor_class().is_guidable:
         few_steps = trials.resize(config, config.action_horizon, NUM_GUIDED_STEPS)
-        looks.append((few_steps, guided(config, request), guided(tiny.config, tiny.request)))
+        looks.append((few_steps, guided(config, request), guided(tiny, small_request)))
     passes: list[PassReport] = []
     for sizes, full, small in looks:
-        passes += [accelerator_pass(sizes, full, build), host_pass(tiny.config, small, build)]
+        passes += [accelerator_pass(sizes, full, build), host_pass(tiny, small, build)]
         if not full.is_guided or not takes_gradients:  # torch.export takes no vector-Jacobian product
-            passes.append(graph_pass(tiny.config, small, build))
+            passes.append(graph_pass(tiny, small, build))
         if torch.cuda.is_available():
             passes.append(cuda_pass(sizes, full, build))
     return tuple(passes)

@@ -7,7 +7,6 @@ policy directories only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vla_ros.policies.config import PolicyConfig
@@ -17,14 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NUM_CAMERAS = 2
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A policy to be built with random weights, and a request for it."""
-
-    config: PolicyConfig
-    request: PolicyRequest
 
 
 class Trials:
@@ -37,9 +28,9 @@ class Trials:
         it was published for. Raises ValueError where no request can be made up."""
         raise ValueError(f"a {config.type} can be measured from a policy directory only; give one with --policy")
 
-    def shrink(self, trial: Trial) -> Trial:
-        """A sibling of the same classes and switches that runs at once on a CPU."""
-        return trial
+    def shrink(self, config: PolicyConfig, request: PolicyRequest) -> tuple[PolicyConfig, PolicyRequest]:
+        """A sibling of the same classes and switches that runs at once on a CPU, and a request like this for it."""
+        return config, request
 
     def resize(self, config: PolicyConfig, horizon: int, num_steps: int) -> PolicyConfig:
         """The same policy with chunks of ``horizon`` actions made in ``num_steps``. Raises ValueError where it has no

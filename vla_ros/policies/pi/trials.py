@@ -12,7 +12,7 @@ from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.request import PiRequest
 from vla_ros.policies.pi.synthetic import image_size_of, made_up_processor, synthetic_request
 from vla_ros.policies.pi.tiny import shrink
-from vla_ros.policies.trials import NUM_CAMERAS, Trial, Trials
+from vla_ros.policies.trials import NUM_CAMERAS, Trials
 
 CAMERA_SIZE = 480, 640
 # Makes 180 tokens with two images of a Qwen policy.
@@ -27,9 +27,9 @@ class PiTrials(Trials):
     ) -> PiRequest:
         return synthetic_request(config, num_cameras, image_size or image_size_of(config), NUM_TEXT_TOKENS)
 
-    def shrink(self, trial: Trial) -> Trial:
-        tiny, num_cameras = shrink(trial.config), len(trial.request.policy_input.image_grid)
-        return Trial(tiny, synthetic_request(tiny, num_cameras, image_size_of(tiny), NUM_TINY_TEXT_TOKENS))
+    def shrink(self, config: PiConfig, request: PiRequest) -> tuple[PiConfig, PiRequest]:
+        tiny, num_cameras = shrink(config), len(request.policy_input.image_grid)
+        return tiny, synthetic_request(tiny, num_cameras, image_size_of(tiny), NUM_TINY_TEXT_TOKENS)
 
     def resize(self, config: PiConfig, horizon: int, num_steps: int) -> PiConfig:
         return replace(config, action_horizon=horizon, num_steps=num_steps)
