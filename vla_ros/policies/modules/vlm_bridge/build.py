@@ -19,8 +19,7 @@ def build_config(
     """``kind(**document)``, where ``groups`` names the mappings inside it and their classes.
 
     ``more_keys`` are those that releases of this backbone write besides. Raises ValueError for a missing group and for
-    a key or a value that
-    transformers doesn't take or this package doesn't compute.
+    a key or a value that transformers doesn't take or this package doesn't compute.
     """
     _check_keys(document, kind, "policy.vlm_config", more_keys)
     for group, group_kind in groups.items():
