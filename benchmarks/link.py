@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.policies.pi.published import PUBLISHED
+from vla_ros.policies.configs import find_config
 from vla_ros.policies.pi.request import PiRequest
 from vla_ros.policies.pi.synthetic import synthetic_request
 from vla_ros.wire import PolicyResult, decode_request, decode_result, encode_request, encode_result
@@ -54,7 +54,7 @@ def main() -> int:
     if args.serve:
         serve()
         return 0
-    request = synthetic_request(PUBLISHED["pi-qwen"], num_cameras=2, num_text_tokens=NUM_TEXT_TOKENS)
+    request = synthetic_request(find_config("pi-qwen"), num_cameras=2, num_text_tokens=NUM_TEXT_TOKENS)
     codec_ms = time_codec(request)
     round_trips_ms, bare_ms, num_lost = time_link(request, args.requests, args.rate_hz)
     figures = {

@@ -18,8 +18,9 @@ from PIL import Image
 
 from vla_ros.bench.inference.paired import measure_interleaved, paired_ratio
 from vla_ros.bench.inference.subject import sizes_of
+from vla_ros.policies.families import family_of
 from vla_ros.policies.pi.trials import CAMERA_SIZE
-from vla_ros.policies.trials import NUM_CAMERAS, trials_of
+from vla_ros.policies.trials import NUM_CAMERAS
 
 
 def main() -> int:
@@ -31,7 +32,7 @@ def main() -> int:
     args = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     sizes = sizes_of(args.policy)
-    preprocess = trials_of(sizes.config).make_preprocessing(sizes.config, NUM_CAMERAS, sizes.image_size)
+    preprocess = family_of(sizes.config).make_trials().make_preprocessing(sizes.config, NUM_CAMERAS, sizes.image_size)
     if preprocess is None:
         parser.error(f"no processor can be made up for {args.policy}")
     height, width = sizes.image_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -30,6 +31,21 @@ def parse_config(kind: type[Config], document: Any, where: str) -> Config:
     if missing:
         raise ValueError("; ".join(missing))
     return kind(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in document.items()})
+
+
+@contextmanager
+def explained(before: str, *kinds: type[Exception], after: str = "") -> Iterator[None]:
+    """Inside its ``with``, an error of ``kinds`` (else a ValueError) becomes a ValueError in one line: ``before``, what
+    it says, ``after``."""
+    try:
+        yield
+    except kinds or (ValueError,) as error:  # noqa: B030
+        raise ValueError(f"{before}{one_line(error)}{after}") from error
+
+
+def one_line(error: Exception, num_characters: int | None = None) -> str:
+    """What an error says, in one line of at most so many characters."""
+    return " ".join(str(error).split())[:num_characters]
 
 
 def config_to_dict(config: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vla_ros.policies.config import DataConfig
+from vla_ros.policies.configs import config_names, find_config
 from vla_ros.policies.modules.action_expert.config import ActionExpertConfig
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig
 from vla_ros.policies.modules.vlm_bridge.qwen.processor import LOCATION_TOKENS, QwenProcessor, train_tokenizer
@@ -17,6 +18,7 @@ from vla_ros.transforms.normalize import compute_stats
 from vla_ros.transforms.sample import TrainingBatch
 from vla_ros.types import Observation
 
+PUBLISHED = {name: find_config(name) for name in config_names() if name.startswith("pi-")}
 CAMERAS = ("front", "top")
 JOINTS = ("base", "shoulder", "wrist")
 HORIZON = 4

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.modules.vlm_bridge.qwen.processor import train_tokenizer
-from vla_ros.policies.modules.vlm_bridge.smolvlm.processor import IMAGE, SPECIAL_TOKENS, SmolVLMProcessor
+from vla_ros.policies.modules.vlm_bridge.smolvlm.processor import IMAGE, SmolVLMProcessor
 from vla_ros.policies.pi.config import PiConfig
 
 NUM_TOKENS = 305
@@ -56,8 +56,8 @@ def smol_config(document: Mapping[str, Any] | None = None, **changes: Any) -> Pi
 
 
 def tokenizer() -> Tokenizer:
-    made = train_tokenizer(TASKS, vocab_size=NUM_TOKENS - len(SPECIAL_TOKENS))
-    made.add_special_tokens(list(SPECIAL_TOKENS))
+    made = train_tokenizer(TASKS, vocab_size=NUM_TOKENS - len(SmolVLMProcessor.special_tokens))
+    made.add_special_tokens(list(SmolVLMProcessor.special_tokens))
     return made
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from policy_helpers import observation, pi_config, policy_processor, vlm_config
+from policy_helpers import PUBLISHED, observation, pi_config, policy_processor, vlm_config
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -19,13 +19,12 @@ transformers = pytest.importorskip("transformers")
 from vla_ros.audit.counting import Cost  # noqa: E402
 from vla_ros.audit.graph import graph_events  # noqa: E402
 from vla_ros.audit.passes import PassReport, host_pass  # noqa: E402
-from vla_ros.audit.recorder import COPY_IN, COPY_OUT, PYTHON_DATA, WAIT, Event, Recorder  # noqa: E402
+from vla_ros.audit.watch import COPY_IN, COPY_OUT, PYTHON_DATA, WAIT, DeviceEvent, watched  # noqa: E402
 from vla_ros.cli import audit as command  # noqa: E402
 from vla_ros.cli import main  # noqa: E402
 from vla_ros.policies.directory import save_policy  # noqa: E402
 from vla_ros.policies.fill import build_policy  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.qwen.bridge import build_config  # noqa: E402
-from vla_ros.policies.pi.published import PUBLISHED  # noqa: E402
 from vla_ros.policies.pi.request import PiRequest  # noqa: E402
 from vla_ros.policies.pi.synthetic import image_size_of, synthetic_request  # noqa: E402
 from vla_ros.policies.pi.tiny import shrink  # noqa: E402
@@ -140,11 +139,11 @@ def test_a_computation_that_branches_on_a_value_has_no_graph():
 
 
 def test_an_event_is_printed_written_and_exit_code_1(monkeypatch, tmp_path, capsys):
-    event = Event(WAIT, "aten.item", "vla_ros/somewhere.py", 7)
-    copy = Event(COPY_IN, "aten._to_copy", "vla_ros/elsewhere.py", 8)
-    reports = (PassReport("host", (event, event, copy), 0, False, 1.0),)
+    event = DeviceEvent(WAIT, "aten.item", "vla_ros/somewhere.py", 7)
+    copy = DeviceEvent(COPY_IN, "aten._to_copy", "vla_ros/elsewhere.py", 8)
+    reports = (PassReport((event, event, copy), 0, False, "host", 1.0),)
     monkeypatch.setattr("vla_ros.audit.passes.audit", lambda config, request: reports)
-    monkeypatch.setattr("vla_ros.audit.counting.count_published_step", lambda config: Cost(600, 10**9, 0))
+    monkeypatch.setattr("vla_ros.audit.counting.count_published_step", lambda *_: Cost(600, 10**9, 0))
     assert main(["audit", "--policy", "pi-qwen", "--json", str(tmp_path / "audit.json")]) == 1
     printed = capsys.readouterr().out
     assert "aten.item  vla_ros/somewhere.py:7  2 times" in printed
@@ -168,7 +167,7 @@ def test_a_policy_that_does_not_exist_is_refused_in_one_line(name, capsys):
     assert message.count("\n") == 1 and name in message and "pi-qwen" in message
 
 
-def stock_events(vision_depth: int) -> list[Event]:
+def stock_events(vision_depth: int) -> list[DeviceEvent]:
     """What transformers' own forward of Qwen3-VL does with one image and some text."""
     document = vlm_config(merge=2, deepstack=(0,))
     document["vision_config"]["depth"] = vision_depth
@@ -182,9 +181,9 @@ def stock_events(vision_depth: int) -> list[Event]:
         "image_grid_thw": torch.tensor(request.policy_input.image_grid),
     }
     model = transformers.Qwen3VLForConditionalGeneration(build_config(document)).eval()
-    with torch.inference_mode(), Recorder(host_stands_in=True) as recorder:
+    with torch.inference_mode(), watched(host_stands_in=True) as events:
         model(**inputs, use_cache=False)
-    return recorder.events
+    return events
 
 
 def test_transformers_own_forward_waits_three_times_more_with_every_vision_layer():
@@ -196,16 +195,16 @@ def test_transformers_own_forward_waits_three_times_more_with_every_vision_layer
 
 def test_a_branch_on_a_tensor_is_a_wait_in_inference_mode_too():
     tensor = torch.ones(3)
-    with torch.inference_mode(), Recorder(host_stands_in=True) as recorder:
+    with torch.inference_mode(), watched(host_stands_in=True) as events:
         assert tensor.sum() > 0
-    assert [event.kind for event in recorder.events] == [WAIT]
+    assert [event.kind for event in events] == [WAIT]
 
 
 def test_reading_the_hosts_own_tensors_is_no_wait_beside_a_device():
-    with Recorder() as recorder:
+    with watched() as events:
         torch.ones(3).tolist()
         torch.ones(3).sum().item()
-    assert recorder.events == []
+    assert events == []
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from policy_helpers import PUBLISHED
 
 torch = pytest.importorskip("torch")
 
@@ -20,13 +21,14 @@ from vla_ros.bench.inference.paired import NUM_WARM_UP_ROUNDS, measure_interleav
 from vla_ros.bench.inference.report import report_json, report_text  # noqa: E402
 from vla_ros.bench.inference.roofline import Peaks, find_peaks  # noqa: E402
 from vla_ros.bench.inference.scale import SWEEPS, ScalePoint, sweep  # noqa: E402
-from vla_ros.bench.inference.subject import Sizes, Subject, find_config, random_subject, sizes_of  # noqa: E402
+from vla_ros.bench.inference.subject import Sizes, Subject, random_subject, sizes_of  # noqa: E402
 from vla_ros.cli import main  # noqa: E402
+from vla_ros.policies.configs import find_config  # noqa: E402
 from vla_ros.policies.modules.action_expert.dit import DiTActionExpert  # noqa: E402
-from vla_ros.policies.pi.published import ACTION_EXPERT, PUBLISHED  # noqa: E402
 from vla_ros.policies.pi.stock import stock_forward  # noqa: E402
 from vla_ros.policies.pi.synthetic import image_size_of  # noqa: E402
 from vla_ros.policies.pi.tiny import shrink  # noqa: E402
+from vla_ros.policies.pi.trials import PiTrials  # noqa: E402
 
 CPU = torch.device("cpu")
 PROMISED_OPERATORS, PROMISED_BYTES = 600, 1.25e9
@@ -45,7 +47,7 @@ def tiny_subject(name: str = "pi-qwen") -> Subject:
 
 def test_the_published_expert_has_957_million_parameters() -> None:
     with torch.device("meta"):
-        expert = DiTActionExpert(ACTION_EXPERT, context_size=2048)
+        expert = DiTActionExpert(PUBLISHED["pi-qwen"].action_expert_cfg, context_size=2048)
     assert round(sum(parameter.numel() for parameter in expert.parameters()) / 1e6) == 957
 
 
@@ -55,7 +57,7 @@ def test_a_step_of_the_published_expert_stays_below_the_promised_operators_and_w
     text = {**vlm["text_config"], "num_hidden_layers": 12, "vocab_size": 1000}
     vision = {**vlm["vision_config"], "depth": 1, "deepstack_visual_indexes": []}
     config = replace(PUBLISHED["pi-qwen"], vlm_config={**vlm, "text_config": text, "vision_config": vision})
-    cost = count_published_step(config, dtype)
+    cost = count_published_step(config, PiTrials().make_request(config), dtype)
     assert 300 < cost.num_operators <= PROMISED_OPERATORS
     assert 1.2e9 < cost.weight_bytes * 2 / dtype.itemsize <= PROMISED_BYTES
 
@@ -176,7 +178,7 @@ def test_the_sweep_holds_every_point_of_every_axis_and_is_drawn(
     [
         (
             ["--policy", "no_such"],
-            "policy 'no_such' is no policy directory and no configuration; expected one of pi-qwen",
+            "policy 'no_such' is neither a policy directory nor a configuration; expected one of mid, pi-paligemma",
         ),
         (["--policy", "no/such"], "policy 'no/such' does not exist"),
         (["--policy", "mid", "--repeats", "0"], "--repeats is 0; expected at least 1"),

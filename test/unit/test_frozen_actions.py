@@ -33,7 +33,7 @@ def make_policy(max_frozen_actions: int = 2, **changes: Any) -> PiPolicy:
 
 
 def make_sample(policy: PiPolicy) -> PolicySample:
-    return PolicySample.from_batch(training_batch(policy.config, with_answers=False))
+    return policy.unpack_batch(training_batch(policy.config, with_answers=False))
 
 
 def make_draws(num_frozen: list[list[int]] | None) -> FlowDraws:

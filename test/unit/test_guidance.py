@@ -15,12 +15,12 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402
 from torch_helpers import NothingWaits  # noqa: E402
 
-from vla_ros.audit.recorder import Recorder  # noqa: E402
+from vla_ros.audit.watch import watched  # noqa: E402
 from vla_ros.execution.runner import PolicyRunner  # noqa: E402
 from vla_ros.execution.staging import Bucket  # noqa: E402
 from vla_ros.policies.directory import infer  # noqa: E402
 from vla_ros.policies.modules.guidance import Guidance, check_product_sync, guidance_strength  # noqa: E402
-from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation, PolicySample  # noqa: E402
+from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
 from vla_ros.policies.pi.processor import PiProcessor  # noqa: E402
 from vla_ros.policies.pi.request import PiRequest  # noqa: E402
@@ -48,7 +48,7 @@ def make_policy(**changes: Any) -> PiPolicy:
 
 
 def make_observation(policy: PiPolicy) -> PolicyObservation:
-    return PolicySample.from_batch(training_batch(policy.config, with_answers=False)).observation
+    return policy.unpack_batch(training_batch(policy.config, with_answers=False)).observation
 
 
 def make_noise(seed: int = 1) -> Tensor:
@@ -264,6 +264,6 @@ def test_nothing_waits_for_the_device_in_a_guided_sample() -> None:
             policy.sample_actions(given, 3, noise, grid, guidance)  # makes the constants of these shapes
             with NothingWaits():
                 policy.sample_actions(given, 3, noise, grid, guidance)
-            with Recorder(host_stands_in=True) as recorder:
+            with watched(host_stands_in=True) as events:
                 policy.sample_actions(given, 3, noise, grid, guidance)
-        assert recorder.events == []
+        assert events == []

@@ -147,7 +147,7 @@ def test_a_directory_in_use_is_left_alone(run: Path, tmp_path: Path, capsys: pyt
         (("--chunk-dt-s", "0"), "expected seconds above 0"),
         (("--chunk-dt-s", "nan"), "expected seconds above 0"),
         (("--robot", "tabletop"), "the policy has 3 state and 3 action dimensions, the robot 6 joints"),
-        (("--stats", "nowhere.npz"), "--stats nowhere.npz is no file"),
+        (("--stats", "nowhere.npz"), "--stats nowhere.npz is not a file"),
         (("--vlm", "nowhere"), "--vlm nowhere"),
     ],
 )
@@ -176,7 +176,7 @@ def test_a_run_that_cannot_be_used_leaves_nothing_behind(
         (copy / "stats.npz").write_bytes(b"PK")
     expected = {
         "class": "a class outside the registry",
-        "truncated": "cut off, or no file of torch.save",
+        "truncated": "cut off, or not written by torch.save",
         "tokenizer": "not readable as a tokenizer",
         "no tokenizer": "put the VLM's tokenizer.json there",
         "prompt": "the largest bucket is 20",

@@ -73,6 +73,7 @@ MAY_IMPORT = {
         "omegaconf",
         "yaml",
         "safetensors",
+        "vla_ros.share",
         "vla_ros.spaces",
         "vla_ros.transforms",
         "vla_ros.types",

@@ -93,4 +93,4 @@ def test_one_observation_gives_the_same_tensors_in_training_and_on_the_robot(rec
 def test_the_backbones_do_not_all_resize_alike():
     pixels = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     smolvlm, qwen = PROCESSORS["smolvlm"], type(PROCESSORS["qwen"])
-    assert not np.array_equal(smolvlm.resize(pixels), qwen.resize_image(smolvlm.config, pixels))
+    assert not np.array_equal(smolvlm.resize_image(smolvlm.config, pixels), qwen.resize_image(smolvlm.config, pixels))

@@ -17,7 +17,6 @@ from torch import Tensor  # noqa: E402
 from torch_helpers import NothingWaits  # noqa: E402
 
 from vla_ros.policies.modules.layers.pixels import normalize_patches  # noqa: E402
-from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.data_types import PolicySample, VLMInputs  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.paligemma.bridge import PaliGemmaBridge, build_config  # noqa: E402
 from vla_ros.policies.pi.config import PiConfig  # noqa: E402
@@ -56,7 +55,7 @@ def make_policy(kind: str, **changes: Any) -> PiPolicy:
 
 
 def make_sample(policy: PiPolicy, with_answers: bool = False) -> PolicySample:
-    return PolicySample.from_batch(training_batch(policy.config, with_answers))
+    return policy.unpack_batch(training_batch(policy.config, with_answers))
 
 
 def make_noise() -> Tensor:
@@ -117,8 +116,7 @@ def test_every_recorded_layer_equals_that_of_transformers_with_registers_too(kin
             position_ids=inputs.position_ids[:, 0],
             output_hidden_states=True,
         ).hidden_states
-        plan = PrefixPlan(inputs.prefix_mask[:, None], inputs.position_ids, 3, valid.shape[1])
-        got = bridge.run(inputs, registers, plan)
+        got = bridge.run(inputs, registers, 3, valid.shape[1])
     for state, reference in zip((*got[:2], bridge.final_norm(got[2])), expected[1:], strict=True):
         assert worst(state[valid], reference[valid]) <= TOLERANCE
 
@@ -212,8 +210,7 @@ def test_padding_and_rows_that_nobody_reads_change_nothing(kind: str, changes: d
         expected = policy.sample_actions(sample.observation, 3, noise)
         got = policy.sample_actions(replace(sample.observation, policy_input=padded), 3, noise)
         short = policy.vlm_bridge.encode(inputs, policy.obs_registers, 2, with_ce_loss=False).hidden_states
-        plan = PrefixPlan(inputs.prefix_mask[:, None], inputs.position_ids, 2, prefix)
-        full = policy.vlm_bridge.run(inputs, policy.obs_registers, plan)
+        full = policy.vlm_bridge.run(inputs, policy.obs_registers, 2, prefix)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=TOLERANCE)
     for state, reference in zip(short, full, strict=True):
         torch.testing.assert_close(state, reference[:, -state.shape[1] :], rtol=1e-4, atol=TOLERANCE)

@@ -183,7 +183,7 @@ def image_processor() -> Any:
 
 
 def resized(processor: PaliGemmaProcessor) -> np.ndarray:
-    return np.stack([np.stack([processor.resize(image) for image in IMAGES])] * 2)
+    return np.stack([np.stack([processor.resize_image(processor.config, image) for image in IMAGES])] * 2)
 
 
 def batch_of(processor: PaliGemmaProcessor) -> PolicyInput:

@@ -71,7 +71,7 @@ def test_an_output_of_another_shape_has_no_parity(case: Path, tmp_path: Path) ->
         ("in.noise", None, "tensor in.noise is missing"),
         ("in.time", np.zeros((2, 1), np.float32), r"tensor in.time has shape \[2, 1\]; expected 1 dimensions"),
         ("in.image_grid_thw", None, "tensor in.image_grid_thw is missing"),
-        ("out.dreams", np.zeros(1, np.float32), "tensor out.dreams is nothing that a policy computes"),
+        ("out.dreams", np.zeros(1, np.float32), "tensor out.dreams is not an output that a policy computes"),
     ],
 )
 def test_a_case_that_cannot_be_used_is_refused_in_one_line(case: Path, capsys, name, value, expected) -> None:

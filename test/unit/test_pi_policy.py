@@ -14,7 +14,6 @@ import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch_helpers import NothingWaits  # noqa: E402
 
-from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.data_types import PolicySample, VLMInputs  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
 from vla_ros.policies.utils.training import FlowDraws  # noqa: E402
@@ -31,7 +30,7 @@ def make_policy(**changes: Any) -> PiPolicy:
 
 
 def make_sample(policy: PiPolicy, with_answers: bool = True) -> PolicySample:
-    return PolicySample.from_batch(training_batch(policy.config, with_answers))
+    return policy.unpack_batch(training_batch(policy.config, with_answers))
 
 
 def make_draws(num_draws: int) -> FlowDraws:
@@ -121,8 +120,7 @@ def test_computing_only_the_rows_that_are_read_changes_nothing() -> None:
     inputs = make_sample(policy).observation.policy_input
     with torch.inference_mode():
         short = policy.vlm_bridge.encode(inputs, policy.obs_registers, 2, with_ce_loss=False).hidden_states
-        plan = PrefixPlan(inputs.prefix_mask[:, None], inputs.position_ids, 2, inputs.prefix_mask.shape[1])
-        full = policy.vlm_bridge.run(inputs, policy.obs_registers, plan)
+        full = policy.vlm_bridge.run(inputs, policy.obs_registers, 2, inputs.prefix_mask.shape[1])
     for got, expected in zip(short, full, strict=True):
         torch.testing.assert_close(got, expected[:, -3:], rtol=1e-4, atol=1e-5)
 

@@ -146,11 +146,11 @@ def test_weights_of_another_policy_are_refused_by_name(policy_dir: Path) -> None
     weights = load_file(policy_dir / "model.safetensors")
     bias = weights.pop("action_out_proj.bias")
     save_file(weights, policy_dir / "model.safetensors")
-    assert "weight action_out_proj.bias is missing" in refusal(policy_dir, "policy")
+    assert "missing weights (action_out_proj.bias)" in refusal(policy_dir, "policy")
     save_file(weights | {"action_out_proj.bias": bias[:2]}, policy_dir / "model.safetensors")
-    assert "action_out_proj.bias is [2], policy.yaml gives [3]" in refusal(policy_dir, "policy")
+    assert "weights of another shape (action_out_proj.bias is [2], expected [3])" in refusal(policy_dir, "policy")
     save_file(weights | {"action_out_proj.bias": bias, "extra": bias.clone()}, policy_dir / "model.safetensors")
-    assert "weight extra has no place" in refusal(policy_dir, "policy")
+    assert "unexpected weights (extra)" in refusal(policy_dir, "policy")
 
 
 def test_what_an_observation_lacks_is_named(saved: Path) -> None:

@@ -159,4 +159,4 @@ def test_images_that_are_no_multiple_of_the_patch_are_refused() -> None:
 
 
 def images_of(processor: QwenProcessor) -> np.ndarray:
-    return np.stack([processor.resize(image) for image in IMAGES])[None]
+    return np.stack([processor.resize_image(processor.config, image) for image in IMAGES])[None]

@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from policy_helpers import EXPERT, HORIZON, JOINTS, pi_config, training_batch, vlm_config
+from policy_helpers import EXPERT, HORIZON, JOINTS, PUBLISHED, pi_config, training_batch, vlm_config
 
 torch = pytest.importorskip("torch")
 
 from vla_ros.policies.modules.vlm_bridge.data_types import (  # noqa: E402
     PolicyObservation,
-    PolicySample,
     VLMInputs,  # noqa: E402
 )
 from vla_ros.policies.pi.config import PiConfig  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
-from vla_ros.policies.pi.published import PUBLISHED  # noqa: E402
 from vla_ros.policies.pi.reference import as_written_actions, plain_actions  # noqa: E402
 from vla_ros.policies.pi.released.case import make_input, read_case  # noqa: E402
 from vla_ros.policies.pi.released.weights import load_released  # noqa: E402
@@ -77,7 +75,7 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("pack", [False, True])
 def test_the_policy_gives_what_the_plain_composition_gives(name: str, pack: bool) -> None:
     policy = make_policy(pi_config(**CASES[name]))
-    assert_equal_actions(policy, PolicySample.from_batch(training_batch(policy.config)).observation, pack)
+    assert_equal_actions(policy, policy.unpack_batch(training_batch(policy.config)).observation, pack)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -110,7 +110,7 @@ def test_a_yaml_that_would_construct_an_object_is_refused(tmp_path: Path) -> Non
         (lambda cfg: cfg["policy"]["action_expert_cfg"].pop("qk_norm"), "key 'qk_norm' is missing"),
         (lambda cfg: cfg["policy"]["action_expert_cfg"].update(mlp_dropout=0.1), "mlp_dropout is 0.1; this package"),
         (lambda cfg: cfg["policy"]["action_expert_cfg"].update(mlp_activation="gelu"), "computes 'silu' only"),
-        (lambda cfg: cfg["policy"].update(vlm_type="Llama"), "no processor of Llama"),
+        (lambda cfg: cfg["policy"].update(vlm_type="Llama"), "not the processor of Llama"),
         (lambda cfg: cfg["policy"].update(action_dim=None), "policy.action_dim is None; expected a whole number"),
         (lambda cfg: cfg["policy"].update(transforms=[]), "a list with the one processor"),
         (lambda cfg: cfg["policy"]["transforms"][0].update(shell="rm"), "unknown key 'shell'"),

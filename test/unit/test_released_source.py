@@ -89,7 +89,7 @@ def test_a_checkpoint_folder_chooses_itself(tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_is_refused_by_what_it_lacks(tmp_path: Path) -> None:
-    assert "nowhere is no folder" in refusal(find_run, str(tmp_path / "nowhere"))
+    assert "nowhere is not a folder" in refusal(find_run, str(tmp_path / "nowhere"))
     assert "has no checkpoint_N/model.pt" in refusal(find_run, str(make_files(tmp_path / "a", "cfg.yaml")))
     assert "cfg.yaml is missing" in refusal(find_run, str(make_files(tmp_path / "b", "checkpoint_1/model.pt")))
 
@@ -180,4 +180,4 @@ def test_statistics_are_the_only_npz_of_the_run_or_the_given_one(tmp_path: Path)
     make_files(tmp_path, "two.npz")
     assert "several statistics (one.npz, two.npz)" in refusal(find_stats, run, None)
     assert find_stats(run, str(tmp_path / "two.npz")) == tmp_path / "two.npz"
-    assert "is no file" in refusal(find_stats, run, str(tmp_path / "three.npz"))
+    assert "is not a file" in refusal(find_stats, run, str(tmp_path / "three.npz"))

@@ -145,7 +145,7 @@ def test_a_file_that_unpacks_to_more_than_statistics_are_is_refused(tmp_path: Pa
         ({"action/std_": np.full((4, 3), np.nan)}, "action.std_ has values that are not finite"),
         ({"action/std_": np.full((4, 3), -1.0)}, "std below 0"),
         ({"state/q01": np.full((1, 3), 99.0)}, "state: q99 lies below q01"),
-        ({"state/q01": np.array([["a", "b", "c"]])}, "state.q01 is missing or no array of numbers"),
+        ({"state/q01": np.array([["a", "b", "c"]])}, "state.q01 is missing or not an array of numbers"),
     ],
 )
 def test_tables_that_no_policy_can_use_are_refused_by_name(tmp_path: Path, changes, expected: str) -> None:

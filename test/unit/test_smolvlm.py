@@ -19,7 +19,6 @@ from torch_helpers import NothingWaits  # noqa: E402
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionEmbeddings  # noqa: E402
 
 from vla_ros.policies.modules.layers.pixels import normalize_patches  # noqa: E402
-from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.data_types import (  # noqa: E402
     PolicyObservation,
     PolicySample,
@@ -59,9 +58,8 @@ def test_every_layer_equals_transformers_own_forward(image_size: int, scale: int
     inputs = VLMInputs.from_numpy(make_batch(config))
     registers = torch.randn(config.num_obs_registers, bridge.hidden_size)
     valid, seq = inputs.attention_mask, inputs.input_ids.shape[1]
-    plan = PrefixPlan(inputs.prefix_mask[:, None], inputs.position_ids, 3, seq + config.num_obs_registers)
     with torch.no_grad():
-        *below, last = bridge.run(inputs, registers, plan)
+        *below, last = bridge.run(inputs, registers, 3, seq + config.num_obs_registers)
         expected = transformers_forward(bridge, inputs)
         got = (*below, bridge.final_norm(last))
         ce_loss = bridge.encode(inputs, registers, 1, with_ce_loss=True).ce_loss
@@ -160,10 +158,9 @@ def test_nothing_waits_for_the_device_at_inference(changes: dict[str, Any]) -> N
 def test_computing_only_the_rows_that_are_read_changes_nothing() -> None:
     policy = make_policy()
     inputs = make_observation(policy).policy_input
-    plan = PrefixPlan(inputs.prefix_mask[:, None], inputs.position_ids, 2, inputs.prefix_mask.shape[1])
     with torch.inference_mode():
         short = policy.vlm_bridge.encode(inputs, policy.obs_registers, 2, with_ce_loss=False).hidden_states
-        full = policy.vlm_bridge.run(inputs, policy.obs_registers, plan)
+        full = policy.vlm_bridge.run(inputs, policy.obs_registers, 2, inputs.prefix_mask.shape[1])
     for got, expected in zip(short, full, strict=True):
         torch.testing.assert_close(got, expected[:, -3:], rtol=1e-4, atol=1e-5)
 

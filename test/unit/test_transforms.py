@@ -98,7 +98,7 @@ def test_one_sample_of_a_batch_is_what_a_single_observation_gives() -> None:
     processor = make_processor(pi_config())
     images = list(observation().images.values())
     single = processor.process(images, "touch the red block")
-    resized = np.stack([processor.resize(x) for x in images])
+    resized = np.stack([processor.resize_image(processor.config, x) for x in images])
     batch = processor.make_batch(np.stack([resized, resized]), ("touch the red block",) * 2)
     for name in ("pixel_values", "input_ids", "attention_mask", "prefix_mask", "position_ids"):
         np.testing.assert_array_equal(getattr(batch.sample(1), name), getattr(single, name))

@@ -5,6 +5,7 @@ Tensors of the host stay real, as beside a true device: staging buffers hold num
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -44,18 +45,8 @@ class FakeAccelerator(TorchDispatchMode):
         return args[0] if wrote_to_host else result
 
     def place(self, module: nn.Module) -> None:
-        """Move a module built on ``meta`` here: parameters and buffers are replaced in place, tied ones stay tied."""
-        moved: dict[int, Tensor] = {}
-        for part in module.modules():
-            for tensors in (part._parameters, part._buffers):
-                for name, tensor in tensors.items():
-                    if tensor is None:
-                        continue
-                    if id(tensor) not in moved:
-                        here = torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device)
-                        is_parameter = isinstance(tensor, nn.Parameter)
-                        moved[id(tensor)] = nn.Parameter(here, requires_grad=False) if is_parameter else here
-                    tensors[name] = moved[id(tensor)]
+        """Move a module built on ``meta`` here."""
+        replace_weights(module, lambda weight: torch.empty_like(weight, device=self.device))
 
     def _is_there(self, leaf: Any) -> bool:
         return isinstance(leaf, FakeTensor) or (isinstance(leaf, torch.device) and leaf.type == self.device.type)
@@ -63,6 +54,18 @@ class FakeAccelerator(TorchDispatchMode):
     def _to_fake(self, leaf: Any) -> Any:
         is_real = isinstance(leaf, Tensor) and not isinstance(leaf, FakeTensor)
         return self._fake_mode.from_tensor(leaf) if is_real else leaf
+
+
+def replace_weights(module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
+    """Parameters and buffers become what ``make`` gives for each; tied ones stay tied."""
+    made: dict[int, Tensor] = {}
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and id(tensor) not in made:
+                    new = make(tensor.detach())
+                    made[id(tensor)] = nn.Parameter(new, False) if isinstance(tensor, nn.Parameter) else new
+                tensors[name] = None if tensor is None else made[id(tensor)]
 
 
 @cache

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from vla_ros.audit.accelerator import replace_weights
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.fill import build_policy
 from vla_ros.policies.modules.flow_matching import FlowMatchingPolicy
-from vla_ros.policies.trials import trials_of
+from vla_ros.transforms.sample import PolicyRequest
 
 _aten = torch.ops.aten
 _ATTENTION = "aten._scaled_dot_product"  # by name: there is one for each device and kind of mask
@@ -108,28 +109,23 @@ def count_step(policy: FlowMatchingPolicy, prefix: Any, state: Tensor, noisy_act
     return count(lambda: policy.predict_suffix(state, prepared, noisy_actions, 1), weights)
 
 
-def count_published_step(config: PolicyConfig, dtype: torch.dtype = torch.bfloat16) -> Cost | None:
-    """One denoising step of a policy of any size, batch 1, on tensors without memory as a CPU would run it; None for a
-    family whose policies have no steps."""
-    trials = trials_of(config)
-    trials.make_step_constants(config)  # first, so that these are no fakes: they are kept for the rest of the process
+def count_published_step(
+    config: PolicyConfig, request: PolicyRequest, dtype: torch.dtype = torch.bfloat16
+) -> Cost | None:
+    """One denoising step of a policy of any size for a request, on tensors without memory as a CPU would run it.
+
+    None for a family whose policies have no steps.
+    """
     with torch.device("meta"):
         policy = build_policy(config).eval()
     if not isinstance(policy, FlowMatchingPolicy):
         return None
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        _replace_weights(policy, lambda weight: torch.empty(weight.shape, dtype=dtype))
+        replace_weights(policy.to(dtype), lambda weight: torch.empty_like(weight, device="cpu"))
         policy.pack_weights()
-        state = torch.empty(1, config.state_history, config.state_dim)
-        actions = torch.empty(1, 1, config.action_horizon, config.action_dim)
-        return count_step(policy, trials.make_prefix(policy), state, actions)
-
-
-def _replace_weights(module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
-    for part in module.modules():
-        for name, weight in part._parameters.items():
-            if weight is not None:
-                part._parameters[name] = nn.Parameter(make(weight), requires_grad=False)
+        inputs = policy.unpack_request(request)
+        prefix = policy.encode_prefix(inputs.observation)
+        return count_step(policy, prefix, inputs.observation.state, inputs.noise[:, None])
 
 
 def _storage(tensor: Tensor) -> int:

@@ -14,13 +14,13 @@ from torch.fx.node import map_arg
 from torch.fx.traceback import annotate, preserve_node_meta
 from torch.overrides import TorchFunctionMode
 
-from vla_ros.audit.recorder import WAIT, Event, caller, kind_of
+from vla_ros.audit.watch import WAIT, DeviceEvent, caller, kind_of
 
 CALLER = "audit_caller"
 NO_GRAPH = "not exportable"
 
 
-def graph_events(run: Callable[[dict[str, Tensor]], Tensor], tensors: dict[str, Tensor]) -> tuple[Event, ...]:
+def graph_events(run: Callable[[dict[str, Tensor]], Tensor], tensors: dict[str, Tensor]) -> tuple[DeviceEvent, ...]:
     """What waits or moves data in ``run(tensors)``, from a non-strict ``torch.export`` of it.
 
     Where a tensor's value decides which operators run there is no graph: that is one event, at the line that asked.
@@ -31,14 +31,14 @@ def graph_events(run: Callable[[dict[str, Tensor]], Tensor], tensors: dict[str, 
         with torch.no_grad(), preserve_node_meta(), redirect_stderr(StringIO()):
             exported = torch.export.export(_Marked(run, marks), (tensors,), strict=False)
     except Exception as error:  # of many kinds, by what asked for the value
-        return (Event(WAIT, f"{NO_GRAPH}: {type(error).__name__}", *marks.last_caller),)
+        return (DeviceEvent(WAIT, f"{NO_GRAPH}: {type(error).__name__}", *marks.last_caller),)
     events = []
     for module in exported.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             kind = _kind(node)
             if kind is not None:
                 where = node.meta.get("custom", {}).get(CALLER, ("unknown", 0))
-                events.append(Event(kind, str(node.target), *where))
+                events.append(DeviceEvent(kind, str(node.target), *where))
     return tuple(events)
 
 

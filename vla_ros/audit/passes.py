@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import wraps
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from vla_ros.audit.accelerator import FakeAccelerator
 from vla_ros.audit.graph import NO_GRAPH, graph_events
-from vla_ros.audit.recorder import COPY_IN, COPY_OUT, WAIT, Event, Recorder, UnknownValue, is_caller, shown
+from vla_ros.audit.watch import COPY_IN, COPY_OUT, WAIT, DeviceEvent, UnknownValue, is_caller, shown, watched
 from vla_ros.execution import staging as staging_module
 from vla_ros.execution.runner import PolicyRunner
 from vla_ros.execution.staging import Bucket, StagingArea
@@ -31,13 +32,13 @@ from vla_ros.policies.base import BasePolicy, batch_of_one, without_gradients
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.families import family_of
 from vla_ros.policies.fill import build_policy
-from vla_ros.policies.trials import Trial, trials_of
 from vla_ros.transforms.sample import PolicyRequest
 
 WEIGHTS_DTYPE = torch.bfloat16
 NUM_GUIDED_STEPS = 2  # the operators of each step are the same, and without memory those of a product take long to show
 
 Build = Callable[[PolicyConfig], BasePolicy]
+Look = Callable[..., "PassReport"]
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,11 @@ class PassReport:
     """What one look found. ``num_declared`` counts the copies of the input to the device and of the actions back, which
     are no events; a pass that isn't ``complete`` ended where a value was needed that doesn't exist."""
 
-    name: str
-    events: tuple[Event, ...]
-    num_declared: int
-    complete: bool
-    seconds: float
+    events: tuple[DeviceEvent, ...]
+    num_declared: int = 0
+    complete: bool = True
+    name: str = ""
+    seconds: float = 0.0
 
     @property
     def num_waits(self) -> int:
@@ -65,19 +66,19 @@ def audit(config: PolicyConfig, request: PolicyRequest, build: Build = build_pol
 
     Meant for a process that does nothing else afterwards, see ``FakeAccelerator``.
     """
-    trials = trials_of(config)
-    tiny = trials.shrink(Trial(config, request))
+    trials = family_of(config).make_trials()
+    tiny, small_request = trials.shrink(config, request)
     with torch.device("meta"):
-        takes_gradients = build(tiny.config).guides_by_gradient
-    looks = [(config, request, tiny.request)]
+        takes_gradients = build(tiny).guides_by_gradient
+    looks = [(config, request, small_request)]
     if family_of(config).processor_class().is_guidable:
         few_steps = trials.resize(config, config.action_horizon, NUM_GUIDED_STEPS)
-        looks.append((few_steps, guided(config, request), guided(tiny.config, tiny.request)))
+        looks.append((few_steps, guided(config, request), guided(tiny, small_request)))
     passes: list[PassReport] = []
     for sizes, full, small in looks:
-        passes += [accelerator_pass(sizes, full, build), host_pass(tiny.config, small, build)]
+        passes += [accelerator_pass(sizes, full, build), host_pass(tiny, small, build)]
         if not full.is_guided or not takes_gradients:  # torch.export takes no vector-Jacobian product
-            passes.append(graph_pass(tiny.config, small, build))
+            passes.append(graph_pass(tiny, small, build))
         if torch.cuda.is_available():
             passes.append(cuda_pass(sizes, full, build))
     return tuple(passes)
@@ -90,71 +91,80 @@ def guided(config: PolicyConfig, request: PolicyRequest) -> PolicyRequest:
     return replace(request, previous_actions=zeros, guidance_weights=weights)
 
 
-def accelerator_pass(config: PolicyConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
+def named_pass(look: Look) -> Look:
+    """``look`` whose report says how it is called and how long it took."""
+
+    @wraps(look)
+    def timed(config: PolicyConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
+        start_s, name = time.perf_counter(), look.__name__.removesuffix("_pass")
+        report = look(config, request, build)
+        name = f"{name}_guided" if request.is_guided else name
+        return replace(report, name=name, seconds=time.perf_counter() - start_s)
+
+    return timed
+
+
+@named_pass
+def accelerator_pass(config: PolicyConfig, request: PolicyRequest, build: Build) -> PassReport:
     """``sample``, then the runner's way through its staging buffers; weights in the type they have on a GPU."""
-    start_s = time.perf_counter()
-    recorder, is_warm, complete = Recorder(), False, True
+    is_warm, complete = False, True
     with FakeAccelerator() as accelerator, without_gradients(request.is_guided):
         policy = _build_without_memory(accelerator, build, config, WEIGHTS_DTYPE)
         policy.check_guidance_sync = lambda *_: None  # waits, but once, before the first guided inference
         tensors = batch_of_one(request, accelerator.device)
         try:
-            with recorder:
+            with watched() as events:  # also constants, made once for each device, and buffers, for each shape
                 runner = PolicyRunner(policy, accelerator.device)
                 runner.run(request)
-            recorder.events.clear()  # constants, made once for each device, and buffers, for each shape of request
             is_warm = True
-            with recorder:
+            with watched() as events:
                 _sample(policy, request, tensors)
                 runner.run(request)
         except UnknownValue:
             complete = False
-    declared = _declared(recorder.events)
-    others = [event for event in recorder.events if all(event is not copy for copy in declared)]
-    found = tuple(event for event in others if is_warm or event.kind == WAIT)
-    return PassReport(_name("accelerator", request), found, len(declared), complete, time.perf_counter() - start_s)
+    declared = _declared(events)
+    others = [event for event in events if all(event is not copy for copy in declared)]
+    return PassReport(tuple(event for event in others if is_warm or event.kind == WAIT), len(declared), complete)
 
 
-def host_pass(config: PolicyConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
+@named_pass
+def host_pass(config: PolicyConfig, request: PolicyRequest, build: Build) -> PassReport:
     """``sample`` with random weights on CPU; a value that is read there would be waited for on a device."""
-    start_s = time.perf_counter()
     policy = build(config).eval()
     policy.pack_weights()
     tensors = batch_of_one(request)
     with without_gradients(request.is_guided):
         _sample(policy, request, tensors)  # makes the constants
-        with Recorder(host_stands_in=True) as recorder:
+        with watched(host_stands_in=True) as events:
             _sample(policy, request, tensors)
-    return PassReport(_name("host", request), tuple(recorder.events), 0, True, time.perf_counter() - start_s)
+    return PassReport(tuple(events))
 
 
-def graph_pass(config: PolicyConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
+@named_pass
+def graph_pass(config: PolicyConfig, request: PolicyRequest, build: Build) -> PassReport:
     """The exported graph of ``sample``; where a value decides what runs there is none: what asked for it."""
-    start_s = time.perf_counter()
     with FakeAccelerator(with_symbols=True) as accelerator, without_gradients(request.is_guided):
         policy = _build_without_memory(accelerator, build, config, torch.float32)
         policy.pack_weights()
         tensors = batch_of_one(request, accelerator.device)
         try:
-            with Recorder() as recorder:
+            with watched() as seen:
                 _sample(policy, request, tensors)  # makes the constants
         except (UnknownValue, GuardOnDataDependentSymNode):
-            waits = tuple(event for event in recorder.events if event.kind == WAIT)
-            return PassReport(_name("graph", request), waits, 0, False, time.perf_counter() - start_s)
+            return PassReport(tuple(event for event in seen if event.kind == WAIT), complete=False)
     events = graph_events(lambda inputs: _sample(policy, request, inputs), tensors)
-    complete = not any(event.operator.startswith(NO_GRAPH) for event in events)
-    return PassReport(_name("graph", request), events, 0, complete, time.perf_counter() - start_s)
+    return PassReport(events, complete=not any(event.operator.startswith(NO_GRAPH) for event in events))
 
 
-def cuda_pass(config: PolicyConfig, request: PolicyRequest, build: Build = build_policy) -> PassReport:
+@named_pass
+def cuda_pass(config: PolicyConfig, request: PolicyRequest, build: Build) -> PassReport:
     """``sample`` uncaptured, from staged input, where torch refuses to wait: it ends at the first wait."""
-    start_s = time.perf_counter()
     device = torch.device("cuda")
     with device:
         policy = build(config).to(WEIGHTS_DTYPE).eval()
     policy.pack_weights()
     staging = StagingArea(Bucket.of(request), device)
-    events: tuple[Event, ...] = ()
+    events: tuple[DeviceEvent, ...] = ()
     with without_gradients(request.is_guided):
         _sample(policy, request, staging.tensors)  # makes the constants
         torch.cuda.synchronize(device)
@@ -165,14 +175,10 @@ def cuda_pass(config: PolicyConfig, request: PolicyRequest, build: Build = build
         except RuntimeError as error:
             if "synchronizing CUDA operation" not in str(error):
                 raise
-            events = (Event(WAIT, "synchronizing CUDA operation", *_raised_at(error)),)
+            events = (DeviceEvent(WAIT, "synchronizing CUDA operation", *_raised_at(error)),)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return PassReport(_name("cuda", request), events, 1, not events, time.perf_counter() - start_s)
-
-
-def _name(name: str, request: PolicyRequest) -> str:
-    return f"{name}_guided" if request.is_guided else name
+    return PassReport(events, num_declared=1, complete=not events)
 
 
 def _build_without_memory(
@@ -188,7 +194,7 @@ def _sample(policy: BasePolicy, request: PolicyRequest, tensors: dict[str, Tenso
     return policy.sample(policy.unpack(tensors, request.constants), policy.prepare())
 
 
-def _declared(events: list[Event]) -> list[Event]:
+def _declared(events: list[DeviceEvent]) -> list[DeviceEvent]:
     """The first copy of each direction that the staging buffers make."""
     made = [event for event in events if event.file == shown(staging_module.__file__)]
     return [copy for kind in (COPY_IN, COPY_OUT) for copy in [event for event in made if event.kind == kind][:1]]

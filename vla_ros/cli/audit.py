@@ -11,7 +11,7 @@ from vla_ros.cli.output import Outcome
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--policy", required=True, metavar="NAME", help="a published policy, such as pi-qwen, or a policy directory"
+        "--policy", required=True, metavar="NAME", help="a configuration, such as pi-qwen, or a policy directory"
     )
 
 
@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from vla_ros.audit.passes import audit
 
     reports = audit(config, request)
-    step = count_published_step(config)
+    step = count_published_step(config, request)
     num_waits = sum(report.num_waits for report in reports)
     num_transfers = sum(report.num_transfers for report in reports)
     _print_table(reports)
@@ -45,17 +45,18 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _policy(name: str) -> tuple[Any, Any]:
     """Configuration and a request of the published sizes. Raises ValueError where there is no such policy."""
+    from vla_ros.policies.configs import config_names, find_config, is_config
+    from vla_ros.policies.families import family_of
     from vla_ros.policies.files import open_policy
-    from vla_ros.policies.trials import published_policies, trials_of
     from vla_ros.share import policy_dir
 
-    published = published_policies()
-    if name in published:
-        return published[name], trials_of(published[name]).make_request(published[name])
+    if is_config(name):
+        config = find_config(name)
+        return config, family_of(config).make_trials().make_request(config)
     try:
         folder = policy_dir(name)
     except ValueError as error:
-        raise ValueError(f"{error}; published ones are {', '.join(published)}") from error
+        raise ValueError(f"{error}; configurations are {', '.join(filter(is_config, config_names()))}") from error
     opened = open_policy(folder)
     return opened.processor.config, opened.golden.request
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from vla_ros.strict import one_line
 
 NUM_RUNS_BEFORE_CAPTURE = 3
 # In normalised units; a replay gives the very numbers of the run before it, or something is wrong with the graph.
 MAX_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 
-Compute = Callable[[], Tensor]
+Compute = Callable[[], Any]
 
 
 class GraphCapture:
@@ -30,30 +33,30 @@ class GraphCapture:
     def capture_sync(self, compute: Compute) -> Compute:
         """The same computation recorded once: a replay reads the same memory and writes the same output.
 
-        Raises RuntimeError, in one line, where it can't be recorded or its replay gives other numbers; ``compute`` runs
-        as before then.
+        Raises RuntimeError, in one line, where it can't be recorded or its replay gives another tensor; ``compute``
+        runs as before then.
         """
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             for _ in range(NUM_RUNS_BEFORE_CAPTURE):
                 expected = compute()
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        expected = expected.clone()
+        expected = expected.clone() if isinstance(expected, Tensor) else None
         graph = torch.cuda.CUDAGraph()
         try:
-            # Another thread may allocate meanwhile, for an image transport or a second policy: that is no error here.
+            # Another thread may allocate meanwhile, for an image transport or a second policy: not an error here.
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 output = compute()
             graph.replay()
-            difference = (output - expected).abs().max().item()
+            difference = 0.0 if expected is None else (output - expected).abs().max().item()
         except Exception as error:  # whatever it was: the same computation can still be run as it is
             self._failed.append(graph)
-            raise RuntimeError(f"not captured as a CUDA graph: {' '.join(str(error).split())[:200]}") from error
-        if not difference <= MAX_DIFFERENCE[output.dtype]:
+            raise RuntimeError(f"not captured as a CUDA graph: {one_line(error, 200)}") from error
+        if expected is not None and not difference <= MAX_DIFFERENCE[output.dtype]:
             self._failed.append(graph)
             raise RuntimeError(f"not captured as a CUDA graph: its replay is {difference:.3g} off what was recorded")
 
-        def replay() -> Tensor:
+        def replay() -> Any:
             graph.replay()
             return output
 

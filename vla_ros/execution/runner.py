@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +13,11 @@ from torch import Tensor
 
 from vla_ros.execution.capture import GraphCapture
 from vla_ros.execution.staging import Bucket, StagingArea
-from vla_ros.policies.base import BasePolicy, without_gradients
+from vla_ros.policies.base import BasePolicy, OnStage, tell_nobody, without_gradients
 from vla_ros.transforms.sample import PolicyRequest
 
 MAX_BUCKETS = 16
+_Compute = Callable[[OnStage], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class PolicyRunner:
     def __init__(self, policy: BasePolicy, device: torch.device) -> None:
         """The policy is on ``device`` already; its weights are packed here."""
         policy.eval().pack_weights()
-        self._device = device
+        self._policy, self._device = policy, device
         with torch.no_grad():  # guided requests run so and use it too
-            self._sampler = _Sampler(policy, policy.prepare())
+            self._prepared = policy.prepare()
         self.uncaptured: list[str] = []
         self._capture = GraphCapture(device) if device.type == "cuda" else None
         self._buckets: dict[Bucket, _BucketRun] = {}
@@ -56,13 +56,13 @@ class PolicyRunner:
 
         Before the first request with guidance the gradients that it needs are compared with finite differences.
         """
-        self._sampler.policy.check_request(request)
+        self._policy.check_request(request)
         watch = _StopWatch()
         bucket_run = self._bucket_run(request)
         bucket_run.staging.load(request)
         watch.lap("copy_in")
         with without_gradients(request.is_guided):
-            output = bucket_run.compute(watch)
+            output = bucket_run.compute(watch.lap)
             actions = bucket_run.staging.fetch_sync(output)
         watch.lap("copy_out")
         return Inference(actions, watch.laps_ms, sum(watch.laps_ms.values()))
@@ -76,12 +76,12 @@ class PolicyRunner:
                     "restart the model node if the policy node's images or policy were changed"
                 )
             staging = StagingArea(bucket, self._device)
-            inputs = self._sampler.policy.unpack(staging.tensors, request.constants)
-            compute = partial(self._sampler.sample, inputs)
+            inputs = self._policy.unpack(staging.tensors, request.constants)
+            compute = partial(self._policy.sample, inputs, self._prepared)
             with without_gradients(request.is_guided):
                 if request.is_guided and not self._is_guidance_checked:
                     staging.load(request)
-                    self._sampler.check_guidance_sync(inputs)
+                    self._policy.check_guidance_sync(inputs, self._prepared)
                     self._is_guidance_checked = True
                 if self._capture is not None:
                     compute = self._captured_sync(self._capture, compute)
@@ -90,31 +90,17 @@ class PolicyRunner:
 
     def _captured_sync(self, capture: GraphCapture, compute: _Compute) -> _Compute:
         try:
-            replay = capture.capture_sync(lambda: compute(_StopWatch()))
+            replay = capture.capture_sync(partial(compute, tell_nobody))
         except RuntimeError as error:
             self.uncaptured.append(str(error))
             return compute
 
-        def timed(watch: _StopWatch) -> Tensor:
+        def timed(on_stage: OnStage) -> Tensor:
             output = replay()
-            watch.lap("graph")
+            on_stage("graph")
             return output
 
         return timed
-
-
-@dataclass(frozen=True)
-class _Sampler:
-    """The work of one inference, apart from the runner: a cycle of references would keep device memory."""
-
-    policy: BasePolicy
-    prepared: Any
-
-    def sample(self, inputs: Any, watch: _StopWatch) -> Tensor:
-        return self.policy.sample(inputs, self.prepared, watch.lap)
-
-    def check_guidance_sync(self, inputs: Any) -> None:
-        self.policy.check_guidance_sync(inputs, self.prepared)
 
 
 @dataclass(frozen=True)
@@ -134,6 +120,3 @@ class _StopWatch:
         now_s = time.perf_counter()
         self.laps_ms[name] = 1e3 * (now_s - self._last_s)
         self._last_s = now_s
-
-
-_Compute = Callable[[_StopWatch], Tensor]

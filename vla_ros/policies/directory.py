@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +13,10 @@ from safetensors.torch import save_file
 from vla_ros.policies.base import BasePolicy, without_gradients
 from vla_ros.policies.config import CONFIG_FILE
 from vla_ros.policies.files import GOLDEN_FILE, WEIGHTS_FILE, open_policy, write_files
-from vla_ros.policies.fill import build_on_meta, fill_policy
+from vla_ros.policies.fill import build_on_meta, check_shapes, fill_policy
 from vla_ros.policies.golden import GoldenCase, write_golden
 from vla_ros.policies.processor import PolicyProcessor
+from vla_ros.strict import explained
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Observation
 
@@ -55,14 +55,12 @@ def load_policy(
     """
     policy_dir, device = Path(policy_dir), torch.device(device)
     opened = open_policy(policy_dir, refuse_drift)
-    try:
+    with explained(f"policy directory {policy_dir}: "):
         policy = build_on_meta(opened.processor.config, CONFIG_FILE)
         _fill(policy, policy_dir / WEIGHTS_FILE, device, dtype)
         policy = policy.to(device).eval()
         actions = infer(policy, opened.golden.request, device)
         requests = opened.processor.warm_up_requests(opened.golden.observation, with_guidance)
-    except ValueError as error:
-        raise ValueError(f"policy directory {policy_dir}: {error}") from error
     drift = opened.drift or _drift_of_actions(opened.golden, actions, ACTION_TOLERANCES[dtype])
     if drift and refuse_drift:
         raise ValueError(f"policy directory {policy_dir}: {drift}")
@@ -96,27 +94,15 @@ def infer(policy: BasePolicy, request: PolicyRequest, device: torch.device) -> n
 
 def _fill(policy: BasePolicy, path: Path, device: torch.device, dtype: torch.dtype) -> None:
     """Straight from the file to the device, one weight after the other: a policy may be as large as the memory."""
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            names = [name for name in file.keys() if not policy.is_obsolete(name)]
-            stored = {name: file.get_slice(name).get_shape() for name in names}
-            _check_names(stored, policy, path.name)
-            fill_policy(policy, lambda name: file.get_tensor(name).to(dtype))
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name}: damaged ({' '.join(str(error).split())}); restore it") from error
-
-
-def _check_names(stored: Mapping[str, Sequence[int]], policy: BasePolicy, file_name: str) -> None:
-    expected = dict(policy.named_parameters())  # a tied weight is stored once
-    for name in expected:
-        if name not in stored:
-            raise ValueError(f"{file_name}: weight {name} is missing; weights and policy.yaml don't belong together")
-        if list(stored[name]) != list(expected[name].shape):
-            got = f"{name} is {list(stored[name])}, policy.yaml gives {list(expected[name].shape)}"
-            raise ValueError(f"{file_name}: {got}; weights and policy.yaml don't belong together")
-    unknown = sorted(set(stored) - set(expected))
-    if unknown:
-        raise ValueError(f"{file_name}: weight {unknown[0]} has no place in the policy that policy.yaml describes")
+    with (
+        explained(f"{path.name}: damaged (", SafetensorError, OSError, after="); restore it"),
+        safe_open(path, framework="pt", device=str(device)) as file,
+    ):
+        names = [name for name in file.keys() if not policy.is_obsolete(name)]
+        stored = {name: file.get_slice(name).get_shape() for name in names}
+        with explained(f"{path.name}: "):
+            check_shapes(stored, policy, "weights and policy.yaml don't belong together")
+        fill_policy(policy, lambda name: file.get_tensor(name).to(dtype))
 
 
 def _drift_of_actions(golden: GoldenCase, actions: np.ndarray, tolerance: float) -> str:

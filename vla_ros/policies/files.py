@@ -17,7 +17,7 @@ from vla_ros.policies.config import CONFIG_FILE, DataConfig
 from vla_ros.policies.families import family_of, find_family, read_policy_config
 from vla_ros.policies.golden import GoldenCase, preprocessing_drift, read_golden
 from vla_ros.policies.processor import PolicyProcessor, check_sizes, read_text, stats_shapes
-from vla_ros.strict import config_to_dict, parse_config
+from vla_ros.strict import config_to_dict, explained, parse_config
 from vla_ros.transforms.normalize import load_stats, save_stats
 
 WEIGHTS_FILE = "model.safetensors"
@@ -65,12 +65,10 @@ def open_policy(policy_dir: Path, refuse_drift: bool = True) -> OpenPolicy:
     """Read everything but the weights and check the preprocessing; errors as ``load_processor``."""
     if not policy_dir.is_dir():
         raise ValueError(f"policy directory {policy_dir} does not exist; give one that vla_ros train or import made")
-    try:
+    with explained(f"policy directory {policy_dir}: "):
         processor = _read(policy_dir)
         golden = read_golden(policy_dir / GOLDEN_FILE, processor.request_type)
         drift = preprocessing_drift(golden, processor.process(golden.observation))
-    except ValueError as error:
-        raise ValueError(f"policy directory {policy_dir}: {error}") from error
     if drift and refuse_drift:
         raise ValueError(f"policy directory {policy_dir}: {drift}")
     return OpenPolicy(processor, golden, drift)

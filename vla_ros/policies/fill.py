@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.families import family_of
+
+NUM_NAMED = 3  # of a long list
 
 
 def build_policy(config: PolicyConfig) -> BasePolicy:
@@ -19,14 +21,14 @@ def build_policy(config: PolicyConfig) -> BasePolicy:
 
 def build_on_meta(config: PolicyConfig, where: str) -> BasePolicy:
     """A policy whose weights are shapes only, to be filled. Raises ValueError, beginning with ``where`` the
-    configuration came from, for one that describes no policy."""
+    configuration came from, where its sizes don't go together."""
     try:
         with torch.device("meta"):
             return build_policy(config)
     except ValueError:
         raise
     except Exception as error:  # whatever a model library raises for sizes that don't go together
-        raise ValueError(f"{where}: describes no policy: {' '.join(repr(error).split())}") from error
+        raise ValueError(f"{where}: sizes that don't go together: {' '.join(repr(error).split())}") from error
 
 
 def shared_names(policy: BasePolicy) -> dict[str, str]:
@@ -37,6 +39,31 @@ def shared_names(policy: BasePolicy) -> dict[str, str]:
         if first.setdefault(id(parameter), name) != name:
             aliases[name] = first[id(parameter)]
     return aliases
+
+
+def check_shapes(stored: Mapping[str, Sequence[int]], policy: BasePolicy, fix: str) -> None:
+    """Every weight of the policy is there in its shape, and no other.
+
+    Raises ValueError that lists what is not so and ends with ``fix``.
+    """
+    expected = {name: list(weight.shape) for name, weight in policy.named_parameters()}  # a tied one is there once
+    lists = {
+        "missing weights": [name for name in expected if name not in stored],
+        "unexpected weights": [name for name in stored if name not in expected],
+        "weights of another shape": [
+            f"{name} is {list(stored[name])}, expected {shape}"
+            for name, shape in expected.items()
+            if name in stored and list(stored[name]) != shape
+        ],
+    }
+    parts = [f"{what} ({_first(names)})" for what, names in lists.items() if names]
+    if parts:
+        raise ValueError(f"{' and '.join(parts)}; {fix}")
+
+
+def _first(names: Sequence[str]) -> str:
+    more = len(names) - NUM_NAMED
+    return ", ".join(names[:NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def fill_policy(policy: BasePolicy, value: Callable[[str], Tensor]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from vla_ros.strict import explained
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Observation
 
@@ -42,7 +43,8 @@ def write_golden(path: Path, golden: GoldenCase) -> None:
 
 def read_golden(path: Path, request_type: type[PolicyRequest]) -> GoldenCase:
     """Read ``golden.safetensors``, with the family's own request in it; raises ValueError where it is damaged."""
-    try:
+    kinds = (SafetensorError, OSError, KeyError, TypeError, ValueError)
+    with explained(f"{path.name}: damaged (", *kinds, after="); export the policy again"):
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -57,8 +59,6 @@ def read_golden(path: Path, request_type: type[PolicyRequest]) -> GoldenCase:
             task=metadata["task"],
         )
         return GoldenCase(observation, request, tensors["actions"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path.name}: damaged ({' '.join(str(error).split())}); export the policy again") from error
 
 
 def preprocessing_drift(golden: GoldenCase, request: PolicyRequest) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from vla_ros.policies.config import CONFIG_FILE, DataConfig, PolicyConfig
+from vla_ros.strict import explained
 from vla_ros.transforms.chunking import guidance_weights
 from vla_ros.transforms.normalize import FieldStats, Normalizer
 from vla_ros.transforms.sample import PolicyRequest
@@ -90,16 +91,8 @@ class PolicyProcessor(ABC):
         return self.data.camera_names
 
     @property
-    def action_horizon(self) -> int:
-        return self.config.action_horizon
-
-    @property
-    def action_dim(self) -> int:
-        return self.config.action_dim
-
-    @property
     def chunk_shape(self) -> ChunkShape:
-        return ChunkShape(self.action_horizon, self.data.chunk_dt_s, self.data.action_offset)
+        return ChunkShape(self.config.action_horizon, self.data.chunk_dt_s, self.data.action_offset)
 
     def process(self, observation: Observation, continuation: Continuation | None = None) -> PolicyRequest:
         """The request for one observation; its noise depends on ``header_ns`` alone, so that a replay repeats it.
@@ -126,7 +119,7 @@ class PolicyProcessor(ABC):
         request = self.make_request(observation.stamp_ns, images, observation.task, state, noise)
         if continuation is None:
             return request
-        weights = guidance_weights(self.action_horizon, continuation.num_executed, continuation.num_frozen)
+        weights = guidance_weights(self.config.action_horizon, continuation.num_executed, continuation.num_frozen)
         return self.guide(request, observation, continuation.positions, np.where(continuation.is_known, weights, 0.0))
 
     def guide(
@@ -147,7 +140,7 @@ class PolicyProcessor(ABC):
 
         Raises ValueError for another shape or values that are not finite.
         """
-        expected = (self.action_horizon, self.action_dim)
+        expected = (self.config.action_horizon, self.config.action_dim)
         if actions.shape != expected or not np.isfinite(actions).all():
             got = f"shape {actions.shape}" if actions.shape != expected else "values that are not finite"
             raise ValueError(f"actions have {got}; expected finite values of shape {expected}")
@@ -160,8 +153,8 @@ class PolicyProcessor(ABC):
         if not with_guidance:
             return plain
         self._check_guidable()
-        zeros = np.zeros((self.action_horizon, self.action_dim), np.float32)
-        weights = np.ones(self.action_horizon, np.float32)
+        zeros = np.zeros((self.config.action_horizon, self.config.action_dim), np.float32)
+        weights = np.ones(self.config.action_horizon, np.float32)
         return (*plain, *(replace(request, previous_actions=zeros, guidance_weights=weights) for request in plain))
 
     def _check_guidable(self) -> None:
@@ -170,7 +163,7 @@ class PolicyProcessor(ABC):
 
     def _noise(self, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed % 2**64)
-        return rng.standard_normal((self.action_horizon, self.action_dim), np.float32)
+        return rng.standard_normal((self.config.action_horizon, self.config.action_dim), np.float32)
 
 
 def stats_shapes(config: PolicyConfig) -> dict[str, tuple[int, int]]:
@@ -197,7 +190,5 @@ def check_sizes(policy: PolicyConfig, data: DataConfig) -> None:
 
 def read_text(path: Path, name: str, parse: Callable[[str], Any]) -> Any:
     """A file of a policy directory as ``parse`` reads it; raises ValueError with its ``name``."""
-    try:
+    with explained(f"{name}: not readable: ", OSError, ValueError, yaml.YAMLError):
         return parse(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{name}: not readable: {' '.join(str(error).split())}") from error

@@ -7,11 +7,9 @@ policy directories only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vla_ros.policies.config import PolicyConfig
-from vla_ros.policies.families import FAMILIES, family_of
 from vla_ros.transforms.sample import PolicyRequest
 
 if TYPE_CHECKING:
@@ -20,21 +18,8 @@ if TYPE_CHECKING:
 NUM_CAMERAS = 2
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A policy to be built with random weights, and a request for it."""
-
-    config: PolicyConfig
-    request: PolicyRequest
-
-
 class Trials:
     """A family's; each part may be left as it is here."""
-
-    @property
-    def published(self) -> Mapping[str, PolicyConfig]:
-        """The published policies by name."""
-        return {}
 
     def make_request(
         self, config: PolicyConfig, num_cameras: int = NUM_CAMERAS, image_size: tuple[int, int] | None = None
@@ -43,9 +28,9 @@ class Trials:
         it was published for. Raises ValueError where no request can be made up."""
         raise ValueError(f"a {config.type} can be measured from a policy directory only; give one with --policy")
 
-    def shrink(self, trial: Trial) -> Trial:
-        """A sibling of the same classes and switches that runs at once on a CPU."""
-        return trial
+    def shrink(self, config: PolicyConfig, request: PolicyRequest) -> tuple[PolicyConfig, PolicyRequest]:
+        """A sibling of the same classes and switches that runs at once on a CPU, and a request like this for it."""
+        return config, request
 
     def resize(self, config: PolicyConfig, horizon: int, num_steps: int) -> PolicyConfig:
         """The same policy with chunks of ``horizon`` actions made in ``num_steps``. Raises ValueError where it has no
@@ -61,13 +46,6 @@ class Trials:
         """What turns camera images and a task into inputs; None where no processor can be made up."""
         return None
 
-    def make_step_constants(self, config: PolicyConfig) -> None:
-        """What a process makes once for the steps of such a policy, on the CPU."""
-
-    def make_prefix(self, policy: Any) -> Any:
-        """What the steps of a policy of two stages read, of a usual size, with arbitrary values."""
-        raise NotImplementedError
-
     def num_tokens(self, request: PolicyRequest) -> int | None:
         """How many the policy reads, padding included; None where it reads no tokens."""
         return None
@@ -79,13 +57,3 @@ class Trials:
     def stock_prefix(self, policy: Any, inputs: Any) -> Callable[[], Tensor] | None:
         """The prefix as the library that the backbone is of runs it; None where there is none."""
         return None
-
-
-def published_policies() -> dict[str, PolicyConfig]:
-    """Those of every family, by name."""
-    return {name: config for family in FAMILIES.values() for name, config in family.make_trials().published.items()}
-
-
-def trials_of(config: PolicyConfig) -> Trials:
-    """Those of a policy's family."""
-    return family_of(config).make_trials()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,8 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vla_ros.policies.config import DataConfig, PolicyConfig
 from vla_ros.policies.families import read_policy_config
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig
-from vla_ros.policies.trials import published_policies
-from vla_ros.strict import config_to_dict, parse_config
+from vla_ros.strict import parse_config
 from vla_ros.training.dataset import INTERVENTIONS
 from vla_ros.training.episodes import EPISODES
 
@@ -106,9 +104,6 @@ def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()
     if not (config_dir / "train" / f"{name}.yaml").is_file():
         known = ", ".join(sorted(path.stem for path in (config_dir / "train").glob("*.yaml")))
         raise ValueError(f"train config '{name}'; {config_dir / 'train'} has {known}")
-    store = ConfigStore.instance()  # published policies, beside the YAML files of config/policy
-    for published, policy in published_policies().items():
-        store.store(group="policy", name=published, node=config_to_dict(policy), provider="vla_ros")
     try:
         with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
             document: Any = OmegaConf.to_container(compose(f"train/{name}", list(overrides)), resolve=True)

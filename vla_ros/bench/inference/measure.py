@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,8 @@ from vla_ros.bench.inference.roofline import Peaks, find_peaks
 from vla_ros.bench.inference.stages import ENCODE_PREFIX, Stages
 from vla_ros.bench.inference.subject import Subject
 from vla_ros.execution.runner import PolicyRunner
+from vla_ros.policies.families import family_of
 from vla_ros.policies.modules.flow_matching import FlowMatchingPolicy
-from vla_ros.policies.trials import trials_of
 
 THIS_PATH, STOCK_PREFIX = "this path", "transformers_prefix"
 PREPROCESSING = "preprocessing"
@@ -53,7 +55,8 @@ class BenchReport:
 
 def measure(subject: Subject, device: torch.device, num_rounds: int) -> BenchReport:
     """Everything there is to know about one subject; its weights get packed."""
-    runner, stages, trials = PolicyRunner(subject.policy, device), Stages(subject, device), trials_of(subject.config)
+    runner, stages = PolicyRunner(subject.policy, device), Stages(subject, device)
+    trials = family_of(subject.config).make_trials()
     stock = trials.stock_prefix(subject.policy, subject.policy.unpack_request(subject.request, device))
     others = {
         name: _composition(actions_of, subject, device)
@@ -66,7 +69,7 @@ def measure(subject: Subject, device: torch.device, num_rounds: int) -> BenchRep
     actions = runner.run(subject.request).actions
     differences = [float(np.abs(actions - other()).max()) for other in list(others.values())[:1]]
     cost, step_cost = stages.cost(), stages.step_cost()
-    peaks = [find_peaks(device, _dtype(subject), each.weight_bytes) for each in (cost, step_cost or cost)]
+    peaks = [find_peaks(device, subject.dtype, each.weight_bytes) for each in (cost, step_cost or cost)]
     times_ms = measure_interleaved(contenders, num_rounds, device)
     bases = {**dict.fromkeys(others, THIS_PATH), STOCK_PREFIX: ENCODE_PREFIX}
     if subject.preprocess is not None:  # compared with nothing: many in a row, as from frame to frame
@@ -97,21 +100,9 @@ def device_name(device: torch.device) -> str:
     """As its maker calls it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    lines = _read_lines("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _read_lines(path: str) -> list[str]:
-    try:
-        with open(path) as file:
-            return file.readlines()
-    except OSError:
-        return []
-
-
-def _dtype(subject: Subject) -> torch.dtype:
-    return next(subject.policy.parameters()).dtype
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return found[1].strip() if found else platform.machine()
 
 
 def _composition(

@@ -37,13 +37,14 @@ def paired_ratio(other_ms: np.ndarray, ours_ms: np.ndarray) -> float:
 
 def _time_ms(run: Callable[[], object], device: torch.device) -> float:
     run()
-    _wait(device)
+    wait_for(device)
     start_s = time.perf_counter()
     run()
-    _wait(device)
+    wait_for(device)
     return 1e3 * (time.perf_counter() - start_s)
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Until it has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -39,7 +39,7 @@ def report_json(report: BenchReport, subject: Subject, device: torch.device, num
         "num_cameras": len(subject.request.view().image_grid),
         "horizon": subject.config.action_horizon,
         "num_steps": report.num_steps,
-        "dtype": _dtype(subject),
+        "dtype": str(subject.dtype).removeprefix("torch."),
         "device": str(device),
         "device_name": report.device_name,
         "num_threads": torch.get_num_threads(),
@@ -53,9 +53,9 @@ def report_text(report: BenchReport, subject: Subject, device: torch.device, num
     """A page to read."""
     num_images = len(subject.request.view().image_grid)
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    step, peaks = report.step_cost, report.peaks
+    step, peaks, dtype = report.step_cost, report.peaks, str(subject.dtype).removeprefix("torch.")
     lines = [
-        f"{subject.name}: {_num_parameters(subject) / 1e6:.0f} M parameters, {_dtype(subject)} on {report.device_name}"
+        f"{subject.name}: {_num_parameters(subject) / 1e6:.0f} M parameters, {dtype} on {report.device_name}"
         f"{threads}, torch {torch.__version__}",
         f"{num_images} images, {report.num_tokens or 'no'} tokens, chunk {subject.config.action_horizon}, "
         f"{report.num_steps or 'no'} steps; medians of {num_rounds} rounds",
@@ -86,10 +86,6 @@ def _speedup(value: float | None) -> str:
 
 def _num_parameters(subject: Subject) -> int:
     return sum(parameter.numel() for parameter in subject.policy.parameters())
-
-
-def _dtype(subject: Subject) -> str:
-    return str(next(subject.policy.parameters()).dtype).removeprefix("torch.")
 
 
 def _rounded(value: float | None) -> float | None:

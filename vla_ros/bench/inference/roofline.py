@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from vla_ros.audit.counting import Cost
+from vla_ros.bench.inference.paired import wait_for
 
 # Peak memory bandwidth in byte/s and dense bfloat16 rate in FLOP/s, of NVIDIA's data sheets; the first match decides.
 DATA_SHEETS = (
@@ -69,8 +70,7 @@ def _shortest_s(run: Callable[[], object], device: torch.device) -> float:
         start_s, num_runs = time.perf_counter(), 0
         while num_runs == 0 or time.perf_counter() - start_s < 0.01:
             run()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            wait_for(device)
             num_runs += 1
         times_s.append((time.perf_counter() - start_s) / num_runs)
     return min(times_s)

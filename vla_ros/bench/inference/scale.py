@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ import torch
 from vla_ros.bench.inference.paired import measure_interleaved
 from vla_ros.bench.inference.stages import Stages
 from vla_ros.bench.inference.subject import Sizes, random_subject
-from vla_ros.policies.trials import NUM_CAMERAS, trials_of
+from vla_ros.policies.families import family_of
+from vla_ros.policies.trials import NUM_CAMERAS
 
 # What is swept: field of a point, title, values.
 SWEEPS = {
@@ -37,29 +39,32 @@ def sweep(
     sizes: Sizes, device: torch.device, dtype: torch.dtype, num_rounds: int, report: Callable[[str], None]
 ) -> dict[str, tuple[ScalePoint, ...]]:
     """The points of every sweep, each also told to ``report``; what isn't swept stays as the policy has it."""
-    measured: dict[tuple[int, int, int], ScalePoint] = {}
     config = sizes.config
     base = {"num_cameras": NUM_CAMERAS, "horizon": config.action_horizon, "num_steps": getattr(config, "num_steps", 0)}
     report(f"{'cameras':>8}{'chunk':>7}{'steps':>7}{'tokens':>8}{'prefix ms':>11}{'suffix ms':>11}")
-    sweeps = {}
-    for field, (_, values) in SWEEPS.items():
-        points = []
-        for value in values:
-            point = base | {field: value}
-            key = point["num_cameras"], point["horizon"], point["num_steps"]
-            if key not in measured:
-                measured[key] = _measure(sizes, key, device, dtype, num_rounds)
-                report(_line(measured[key]))
-            points.append(measured[key])
-        sweeps[field] = tuple(points)
-    return sweeps
+
+    @cache  # what the policy has itself is a point of every sweep
+    def measured(num_cameras: int, horizon: int, num_steps: int) -> ScalePoint:
+        point = _measure(sizes, num_cameras, horizon, num_steps, device, dtype, num_rounds)
+        report(_line(point))
+        return point
+
+    return {
+        field: tuple(measured(*(base | {field: value}).values()) for value in values)
+        for field, (_, values) in SWEEPS.items()
+    }
 
 
 def _measure(
-    sizes: Sizes, key: tuple[int, int, int], device: torch.device, dtype: torch.dtype, num_rounds: int
+    sizes: Sizes,
+    num_cameras: int,
+    horizon: int,
+    num_steps: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_rounds: int,
 ) -> ScalePoint:
-    num_cameras, horizon, num_steps = key
-    config = trials_of(sizes.config).resize(sizes.config, horizon, num_steps)
+    config = family_of(sizes.config).make_trials().resize(sizes.config, horizon, num_steps)
     subject = random_subject(replace(sizes, config=config), device, dtype, num_cameras)
     subject.policy.pack_weights()
     stages = Stages(subject, device)
@@ -68,7 +73,7 @@ def _measure(
         num_cameras,
         horizon,
         num_steps,
-        num_tokens=trials_of(config).num_tokens(subject.request),
+        num_tokens=family_of(config).make_trials().num_tokens(subject.request),
         prefix_ms=float(np.median(times_ms["prefix"])),
         suffix_ms=float(np.median(times_ms["suffix"])),
     )

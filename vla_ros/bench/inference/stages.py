@@ -6,17 +6,18 @@ A policy that isn't made in these two stages is one stage, ``sample``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vla_ros.audit.counting import Cost, count, count_step
 from vla_ros.bench.inference.subject import Subject
+from vla_ros.execution.capture import GraphCapture
 from vla_ros.execution.staging import Bucket, StagingArea
 from vla_ros.policies.modules.flow_matching import FlowMatchingPolicy
 
 ENCODE_PREFIX = "encode_prefix"
-NUM_RUNS_BEFORE_CAPTURE = 3
 
 
 class Stages:
@@ -51,12 +52,16 @@ class Stages:
         return count_step(self.policy, outputs, self._inputs.observation.state, self._inputs.noise[:, None])
 
     def _capture(self, device: torch.device) -> tuple[dict[str, Callable[[], object]], Tensor]:
+        def capture(run: Callable[[], Any]) -> Callable[[], Any]:
+            """In memory of its own, for what one graph writes another reads."""
+            return GraphCapture(device).capture_sync(run) if device.type == "cuda" else run
+
         if not isinstance(self.policy, FlowMatchingPolicy):
-            sample = replayable(self._sample, device)
+            sample = capture(self._sample)
             return {"sample": sample}, sample()
-        encode_prefix, prefix = replayable(self._encode_prefix, device), replayable(self._prefix, device)
+        encode_prefix, prefix = capture(self._encode_prefix), capture(self._prefix)
         self._suffix_input = prefix()
-        suffix = replayable(self._suffix, device)
+        suffix = capture(self._suffix)
         return {ENCODE_PREFIX: encode_prefix, "prefix": prefix, "suffix": suffix}, suffix()
 
     def _sample(self) -> Tensor:
@@ -71,24 +76,3 @@ class Stages:
 
     def _suffix(self) -> Tensor:
         return self.policy.denoise(self._inputs.observation.state, self._suffix_input, self._inputs.noise)
-
-
-def replayable(run: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """``run``, or on a GPU the replay of a graph captured from it, which gives the same memory each time."""
-    if device.type != "cuda":
-        return run
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        for _ in range(NUM_RUNS_BEFORE_CAPTURE):
-            run()
-    torch.cuda.current_stream(device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = run()
-
-    def replay() -> object:
-        graph.replay()
-        return result
-
-    return replay

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 
 from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.config import PolicyConfig
+from vla_ros.policies.configs import find_config, is_config
 from vla_ros.policies.directory import load_policy
-from vla_ros.policies.families import read_policy_config
+from vla_ros.policies.families import family_of
 from vla_ros.policies.files import open_policy
 from vla_ros.policies.fill import build_policy
-from vla_ros.policies.trials import NUM_CAMERAS, published_policies, trials_of
-from vla_ros.share import policy_dir, share_path
+from vla_ros.policies.trials import NUM_CAMERAS
+from vla_ros.share import policy_dir
 from vla_ros.transforms.sample import PolicyRequest
 
 
@@ -34,14 +34,19 @@ class Subject:
     def config(self) -> PolicyConfig:
         return self.policy.config
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.policy.parameters()).dtype
+
 
 def open_subject(name: str, device: torch.device, dtype: torch.dtype) -> Subject:
     """A policy directory (or a packaged one by name) as it is, else a configuration by name with random weights.
 
     Raises ValueError where there is neither.
     """
-    if _is_directory(name):
-        return _from_directory(policy_dir(name), device, dtype)
+    folder = _folder(name)
+    if folder is not None:
+        return _from_directory(folder, device, dtype)
     return random_subject(sizes_of(name), device, dtype)
 
 
@@ -57,8 +62,8 @@ class Sizes:
 
 def sizes_of(name: str) -> Sizes:
     """Those of what ``open_subject`` would open."""
-    if _is_directory(name):
-        folder = policy_dir(name)
+    folder = _folder(name)
+    if folder is not None:
         processor = open_policy(folder).processor
         return Sizes(folder.name, processor.config, processor.image_size)
     return Sizes(name, find_config(name))
@@ -66,7 +71,7 @@ def sizes_of(name: str) -> Sizes:
 
 def random_subject(sizes: Sizes, device: torch.device, dtype: torch.dtype, num_cameras: int = NUM_CAMERAS) -> Subject:
     """A policy with random weights, and a request with random pixels and text of about 80 tokens."""
-    trials = trials_of(sizes.config)
+    trials = family_of(sizes.config).make_trials()
     torch.manual_seed(0)
     with device:
         policy = build_policy(sizes.config)
@@ -76,29 +81,16 @@ def random_subject(sizes: Sizes, device: torch.device, dtype: torch.dtype, num_c
     return Subject(sizes.name, policy, trials.make_request(*given), trials.make_preprocessing(*given))
 
 
-def find_config(name: str) -> PolicyConfig:
-    """A published policy's configuration, or that of ``config/policy/NAME.yaml``; raises ValueError for another
-    name."""
-    published = published_policies()
-    if name in published:
-        return published[name]
-    known = {path.stem: path for path in sorted(share_path("config/policy").glob("*.yaml"))}
-    if name not in known:
-        raise ValueError(
-            f"policy '{name}' is no policy directory and no configuration; expected one of "
-            f"{', '.join((*published, *known))} or a directory that vla_ros train or import made"
-        )
-    return read_policy_config(yaml.safe_load(known[name].read_text()), known[name].name)
-
-
-def _is_directory(name: str) -> bool:
-    """Whether a name is meant as a policy directory: a path, or a packaged policy."""
-    if len(Path(name).parts) > 1:
-        return True
+def _folder(name: str) -> Path | None:
+    """The policy directory that a name means, a path or a packaged one; None where it means a configuration."""
+    if is_config(name):
+        return None
     try:
-        return name not in published_policies() and policy_dir(name).is_dir()
+        return policy_dir(name)
     except ValueError:
-        return False
+        if len(Path(name).parts) > 1:
+            raise
+        return None  # so that what is said names the configurations there are
 
 
 def _from_directory(folder: Path, device: torch.device, dtype: torch.dtype) -> Subject:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from vla_ros.policies.importing.mapped import MappedFile
+from vla_ros.strict import one_line
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-NUM_NAMED = 3  # of a long list
 MAX_QUOTED = 120  # characters of what a library says
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # what torch says a pickle asked for
 
@@ -32,21 +32,20 @@ class Checkpoint:
 def open_checkpoint(path: Path, rename: Callable[[str], str]) -> Checkpoint:
     """Map a checkpoint; ``rename`` gives the name that a weight has here.
 
-    Raises ValueError for a file that is truncated, no checkpoint, or not a flat mapping of names to tensors, and for a
-    pickle that would run code, of which nothing is run.
+    Raises ValueError for a file that is truncated, not a checkpoint, or not a flat mapping of names to tensors, and for
+    a pickle that would run code, of which nothing is run.
     """
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: cut off, or no file of torch.save; copy or download it again")
+        raise ValueError(f"{path}: cut off, or not written by torch.save; copy or download it again")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         asked = _GLOBAL.search(str(error))
         what = f"asks for {asked[1]}" if asked else "holds other things than tensors"
-        mend = "save its state dict alone, or take it from a source you trust"
-        raise ValueError(f"{path}: {what}, which could run code; nothing was run: {mend}") from error
+        fix = "save its state dict alone, or take it from a source you trust"
+        raise ValueError(f"{path}: {what}, which could run code; nothing was run: {fix}") from error
     except Exception as error:  # damaged archives fail in many ways
-        text = " ".join(str(error).split())[:MAX_QUOTED]
-        raise ValueError(f"{path}: damaged ({text}); copy or download it again") from error
+        raise ValueError(f"{path}: damaged ({one_line(error, MAX_QUOTED)}); copy or download it again") from error
     if not isinstance(weights, Mapping) or not weights:
         raise ValueError(f"{path}: holds {type(weights).__name__}; expected a state dict, weights by name")
     for name, value in weights.items():
@@ -59,23 +58,6 @@ def open_checkpoint(path: Path, rename: Callable[[str], str]) -> Checkpoint:
     return Checkpoint(renamed, MappedFile(path, renamed.values()))
 
 
-def check_names(weights: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
-    """Every expected weight is there in its shape, and nothing else; raises ValueError that lists what is not so."""
-    missing = [name for name in expected if name not in weights]
-    unexpected = [name for name in weights if name not in expected]
-    if missing or unexpected:
-        lists = (("missing", missing), ("unexpected", unexpected))
-        parts = [f"{len(names)} weights {what} ({_list(names)})" for what, names in lists if names]
-        raise ValueError(f"{' and '.join(parts)}; cfg.yaml and the VLM's config.json describe another architecture")
-    wrong = [
-        f"{name} is {list(weights[name].shape)}, expected {list(shape)}"
-        for name, shape in expected.items()
-        if weights[name].shape != shape
-    ]
-    if wrong:
-        raise ValueError(f"{len(wrong)} weights of another shape ({_list(wrong)}); cfg.yaml and config.json don't fit")
-
-
 def check_finite(checkpoint: Checkpoint) -> None:
     """No NaN and no infinity, found without copying; raises ValueError naming the weight."""
     for name, value in checkpoint.weights.items():
@@ -85,8 +67,3 @@ def check_finite(checkpoint: Checkpoint) -> None:
         checkpoint.memory.was_read(value.nbytes)
         if not math.isfinite(low.item()) or not math.isfinite(high.item()):
             raise ValueError(f"weight {name} has values that are not finite; take a checkpoint from before that")
-
-
-def _list(names: list[str]) -> str:
-    more = len(names) - NUM_NAMED
-    return ", ".join(names[:NUM_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
+
+from vla_ros.strict import one_line
 
 _REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _OFFLINE = "check the network, or give a folder that was downloaded before"
@@ -29,11 +33,8 @@ def look_up(repo: str, revision: str | None) -> Revision:
     """A repository's files at a branch, tag or commit (its main branch by default); raises ValueError."""
     from huggingface_hub import HfApi
 
-    try:
+    with _asked(f"hf:{repo}" + (f"@{revision}" if revision else "") + ": the hub", _OFFLINE):
         info = HfApi().model_info(repo, revision=revision)
-    except Exception as error:  # the client raises many kinds: of its own, of its HTTP library, OSError
-        where = f"hf:{repo}" + (f"@{revision}" if revision else "")
-        raise ValueError(f"{where}: the hub gives {_line(error)}; {_OFFLINE}") from error
     assert info.sha is not None
     return Revision(repo, info.sha, tuple(file.rfilename for file in info.siblings or ()))
 
@@ -43,10 +44,8 @@ def fetch_files(revision: Revision, names: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = [escape(name) for name in names]
-    try:
+    with _asked(f"hf:{revision.repo}: the download", _OFFLINE):
         return Path(snapshot_download(revision.repo, revision=revision.commit, allow_patterns=patterns))
-    except Exception as error:
-        raise ValueError(f"hf:{revision.repo}: the download gives {_line(error)}; {_OFFLINE}") from error
 
 
 def fetch_file(repo: str, name: str) -> Path:
@@ -54,17 +53,17 @@ def fetch_file(repo: str, name: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    try:
+    with suppress(LocalEntryNotFoundError):
         return Path(hf_hub_download(repo, name, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
-    try:
+    with _asked(f"{name} of hf:{repo}: the hub", "check the network, or give the folder of the VLM with --vlm DIR"):
         return Path(hf_hub_download(repo, name))
-    except Exception as error:
-        given = "or give the folder of the VLM with --vlm DIR"
-        raise ValueError(f"{name} of hf:{repo}: the hub gives {_line(error)}; check the network, {given}") from error
 
 
-def _line(error: Exception, length: int = 160) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= length else f"{text[:length]}…"
+@contextmanager
+def _asked(whom: str, fix: str, length: int = 160) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the client raises many kinds: of its own, of its HTTP library, OSError
+        text = f"{type(error).__name__}: {one_line(error)}"
+        text = text if len(text) <= length else f"{text[:length]}…"
+        raise ValueError(f"{whom} gives {text}; {fix}") from error

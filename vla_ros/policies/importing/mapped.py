@@ -31,7 +31,8 @@ class MappedFile:
         if self._num_read >= KEPT_BYTES:
             self._num_read = 0
             for start, length in self._ranges:
-                _advise(start, length, mmap.MADV_DONTNEED)
+                madvise = ctypes.CDLL(None).madvise
+                madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
 
 
 def _ranges_of(path: Path) -> list[tuple[int, int]]:
@@ -47,9 +48,3 @@ def _ranges_of(path: Path) -> list[tuple[int, int]]:
             start, end = (int(address, 16) for address in addresses.split("-"))
             ranges.append((start, end - start))
     return ranges
-
-
-def _advise(start: int, length: int, advice: int) -> None:
-    libc = ctypes.CDLL(None)
-    libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    libc.madvise(start, length, advice)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,20 +16,6 @@ from torch import Tensor
 
 from vla_ros.policies.base import BasePolicy, OnStage, tell_nobody
 from vla_ros.policies.modules.guidance import Guidance, Velocity, check_product_sync, guided_velocity
-
-
-class TimeGrid(Protocol):
-    """What depends on the flow times of so many Euler steps and on the weights alone."""
-
-    @property
-    def num_steps(self) -> int: ...
-
-
-class SuffixInput(Protocol):
-    """What stays the same from step to step; its grid is None where flow times vary."""
-
-    @property
-    def time_grid(self) -> TimeGrid | None: ...
 
 
 @dataclass(frozen=True)
@@ -63,12 +49,13 @@ class FlowMatchingPolicy(BasePolicy):
         """Once for each observation."""
 
     @abstractmethod
-    def make_time_grid(self, num_steps: int) -> TimeGrid:
-        """What depends on the flow times of ``num_steps`` Euler steps and on the weights alone."""
+    def make_time_grid(self, num_steps: int) -> Any:
+        """What depends on the flow times of ``num_steps`` Euler steps, which it knows, and on the weights alone."""
 
     @abstractmethod
-    def prepare_suffix(self, prefix: Any, time_grid: Any) -> SuffixInput:
-        """What stays the same from step to step; without a ``time_grid`` times are given to ``predict_suffix``."""
+    def prepare_suffix(self, prefix: Any, time_grid: Any) -> Any:
+        """What stays the same from step to step, ``time_grid`` among it; without one, times are given to
+        ``predict_suffix``."""
 
     @abstractmethod
     def predict_suffix(
@@ -84,11 +71,11 @@ class FlowMatchingPolicy(BasePolicy):
         Actions that are ``is_frozen`` are clean: flow time 0. What is returned for them means nothing.
         """
 
-    def prepare(self) -> TimeGrid:
+    def prepare(self) -> Any:
         return self.make_time_grid(self.num_steps)
 
     def sample(
-        self, inputs: FlowInputs, prepared: TimeGrid, on_stage: OnStage = tell_nobody
+        self, inputs: FlowInputs, prepared: Any, on_stage: OnStage = tell_nobody
     ) -> Float[Tensor, "batch horizon action"]:
         suffix_input = self.prepare_suffix(self.encode_prefix(inputs.observation), prepared)
         on_stage("prefix")
@@ -101,7 +88,7 @@ class FlowMatchingPolicy(BasePolicy):
         observation: Any,
         num_steps: int,
         noise: Float[Tensor, "batch horizon action"],
-        time_grid: TimeGrid | None = None,
+        time_grid: Any | None = None,
         guidance: Guidance | None = None,
     ) -> Float[Tensor, "batch horizon action"]:
         """Actions from noise in ``num_steps`` Euler steps; ``time_grid`` spares making it again.
@@ -115,42 +102,35 @@ class FlowMatchingPolicy(BasePolicy):
     def denoise(
         self,
         state: Float[Tensor, "batch history state"],
-        suffix_input: SuffixInput,
+        suffix_input: Any,
         noise: Float[Tensor, "batch horizon action"],
         guidance: Guidance | None = None,
     ) -> Float[Tensor, "batch horizon action"]:
-        """All Euler steps of the prepared time grid."""
+        """All Euler steps of the prepared time grid; frozen actions are given, the others follow as in training."""
         assert suffix_input.time_grid is not None, "steps need a prepared time grid"
-        num_steps, actions = suffix_input.time_grid.num_steps, noise[:, None]
+        num_steps, actions, is_frozen = suffix_input.time_grid.num_steps, noise[:, None], None
+        given = actions
         if guidance is not None and self.knows_frozen_actions:
-            return self._denoise_rest(state, suffix_input, actions, guidance)
+            is_frozen = guidance.is_frozen[:, None]
+            given = guidance.previous_actions[:, None].to(actions.dtype)
         for step in range(num_steps):
-            if guidance is None:
-                velocity = self.predict_suffix(state, suffix_input, actions, step)
+            if is_frozen is not None:
+                actions = torch.where(is_frozen[..., None], given, actions)
+            if guidance is None or is_frozen is not None:
+                velocity = self.predict_suffix(state, suffix_input, actions, step, is_frozen)
             else:
                 predict = self._velocity_of_step(state, suffix_input, step)
                 velocity = guided_velocity(predict, actions, 1.0 - step / num_steps, guidance)
             actions = actions - velocity / num_steps
+        if is_frozen is not None:
+            actions = torch.where(is_frozen[..., None], given, actions)
         return actions[:, 0]
 
-    def check_guidance_sync(self, inputs: FlowInputs, prepared: TimeGrid) -> None:
+    def check_guidance_sync(self, inputs: FlowInputs, prepared: Any) -> None:
         if self.knows_frozen_actions:
             return
         suffix_input = self.prepare_suffix(self.encode_prefix(inputs.observation), prepared)
         check_product_sync(self._velocity_of_step(inputs.observation.state, suffix_input, 0), inputs.noise[:, None])
 
-    def _velocity_of_step(self, state: Tensor, suffix_input: SuffixInput, step: int) -> Velocity:
+    def _velocity_of_step(self, state: Tensor, suffix_input: Any, step: int) -> Velocity:
         return lambda actions: self.predict_suffix(state, suffix_input, actions, step)
-
-    def _denoise_rest(
-        self, state: Tensor, suffix_input: SuffixInput, actions: Tensor, guidance: Guidance
-    ) -> Float[Tensor, "batch horizon action"]:
-        """The frozen actions are given, the others follow from them as in training."""
-        assert suffix_input.time_grid is not None
-        num_steps, is_frozen = suffix_input.time_grid.num_steps, guidance.is_frozen[:, None]
-        given, is_given = guidance.previous_actions[:, None].to(actions.dtype), is_frozen[..., None]
-        actions = torch.where(is_given, given, actions)
-        for step in range(num_steps):
-            velocity = self.predict_suffix(state, suffix_input, actions, step, is_frozen)
-            actions = torch.where(is_given, given, actions - velocity / num_steps)
-        return actions[:, 0]

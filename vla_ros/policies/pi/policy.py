@@ -127,17 +127,27 @@ class PiPolicy(FlowMatchingPolicy):
 
     def compute_loss(self, sample: PolicySample, draws: FlowDraws | None = None) -> PolicyLoss:
         """Flow-matching loss plus weighted cross-entropy; ``draws`` are sampled unless given."""
-        target = flow_target(sample.actions, draws or self._sample_draws(sample.actions))
+        config = self.config
+        draws = draws or sample_draws(
+            sample.actions,
+            config.num_noise_per_sample,
+            config.time_dist_beta,
+            config.time_dist_alpha,
+            config.max_frozen_actions,
+        )
+        target = flow_target(sample.actions, draws)
         prefix = self.encode_prefix(sample.observation, with_ce_loss=True)
         suffix_input, time = self.prepare_suffix(prefix, None), target.time
         velocity = self.predict_suffix(sample.observation.state, suffix_input, target.noisy, time, target.is_frozen)
         mse = flow_mse(velocity, target)
         assert prefix.ce_loss is not None
-        total = mse + self.config.ce_loss_weight * prefix.ce_loss
+        total = mse + config.ce_loss_weight * prefix.ce_loss
         return PolicyLoss(total, {"flow_mse": mse.detach(), "ce_loss": prefix.ce_loss.detach()})
 
     def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> PolicySample:
-        return PolicySample.from_batch(batch, device)
+        inputs = VLMInputs.from_numpy(batch.policy_input, device)
+        state, actions = (torch.from_numpy(array).to(device) for array in (batch.state, batch.actions))
+        return PolicySample(PolicyObservation(inputs, state), actions)
 
     def sample_batch(self, sample: PolicySample, generator: torch.Generator) -> Float[Tensor, "batch horizon action"]:
         noise = torch.randn(sample.actions.shape, generator=generator).to(sample.actions.device)
@@ -169,13 +179,3 @@ class PiPolicy(FlowMatchingPolicy):
         if self.config.suffix_add_pos_emb:
             states = states + self.position_embedding_state
         return torch.cat((states[:, None].expand(-1, actions.shape[1], -1, -1), actions), dim=2)
-
-    def _sample_draws(self, actions: Float[Tensor, "batch horizon action"]) -> FlowDraws:
-        config = self.config
-        return sample_draws(
-            actions,
-            config.num_noise_per_sample,
-            config.time_dist_beta,
-            config.time_dist_alpha,
-            config.max_frozen_actions,
-        )

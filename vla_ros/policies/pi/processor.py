@@ -17,7 +17,7 @@ from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.request import PiRequest
 from vla_ros.policies.processor import PolicyProcessor, read_text
-from vla_ros.strict import config_to_dict, parse_config
+from vla_ros.strict import config_to_dict, explained, parse_config
 from vla_ros.transforms.normalize import FieldStats
 from vla_ros.types import Observation
 
@@ -53,10 +53,7 @@ class PiProcessor(PolicyProcessor):
         cls, policy_dir: Path, config: PiConfig, data: DataConfig, stats: Mapping[str, FieldStats], digest: str
     ) -> PiProcessor:
         sizes = read_text(policy_dir / PROCESSOR_FILE, PROCESSOR_FILE, json.loads)
-        try:
-            tokenizer = Tokenizer.from_file(str(policy_dir / TOKENIZER_FILE))
-        except Exception as error:  # the library raises plain Exception
-            raise ValueError(f"{TOKENIZER_FILE}: not readable: {' '.join(str(error).split())}") from error
+        tokenizer = read_tokenizer(policy_dir / TOKENIZER_FILE, TOKENIZER_FILE)
         return cls(config, data, parse_config(ProcessorConfig, sizes, PROCESSOR_FILE), tokenizer, stats, digest)
 
     def write(self, policy_dir: Path) -> None:
@@ -87,6 +84,12 @@ class PiProcessor(PolicyProcessor):
                 return self._with_guided(tuple(requests.values()), with_guidance)
             requests.setdefault(len(request.policy_input.input_ids), request)
         raise AssertionError("a prompt outgrows every bucket in the end")
+
+
+def read_tokenizer(path: Path, name: str) -> Tokenizer:
+    """A tokenizer.json; raises ValueError with its ``name``."""
+    with explained(f"{name}: not readable as a tokenizer: ", Exception):  # the library raises just that
+        return Tokenizer.from_file(str(path))
 
 
 def make_vlm_processor(

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+Arguments = ParamSpec("Arguments")
+Made = TypeVar("Made")
+
+
+def constant(make: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
+    """``make``, called once for the same arguments (a device among them): an inference must not wait for what it gives.
+
+    That may be used in training, too, and is real, whoever asked for it first.
+    """
+    return lru_cache(maxsize=64)(unset_fake_temporarily()(torch.inference_mode(False)(torch.no_grad()(make))))
 
 
 class Rotary(NamedTuple):
@@ -60,27 +73,26 @@ def modulated_rms_norm(
         return torch.addcmul(shift, rms_norm(x, None, eps), scale)
     precision = torch.float64 if x.dtype == torch.float64 else torch.float32
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precision)
-    length = torch.hypot(norm, _constant((x.shape[-1] * eps) ** 0.5, x.device))
+    length = torch.hypot(norm, _number((x.shape[-1] * eps) ** 0.5, x.device))
     return torch.addcdiv(shift, x * scale, length, value=x.shape[-1] ** 0.5).to(x.dtype)
 
 
+@constant
 def inverse_frequencies(dim: int, theta: float, device: torch.device) -> Float[Tensor, "half"]:
     """``theta ** (-2i / dim)`` for each pair of channels, float32."""
     return 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim)
 
 
-@lru_cache(maxsize=64)
+@constant
 def rotary_angles(length: int, head_dim: int, theta: float, device: torch.device) -> Rotary:
-    """Rotary embedding of positions 0 .. length - 1: a constant, made once for each device."""
-    with torch.inference_mode(False), torch.no_grad():
-        positions = torch.arange(length, dtype=torch.float32, device=device)
-        return make_rotary((positions[:, None] * inverse_frequencies(head_dim, theta, device))[None])
+    """Rotary embedding of positions 0 .. length - 1."""
+    positions = torch.arange(length, dtype=torch.float32, device=device)
+    return make_rotary((positions[:, None] * inverse_frequencies(head_dim, theta, device))[None])
 
 
-@lru_cache(maxsize=64)
-def _constant(value: float, device: torch.device) -> Float[Tensor, ""]:
-    with torch.inference_mode(False), torch.no_grad():
-        return torch.tensor(value).to(device)
+@constant
+def _number(value: float, device: torch.device) -> Float[Tensor, ""]:
+    return torch.tensor(value).to(device)
 
 
 # Both functions below spare memory traffic where gradients are wanted; calling one takes 0.1 ms, too much at inference,

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from vla_ros.policies.modules.action_expert.config import ActionExpertConfig
 from vla_ros.policies.modules.layers.packing import PackedLayer, ReorderedLinear, gated_mlp, project_qkv
@@ -81,12 +82,7 @@ def freeze_rows(
 ) -> tuple[BlockModulation, ...]:
     """``clean`` in the frozen rows of the suffix, ``noisy`` in the others."""
     chosen = is_frozen[..., None]
-
-    def choose(at: Modulation, of: Modulation) -> Modulation:
-        return Modulation(*(torch.where(chosen, frozen, other) for frozen, other in zip(of, at, strict=True)))
-
-    pairs = zip(noisy, clean, strict=True)
-    return tuple(BlockModulation(*map(choose, block, block_clean)) for block, block_clean in pairs)
+    return tree_map(lambda frozen, other: torch.where(chosen, frozen, other), clean, noisy)
 
 
 class AdaptiveModulation(nn.Module):
@@ -120,14 +116,14 @@ class Attention(nn.Module):
             self.q_norm = nn.LayerNorm(dim, eps=config.rms_norm_eps)
             self.k_norm = nn.LayerNorm(dim, eps=config.rms_norm_eps)
 
-    def queries(self, projected: Float[Tensor, "batch rows out"]) -> Float[Tensor, "batch rows heads head_dim"]:
-        return self._norm(projected.unflatten(-1, (-1, self.head_dim)), "q_norm")
-
-    def keys(self, projected: Float[Tensor, "batch rows out"]) -> Float[Tensor, "batch rows kv_heads head_dim"]:
-        return self._norm(projected.unflatten(-1, (-1, self.head_dim)), "k_norm")
-
-    def values(self, projected: Float[Tensor, "batch rows out"]) -> Float[Tensor, "batch rows kv_heads head_dim"]:
-        return projected.unflatten(-1, (-1, self.head_dim))
+    def heads(
+        self, projected: Float[Tensor, "batch rows out"], norm: str = ""
+    ) -> Float[Tensor, "batch rows heads head_dim"]:
+        """Queries, keys or values by head; ``norm`` is the name of that of queries and of keys."""
+        x = projected.unflatten(-1, (-1, self.head_dim))
+        if not norm or self.qk_norm == "none":
+            return x
+        return rms_norm(x, None, self.eps) if self.qk_norm == "rmsnorm" else getattr(self, norm)(x)
 
     def attend(
         self,
@@ -139,13 +135,6 @@ class Attention(nn.Module):
         """What the heads give, side by side: before the output projection."""
         out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, enable_gqa=self.gqa)
         return out.transpose(1, 2).flatten(-2)
-
-    def _norm(self, x: Tensor, name: str) -> Tensor:
-        if self.qk_norm == "none":
-            return x
-        if self.qk_norm == "rmsnorm":
-            return rms_norm(x, None, self.eps)
-        return getattr(self, name)(x)
 
 
 class GatedMLP(nn.Module):
@@ -203,7 +192,7 @@ class DiTBlock(nn.Module):
             keys, values = attn.k_proj(context), attn.v_proj(context)
         else:
             keys, values = self.packed.context.split(context)
-        return attn.keys(keys).transpose(1, 2), attn.values(values).transpose(1, 2)
+        return attn.heads(keys, "k_norm").transpose(1, 2), attn.heads(values).transpose(1, 2)
 
     def forward(
         self,
@@ -224,16 +213,17 @@ class DiTBlock(nn.Module):
     def _self_attention(self, x: Tensor, rotary: Rotary | None) -> Tensor:
         rows = x.flatten(0, 1)
         queries, keys, values = project_qkv(self.attn, self.packed, rows, rows.shape[1])
-        queries, keys, values = self.attn.queries(queries), self.attn.keys(keys), self.attn.values(values)
+        queries, keys = self.attn.heads(queries, "q_norm"), self.attn.heads(keys, "k_norm")
         if rotary is not None:
             both = apply_rotary(torch.cat((queries, keys), dim=2), rotary)
             queries, keys = both.split((queries.shape[2], keys.shape[2]), dim=2)
-        out = self.attn.attend(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
+        values = self.attn.heads(values).transpose(1, 2)
+        out = self.attn.attend(queries.transpose(1, 2), keys.transpose(1, 2), values)
         return self._project_out(out).unflatten(0, x.shape[:2])
 
     def _cross(self, x: Tensor, context: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
         project = self.attn.q_proj if self.packed is None else self.packed.qkv
-        queries = self.attn.queries(project(x.flatten(1, 2)))  # all draws of a sample share its keys and values
+        queries = self.attn.heads(project(x.flatten(1, 2)), "q_norm")  # all draws of a sample share its keys and values
         out = self.attn.attend(queries.transpose(1, 2), *context)
         return self._project_out(out).unflatten(1, x.shape[1:3])
 
@@ -281,9 +271,7 @@ class DiTActionExpert(nn.Module):
             values.append(block_values)
         bias = None
         if pad_mask is not None:  # as numbers: attention would turn truth values into them in every block of every step
-            bias = torch.zeros_like(pad_mask, dtype=values[0].dtype).masked_fill(~pad_mask, float("-inf"))[
-                :, None, None
-            ]
+            bias = torch.zeros_like(pad_mask, dtype=values[0].dtype).masked_fill(~pad_mask, -torch.inf)[:, None, None]
         return SuffixInput(tuple(keys), tuple(values), bias, time_grid)
 
     def forward(

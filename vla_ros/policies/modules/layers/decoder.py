@@ -15,10 +15,11 @@ def run_layer(
     packed: PackedLayer | None,
     x: Float[Tensor, "batch prefix hidden"],
     rotary: Rotary,
-    mask: Bool[Tensor, "batch 1 rows prefix"],
+    mask: Bool[Tensor, "batch 1 prefix prefix"],
+    num_rows: int,
 ) -> Float[Tensor, "batch rows hidden"]:
-    """One decoder layer; only the last positions, as many as ``mask`` has rows, are computed."""
-    attn, num_rows = layer.self_attn, mask.shape[2]
+    """One decoder layer, of which only the last ``num_rows`` positions are computed."""
+    attn = layer.self_attn
     projected = project_qkv(attn, packed, rms_norm_of(layer.input_layernorm, x), num_rows)
     queries, keys, values = (heads.unflatten(-1, (-1, attn.head_dim)) for heads in projected)
     if hasattr(attn, "q_norm"):
@@ -27,7 +28,7 @@ def run_layer(
         apply_rotary(queries, rotary.last(num_rows)).transpose(1, 2),
         apply_rotary(keys, rotary).transpose(1, 2),
         values.transpose(1, 2),
-        attn_mask=mask,
+        attn_mask=mask[:, :, -num_rows:],
         enable_gqa=attn.num_key_value_groups > 1,
     )
     x = x[:, -num_rows:] + attn.o_proj(out.transpose(1, 2).flatten(-2))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from vla_ros.policies.utils.transformers import constant
 
 
 def normalize_patches(
@@ -17,8 +17,7 @@ def normalize_patches(
     return (patches.unflatten(-1, (len(mean), -1)).float() * scale + shift).flatten(-2)
 
 
-@lru_cache(maxsize=16)
+@constant
 def _pixel_constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False), torch.no_grad():
-        means, stds = (torch.tensor(x, dtype=torch.float64) for x in (mean, std))
-        return tuple(x.float()[:, None].to(device) for x in (1 / (255 * stds), -means / stds))
+    means, stds = (torch.tensor(x, dtype=torch.float64) for x in (mean, std))
+    return tuple(x.float()[:, None].to(device) for x in (1 / (255 * stds), -means / stds))

@@ -17,30 +17,29 @@ from vla_ros.policies.modules.layers.packing import PackedLinear
 from vla_ros.policies.modules.layers.pixels import normalize_patches
 
 
-def run_siglip(
-    tower: Any,
-    packed_layers: tuple[PackedLinear | None, ...],
-    patches: Shaped[Tensor, "images patches patch"],
-    positions: Float[Tensor, "patches vision"],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> Float[Tensor, "images patches vision"]:
-    """The states after ``post_layernorm``.
+class SiglipTower:
+    """Runs a tower, which stays where it is in its model; pixels are normalised by ``mean`` and ``std``, by channel."""
 
-    ``positions`` are the learned position embeddings of the grid's patches, row by row; ``packed_layers`` are those of
-    ``pack_siglip``, or None for each layer.
-    """
-    x = _embed_patches(tower.embeddings.patch_embedding, patches, mean, std) + positions
-    for layer, packed in zip(tower.encoder.layers, packed_layers, strict=True):
-        x = x + _attention(layer.self_attn, packed, layer.layer_norm1(x))
-        x = x + layer.mlp(layer.layer_norm2(x))
-    return tower.post_layernorm(x)
+    def __init__(self, tower: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self._tower, self._mean, self._std = tower, mean, std
+        self._packed: tuple[PackedLinear | None, ...] = (None,) * len(tower.encoder.layers)
 
+    def pack_weights(self) -> None:
+        """Lay the query, key and value weights of each layer out for inference."""
+        attentions = [layer.self_attn for layer in self._tower.encoder.layers]
+        self._packed = tuple(PackedLinear((attn.q_proj, attn.k_proj, attn.v_proj)) for attn in attentions)
 
-def pack_siglip(tower: Any) -> tuple[PackedLinear, ...]:
-    """Lay the query, key and value weights of each layer out for inference."""
-    attentions = [layer.self_attn for layer in tower.encoder.layers]
-    return tuple(PackedLinear((attn.q_proj, attn.k_proj, attn.v_proj)) for attn in attentions)
+    def __call__(
+        self, pixel_values: Shaped[Tensor, "batch patches patch"], positions: Float[Tensor, "image_patches vision"]
+    ) -> Float[Tensor, "images image_patches vision"]:
+        """The states after ``post_layernorm``; ``positions`` are the position embeddings of an image's patches, row by
+        row."""
+        patches = pixel_values.reshape(-1, len(positions), pixel_values.shape[-1])
+        x = _embed_patches(self._tower.embeddings.patch_embedding, patches, self._mean, self._std) + positions
+        for layer, packed in zip(self._tower.encoder.layers, self._packed, strict=True):
+            x = x + _attention(layer.self_attn, packed, layer.layer_norm1(x))
+            x = x + layer.mlp(layer.layer_norm2(x))
+        return self._tower.post_layernorm(x)
 
 
 def _embed_patches(

@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from vla_ros.policies.modules.layers import decoder
 from vla_ros.policies.modules.layers.packing import PackedLayer, pack_layer
 from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs, VLMOutputs
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
+from vla_ros.policies.utils.transformers import Rotary, inverse_frequencies, make_rotary
 
 IGNORED = -100
 SAME_POLICY = "give both nodes the same policy directory"
 
 
-@dataclass(frozen=True)
-class PrefixPlan:
-    """How to run the text layers: ``mask`` is True where a query may read a key; the last layer computes its last
-    ``last_rows`` positions only; the last ``num_recorded_layers`` layers are returned."""
+class EmbeddedPrefix(NamedTuple):
+    """What enters the first text layer, and what is added to the output of each of the first layers, where there is
+    such."""
 
-    mask: Bool[Tensor, "batch 1 prefix prefix"]
-    position_ids: Int64[Tensor, "batch axes prefix"]
-    num_recorded_layers: int
-    last_rows: int
+    states: Float[Tensor, "batch prefix hidden"]
+    added: tuple[Float[Tensor, "batch prefix hidden"], ...] = ()
 
 
 class VLMBridge(nn.Module, ABC):
     """Runs one kind of VLM over tokens and registers; the transformers model is ``causal_model``.
 
-    Its weights keep their transformers names; its forward pass is ours, over the model's modules.
+    Its weights keep their transformers names; its forward pass is ours, over the model's modules. ``run_layer`` is one
+    text layer, ``make_mask`` what that wants to know of who sees whom.
     """
+
+    run_layer: Callable[..., Tensor] = staticmethod(decoder.run_layer)
 
     def __init__(self, config: PrefixConfig, causal_model: nn.Module) -> None:
         super().__init__()
@@ -43,32 +46,40 @@ class VLMBridge(nn.Module, ABC):
         self.packed_layers: tuple[PackedLayer | None, ...] = (None,) * len(self.language_model.layers)
 
     @property
-    @abstractmethod
     def language_model(self) -> Any:
         """The text transformer: ``layers``, ``embed_tokens``, ``norm``."""
+        return self.causal_model.model.language_model
 
     @property
     def hidden_size(self) -> int:
         return self.language_model.config.hidden_size
 
     @property
-    @abstractmethod
     def image_token_id(self) -> int:
         """The token whose place an image feature takes."""
+        return self.causal_model.config.image_token_id
 
     @abstractmethod
     def num_image_tokens(self, grid: tuple[int, int, int]) -> int:
         """How many of them an image of ``grid`` (time, height, width) patches fills."""
 
     @abstractmethod
-    def run(
-        self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"], plan: PrefixPlan
-    ) -> tuple[Float[Tensor, "batch rows hidden"], ...]:
-        """The recorded states, before the final norm: all positions, but ``plan.last_rows`` of the last layer."""
+    def embed(self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"]) -> EmbeddedPrefix:
+        """The prefix before the first text layer: tokens, image features in their places, then the registers."""
 
-    @abstractmethod
+    def make_rotary(self, position_ids: Int64[Tensor, "batch axes prefix"]) -> Rotary:
+        """The rotary embedding of the text layers, here for one axis."""
+        config = self.language_model.config
+        frequencies = inverse_frequencies(config.head_dim, config.rope_parameters["rope_theta"], position_ids.device)
+        return make_rotary(position_ids.transpose(1, 2).float() * frequencies)
+
+    def make_mask(self, mask: Bool[Tensor, "batch 1 prefix prefix"], dtype: torch.dtype) -> Tensor:
+        """From True where a query may read a key, once for all layers."""
+        return mask
+
     def final_norm(self, states: Float[Tensor, "batch rows hidden"]) -> Float[Tensor, "batch rows hidden"]:
         """The norm before the language-model head."""
+        return decoder.rms_norm_of(self.language_model.norm, states)
 
     def logits(self, states: Float[Tensor, "batch rows hidden"]) -> Float[Tensor, "batch rows vocab"]:
         """The language-model head's, of states before the final norm."""
@@ -114,7 +125,7 @@ class VLMBridge(nn.Module, ABC):
         only_registers = self.config.expert_only_use_register
         num_rows = num_registers + (num_targets + 1 if num_targets else 0)
         last_rows = min(num_rows, seq + num_registers) if only_registers else seq + num_registers
-        states = self.run(inputs, registers, self._plan(inputs, num_recorded_layers, last_rows))
+        states = self.run(inputs, registers, num_recorded_layers, last_rows)
         recorded = tuple(state[:, -num_registers:] if only_registers else state for state in states)
         if self.config.detach_encoder_output:
             recorded = tuple(state.detach() for state in recorded)
@@ -129,10 +140,40 @@ class VLMBridge(nn.Module, ABC):
     ) -> Float[Tensor, "batch prefix hidden"]:
         """Every position of the prefix after the final norm: what a language-model head would read."""
         last_rows = inputs.input_ids.shape[1] + registers.shape[0]
-        return self.final_norm(self.run(inputs, registers, self._plan(inputs, 1, last_rows))[0])
+        return self.final_norm(self.run(inputs, registers, 1, last_rows)[0])
 
-    def _plan(self, inputs: VLMInputs, num_recorded_layers: int, last_rows: int) -> PrefixPlan:
-        return PrefixPlan(inputs.prefix_mask[:, None], inputs.position_ids, num_recorded_layers, last_rows)
+    def run(
+        self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"], num_recorded_layers: int, last_rows: int
+    ) -> tuple[Float[Tensor, "batch rows hidden"], ...]:
+        """The states after the last ``num_recorded_layers`` text layers, before the final norm: all positions, but of
+        the very last layer ``last_rows``."""
+        x, added = self.embed(inputs, registers)
+        rotary = self.make_rotary(inputs.position_ids)
+        mask = self.make_mask(inputs.prefix_mask[:, None], x.dtype)
+        recorded, last = [], len(self.packed_layers) - 1
+        for i, layer in enumerate(self.language_model.layers):
+            num_rows = last_rows if i == last else x.shape[1]
+            x = self.run_layer(layer, self.packed_layers[i], x, rotary, mask, num_rows)
+            if i < len(added):
+                x = x + added[i][:, -num_rows:]
+            if i > last - num_recorded_layers:
+                recorded.append(x)
+        return tuple(recorded)
+
+    def join(
+        self,
+        inputs: VLMInputs,
+        image_features: Float[Tensor, "images image_tokens hidden"],
+        registers: Float[Tensor, "registers hidden"],
+    ) -> Float[Tensor, "batch prefix hidden"]:
+        """Token embeddings with image features in their places, then the registers."""
+        embeddings = self.language_model.embed_tokens(inputs.input_ids)
+        tokens = embeddings.masked_scatter(self.is_image(inputs), image_features.to(embeddings.dtype))
+        return torch.cat((tokens, registers.expand(len(tokens), -1, -1)), dim=1)
+
+    def is_image(self, inputs: VLMInputs) -> Bool[Tensor, "batch seq 1"]:
+        """Where image features go."""
+        return (inputs.input_ids == self.image_token_id).unsqueeze(-1)
 
     def _cross_entropy(self, last_state: Tensor, inputs: VLMInputs, num_registers: int) -> Float[Tensor, ""]:
         """Mean over the targets of the batch of the next token's cross-entropy; 0 without targets."""

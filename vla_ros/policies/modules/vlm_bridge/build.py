@@ -7,6 +7,8 @@ from copy import deepcopy
 from dataclasses import fields
 from typing import Any
 
+from vla_ros.strict import explained
+
 # Written by released config.json files beside the declared fields; the rope keys are read by transformers itself.
 LEGACY_KEYS = {"architectures", "dtype", "model_type", "rope_scaling", "rope_theta", "torch_dtype"}
 
@@ -17,17 +19,19 @@ def build_config(
     """``kind(**document)``, where ``groups`` names the mappings inside it and their classes.
 
     ``more_keys`` are those that releases of this backbone write besides. Raises ValueError for a missing group and for
-    a key or a value that transformers doesn't take.
+    a key or a value that transformers doesn't take or this package doesn't compute.
     """
     _check_keys(document, kind, "policy.vlm_config", more_keys)
     for group, group_kind in groups.items():
         if not isinstance(document.get(group), Mapping):
             raise ValueError(f"policy.vlm_config.{group} is missing; give the group of the backbone's config.json")
         _check_keys(document[group], group_kind, f"policy.vlm_config.{group}", more_keys)
-    try:
-        return kind(**deepcopy(dict(document)))  # transformers writes into what it is given
-    except Exception as error:
-        raise ValueError(f"policy.vlm_config: refused by transformers: {' '.join(str(error).split())}") from error
+    with explained("policy.vlm_config: refused by transformers: ", Exception):
+        config = kind(**deepcopy(dict(document)))  # transformers writes into what it is given
+    rope_type = config.text_config.rope_parameters["rope_type"]
+    if rope_type != "default":
+        raise ValueError(f"policy.vlm_config.text_config: rope_type is '{rope_type}'; only 'default' is computed here")
+    return config
 
 
 def _check_keys(document: Mapping[str, Any], kind: type, where: str, more_keys: frozenset[str]) -> None:

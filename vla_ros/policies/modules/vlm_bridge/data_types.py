@@ -24,12 +24,11 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
-from vla_ros.transforms.sample import TrainingBatch
 
 
 @dataclass(frozen=True)
 class VLMInputs:
-    """``vla_ros.transforms.sample.PolicyInput`` as tensors with a batch dimension; the fields mean the same."""
+    """``PolicyInput`` as tensors with a batch dimension; the fields mean the same."""
 
     pixel_values: Shaped[Tensor, "batch patches patch"]
     input_ids: Int64[Tensor, "batch seq"]
@@ -66,13 +65,6 @@ class PolicySample:
 
     observation: PolicyObservation
     actions: Float[Tensor, "batch horizon action"]
-
-    @classmethod
-    def from_batch(cls, batch: TrainingBatch, device: torch.device | str = "cpu") -> PolicySample:
-        """A numpy batch on ``device``."""
-        inputs = VLMInputs.from_numpy(batch.policy_input, device)
-        state, actions = (torch.from_numpy(array).to(device) for array in (batch.state, batch.actions))
-        return cls(PolicyObservation(inputs, state), actions)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class VLMProcessor(ABC):
     Raises ValueError where tokenizer, image size and backbone don't fit together.
     """
 
+    special_tokens: ClassVar[tuple[str, ...]]  # that its tokenizer must have, the one for padding first
     resampling: ClassVar[Image.Resampling] = Image.Resampling.BICUBIC
     pads_left: ClassVar[bool] = True
     padded_position: ClassVar[int] = 0
@@ -82,6 +83,7 @@ class VLMProcessor(ABC):
         if self.num_embedded_tokens > vocab_size:
             sizes = f"{self.num_embedded_tokens} tokens, the backbone has {vocab_size}"
             raise ValueError(f"tokenizer.json: {sizes}; raise text_config.vocab_size or train a smaller tokenizer")
+        self.ids = {token: self._special_id(token) for token in self.special_tokens}
         self._prompt = lru_cache(NUM_CACHED_TEXTS)(self._make_prompt)
 
     @property
@@ -93,11 +95,6 @@ class VLMProcessor(ABC):
     def num_embedded_tokens(self) -> int:
         """How many tokens the backbone must have an embedding for."""
         return self.tokenizer.get_vocab_size()
-
-    @property
-    @abstractmethod
-    def pad_id(self) -> int:
-        """The token at padded positions."""
 
     @abstractmethod
     def make_prompt(self, task: str, generation_prompt: str, generation_answer: str) -> Prompt:
@@ -135,12 +132,8 @@ class VLMProcessor(ABC):
         """
         if len(images) != self.num_cameras:
             raise ValueError(f"{len(images)} images; the policy expects {self.num_cameras}, one for each camera")
-        resized = np.stack([self.resize(image) for image in images])
+        resized = np.stack([self.resize_image(self.config, image) for image in images])
         return self.make_batch(resized[None], (task,)).sample(0)
-
-    def resize(self, image: np.ndarray) -> np.ndarray:
-        """As ``resize_image``."""
-        return self.resize_image(self.config, image)
 
     @classmethod
     def resize_image(cls, config: ProcessorConfig, image: np.ndarray) -> np.ndarray:
@@ -180,8 +173,7 @@ class VLMProcessor(ABC):
         token_id = self.tokenizer.token_to_id(PROMPT_SEPARATOR)
         return self.encode(PROMPT_SEPARATOR) if token_id is None else [token_id]
 
-    def special_id(self, token: str) -> int:
-        """The id of a special token; raises ValueError where the tokenizer lacks it."""
+    def _special_id(self, token: str) -> int:
         token_id = self.tokenizer.token_to_id(token)
         if token_id is None:
             raise ValueError(f"tokenizer.json: special token {token} is missing; restore the policy's tokenizer")
@@ -193,6 +185,19 @@ class VLMProcessor(ABC):
             got = f"images of {height}x{width} pixels"
             raise ValueError(f"processor.json: {got}; height and width must be multiples of {unit}")
 
+    def _check_square(self, size: int) -> None:
+        """Where the backbone has positions for images of one size only."""
+        height, width = self.config.image_height, self.config.image_width
+        if (height, width) != (size, size):
+            got = f"images of {height}x{width} pixels"
+            raise ValueError(f"processor.json: {got}; the backbone sees {size}x{size}: set both to {size}")
+
+    def _check_image_id(self, token: str) -> None:
+        expected = read_int(self.policy.vlm_config, "image_token_id")
+        if self.ids[token] != expected:
+            got = f"{token} is {self.ids[token]}, the backbone's image_token_id {expected}"
+            raise ValueError(f"tokenizer.json: {got}; make them equal")
+
     def _make_prompt(self, task: str, generation_prompt: str, generation_answer: str) -> Prompt:
         if not task.strip():
             raise ValueError("the task is empty; give an instruction")
@@ -201,7 +206,7 @@ class VLMProcessor(ABC):
     def _pad(self, prompts: Sequence[Prompt], pixel_values: np.ndarray) -> PolicyInput:
         batch, length = len(prompts), self._bucket(max(len(prompt.ids) for prompt in prompts))
         has_positions = prompts[0].positions is not None
-        input_ids = np.full((batch, length), self.pad_id, np.int64)
+        input_ids = np.full((batch, length), self.ids[self.special_tokens[0]], np.int64)
         given = np.full((batch, 3, length), self.padded_position, np.int64) if has_positions else None
         attention_mask = np.zeros((batch, length), bool)
         register_mask = np.zeros((batch, length), bool)

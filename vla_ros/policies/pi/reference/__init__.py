@@ -9,7 +9,6 @@ called.
 
 from __future__ import annotations
 
-from vla_ros.policies.pi.reference.compose import as_written_actions, encode_prefix, plain_actions
-from vla_ros.policies.pi.reference.suffix import predict_suffix
+from vla_ros.policies.pi.reference.compose import as_written_actions, plain_actions
 
-__all__ = ["as_written_actions", "encode_prefix", "plain_actions", "predict_suffix"]
+__all__ = ["as_written_actions", "plain_actions"]

@@ -11,36 +11,29 @@ from torch import Tensor
 
 from vla_ros.policies.pi.reference.parts import (
     LayerOutputs,
-    Prefix,
     Rotary,
     add_registers,
-    frequencies,
     join_heads,
-    make_rotary,
     normalize_pixels,
-    pad_mask,
+    project,
     rms_norm,
     rotate,
+    run_layers,
     siglip,
-    split_heads,
+    text_rotary,
 )
 
 
-def run_prefix(policy: Any, inputs: Any) -> Prefix:
+def run_prefix(policy: Any, inputs: Any) -> list[LayerOutputs]:
     model, registers = policy.vlm_bridge.causal_model.model, policy.obs_registers
     text = model.language_model
     is_image = inputs.input_ids == policy.vlm_bridge.image_token_id
     table = text.embed_tokens.weight
     x = add_registers(F.embedding(inputs.input_ids.masked_fill(is_image, 0), table), registers) * _root(table)
     x = x.masked_scatter(F.pad(is_image, (0, len(registers))).unsqueeze(-1), _vision(model, policy.config, inputs))
-    inverse = frequencies(text.config.head_dim, text.config.rope_parameters["rope_theta"], x.device)
-    rotary = make_rotary(inputs.position_ids[:, 0, :, None].float() * inverse)
+    rotary = text_rotary(text.config, inputs.position_ids)
     bias = torch.zeros_like(inputs.prefix_mask, dtype=x.dtype).masked_fill(~inputs.prefix_mask, -torch.inf)[:, None]
-    layers = []
-    for layer in text.layers:
-        layers.append(_layer(layer, x, rotary, bias))
-        x = layers[-1].states
-    return Prefix(layers, pad_mask(inputs.attention_mask, len(registers)))
+    return run_layers(text.layers, x, lambda layer, states: _layer(layer, states, rotary, bias))
 
 
 def _root(table: Tensor) -> Tensor:
@@ -70,8 +63,7 @@ def _layer(layer: Any, x: Tensor, rotary: Rotary, bias: Tensor) -> LayerOutputs:
 
 
 def _attention(attn: Any, x: Tensor, rotary: Rotary, bias: Tensor) -> LayerOutputs:
-    projections = (attn.q_proj, attn.k_proj, attn.v_proj)
-    queries, keys, values = (split_heads(projection(x), attn.head_dim) for projection in projections)
+    queries, keys, values = project(attn, x, attn.head_dim)
     queries, keys = rotate(queries, rotary), rotate(keys, rotary)
     cap = getattr(attn, "attn_logit_softcapping", None)
     gqa = attn.num_key_value_groups > 1

@@ -3,6 +3,7 @@ Qwen."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -25,13 +26,6 @@ class Rotary(NamedTuple):
 
     cos: Tensor
     sin: Tensor
-
-
-class Prefix(NamedTuple):
-    """The outputs of every text layer, and whether each position [batch, prefix] is valid."""
-
-    layers: list[LayerOutputs]
-    pad_mask: Tensor
 
 
 def make_rotary(angles: Tensor) -> Rotary:
@@ -83,16 +77,31 @@ def add_registers(embeddings: Tensor, registers: Tensor) -> Tensor:
     return torch.cat((embeddings, registers.expand(len(embeddings), -1, -1)), dim=1)
 
 
-def pad_mask(attention_mask: Tensor, num_registers: int) -> Tensor:
-    return F.pad(attention_mask, (0, num_registers), value=True)
+def text_rotary(config: Any, position_ids: Tensor) -> Rotary:
+    """Of positions [batch, 1, prefix]."""
+    inverse = frequencies(config.head_dim, config.rope_parameters["rope_theta"], position_ids.device)
+    return make_rotary(position_ids[:, 0, :, None].float() * inverse)
+
+
+def run_layers(layers: Any, x: Tensor, run: Callable[[Any, Tensor], LayerOutputs]) -> list[LayerOutputs]:
+    """Each layer on the states of the one before."""
+    outputs = []
+    for layer in layers:
+        outputs.append(run(layer, x))
+        x = outputs[-1].states
+    return outputs
+
+
+def project(attn: Any, x: Tensor, head_dim: int) -> tuple[Tensor, ...]:
+    """Queries, keys and values, split into heads."""
+    return tuple(split_heads(projection(x), head_dim) for projection in (attn.q_proj, attn.k_proj, attn.v_proj))
 
 
 def decoder_layer(layer: Any, x: Tensor, rotary: Rotary, mask: Tensor) -> LayerOutputs:
     """Llama's, and Qwen's, which also norms queries and keys."""
     attn = layer.self_attn
     normed = rms_norm(x, layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon)
-    projections = (attn.q_proj, attn.k_proj, attn.v_proj)
-    queries, keys, values = (split_heads(projection(normed), attn.head_dim) for projection in projections)
+    queries, keys, values = project(attn, normed, attn.head_dim)
     if hasattr(attn, "q_norm"):
         queries = rms_norm(queries, attn.q_norm.weight, attn.q_norm.variance_epsilon)
         keys = rms_norm(keys, attn.k_norm.weight, attn.k_norm.variance_epsilon)
@@ -110,8 +119,7 @@ def siglip(tower: Any, patches: Tensor, positions: Tensor) -> Tensor:
     x = F.linear(patches.to(kernel.weight.dtype), kernel.weight.flatten(1), kernel.bias) + positions
     for layer in tower.encoder.layers:
         attn, normed = layer.self_attn, layer.layer_norm1(x)
-        projections = (attn.q_proj, attn.k_proj, attn.v_proj)
-        queries, keys, values = (split_heads(projection(normed), attn.head_dim) for projection in projections)
-        x = x + attn.out_proj(join_heads(F.scaled_dot_product_attention(queries, keys, values)))
+        heads = F.scaled_dot_product_attention(*project(attn, normed, attn.head_dim))
+        x = x + attn.out_proj(join_heads(heads))
         x = x + layer.mlp(layer.layer_norm2(x))
     return tower.post_layernorm(x)

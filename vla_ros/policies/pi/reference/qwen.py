@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vla_ros.policies.pi.reference.parts import (
-    Prefix,
+    LayerOutputs,
     Rotary,
     add_registers,
     decoder_layer,
@@ -17,14 +17,14 @@ from vla_ros.policies.pi.reference.parts import (
     join_heads,
     make_rotary,
     normalize_pixels,
-    pad_mask,
     rotate,
+    run_layers,
 )
 
 VISION_THETA = 10000.0
 
 
-def run_prefix(policy: Any, inputs: Any) -> Prefix:
+def run_prefix(policy: Any, inputs: Any) -> list[LayerOutputs]:
     model, registers = policy.vlm_bridge.causal_model.model, policy.obs_registers
     features, deepstack = _vision(model.visual, policy.config, inputs)
     text = model.language_model
@@ -33,15 +33,17 @@ def run_prefix(policy: Any, inputs: Any) -> Prefix:
     x = add_registers(embeddings.masked_scatter(is_image, features), registers)
     rotary = _mrope(text.config, inputs.position_ids)
     mask = inputs.prefix_mask[:, None]
-    layers = []
-    for i, layer in enumerate(text.layers):
-        outputs = decoder_layer(layer, x, rotary, mask)
-        x = outputs.states
-        if i < len(deepstack):
-            added = torch.zeros_like(embeddings).masked_scatter_(is_image, deepstack[i])
-            x = x + F.pad(added, (0, 0, 0, len(registers)))
-        layers.append(outputs._replace(states=x))
-    return Prefix(layers, pad_mask(inputs.attention_mask, len(registers)))
+    to_add = iter(deepstack)
+
+    def run(layer: Any, states: Tensor) -> LayerOutputs:
+        outputs = decoder_layer(layer, states, rotary, mask)
+        features = next(to_add, None)
+        if features is None:
+            return outputs
+        added = torch.zeros_like(embeddings).masked_scatter_(is_image, features)
+        return outputs._replace(states=outputs.states + F.pad(added, (0, 0, 0, len(registers))))
+
+    return run_layers(text.layers, x, run)
 
 
 def _mrope(config: Any, position_ids: Tensor) -> Rotary:

@@ -9,31 +9,24 @@ import torch
 from torch import Tensor
 
 from vla_ros.policies.pi.reference.parts import (
-    Prefix,
+    LayerOutputs,
     add_registers,
     decoder_layer,
-    frequencies,
-    make_rotary,
     normalize_pixels,
-    pad_mask,
+    run_layers,
     siglip,
+    text_rotary,
 )
 
 
-def run_prefix(policy: Any, inputs: Any) -> Prefix:
+def run_prefix(policy: Any, inputs: Any) -> list[LayerOutputs]:
     model, registers = policy.vlm_bridge.causal_model.model, policy.obs_registers
     text = model.text_model
     is_image = (inputs.input_ids == model.config.image_token_id).unsqueeze(-1)
     embeddings = text.embed_tokens(inputs.input_ids).masked_scatter(is_image, _vision(model, policy.config, inputs))
     x = add_registers(embeddings, registers)
-    inverse = frequencies(text.config.head_dim, text.config.rope_parameters["rope_theta"], x.device)
-    rotary = make_rotary(inputs.position_ids[:, 0, :, None].float() * inverse)
-    mask = inputs.prefix_mask[:, None]
-    layers = []
-    for layer in text.layers:
-        layers.append(decoder_layer(layer, x, rotary, mask))
-        x = layers[-1].states
-    return Prefix(layers, pad_mask(inputs.attention_mask, len(registers)))
+    rotary, mask = text_rotary(text.config, inputs.position_ids), inputs.prefix_mask[:, None]
+    return run_layers(text.layers, x, lambda layer, states: decoder_layer(layer, states, rotary, mask))
 
 
 def _vision(model: Any, config: Any, inputs: Any) -> Tensor:

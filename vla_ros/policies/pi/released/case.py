@@ -19,6 +19,7 @@ from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.policy import PiPolicy
 from vla_ros.policies.utils.training import FlowDraws
+from vla_ros.strict import explained
 from vla_ros.transforms.images import patchify
 from vla_ros.transforms.prefix import prefix_mask
 
@@ -48,10 +49,8 @@ class RecordedCase:
 
 def read_case(path: Path) -> RecordedCase:
     """Read a ``case.safetensors``; raises ValueError where it is missing, damaged or lacks an input."""
-    try:
+    with explained(f"{path}: not readable (", SafetensorError, OSError, after="); give a recorded case"):
         tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not readable ({' '.join(str(error).split())}); give a recorded case") from error
     given, expected = (_without(tensors, prefix) for prefix in ("in.", "out."))
     for name, num_dims in _INPUTS.items():
         if name not in given:
@@ -116,7 +115,8 @@ def compare(policy: PiPolicy, case: RecordedCase) -> dict[str, float]:
     }
     unknown = sorted(set(case.expected) - set(outputs))
     if unknown:
-        raise ValueError(f"tensor out.{unknown[0]} is nothing that a policy computes; expected {', '.join(outputs)}")
+        known = ", ".join(outputs)
+        raise ValueError(f"tensor out.{unknown[0]} is not an output that a policy computes; expected {known}")
     masks = {"last_hidden_state": valid[:, :, None]}
     if not policy.config.expert_only_use_register:
         masks["suffix_hidden_state_list"] = valid[:, None, :, None]

@@ -16,7 +16,7 @@ import yaml
 
 from vla_ros.policies.modules.action_expert.config import ActionExpertConfig
 from vla_ros.policies.pi.config import PiConfig
-from vla_ros.strict import parse_config
+from vla_ros.strict import explained, parse_config
 
 # What a released cfg.yaml may name, and what it is here.
 POLICY_TARGETS = {"vla_scratch.policies.pi.policy.PiPolicy": "PiPolicy"}
@@ -51,10 +51,8 @@ class ReleasedConfig:
 
     def with_vlm(self, vlm_config: Mapping[str, Any]) -> PiConfig:
         """The policy's configuration; raises ValueError for an unknown key and where the VLM is of another kind."""
-        try:
+        with explained("cfg.yaml: "):
             config = parse_config(PiConfig, {**self.policy, "vlm_config": dict(vlm_config)}, "policy")
-        except ValueError as error:
-            raise ValueError(f"cfg.yaml: {' '.join(str(error).split())}") from error
         kinds = vlm_config.get("architectures") or [config.vlm_type]
         if config.vlm_type not in kinds:
             got = f"the VLM's config.json describes {kinds[0]}, cfg.yaml names {config.vlm_type}"
@@ -68,24 +66,19 @@ def read_released_config(path: Path) -> ReleasedConfig:
     Raises ValueError, naming the key, for a class outside the registry, an interpolation that would run a resolver, an
     unknown or missing key, and a value this package computes nothing for.
     """
-    try:
+    with explained(f"{path}: not readable as YAML: ", OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError):
         document = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, Mapping) or not isinstance(document.get("policy"), Mapping):
         raise ValueError(f"{path}: has no group 'policy'; give the cfg.yaml of a released Pi policy")
-    try:
+    with explained(f"{path}: ", ValueError, RecursionError):
         return _read(_resolve(document))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 def read_vlm_config(path: Path) -> dict[str, Any]:
-    """The VLM's ``config.json`` as a mapping; raises ValueError where it is none."""
-    try:
+    """The VLM's ``config.json`` as a mapping; raises ValueError where it is not one."""
+    give = "give the VLM's config.json with --vlm"
+    with explained(f"{path}: not readable as JSON (", OSError, ValueError, after=f"); {give}"):
         document = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); give the VLM's config.json with --vlm") from error
     if not isinstance(document, dict):
         raise ValueError(f"{path}: is {type(document).__name__}; expected the mapping of the VLM's config.json")
     return document
@@ -147,10 +140,8 @@ def _resolve(document: Mapping[str, Any]) -> Mapping[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    try:
+    with explained("", OmegaConfBaseException, after="; write the value there"):
         resolved = OmegaConf.to_container(OmegaConf.create(dict(document)), resolve=True)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{' '.join(str(error).split())}; write the value there") from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
 
@@ -181,7 +172,7 @@ def _processor(transforms: Any, vlm_type: str) -> Mapping[str, Any]:
         raise ValueError(f"policy.transforms: {got}; expected one of {', '.join(PROCESSOR_CLASSES)}")
     target = processor.get("_target_")
     if PROCESSOR_TARGETS.get(str(target)) != vlm_type:
-        raise ValueError(f"policy.transforms: _target_ is '{target}', which is no processor of {vlm_type}")
+        raise ValueError(f"policy.transforms: _target_ is '{target}', which is not the processor of {vlm_type}")
     return processor
 
 

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 from vla_ros.policies.directory import infer
 from vla_ros.policies.files import GOLDEN_FILE, WEIGHTS_FILE, open_policy, write_files
 from vla_ros.policies.golden import GoldenCase, write_golden
 from vla_ros.policies.importing.precision import float32_arithmetic
 from vla_ros.policies.importing.writer import write_safetensors
-from vla_ros.policies.pi.processor import PiProcessor
+from vla_ros.policies.pi.processor import PiProcessor, read_tokenizer
 from vla_ros.policies.pi.released.config import read_released_config
 from vla_ros.policies.pi.released.settings import RobotSettings, data_config, processor_config
 from vla_ros.policies.pi.released.source import find_image_config, find_run, find_stats, find_tokenizer, find_vlm_config
@@ -57,11 +56,12 @@ def import_run(
     vlm_config = find_vlm_config(run, released.model_id, vlm)
     policy = fill_policy(run, released, vlm_config, dtype=None)
     config = policy.config
+    tokenizer = find_tokenizer(vlm_config, released.model_id)
     processor = PiProcessor(
         config=config,
         data=data_config(config, robot),
         images=processor_config(config, released, find_image_config(vlm_config), robot.camera_size),
-        tokenizer=_read_tokenizer(find_tokenizer(vlm_config, released.model_id)),
+        tokenizer=read_tokenizer(tokenizer, str(tokenizer)),
         stats=read_released_stats(find_stats(run, stats), stats_shapes(config)),
     )
     digest = _write_aside(out, lambda folder: _write(folder, policy, processor))
@@ -104,13 +104,6 @@ def _golden_observation(processor: PiProcessor) -> Observation:
         joint_positions=joints,
         task=GOLDEN_TASK,
     )
-
-
-def _read_tokenizer(path: Path) -> Tokenizer:
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise ValueError(f"{path}: not readable as a tokenizer: {' '.join(str(error).split())}") from error
 
 
 def _check_free(out: Path) -> None:

@@ -14,6 +14,7 @@ from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.released.config import ReleasedConfig
+from vla_ros.strict import explained
 
 # Qwen3-VL's preprocessor_config.json where a release comes without one: least and most pixels of an image.
 PIXEL_RANGE = (65536, 16777216)
@@ -102,13 +103,12 @@ def _backbone_size(
 def _pixel_range(path: Path | None) -> tuple[int, int]:
     if path is None:
         return PIXEL_RANGE
-    try:
+    what = "not readable as the settings of an image processor"
+    with explained(f"{path}: {what} (", OSError, AttributeError, ValueError, after="); restore it"):
         document = json.loads(path.read_text())
         size = document.get("size") or {}
         least = size.get("shortest_edge", document.get("min_pixels", PIXEL_RANGE[0]))
         most = size.get("longest_edge", document.get("max_pixels", PIXEL_RANGE[1]))
-    except (OSError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path}: not readable as the settings of an image processor ({error}); restore it") from error
     if type(least) is not int or type(most) is not int or not 1 <= least <= most:
         raise ValueError(f"{path}: images of {least!r} to {most!r} pixels; expected two increasing numbers above 0")
     return least, most

@@ -38,7 +38,7 @@ def find_run(source: str) -> ReleasedRun:
     """
     folder = _download(source) if source.startswith(HUB_PREFIX) else Path(source).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"{source} is no folder; give a run directory with {CFG_FILE} and checkpoint_N/{MODEL_FILE}")
+        raise ValueError(f"{source} is not a folder; give a run with {CFG_FILE} and checkpoint_N/{MODEL_FILE}")
     chosen = folder if _CHECKPOINT.fullmatch(folder.resolve().name) else None
     folder = folder.resolve().parent if chosen else folder
     checkpoint = chosen or _highest([path.name for path in folder.iterdir() if (path / MODEL_FILE).is_file()], folder)
@@ -94,7 +94,7 @@ def find_stats(run: ReleasedRun, given: str | None) -> Path:
     """
     if given:
         if not Path(given).is_file():
-            raise ValueError(f"--stats {given} is no file; give the .npz with the statistics of state and action")
+            raise ValueError(f"--stats {given} is not a file; give the .npz with the statistics of state and action")
         return Path(given)
     for folder in (run.model.parent, run.folder):
         found = sorted(folder.glob("*.npz"))
@@ -117,7 +117,7 @@ def _download(source: str) -> Path:
     match = _HUB_SOURCE.fullmatch(source)
     subpath = PurePosixPath(match["subpath"] or "") if match else PurePosixPath()
     if match is None or ".." in subpath.parts:
-        raise ValueError(f"'{source}' is no hub source; expected hf:org/repo[/subpath][@revision]")
+        raise ValueError(f"'{source}' is not a hub source; expected hf:org/repo[/subpath][@revision]")
     revision = hub.look_up(match["repo"], match["revision"])
     prefix = "" if subpath == PurePosixPath() else f"{subpath}/"
     if _CHECKPOINT.fullmatch(subpath.name):

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from vla_ros.strict import explained, one_line
 from vla_ros.transforms.normalize import FieldStats
 
 # The names of each key in releases, and of each statistic.
@@ -34,14 +35,12 @@ def read_released_stats(path: Path, shapes: Mapping[str, tuple[int, int]]) -> di
     try:
         entries = _read_entries(path)
     except (OSError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, ValueError) as error:
-        text = " ".join(str(error).split())
-        raise ValueError(f"{path}: not readable as statistics ({text}); give an .npz of numpy arrays") from error
+        give = "give an .npz of numpy arrays"
+        raise ValueError(f"{path}: not readable as statistics ({one_line(error)}); {give}") from error
     except Exception as error:  # a pickle that doesn't fit together fails in any of many ways
         raise ValueError(f"{path}: damaged ({' '.join(repr(error).split())}); restore it") from error
-    try:
+    with explained(f"{path}: "):
         return {key: _field(key, _components(key, entries), shape) for key, shape in shapes.items()}
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _components(key: str, entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +60,7 @@ def _field(key: str, components: Mapping[str, Any], shape: tuple[int, int]) -> F
     arrays = {}
     for field, value in components.items():
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
-            raise ValueError(f"{key}.{FIELDS[field]} is missing or no array of numbers")
+            raise ValueError(f"{key}.{FIELDS[field]} is missing or not an array of numbers")
         if value.ndim != 2 or value.shape[0] < shape[0] or value.shape[1] != shape[1]:
             got = f"{key}.{FIELDS[field]} has shape {value.shape}"
             raise ValueError(f"{got}; the policy needs [horizon, dim] = {shape}")
@@ -155,7 +154,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, no part of an array; nothing was run")
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, not a part of an array; nothing was run")
         return self._ADMITTED[module, name]
 
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from vla_ros.policies import fill
 from vla_ros.policies.base import BasePolicy
-from vla_ros.policies.importing.checkpoint import Checkpoint, check_finite, check_names, open_checkpoint
+from vla_ros.policies.importing.checkpoint import Checkpoint, check_finite, open_checkpoint
 from vla_ros.policies.importing.mapped import MappedFile
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.released.config import ReleasedConfig, read_released_config, read_vlm_config, untied
 from vla_ros.policies.pi.released.source import ReleasedRun, find_run
+from vla_ros.strict import explained
 
 CAUSAL_MODEL = "vlm_bridge.causal_model."
 # Where transformers names a module differently since the release, by backbone: (then, now).
@@ -63,10 +64,8 @@ def fill_policy(
     own_head, says_tied = _has_own_head(checkpoint), config.vlm_config.get("tie_word_embeddings", True)
     config = untied(config) if own_head else config
     policy = fill.build_on_meta(config, "cfg.yaml and config.json")
-    try:
+    with explained(f"{run.model}: "):
         _fill(policy, checkpoint, dtype)
-    except ValueError as error:
-        raise ValueError(f"{run.model}: {' '.join(str(error).split())}") from error
     head = "tied to the input embedding"
     if own_head:
         head = "untied: it differs from the input embedding" + (", though config.json ties it" if says_tied else "")
@@ -76,8 +75,8 @@ def fill_policy(
 def _fill(policy: BasePolicy, checkpoint: Checkpoint, dtype: torch.dtype | None) -> None:
     """Every parameter becomes the checkpoint's tensor."""
     weights, aliases = checkpoint.weights, fill.shared_names(policy)
-    shapes = {name: parameter.shape for name, parameter in policy.named_parameters()}
-    check_names({name: value for name, value in weights.items() if name not in aliases}, shapes)
+    shapes = {name: value.shape for name, value in weights.items() if name not in aliases}
+    fill.check_shapes(shapes, policy, "cfg.yaml and the VLM's config.json describe another architecture")
     check_finite(checkpoint)
 
     def value(name: str) -> Tensor:

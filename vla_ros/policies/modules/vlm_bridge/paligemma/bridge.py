@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import (
     Gemma2Config,
@@ -17,21 +17,20 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from vla_ros.policies.modules.layers.packing import PackedLinear
-from vla_ros.policies.modules.layers.siglip import pack_siglip, run_siglip
+from vla_ros.policies.modules.layers.siglip import SiglipTower
 from vla_ros.policies.modules.vlm_bridge import build
-from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan, VLMBridge
+from vla_ros.policies.modules.vlm_bridge.base import EmbeddedPrefix, VLMBridge
 from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
 from vla_ros.policies.modules.vlm_bridge.paligemma.forward import (
     PackedGemmaLayer,
     embed_prefix,
     gemma_norm,
+    grouped_bias,
     layer_norms,
     norm_weight,
-    run_text,
+    run_layer,
 )
-from vla_ros.policies.modules.vlm_bridge.paligemma.processor import image_token_id
 
 TEXT_CONFIGS = {"gemma": GemmaConfig, "gemma2": Gemma2Config}
 # Written by releases, some in one group and some in another; none of them changes a value that is computed here.
@@ -45,27 +44,27 @@ MORE_KEYS = frozenset(
 class PaliGemmaBridge(VLMBridge):
     """PaliGemma 1 or 2, as the text config says; only the weights of its modules are used, see ``forward``."""
 
+    run_layer = staticmethod(run_layer)
+
     def __init__(self, config: PrefixConfig) -> None:
         super().__init__(config, PaliGemmaForConditionalGeneration(build_config(config.vlm_config)))
-        self.packed_vision: tuple[PackedLinear | None, ...] = (None,) * len(self._vision_tower.encoder.layers)
-
-    @property
-    def language_model(self) -> Any:
-        return self.causal_model.model.language_model
-
-    @property
-    def image_token_id(self) -> int:
-        return image_token_id(self.config.vlm_config)
+        self.vision = SiglipTower(self.causal_model.model.vision_tower, config.image_mean, config.image_std)
 
     def num_image_tokens(self, grid: tuple[int, int, int]) -> int:
         return math.prod(grid)
 
-    def run(
-        self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"], plan: PrefixPlan
-    ) -> tuple[Float[Tensor, "batch rows hidden"], ...]:
-        features = self._image_features(inputs)
-        x = embed_prefix(self.language_model, inputs.input_ids, self.image_token_id, features, registers)
-        return run_text(self.language_model, self.packed_layers, x, plan)
+    def embed(self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"]) -> EmbeddedPrefix:
+        model = self.causal_model.model
+        states = self.vision(inputs.pixel_values, model.vision_tower.embeddings.position_embedding.weight)
+        features = model.multi_modal_projector(states)
+        return EmbeddedPrefix(
+            embed_prefix(self.language_model, inputs.input_ids, self.is_image(inputs), features, registers)
+        )
+
+    def make_mask(
+        self, mask: Bool[Tensor, "batch 1 prefix prefix"], dtype: torch.dtype
+    ) -> Float[Tensor, "batch 1 grouped_rows prefix"]:
+        return grouped_bias(mask, self.language_model.layers[0].self_attn.num_key_value_groups, dtype)
 
     def final_norm(self, states: Float[Tensor, "batch rows hidden"]) -> Float[Tensor, "batch rows hidden"]:
         norm = self.language_model.norm
@@ -82,18 +81,7 @@ class PaliGemmaBridge(VLMBridge):
             PackedGemmaLayer(**vars(packed), norms=layer_norms(layer))
             for packed, layer in zip(self.packed_layers, self.language_model.layers, strict=True)
         )
-        self.packed_vision = pack_siglip(self._vision_tower)
-
-    @property
-    def _vision_tower(self) -> Any:
-        return self.causal_model.model.vision_tower
-
-    def _image_features(self, inputs: VLMInputs) -> Float[Tensor, "images patches hidden"]:
-        positions = self._vision_tower.embeddings.position_embedding.weight
-        patches = inputs.pixel_values.reshape(-1, len(positions), inputs.pixel_values.shape[-1])
-        mean, std = self.config.image_mean, self.config.image_std
-        states = run_siglip(self._vision_tower, self.packed_vision, patches, positions, mean, std)
-        return self.causal_model.model.multi_modal_projector(states)
+        self.vision.pack_weights()
 
 
 def build_config(document: Mapping[str, Any]) -> PaliGemmaConfig:
@@ -108,7 +96,4 @@ def build_config(document: Mapping[str, Any]) -> PaliGemmaConfig:
     if config.projection_dim != config.text_config.hidden_size:
         sizes = f"projection_dim is {config.projection_dim}, text_config.hidden_size {config.text_config.hidden_size}"
         raise ValueError(f"policy.vlm_config: {sizes}; make them equal")
-    rope_type = config.text_config.rope_parameters["rope_type"]
-    if rope_type != "default":
-        raise ValueError(f"policy.vlm_config.text_config: rope_type is '{rope_type}'; only 'default' is computed")
     return config

@@ -9,7 +9,6 @@ wider than any prefix. Only parameters are read, no buffers: a model that was fi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -18,8 +17,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from vla_ros.policies.modules.layers.packing import PackedLayer, gated_mlp, project_qkv
-from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan
-from vla_ros.policies.utils.transformers import Rotary, apply_rotary, inverse_frequencies, make_rotary, rms_norm
+from vla_ros.policies.utils.transformers import Rotary, apply_rotary, rms_norm
 
 
 class LayerNorms(NamedTuple):
@@ -41,37 +39,18 @@ class PackedGemmaLayer(PackedLayer):
 def embed_prefix(
     language_model: nn.Module,
     input_ids: Int64[Tensor, "batch seq"],
-    image_token_id: int,
+    is_image: Bool[Tensor, "batch seq 1"],
     image_features: Float[Tensor, "batch image_tokens hidden"],
     registers: Float[Tensor, "registers hidden"],
 ) -> Float[Tensor, "batch prefix hidden"]:
     """What enters layer 0: token and register embeddings times ``sqrt(hidden)``, image features as they are."""
-    is_image = input_ids == image_token_id
     table = language_model.embed_tokens.weight
-    tokens = F.embedding(input_ids.masked_fill(is_image, 0), table)  # an image token's id may lie beyond the table
+    known = input_ids.masked_fill(is_image.squeeze(-1), 0)  # an image token's id may lie beyond the table
+    tokens = F.embedding(known, table)
     x = torch.cat((tokens, registers.to(table.dtype).expand(len(tokens), -1, -1)), dim=1)
     scale = torch.full((), x.shape[-1] ** 0.5, dtype=x.dtype, device=x.device)  # rounded as the embeddings are
-    mask = F.pad(is_image, (0, registers.shape[0])).unsqueeze(-1)
+    mask = F.pad(is_image, (0, 0, 0, registers.shape[0]))
     return (x * scale).masked_scatter(mask, image_features.to(x.dtype))
-
-
-def run_text(
-    language_model: nn.Module,
-    packed_layers: tuple[PackedGemmaLayer | None, ...],
-    x: Float[Tensor, "batch prefix hidden"],
-    plan: PrefixPlan,
-) -> tuple[Float[Tensor, "batch rows hidden"], ...]:
-    """The recorded states, before the final norm: all positions, but ``plan.last_rows`` of the last layer."""
-    rotary = _rotary(language_model.config, plan.position_ids)
-    num_groups, num_layers = language_model.layers[0].self_attn.num_key_value_groups, len(language_model.layers)
-    bias = _bias(plan.mask, num_groups, x.dtype)
-    recorded = []
-    for i, layer in enumerate(language_model.layers):
-        rows = plan.last_rows if i == num_layers - 1 else x.shape[1]
-        x = _layer(layer, packed_layers[i], x, rotary, bias[:, :, -rows * num_groups :])
-        if i >= num_layers - plan.num_recorded_layers:
-            recorded.append(x)
-    return tuple(recorded)
 
 
 def gemma_norm(
@@ -95,59 +74,44 @@ def layer_norms(layer: nn.Module) -> LayerNorms:
     return LayerNorms(first, second, norm_weight(third), norm_weight(fourth))
 
 
-def _layer(
+def run_layer(
     layer: nn.Module,
     packed: PackedGemmaLayer | None,
     x: Float[Tensor, "batch prefix hidden"],
     rotary: Rotary,
     bias: Float[Tensor, "batch 1 grouped_rows prefix"],
+    num_rows: int,
 ) -> Float[Tensor, "batch rows hidden"]:
-    """One decoder layer; only the last positions, as many as ``bias`` is for, are computed."""
+    """One decoder layer, of which only the last ``num_rows`` positions are computed."""
     norms = layer_norms(layer) if packed is None else packed.norms
-    eps = layer.input_layernorm.eps
-    attended = _attention(layer.self_attn, packed, gemma_norm(x, norms.before_attention, eps), rotary, bias)
-    x = x[:, -attended.shape[1] :] + gemma_norm(attended, norms.after_attention, eps)
+    attn, eps = layer.self_attn, layer.input_layernorm.eps
+    projected = project_qkv(attn, packed, gemma_norm(x, norms.before_attention, eps), num_rows)
+    queries, keys, values = (heads.unflatten(-1, (-1, attn.head_dim)) for heads in projected)
+    queries, keys = apply_rotary(queries, rotary.last(num_rows)), apply_rotary(keys, rotary)
+    attended = attn.o_proj(_attend(attn, queries, keys.transpose(1, 2), values.transpose(1, 2), bias))
+    x = x[:, -num_rows:] + gemma_norm(attended, norms.after_attention, eps)
     return x + gemma_norm(gated_mlp(layer.mlp, packed, gemma_norm(x, norms.before_mlp, eps)), norms.after_mlp, eps)
 
 
-def _attention(
-    attn: nn.Module,
-    packed: PackedLayer | None,
-    x: Float[Tensor, "batch prefix hidden"],
-    rotary: Rotary,
-    bias: Float[Tensor, "batch 1 grouped_rows prefix"],
-) -> Float[Tensor, "batch rows hidden"]:
+def _attend(
+    attn: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+) -> Float[Tensor, "batch rows inner"]:
     """Query heads that share a key head become rows of it, side by side: nothing is copied for them."""
-    num_groups = attn.num_key_value_groups
-    num_rows = bias.shape[2] // num_groups
-    projected = project_qkv(attn, packed, x, num_rows)
-    queries, keys, values = (heads.unflatten(-1, (-1, attn.head_dim)) for heads in projected)
-    queries = apply_rotary(queries, rotary.last(num_rows)).unflatten(2, (-1, num_groups))
-    grouped = queries.transpose(1, 2).flatten(2, 3)
-    keys, values = apply_rotary(keys, rotary).transpose(1, 2), values.transpose(1, 2)
+    rows_and_groups = queries.shape[1], attn.num_key_value_groups
+    grouped = queries.unflatten(2, (-1, attn.num_key_value_groups)).transpose(1, 2).flatten(2, 3)
+    bias = bias[:, :, -grouped.shape[2] :]
     cap = getattr(attn, "attn_logit_softcapping", None)
     if cap is None:
         out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=bias, scale=attn.scaling)
     else:
         scores = torch.tanh(grouped @ keys.transpose(-1, -2) * (attn.scaling / cap)) * cap + bias
         out = F.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype) @ values
-    return attn.o_proj(out.unflatten(2, (num_rows, num_groups)).transpose(1, 2).flatten(2))
+    return out.unflatten(2, rows_and_groups).transpose(1, 2).flatten(2)
 
 
-def _bias(
+def grouped_bias(
     mask: Bool[Tensor, "batch 1 prefix prefix"], num_groups: int, dtype: torch.dtype
 ) -> Float[Tensor, "batch 1 grouped_rows prefix"]:
     """What is added to attention scores, made once for all layers; each row as often as heads share a key head."""
     bias = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
     return bias.unsqueeze(3).expand(-1, -1, -1, num_groups, -1).flatten(2, 3)
-
-
-def _rotary(config: object, position_ids: Int64[Tensor, "batch 1 prefix"]) -> Rotary:
-    frequencies = _frequencies(config.head_dim, config.rope_parameters["rope_theta"], position_ids.device)
-    return make_rotary(position_ids.transpose(1, 2).float() * frequencies)
-
-
-@lru_cache(maxsize=16)
-def _frequencies(head_dim: int, theta: float, device: torch.device) -> Float[Tensor, "half"]:
-    with torch.inference_mode(False), torch.no_grad():
-        return inverse_frequencies(head_dim, theta, device)

@@ -26,6 +26,7 @@ DEFAULT_GEMMA2_WINDOW = 4096
 class PaliGemmaProcessor(VLMProcessor):
     """Position ids are the running count of valid tokens, 1 at the first; registers continue it."""
 
+    special_tokens = (PAD, BEGIN, END)
     pads_left = False
 
     def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
@@ -33,16 +34,11 @@ class PaliGemmaProcessor(VLMProcessor):
         super().__init__(config, policy, tokenizer, num_cameras)
         known = [token for token in PLACE_TOKENS if tokenizer.token_to_id(token) is not None]
         tokenizer.add_tokens([AddedToken(token, normalized=False) for token in known])
-        self._ids = {token: self.special_id(token) for token in (PAD, BEGIN, END)}
         if tokenizer.token_to_id(IMAGE) not in (None, self._image_id):
             got = f"{IMAGE} is {tokenizer.token_to_id(IMAGE)}, the backbone's image_token_index {self._image_id}"
             raise ValueError(f"tokenizer.json: {got}; make them equal")
         self._image_ids = [self._image_id] * (num_cameras * self.grid[1] * self.grid[2])
         self._check_window()
-
-    @property
-    def pad_id(self) -> int:
-        return self._ids[PAD]
 
     @property
     def num_embedded_tokens(self) -> int:
@@ -51,9 +47,9 @@ class PaliGemmaProcessor(VLMProcessor):
         return super().num_embedded_tokens - (beyond and self.tokenizer.token_to_id(IMAGE) is not None)
 
     def make_prompt(self, task: str, generation_prompt: str, generation_answer: str) -> Prompt:
-        before = [*self._image_ids, self._ids[BEGIN], *self.encode(task)]
+        before = [*self._image_ids, self.ids[BEGIN], *self.encode(task)]
         question = self.separator_ids() + self.encode(generation_prompt) + self.encode("\n")
-        targets = [*self.encode(generation_answer), self._ids[END]] if generation_answer else []
+        targets = [*self.encode(generation_answer), self.ids[END]] if generation_answer else []
         return Prompt(np.array(before + question + targets, np.int64), len(before), len(targets))
 
     @staticmethod
@@ -69,10 +65,7 @@ class PaliGemmaProcessor(VLMProcessor):
         """Positions are a table for one size, in multiples of the patch."""
         super()._check_image_size(unit)
         vision = {"image_size": DEFAULT_IMAGE_SIZE, **self.policy.vlm_config["vision_config"]}
-        expected = read_int({"vision_config": vision}, "vision_config", "image_size")
-        if (self.config.image_height, self.config.image_width) != (expected, expected):
-            got = f"images of {self.config.image_height}x{self.config.image_width} pixels"
-            raise ValueError(f"processor.json: {got}; the backbone sees {expected}x{expected}: set both to {expected}")
+        self._check_square(read_int({"vision_config": vision}, "vision_config", "image_size"))
 
     def _check_window(self) -> None:
         """Every other layer of Gemma 2 sees a window only; prefixes lie within it, so that it never matters."""

@@ -6,17 +6,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxtyping import Float
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig, Qwen3VLVisionConfig
 
-from vla_ros.policies.modules.layers.decoder import rms_norm_of
 from vla_ros.policies.modules.vlm_bridge import build
-from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan, VLMBridge
+from vla_ros.policies.modules.vlm_bridge.base import EmbeddedPrefix, VLMBridge
 from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
-from vla_ros.policies.modules.vlm_bridge.qwen.forward import ImageFeatures, run_text, run_vision
+from vla_ros.policies.modules.vlm_bridge.qwen.forward import interleaved_rotary, run_vision
+from vla_ros.policies.utils.transformers import Rotary
 
 
 class QwenBridge(VLMBridge):
@@ -25,29 +27,18 @@ class QwenBridge(VLMBridge):
     def __init__(self, config: PrefixConfig) -> None:
         super().__init__(config, Qwen3VLForConditionalGeneration(build_config(config.vlm_config)))
 
-    @property
-    def language_model(self) -> Any:
-        return self.causal_model.model.language_model
-
-    @property
-    def image_token_id(self) -> int:
-        return self.causal_model.config.image_token_id
-
     def num_image_tokens(self, grid: tuple[int, int, int]) -> int:
         return math.prod(grid) // self.causal_model.config.vision_config.spatial_merge_size**2
 
-    def run(
-        self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"], plan: PrefixPlan
-    ) -> tuple[Float[Tensor, "batch rows hidden"], ...]:
+    def embed(self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"]) -> EmbeddedPrefix:
         images = run_vision(self.causal_model.model.visual, inputs, self.config.image_mean, self.config.image_std)
-        image_mask = inputs.input_ids == self.image_token_id
-        embeddings = self.language_model.embed_tokens(inputs.input_ids)
-        return run_text(
-            self.language_model, self.packed_layers, embeddings, registers, ImageFeatures(image_mask, images), plan
-        )
+        states, is_image = self.join(inputs, images.features, registers), self.is_image(inputs)
+        nothing = torch.zeros_like(states[:, : is_image.shape[1]])
+        added = (nothing.masked_scatter(is_image, features.to(states.dtype)) for features in images.deepstack)
+        return EmbeddedPrefix(states, tuple(F.pad(image, (0, 0, 0, len(registers))) for image in added))
 
-    def final_norm(self, states: Float[Tensor, "batch rows hidden"]) -> Float[Tensor, "batch rows hidden"]:
-        return rms_norm_of(self.language_model.norm, states)
+    def make_rotary(self, position_ids: Int64[Tensor, "batch 3 prefix"]) -> Rotary:
+        return interleaved_rotary(self.language_model.config, position_ids)
 
 
 def build_config(document: Mapping[str, Any]) -> Qwen3VLConfig:

@@ -6,21 +6,16 @@ per-image loops, no host synchronisation, no rows of the last layer that nobody 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from vla_ros.policies.modules.layers.decoder import run_layer
-from vla_ros.policies.modules.layers.packing import PackedLayer
 from vla_ros.policies.modules.layers.pixels import normalize_patches
-from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
-from vla_ros.policies.utils.transformers import Rotary, apply_rotary, inverse_frequencies, make_rotary
+from vla_ros.policies.utils.transformers import Rotary, apply_rotary, constant, inverse_frequencies, make_rotary
 
 VISION_ROPE_THETA = 10000.0
 
@@ -30,14 +25,6 @@ class VisionOutputs(NamedTuple):
 
     features: Float[Tensor, "image_tokens hidden"]
     deepstack: tuple[Float[Tensor, "image_tokens hidden"], ...]
-
-
-@dataclass(frozen=True)
-class ImageFeatures:
-    """Where image tokens are in the sequence, and what goes there."""
-
-    mask: Bool[Tensor, "batch seq"]
-    outputs: VisionOutputs
 
 
 class _GridConstants(NamedTuple):
@@ -71,34 +58,7 @@ def run_vision(visual: nn.Module, inputs: VLMInputs, mean: tuple[float, ...], st
     return VisionOutputs(visual.merger(x), tuple(deepstack))
 
 
-def run_text(
-    language_model: nn.Module,
-    packed_layers: tuple[PackedLayer | None, ...],
-    embeddings: Float[Tensor, "batch seq hidden"],
-    registers: Float[Tensor, "registers hidden"],
-    images: ImageFeatures,
-    plan: PrefixPlan,
-) -> tuple[Float[Tensor, "batch rows hidden"], ...]:
-    """The recorded states, before the final norm: all positions, but ``plan.last_rows`` of the last layer."""
-    num_registers = registers.shape[0]
-    mask = images.mask.unsqueeze(-1)
-    features = images.outputs.features.to(embeddings.dtype)
-    x = torch.cat((embeddings.masked_scatter(mask, features), registers.expand(len(embeddings), -1, -1)), dim=1)
-    rotary = _text_rotary(language_model.config, plan.position_ids)
-    num_layers = len(language_model.layers)
-    recorded = []
-    for i, layer in enumerate(language_model.layers):
-        rows = plan.last_rows if i == num_layers - 1 else x.shape[1]
-        x = run_layer(layer, packed_layers[i], x, rotary, plan.mask[:, :, -rows:])
-        if i < len(images.outputs.deepstack):
-            added = torch.zeros_like(embeddings).masked_scatter_(mask, images.outputs.deepstack[i].to(x.dtype))
-            x = x + F.pad(added, (0, 0, 0, num_registers))[:, -x.shape[1] :]
-        if i >= num_layers - plan.num_recorded_layers:
-            recorded.append(x)
-    return tuple(recorded)
-
-
-def _text_rotary(config: object, position_ids: Int64[Tensor, "batch 3 prefix"]) -> Rotary:
+def interleaved_rotary(config: object, position_ids: Int64[Tensor, "batch 3 prefix"]) -> Rotary:
     """Interleaved mRoPE: frequency ``i`` turns with axis ``i % 3`` inside the sections, with time beyond them."""
     parameters = config.rope_parameters
     axes, frequencies = _mrope_constants(
@@ -107,15 +67,14 @@ def _text_rotary(config: object, position_ids: Int64[Tensor, "batch 3 prefix"]) 
     return make_rotary(position_ids.float().index_select(1, axes).transpose(1, 2) * frequencies)
 
 
-@lru_cache(maxsize=16)
+@constant
 def _mrope_constants(
     head_dim: int, theta: float, sections: tuple[int, ...], device: torch.device
 ) -> tuple[Int64[Tensor, "half"], Float[Tensor, "half"]]:
-    with torch.inference_mode(False), torch.no_grad():
-        axes = torch.zeros(head_dim // 2, dtype=torch.int64)
-        for axis in (1, 2):
-            axes[axis : sections[axis] * 3 : 3] = axis
-        return axes.to(device), inverse_frequencies(head_dim, theta, device)
+    axes = torch.zeros(head_dim // 2, dtype=torch.int64)
+    for axis in (1, 2):
+        axes[axis : sections[axis] * 3 : 3] = axis
+    return axes.to(device), inverse_frequencies(head_dim, theta, device)
 
 
 def _embed_patches(
@@ -139,26 +98,25 @@ def _vision_attention(attn: nn.Module, x: Float[Tensor, "images patches vision"]
     return attn.proj(out.transpose(1, 2).flatten(-2))
 
 
-@lru_cache(maxsize=32)
+@constant
 def _grid_constants(
     grid: tuple[int, int, int], merge: int, side: int, head_dim: int, device: torch.device
 ) -> _GridConstants:
     """For patches in merge-block order: bilinear taps into the learned position grid, and 2-D rotary angles."""
     time, height, width = grid
-    with torch.inference_mode(False), torch.no_grad():
-        shape = (height // merge, merge, width // merge, merge)
-        row, col = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        row, col = (x.reshape(shape).transpose(1, 2).flatten().repeat(time) for x in (row, col))
-        row_taps, row_weights = _linear_taps(row, height, side)
-        col_taps, col_weights = _linear_taps(col, width, side)
-        indices = (row_taps[:, :, None] * side + col_taps[:, None, :]).flatten(1)
-        weights = (row_weights[:, :, None] * col_weights[:, None, :]).flatten(1)
-        frequencies = inverse_frequencies(head_dim // 2, VISION_ROPE_THETA, torch.device("cpu"))
-        angles = torch.cat((row[:, None] * frequencies, col[:, None] * frequencies), dim=-1)
-        rotary = make_rotary(angles[None])
-        return _GridConstants(
-            indices.to(device), weights[..., None].to(device), Rotary(rotary.cos.to(device), rotary.sin.to(device))
-        )
+    shape = (height // merge, merge, width // merge, merge)
+    row, col = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    row, col = (x.reshape(shape).transpose(1, 2).flatten().repeat(time) for x in (row, col))
+    row_taps, row_weights = _linear_taps(row, height, side)
+    col_taps, col_weights = _linear_taps(col, width, side)
+    indices = (row_taps[:, :, None] * side + col_taps[:, None, :]).flatten(1)
+    weights = (row_weights[:, :, None] * col_weights[:, None, :]).flatten(1)
+    frequencies = inverse_frequencies(head_dim // 2, VISION_ROPE_THETA, torch.device("cpu"))
+    angles = torch.cat((row[:, None] * frequencies, col[:, None] * frequencies), dim=-1)
+    rotary = make_rotary(angles[None])
+    return _GridConstants(
+        indices.to(device), weights[..., None].to(device), Rotary(rotary.cos.to(device), rotary.sin.to(device))
+    )
 
 
 def _linear_taps(position: Tensor, size: int, side: int) -> tuple[Tensor, Tensor]:

@@ -24,34 +24,26 @@ from vla_ros.policies.modules.vlm_bridge.processor import (
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
-SPECIAL_TOKENS = (PAD, END, VISION_START, VISION_END, IMAGE_PAD, PROMPT_SEPARATOR)
 LOCATION_TOKENS = tuple(f"<loc{i:03d}>" for i in range(100))
 
 
 class QwenProcessor(VLMProcessor):
     """Position ids have three axes (time, height, width): mRoPE of Qwen2-VL, arXiv 2409.12191, section 2.1."""
 
+    special_tokens = (PAD, END, VISION_START, VISION_END, IMAGE_PAD)
     padded_position = 1  # what released checkpoints saw there
 
     def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
         super().__init__(config, policy, tokenizer, num_cameras)
         self.merge_size = read_int(policy.vlm_config, "vision_config", "spatial_merge_size")
         self._check_image_size(self.patch_size * self.merge_size)
-        self._ids = {token: self.special_id(token) for token in (PAD, END, VISION_START, VISION_END, IMAGE_PAD)}
-        image_token_id = read_int(policy.vlm_config, "image_token_id")
-        if self._ids[IMAGE_PAD] != image_token_id:
-            got = f"{IMAGE_PAD} is {self._ids[IMAGE_PAD]}, the backbone's image_token_id {image_token_id}"
-            raise ValueError(f"tokenizer.json: {got}; make them equal")
+        self._check_image_id(IMAGE_PAD)
         start = tokenizer.token_to_id(START)
         self._user_turn, self._assistant_turn = [], []
         if start is not None:
             self._user_turn = [start, *self.encode("user\n")]
-            self._assistant_turn = [self._ids[END], *self.encode("\n"), start, *self.encode("assistant\n")]
+            self._assistant_turn = [self.ids[END], *self.encode("\n"), start, *self.encode("assistant\n")]
         self._image_ids, self._image_positions, self._num_image_positions = self._layout_images()
-
-    @property
-    def pad_id(self) -> int:
-        return self._ids[PAD]
 
     def make_prompt(self, task: str, generation_prompt: str, generation_answer: str) -> Prompt:
         before = self._image_ids + self.encode(task)
@@ -59,7 +51,7 @@ class QwenProcessor(VLMProcessor):
         targets: list[int] = []
         if generation_answer:
             question += self._assistant_turn
-            targets = [*self.encode(generation_answer), self._ids[END]]
+            targets = [*self.encode(generation_answer), self.ids[END]]
         ids = np.array(before + question + targets, np.int64)
         num_text = len(ids) - len(self._image_ids)
         text = np.broadcast_to(np.arange(num_text) + self._num_image_positions, (3, num_text))
@@ -93,7 +85,7 @@ class QwenProcessor(VLMProcessor):
         position = len(ids)
         parts = [np.tile(np.arange(position), (3, 1))]
         for _ in range(self.num_cameras):
-            ids += [self._ids[VISION_START], *[self._ids[IMAGE_PAD]] * len(row), self._ids[VISION_END]]
+            ids += [self.ids[VISION_START], *[self.ids[IMAGE_PAD]] * len(row), self.ids[VISION_END]]
             start = position + 1
             after = start + max(rows, cols)
             image = np.stack((np.full_like(row, start), start + row, start + col))
@@ -113,7 +105,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 512, extra_tokens: S
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(extra_tokens),
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=[*QwenProcessor.special_tokens, PROMPT_SEPARATOR],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

@@ -11,14 +11,12 @@ from torch import Tensor
 from transformers import LlamaConfig, SmolVLMConfig, SmolVLMForConditionalGeneration
 from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
-from vla_ros.policies.modules.layers.decoder import rms_norm_of
-from vla_ros.policies.modules.layers.packing import PackedLinear
-from vla_ros.policies.modules.layers.siglip import pack_siglip
+from vla_ros.policies.modules.layers.siglip import SiglipTower
 from vla_ros.policies.modules.vlm_bridge import build
-from vla_ros.policies.modules.vlm_bridge.base import PrefixPlan, VLMBridge
+from vla_ros.policies.modules.vlm_bridge.base import EmbeddedPrefix, VLMBridge
 from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
-from vla_ros.policies.modules.vlm_bridge.smolvlm.forward import join_prefix, run_text, run_vision
+from vla_ros.policies.modules.vlm_bridge.smolvlm.forward import run_vision
 
 # Written by releases, some in one group and some in another; none of them changes a value that is computed here.
 MORE_KEYS = frozenset(
@@ -33,35 +31,22 @@ class SmolVLMBridge(VLMBridge):
 
     def __init__(self, config: PrefixConfig) -> None:
         super().__init__(config, SmolVLMForConditionalGeneration(build_config(config.vlm_config)))
-        num_layers = len(self.causal_model.model.vision_model.encoder.layers)
-        self.packed_vision: tuple[PackedLinear | None, ...] = (None,) * num_layers
+        self.vision = SiglipTower(self.causal_model.model.vision_model, config.image_mean, config.image_std)
 
     @property
     def language_model(self) -> Any:
         return self.causal_model.model.text_model
-
-    @property
-    def image_token_id(self) -> int:
-        return self.causal_model.config.image_token_id
 
     def num_image_tokens(self, grid: tuple[int, int, int]) -> int:
         return math.prod(grid) // self.causal_model.config.scale_factor**2
 
     def pack_weights(self) -> None:
         super().pack_weights()
-        self.packed_vision = pack_siglip(self.causal_model.model.vision_model)
+        self.vision.pack_weights()
 
-    def run(
-        self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"], plan: PrefixPlan
-    ) -> tuple[Float[Tensor, "batch rows hidden"], ...]:
-        images = run_vision(self.causal_model.model, self.packed_vision, inputs, self.config)
-        embeddings = self.language_model.embed_tokens(inputs.input_ids)
-        image_mask = inputs.input_ids == self.image_token_id
-        prefix = join_prefix(embeddings, image_mask, images, registers)
-        return run_text(self.language_model, self.packed_layers, prefix, plan)
-
-    def final_norm(self, states: Float[Tensor, "batch rows hidden"]) -> Float[Tensor, "batch rows hidden"]:
-        return rms_norm_of(self.language_model.norm, states)
+    def embed(self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"]) -> EmbeddedPrefix:
+        images = run_vision(self.causal_model.model, self.vision, inputs, self.config.vlm_config)
+        return EmbeddedPrefix(self.join(inputs, images, registers))
 
 
 def build_config(document: Mapping[str, Any]) -> SmolVLMConfig:
@@ -73,7 +58,4 @@ def build_config(document: Mapping[str, Any]) -> SmolVLMConfig:
         if type(got) is not group:
             expected = f"'{got.model_type}'; SmolVLM has '{group.model_type}'"
             raise ValueError(f"policy.vlm_config.{name}.model_type is {expected}: give its own config.json")
-    rope_type = config.text_config.rope_parameters["rope_type"]
-    if rope_type != "default":
-        raise ValueError(f"policy.vlm_config.text_config: rope_type is '{rope_type}'; only 'default' is computed here")
     return config

@@ -19,7 +19,6 @@ from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, Promp
 
 PAD, START, END = "<|im_end|>", "<|im_start|>", "<end_of_utterance>"
 AROUND_IMAGE, GLOBAL_IMAGE, IMAGE = "<fake_token_around_image>", "<global-img>", "<image>"
-SPECIAL_TOKENS = (PAD, START, END, AROUND_IMAGE, GLOBAL_IMAGE, IMAGE)
 
 
 class SmolVLMProcessor(VLMProcessor):
@@ -29,6 +28,7 @@ class SmolVLMProcessor(VLMProcessor):
     wants the padded length it was trained with as its only one.
     """
 
+    special_tokens = (PAD, START, END, AROUND_IMAGE, GLOBAL_IMAGE, IMAGE)
     resampling = Image.Resampling.LANCZOS
 
     def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
@@ -37,25 +37,17 @@ class SmolVLMProcessor(VLMProcessor):
         if scale < 1 or self.grid[1] % scale:
             got = f"scale_factor is {scale}, an image has {self.grid[1]} patches a side"
             raise ValueError(f"policy.vlm_config: {got}; the second must be a multiple of the first")
-        self._ids = {token: self.special_id(token) for token in SPECIAL_TOKENS}
-        image_token_id = read_int(policy.vlm_config, "image_token_id")
-        if self._ids[IMAGE] != image_token_id:
-            got = f"{IMAGE} is {self._ids[IMAGE]}, the backbone's image_token_id {image_token_id}"
-            raise ValueError(f"tokenizer.json: {got}; make them equal")
+        self._check_image_id(IMAGE)
         image = [AROUND_IMAGE, GLOBAL_IMAGE, *[IMAGE] * (self.grid[1] // scale) ** 2, AROUND_IMAGE]
-        self._image_ids = [self._ids[token] for token in image] * num_cameras
-
-    @property
-    def pad_id(self) -> int:
-        return self._ids[PAD]
+        self._image_ids = [self.ids[token] for token in image] * num_cameras
 
     def make_prompt(self, task: str, generation_prompt: str, generation_answer: str) -> Prompt:
-        before = [self._ids[START], *self.encode("User:"), *self._image_ids, *self.encode(task)]
+        before = [self.ids[START], *self.encode("User:"), *self._image_ids, *self.encode(task)]
         ids = before + self.separator_ids() + self.encode(generation_prompt)
         targets: list[int] = []
         if generation_answer:
-            targets = [*self.encode(f" {generation_answer}"), self._ids[END]]
-            ids += [self._ids[END], *self.encode("\nAssistant:")]
+            targets = [*self.encode(f" {generation_answer}"), self.ids[END]]
+            ids += [self.ids[END], *self.encode("\nAssistant:")]
         return Prompt(np.array(ids + targets, np.int64), len(before), len(targets))
 
     @staticmethod
@@ -70,7 +62,4 @@ class SmolVLMProcessor(VLMProcessor):
 
     def _check_image_size(self, unit: int) -> None:
         """The tower's own square and no other: its learned positions are for that one."""
-        size = read_int(self.policy.vlm_config, "vision_config", "image_size")
-        if (self.config.image_height, self.config.image_width) != (size, size):
-            got = f"images of {self.config.image_height}x{self.config.image_width} pixels"
-            raise ValueError(f"processor.json: {got}; the backbone sees {size}x{size}: set both to {size}")
+        self._check_square(read_int(self.policy.vlm_config, "vision_config", "image_size"))

@@ -1,4 +1,4 @@
-"""Records what makes the host wait for the device and what moves between them, each with the line that asked for it.
+"""Watches what makes the host wait for the device and what moves between them, each with the line that asked for it.
 
 An operator waits if its result's value or shape comes from a tensor's values: ``item``, ``nonzero``, a boolean index.
 A tensor made from Python data is recorded too: on its way to a device it is a copy, and a captured graph would freeze
@@ -8,11 +8,11 @@ it. What a kernel fills by itself (``full``, ``arange``) is neither.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ _NOT_THE_CALLER = (str(Path(torch.__file__).parent), str(Path(__file__).parent),
 
 
 @dataclass(frozen=True)
-class Event:
+class DeviceEvent:
     """One operator that waits or moves data: ``kind`` is one of this module's; ``file`` is relative to its package."""
 
     kind: str
@@ -51,26 +51,15 @@ class UnknownValue(Exception):
     """The value of a tensor without memory was asked for: what follows can't be run."""
 
 
-class Recorder:
-    """Inside its ``with``, ``events`` grows by one for each operator that waits or moves data.
+@contextmanager
+def watched(host_stands_in: bool = False) -> Iterator[list[DeviceEvent]]:
+    """Inside its ``with``, the list grows by one for each operator that waits or moves data.
 
     ``host_stands_in``: there is no device, and reading a tensor on the host counts as waiting for one.
     """
-
-    def __init__(self, host_stands_in: bool = False) -> None:
-        self.events: list[Event] = []
-        self.host_stands_in = host_stands_in
-        self._modes = ExitStack()
-
-    def __enter__(self) -> Recorder:
-        self._modes.enter_context(_Operators(self))
-        self._modes.enter_context(_Reads(self))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._modes.close()
+    events: list[DeviceEvent] = []
+    with _Operators(events, host_stands_in), _Reads(events, host_stands_in):
+        yield events
 
 
 def kind_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], host_stands_in: bool = False) -> str | None:
@@ -132,9 +121,9 @@ def _direction(targets: list[torch.device], tensors: list[Tensor]) -> str | None
 
 
 class _Operators(TorchDispatchMode):
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, events: list[DeviceEvent], host_stands_in: bool) -> None:
         super().__init__()
-        self._recorder = recorder
+        self._events, self._host_stands_in = events, host_stands_in
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -143,9 +132,9 @@ class _Operators(TorchDispatchMode):
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        kind = kind_of(func, args, kwargs, self._recorder.host_stands_in)
+        kind = kind_of(func, args, kwargs, self._host_stands_in)
         if kind is not None:
-            self._recorder.events.append(Event(kind, str(func), *caller()))
+            self._events.append(DeviceEvent(kind, str(func), *caller()))
         try:
             return func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
@@ -153,14 +142,14 @@ class _Operators(TorchDispatchMode):
 
 
 class _Reads(TorchFunctionMode):
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, events: list[DeviceEvent], host_stands_in: bool) -> None:
         super().__init__()
-        self._recorder = recorder
+        self._events, self._host_stands_in = events, host_stands_in
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = _READS.get(func)
-        if name is not None and (self._recorder.host_stands_in or is_on_device(args[0])):
-            self._recorder.events.append(Event(WAIT, name, *caller()))
+        if name is not None and (self._host_stands_in or is_on_device(args[0])):
+            self._events.append(DeviceEvent(WAIT, name, *caller()))
             if isinstance(args[0], FakeTensor):
                 raise UnknownValue(name)
         return func(*args, **kwargs or {})
