@@ -3,22 +3,24 @@ in the robot file's joint order."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
 from vla_ros.replay.baseline.fingerprint import InputFingerprint
 from vla_ros.replay.series import TimeSeries
-from vla_ros.types import Mode
+from vla_ros.types import Answer, Mode
 from vla_ros.units import NS_PER_S
 
 DRIVERS = (Mode.POLICY, Mode.TELEOP, Mode.HOLD, Mode.ESTOP, "")
 """Who drove when the bag was recorded; empty where it does not say."""
 COMMANDED, MEASURED = "commanded", "measured"
 """What a chunk is compared with."""
+_NUMBER = re.compile(r"-?\d[\d.]*")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,14 @@ class ReplayedChunk:
     commanded: np.ndarray
     measured: np.ndarray
     fingerprint: InputFingerprint
+
+    @classmethod
+    def of(cls, answer: Answer, given: InputFingerprint) -> Self:
+        """A chunk before it is known what the robot did."""
+        chunk, times_ns = answer.chunk, (answer.observation.header_ns, answer.asked_ns, answer.arrived_ns)
+        due_ns = np.array([chunk.due_ns(k) for k in range(chunk.horizon)])
+        unknown = np.full_like(chunk.positions, np.nan)
+        return cls(*times_ns, "", 0, due_ns, chunk.positions, unknown, unknown, given)
 
     def offset_from(self, target: str) -> np.ndarray:
         """``positions`` less those COMMANDED or MEASURED, ``[horizon, num_joints]``."""
@@ -69,6 +79,31 @@ class Incident:
     line: str
     joint: str = ""
     num_times: int = 1
+
+
+class IncidentLog:
+    """Incidents in the order of time; commands in a row that one limit of one joint bounds are one incident."""
+
+    def __init__(self, joint_names: Sequence[str]) -> None:
+        self.incidents: list[Incident] = []
+        self._joint_names = joint_names
+        self._bound = ("", "")
+        self._bound_at = 0
+
+    def add(self, now_ns: int, kind: str, line: str) -> None:
+        self.incidents.append(Incident(now_ns, kind, line))
+
+    def commanded(self, now_ns: int, reason: str) -> None:
+        """A command, and the limit that bounded it: empty where none did."""
+        joint = next((name for name in self._joint_names if f"'{name}'" in reason), "")
+        bound = joint, _NUMBER.sub("#", reason)
+        if reason and bound == self._bound:
+            before = self.incidents[self._bound_at]
+            self.incidents[self._bound_at] = replace(before, num_times=before.num_times + 1)
+        elif reason:
+            self._bound_at = len(self.incidents)
+            self.incidents.append(Incident(now_ns, "limit", reason, joint))
+        self._bound = bound
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from vla_ros.observing.policy_fit import match_policy
 from vla_ros.recordings.events import Event
 from vla_ros.recordings.feed import Feed, resolve_topic
 from vla_ros.replay.bag_run import BagRun
-from vla_ros.replay.policy import ReplayPolicy
+from vla_ros.replay.offline import ReplayPolicy
 from vla_ros.replay.records import Replay
 from vla_ros.replay.settings import Plan, ReplaySettings, Timing
 from vla_ros.robot import RobotConfig

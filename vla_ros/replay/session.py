@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from vla_ros.execution.runner import PolicyRunner
+from vla_ros.policies.directory import load_policy
 from vla_ros.replay.baseline.against import compare_with_baseline
 from vla_ros.replay.baseline.difference import Difference
 from vla_ros.replay.baseline.file import stored_tolerances, write_baseline
@@ -28,7 +30,7 @@ from vla_ros.replay.judge.verdict import (
     judge_by_baseline,
     judge_second,
 )
-from vla_ros.replay.policy import load_replay_policy
+from vla_ros.replay.offline import ReplayPolicy
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import Progress, UnusableBag, replay_bag
 from vla_ros.replay.settings import ReplaySettings
@@ -114,6 +116,14 @@ class ReplaySession:
         document = replay_document(verdict, self.summaries, self.paired, differences, times)
         problems = [line for replay in self.replays[0] for line in replay.problems]
         return {**document, "problems": [*self.unused, *problems]}
+
+
+def load_replay_policy(name: str, policy_dir: Path, device: torch.device) -> ReplayPolicy:
+    """A policy that drifted is replayed too: that is how it shows what it does. Raises ValueError as ``load_policy``
+    does."""
+    loaded = load_policy(policy_dir, device, refuse_drift=False)
+    runner = PolicyRunner(loaded.policy, device)
+    return ReplayPolicy(name, loaded.processor, lambda request: runner.run(request).actions, loaded.drift)
 
 
 def replay_session(config: SessionConfig, make_progress: MakeProgress = no_progress) -> ReplaySession:

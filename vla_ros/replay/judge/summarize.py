@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vla_ros.replay.averages import mean_of_known
 from vla_ros.replay.judge.summary import (
     INCIDENT_KINDS,
     BagIncident,
@@ -17,6 +16,7 @@ from vla_ros.replay.judge.summary import (
     WorstMoment,
 )
 from vla_ros.replay.records import COMMANDED, MEASURED, Replay, ReplayedChunk, Stretch
+from vla_ros.replay.series import mean_of_known
 from vla_ros.types import Mode
 from vla_ros.units import MS_PER_NS, NS_PER_S
 

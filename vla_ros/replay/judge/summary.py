@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.replay.averages import mean_of_known
+from vla_ros.replay.series import mean_of_known
 
 INCIDENT_KINDS = ("limit", "watchdog", "processor")
 

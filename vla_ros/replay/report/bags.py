@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vla_ros.replay.averages import mean_of_known
 from vla_ros.replay.judge.summarize import wanted_mode
 from vla_ros.replay.judge.summary import WorstMoment
 from vla_ros.replay.records import COMMANDED, DRIVERS, MEASURED, Incident, Replay, ReplayedChunk
+from vla_ros.replay.series import mean_of_known
 from vla_ros.replay.session import ReplaySession
 
 
