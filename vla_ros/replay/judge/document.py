@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.replay.baseline.difference import Difference
+from vla_ros.replay.baseline.pairs import Difference
 from vla_ros.replay.judge.paired import PairedDifference
 from vla_ros.replay.judge.summary import ErrorTable, Intervention, PolicySummary, WorstMoment
 from vla_ros.replay.judge.verdict import Verdict
