@@ -90,11 +90,8 @@ def test_changed_weights_are_caught_by_what_they_do_and_by_their_file(golden: Re
     assert first.got - first.expected == pytest.approx(1e-3, abs=1e-6)
     assert "16 of 20 chunks" in first.line and "at 2.000 s" in first.line
     assert "model.safetensors" in found[1].line
-    assert (
-        "does changed" in judge_by_baseline(found).reasons[0]
-        and "files of the policy directory changed" in judge_by_baseline(found).reasons[0]
-    )
     verdict = judge_by_baseline(found)
+    assert "does changed" in verdict.reasons[0] and "files of the policy directory changed" in verdict.reasons[0]
     assert verdict.word == FAIL and verdict.reasons[1:] == tuple(difference.line for difference in found)
 
 

@@ -20,7 +20,7 @@ from vla_ros.ros.clock import StampMap
 from vla_ros.ros.endpoints import make_publisher
 from vla_ros.ros.managed import ManagedNode
 from vla_ros.ros.problems import Problems
-from vla_ros.ros.reports import diagnostics, distribution_values, full_name, over_budget, status
+from vla_ros.ros.reports import diagnostics, distribution_values, make_status, over_budget
 from vla_ros.ros.robot_description import RobotDescription
 from vla_ros.ros.statistics import Distribution
 from vla_ros.ros.ticker import Ticker
@@ -88,8 +88,8 @@ class PolicyDiagnostics:
         values |= {"bounded_commands": str(self._num_bounded), "last_bound": self._last_bound}
         values |= {f"problem: {source}": line for source, line in problems.items()}
         message = "; ".join([*lines, *problems.values(), *over])
-        report = status(f"{full_name(self._node)}: control", level, message, values)
-        self._publisher.publish(diagnostics(self._node.get_clock().now().to_msg(), [report]))
+        status = make_status(self._node, "control", level, message, values)
+        self._publisher.publish(diagnostics(self._node, status))
 
     def _time_values(self, stages_ms: Mapping[str, Distribution]) -> dict[str, str]:
         values = {}

@@ -96,9 +96,7 @@ class ManagedNode(LifecycleNode):
         self.close()
         return TransitionCallbackReturn.SUCCESS
 
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.close()
-        return TransitionCallbackReturn.SUCCESS
+    on_error = on_shutdown
 
     def close(self) -> None:
         """Stop whatever runs, whichever state the node is in."""
