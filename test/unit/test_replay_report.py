@@ -13,7 +13,7 @@ from runtime_helpers import ROBOT
 from vla_ros.replay.baseline.fingerprint import NUM_BANDS, NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
 from vla_ros.replay.baseline.provenance import Provenance
 from vla_ros.replay.judge.paired import paired_differences
-from vla_ros.replay.judge.summarize import summarize
+from vla_ros.replay.judge.summary import summarize
 from vla_ros.replay.judge.verdict import PASS, Verdict
 from vla_ros.replay.records import Incident, Replay, ReplayedChunk, Stretch
 from vla_ros.replay.report.bags import short_names

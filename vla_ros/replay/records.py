@@ -20,6 +20,7 @@ DRIVERS = (Mode.POLICY, Mode.TELEOP, Mode.HOLD, Mode.ESTOP, "")
 """Who drove when the bag was recorded; empty where it does not say."""
 COMMANDED, MEASURED = "commanded", "measured"
 """What a chunk is compared with."""
+DRIVER_FILTERS = {"policy": Mode.POLICY, "teleop": Mode.TELEOP, "any": None}
 _NUMBER = re.compile(r"-?\d[\d.]*")
 
 
@@ -161,3 +162,33 @@ def by_observation(chunks: Sequence[Chunk]) -> dict[tuple[int, int], Chunk]:
         found[chunk.header_ns, seen[chunk.header_ns]] = chunk
         seen[chunk.header_ns] += 1
     return found
+
+
+def wanted_mode(driver: str) -> str | None:
+    """The recorded mode that a driver filter wants; None for any. Raises ValueError for an unknown one."""
+    if driver not in DRIVER_FILTERS:
+        raise ValueError(f"driver is '{driver}'; expected one of {', '.join(DRIVER_FILTERS)}")
+    return DRIVER_FILTERS[driver]
+
+
+def chunks_of(replay: Replay, driver: str) -> list[ReplayedChunk]:
+    """The chunks for whose observation the recorded driver fits."""
+    mode = wanted_mode(driver)
+    return [chunk for chunk in replay.chunks if mode in (None, chunk.driver)]
+
+
+def check_same_policy(replays: Sequence[Replay]) -> None:
+    """Raises ValueError unless there are replays, and all of one policy and one robot, each bag once."""
+    if not replays:
+        raise ValueError("no bag was replayed; expected at least one")
+    first = replays[0]
+    for replay in replays:
+        if (replay.policy, replay.digest) != (first.policy, first.digest):
+            got = f"bag {replay.bag} with policy '{replay.policy}', bag {first.bag} with '{first.policy}'"
+            raise ValueError(f"{got}; expected one policy for all bags of a summary")
+        if replay.joint_names != first.joint_names or not np.array_equal(replay.joint_ranges, first.joint_ranges):
+            raise ValueError(f"bags {first.bag} and {replay.bag} were replayed on different robots; expected the same")
+    counts = Counter(replay.bag for replay in replays)
+    repeated = sorted(name for name, count in counts.items() if count > 1)
+    if repeated:
+        raise ValueError(f"bag {repeated[0]} is given twice; expected each once")

@@ -20,8 +20,7 @@ from vla_ros.replay.baseline.provenance import Provenance, machine_name, provena
 from vla_ros.replay.baseline.record import Baseline, make_baseline
 from vla_ros.replay.judge.document import replay_document
 from vla_ros.replay.judge.paired import PairedDifference, paired_differences
-from vla_ros.replay.judge.summarize import summarize, wanted_mode
-from vla_ros.replay.judge.summary import PolicySummary
+from vla_ros.replay.judge.summary import PolicySummary, summarize
 from vla_ros.replay.judge.verdict import (
     ASK_FOR_BASELINE,
     FAIL,
@@ -31,7 +30,7 @@ from vla_ros.replay.judge.verdict import (
     judge_second,
 )
 from vla_ros.replay.offline import ReplayPolicy
-from vla_ros.replay.records import Replay
+from vla_ros.replay.records import Replay, wanted_mode
 from vla_ros.replay.run import Progress, UnusableBag, replay_bag
 from vla_ros.replay.settings import ReplaySettings
 from vla_ros.robot import RobotConfig

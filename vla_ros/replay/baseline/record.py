@@ -11,8 +11,7 @@ import numpy as np
 
 from vla_ros.replay.baseline.fingerprint import InputFingerprint
 from vla_ros.replay.baseline.provenance import Provenance, bag_name
-from vla_ros.replay.judge.summarize import check_same_policy
-from vla_ros.replay.records import Incident, Replay
+from vla_ros.replay.records import Incident, Replay, check_same_policy
 from vla_ros.replay.series import TimeSeries
 
 

@@ -71,7 +71,7 @@ def name_style(bag: Bag, i: int) -> str:
 def marks(bag: Bag, x: svg.Scale, top: float, bottom: float) -> list[str]:
     """The worst moments, by their number; a label that would lie on another goes into its neighbour's place."""
     parts, last = [], -np.inf
-    for one in sorted(bag.moments, key=lambda one: one.chunk.header_ns):
+    for one in sorted(bag.moments, key=lambda one: one.moment.chunk.header_ns):
         at_s = one.moment.time_s
         last = label = max(x(at_s), last + 17)
         tip = f"Worst moment {one.number}: {one.replay.policy}, {at_s:.2f} s"
