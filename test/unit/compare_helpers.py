@@ -68,7 +68,6 @@ def replay(chunks: Sequence[ReplayedChunk] | None = None, **changes: Any) -> Rep
         "digest": "d1",
         "joint_names": JOINTS,
         "joint_ranges": RANGES,
-        "chunk_dt_s": DT_S,
         "start_ns": START_NS,
         "end_ns": end_ns,
         "episodes": (Stretch(START_NS, end_ns, "touch the red block"),),

@@ -73,7 +73,6 @@ def make_replay(bag: str = "/bags/monday", length_s: float = 10.0) -> Replay:
         digest="0123456789abcdef",
         joint_names=JOINTS,
         joint_ranges=np.array([2.0, 4.0]),
-        chunk_dt_s=0.1,
         start_ns=START_NS,
         end_ns=ns(length_s),
         episodes=(Stretch(START_NS, ns(length_s), f"touch {NASTY}"),),

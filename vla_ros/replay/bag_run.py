@@ -4,7 +4,6 @@ and the policy's chunks out of the very processor and model that drive the robot
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from vla_ros import topics
 from vla_ros.recordings.events import (
@@ -35,14 +34,6 @@ from vla_ros.units import NS_PER_MS, NS_PER_S
 AS_RECORDED = "as recorded"
 
 
-@dataclass(frozen=True)
-class _Trouble:
-    """Whether a fault let go of the robot, and whether it is braking for one."""
-
-    is_faulty: bool = False
-    is_braking: bool = False
-
-
 class BagRun:
     """Takes a bag's events in the order of their recording; ``finish`` gives what they came to."""
 
@@ -55,7 +46,7 @@ class BagRun:
         self._policy = policy
         self._start_ns = self._now_ns = start_ns
         self._timing = plan.timing
-        self._assumed_latency_ms = plan.latency_ms if settings.latency_ms is None else None
+        self._assumed_latency_ms = plan.latency_ms if plan.is_assumed else None
         self._frames = KeptFrames(robot)
         self._loop = ControlLoop(
             robot,
@@ -76,7 +67,7 @@ class BagRun:
         self._commands = GrowingSeries(robot.num_joints)
         self._chunks: list[ReplayedChunk] = []
         self._log = IncidentLog(robot.joint_names)
-        self._trouble = _Trouble()
+        self._was_faulty = self._was_braking = False
         self._rate = CommandRate(period_ns)
         self._taking_over: TeleopEvent | None = None
         self._is_undecodable = False
@@ -125,7 +116,6 @@ class BagRun:
             digest=self._policy.processor.digest,
             joint_names=self._robot.joint_names,
             joint_ranges=self._robot.joint_values("upper") - self._robot.joint_values("lower"),
-            chunk_dt_s=self._policy.processor.chunk_shape.dt_s,
             start_ns=self._start_ns,
             end_ns=self._now_ns,
             episodes=recorded.episodes,
@@ -141,12 +131,12 @@ class BagRun:
         )
 
     def ticked(self, now_ns: int, tick: Tick) -> None:
-        before, cause = self._trouble, self._loop.recovering_from
-        self._look_for_trouble()
-        if self._trouble.is_faulty and not before.is_faulty:
+        cause = self._loop.recovering_from
+        if self._loop.is_faulty and not self._was_faulty:
             self._log.add(now_ns, "watchdog", f"{tick.mode.value}: {self._loop.why}")
-        elif cause is not None and not before.is_braking:
+        elif cause is not None and not self._was_braking:
             self._log.add(now_ns, "watchdog", f"braking: {cause.line}")
+        self._look_for_trouble()
         if tick.command is not None:
             self._commands.add(tick.command.stamp_ns, tick.command.positions)
             self._log.commanded(now_ns, tick.command.reason)
@@ -219,4 +209,5 @@ class BagRun:
             self.failed(self._now_ns, f"observation: {error}")
 
     def _look_for_trouble(self) -> None:
-        self._trouble = _Trouble(self._loop.is_faulty, self._loop.recovering_from is not None)
+        """Remember whether a fault let go of the robot, and whether it is braking for one."""
+        self._was_faulty, self._was_braking = self._loop.is_faulty, self._loop.recovering_from is not None

@@ -122,7 +122,6 @@ class Replay:
     digest: str
     joint_names: tuple[str, ...]
     joint_ranges: np.ndarray
-    chunk_dt_s: float
     start_ns: int
     end_ns: int
     episodes: tuple[Stretch, ...]

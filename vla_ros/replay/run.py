@@ -55,7 +55,7 @@ def replay_bag(
     if run is None:
         why = "; ".join(feed.problems) or "it has no message of the robot's topics"
         raise UnusableBag(f"bag {path}: nothing of it can be used: {why}")
-    return run.finish(str(path), (*feed.problems, *_assumptions(path, settings, plan)))
+    return run.finish(str(path), (*feed.problems, *_assumptions(path, plan)))
 
 
 def _open(path: Path) -> BagReader:
@@ -73,11 +73,9 @@ def _events(feed: Feed) -> Iterator[Event]:
         raise UnusableBag(str(error)) from error
 
 
-def _assumptions(path: Path, settings: ReplaySettings, plan: Plan) -> tuple[str, ...]:
-    if settings.latency_ms is not None or plan.timing is not Timing.FIXED:
-        return ()
-    assumed = f"each answer was assumed to take {plan.latency_ms:g} ms; --latency MS says otherwise"
-    return (f"bag {path} has no recorded chunks: {assumed}",)
+def _assumptions(path: Path, plan: Plan) -> tuple[str, ...]:
+    assumed = f"each answer was assumed to take {plan.latency_ms or 0.0:g} ms; --latency MS says otherwise"
+    return (f"bag {path} has no recorded chunks: {assumed}",) if plan.is_assumed else ()
 
 
 def _plan(path: Path, settings: ReplaySettings, namespace: str) -> Plan:
@@ -91,7 +89,7 @@ def _plan(path: Path, settings: ReplaySettings, namespace: str) -> Plan:
     if names[TRACE] in found:
         return Plan(Timing.OF_TRACE, says_driver)
     if names[CHUNK] not in found and settings.unknown_latency_ms is not None:
-        return Plan(Timing.FIXED, says_driver, settings.unknown_latency_ms)
+        return Plan(Timing.FIXED, says_driver, settings.unknown_latency_ms, is_assumed=True)
     if names[CHUNK] not in found:
         missing = f"bag {path} has no chunks on '{names[CHUNK]}' to take the latency from; give one: --latency MS"
         raise UnusableBag(f"{damage}; {missing}") if damage else ValueError(missing)

@@ -90,19 +90,18 @@ class ReplaySession:
     def judge(self, baseline: Baseline | None, renewed: str = "") -> tuple[Verdict, tuple[Difference, ...]]:
         """By a stored baseline, else by the other policy, else not at all; a policy whose golden case no longer holds
         fails. ``renewed`` names the baseline that was written instead of compared with."""
-        verdict, differences = self._judge(baseline, renewed)
+        differences: tuple[Difference, ...] = ()
+        if baseline is not None:
+            differences = compare_with_baseline(self.replays[0], self.origin, baseline)
+            verdict = judge_by_baseline(differences)
+        elif len(self.summaries) == MAX_POLICIES:
+            verdict = judge_second(*self.summaries, self.paired)
+        else:
+            written = f"baseline {renewed} was written from this replay, which is not judged"
+            verdict = judge_alone(self.summaries[0], written if renewed else ASK_FOR_BASELINE)
         if self.drifts:
             verdict = Verdict(FAIL, (*(verdict.reasons if verdict.word == FAIL else ()), *self.drifts))
         return verdict, differences
-
-    def _judge(self, baseline: Baseline | None, renewed: str) -> tuple[Verdict, tuple[Difference, ...]]:
-        if baseline is not None:
-            differences = compare_with_baseline(self.replays[0], self.origin, baseline)
-            return judge_by_baseline(differences), differences
-        if len(self.summaries) == MAX_POLICIES:
-            return judge_second(*self.summaries, self.paired), ()
-        why = f"baseline {renewed} was written from this replay, which is not judged" if renewed else ASK_FOR_BASELINE
-        return judge_alone(self.summaries[0], why), ()
 
     def write_baseline(self, path: Path) -> None:
         """Store what the first policy did; the tolerances that a file had are kept."""

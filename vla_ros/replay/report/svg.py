@@ -177,20 +177,14 @@ def fitted(words: str, width: float, char_width: float = 6.3) -> str:
     return words[: num_chars - 1].rstrip() + "…" if num_chars > 3 else ""
 
 
-def picture(width: float, height: float, label: str, parts: list[str]) -> str:
-    """The whole picture; ``label`` says in words what it shows."""
-    return (
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label, quote=True)}" '
-        f'style="min-width:{NARROWEST * width:.0f}px;max-width:{width:g}px">' + "".join(parts) + "</svg>"
-    )
-
-
-def small_picture(width: float, height: float, label: str, parts: list[str]) -> str:
-    """A picture in a line of text."""
-    return (
-        f'<svg class="small" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" role="img" '
-        f'aria-label="{escape(label, quote=True)}">' + "".join(parts) + "</svg>"
-    )
+def picture(width: float, height: float, label: str, parts: list[str], is_inline: bool = False) -> str:
+    """The whole picture; ``label`` says in words what it shows. ``is_inline``: in a line of text."""
+    size = f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label, quote=True)}"'
+    if is_inline:
+        opening = f'<svg class="small" width="{width:g}" height="{height:g}" {size}>'
+    else:
+        opening = f'<svg {size} style="min-width:{NARROWEST * width:.0f}px;max-width:{width:g}px">'
+    return opening + "".join(parts) + "</svg>"
 
 
 def time_axis(x: Scale, y: float, top: float, unit: str, num_wanted: int = 10) -> list[str]:
@@ -201,11 +195,13 @@ def time_axis(x: Scale, y: float, top: float, unit: str, num_wanted: int = 10) -
     return [*parts, text(x.end, y + 30, unit, "tick", "end")]
 
 
-def value_axis(y: Scale, left: float, right: float, num_wanted: int = 4, unit: str = "") -> list[str]:
+def value_axis(
+    y: Scale, left: float, right: float, num_wanted: int = 4, unit: str = "", is_count: bool = False
+) -> list[str]:
+    """Ticks left of ``left`` with lines up to ``right``; of a count at whole numbers only."""
     parts = []
     for value in ticks(y.low, y.high, num_wanted):
-        parts += [
-            line(left, y(value), right, y(value), "grid"),
-            text(left - 6, y(value) + 4, tick_label(value) + unit, "tick", "end"),
-        ]
+        if not is_count or value == round(value):
+            parts.append(line(left, y(value), right, y(value), "grid"))
+            parts.append(text(left - 6, y(value) + 4, tick_label(value) + unit, "tick", "end"))
     return parts
