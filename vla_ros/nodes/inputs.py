@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage, Image, JointState, Joy
+from sensor_msgs.msg import Joy
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros import topics
@@ -20,11 +20,12 @@ from vla_ros.messages.trajectories import parse_trajectory
 from vla_ros.nodes.control import Control
 from vla_ros.observing.buffers import SensorBuffers, joint_sample
 from vla_ros.robot import CameraConfig, RobotConfig
-from vla_ros.ros import qos
 from vla_ros.ros.clock import StampMap, steady_now_ns
 from vla_ros.ros.managed import Role
 from vla_ros.ros.problems import Problems
+from vla_ros.ros.qos import JOINT_STATES
 from vla_ros.runtime.teleop import TeleopTrajectory
+from vla_ros.topics import Qos, Topic
 from vla_ros.types import Frame
 from vla_ros.units import NS_PER_S
 
@@ -62,11 +63,10 @@ class SensorInputs(_Inputs):
         self._convert = _cv_bridge_converter()
         cameras, joints = self._roles
         for camera in robot.cameras:
-            kind = CompressedImage if camera.compressed else Image
-            topic = cameras.topic(camera.topic)
-            cameras.node.create_subscription(kind, topic, partial(self._on_image, camera), qos.CAMERA)
-        topic = joints.topic(robot.joint_states.topic)
-        joints.node.create_subscription(JointState, topic, self._on_joint_state, qos.JOINT_STATES)
+            kind = topics.COMPRESSED_IMAGE if camera.compressed else topics.IMAGE
+            cameras.subscribe(Topic(camera.topic, kind, Qos.SENSOR), partial(self._on_image, camera))
+        joint_states = Topic(robot.joint_states.topic, topics.JOINT_STATE, Qos.SENSOR)
+        joints.subscribe(joint_states, self._on_joint_state, JOINT_STATES)
 
     def _on_image(self, camera: CameraConfig, msg: Any) -> None:
         sensors = self.sensors

@@ -46,7 +46,7 @@ class PolicyDiagnostics:
         node.create_steady_timer(PERIOD_S, self._publish)
 
     def restart(self, period_ms: float, budgets_ms: Mapping[str, float]) -> None:
-        """Count anew; ``budgets_ms`` is what a stage may take at p99, the control period unless it says otherwise
+        """Start counting again; ``budgets_ms`` is what a stage may take at p99, by default the control period
         ``MAX_PERIODS`` times ``period_ms``."""
         self._budgets_ms = {CONTROL_PERIOD: MAX_PERIODS * period_ms, **budgets_ms}
         self._period_ms, self._age_ms = Distribution(), Distribution()
@@ -54,7 +54,7 @@ class PolicyDiagnostics:
         self.pause()
 
     def pause(self) -> None:
-        """The time until the next command is no control period."""
+        """The time until the next command is not a control period."""
         self._last_sent_ns: int | None = None
 
     def sent(self, tick: Tick, now_ns: int) -> None:

@@ -44,7 +44,7 @@ MakeProgress = Callable[[str], AbstractContextManager[Progress | None]]
 
 @contextmanager
 def no_progress(name: str) -> Iterator[None]:
-    """Nobody watches."""
+    """No progress is shown."""
     yield
 
 
@@ -63,7 +63,7 @@ class SessionConfig:
     num_threads: int = 1
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown driver, one policy given twice, a device that is not there and no thread."""
+        """Raises ValueError for an unknown driver or device, one policy given twice, and fewer than one thread."""
         wanted_mode(self.driver)
         _check_device(self.device)
         if self.num_threads < 1:

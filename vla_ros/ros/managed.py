@@ -17,6 +17,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.ros.dds import use_default_dds_profile
@@ -176,9 +177,9 @@ class Role:
         """``name`` as the owner resolves it."""
         return self._owner.resolve_topic_name(name)
 
-    def subscribe(self, topic: Topic, callback: Callable[..., None]) -> None:
-        """Listen to a topic as the owner resolves it."""
-        subscribe(self.node, replace(topic, name=self.topic(topic.name)), callback)
+    def subscribe(self, topic: Topic, callback: Callable[..., None], profile: QoSProfile | None = None) -> None:
+        """Listen to a topic as the owner resolves it, with its own quality of service unless ``profile`` is another."""
+        subscribe(self.node, replace(topic, name=self.topic(topic.name)), callback, profile)
 
     def publisher(self, topic: Topic) -> Publisher:
         """A publisher on a topic as the owner resolves it."""
