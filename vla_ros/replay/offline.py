@@ -101,10 +101,7 @@ class OfflineNodes:
 
     def run_until(self, end_ns: int) -> None:
         """Every tick and every answer that is due before ``end_ns``, in the order of time."""
-        self._run_until(end_ns, self._lag_ns)
-
-    def _run_until(self, end_ns: int, lag_ns: int) -> None:
-        end_ns -= lag_ns
+        end_ns -= self._lag_ns
         while True:
             answer_ns = end_ns if not self._due or self._due[0].arrived_ns is None else self._due[0].arrived_ns
             if min(answer_ns, self._next_tick_ns) >= end_ns:
@@ -135,7 +132,7 @@ class OfflineNodes:
         self._now_ns = asked_ns
         due = self._ask(observation)
         if due is not None:
-            self._run_until(now_ns, lag_ns=0)
+            self.run_until(now_ns + self._lag_ns)  # nothing of then is still waited for
             self._take(due, now_ns)
 
     def _ask(self, repeated: Observation | None = None) -> _Due | None:

@@ -134,8 +134,10 @@ def _unbroken(x: list[float], y: list[float]) -> str:
     return "".join(parts)
 
 
-def path(d: str, style: str) -> str:
-    return f'<path class="{style}" d="{d}"/>' if d else ""
+def path(d: str, style: str, tip: str = "") -> str:
+    """``tip`` is shown where the pointer rests on it; nothing where ``d`` is empty."""
+    closing = f"><title>{escape(tip)}</title></path>" if tip else "/>"
+    return f'<path class="{style}" d="{d}"{closing}' if d else ""
 
 
 def line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
@@ -158,15 +160,10 @@ def rect(x: float, y: float, width: float, height: float, style: str, tip: str =
     return f'<rect class="{style}" x="{x:.1f}" y="{y:.1f}" {size}>{inside}</rect>'
 
 
-def shape(d: str, style: str, tip: str) -> str:
-    """A closed path with a tooltip."""
-    return f'<path class="{style}" d="{d}"><title>{escape(tip)}</title></path>'
-
-
 def disc(x: float, y: float, radius: float, style: str, tip: str) -> str:
     """A dot with a tooltip."""
     arc = f"a{radius:g} {radius:g} 0 1 0"
-    return shape(f"M{x - radius:.1f} {y:.1f}{arc} {2 * radius:g} 0{arc} -{2 * radius:g} 0", style, tip)
+    return path(f"M{x - radius:.1f} {y:.1f}{arc} {2 * radius:g} 0{arc} -{2 * radius:g} 0", style, tip)
 
 
 def fitted(words: str, width: float, char_width: float = 6.3) -> str:

@@ -89,7 +89,7 @@ def incident_symbol(kind: str, x: float, y: float, tip: str) -> str:
         "limit": f"M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z",
         "processor": f"M{x - 4:.1f} {y - 4:.1f}h8v8h-8z",
     }
-    return svg.shape(outlines[kind], f"event-{kind}", tip)
+    return svg.path(outlines[kind], f"event-{kind}", tip)
 
 
 def _row_label(words: str, y: float, style: str = "") -> str:
