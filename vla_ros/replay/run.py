@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vla_ros import topics
@@ -41,7 +42,8 @@ def replay_bag(
     processor = policy.processor
     robot = match_policy(robot, processor.joint_names, processor.camera_names)
     processor.bind(robot.joint_limits)
-    reader = _open(path)
+    with _told_apart():
+        reader = BagReader(path)
     plan = _plan(path, settings, namespace)
     feed = Feed(reader, robot, namespace)
     start_ns, end_ns = (reader.contents.start_ns, reader.contents.end_ns) if reader.contents else (None, None)
@@ -58,19 +60,18 @@ def replay_bag(
     return run.finish(str(path), (*feed.problems, *_assumptions(path, plan)))
 
 
-def _open(path: Path) -> BagReader:
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """What is wrong with a bag is told apart from what is wrong with whoever takes its events."""
     try:
-        return BagReader(path)
+        yield
     except ValueError as error:
         raise UnusableBag(str(error)) from error
 
 
 def _events(feed: Feed) -> Iterator[Event]:
-    """What is wrong with a bag is told apart from what is wrong with whoever takes its events."""
-    try:
+    with _told_apart():
         yield from feed
-    except ValueError as error:
-        raise UnusableBag(str(error)) from error
 
 
 def _assumptions(path: Path, plan: Plan) -> tuple[str, ...]:
@@ -82,7 +83,7 @@ def _plan(path: Path, settings: ReplaySettings, namespace: str) -> Plan:
     """What of the bag is followed. Raises ValueError where it holds no latency and none is given; UnusableBag where
     that may be because the bag is damaged."""
     names = {name: resolve_topic(name, namespace) for name in (MODE, CHUNK, TRACE)}
-    found, damage = _topics_found(_open(path), tuple(names.values()))
+    found, damage = _topics_found(BagReader(path), tuple(names.values()))
     says_driver = names[MODE] in found
     if settings.latency_ms is not None:
         return Plan(Timing.FIXED, says_driver, settings.latency_ms)

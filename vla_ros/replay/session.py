@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,6 @@ MAX_POLICIES = 2
 
 
 MakeProgress = Callable[[str], AbstractContextManager[Progress | None]]
-
-
-@contextmanager
-def no_progress(name: str) -> Iterator[None]:
-    """No progress is shown."""
-    yield
 
 
 @dataclass(frozen=True)
@@ -124,7 +118,7 @@ def load_replay_policy(name: str, policy_dir: Path, device: torch.device) -> Rep
     return ReplayPolicy(name, loaded.processor, lambda request: runner.run(request).actions, loaded.drift)
 
 
-def replay_session(config: SessionConfig, make_progress: MakeProgress = no_progress) -> ReplaySession:
+def replay_session(config: SessionConfig, make_progress: MakeProgress = lambda name: nullcontext()) -> ReplaySession:
     """Replay every bag with every policy; ``make_progress`` gives what hears of the progress of one, by its name.
 
     Raises ValueError for policies and a robot that don't belong together, and where no bag can be used at all.
