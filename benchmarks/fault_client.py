@@ -19,7 +19,7 @@ from vla_ros.demo.stats import Recording
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory
 from vla_ros.robot import RobotConfig
 from vla_ros.ros.outputs import CommandInputs
-from vla_ros.ros.qos import LATCHED, LINK, REPORT, TELEOP
+from vla_ros.ros.qos import COMMAND, LATCHED, REPORT
 from vla_ros.wire import REQUEST, PolicyResult, check_kind, decode_request, encode_result
 
 WATCHED = ("vla_policy: control", "vla_model: inference")
@@ -47,17 +47,17 @@ class FaultClient(DemoClient):
         self._model_ready_s = 0.0
         self._status: DiagnosticStatus | None = None
         self._triggers |= {name: self.create_client(Trigger, name) for name in SERVICES}
-        self._teleop = self.create_publisher(JointTrajectory, "vla_policy/teleop", TELEOP)
+        self._teleop = self.create_publisher(JointTrajectory, "vla_policy/teleop", COMMAND)
         self._estop = self.create_publisher(Bool, "vla_policy/estop", LATCHED)
         self._task = self.create_publisher(String, "vla_policy/task", LATCHED)
-        self._requests = self.create_publisher(UInt8MultiArray, "vla_model/request", LINK)
-        self._results = self.create_publisher(UInt8MultiArray, "vla_model/result", LINK)
-        self._heartbeat = self.create_publisher(DiagnosticStatus, "vla_model/status", LINK)
+        self._requests = self.create_publisher(UInt8MultiArray, "vla_model/request", COMMAND)
+        self._results = self.create_publisher(UInt8MultiArray, "vla_model/result", COMMAND)
+        self._heartbeat = self.create_publisher(DiagnosticStatus, "vla_model/status", COMMAND)
         CommandInputs(self, robot, self._keep_command)
         self.create_subscription(JointTrajectory, "vla_policy/chunk", self._count_chunk, REPORT)
         self.create_subscription(String, "vla_policy/mode", self._keep_mode, REPORT)
-        self.create_subscription(UInt8MultiArray, "vla_model/request", self._keep_request, LINK)
-        self.create_subscription(DiagnosticStatus, "vla_model/status", self._keep_status, LINK)
+        self.create_subscription(UInt8MultiArray, "vla_model/request", self._keep_request, COMMAND)
+        self.create_subscription(DiagnosticStatus, "vla_model/status", self._keep_status, COMMAND)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._keep_diagnostics, REPORT)
 
     @property

@@ -167,7 +167,7 @@ def observations(feed: Feed, robot: RobotConfig) -> Iterator[Observation]:
 
 def replay_whole(bag: Path) -> Replaying:
     """A bag through the whole node, a policy that costs nothing driving all along."""
-    from vla_ros.replay.policy import ReplayPolicy  # torch comes with it, which reading does without
+    from vla_ros.replay.offline import ReplayPolicy
     from vla_ros.replay.run import replay_bag
     from vla_ros.replay.settings import ReplaySettings
 

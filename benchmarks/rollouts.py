@@ -97,12 +97,11 @@ class _Episode:
         self._period_ns = round(NS_PER_S / self._robot.control_rate_hz)
         self._start_ns = (1 + rollout.seed) * 1000 * NS_PER_S  # noise is seeded by the stamps: another for each scene
         self._num_chunks, self._events = 0, []
-        latency_ns = round(rollout.latency_ms * 1e6)
         self._nodes = OfflineNodes(
             self._loop,
             processor,
             lambda request: runner.run(request).actions,
-            lambda observation: latency_ns,
+            round(rollout.latency_ms * 1e6),
             self,
             self._start_ns,
             self._period_ns,

@@ -26,7 +26,7 @@ def generate_launch_description() -> LaunchDescription:
             argument("model", "true", "Start model_node here; false where it runs on another machine.", BOOLEAN),
             argument("use_sim_time", "false", "Take ROS time from /clock.", BOOLEAN),
             argument("namespace", "", "Namespace of both nodes and of their topics."),
-            argument("log_level", "info", "What both nodes log at least.", LEVELS),
+            argument("log_level", "info", "Lowest severity that both nodes log.", LEVELS),
             argument("record", "false", "Record the robot's topics and the nodes' into a bag.", BOOLEAN),
             argument("record_to", strftime("recording_%Y%m%d-%H%M%S"), "Folder of the new bag (record:=true)."),
             # The policy node goes to HOLD meanwhile, and stays there until somebody engages again.

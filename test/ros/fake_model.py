@@ -22,9 +22,9 @@ class FakeModel:
         self.trouble = ""
         self._digest = digest
         self._node = node = probe.node
-        self._results = node.create_publisher(UInt8MultiArray, "vla_model/result", qos.LINK)
-        self._status = node.create_publisher(DiagnosticStatus, "vla_model/status", qos.LINK)
-        self._requests = node.create_subscription(UInt8MultiArray, "vla_model/request", self._on_request, qos.LINK)
+        self._results = node.create_publisher(UInt8MultiArray, "vla_model/result", qos.COMMAND)
+        self._status = node.create_publisher(DiagnosticStatus, "vla_model/status", qos.COMMAND)
+        self._requests = node.create_subscription(UInt8MultiArray, "vla_model/request", self._on_request, qos.COMMAND)
         values = [KeyValue(key="digest", value=digest)]
         self._beat = DiagnosticStatus(level=b"\0", name="vla_model: inference", message="active", values=values)
         self._timer = node.create_timer(0.1, self._on_timer)

@@ -89,7 +89,7 @@ FAULTS: dict[str, tuple[Callable[[Rig], None], str]] = {
     "an image has another encoding": (lambda rig: setattr(rig.probe, "encoding", "bayer_rggb8"), "bayer_rggb8"),
     "a joint is missing": (lambda rig: rig.probe.joint_names.pop(), "lacks joint 'wrist'"),
     "the chunk is used up": (lambda rig: rig.probe.say(""), "the action chunk is used up"),
-    "the control thread was away": (lambda rig: rig.node.pause(AWAY_S), "the control thread was away for"),
+    "the control thread does not run": (lambda rig: rig.node.pause(AWAY_S), "the control thread did not run for"),
     "the model falls silent": (lambda rig: setattr(rig.model, "is_silent", True), "no result came"),
     "the model node is gone": (lambda rig: setattr(rig.model, "is_dead", True), "vla_model is not heard on"),
     "the model is out of memory": (lambda rig: setattr(rig.model, "trouble", "out of GPU memory"), "out of GPU memory"),

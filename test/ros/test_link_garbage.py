@@ -38,7 +38,7 @@ class Driven:
         ]
         kinds = {"request": UInt8MultiArray, "result": UInt8MultiArray, "status": DiagnosticStatus}
         self._publishers = {
-            name: node.create_publisher(kind, f"vla_model/{name}", qos.LINK) for name, kind in kinds.items()
+            name: node.create_publisher(kind, f"vla_model/{name}", qos.COMMAND) for name, kind in kinds.items()
         }
         self.probe.engage()
         try:

@@ -22,9 +22,9 @@ from vla_ros.bags.read import BagReader
 from vla_ros.messages.times import fill_time
 from vla_ros.recordings.events import ChunkEvent, FrameEvent, TraceEvent
 from vla_ros.recordings.feed import Feed
-from vla_ros.replay.policy import load_replay_policy
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import replay_bag
+from vla_ros.replay.session import load_replay_policy
 from vla_ros.replay.settings import ReplaySettings
 from vla_ros.robot import load_robot
 from vla_ros.share import policy_dir, robot_file

@@ -53,7 +53,7 @@ class FakePolicyNode:
         self.node = node = rclpy.create_node("vla_policy")
         self._mode = node.create_publisher(String, "~/mode", qos.LATCHED)
         self._joints = node.create_publisher(JointState, ROBOT.joint_states.topic, qos.JOINT_STATES)
-        node.create_subscription(JointTrajectory, "~/teleop", self._on_teleop, qos.TELEOP)
+        node.create_subscription(JointTrajectory, "~/teleop", self._on_teleop, qos.COMMAND)
         node.create_subscription(Bool, "~/estop", self._on_estop, qos.LATCHED)
         for name, mode in (("takeover", "TELEOP"), ("engage", "POLICY"), ("hold", "HOLD"), ("reset_estop", "HOLD")):
             node.create_service(Trigger, f"~/{name}", lambda *args, call=(name, mode): self._answer(*call, *args))

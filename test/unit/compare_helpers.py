@@ -13,9 +13,9 @@ from PIL import Image
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.pi.request import PiRequest
 from vla_ros.replay.baseline.against import compare_with_baseline
-from vla_ros.replay.baseline.difference import Difference
 from vla_ros.replay.baseline.file import read_baseline, write_baseline
 from vla_ros.replay.baseline.fingerprint import fingerprint
+from vla_ros.replay.baseline.pairs import Difference
 from vla_ros.replay.baseline.provenance import Provenance
 from vla_ros.replay.baseline.record import Baseline, make_baseline
 from vla_ros.replay.records import Incident, Replay, ReplayedChunk, Stretch
@@ -68,7 +68,6 @@ def replay(chunks: Sequence[ReplayedChunk] | None = None, **changes: Any) -> Rep
         "digest": "d1",
         "joint_names": JOINTS,
         "joint_ranges": RANGES,
-        "chunk_dt_s": DT_S,
         "start_ns": START_NS,
         "end_ns": end_ns,
         "episodes": (Stretch(START_NS, end_ns, "touch the red block"),),

@@ -16,7 +16,7 @@ from vla_ros.bags.write import BagWriter
 from vla_ros.messages.trace import Trace, encode_trace
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.pi.request import PiRequest
-from vla_ros.replay.policy import ReplayPolicy
+from vla_ros.replay.offline import ReplayPolicy
 from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation
 
 START_NS = 1_000 * S

@@ -279,7 +279,7 @@ def test_missed_ticks_are_named_while_a_human_drives_who_goes_on():
     rig.now_ns += 200 * MS
     tick = rig.tick()
     assert tick.mode is Mode.TELEOP and rig.loop.fault.kind == "overrun"
-    assert any("the control thread was away for 0.2" in event for event in tick.events)
+    assert any("the control thread did not run for 0.2" in event for event in tick.events)
 
 
 def test_a_takeover_that_would_not_last_is_refused():

@@ -246,4 +246,4 @@ def test_a_command_sent_far_too_late_is_an_overrun():
     late_ns = round((ROBOT.watchdogs.max_overrun_s + 0.1) * S)
     rig.loop.sent(rig.now_ns + late_ns)
     rig.now_ns += late_ns
-    assert "braking: the control thread was away for 0.20 s" in rig.tick().events[0]
+    assert "braking: the control thread did not run for 0.20 s" in rig.tick().events[0]

@@ -45,7 +45,7 @@ class Log:
     def ticked(self, now_ns: int, tick: Tick) -> None:
         self.ticks.append((now_ns, tick))
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: Answer, request: Any) -> None:
         self.answers.append(answer)
 
     def failed(self, now_ns: int, problem: str) -> None:
@@ -80,9 +80,7 @@ def drive(
         requests.append(request)
         return GOAL
 
-    nodes = OfflineNodes(
-        loop, FakeProcessor(), infer, lambda observation: round(latency_ms * MS), log, START_NS, PERIOD_NS
-    )
+    nodes = OfflineNodes(loop, FakeProcessor(), infer, round(latency_ms * MS), log, START_NS, PERIOD_NS)
     is_engaged = False
     for now_ns in range(START_NS, START_NS + round(seconds * S), FRAME_NS):
         show(loop, now_ns)
@@ -130,7 +128,7 @@ def test_requests_that_nobody_answers_do_not_pile_up(latency_ms: float | None):
         return GOAL
 
     latency_ns = None if latency_ms is None else round(latency_ms * MS)
-    nodes = OfflineNodes(loop, FakeProcessor(), infer, lambda observation: latency_ns, Log(), START_NS, PERIOD_NS)
+    nodes = OfflineNodes(loop, FakeProcessor(), infer, latency_ns, Log(), START_NS, PERIOD_NS)
     for now_ns in range(START_NS, START_NS + 4 * S, FRAME_NS):
         show(loop, now_ns)
         if loop.mode is not Mode.POLICY:

@@ -147,7 +147,7 @@ def test_an_argument_says_what_may_be_given_and_what_is_taken_without_it(launche
     assert arguments["strategy"]["choices"] == ("latest", "ensemble", "rtc")
     assert arguments["shadow"] == {
         "default_value": "true",
-        "description": "Ask the policy while a human drives, too, so that it can go on at once.",
+        "description": "Ask the policy while a human drives, too, so that it can take over again at once.",
         "choices": ("true", "false"),
     }
     assert arguments["control_rate_hz"]["default_value"] == "0.0"

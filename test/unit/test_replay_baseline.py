@@ -33,8 +33,8 @@ from PIL import Image
 
 from vla_ros.policies.pi.request import PiRequest
 from vla_ros.replay.baseline.against import compare_with_baseline
-from vla_ros.replay.baseline.difference import BAG, BEHAVIOUR, FILE, SETTING, headline
 from vla_ros.replay.baseline.file import read_baseline, stored_tolerances, write_baseline
+from vla_ros.replay.baseline.pairs import BAG, BEHAVIOUR, FILE, SETTING
 from vla_ros.replay.baseline.provenance import Provenance, machine_name, provenance
 from vla_ros.replay.baseline.record import Baseline, Tolerances, make_baseline
 from vla_ros.replay.judge.verdict import FAIL, PASS, judge_by_baseline
@@ -90,8 +90,8 @@ def test_changed_weights_are_caught_by_what_they_do_and_by_their_file(golden: Re
     assert first.got - first.expected == pytest.approx(1e-3, abs=1e-6)
     assert "16 of 20 chunks" in first.line and "at 2.000 s" in first.line
     assert "model.safetensors" in found[1].line
-    assert "does changed" in headline(found) and "files of the policy directory changed" in headline(found)
     verdict = judge_by_baseline(found)
+    assert "does changed" in verdict.reasons[0] and "files of the policy directory changed" in verdict.reasons[0]
     assert verdict.word == FAIL and verdict.reasons[1:] == tuple(difference.line for difference in found)
 
 
@@ -103,7 +103,7 @@ def test_a_change_too_small_for_any_one_action_is_caught_over_all_of_them(golden
 def test_changed_behaviour_of_the_same_files_points_to_the_code(golden: Replay, stored: Baseline) -> None:
     found = differences(off_by(golden, 1e-3, 0.0, 0.0), stored)
     assert kinds(found) == [BEHAVIOUR]
-    assert "files of the policy directory are the same" in headline(found)
+    assert "files of the policy directory are the same" in judge_by_baseline(found).reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_change_of_the_directory_without_effect_is_caught_by_its_digest(
 ) -> None:
     found = differences(golden, stored, origin(policy_files=files))
     assert kinds(found) == [FILE] and said in found[0].line and "does exactly the same" in found[0].line
-    assert "the policy sees and does the same" in headline(found)
+    assert "the policy sees and does the same" in judge_by_baseline(found).reasons[0]
 
 
 def test_weights_that_change_the_last_bits_only_are_told_from_none_on_the_same_machine(

@@ -22,7 +22,7 @@ from replay_helpers import (
 )
 from runtime_helpers import MS, ROBOT
 
-from vla_ros.replay.policy import ReplayPolicy
+from vla_ros.replay.offline import ReplayPolicy
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import replay_bag
 from vla_ros.replay.settings import ReplaySettings

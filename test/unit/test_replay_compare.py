@@ -12,8 +12,9 @@ import pytest
 from compare_helpers import HORIZON, JOINTS, MS, RANGES, START_NS, S, chunk, episodes, event, motion, replay
 
 from vla_ros.replay.judge.document import replay_document
+from vla_ros.replay.judge.moments import NUM_WORST
 from vla_ros.replay.judge.paired import paired_differences
-from vla_ros.replay.judge.summarize import NUM_FIRST_INCIDENTS, NUM_WORST, summarize
+from vla_ros.replay.judge.summary import NUM_FIRST_INCIDENTS, summarize
 from vla_ros.replay.judge.verdict import NO_BASELINE, judge_alone, judge_second
 from vla_ros.replay.records import Replay, Stretch
 from vla_ros.replay.series import TimeSeries
@@ -190,7 +191,7 @@ def test_the_worst_moments_are_apart_and_name_joint_and_step() -> None:
     moments = summarize([replay(chunks)]).worst
     assert len(moments) == NUM_WORST
     assert (moments[0].header_ns, moments[0].joint, moments[0].step) == (worst.header_ns, "elbow", 2)
-    assert moments[0].joint_error == pytest.approx(3.0) and moments[0].chunk_index == 22
+    assert moments[0].joint_error == pytest.approx(3.0) and moments[0].chunk is chunks[22]
     times = sorted(moment.time_s for moment in moments)
     assert min(np.diff(times)) >= 1.0
     assert moments[1].time_s == pytest.approx(9.75)

@@ -29,8 +29,8 @@ from compare_helpers import (
 from PIL import Image
 
 from vla_ros.policies.pi.request import PiRequest
-from vla_ros.replay.baseline.difference import INPUT
 from vla_ros.replay.baseline.fingerprint import fingerprint, rms_difference
+from vla_ros.replay.baseline.pairs import INPUT
 from vla_ros.replay.baseline.record import Baseline, Tolerances, make_baseline
 from vla_ros.replay.records import Replay
 

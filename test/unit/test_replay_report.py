@@ -13,7 +13,7 @@ from runtime_helpers import ROBOT
 from vla_ros.replay.baseline.fingerprint import NUM_BANDS, NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
 from vla_ros.replay.baseline.provenance import Provenance
 from vla_ros.replay.judge.paired import paired_differences
-from vla_ros.replay.judge.summarize import summarize
+from vla_ros.replay.judge.summary import summarize
 from vla_ros.replay.judge.verdict import PASS, Verdict
 from vla_ros.replay.records import Incident, Replay, ReplayedChunk, Stretch
 from vla_ros.replay.report.bags import short_names
@@ -73,7 +73,6 @@ def make_replay(bag: str = "/bags/monday", length_s: float = 10.0) -> Replay:
         digest="0123456789abcdef",
         joint_names=JOINTS,
         joint_ranges=np.array([2.0, 4.0]),
-        chunk_dt_s=0.1,
         start_ns=START_NS,
         end_ns=ns(length_s),
         episodes=(Stretch(START_NS, ns(length_s), f"touch {NASTY}"),),

@@ -26,7 +26,7 @@ from runtime_helpers import MS, ROBOT, S
 
 from vla_ros.observing.buffers import NUM_FRAMES
 from vla_ros.policies.pi.request import PiRequest
-from vla_ros.replay.judge.summarize import summarize
+from vla_ros.replay.judge.summary import summarize
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import UnusableBag, replay_bag
 from vla_ros.replay.settings import ReplaySettings

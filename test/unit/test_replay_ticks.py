@@ -11,7 +11,7 @@ import pytest
 from replay_helpers import START_NS, commands, mode, sensors, swing_policy, task, write_bag
 from runtime_helpers import MS, PERIOD_NS, ROBOT
 
-from vla_ros.replay.command_rate import MIN_GAPS, CommandRate
+from vla_ros.replay.recorded import MIN_GAPS, CommandRate
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import replay_bag
 from vla_ros.replay.settings import ReplaySettings

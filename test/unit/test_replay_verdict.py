@@ -8,7 +8,7 @@ import pytest
 from compare_helpers import START_NS, chunk, episodes, event, replay
 
 from vla_ros.replay.judge.paired import paired_differences
-from vla_ros.replay.judge.summarize import summarize
+from vla_ros.replay.judge.summary import summarize
 from vla_ros.replay.judge.verdict import ASK_FOR_BASELINE, FAIL, NO_BASELINE, PASS, judge_alone, judge_second
 
 

@@ -22,8 +22,8 @@ from vla_ros.types import Mode
 class Control:
     """``loop`` and ``link`` while the node is active, None else; ``lock`` is held around every call of the loop.
 
-    The emergency stop and the instruction outlive the loops. Methods that return a text give the reason for a refusal,
-    empty where it is done; ``why_inactive`` says why the node is not active, where there is a reason.
+    The emergency stop and the instruction outlive the loops. Methods that return text return the reason for a refusal,
+    empty on success; ``why_inactive`` says why the node is not active, where there is a reason.
     """
 
     def __init__(self, problems: Problems, why_inactive: Callable[[], str]) -> None:
@@ -36,7 +36,7 @@ class Control:
         self._is_estop_pressed = self._is_estop_latched = False
 
     def begin(self, loop: ControlLoop, link: ModelLink) -> None:
-        """Let everybody reach a fresh loop: whatever the last one saw and commanded may be of another pose."""
+        """Make a fresh loop reachable: what the last one saw and commanded may belong to another pose."""
         loop.sensors.task = self.task
         link.attach(loop)
         with self.lock:

@@ -16,7 +16,7 @@ from vla_ros.ros.declare import declare, guard, read
 from vla_ros.ros.endpoints import make_publisher
 from vla_ros.ros.managed import ManagedNode, run_managed
 from vla_ros.ros.problems import Problems
-from vla_ros.ros.reports import diagnostics, distribution_values, full_name, status
+from vla_ros.ros.reports import diagnostics, distribution_values, make_status
 from vla_ros.share import policy_dir
 
 STATUS_PERIOD_S = 0.1
@@ -84,14 +84,13 @@ class ModelNode(ManagedNode):
         if with_timings and self._worker is not None:
             for name, distribution in self._worker.timings_ms.copy().items():
                 values |= distribution_values(f"{name}_ms", distribution)
-        return status(f"{full_name(self)}: inference", level, message, values)
+        return make_status(self, "inference", level, message, values)
 
     def _publish_status(self) -> None:
         self._status_publisher.publish(self._status(with_timings=False))
 
     def _publish_diagnostics(self) -> None:
-        stamp = self.get_clock().now().to_msg()
-        self._diagnostics_publisher.publish(diagnostics(stamp, [self._status(with_timings=True)]))
+        self._diagnostics_publisher.publish(diagnostics(self, self._status(with_timings=True)))
 
 
 def _device(name: str) -> torch.device:

@@ -16,7 +16,7 @@ CONTROL_PERIOD = "control_period"
 
 @dataclass(frozen=True)
 class SharedParams(NodeParameters):
-    """What both nodes are to agree on."""
+    """What both nodes must agree on."""
 
     autostart: bool = parameter(False, "Configure and activate without being asked.", is_fixed=True)
     policy: str = parameter("tiny_touch", "Policy directory, or the name of a packaged one.")
@@ -43,27 +43,27 @@ class PolicyNodeParams(SharedParams):
         1.0, "A model node that is not heard for longer is a fault.", unit="s", low=0.0, high=10.0, is_open=True
     )
     teleop_takeover: str = parameter(
-        "message", "What of a human's takes over: any message, a motion, a request alone.", choices=TAKEOVERS
+        "message", "What of a human's input takes over: any message, motion, or only a request.", choices=TAKEOVERS
     )
     teleop_threshold_rad: float = parameter(
         0.02, "Motion of one joint that takes over (by motion).", unit="rad", low=0.0, high=1.0, is_open=True
     )
     teleop_timeout_s: float = parameter(
-        0.5, "HOLD where the human is silent for longer.", unit="s", low=0.0, high=5.0, is_open=True
+        0.5, "Go to HOLD when the human is silent for longer.", unit="s", low=0.0, high=5.0, is_open=True
     )
     takeover_button: int = parameter(
         -1, "Index of the button of 'joy' that takes over; -1: no button.", low=-1, high=99
     )
     handoff_ramp_s: float = parameter(
-        0.2, "How long a change of driver is drawn out; 0: at once, within limits.", unit="s", low=0.0, high=5.0
+        0.2, "Over how long a change of driver is blended; 0: at once, within limits.", unit="s", low=0.0, high=5.0
     )
-    shadow: bool = parameter(True, "Ask the policy while a human drives, too, so that it can go on at once.")
+    shadow: bool = parameter(True, "Ask the policy while a human drives, too, so that it can take over again at once.")
     realtime_priority: int = parameter(
         10, "SCHED_FIFO priority of the ticker where permitted; 0: an ordinary thread.", low=0, high=99
     )
     budgets_ms: tuple[str, ...] = parameter(
         ("",),  # an empty list would be one of bytes to rclpy
-        f"What a stage may take at p99, STAGE=MS each; warned above. Without one, {CONTROL_PERIOD}'s is 1.5 periods.",
+        f"Time budget of stages at p99, STAGE=MS each; a warning above it. {CONTROL_PERIOD}'s default is 1.5 periods.",
         in_launch=False,
     )
 
@@ -103,8 +103,8 @@ class ModelNodeParams(SharedParams):
         "auto", "Weights; auto: bfloat16 on a GPU, else float32.", choices=("auto", "float32", "bfloat16")
     )
     num_threads: int = parameter(
-        1, "Threads of one operation on CPU; more than the idle cores disturbs the ticker.", low=1, high=1024
+        1, "CPU threads of one operation; more than there are idle cores disturbs the ticker.", low=1, high=1024
     )
     inference_delay_ms: float = parameter(
-        0.0, "Wait after each inference: a slower model, for trials.", unit="ms", low=0.0, high=1e4, in_launch=False
+        0.0, "Wait after each inference, to try out a slower model.", unit="ms", low=0.0, high=1e4, in_launch=False
     )

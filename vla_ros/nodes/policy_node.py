@@ -15,11 +15,10 @@ from std_msgs.msg import String
 
 from vla_ros import topics
 from vla_ros.nodes.control import Control
-from vla_ros.nodes.human_inputs import HumanInputs
+from vla_ros.nodes.inputs import HumanInputs, SensorInputs
 from vla_ros.nodes.model_link import ModelLink
 from vla_ros.nodes.params import PolicyNodeParams
 from vla_ros.nodes.policy_reports import ChunkReports, PolicyDiagnostics
-from vla_ros.nodes.sensor_inputs import SensorInputs
 from vla_ros.observing.policy_fit import match_policy
 from vla_ros.policies.files import load_processor
 from vla_ros.robot import RobotConfig, read_robot_file

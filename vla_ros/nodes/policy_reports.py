@@ -20,7 +20,7 @@ from vla_ros.ros.clock import StampMap
 from vla_ros.ros.endpoints import make_publisher
 from vla_ros.ros.managed import ManagedNode
 from vla_ros.ros.problems import Problems
-from vla_ros.ros.reports import diagnostics, distribution_values, full_name, over_budget, status
+from vla_ros.ros.reports import diagnostics, distribution_values, make_status, over_budget
 from vla_ros.ros.robot_description import RobotDescription
 from vla_ros.ros.statistics import Distribution
 from vla_ros.ros.ticker import Ticker
@@ -46,7 +46,7 @@ class PolicyDiagnostics:
         node.create_steady_timer(PERIOD_S, self._publish)
 
     def restart(self, period_ms: float, budgets_ms: Mapping[str, float]) -> None:
-        """Count anew; ``budgets_ms`` is what a stage may take at p99, the control period unless it says otherwise
+        """Start counting again; ``budgets_ms`` is what a stage may take at p99, by default the control period
         ``MAX_PERIODS`` times ``period_ms``."""
         self._budgets_ms = {CONTROL_PERIOD: MAX_PERIODS * period_ms, **budgets_ms}
         self._period_ms, self._age_ms = Distribution(), Distribution()
@@ -54,7 +54,7 @@ class PolicyDiagnostics:
         self.pause()
 
     def pause(self) -> None:
-        """The time until the next command is no control period."""
+        """The time until the next command is not a control period."""
         self._last_sent_ns: int | None = None
 
     def sent(self, tick: Tick, now_ns: int) -> None:
@@ -88,8 +88,8 @@ class PolicyDiagnostics:
         values |= {"bounded_commands": str(self._num_bounded), "last_bound": self._last_bound}
         values |= {f"problem: {source}": line for source, line in problems.items()}
         message = "; ".join([*lines, *problems.values(), *over])
-        report = status(f"{full_name(self._node)}: control", level, message, values)
-        self._publisher.publish(diagnostics(self._node.get_clock().now().to_msg(), [report]))
+        status = make_status(self._node, "control", level, message, values)
+        self._publisher.publish(diagnostics(self._node, status))
 
     def _time_values(self, stages_ms: Mapping[str, Distribution]) -> dict[str, str]:
         values = {}

@@ -1,7 +1,6 @@
 """What both nodes do, in given time: the control loop, the processor and the policy that drive the robot, each result
 taken when it is due. No ROS graph, no clock and no thread: the same input gives the same
-commands.
-"""
+commands."""
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.runtime.asking import Asking, AskingProcessor
 from vla_ros.runtime.loop import ControlLoop, Tick
 from vla_ros.runtime.policy_driver import MAX_OUTSTANDING
@@ -19,8 +19,6 @@ from vla_ros.types import Answer, Observation
 
 Infer = Callable[[PolicyRequest], np.ndarray]
 """The policy: normalised actions float32 ``[horizon, action_dim]`` for one request."""
-Latency = Callable[[Observation], int | None]
-"""How long the answer to an observation takes after it was asked for, in ns; None: until ``OfflineNodes.release``."""
 
 
 class Listener(Protocol):
@@ -29,8 +27,8 @@ class Listener(Protocol):
     def ticked(self, now_ns: int, tick: Tick) -> None:
         """A control tick has ended."""
 
-    def answered(self, answer: Answer) -> None:
-        """An answer has come that the loop has a use for."""
+    def answered(self, answer: Answer, request: PolicyRequest) -> None:
+        """An answer has come that the loop has a use for, and what the policy was given for it."""
 
     def failed(self, now_ns: int, problem: str) -> None:
         """No request could be made, or an answer could not be used: one line that says why."""
@@ -43,13 +41,28 @@ class _Due:
     arrived_ns: int | None
     asked_ns: int
     observation: Observation
+    request: PolicyRequest
     actions: np.ndarray
+
+
+@dataclass(frozen=True)
+class ReplayPolicy:
+    """A policy as a replay runs it: the processor of the policy node and what ``infer`` does in the model node.
+
+    ``name`` is what a report calls it; ``drift`` is one line where its golden case no longer holds.
+    """
+
+    name: str
+    processor: PolicyProcessor
+    infer: Infer
+    drift: str = ""
 
 
 class OfflineNodes:
     """Both nodes around one ``loop``, which is the caller's to engage and to feed.
 
-    Ticks are due every ``period_ns`` from ``start_ns`` on; the model takes one request after the other.
+    Ticks are due every ``period_ns`` from ``start_ns`` on. The model takes one request after the other, each for
+    ``latency_ns``; None: until ``release``.
     """
 
     def __init__(
@@ -57,7 +70,7 @@ class OfflineNodes:
         loop: ControlLoop,
         processor: AskingProcessor,
         infer: Infer,
-        latency: Latency,
+        latency_ns: int | None,
         listener: Listener,
         start_ns: int,
         period_ns: int,
@@ -68,7 +81,7 @@ class OfflineNodes:
             loop, processor, lambda: self._now_ns, lambda _, line: listener.failed(self._now_ns, line)
         )
         self._infer = infer
-        self._latency = latency
+        self._latency_ns = latency_ns
         self._listener = listener
         self._period_ns = period_ns
         self._now_ns = self._next_tick_ns = self._earliest_tick_ns = start_ns
@@ -88,10 +101,7 @@ class OfflineNodes:
 
     def run_until(self, end_ns: int) -> None:
         """Every tick and every answer that is due before ``end_ns``, in the order of time."""
-        self._run_until(end_ns, self._lag_ns)
-
-    def _run_until(self, end_ns: int, lag_ns: int) -> None:
-        end_ns -= lag_ns
+        end_ns -= self._lag_ns
         while True:
             answer_ns = end_ns if not self._due or self._due[0].arrived_ns is None else self._due[0].arrived_ns
             if min(answer_ns, self._next_tick_ns) >= end_ns:
@@ -122,7 +132,7 @@ class OfflineNodes:
         self._now_ns = asked_ns
         due = self._ask(observation)
         if due is not None:
-            self._run_until(now_ns, lag_ns=0)
+            self.run_until(now_ns + self._lag_ns)  # nothing of then is still waited for
             self._take(due, now_ns)
 
     def _ask(self, repeated: Observation | None = None) -> _Due | None:
@@ -130,21 +140,21 @@ class OfflineNodes:
         if question is None:
             return None
         try:
-            return _Due(None, self._now_ns, question.asked.observation, self._infer(question.request))
+            actions = self._infer(question.request)
+            return _Due(None, self._now_ns, question.asked.observation, question.request, actions)
         except ValueError as error:
             self._asking.fail(f"processor: {error}")
             return None
 
     def _wait_for(self, due: _Due) -> None:
         """At most ``MAX_OUTSTANDING`` answers are due: each holds images, and the loop has no use for more."""
-        latency_ns = self._latency(due.observation)
-        if latency_ns is None:
+        if self._latency_ns is None:
             self._due = self._due[1 - MAX_OUTSTANDING :]
         else:
             if len(self._due) == MAX_OUTSTANDING:  # as in the model node: the newest request displaces the one waiting
                 self._due.pop()
                 self._model_free_ns = self._due[-1].arrived_ns
-            self._model_free_ns = max(due.asked_ns, self._model_free_ns) + latency_ns
+            self._model_free_ns = max(due.asked_ns, self._model_free_ns) + self._latency_ns
             due = replace(due, arrived_ns=self._model_free_ns)
         self._due.append(due)
 
@@ -152,7 +162,4 @@ class OfflineNodes:
         self._now_ns = now_ns
         answer = self._asking.take(due.observation.stamp_ns, self._processor.digest, due.actions)
         if answer is not None:
-            self._listener.answered(answer)
-
-    def _report(self, source: str, line: str) -> None:
-        self._listener.failed(self._now_ns, line)
+            self._listener.answered(answer, due.request)

@@ -3,22 +3,25 @@ in the robot file's joint order."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
 from vla_ros.replay.baseline.fingerprint import InputFingerprint
 from vla_ros.replay.series import TimeSeries
-from vla_ros.types import Mode
+from vla_ros.types import Answer, Mode
 from vla_ros.units import NS_PER_S
 
 DRIVERS = (Mode.POLICY, Mode.TELEOP, Mode.HOLD, Mode.ESTOP, "")
 """Who drove when the bag was recorded; empty where it does not say."""
 COMMANDED, MEASURED = "commanded", "measured"
 """What a chunk is compared with."""
+DRIVER_FILTERS = {"policy": Mode.POLICY, "teleop": Mode.TELEOP, "any": None}
+_NUMBER = re.compile(r"-?\d[\d.]*")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,14 @@ class ReplayedChunk:
     commanded: np.ndarray
     measured: np.ndarray
     fingerprint: InputFingerprint
+
+    @classmethod
+    def of(cls, answer: Answer, given: InputFingerprint) -> Self:
+        """A chunk before it is known what the robot did."""
+        chunk, times_ns = answer.chunk, (answer.observation.header_ns, answer.asked_ns, answer.arrived_ns)
+        due_ns = np.array([chunk.due_ns(k) for k in range(chunk.horizon)])
+        unknown = np.full_like(chunk.positions, np.nan)
+        return cls(*times_ns, "", 0, due_ns, chunk.positions, unknown, unknown, given)
 
     def offset_from(self, target: str) -> np.ndarray:
         """``positions`` less those COMMANDED or MEASURED, ``[horizon, num_joints]``."""
@@ -71,6 +82,31 @@ class Incident:
     num_times: int = 1
 
 
+class IncidentLog:
+    """Incidents in the order of time; commands in a row that one limit of one joint bounds are one incident."""
+
+    def __init__(self, joint_names: Sequence[str]) -> None:
+        self.incidents: list[Incident] = []
+        self._joint_names = joint_names
+        self._bound = ("", "")
+        self._bound_at = 0
+
+    def add(self, now_ns: int, kind: str, line: str) -> None:
+        self.incidents.append(Incident(now_ns, kind, line))
+
+    def commanded(self, now_ns: int, reason: str) -> None:
+        """A command, and the limit that bounded it: empty where none did."""
+        joint = next((name for name in self._joint_names if f"'{name}'" in reason), "")
+        bound = joint, _NUMBER.sub("#", reason)
+        if reason and bound == self._bound:
+            before = self.incidents[self._bound_at]
+            self.incidents[self._bound_at] = replace(before, num_times=before.num_times + 1)
+        elif reason:
+            self._bound_at = len(self.incidents)
+            self.incidents.append(Incident(now_ns, "limit", reason, joint))
+        self._bound = bound
+
+
 @dataclass(frozen=True)
 class Replay:
     """One bag through the whole node.
@@ -86,7 +122,6 @@ class Replay:
     digest: str
     joint_names: tuple[str, ...]
     joint_ranges: np.ndarray
-    chunk_dt_s: float
     start_ns: int
     end_ns: int
     episodes: tuple[Stretch, ...]
@@ -126,3 +161,33 @@ def by_observation(chunks: Sequence[Chunk]) -> dict[tuple[int, int], Chunk]:
         found[chunk.header_ns, seen[chunk.header_ns]] = chunk
         seen[chunk.header_ns] += 1
     return found
+
+
+def wanted_mode(driver: str) -> str | None:
+    """The recorded mode that a driver filter wants; None for any. Raises ValueError for an unknown one."""
+    if driver not in DRIVER_FILTERS:
+        raise ValueError(f"driver is '{driver}'; expected one of {', '.join(DRIVER_FILTERS)}")
+    return DRIVER_FILTERS[driver]
+
+
+def chunks_of(replay: Replay, driver: str) -> list[ReplayedChunk]:
+    """The chunks for whose observation the recorded driver fits."""
+    mode = wanted_mode(driver)
+    return [chunk for chunk in replay.chunks if mode in (None, chunk.driver)]
+
+
+def check_same_policy(replays: Sequence[Replay]) -> None:
+    """Raises ValueError unless there are replays, and all of one policy and one robot, each bag once."""
+    if not replays:
+        raise ValueError("no bag was replayed; expected at least one")
+    first = replays[0]
+    for replay in replays:
+        if (replay.policy, replay.digest) != (first.policy, first.digest):
+            got = f"bag {replay.bag} with policy '{replay.policy}', bag {first.bag} with '{first.policy}'"
+            raise ValueError(f"{got}; expected one policy for all bags of a summary")
+        if replay.joint_names != first.joint_names or not np.array_equal(replay.joint_ranges, first.joint_ranges):
+            raise ValueError(f"bags {first.bag} and {replay.bag} were replayed on different robots; expected the same")
+    counts = Counter(replay.bag for replay in replays)
+    repeated = sorted(name for name, count in counts.items() if count > 1)
+    if repeated:
+        raise ValueError(f"bag {repeated[0]} is given twice; expected each once")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vla_ros import topics
@@ -11,7 +12,7 @@ from vla_ros.observing.policy_fit import match_policy
 from vla_ros.recordings.events import Event
 from vla_ros.recordings.feed import Feed, resolve_topic
 from vla_ros.replay.bag_run import BagRun
-from vla_ros.replay.policy import ReplayPolicy
+from vla_ros.replay.offline import ReplayPolicy
 from vla_ros.replay.records import Replay
 from vla_ros.replay.settings import Plan, ReplaySettings, Timing
 from vla_ros.robot import RobotConfig
@@ -41,7 +42,8 @@ def replay_bag(
     processor = policy.processor
     robot = match_policy(robot, processor.joint_names, processor.camera_names)
     processor.bind(robot.joint_limits)
-    reader = _open(path)
+    with _told_apart():
+        reader = BagReader(path)
     plan = _plan(path, settings, namespace)
     feed = Feed(reader, robot, namespace)
     start_ns, end_ns = (reader.contents.start_ns, reader.contents.end_ns) if reader.contents else (None, None)
@@ -55,43 +57,40 @@ def replay_bag(
     if run is None:
         why = "; ".join(feed.problems) or "it has no message of the robot's topics"
         raise UnusableBag(f"bag {path}: nothing of it can be used: {why}")
-    return run.finish(str(path), (*feed.problems, *_assumptions(path, settings, plan)))
+    return run.finish(str(path), (*feed.problems, *_assumptions(path, plan)))
 
 
-def _open(path: Path) -> BagReader:
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """What is wrong with a bag is told apart from what is wrong with whoever takes its events."""
     try:
-        return BagReader(path)
+        yield
     except ValueError as error:
         raise UnusableBag(str(error)) from error
 
 
 def _events(feed: Feed) -> Iterator[Event]:
-    """What is wrong with a bag is told apart from what is wrong with whoever takes its events."""
-    try:
+    with _told_apart():
         yield from feed
-    except ValueError as error:
-        raise UnusableBag(str(error)) from error
 
 
-def _assumptions(path: Path, settings: ReplaySettings, plan: Plan) -> tuple[str, ...]:
-    if settings.latency_ms is not None or plan.timing is not Timing.FIXED:
-        return ()
-    assumed = f"each answer was assumed to take {plan.latency_ms:g} ms; --latency MS says otherwise"
-    return (f"bag {path} has no recorded chunks: {assumed}",)
+def _assumptions(path: Path, plan: Plan) -> tuple[str, ...]:
+    assumed = f"each answer was assumed to take {plan.latency_ms or 0.0:g} ms; --latency MS says otherwise"
+    return (f"bag {path} has no recorded chunks: {assumed}",) if plan.is_assumed else ()
 
 
 def _plan(path: Path, settings: ReplaySettings, namespace: str) -> Plan:
     """What of the bag is followed. Raises ValueError where it holds no latency and none is given; UnusableBag where
     that may be because the bag is damaged."""
     names = {name: resolve_topic(name, namespace) for name in (MODE, CHUNK, TRACE)}
-    found, damage = _topics_found(_open(path), tuple(names.values()))
+    found, damage = _topics_found(BagReader(path), tuple(names.values()))
     says_driver = names[MODE] in found
     if settings.latency_ms is not None:
         return Plan(Timing.FIXED, says_driver, settings.latency_ms)
     if names[TRACE] in found:
         return Plan(Timing.OF_TRACE, says_driver)
     if names[CHUNK] not in found and settings.unknown_latency_ms is not None:
-        return Plan(Timing.FIXED, says_driver, settings.unknown_latency_ms)
+        return Plan(Timing.FIXED, says_driver, settings.unknown_latency_ms, is_assumed=True)
     if names[CHUNK] not in found:
         missing = f"bag {path} has no chunks on '{names[CHUNK]}' to take the latency from; give one: --latency MS"
         raise UnusableBag(f"{damage}; {missing}") if damage else ValueError(missing)

@@ -1,4 +1,4 @@
-"""Values over time, as a bag has them."""
+"""Values over time, as a bag has them, and means of what is known of them."""
 
 from __future__ import annotations
 
@@ -53,6 +53,19 @@ class TimeSeries:
         """The samples from ``start_ns`` to ``end_ns``."""
         is_inside = (self.times_ns >= start_ns) & (self.times_ns <= end_ns)
         return TimeSeries(self.times_ns[is_inside], self.values[is_inside])
+
+
+def mean_of_known(values: np.ndarray, axis: int | tuple[int, ...] | None = None) -> np.ndarray:
+    """The mean over ``axis``, all axes by default, without what is NaN; NaN, and no warning, where all is."""
+    is_known = np.isfinite(values)
+    total = np.where(is_known, values, 0.0).sum(axis=axis)
+    return np.asarray(ratio(total, is_known.sum(axis=axis)))
+
+
+def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """``total / count``, NaN where nothing was counted."""
+    total = np.asarray(total, np.float64)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=np.asarray(count) > 0)
 
 
 class GrowingSeries:

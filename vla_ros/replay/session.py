@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vla_ros.execution.runner import PolicyRunner
+from vla_ros.policies.directory import load_policy
 from vla_ros.replay.baseline.against import compare_with_baseline
-from vla_ros.replay.baseline.difference import Difference
 from vla_ros.replay.baseline.file import stored_tolerances, write_baseline
+from vla_ros.replay.baseline.pairs import Difference
 from vla_ros.replay.baseline.provenance import Provenance, machine_name, provenance
 from vla_ros.replay.baseline.record import Baseline, make_baseline
 from vla_ros.replay.judge.document import replay_document
 from vla_ros.replay.judge.paired import PairedDifference, paired_differences
-from vla_ros.replay.judge.summarize import summarize, wanted_mode
-from vla_ros.replay.judge.summary import PolicySummary
+from vla_ros.replay.judge.summary import PolicySummary, summarize
 from vla_ros.replay.judge.verdict import (
     ASK_FOR_BASELINE,
     FAIL,
@@ -28,8 +29,8 @@ from vla_ros.replay.judge.verdict import (
     judge_by_baseline,
     judge_second,
 )
-from vla_ros.replay.policy import load_replay_policy
-from vla_ros.replay.records import Replay
+from vla_ros.replay.offline import ReplayPolicy
+from vla_ros.replay.records import Replay, wanted_mode
 from vla_ros.replay.run import Progress, UnusableBag, replay_bag
 from vla_ros.replay.settings import ReplaySettings
 from vla_ros.robot import RobotConfig
@@ -39,12 +40,6 @@ MAX_POLICIES = 2
 
 
 MakeProgress = Callable[[str], AbstractContextManager[Progress | None]]
-
-
-@contextmanager
-def no_progress(name: str) -> Iterator[None]:
-    """Nobody watches."""
-    yield
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ class SessionConfig:
     num_threads: int = 1
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown driver, one policy given twice, a device that is not there and no thread."""
+        """Raises ValueError for an unknown driver or device, one policy given twice, and fewer than one thread."""
         wanted_mode(self.driver)
         _check_device(self.device)
         if self.num_threads < 1:
@@ -89,19 +84,18 @@ class ReplaySession:
     def judge(self, baseline: Baseline | None, renewed: str = "") -> tuple[Verdict, tuple[Difference, ...]]:
         """By a stored baseline, else by the other policy, else not at all; a policy whose golden case no longer holds
         fails. ``renewed`` names the baseline that was written instead of compared with."""
-        verdict, differences = self._judge(baseline, renewed)
+        differences: tuple[Difference, ...] = ()
+        if baseline is not None:
+            differences = compare_with_baseline(self.replays[0], self.origin, baseline)
+            verdict = judge_by_baseline(differences)
+        elif len(self.summaries) == MAX_POLICIES:
+            verdict = judge_second(*self.summaries, self.paired)
+        else:
+            written = f"baseline {renewed} was written from this replay, which is not judged"
+            verdict = judge_alone(self.summaries[0], written if renewed else ASK_FOR_BASELINE)
         if self.drifts:
             verdict = Verdict(FAIL, (*(verdict.reasons if verdict.word == FAIL else ()), *self.drifts))
         return verdict, differences
-
-    def _judge(self, baseline: Baseline | None, renewed: str) -> tuple[Verdict, tuple[Difference, ...]]:
-        if baseline is not None:
-            differences = compare_with_baseline(self.replays[0], self.origin, baseline)
-            return judge_by_baseline(differences), differences
-        if len(self.summaries) == MAX_POLICIES:
-            return judge_second(*self.summaries, self.paired), ()
-        why = f"baseline {renewed} was written from this replay, which is not judged" if renewed else ASK_FOR_BASELINE
-        return judge_alone(self.summaries[0], why), ()
 
     def write_baseline(self, path: Path) -> None:
         """Store what the first policy did; the tolerances that a file had are kept."""
@@ -116,7 +110,15 @@ class ReplaySession:
         return {**document, "problems": [*self.unused, *problems]}
 
 
-def replay_session(config: SessionConfig, make_progress: MakeProgress = no_progress) -> ReplaySession:
+def load_replay_policy(name: str, policy_dir: Path, device: torch.device) -> ReplayPolicy:
+    """A policy that drifted is replayed too: that is how it shows what it does. Raises ValueError as ``load_policy``
+    does."""
+    loaded = load_policy(policy_dir, device, refuse_drift=False)
+    runner = PolicyRunner(loaded.policy, device)
+    return ReplayPolicy(name, loaded.processor, lambda request: runner.run(request).actions, loaded.drift)
+
+
+def replay_session(config: SessionConfig, make_progress: MakeProgress = lambda name: nullcontext()) -> ReplaySession:
     """Replay every bag with every policy; ``make_progress`` gives what hears of the progress of one, by its name.
 
     Raises ValueError for policies and a robot that don't belong together, and where no bag can be used at all.

@@ -45,12 +45,13 @@ class Timing(Enum):
 
 @dataclass(frozen=True)
 class Plan:
-    """What of a bag is followed; ``says_driver``: it has ``vla_policy/mode``. ``latency_ms`` is that of fixed
-    timing."""
+    """What of a bag is followed; ``says_driver``: it has ``vla_policy/mode``. ``latency_ms`` is that of fixed timing,
+    ``is_assumed`` where neither the bag nor the user says it."""
 
     timing: Timing
     says_driver: bool
     latency_ms: float | None = None
+    is_assumed: bool = False
 
 
 def from_stored(stored: Mapping[str, Any], where: str = "baseline") -> tuple[ReplaySettings, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import numpy as np
 
 from vla_ros.messages.trace import Trace
@@ -20,13 +18,13 @@ class KeptFrames:
 
     def __init__(self, robot: RobotConfig) -> None:
         self._max_skew_s = robot.max_camera_skew_s
-        self._frames: dict[str, OrderedDict[int, Frame]] = {name: OrderedDict() for name in robot.camera_names}
+        self._frames: dict[str, dict[int, Frame]] = {name: {} for name in robot.camera_names}
 
     def add(self, frame: Frame) -> None:
         kept = self._frames[frame.camera]
         kept[frame.header_ns] = frame
-        while frame.header_ns - next(iter(kept)) > KEPT_S * NS_PER_S:
-            kept.popitem(last=False)
+        while frame.header_ns - (oldest_ns := next(iter(kept))) > KEPT_S * NS_PER_S:
+            del kept[oldest_ns]
 
     def observation(self, trace: Trace) -> Observation:
         """What ``trace`` says, as far as the robot's cameras go: of one that it does not name, the frame nearest to it.

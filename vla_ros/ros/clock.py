@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from vla_ros.messages.stamps import MAX_LEAD_S, check_stamp
@@ -35,17 +36,14 @@ class ClockReading:
 
 def read_clocks(ros_now_ns: Callable[[], int]) -> ClockReading:
     """Both clocks as near to each other as a few tries get: the thread may lose its core between two readings."""
-    best, best_gap_ns = None, 0
+    readings: list[tuple[int, ClockReading]] = []
     for _ in range(NUM_READINGS):
-        before_ns = steady_now_ns()
-        ros_ns = ros_now_ns()
-        gap_ns = steady_now_ns() - before_ns
-        if best is None or gap_ns < best_gap_ns:
-            best, best_gap_ns = ClockReading(before_ns + gap_ns // 2, ros_ns), gap_ns
+        before_ns, ros_ns, after_ns = steady_now_ns(), ros_now_ns(), steady_now_ns()
+        gap_ns = after_ns - before_ns
+        readings.append((gap_ns, ClockReading(before_ns + gap_ns // 2, ros_ns)))
         if gap_ns <= GOOD_READING_NS:
             break
-    assert best is not None
-    return best
+    return min(readings, key=itemgetter(0))[1]
 
 
 def to_steady_ns(stamp_ns: int, now: ClockReading, max_lead_s: float = MAX_LEAD_S) -> int:

@@ -18,6 +18,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.ros.dds import use_default_dds_profile
@@ -97,9 +98,7 @@ class ManagedNode(LifecycleNode):
         self.close()
         return TransitionCallbackReturn.SUCCESS
 
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.close()
-        return TransitionCallbackReturn.SUCCESS
+    on_error = on_shutdown
 
     def close(self) -> None:
         """Stop whatever runs, whichever state the node is in."""
@@ -190,9 +189,9 @@ class Role:
         """``name`` as the owner resolves it."""
         return self._owner.resolve_topic_name(name)
 
-    def subscribe(self, topic: Topic, callback: Callable[..., None]) -> None:
-        """Listen to a topic as the owner resolves it."""
-        subscribe(self.node, replace(topic, name=self.topic(topic.name)), callback)
+    def subscribe(self, topic: Topic, callback: Callable[..., None], profile: QoSProfile | None = None) -> None:
+        """Listen to a topic as the owner resolves it, with its own quality of service unless ``profile`` is another."""
+        subscribe(self.node, replace(topic, name=self.topic(topic.name)), callback, profile)
 
     def hear(self, topic: Topic, callback: Callable[[Any], None]) -> None:
         """Listen to a topic as the owner resolves it, whatever its publishers' quality of service."""

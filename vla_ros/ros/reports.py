@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
 from vla_ros.ros.statistics import Distribution
 
 
-def full_name(node: Node) -> str:
-    """A node's name with its namespace, which tells robots apart on the one topic ``/diagnostics``."""
-    return node.get_fully_qualified_name().lstrip("/")
-
-
-def status(name: str, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:
-    """A status of ``name``; ``values`` keep their order."""
+def make_status(node: Node, part: str, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:
+    """The status of a node's ``part``, named with the namespace, which tells robots apart; ``values`` keep their
+    order."""
+    name = f"{node.get_fully_qualified_name().lstrip('/')}: {part}"
     pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
     return DiagnosticStatus(level=level, name=name, message=message, hardware_id="", values=pairs)
 
 
-def diagnostics(stamp: Time, statuses: list[DiagnosticStatus]) -> DiagnosticArray:
-    """Statuses as ``/diagnostics`` carries them."""
-    msg = DiagnosticArray(status=statuses)
-    msg.header.stamp = stamp
+def diagnostics(node: Node, status: DiagnosticStatus) -> DiagnosticArray:
+    """A status as ``/diagnostics`` carries it."""
+    msg = DiagnosticArray(status=[status])
+    msg.header.stamp = node.get_clock().now().to_msg()
     return msg
 
 

@@ -12,8 +12,8 @@ from rclpy.validate_topic_name import validate_topic_name
 from std_msgs.msg import String
 
 from vla_ros.robot import JointConfig, RobotConfig, RobotFile, read_robot_file
-from vla_ros.ros import qos
 from vla_ros.ros.managed import Role
+from vla_ros.topics import STRING, Qos, Topic
 
 PATIENCE_S = 5.0
 
@@ -52,7 +52,7 @@ class RobotDescription:
         self._robot: Future[RobotConfig] = Future()
         self._role = Role(owner, "description")
         self._topic = self._role.topic(file.urdf_topic)
-        self._role.node.create_subscription(String, self._topic, self._on_urdf, qos.LATCHED)
+        self._role.subscribe(Topic(file.urdf_topic, STRING, Qos.LATCHED), self._on_urdf)
         self._role.start()
 
     def wait(self, patience_s: float = PATIENCE_S) -> RobotConfig:

@@ -1,4 +1,4 @@
-"""A node's process ends when it is told to, at a moment of its own choice."""
+"""Signals that end a node's process at a moment of its own choosing."""
 
 from __future__ import annotations
 

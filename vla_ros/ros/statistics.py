@@ -1,4 +1,4 @@
-"""Distributions of what a quantity was over the last seconds."""
+"""How a quantity was distributed over the last seconds."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Distribution:
         self._values.append((steady_now_ns(), value))
 
     def summary(self) -> DistributionSummary | None:
-        """None where there is no value."""
+        """None without any value."""
         oldest_ns = steady_now_ns() - round(WINDOW_S * NS_PER_S)
         values = np.array([value for stamp_ns, value in self._values.copy() if stamp_ns >= oldest_ns])
         if not len(values):

@@ -31,7 +31,7 @@ class AskingProcessor(Protocol):
 
 
 @dataclass(frozen=True)
-class Question:
+class PreparedRequest:
     """``request`` is what the processor made of what is asked."""
 
     asked: Asked
@@ -59,7 +59,7 @@ class Asking:
         self._report = report
         self._lock = nullcontext() if lock is None else lock
 
-    def ask(self, repeated: Observation | None = None) -> Question | None:
+    def ask(self, repeated: Observation | None = None) -> PreparedRequest | None:
         """What to ask the policy now, about ``repeated`` or else what the sensors make; None where it need not or
         cannot be asked. To be called when a frame has come, an answer was taken, or the mode has changed."""
         continuation: Continuation | None = None
@@ -77,7 +77,7 @@ class Asking:
             except ValueError as error:
                 self._report("strategy", str(error))
         try:
-            return Question(Asked(now_ns, observation), self._processor.process(observation, continuation))
+            return PreparedRequest(Asked(now_ns, observation), self._processor.process(observation, continuation))
         except ValueError as error:
             self.fail(f"processor: {error}")
             return None

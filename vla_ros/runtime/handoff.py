@@ -44,7 +44,7 @@ class Handoff:
             self.change(Mode.ESTOP, f"emergency stop on '{topics.ESTOP}'")
 
     def reset_estop(self) -> str:
-        """From ESTOP to HOLD. Returns the reason for a refusal, empty where it is done or there was nothing to
+        """From ESTOP to HOLD. Returns the reason for a refusal, empty where it succeeds or there was nothing to
         reset."""
         if self._is_pressed:
             return f"'{topics.ESTOP}' is still true; publish false first"
@@ -58,7 +58,7 @@ class Handoff:
         return changes
 
     def note(self, line: str) -> None:
-        """Something worth a line beside the changes."""
+        """Note something else worth a line."""
         self._changes.append(line)
 
     def _set(self, mode: Mode, why: str, is_fault: bool) -> None:

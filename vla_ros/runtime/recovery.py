@@ -41,5 +41,5 @@ class Recovery:
         return now_ns - self._since_ns > self._watchdogs.max_recovery_s * NS_PER_S
 
     def is_over(self, is_answered: bool) -> bool:
-        """When nothing is wrong at present; of some faults that is known by an answer only."""
+        """To be called when nothing is wrong; that some faults are over shows by an answer only."""
         return self.cause is not None and (is_answered or self.cause.kind not in UNTIL_ANSWERED)

@@ -120,7 +120,7 @@ class _Member:
 
 
 class _Blend:
-    """A path that takes over smoothly from whatever was followed before it, be that a blend itself."""
+    """A path that takes over smoothly from whatever was followed before it, which may be a blend itself."""
 
     def __init__(self, old: _Blend | None, new: Path, switch_ns: int, blend_s: float) -> None:
         self._old = old

@@ -12,7 +12,7 @@ def overrun_fault(robot: RobotConfig, missed_s: float) -> Fault | None:
     limit_s = robot.watchdogs.max_overrun_s
     if missed_s <= limit_s:
         return None
-    line = f"the control thread was away for {missed_s:.2f} s; expected at most {limit_s:g} s"
+    line = f"the control thread did not run for {missed_s:.2f} s; expected at most {limit_s:g} s"
     return Fault("overrun", line, missed_s, limit_s)
 
 

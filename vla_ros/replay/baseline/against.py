@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from vla_ros.replay.baseline.behaviour_changes import behaviour_changes, first_inexact
-from vla_ros.replay.baseline.difference import BAG, BEHAVIOUR, FILE, INPUT, SETTING, Difference
 from vla_ros.replay.baseline.input_changes import input_changes
-from vla_ros.replay.baseline.pairs import BagPair, pair_bags
+from vla_ros.replay.baseline.pairs import BAG, BEHAVIOUR, FILE, INPUT, SETTING, BagPair, Difference, pair_bags
 from vla_ros.replay.baseline.provenance import Provenance
 from vla_ros.replay.baseline.record import Baseline, make_baseline
 from vla_ros.replay.records import Replay

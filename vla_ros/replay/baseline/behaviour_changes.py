@@ -7,9 +7,7 @@ from itertools import zip_longest
 
 import numpy as np
 
-from vla_ros.replay.baseline.difference import BEHAVIOUR, Difference
-from vla_ros.replay.baseline.in_step import moved_columns
-from vla_ros.replay.baseline.pairs import BagPair, ChunkPair
+from vla_ros.replay.baseline.pairs import BEHAVIOUR, BagPair, ChunkPair, Difference, in_step
 from vla_ros.replay.baseline.record import Baseline, Tolerances
 from vla_ros.units import NS_PER_S
 
@@ -84,8 +82,8 @@ def _joint_order(pairs: list[ChunkPair], names: tuple[str, ...]) -> str:
         np.concatenate([np.diff(side.positions, axis=0) for side in sides])
         for sides in zip(*((pair.got, pair.expected) for pair in pairs), strict=True)
     )
-    moved = moved_columns(got, expected)
-    said = ", ".join(f"'{names[j]}' moves as '{names[source]}' did" for j, source in moved.items())
+    moved = [(j, source) for j, source in enumerate(in_step(got, expected)) if source not in (None, j)]
+    said = ", ".join(f"'{names[j]}' moves as '{names[source]}' did" for j, source in moved)
     return f"the joint order of the actions changed: {said}; " if moved else ""
 
 

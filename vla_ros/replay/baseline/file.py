@@ -48,7 +48,7 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
 
 
 def read_baseline(path: Path) -> Baseline:
-    """Raises ValueError, in one line that names the file, where it is missing, no baseline, or damaged."""
+    """Raises ValueError, in one line that names the file, where it is missing, not a baseline, or damaged."""
     try:
         document = json.loads(path.read_text())
     except OSError as error:

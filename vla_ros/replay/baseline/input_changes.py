@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from vla_ros.replay.baseline.difference import INPUT, Difference
 from vla_ros.replay.baseline.fingerprint import InputFingerprint, rms_difference
-from vla_ros.replay.baseline.in_step import in_step
-from vla_ros.replay.baseline.pairs import ChunkPair
+from vla_ros.replay.baseline.pairs import INPUT, ChunkPair, Difference, in_step
 from vla_ros.replay.baseline.record import Baseline, Tolerances
 from vla_ros.transforms.normalize import CLAMP
 

@@ -1,4 +1,5 @@
-"""A bag as it is now beside the same bag in the baseline, chunk by chunk."""
+"""A replay beside its baseline: bags and chunks in pairs, columns in step with each other, and how a difference is
+told."""
 
 from __future__ import annotations
 
@@ -7,11 +8,46 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.replay.baseline.difference import Difference, Value
 from vla_ros.replay.baseline.record import BagRecord, Baseline, ChunkRecord
 from vla_ros.replay.records import by_observation
 from vla_ros.replay.series import TimeSeries
 from vla_ros.units import NS_PER_S
+
+BAG, SETTING, INPUT, BEHAVIOUR, FILE = "bag", "setting", "input", "behaviour", "file"
+MIN_ROWS = 4
+MIN_CORRELATION = 0.9999
+MIN_MOTION = 1e-4
+
+Value = float | str | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """``what`` differs, of kind BAG, SETTING, INPUT, BEHAVIOUR or FILE.
+
+    ``bag``, ``time_ns`` (``time_s`` since the bag's start) and ``joint`` say where, as far as it is anywhere;
+    ``tolerance`` by how much numbers may differ.
+    """
+
+    kind: str
+    what: str
+    got: Value
+    expected: Value
+    bag: str = ""
+    time_ns: int | None = None
+    time_s: float | None = None
+    joint: str = ""
+    tolerance: float | None = None
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        where = [f"bag '{self.bag}'"] if self.bag else []
+        where += [f"at {self.time_s:.3f} s"] if self.time_s is not None else []
+        where += [f"joint '{self.joint}'"] if self.joint else []
+        allowed = "" if self.tolerance is None else f" (tolerance {self.tolerance:g})"
+        place = f"{', '.join(where)}: " if where else ""
+        return f"{self.kind}: {place}{self.what}: got {_text(self.got)}, expected {_text(self.expected)}{allowed}"
 
 
 @dataclass(frozen=True)
@@ -78,3 +114,32 @@ def pair_bags(now: Baseline, baseline: Baseline) -> list[BagPair]:
 def _in_order(bag: BagRecord, columns: list[int]) -> BagRecord:
     chunks = tuple(replace(chunk, positions=chunk.positions[:, columns]) for chunk in bag.chunks)
     return replace(bag, chunks=chunks, commands=TimeSeries(bag.commands.times_ns, bag.commands.values[:, columns]))
+
+
+def in_step(got: np.ndarray, expected: np.ndarray) -> list[int | None]:
+    """For each column of ``got`` [num_rows, num_columns] the column of ``expected``, of the same shape, that it is in
+    step with, up to an offset and a positive factor: its own where that is one of them, None where nothing is.
+
+    Rows where either is NaN are left out; it takes ``MIN_ROWS`` and some motion.
+    """
+    partners: list[int | None] = []
+    for own, column in enumerate(got.T):
+        correlations = [_correlation(column, other) for other in expected.T]
+        best = own if correlations[own] >= MIN_CORRELATION else int(np.argmax(correlations))
+        partners.append(best if correlations[best] >= MIN_CORRELATION else None)
+    return partners
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """-1, too, where it is not known."""
+    is_known = np.isfinite(a) & np.isfinite(b)
+    a, b = a[is_known], b[is_known]
+    if len(a) < MIN_ROWS or min(a.std(), b.std()) < MIN_MOTION:
+        return -1.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _text(value: Value) -> str:
+    if value is None:
+        return "nothing"
+    return f"{value:.9g}" if isinstance(value, float) else str(value)

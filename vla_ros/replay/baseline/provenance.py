@@ -58,14 +58,14 @@ def provenance(
 
 
 def machine_name(device: str, num_threads: int) -> str:
-    """The processor, the libraries that compute, the policy's device and the threads it has."""
+    """The CPU, the libraries that compute, the policy's device and the threads it has."""
     libraries = (f"{name} {version(name)}" for name in ("torch", "numpy"))
-    return ", ".join((platform.machine(), _processor_model(), *libraries, device, f"{num_threads} threads"))
+    return ", ".join((platform.machine(), _cpu_model(), *libraries, device, f"{num_threads} threads"))
 
 
-def _processor_model() -> str:
+def _cpu_model() -> str:
     """As Linux names it, with family, model and stepping: a name like "AMD EPYC" stands for several generations, which
-    round differently. Nothing on a system or a processor where it doesn't."""
+    round differently. Empty on a system or a CPU where it doesn't."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:

@@ -11,14 +11,13 @@ import numpy as np
 
 from vla_ros.replay.baseline.fingerprint import InputFingerprint
 from vla_ros.replay.baseline.provenance import Provenance, bag_name
-from vla_ros.replay.judge.summarize import check_same_policy
-from vla_ros.replay.records import Incident, Replay
+from vla_ros.replay.records import Incident, Replay, check_same_policy
 from vla_ros.replay.series import TimeSeries
 
 
 @dataclass(frozen=True)
 class Tolerances:
-    """By how much a number may differ from the baseline's: other processors and libraries round otherwise.
+    """By how much a number may differ from the baseline's: other CPUs and libraries round differently.
 
     position        of any action of a chunk, rad or m
     position_rms    of one joint over all chunks of a bag, rad or m: rounding is different each time and averages out, a
@@ -59,7 +58,7 @@ class ChunkRecord:
 @dataclass(frozen=True)
 class BagRecord:
     """One bag: ``commands`` are ours, ``limit_counts`` how many of them a limit bounded (by joint name; empty where it
-    is no joint's), ``events`` all others, ``num_events`` of them: a file keeps the first only."""
+    concerns no joint), ``events`` all others, ``num_events`` of them: a file keeps the first only."""
 
     name: str
     start_ns: int

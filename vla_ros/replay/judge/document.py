@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.replay.baseline.difference import Difference
+from vla_ros.replay.baseline.pairs import Difference
 from vla_ros.replay.judge.paired import PairedDifference
-from vla_ros.replay.judge.summary import ErrorTable, Intervention, PolicySummary, WorstMoment
+from vla_ros.replay.judge.summary import ErrorTable, PolicySummary
 from vla_ros.replay.judge.verdict import Verdict
 
 NUM_DIGITS = 9
@@ -59,8 +59,8 @@ def _policy(summary: PolicySummary) -> dict[str, Any]:
         **{f"{kind}_events": count for kind, count in summary.num_incidents.items()},
         **{f"first_{kind}_events": [vars(found) for found in first] for kind, first in incidents},
         "latency_ms": {name: summary.latency_ms(q) for name, q in (("p50", 50), ("p99", 99), ("max", 100))},
-        "interventions": [_intervention(found, names) for found in summary.interventions],
-        "worst": [_moment(moment) for moment in summary.worst],
+        "interventions": [_by_name(vars(found), names) for found in summary.interventions],
+        "worst": [{name: value for name, value in vars(one).items() if name != "chunk"} for one in summary.worst],
     }
 
 
@@ -78,14 +78,9 @@ def _by_joint(names: Sequence[str], values: np.ndarray) -> dict[str, Any]:
     return dict(zip(names, values, strict=True))
 
 
-def _intervention(found: Intervention, names: Sequence[str]) -> dict[str, Any]:
-    return {
-        name: _by_joint(names, value) if isinstance(value, np.ndarray) else value for name, value in vars(found).items()
-    }
-
-
-def _moment(moment: WorstMoment) -> dict[str, Any]:
-    return {name: value for name, value in vars(moment).items() if name != "chunk_index"}
+def _by_name(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Arrays of ``values`` by joint."""
+    return {key: _by_joint(names, value) if isinstance(value, np.ndarray) else value for key, value in values.items()}
 
 
 def _plain(value: Any) -> Any:

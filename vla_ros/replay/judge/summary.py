@@ -1,15 +1,29 @@
-"""What the replays of one policy come to: figures and findings, made by ``summarize``, shown and stored elsewhere."""
+"""What the replays of one policy say about it: its chunks and commands beside what the robot did."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.replay.averages import mean_of_known
+from vla_ros.replay.judge.moments import Intervention, WorstMoment, intervention, worst_moments
+from vla_ros.replay.records import (
+    COMMANDED,
+    MEASURED,
+    Replay,
+    ReplayedChunk,
+    check_same_policy,
+    chunks_of,
+    wanted_mode,
+)
+from vla_ros.replay.series import mean_of_known
+from vla_ros.units import MS_PER_NS, NS_PER_S
 
 INCIDENT_KINDS = ("limit", "watchdog", "processor")
+NUM_FIRST_INCIDENTS = 20
+NUM_PROBLEMS = 3
 
 
 @dataclass(frozen=True)
@@ -45,46 +59,6 @@ class BagIncident:
     joint: str
     line: str
     num_times: int
-
-
-@dataclass(frozen=True)
-class Intervention:
-    """A human drove: what the policy would have done lay this far from what they did.
-
-    ``start_s`` is since the bag's start. Arrays are [num_joints], in each joint's unit, NaN where nothing was there:
-    ``commanded`` and ``measured`` mean absolute errors against what the human commanded and where the robot then was,
-    ``offset`` the first of them with its sign, the policy's less the human's. ``largest`` is the largest error against
-    the commands, in the unit of ``largest_joint`` and chosen by fraction of its range; NaN and empty where nothing was
-    there.
-    """
-
-    bag: str
-    start_s: float
-    duration_s: float
-    num_chunks: int
-    commanded: np.ndarray
-    measured: np.ndarray
-    offset: np.ndarray
-    largest: float
-    largest_joint: str
-
-
-@dataclass(frozen=True)
-class WorstMoment:
-    """A chunk far from what the robot was commanded: ``error`` is its mean, a fraction of the joints' ranges.
-
-    Furthest off is ``joint`` at ``step`` (0 is the first), by ``joint_error`` in its unit. ``chunk_index`` is its place
-    in the replay's chunks, ``time_s`` since the bag's start.
-    """
-
-    bag: str
-    header_ns: int
-    time_s: float
-    chunk_index: int
-    error: float
-    joint: str
-    step: int
-    joint_error: float
 
 
 @dataclass(frozen=True)
@@ -128,3 +102,79 @@ class PolicySummary:
     def latency_ms(self, percent: float) -> float:
         """So many percent of the answers came within this time."""
         return float(np.percentile(self.latencies_ms, percent))
+
+
+def summarize(replays: Sequence[Replay], driver: str = "any") -> PolicySummary:
+    """What all bags of one policy come to.
+
+    Raises ValueError for an unknown ``driver``, for replays that don't belong together, and where nothing is left to
+    compare.
+    """
+    check_same_policy(replays)
+    first, by_bag = replays[0], [chunks_of(replay, driver) for replay in replays]
+    chunks = [chunk for found in by_bag for chunk in found]
+    if not chunks:
+        raise ValueError(_nothing_left(replays, driver))
+    commanded, measured = (_error_table(chunks, target, first.joint_ranges) for target in (COMMANDED, MEASURED))
+    if not (commanded.is_known or measured.is_known):
+        raise ValueError(
+            f"{len(chunks)} chunks, and no command or joint state was recorded where they are due; expected either: "
+            "check the topics of outputs and joint_states in the robot file"
+        )
+    command_errors = np.concatenate([_command_errors(replay, driver) for replay in replays])
+    command_mae = mean_of_known(command_errors, axis=0)
+    by_kind = {kind: _incidents(replays, kind) for kind in INCIDENT_KINDS}
+    return PolicySummary(
+        name=first.policy,
+        digest=first.digest,
+        driver=driver,
+        bags=tuple(replay.bag for replay in replays),
+        joint_names=first.joint_names,
+        ahead_s=(chunks[0].due_ns - chunks[0].header_ns) / NS_PER_S,
+        num_chunks=len(chunks),
+        num_by_driver=dict(sorted(Counter(chunk.driver for chunk in chunks).items())),
+        num_episodes=sum(len({chunk.episode for chunk in found}) for found in by_bag),
+        commanded=commanded,
+        measured=measured,
+        num_commands=int(np.isfinite(command_errors).any(axis=1).sum()),
+        command_mae=command_mae,
+        command_mae_overall=float(mean_of_known(command_mae / first.joint_ranges)),
+        num_incidents={kind: sum(one.num_times for one in found) for kind, found in by_kind.items()},
+        first_incidents={kind: tuple(found[:NUM_FIRST_INCIDENTS]) for kind, found in by_kind.items()},
+        latencies_ms=np.array([chunk.arrived_ns - chunk.header_ns for chunk in chunks]) * MS_PER_NS,
+        interventions=tuple(intervention(replay, human) for replay in replays for human in replay.interventions),
+        worst=worst_moments(replays, driver),
+    )
+
+
+def _nothing_left(replays: Sequence[Replay], driver: str) -> str:
+    counts = Counter(chunk.driver or "nobody known" for replay in replays for chunk in replay.chunks)
+    if not counts:
+        problems = [line for replay in replays for line in replay.problems][:NUM_PROBLEMS]
+        refused = [event.line for replay in replays for event in replay.events if event.kind == "processor"][:1]
+        why = "; ".join((*problems, *refused)) or "check their cameras, joint states and tasks"
+        return f"the policy gave no chunk in any bag; expected some: {why}"
+    got = ", ".join(f"{count} while {name} drove" for name, count in sorted(counts.items()))
+    return f"driver '{driver}' leaves no chunk to compare: there are {got}; give another --driver, or any"
+
+
+def _error_table(chunks: Sequence[ReplayedChunk], target: str, ranges: np.ndarray) -> ErrorTable:
+    errors = np.abs([chunk.offset_from(target) for chunk in chunks])
+    by_joint, by_step = mean_of_known(errors, axis=(0, 1)), mean_of_known(errors, axis=0)
+    return ErrorTable(by_joint, by_step, by_joint / ranges, mean_of_known(by_step / ranges, axis=1))
+
+
+def _command_errors(replay: Replay, driver: str) -> np.ndarray:
+    """[num_commands, num_joints], NaN where nothing was recorded."""
+    errors = np.abs(replay.commands.values - replay.recorded_commands.at(replay.commands.times_ns))
+    mode = wanted_mode(driver)
+    return errors if mode is None else errors[replay.command_drivers == mode]
+
+
+def _incidents(replays: Sequence[Replay], kind: str) -> list[BagIncident]:
+    return [
+        BagIncident(replay.bag, replay.seconds(event.time_ns), event.joint, event.line, event.num_times)
+        for replay in replays
+        for event in replay.events
+        if event.kind == kind
+    ]

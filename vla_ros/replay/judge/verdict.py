@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vla_ros.replay.baseline.difference import Difference, headline
+from vla_ros.replay.baseline.pairs import BAG, BEHAVIOUR, FILE, INPUT, SETTING, Difference
 from vla_ros.replay.judge.paired import MIN_EPISODES, PairedDifference
 from vla_ros.replay.judge.summary import PolicySummary
 from vla_ros.types import Mode
@@ -15,6 +15,14 @@ ASK_FOR_BASELINE = (
     "there is nothing to judge by: give --baseline FILE (--update-baseline writes one), or the trusted policy and the "
     "new one: --policy TRUSTED --policy NEW"
 )
+_HEADLINES = {
+    BAG: "the bags are not the baseline's",
+    SETTING: "settings or robot file are not the baseline's",
+    INPUT: "what the policy sees changed (the processor, its files or a library)",
+    BEHAVIOUR: "what the policy does changed",
+    FILE: "files of the policy directory changed",
+}
+_RENEWAL = "if that is as it should be, renew the baseline: --update-baseline"
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,18 @@ def judge_by_baseline(differences: Sequence[Difference]) -> Verdict:
     """Pass where nothing differs from the stored result."""
     if not differences:
         return Verdict(PASS, ("nothing differs from the baseline",))
-    return Verdict(FAIL, (headline(differences), *(difference.line for difference in differences)))
+    return Verdict(FAIL, (_headline(differences), *(difference.line for difference in differences)))
+
+
+def _headline(differences: Sequence[Difference]) -> str:
+    """What kinds of differences there are, and what follows, in one line."""
+    kinds = {difference.kind for difference in differences}
+    said = "; ".join(text for kind, text in _HEADLINES.items() if kind in kinds)
+    if kinds == {FILE}:
+        said += ", but the policy sees and does the same"
+    elif kinds <= {INPUT, BEHAVIOUR}:
+        said += ", and the files of the policy directory are the same: look at the code, the libraries and the device"
+    return f"{said}; {_RENEWAL}"
 
 
 def judge_alone(summary: PolicySummary, why: str = ASK_FOR_BASELINE) -> Verdict:

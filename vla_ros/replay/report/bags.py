@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vla_ros.replay.averages import mean_of_known
-from vla_ros.replay.judge.summarize import wanted_mode
-from vla_ros.replay.judge.summary import WorstMoment
-from vla_ros.replay.records import COMMANDED, DRIVERS, MEASURED, Incident, Replay, ReplayedChunk
+from vla_ros.replay.judge.moments import WorstMoment
+from vla_ros.replay.records import COMMANDED, DRIVERS, MEASURED, Incident, Replay, ReplayedChunk, wanted_mode
+from vla_ros.replay.series import mean_of_known
 from vla_ros.replay.session import ReplaySession
 
 
@@ -25,10 +24,6 @@ class NumberedMoment:
     policy: int
     replay: Replay
     moment: WorstMoment
-
-    @property
-    def chunk(self) -> ReplayedChunk:
-        return self.replay.chunks[self.moment.chunk_index]
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,7 @@ def latency_histogram(policies: Sequence[PolicySummary]) -> str:
     counts = [np.histogram(np.minimum(policy.latencies_ms, x.high), edges)[0] for policy in policies]
     y = svg.span_scale(counts, BOTTOM, TOP + 14, min_span=1.0, low=0.0)
     parts = svg.time_axis(x, BOTTOM, TOP, "milliseconds from camera image to answer", 6)
-    for value in svg.ticks(y.low, y.high, 4):
-        if value == round(value):
-            parts.append(svg.line(LEFT, y(value), RIGHT, y(value), "grid"))
-            parts.append(svg.text(LEFT - 6, y(value) + 4, f"{value:.0f}", "tick", "end"))
+    parts += svg.value_axis(y, LEFT, RIGHT, is_count=True)
     share = (x.end - x.start) / NUM_BINS / len(policies)
     for i, (policy, count) in enumerate(zip(policies, counts, strict=True)):
         for k in np.flatnonzero(count):
@@ -84,7 +81,7 @@ def joint_bar(policies: Sequence[PolicySummary], i: int, joint: int) -> str:
         return ""
     width = TABLE_BAR_PIXELS / len(policies)
     bar = svg.rect(0, 1, max(1.0, width * fraction / widest), 10, f"bar{i}")
-    return svg.small_picture(width, 12, svg.percent(fraction), [bar])
+    return svg.picture(width, 12, svg.percent(fraction), [bar], is_inline=True)
 
 
 def difference_bar(difference: PairedDifference, others: Sequence[PairedDifference]) -> str:
@@ -99,4 +96,4 @@ def difference_bar(difference: PairedDifference, others: Sequence[PairedDifferen
         parts += [svg.line(end, 7, end, 17, "interval") for end in (low, high)]
     words = svg.plain(difference.difference * difference.scale)
     parts.append(svg.disc(x(difference.difference), 12, 4, "estimate", words))
-    return svg.small_picture(220, 24, f"Difference {words}", parts)
+    return svg.picture(220, 24, f"Difference {words}", parts, is_inline=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from vla_ros.replay.averages import mean_of_known
 from vla_ros.replay.records import COMMANDED, MEASURED, Replay
 from vla_ros.replay.report import svg
 from vla_ros.replay.report.bags import Bag, NumberedMoment
 from vla_ros.replay.report.timeline import LEFT, RIGHT, WIDTH, head_room, letter, marks, name_style, time_scale
+from vla_ros.replay.series import mean_of_known
 from vla_ros.types import Mode
 from vla_ros.units import NS_PER_S
 
@@ -79,7 +79,7 @@ def _fans(replay: Replay, joint: int, x: svg.Scale, y: svg.Scale) -> str:
 def moment_plots(one: NumberedMoment) -> str:
     """One small chart for each joint: the policy's chunk, what was recorded then, and the second before."""
     replay = one.replay
-    errors = mean_of_known(np.abs(one.chunk.offset_from(COMMANDED)) / replay.joint_ranges, axis=0)
+    errors = mean_of_known(np.abs(one.moment.chunk.offset_from(COMMANDED)) / replay.joint_ranges, axis=0)
     worst = int(np.nanargmax(errors))
     parts = []
     for joint, name in enumerate(replay.joint_names):
@@ -96,7 +96,7 @@ def moment_plots(one: NumberedMoment) -> str:
 
 
 def _moment_panel(one: NumberedMoment, joint: int, left: float, top: float) -> list[str]:
-    replay, chunk = one.replay, one.chunk
+    replay, chunk = one.replay, one.moment.chunk
     bottom, right = top + PANEL_HEIGHT, left + PANEL_WIDTH
     due_s, planned = (chunk.due_ns - chunk.header_ns) / NS_PER_S, chunk.positions[:, joint]
     recorded = []

@@ -134,8 +134,10 @@ def _unbroken(x: list[float], y: list[float]) -> str:
     return "".join(parts)
 
 
-def path(d: str, style: str) -> str:
-    return f'<path class="{style}" d="{d}"/>' if d else ""
+def path(d: str, style: str, tip: str = "") -> str:
+    """``tip`` is shown where the pointer rests on it; nothing where ``d`` is empty."""
+    closing = f"><title>{escape(tip)}</title></path>" if tip else "/>"
+    return f'<path class="{style}" d="{d}"{closing}' if d else ""
 
 
 def line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
@@ -158,15 +160,10 @@ def rect(x: float, y: float, width: float, height: float, style: str, tip: str =
     return f'<rect class="{style}" x="{x:.1f}" y="{y:.1f}" {size}>{inside}</rect>'
 
 
-def shape(d: str, style: str, tip: str) -> str:
-    """A closed path with a tooltip."""
-    return f'<path class="{style}" d="{d}"><title>{escape(tip)}</title></path>'
-
-
 def disc(x: float, y: float, radius: float, style: str, tip: str) -> str:
     """A dot with a tooltip."""
     arc = f"a{radius:g} {radius:g} 0 1 0"
-    return shape(f"M{x - radius:.1f} {y:.1f}{arc} {2 * radius:g} 0{arc} -{2 * radius:g} 0", style, tip)
+    return path(f"M{x - radius:.1f} {y:.1f}{arc} {2 * radius:g} 0{arc} -{2 * radius:g} 0", style, tip)
 
 
 def fitted(words: str, width: float, char_width: float = 6.3) -> str:
@@ -177,20 +174,14 @@ def fitted(words: str, width: float, char_width: float = 6.3) -> str:
     return words[: num_chars - 1].rstrip() + "…" if num_chars > 3 else ""
 
 
-def picture(width: float, height: float, label: str, parts: list[str]) -> str:
-    """The whole picture; ``label`` says in words what it shows."""
-    return (
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label, quote=True)}" '
-        f'style="min-width:{NARROWEST * width:.0f}px;max-width:{width:g}px">' + "".join(parts) + "</svg>"
-    )
-
-
-def small_picture(width: float, height: float, label: str, parts: list[str]) -> str:
-    """A picture in a line of text."""
-    return (
-        f'<svg class="small" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" role="img" '
-        f'aria-label="{escape(label, quote=True)}">' + "".join(parts) + "</svg>"
-    )
+def picture(width: float, height: float, label: str, parts: list[str], is_inline: bool = False) -> str:
+    """The whole picture; ``label`` says in words what it shows. ``is_inline``: in a line of text."""
+    size = f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label, quote=True)}"'
+    if is_inline:
+        opening = f'<svg class="small" width="{width:g}" height="{height:g}" {size}>'
+    else:
+        opening = f'<svg {size} style="min-width:{NARROWEST * width:.0f}px;max-width:{width:g}px">'
+    return opening + "".join(parts) + "</svg>"
 
 
 def time_axis(x: Scale, y: float, top: float, unit: str, num_wanted: int = 10) -> list[str]:
@@ -201,11 +192,13 @@ def time_axis(x: Scale, y: float, top: float, unit: str, num_wanted: int = 10) -
     return [*parts, text(x.end, y + 30, unit, "tick", "end")]
 
 
-def value_axis(y: Scale, left: float, right: float, num_wanted: int = 4, unit: str = "") -> list[str]:
+def value_axis(
+    y: Scale, left: float, right: float, num_wanted: int = 4, unit: str = "", is_count: bool = False
+) -> list[str]:
+    """Ticks left of ``left`` with lines up to ``right``; of a count at whole numbers only."""
     parts = []
     for value in ticks(y.low, y.high, num_wanted):
-        parts += [
-            line(left, y(value), right, y(value), "grid"),
-            text(left - 6, y(value) + 4, tick_label(value) + unit, "tick", "end"),
-        ]
+        if not is_count or value == round(value):
+            parts.append(line(left, y(value), right, y(value), "grid"))
+            parts.append(text(left - 6, y(value) + 4, tick_label(value) + unit, "tick", "end"))
     return parts

@@ -71,7 +71,7 @@ def name_style(bag: Bag, i: int) -> str:
 def marks(bag: Bag, x: svg.Scale, top: float, bottom: float) -> list[str]:
     """The worst moments, by their number; a label that would lie on another goes into its neighbour's place."""
     parts, last = [], -np.inf
-    for one in sorted(bag.moments, key=lambda one: one.chunk.header_ns):
+    for one in sorted(bag.moments, key=lambda one: one.moment.chunk.header_ns):
         at_s = one.moment.time_s
         last = label = max(x(at_s), last + 17)
         tip = f"Worst moment {one.number}: {one.replay.policy}, {at_s:.2f} s"
@@ -89,7 +89,7 @@ def incident_symbol(kind: str, x: float, y: float, tip: str) -> str:
         "limit": f"M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z",
         "processor": f"M{x - 4:.1f} {y - 4:.1f}h8v8h-8z",
     }
-    return svg.shape(outlines[kind], f"event-{kind}", tip)
+    return svg.path(outlines[kind], f"event-{kind}", tip)
 
 
 def _row_label(words: str, y: float, style: str = "") -> str:

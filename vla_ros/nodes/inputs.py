@@ -1,0 +1,157 @@
+"""What comes in beside the model's answers: cameras and joint states into the buffers, and what a human says. Callbacks
+check, convert, hand on and return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from rclpy.node import Node
+from sensor_msgs.msg import Joy
+from trajectory_msgs.msg import JointTrajectory
+
+from vla_ros import topics
+from vla_ros.messages.frames import decode_frame
+from vla_ros.messages.images import Converter
+from vla_ros.messages.joints import positions_by_name
+from vla_ros.messages.stamps import MAX_START_LEAD_S
+from vla_ros.messages.times import time_to_ns
+from vla_ros.messages.trajectories import parse_teleop
+from vla_ros.nodes.control import Control
+from vla_ros.observing.buffers import SensorBuffers, joint_sample
+from vla_ros.robot import CameraConfig, RobotConfig
+from vla_ros.ros.clock import StampMap, steady_now_ns
+from vla_ros.ros.managed import Role
+from vla_ros.ros.problems import Problems
+from vla_ros.ros.qos import JOINT_STATES
+from vla_ros.runtime.teleop import TeleopTrajectory
+from vla_ros.topics import Qos, Topic
+from vla_ros.types import Frame
+from vla_ros.units import NS_PER_S
+
+NO_BUTTON = -1
+
+
+class _Inputs:
+    """Subscriptions of some roles, each in a thread of its own."""
+
+    def __init__(self, owner: Node, robot: RobotConfig, stamps: StampMap, problems: Problems, *roles: str) -> None:
+        self._robot = robot
+        self._stamps = stamps
+        self._problems = problems
+        self._roles = [Role(owner, role) for role in roles]
+
+    def start(self) -> None:
+        for role in self._roles:
+            role.start()
+
+    def stop(self) -> None:
+        """Returns when no callback runs any more."""
+        for role in self._roles:
+            role.stop()
+
+
+class SensorInputs(_Inputs):
+    """Cameras and joint states. What arrives goes into ``sensors`` while that is set, else it is dropped."""
+
+    def __init__(
+        self, owner: Node, robot: RobotConfig, stamps: StampMap, problems: Problems, on_frame: Callable[[], None]
+    ) -> None:
+        super().__init__(owner, robot, stamps, problems, "cameras", "joints")
+        self.sensors: SensorBuffers | None = None
+        self._on_frame = on_frame
+        self._convert = _cv_bridge_converter()
+        cameras, joints = self._roles
+        for camera in robot.cameras:
+            kind = topics.COMPRESSED_IMAGE if camera.compressed else topics.IMAGE
+            cameras.subscribe(Topic(camera.topic, kind, Qos.SENSOR), partial(self._on_image, camera))
+        joint_states = Topic(robot.joint_states.topic, topics.JOINT_STATE, Qos.SENSOR)
+        joints.subscribe(joint_states, self._on_joint_state, JOINT_STATES)
+
+    def _on_image(self, camera: CameraConfig, msg: Any) -> None:
+        sensors = self.sensors
+        if sensors is None:
+            return
+        source = f"camera '{camera.name}'"
+        try:
+            header_ns = time_to_ns(msg.header.stamp)
+            stamp_ns = self._stamps.to_steady_ns(header_ns)
+            image = decode_frame(msg, camera.width, camera.height, self._convert)
+        except ValueError as error:
+            return self._problems.report(source, f"{source} on '{camera.topic}': {error}")
+        sensors.cameras[camera.name].add(Frame(camera.name, stamp_ns, header_ns, image))
+        self._on_frame()
+
+    def _on_joint_state(self, msg: Any) -> None:
+        sensors = self.sensors
+        if sensors is None:
+            return
+        try:
+            stamp_ns = self._stamps.to_steady_ns(time_to_ns(msg.header.stamp))
+            positions, velocities = positions_by_name(msg, self._robot.joint_names)
+        except ValueError as error:
+            return self._problems.report("joint state", f"joint state on '{self._robot.joint_states.topic}': {error}")
+        sensors.joints.add(joint_sample(stamp_ns, positions, velocities))
+
+
+class HumanInputs(_Inputs):
+    """Teleop trajectories and a takeover button in one thread, the emergency stop in another: nothing makes a hand on
+    the stick wait, and not even that a stop.
+
+    ``control`` gets checked trajectories and what the emergency stop says; the button ``takeover_button`` of ``joy``
+    takes over when it goes down.
+    """
+
+    def __init__(
+        self,
+        owner: Node,
+        robot: RobotConfig,
+        stamps: StampMap,
+        problems: Problems,
+        control: Control,
+        takeover_button: int = NO_BUTTON,
+    ) -> None:
+        super().__init__(owner, robot, stamps, problems, "stop", "human")
+        self._control = control
+        self._was_down = True  # held when the node starts is not pressed
+        stop, role = self._roles
+        stop.hear(topics.ESTOP.private, lambda msg: control.press_estop(msg.data))
+        role.hear(topics.TELEOP.private, self._on_trajectory)
+        if takeover_button != NO_BUTTON:
+            role.subscribe(topics.JOY, partial(self._on_joy, takeover_button))
+
+    def _on_trajectory(self, msg: JointTrajectory) -> None:
+        try:
+            trajectory = parse_teleop(msg, self._robot.joint_names)
+            start_ns = steady_now_ns()
+            if trajectory.stamp_ns:
+                start_ns = self._stamps.to_steady_ns(trajectory.stamp_ns, MAX_START_LEAD_S)
+            times_ns = tuple(start_ns + round(t * NS_PER_S) for t in trajectory.times_s)
+            refusal = self._control.offer_teleop(TeleopTrajectory(times_ns, trajectory.positions))
+        except ValueError as error:
+            refusal = str(error)
+            self._control.reject_teleop(refusal)
+        if refusal:
+            self._problems.report("teleop", f"'{topics.TELEOP}' refused: {refusal}")
+
+    def _on_joy(self, button: int, msg: Joy) -> None:
+        if button >= len(msg.buttons):
+            return self._problems.report(
+                topics.JOY.name,
+                f"'{topics.JOY}' has {len(msg.buttons)} buttons; expected more than takeover_button {button}",
+            )
+        is_down = bool(msg.buttons[button])
+        refusal = self._control.takeover() if is_down and not self._was_down else ""
+        if refusal:
+            self._problems.report(topics.JOY.name, f"takeover by '{topics.JOY}' refused: {refusal}")
+        self._was_down = is_down
+
+
+def _cv_bridge_converter() -> Converter | None:
+    """ROS's own image conversion, where it is installed."""
+    try:
+        from cv_bridge import CvBridge
+    except ImportError:
+        return None
+    return CvBridge().imgmsg_to_cv2

@@ -1,0 +1,144 @@
+"""What the robot did, as its bag says: where it was commanded to, where it was, who drove and what for."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vla_ros.recordings.events import CommandEvent, JointsEvent
+from vla_ros.replay.records import ReplayedChunk, Stretch
+from vla_ros.replay.series import GrowingSeries, TimeSeries
+from vla_ros.robot import RobotConfig
+from vla_ros.types import Mode
+from vla_ros.units import NS_PER_S
+
+MIN_GAPS = 10
+
+
+class Recording:
+    """Takes what a bag says of the robot, message by message; ``driver`` is who drives at ``start_ns``."""
+
+    def __init__(self, robot: RobotConfig, start_ns: int, driver: str) -> None:
+        self._robot = robot
+        self._start_ns = start_ns
+        self._joints = GrowingSeries(robot.num_joints)
+        self._commands = {output.name: GrowingSeries(len(output.joints)) for output in robot.outputs}
+        self._drivers = [(start_ns, driver)]
+        self._tasks: list[tuple[int, str]] = []
+
+    def measure(self, event: JointsEvent) -> None:
+        self._joints.add(event.stamp_ns, event.sample.positions)
+
+    def command(self, event: CommandEvent) -> None:
+        self._commands[event.group].add(event.due_ns, event.trajectory.positions[0])
+
+    def drive(self, now_ns: int, mode: Mode) -> None:
+        """Another drives from now on."""
+        self._drivers.append((now_ns, mode.value))
+
+    def instruct(self, now_ns: int, task: str) -> None:
+        """A repeated instruction is the same episode's."""
+        if not self._tasks or task != self._tasks[-1][1]:
+            self._tasks.append((now_ns, task))
+
+    def newest_command(self) -> np.ndarray | None:
+        """Of every joint, ``[num_joints]``; None while one has none."""
+        positions = np.full(self._robot.num_joints, np.nan)
+        for output in self._robot.outputs:
+            newest = self._commands[output.name].newest()
+            if newest is not None:
+                positions[self._robot.columns(output.joints)] = newest
+        return positions if np.isfinite(positions).all() else None
+
+    def finish(self, end_ns: int) -> Recorded:
+        """All of it."""
+        return Recorded(
+            modes=_stretches(self._drivers, end_ns),
+            episodes=_stretches(self._tasks or [(self._start_ns, "")], end_ns),
+            commands=self._whole_commands(),
+            joints=self._joints.series(),
+        )
+
+    def _whole_commands(self) -> TimeSeries:
+        """The outputs' commands put together, at the times of the first one's."""
+        parts = {output: self._commands[output.name].series() for output in self._robot.outputs}
+        times_ns = parts[self._robot.outputs[0]].times_ns
+        values = np.full((len(times_ns), self._robot.num_joints), np.nan)
+        for i, (output, part) in enumerate(parts.items()):
+            values[:, self._robot.columns(output.joints)] = part.at(times_ns) if i else part.values
+        return TimeSeries(times_ns, values)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the robot did: ``modes`` say who drove, ``episodes`` what for; ``commands`` are at their due times."""
+
+    modes: tuple[Stretch, ...]
+    episodes: tuple[Stretch, ...]
+    commands: TimeSeries
+    joints: TimeSeries
+
+    def drivers(self, times_ns: np.ndarray) -> np.ndarray:
+        """Who drove at each of ``times_ns``."""
+        return np.array([mode.label for mode in self.modes])[_index_at(self.modes, times_ns)]
+
+    def beside(self, chunk: ReplayedChunk) -> ReplayedChunk:
+        """``chunk`` with what was commanded and measured where its actions are due."""
+        due_ns = chunk.due_ns
+        driver, *due_drivers = self.drivers(np.array([chunk.header_ns, *due_ns])).tolist()
+        episode = int(_index_at(self.episodes, chunk.header_ns))
+        is_other = (due_ns > self.episodes[episode].end_ns) | (np.array(due_drivers) != driver)
+        commanded, measured = (series.at(due_ns) for series in (self.commands, self.joints))
+        commanded[is_other] = measured[is_other] = np.nan
+        return replace(chunk, driver=driver, episode=episode, commanded=commanded, measured=measured)
+
+
+class CommandRate:
+    """Whether a bag's commands come at the rate of the loop that repeats them: hears when those to each group of joints
+    were sent."""
+
+    def __init__(self, period_ns: int) -> None:
+        self._period_ns = period_ns
+        self._last_ns: dict[str, int] = {}
+        self._gaps_ns: dict[str, array[int]] = {}
+
+    def fits(self, group: str, sent_ns: int) -> bool:
+        """Whether a command comes a period after the one before it to its ``group``, give or take a quarter, or is the
+        first: then it tells when a tick was."""
+        last_ns = self._last_ns.get(group)
+        self._last_ns[group] = sent_ns
+        if last_ns is None:
+            return True
+        self._gaps_ns.setdefault(group, array("q")).append(sent_ns - last_ns)
+        return self._is_period(sent_ns - last_ns)
+
+    @property
+    def problem(self) -> str:
+        """The first group whose commands come at another rate, in one line; empty where all fit."""
+        for group, gaps_ns in self._gaps_ns.items():
+            usual_ns = float(np.median(np.frombuffer(gaps_ns, np.int64)))
+            if len(gaps_ns) >= MIN_GAPS and not self._is_period(usual_ns):
+                found_hz, ours_hz = NS_PER_S / max(usual_ns, 1.0), NS_PER_S / self._period_ns
+                return (
+                    f"commands to '{group}' come at about {found_hz:.3g} Hz and ours at {ours_hz:.3g} Hz, so they are "
+                    "for other moments; --rate HZ, or control_rate_hz in the robot file, makes them the same"
+                )
+        return ""
+
+    def _is_period(self, gap_ns: float) -> bool:
+        return abs(gap_ns - self._period_ns) <= self._period_ns / 4
+
+
+def _stretches(starts: Sequence[tuple[int, str]], end_ns: int) -> tuple[Stretch, ...]:
+    """Each from its start up to the next one's."""
+    ends = [start_ns for start_ns, _ in starts[1:]] + [end_ns]
+    return tuple(Stretch(start_ns, end, label) for (start_ns, label), end in zip(starts, ends, strict=True))
+
+
+def _index_at(stretches: Sequence[Stretch], times_ns: int | np.ndarray) -> np.ndarray:
+    """Which of ``stretches`` holds each time; the first one what is before it."""
+    starts_ns = [stretch.start_ns for stretch in stretches]
+    return np.maximum(np.searchsorted(starts_ns, times_ns, side="right") - 1, 0)
