@@ -15,7 +15,7 @@ from vla_ros.policies.pi.processor import make_vlm_processor
 from vla_ros.policies.pi.request import PiRequest
 
 UNKNOWN = "<unk>"
-ANY_LENGTH = tuple(range(1, 3073))
+ANY_LENGTH = tuple(range(1, 1 << 15))  # of a prompt, without padding
 # Special tokens whose id the backbone's configuration may say, and the key.
 TOKEN_IDS = {
     "<|image_pad|>": "image_token_id",
