@@ -15,7 +15,6 @@ from vla_ros.policies.pi.processor import make_vlm_processor
 from vla_ros.policies.pi.request import PiRequest
 
 UNKNOWN = "<unk>"
-ANY_LENGTH = tuple(range(1, 1 << 15))  # of a prompt, without padding
 # Special tokens whose id the backbone's configuration may say, and the key.
 TOKEN_IDS = {
     "<|image_pad|>": "image_token_id",
@@ -40,12 +39,15 @@ def synthetic_request(
     rng = np.random.default_rng(seed)
     unit = read_int(config.vlm_config, "vision_config", "patch_size") * _merge_size(config.vlm_config)
     height, width = (size // unit * unit for size in image_size)
-    processor = made_up_processor(config, num_cameras, (height, width), (height, width), ANY_LENGTH)
-    words = ["word"] * (num_text_tokens - len(processor.separator_ids()))
+    sizes = (height, width), (height, width)
+    unpadded = made_up_processor(config, num_cameras, *sizes, buckets=(1,))
+    task = " ".join(["word"] * (num_text_tokens - len(unpadded.separator_ids())))
+    length = len(unpadded.make_prompt(task, "", "").ids)
+    processor = made_up_processor(config, num_cameras, *sizes, buckets=(length,))
     images = rng.integers(0, 256, (num_cameras, height, width, 3), np.uint8)
     return PiRequest(
         stamp_ns=seed,
-        policy_input=processor.process(images, " ".join(words)),
+        policy_input=processor.process(images, task),
         state=rng.standard_normal((config.state_history, config.state_dim), np.float32),
         noise=rng.standard_normal((config.action_horizon, config.action_dim), np.float32),
     )
