@@ -48,7 +48,7 @@ def test_what_counts_at_configure_is_refused_afterwards_and_says_so(graph, node,
         graph.bring(node, state)
         result = graph.probe.set_parameter(node, name, value)
         assert not result.successful
-        assert f"parameter {name} counts at configure only" in result.reason and "\n" not in result.reason
+        assert f"parameter {name} takes effect at configure only" in result.reason and "\n" not in result.reason
     graph.bring(node, "active")
 
 

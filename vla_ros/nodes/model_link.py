@@ -1,6 +1,6 @@
 """The policy node's end of the link: observations go out as requests, results come back as chunks.
 
-One worker thread does both, so that the processor never runs in a ROS callback nor in the ticker.
+One worker thread does both, so that the processor never runs in a ROS callback or in the ticker.
 """
 
 from __future__ import annotations

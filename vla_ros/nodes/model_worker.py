@@ -59,8 +59,8 @@ def load_served_policy(
 
 
 class ModelWorker:
-    """Answers the requests that come while it serves. Captured graphs belong to its thread, so that loads, too:
-    ``load`` is called there."""
+    """Answers the requests that come while it serves. Captured graphs belong to the thread that
+    made them, so ``load`` is called in this one."""
 
     def __init__(self, owner: Node, load: Callable[[], ServedPolicy], problems: Problems) -> None:
         self.timings_ms: dict[str, Distribution] = {INFERENCE: Distribution()}

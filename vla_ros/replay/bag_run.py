@@ -107,7 +107,7 @@ class BagRun:
             self._nodes.ask(self._now_ns)
 
     def finish(self, bag: str, problems: tuple[str, ...]) -> Replay:
-        """What it all came to."""
+        """The result."""
         self._nodes.run_until(self._now_ns)
         recorded, commands = self._recording.finish(self._now_ns), self._commands.series()
         return Replay(

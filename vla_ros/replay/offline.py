@@ -36,7 +36,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class _Due:
-    """``arrived_ns`` is None as long as nobody knows."""
+    """``arrived_ns`` is None until it is known."""
 
     arrived_ns: int | None
     asked_ns: int
@@ -122,7 +122,7 @@ class OfflineNodes:
             self._wait_for(due)
 
     def release(self, header_ns: int, now_ns: int) -> None:
-        """The answers to observations up to ``header_ns`` that nobody knew the time of come now."""
+        """The answers to observations up to ``header_ns`` come now, as far as their time was not known."""
         while self._due and self._due[0].arrived_ns is None and self._due[0].observation.header_ns <= header_ns:
             self._take(self._due.pop(0), now_ns)
         self.ask(now_ns)
@@ -132,7 +132,7 @@ class OfflineNodes:
         self._now_ns = asked_ns
         due = self._ask(observation)
         if due is not None:
-            self.run_until(now_ns + self._lag_ns)  # nothing of then is still waited for
+            self.run_until(now_ns + self._lag_ns)  # what happened until now is all known
             self._take(due, now_ns)
 
     def _ask(self, repeated: Observation | None = None) -> _Due | None:

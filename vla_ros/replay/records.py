@@ -1,4 +1,4 @@
-"""What one replay of one bag with one policy came to. Times are ns of ROS time, as the bag has them; positions are SI,
+"""The result of replaying one bag with one policy. Times are ns of ROS time, as the bag has them; positions are SI,
 in the robot file's joint order."""
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ Progress = Callable[[int, int | None, int | None], None]
 
 
 class UnusableBag(ValueError):
-    """Nothing of a bag can be replayed; others may be good."""
+    """A bag of which nothing can be replayed; others may be usable."""
 
 
 def replay_bag(
@@ -42,7 +42,7 @@ def replay_bag(
     processor = policy.processor
     robot = match_policy(robot, processor.joint_names, processor.camera_names)
     processor.bind(robot.joint_limits)
-    with _told_apart():
+    with _as_unusable():
         reader = BagReader(path)
     plan = _plan(path, settings, namespace)
     feed = Feed(reader, robot, namespace)
@@ -61,7 +61,7 @@ def replay_bag(
 
 
 @contextmanager
-def _told_apart() -> Iterator[None]:
+def _as_unusable() -> Iterator[None]:
     """What is wrong with a bag is told apart from what is wrong with whoever takes its events."""
     try:
         yield
@@ -70,7 +70,7 @@ def _told_apart() -> Iterator[None]:
 
 
 def _events(feed: Feed) -> Iterator[Event]:
-    with _told_apart():
+    with _as_unusable():
         yield from feed
 
 

@@ -1,5 +1,5 @@
-"""A node's parameters as ROS has them: declared with description and bounds, read, and refused where a change would not
-count."""
+"""A node's parameters as ROS has them: declared with description and bounds, read, and refused where a change would
+have no effect."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read(node: Node, kind: type[Params]) -> Params:
 
 
 def declare_and_read(node: Node, kind: type[Params]) -> Params:
-    """Parameters that count at the start of the process only. Raises as ``read`` does."""
+    """Parameters that take effect at the start of the process only. Raises as ``read`` does."""
     declare(node, kind, are_fixed=True)
     return read(node, kind)
 
@@ -51,7 +51,7 @@ def guard(node: Node, kind: type[NodeParameters], is_in_use: Callable[[], bool])
         refusal = problem if changed and problem != _problem(kind, before) else ""
         if changed and not refusal and is_in_use():
             refusal = (
-                f"parameter {changed[0]} counts at configure only and the node is configured: "
+                f"parameter {changed[0]} takes effect at configure only, and the node is configured: "
                 f"deactivate and clean it up (ros2 lifecycle set {node.get_fully_qualified_name()}), then set it"
             )
         return SetParametersResult(successful=not refusal, reason=refusal)

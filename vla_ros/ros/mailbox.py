@@ -57,7 +57,7 @@ class Mailbox:
             self._thread.join()
 
     def ring(self) -> None:
-        """There is something to do without a message, too."""
+        """Wake the worker without a message."""
         with self._changed:
             self._has_news = True
             self._changed.notify()

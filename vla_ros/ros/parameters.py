@@ -13,8 +13,8 @@ KEY = "parameter"
 @dataclass(frozen=True)
 class Declared:
     """A number lies within ``low`` and ``high``, not at a ``low`` that ``is_open``; ``or_zero``: or it is 0. A text is
-    one of ``choices`` where there are any. ``is_required``: the default cannot be used. ``is_fixed``: it counts at the
-    start of the process only. ``in_launch``: launch files take it as an argument."""
+    one of ``choices`` where there are any. ``is_required``: the default cannot be used. ``is_fixed``: it takes effect
+    at the start of the process only. ``in_launch``: launch files take it as an argument."""
 
     default: Any
     description: str

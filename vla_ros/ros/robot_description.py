@@ -36,7 +36,7 @@ def load_robot_in_graph(owner: Node, path: str | Path) -> RobotConfig:
 class RobotDescription:
     """The subscription to a robot file's ``urdf_topic``, in a thread of its own.
 
-    The first URDF decides; ``change`` says in one line what the newest has otherwise, and is empty where it hasn't.
+    The first URDF decides; ``change`` says in one line how the newest differs, and is empty where it doesn't.
     """
 
     def __init__(self, owner: Node, file: RobotFile) -> None:

@@ -105,7 +105,7 @@ class PolicySummary:
 
 
 def summarize(replays: Sequence[Replay], driver: str = "any") -> PolicySummary:
-    """What all bags of one policy come to.
+    """The summary of all bags replayed with one policy.
 
     Raises ValueError for an unknown ``driver``, for replays that don't belong together, and where nothing is left to
     compare.
