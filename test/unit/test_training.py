@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bag_helpers import read_bag
 from bag_samples import at, image, joint_state, string, trajectory, write_bag
 from PIL import Image
 from safetensors.torch import load_file
 
-from vla_ros.bags.read import read_bag
 from vla_ros.bags.types import message_type
 from vla_ros.bags.write import BagWriter
 from vla_ros.demo import lesson

@@ -9,7 +9,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from vla_ros.bags.storage import Channel
+from vla_ros.bags.storage import Channel, one_line
 from vla_ros.bags.types import TYPES
 
 _DISTRIBUTIONS = {
@@ -34,23 +34,22 @@ class Layout:
         self._types = types
 
     def decode(self, data: bytes | memoryview) -> Any:
-        """The message in ``data``; its arrays are views of it. Raises ValueError where ``data`` is no such message."""
+        """The message in ``data``; its arrays are views of it. Raises ValueError for other ``data``."""
         try:
             try:
                 return self._types.deserialize_cdr(data, self._msgtype)
             except SerdeError:
                 return self._types.deserialize_cdr(data[:-_PADDING_BYTES], self._msgtype)
         except Exception as error:  # damaged data show as whatever the decoder trips over
-            raise ValueError(
-                f"message of {len(data)} bytes is no {self._msgtype} ({type(error).__name__}: {_line(error)})"
-            ) from error
+            what = f"{type(error).__name__}: {one_line(error)}"
+            raise ValueError(f"message of {len(data)} bytes is not a valid {self._msgtype} ({what})") from error
 
 
 @lru_cache(maxsize=256)
 def layout_of(channel: Channel, distribution: str = _OLDEST) -> Layout:
     """How messages of ``channel`` are laid out; ``distribution`` counts where the file brings no definition.
 
-    Raises ValueError for messages that are no CDR, and for a type that neither defines.
+    Raises ValueError for messages that are not CDR, and for a type that neither defines.
     """
     if channel.serialization != "cdr":
         raise ValueError(f"messages are serialized as '{channel.serialization}'; expected cdr")
@@ -103,9 +102,5 @@ def _parse(channel: Channel) -> dict[str, Any]:
 
 def _refusal(channel: Channel, error: Exception) -> ValueError:
     return ValueError(
-        f"the definition of {channel.msgtype} in the bag cannot be read ({type(error).__name__}: {_line(error)})"
+        f"the definition of {channel.msgtype} in the bag cannot be read ({type(error).__name__}: {one_line(error)})"
     )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

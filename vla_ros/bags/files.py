@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from vla_ros.bags.compression import COMPRESSED_SUFFIX
+from vla_ros.bags.storage import one_line
 
 MCAP_SUFFIX, SQLITE_SUFFIX = ".mcap", ".db3"
 _INFORMATION = "rosbag2_bagfile_information"
@@ -36,7 +37,7 @@ def find_bags(folder: Path) -> FoundBags:
     """Every bag in ``folder`` and the folders in it, in the order of their names; ``folder`` may be one itself.
 
     Storage files without a metadata.yaml are one bag where they are named for their folder, as rosbag2 does it, else
-    each is one. Hidden folders are none. Raises ValueError where ``folder`` is not a folder.
+    each is one. Hidden folders are skipped. Raises ValueError where ``folder`` is not a folder.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; expected one that rosbag2 bags lie in")
@@ -70,12 +71,12 @@ def _find_bags(folder: Path, root: Path) -> tuple[list[Path], list[str]]:
 def find_files(path: Path) -> BagFiles:
     """The files of a bag, which is a folder, or a file of one.
 
-    Raises ValueError where there is none.
+    Raises ValueError where it has no storage file.
     """
     if path.is_file() and is_storage(path):
         return BagFiles((path,), "", ())
     if not path.is_dir():
-        what = "is no .mcap and no .db3 file" if path.exists() else "does not exist"
+        what = "is neither an .mcap nor a .db3 file" if path.exists() else "does not exist"
         raise ValueError(f"bag {path}: it {what}; give the folder of a rosbag2 bag, or a file of one")
     found = sorted((file for file in path.iterdir() if file.is_file() and is_storage(file)), key=_in_order)
     problems = []
@@ -89,7 +90,7 @@ def find_files(path: Path) -> BagFiles:
     problems += [f"bag {path}: {file.name} of its metadata.yaml is missing" for file in listed if file not in found]
     paths = (*(file for file in listed if file in found), *(file for file in found if file not in listed))
     if not paths:
-        raise ValueError(f"bag {path}: it has no .mcap and no .db3 file; give the folder of a rosbag2 bag")
+        raise ValueError(f"bag {path}: it has neither an .mcap nor a .db3 file; give the folder of a rosbag2 bag")
     return BagFiles(paths, distribution, tuple(problems))
 
 
@@ -109,7 +110,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"its metadata.yaml cannot be read ({error.strerror or error})") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"its metadata.yaml is no YAML ({' '.join(str(error).split())[:200]})") from error
+        raise ValueError(f"its metadata.yaml is not valid YAML ({one_line(error)})") from error
     information = document.get(_INFORMATION) if isinstance(document, dict) else None
     names = information.get("relative_file_paths") if isinstance(information, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

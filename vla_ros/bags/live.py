@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -12,13 +12,13 @@ from rosbags.interfaces import Qos
 
 from vla_ros.bags.types import TYPES
 from vla_ros.bags.write_mcap import McapWriter
-from vla_ros.bags.write_metadata import BagTopic, TopicCount, metadata_text, qos_text
+from vla_ros.bags.write_metadata import WrittenTopic, metadata_text, qos_text
 
 # Kept in memory between two flushes at most.
 MAX_PENDING_BYTES = 1 << 26
 
 
-class LiveBagWriter:
+class LiveBagWriter(AbstractContextManager["LiveBagWriter"]):
     """Writes serialized messages into one new bag, the folder ``path``; use it as a context manager.
 
     ``metadata.yaml`` comes first and is renewed at each ``flush``, which the caller calls as often as it can bear to
@@ -31,7 +31,7 @@ class LiveBagWriter:
         self._path = Path(path)
         # As rosbag2 names its first file.
         storage = self._path / f"{self._path.name}_0.mcap"
-        self._topics: dict[str, tuple[int, BagTopic]] = {}
+        self._topics: dict[str, tuple[int, WrittenTopic]] = {}
         self._pending: list[tuple[int, int, bytes | memoryview]] = []
         self._num_pending_bytes = 0
         try:
@@ -48,7 +48,7 @@ class LiveBagWriter:
     def add_topic(self, topic: str, msgtype: str, offered_qos: Sequence[Qos]) -> None:
         """Declare ``topic`` before its first message; ``offered_qos`` is what its publishers offer."""
         definition, _ = TYPES.generate_msgdef(msgtype, ros_version=2)
-        entry = BagTopic(topic, msgtype, TYPES.hash_rihs01(msgtype), tuple(offered_qos))
+        entry = WrittenTopic(topic, msgtype, TYPES.hash_rihs01(msgtype), tuple(offered_qos))
         metadata = {"offered_qos_profiles": qos_text(offered_qos), "topic_type_hash": entry.type_hash}
         self._topics[topic] = self._mcap.add_channel(topic, msgtype, definition, metadata), entry
 
@@ -87,7 +87,7 @@ class LiveBagWriter:
 
     def _write_metadata(self) -> None:
         written = self._mcap.written
-        counts = [TopicCount(topic, written.num_messages[channel_id]) for channel_id, topic in self._topics.values()]
+        counts = {topic: written.num_messages[channel_id] for channel_id, topic in self._topics.values()}
         text = metadata_text(self._storage_name, counts, written.first_ns, written.last_ns)
         new = self._path / "metadata.yaml.new"
         try:
@@ -101,12 +101,9 @@ class LiveBagWriter:
         what = error.strerror or str(error)
         return ValueError(f"bag {self._path}: {what}; what came before is kept, record on to a disk with more room")
 
-    def __enter__(self) -> LiveBagWriter:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # On a full disk the end may fail like what came before it, of which the caller should hear.
-        with contextlib.suppress(ValueError) if error is not None else contextlib.nullcontext():
+        with suppress(ValueError) if error is not None else nullcontext():
             self.close()

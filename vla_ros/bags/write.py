@@ -39,11 +39,7 @@ class BagWriter:
     def write(self, topic: str, message: Any, stamp_ns: int) -> None:
         """Serialize and append one message made with ``message_type``."""
         connection = self._connections[topic]
-        self.write_raw(topic, TYPES.serialize_cdr(message, connection.msgtype), stamp_ns)
-
-    def write_raw(self, topic: str, data: bytes | memoryview, stamp_ns: int) -> None:
-        """Append one message that is serialized already, byte for byte."""
-        self._writer.write(self._connections[topic], stamp_ns, data)
+        self._writer.write(connection, stamp_ns, TYPES.serialize_cdr(message, connection.msgtype))
 
     def __enter__(self) -> BagWriter:
         self._writer.open()
