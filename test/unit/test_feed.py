@@ -90,9 +90,9 @@ def test_every_topic_of_the_robot_becomes_an_event_in_recording_order(tmp_path, 
     task, joints, raw, packed, teleop, mode, arm, gripper, chunk = events
     assert (task.received_ns, task.task) == (at(0), "touch it")
     assert mode.mode is Mode.TELEOP
-    assert (joints.received_ns, joints.stamp_ns) == (at(0.11), at(0.1))
+    assert (joints.received_ns, joints.sample.stamp_ns) == (at(0.11), at(0.1))
     assert joints.sample.positions.tolist() == [1, 2, 3] and joints.sample.velocities.tolist() == [0.1, 0.2, 0.3]
-    assert raw.frame.camera == "raw" and (raw.received_ns, raw.stamp_ns) == (at(0.22), at(0.2))
+    assert raw.frame.camera == "raw" and (raw.received_ns, raw.frame.stamp_ns) == (at(0.22), at(0.2))
     assert np.array_equal(raw.frame.image, PIXELS)
     assert packed.frame.camera == "packed" and np.array_equal(packed.frame.image, decode_image(jpeg(0, PIXELS)))
     assert teleop.trajectory.positions.tolist() == [[1, 2, 3]] and teleop.stamp_ns == 0

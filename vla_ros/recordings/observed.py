@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from vla_ros.observing.observe import Match, Observer
-from vla_ros.recordings.events import Event, FrameEvent, JointsEvent, TaskEvent
+from vla_ros.recordings.events import BagEvent, FrameEvent, JointsEvent, TaskEvent
 
 
-def observe_event(observer: Observer, event: Event) -> Match | None:
+def observe_event(observer: Observer, event: BagEvent) -> Match | None:
     """Tell ``observer`` what ``event`` says; returns the observation that there is since then, as ``Observer.see``."""
     match event:
         case FrameEvent():

@@ -59,20 +59,16 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class FirstSample:
-    """Where to find the images of the first sample in their own size."""
-
-    bag: Path
-    stamp_ns: int
-
-
-@dataclass(frozen=True)
 class LoadedBags:
     """``frames`` of all bags that could be used, and one line for each problem; ``num_left_out`` counts images by the
-    reason why there is no observation, and observations by the reason why they are no samples."""
+    reason why there is no observation, and observations by the reason why they are no samples.
+
+    The first sample was seen in ``first_bag`` at ``first_ns``.
+    """
 
     frames: Frames
-    first: FirstSample
+    first_bag: Path
+    first_ns: int
     num_left_out: dict[str, int]
     problems: tuple[str, ...]
 
@@ -92,10 +88,10 @@ class LoadedBags:
 
 @dataclass(frozen=True)
 class _Bag:
-    """What one bag came to; ``frames`` is None where nothing of it can be used."""
+    """What one bag came to."""
 
-    frames: Frames | None
-    first: FirstSample | None
+    path: Path
+    episodes: list[Episode]
     num_left_out: Counter[str]
     problems: tuple[str, ...]
 
@@ -115,24 +111,26 @@ def load_bags(
         read = [_read_job(job) for job in jobs]
     problems = tuple(problem for bag in read for problem in bag.problems)
     num_left_out = sum((bag.num_left_out for bag in read), Counter())
-    usable = [bag for bag in read if bag.frames is not None]
+    usable = [bag for bag in read if bag.episodes]
     if not usable:
         where = paths[0].parent if paths else "the data folder"
         why = "; ".join((*problems[:1], *([f"left out: {_listed(num_left_out)}"] if num_left_out else [])))
         raise ValueError(f"{where}: no usable frame in {len(paths)} bags; {why or 'record some'}")
-    return LoadedBags(_concatenate([bag.frames for bag in usable]), usable[0].first, dict(num_left_out), problems)
+    frames = _columns([episode for bag in usable for episode in bag.episodes])
+    first = usable[0].episodes[0].samples[0].seen
+    return LoadedBags(frames, usable[0].path, first.stamp_ns, dict(num_left_out), problems)
 
 
 def first_observation(loaded: LoadedBags, robot: RobotConfig, rule: FrameRule) -> Observation:
     """The first sample as the live node would have built it, images in the cameras' own size."""
     observer = Observer(robot)
-    for event in _open(loaded.first.bag, robot, rule):
+    for event in _open(loaded.first_bag, robot, rule):
         found = observe_event(observer, event)
-        if found is not None and found.stamp_ns == loaded.first.stamp_ns:
+        if found is not None and found.stamp_ns == loaded.first_ns:
             observation = found.observation()
             images = {name: np.array(image) for name, image in observation.images.items()}
             return replace(observation, stamp_ns=0, headers_ns=dict.fromkeys(images, 0), images=images)
-    raise ValueError(f"bag {loaded.first.bag} has changed since it was read; leave the bags alone while training")
+    raise ValueError(f"bag {loaded.first_bag} has changed since it was read; leave the bags alone while training")
 
 
 def _open(path: Path, robot: RobotConfig, rule: FrameRule) -> Feed:
@@ -145,7 +143,7 @@ def _read_job(job: tuple[Path, RobotConfig, FrameRule, str]) -> _Bag:
     try:
         feed = _open(path, robot, rule)
     except ValueError as error:
-        return _Bag(None, None, Counter(), (str(error),))
+        return _Bag(path, [], Counter(), (str(error),))
     cutter = EpisodeCutter(robot, rule, feed.report)
     damage: tuple[str, ...] = ()
     try:
@@ -157,24 +155,21 @@ def _read_job(job: tuple[Path, RobotConfig, FrameRule, str]) -> _Bag:
     episodes = [_select(episode, cutter.modes, interventions, num_left_out) for episode in cutter.finish()]
     episodes = [episode for episode in episodes if episode.samples]
     problems = tuple(dict.fromkeys((*feed.problems, *damage)))
-    if not episodes:
-        if not problems and not num_left_out:
-            problems = (f"bag {path}: no images within an episode; check what was recorded",)
-        return _Bag(None, None, num_left_out, problems)
-    return _Bag(
-        _columns(episodes, cutter.modes),
-        FirstSample(path, episodes[0].samples[0].seen.stamp_ns),
-        num_left_out,
-        problems,
-    )
+    if not (episodes or problems or num_left_out):
+        problems = (f"bag {path}: no images within an episode; check what was recorded",)
+    return _Bag(path, episodes, num_left_out, problems)
 
 
 def _select(episode: Episode, modes: set[str], interventions: str, num_left_out: Counter[str]) -> Episode:
     """``episode`` without the samples that ``interventions`` leaves out, which are counted."""
     reasons = [_refusal(sample.driver, modes, interventions) for sample in episode.samples]
     num_left_out.update(reason for reason in reasons if reason)
-    kept = [sample for sample, reason in zip(episode.samples, reasons, strict=True) if not reason]
-    return Episode(episode.task, episode.scene, kept)
+    kept = [
+        replace(sample, is_intervention=_is_intervention(sample.driver, modes))
+        for sample, reason in zip(episode.samples, reasons, strict=True)
+        if not reason
+    ]
+    return replace(episode, samples=kept)
 
 
 def _refusal(driver: str, modes: set[str], interventions: str) -> str:
@@ -192,35 +187,17 @@ def _is_intervention(driver: str, modes: set[str]) -> bool:
     return driver == Mode.TELEOP and Mode.POLICY in modes
 
 
-def _columns(episodes: list[Episode], modes: set[str]) -> Frames:
+def _columns(episodes: list[Episode]) -> Frames:
     samples = [sample for episode in episodes for sample in episode.samples]
-    drivers = [sample.driver for sample in samples]
     return Frames(
         images=np.stack([sample.seen.images for sample in samples]),
         joint_positions=np.stack([sample.seen.joint_positions for sample in samples]),
         actions=np.stack([sample.actions for sample in samples]),
         episode=np.repeat(np.arange(len(episodes)), [len(episode.samples) for episode in episodes]),
-        driver=np.array(drivers, "U6"),
-        is_intervention=np.array([_is_intervention(driver, modes) for driver in drivers]),
+        driver=np.array([sample.driver for sample in samples], "U6"),
+        is_intervention=np.array([sample.is_intervention for sample in samples]),
         tasks=tuple(episode.task for episode in episodes),
         scenes=tuple(episode.scene for episode in episodes),
-    )
-
-
-def _concatenate(parts: list[Frames]) -> Frames:
-    def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])
-
-    offsets = np.cumsum([0] + [len(part.tasks) for part in parts[:-1]])
-    return Frames(
-        images=joined("images"),
-        joint_positions=joined("joint_positions"),
-        actions=joined("actions"),
-        episode=np.concatenate([part.episode + offset for part, offset in zip(parts, offsets, strict=True)]),
-        driver=joined("driver"),
-        is_intervention=joined("is_intervention"),
-        tasks=tuple(task for part in parts for task in part.tasks),
-        scenes=tuple(scene for part in parts for scene in part.scenes),
     )
 
 
