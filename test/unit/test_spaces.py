@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from vla_ros.spaces.joints import REFERENCES
 from vla_ros.spaces.space import Space, parse_space
 from vla_ros.strict import parse_config
 from vla_ros.training.dataset import Frames
-from vla_ros.training.samples import SampleMaker, Split
+from vla_ros.training.samples import SampleMaker, Split, compute_split_stats
 from vla_ros.transforms.normalize import compute_stats
 from vla_ros.types import Continuation
 from vla_ros.units import SI_PER_UNIT
@@ -254,7 +255,8 @@ def test_training_labels_are_in_the_policys_numbers_and_its_errors_in_the_robots
         scenes=({},),
     )
     everything = np.arange(6)
-    samples = SampleMaker(frames, Split(everything, everything), data, processor=None)  # type: ignore[arg-type]
+    stats = compute_split_stats(frames, Split(everything, everything), data)
+    samples = SampleMaker(frames, SimpleNamespace(data=data, stats=stats))  # type: ignore[arg-type]
     labels = data.action_space.encode(targets, joints)
     assert np.abs(labels).max() > 10.0, "degrees and per cent"
     np.testing.assert_allclose(samples.stats["action"].mean, labels.mean(0), rtol=1e-5)

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from vla_ros.robot import RobotConfig
-
-
-@dataclass(frozen=True)
-class Question:
-    """A generation prompt and its answer; none without an answer."""
-
-    prompt: str = ""
-    answer: str = ""
+from vla_ros.transforms.sample import Question
 
 
 class Lesson(ABC):

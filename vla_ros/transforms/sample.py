@@ -103,6 +103,14 @@ def check_tensor(name: str, array: np.ndarray | None, kinds: tuple[str, ...], nd
 
 
 @dataclass(frozen=True)
+class Question:
+    """What a policy learns to answer beside acting: a generation prompt and its answer; none without an answer."""
+
+    prompt: str = ""
+    answer: str = ""
+
+
+@dataclass(frozen=True)
 class TrainingBatch:
     """``policy_input`` is what the family's processor makes of the observations, batched; ``state`` float32 [batch,
     state_history, state_dim] and ``actions`` float32 [batch, horizon, action_dim], both normalised."""
