@@ -13,7 +13,7 @@ from bag_samples import at, image, joint_state, string, trajectory, write_bag
 from PIL import Image
 from safetensors.torch import load_file
 
-from vla_ros.bags.types import message_type
+from vla_ros.bags.types import message_type, serialize
 from vla_ros.bags.write import BagWriter
 from vla_ros.demo import lesson
 from vla_ros.demo.lesson import lesson_of
@@ -163,7 +163,7 @@ def test_bags_without_anything_usable_are_refused(robot, tmp_path):
     string = message_type("std_msgs/msg/String")
     with BagWriter(tmp_path / "empty") as bag:
         bag.add_topic("/vla_policy/task", "std_msgs/msg/String")
-        bag.write("/vla_policy/task", string("touch the red block"), 1)
+        bag.write("/vla_policy/task", serialize(string("touch the red block")), 1)
     with pytest.raises(ValueError, match="no usable frame"):
         load_bags([tmp_path / "empty"], robot, RULE)
 

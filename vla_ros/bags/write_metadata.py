@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rosbags.interfaces import Qos, QosTime
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
 VERSION = 9
 
@@ -56,6 +56,22 @@ def metadata_text(storage_file: str, counts: Mapping[WrittenTopic, int], first_n
         "ros_distro": os.environ.get("ROS_DISTRO", "unknown"),
     }
     return _yaml({"rosbag2_bagfile_information": information}) + "\n"
+
+
+def make_qos(latched: bool = False) -> Qos:
+    """What a publisher offers that is reliable and keeps one message, for late subscribers too where ``latched``."""
+    forever = QosTime(2147483647, 4294967295)
+    return Qos(
+        history=QosHistory.KEEP_LAST,
+        depth=1,
+        reliability=QosReliability.RELIABLE,
+        durability=QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
+        deadline=forever,
+        lifespan=forever,
+        liveliness=QosLiveliness.AUTOMATIC,
+        liveliness_lease_duration=forever,
+        avoid_ros_namespace_conventions=False,
+    )
 
 
 def qos_text(profiles: Sequence[Qos]) -> str:
