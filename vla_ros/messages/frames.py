@@ -9,7 +9,7 @@ import numpy as np
 from vla_ros.messages.images import Converter, decode_image
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-# Baseline, extended and progressive: whoever else there is, cv2 decides.
+# Baseline, extended and progressive; of all others cv2 decides.
 _SIZE_MARKERS = (0xC0, 0xC1, 0xC2)
 
 

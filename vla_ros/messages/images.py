@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -16,21 +15,15 @@ import numpy as np
 
 from vla_ros.messages.times import fill_time
 
-
-@dataclass(frozen=True)
-class _Layout:
-    dtype: str
-    num_channels: int
-
-
+# Type and number of a pixel's channels.
 _LAYOUTS = {
-    "rgb8": _Layout("u1", 3),
-    "bgr8": _Layout("u1", 3),
-    "rgba8": _Layout("u1", 4),
-    "bgra8": _Layout("u1", 4),
-    "mono8": _Layout("u1", 1),
-    "16UC1": _Layout("u2", 1),
-    "32FC1": _Layout("f4", 1),
+    "rgb8": ("u1", 3),
+    "bgr8": ("u1", 3),
+    "rgba8": ("u1", 4),
+    "bgra8": ("u1", 4),
+    "mono8": ("u1", 1),
+    "16UC1": ("u2", 1),
+    "32FC1": ("f4", 1),
 }
 _TO_RGB = {"bgr8": cv2.COLOR_BGR2RGB, "bgra8": cv2.COLOR_BGRA2RGB, "mono8": cv2.COLOR_GRAY2RGB}
 DEPTH_ENCODINGS = ("16UC1", "32FC1")
@@ -44,7 +37,7 @@ def decode_image(msg: Any, convert: Converter | None = None) -> np.ndarray:
 
     Returns uint8 ``[height, width, 3]``; for rgb8 and rgba8 it is a view of the message's data.
     ``convert(msg, "rgb8")`` reads every encoding not known here (``CvBridge().imgmsg_to_cv2`` fits).
-    Raises ValueError for a depth image, an encoding nobody can read, and data that does not fit the declared size.
+    Raises ValueError for a depth image, an encoding that cannot be read, and data that does not fit the declared size.
     """
     if not hasattr(msg, "encoding"):
         return _decode_compressed(msg)
@@ -71,11 +64,11 @@ def decode_pixels(msg: Any) -> np.ndarray:
     16UC1 (uint16) and 32FC1 (float32): a view of the message's data unless its bytes had to be swapped.
     Raises ValueError for another encoding and for data that does not fit height, width and step.
     """
-    layout = _LAYOUTS.get(msg.encoding)
-    if layout is None:
+    if msg.encoding not in _LAYOUTS:
         raise ValueError(f"image encoding '{msg.encoding}' is not read here; supported are {', '.join(_LAYOUTS)}")
-    dtype = np.dtype(layout.dtype).newbyteorder(">" if msg.is_bigendian else "<")
-    row_bytes = msg.width * layout.num_channels * dtype.itemsize
+    kind, num_channels = _LAYOUTS[msg.encoding]
+    dtype = np.dtype(kind).newbyteorder(">" if msg.is_bigendian else "<")
+    row_bytes = msg.width * num_channels * dtype.itemsize
     if msg.height < 1 or msg.width < 1:
         raise ValueError(f"image of {msg.width}x{msg.height} pixels; expected at least 1x1: check the camera driver")
     data = np.frombuffer(msg.data, np.uint8)
@@ -84,10 +77,9 @@ def decode_pixels(msg: Any) -> np.ndarray:
             f"image {msg.width}x{msg.height} {msg.encoding} has step {msg.step} and {len(data)} bytes; expected a step "
             f"of at least {row_bytes} and height x step bytes: check the camera driver"
         )
-    strides = (msg.step, layout.num_channels * dtype.itemsize, dtype.itemsize)
-    shape = (msg.height, msg.width, layout.num_channels)
-    pixels = np.ndarray(shape, dtype, buffer=data, strides=strides)
-    if layout.num_channels == 1:
+    strides = (msg.step, num_channels * dtype.itemsize, dtype.itemsize)
+    pixels = np.ndarray((msg.height, msg.width, num_channels), dtype, buffer=data, strides=strides)
+    if num_channels == 1:
         pixels = pixels[..., 0]
     return pixels.astype(dtype.newbyteorder("="), copy=False)
 

@@ -17,8 +17,7 @@ from vla_ros.bags.storage import RawMessage
 from vla_ros.bags.tally import Tally
 from vla_ros.messages.frames import decode_frame, is_whole_jpeg
 from vla_ros.messages.joints import positions_by_name
-from vla_ros.messages.stamps import MAX_LEAD_S, MAX_START_LEAD_S, check_stamp
-from vla_ros.messages.times import time_to_ns
+from vla_ros.messages.times import MAX_LEAD_S, MAX_START_LEAD_S, check_stamp, time_to_ns
 from vla_ros.messages.trace import decode_trace
 from vla_ros.messages.trajectories import Trajectory, parse_teleop, parse_trajectory
 from vla_ros.observing.buffers import joint_sample
