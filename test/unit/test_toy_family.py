@@ -31,7 +31,7 @@ from vla_ros.share import robot_file  # noqa: E402
 from vla_ros.training.config import OptimizerConfig, TrainConfig  # noqa: E402
 from vla_ros.training.run import train  # noqa: E402
 from vla_ros.transforms.normalize import compute_stats  # noqa: E402
-from vla_ros.transforms.sample import Question, TrainingBatch  # noqa: E402
+from vla_ros.transforms.sample import TextTarget, TrainingBatch  # noqa: E402
 from vla_ros.types import Continuation, Observation  # noqa: E402
 from vla_ros.wire import decode_request, encode_request  # noqa: E402
 
@@ -151,7 +151,7 @@ def test_its_loss_falls_with_a_step_down_the_gradient() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, len(processor.camera_names), *processor.camera_size, 3), np.uint8)
     states, actions = (rng.normal(size=(4, rows, 6)).astype(np.float32) for rows in (1, HORIZON))
-    inputs = processor.make_batch(images, ["touch it"] * 4, states, [Question()] * 4)
+    inputs = processor.make_batch(images, ["touch it"] * 4, states, [TextTarget()] * 4)
     sample = policy.unpack_batch(TrainingBatch(inputs, states, actions))
     loss = policy.compute_loss(sample)
     loss.total.backward()

@@ -230,7 +230,7 @@ def test_interventions_are_all_only_them_or_none_of_them(driven):
     assert set(only.frames.driver) == {"TELEOP"} and set(without.frames.driver) == {"POLICY"}
     assert len(only.frames) + len(without.frames) == len(everything.frames)
     assert only.frames.is_intervention.all() and not without.frames.is_intervention.any()
-    assert only.num_left_out["that are no interventions"] == len(without.frames)
+    assert only.num_left_out["that are not interventions"] == len(without.frames)
     assert without.num_left_out["that are interventions"] == len(only.frames)
     assert len(load(driven, interventions="upweight").frames) == len(everything.frames)
 
@@ -241,7 +241,7 @@ def test_a_human_who_drives_throughout_demonstrates_and_intervenes_nowhere(tmp_p
     scripted = bag(tmp_path / "scripted", task("lift it", 0.0), drive(0.0, 2.0))
     frames = load(teleoperated, scripted, interventions="exclude").frames
     assert frames.num_by_driver == {"TELEOP": 12, "not recorded": 18} and not frames.is_intervention.any()
-    with pytest.raises(ValueError, match=r"no usable frame in 2 bags; left out: .*30 that are no interventions"):
+    with pytest.raises(ValueError, match=r"no usable frame in 2 bags; left out: .*30 that are not interventions"):
         load(teleoperated, scripted, interventions="only")
     together = load(teleoperated, scripted, driven)
     assert together.frames.is_intervention.sum() == load(driven, interventions="only").frames.is_intervention.sum()

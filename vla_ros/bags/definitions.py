@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -25,24 +26,24 @@ _IDL_SECTION = "=" * 80 + "\nIDL: "
 _PADDING_BYTES = 4
 
 
+@dataclass(frozen=True)
 class Layout:
     """How one message type is laid out. ``is_standard`` where that is ROS's own way."""
 
-    def __init__(self, msgtype: str, types: Typestore, is_standard: bool) -> None:
-        self.is_standard = is_standard
-        self._msgtype = msgtype
-        self._types = types
+    msgtype: str
+    types: Typestore
+    is_standard: bool
 
     def decode(self, data: bytes | memoryview) -> Any:
         """The message in ``data``; its arrays are views of it. Raises ValueError for other ``data``."""
         try:
             try:
-                return self._types.deserialize_cdr(data, self._msgtype)
+                return self.types.deserialize_cdr(data, self.msgtype)
             except SerdeError:
-                return self._types.deserialize_cdr(data[:-_PADDING_BYTES], self._msgtype)
+                return self.types.deserialize_cdr(data[:-_PADDING_BYTES], self.msgtype)
         except Exception as error:  # damaged data show as whatever the decoder trips over
             what = f"{type(error).__name__}: {one_line(error)}"
-            raise ValueError(f"message of {len(data)} bytes is not a valid {self._msgtype} ({what})") from error
+            raise ValueError(f"message of {len(data)} bytes is not a valid {self.msgtype} ({what})") from error
 
 
 @lru_cache(maxsize=256)
@@ -88,14 +89,13 @@ def _fields(channel: Channel) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _parse(channel: Channel) -> dict[str, Any]:
-    text, types = channel.definition, {}
+    text = channel.definition
     try:
         if channel.definition_format == "ros2msg":
             return get_types_from_msg(text, channel.msgtype)
-        for section in text.split(_IDL_SECTION) if _IDL_SECTION in text else [f"\n{text}"]:
-            _, _, idl = section.partition("\n")
-            types.update(get_types_from_idl(idl) if idl.strip() else {})
-        return types
+        sections = text.split(_IDL_SECTION) if _IDL_SECTION in text else [f"\n{text}"]
+        texts = (section.partition("\n")[2] for section in sections)
+        return {name: parsed for idl in texts if idl.strip() for name, parsed in get_types_from_idl(idl).items()}
     except Exception as error:  # as above
         raise _refusal(channel, error) from error
 

@@ -41,31 +41,31 @@ def find_bags(folder: Path) -> FoundBags:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; expected one that rosbag2 bags lie in")
-    bags, others = _find_bags(folder, folder)
+    bags: list[Path] = []
+    others: list[str] = []
+    _look_for_bags(folder, folder, bags, others)
     return FoundBags(tuple(bags), tuple(others))
 
 
-def _find_bags(folder: Path, root: Path) -> tuple[list[Path], list[str]]:
+def _look_for_bags(folder: Path, root: Path, bags: list[Path], others: list[str]) -> None:
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        return [], [f"{folder} ({error.strerror or error})"]
+        others.append(f"{folder} ({error.strerror or error})")
+        return
     files = [path for path in entries if path.is_file() and is_storage(path)]
     is_bag = bool(files) and all(path.name.startswith((f"{folder.name}_", f"{folder.name}.")) for path in files)
     if is_bag or folder / "metadata.yaml" in entries:
-        return [folder], []
-    bags: list[Path] = []
-    others: list[str] = []
+        bags.append(folder)
+        return
     for path in entries:
+        num_found = len(bags) + len(others)
         if path in files:
             bags.append(path)
         elif path.is_dir() and not path.name.startswith("."):
-            inside, further = _find_bags(path, root)
-            bags += inside
-            others += further if inside or further else [str(path.relative_to(root))]
-        else:
+            _look_for_bags(path, root, bags, others)
+        if num_found == len(bags) + len(others):
             others.append(str(path.relative_to(root)))
-    return bags, others
 
 
 def find_files(path: Path) -> BagFiles:

@@ -55,7 +55,7 @@ def scan(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[RawMessage]:
 def read_contents(path: Path) -> Contents | None:
     """What the end of the file says it holds; None where it is compressed as a whole, and its end is far.
 
-    Raises DamagedFile where there is no such end.
+    Raises DamagedFile where that cannot be read.
     """
     if path.suffix == COMPRESSED_SUFFIX:
         return None

@@ -22,7 +22,8 @@ class BagReader:
     """One bag: the folder of one, or a storage file. Whatever is wrong with it is collected in ``problems``.
 
     ``contents`` is None where files don't say what they hold: recordings that were cut off, compressed files. What lies
-    behind damage is left out, as are messages of a topic whose type changes. Raises ValueError where there is no bag.
+    behind damage is left out, as are messages of a topic whose type changes. Raises ValueError for a path that is not a
+    bag.
     """
 
     def __init__(self, path: str | Path) -> None:

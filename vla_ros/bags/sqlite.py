@@ -50,7 +50,11 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
         raise DamagedFile("it is empty")
     try:
         with TemporaryDirectory() as folder:
-            plain = _decompressed(path, Path(folder)) if path.suffix == COMPRESSED_SUFFIX else path
+            plain = path
+            if path.suffix == COMPRESSED_SUFFIX:
+                plain = Path(folder) / path.stem
+                with open_file(path) as packed, plain.open("wb") as file:
+                    shutil.copyfileobj(packed, file, 1 << 20)
             # A write-ahead log holds what a recorder that was killed had not merged yet. Without one, nothing may be
             # written beside the file: bags lie on read-only media.
             log = plain.with_name(f"{plain.name}-wal")
@@ -64,16 +68,9 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
         raise DamagedFile(f"its database is damaged ({error})") from error
 
 
-def _decompressed(path: Path, folder: Path) -> Path:
-    plain = folder / path.stem
-    with open_file(path) as packed, plain.open("wb") as file:
-        shutil.copyfileobj(packed, file, 1 << 20)
-    return plain
-
-
 def _channels(connection: sqlite3.Connection) -> dict[int, Channel]:
     definitions: dict[str, tuple[str, str]] = {}
-    # Recorded since Iron; Humble's files have no such table.
+    # Recorded since Iron; Humble's files don't have the table.
     if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'message_definitions'").fetchone():
         rows = connection.execute("SELECT topic_type, encoding, encoded_message_definition FROM message_definitions")
         definitions = {msgtype: (encoding, text) for msgtype, encoding, text in rows if text}

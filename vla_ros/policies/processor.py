@@ -15,7 +15,7 @@ from vla_ros.policies.config import CONFIG_FILE, DataConfig, PolicyConfig
 from vla_ros.strict import explained
 from vla_ros.transforms.chunking import guidance_weights
 from vla_ros.transforms.normalize import FieldStats, Normalizer
-from vla_ros.transforms.sample import PolicyRequest, Question
+from vla_ros.transforms.sample import PolicyRequest, TextTarget
 from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation
 
 
@@ -89,7 +89,7 @@ class PolicyProcessor(ABC):
         return np.asarray
 
     def make_batch(
-        self, images: np.ndarray, tasks: Sequence[str], states: np.ndarray, questions: Sequence[Question]
+        self, images: np.ndarray, tasks: Sequence[str], states: np.ndarray, questions: Sequence[TextTarget]
     ) -> Any:
         """The ``policy_input`` of a training batch, all [batch, ...]: the tensors of ``make_request``, stacked.
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from vla_ros.observing.observe import Observer
 from vla_ros.recordings.feed import LEARNED, Feed
 from vla_ros.recordings.observed import observe_event
 from vla_ros.robot import RobotConfig
-from vla_ros.training.episodes import Episode, EpisodeCutter, FrameRule
+from vla_ros.training.episodes import Episode, EpisodeCutter, FrameRule, Sample
 from vla_ros.types import Mode, Observation
 
 INTERVENTIONS = ("all", "only", "exclude", "upweight")
@@ -106,9 +107,9 @@ def load_bags(
     jobs = [(path, robot, rule, interventions) for path in paths]
     if min(num_workers, len(jobs)) > 1:
         with multiprocessing.get_context("spawn").Pool(min(num_workers, len(jobs))) as pool:
-            read = list(pool.imap(_read_job, jobs))
+            read = pool.starmap(_read_bag, jobs, chunksize=1)
     else:
-        read = [_read_job(job) for job in jobs]
+        read = list(starmap(_read_bag, jobs))
     problems = tuple(problem for bag in read for problem in bag.problems)
     num_left_out = sum((bag.num_left_out for bag in read), Counter())
     usable = [bag for bag in read if bag.episodes]
@@ -117,7 +118,7 @@ def load_bags(
         why = "; ".join((*problems[:1], *([f"left out: {_listed(num_left_out)}"] if num_left_out else [])))
         raise ValueError(f"{where}: no usable frame in {len(paths)} bags; {why or 'record some'}")
     frames = _columns([episode for bag in usable for episode in bag.episodes])
-    first = usable[0].episodes[0].samples[0].seen
+    first = usable[0].episodes[0].samples[0]
     return LoadedBags(frames, usable[0].path, first.stamp_ns, dict(num_left_out), problems)
 
 
@@ -138,8 +139,7 @@ def _open(path: Path, robot: RobotConfig, rule: FrameRule) -> Feed:
     return Feed(BagReader(path), robot, rule.namespace, LEARNED, needed)
 
 
-def _read_job(job: tuple[Path, RobotConfig, FrameRule, str]) -> _Bag:
-    path, robot, rule, interventions = job
+def _read_bag(path: Path, robot: RobotConfig, rule: FrameRule, interventions: str) -> _Bag:
     try:
         feed = _open(path, robot, rule)
     except ValueError as error:
@@ -151,47 +151,33 @@ def _read_job(job: tuple[Path, RobotConfig, FrameRule, str]) -> _Bag:
             cutter.take(event)
     except ValueError as error:
         damage = (str(error),)
-    num_left_out = cutter.num_left_out
-    episodes = [_select(episode, cutter.modes, interventions, num_left_out) for episode in cutter.finish()]
-    episodes = [episode for episode in episodes if episode.samples]
+    kept = (replace(episode, samples=list(_select(episode, cutter, interventions))) for episode in cutter.finish())
+    episodes = [episode for episode in kept if episode.samples]
     problems = tuple(dict.fromkeys((*feed.problems, *damage)))
-    if not (episodes or problems or num_left_out):
+    if not (episodes or problems or cutter.num_left_out):
         problems = (f"bag {path}: no images within an episode; check what was recorded",)
-    return _Bag(path, episodes, num_left_out, problems)
+    return _Bag(path, episodes, cutter.num_left_out, problems)
 
 
-def _select(episode: Episode, modes: set[str], interventions: str, num_left_out: Counter[str]) -> Episode:
-    """``episode`` without the samples that ``interventions`` leaves out, which are counted."""
-    reasons = [_refusal(sample.driver, modes, interventions) for sample in episode.samples]
-    num_left_out.update(reason for reason in reasons if reason)
-    kept = [
-        replace(sample, is_intervention=_is_intervention(sample.driver, modes))
-        for sample, reason in zip(episode.samples, reasons, strict=True)
-        if not reason
-    ]
-    return replace(episode, samples=kept)
-
-
-def _refusal(driver: str, modes: set[str], interventions: str) -> str:
-    """Why a sample of ``driver`` is left out, in a bag that names ``modes``; empty where it isn't."""
-    if modes and not driver:
-        return f"from before the first {topics.MODE}"
-    if interventions == "only" and not _is_intervention(driver, modes):
-        return "that are no interventions"
-    if interventions == "exclude" and _is_intervention(driver, modes):
-        return "that are interventions"
-    return ""
-
-
-def _is_intervention(driver: str, modes: set[str]) -> bool:
-    return driver == Mode.TELEOP and Mode.POLICY in modes
+def _select(episode: Episode, cutter: EpisodeCutter, interventions: str) -> Iterator[Sample]:
+    """The samples of ``episode`` without those that ``interventions`` leaves out, which are counted."""
+    for sample in episode.samples:
+        is_intervention = sample.driver == Mode.TELEOP and Mode.POLICY in cutter.modes
+        if cutter.modes and not sample.driver:
+            cutter.num_left_out[f"from before the first {topics.MODE}"] += 1
+        elif interventions == "only" and not is_intervention:
+            cutter.num_left_out["that are not interventions"] += 1
+        elif interventions == "exclude" and is_intervention:
+            cutter.num_left_out["that are interventions"] += 1
+        else:
+            yield replace(sample, is_intervention=is_intervention)
 
 
 def _columns(episodes: list[Episode]) -> Frames:
     samples = [sample for episode in episodes for sample in episode.samples]
     return Frames(
-        images=np.stack([sample.seen.images for sample in samples]),
-        joint_positions=np.stack([sample.seen.joint_positions for sample in samples]),
+        images=np.stack([sample.images for sample in samples]),
+        joint_positions=np.stack([sample.joint_positions for sample in samples]),
         actions=np.stack([sample.actions for sample in samples]),
         episode=np.repeat(np.arange(len(episodes)), [len(episode.samples) for episode in episodes]),
         driver=np.array([sample.driver for sample in samples], "U6"),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -50,28 +50,25 @@ class FrameRule:
 
 
 @dataclass(frozen=True)
-class Observed:
-    """An observation at ``stamp_ns``, its images resized: uint8 ``[num_cameras, height, width, 3]``."""
+class Sample:
+    """An observation at ``stamp_ns``, its images resized: uint8 ``[num_cameras, height, width, 3]``.
+
+    When its episode has ended it has a label, ``actions`` ``[horizon, num_joints]``, and a ``driver`` who gave it,
+    empty where the recording does not say; ``is_intervention`` where that was a human, and the policy drove in the
+    recording, too.
+    """
 
     stamp_ns: int
     images: np.ndarray
     joint_positions: np.ndarray
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An observation, its label ``actions`` ``[horizon, num_joints]``, and who gave it: empty where the recording does
-    not say. ``is_intervention`` where that was a human, and the policy drove in the recording, too."""
-
-    seen: Observed
-    actions: np.ndarray
-    driver: str
+    actions: np.ndarray | None = None
+    driver: str = ""
     is_intervention: bool = False
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode's samples; ``scene`` says where things were when it began, m, by name: empty where nobody knows."""
+    """One episode's samples; ``scene`` says where things were when it began, m, by name; empty: not known."""
 
     task: str
     scene: Mapping[str, tuple[float, float]]
@@ -98,7 +95,7 @@ class _OpenEpisode:
     task: str
     scene: Mapping[str, tuple[float, float]]
     commands: dict[str, _Commands]
-    observations: list[Observed] = field(default_factory=list)
+    observations: list[Sample] = field(default_factory=list)
 
 
 class EpisodeCutter:
@@ -137,7 +134,7 @@ class EpisodeCutter:
                 self._scene, self._is_new_scene = event.places, True
             case TaskEvent() if event.task != self._task or self._is_new_scene:
                 self._task = event.task
-                # What an earlier task's scene has become nobody knows.
+                # What has become of an earlier task's scene is not known.
                 self._scene_of_task = self._scene if self._is_new_scene else {}
                 self._is_new_scene = False
                 self._begin(event.received_ns)
@@ -164,7 +161,7 @@ class EpisodeCutter:
             except ValueError as error:
                 self._report("image", f"{error}; it is left out")
             else:
-                self._span.observations.append(Observed(found.stamp_ns, images, found.joint_positions))
+                self._span.observations.append(Sample(found.stamp_ns, images, found.joint_positions))
 
     def _mark(self, event: MarkerEvent) -> None:
         if event.text != "start" and not self._is_running:
@@ -192,7 +189,7 @@ class EpisodeCutter:
         self._span = None
 
     def _decide(self, outcome: str) -> None:
-        """What becomes of the episodes since ``start``; without an outcome nobody knows what they are worth."""
+        """What becomes of the episodes since ``start``; without an outcome it is not known what they are worth."""
         if outcome == "success" or (outcome == "failure" and self._rule.keep_failures):
             self._episodes += self._undecided
         else:
@@ -225,11 +222,11 @@ def _samples(span: _OpenEpisode, robot: RobotConfig, rule: FrameRule, num_left_o
             elif len(drivers) > 1:
                 num_left_out["whose chunk another driver goes on with"] += 1
             else:
-                samples.append(Sample(seen, actions, drivers.pop()))
+                samples.append(replace(seen, actions=actions, driver=drivers.pop()))
     return samples
 
 
-def _drivers(times_ns: np.ndarray, drivers: list[str], seen: Observed, dues_ns: np.ndarray) -> set[str]:
+def _drivers(times_ns: np.ndarray, drivers: list[str], seen: Sample, dues_ns: np.ndarray) -> set[str]:
     """Who gave the commands from an observation on and those around ``dues_ns``."""
     before = np.searchsorted(times_ns, dues_ns[0], "right") - 1
     first = min(before, np.searchsorted(times_ns, seen.stamp_ns, "left"))

@@ -1,4 +1,4 @@
-"""What a run teaches beside actions, handed in by whoever starts it."""
+"""What a run teaches beside actions, handed in by its caller."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from vla_ros.robot import RobotConfig
-from vla_ros.transforms.sample import Question
+from vla_ros.transforms.sample import TextTarget
 
 
 class Lesson(ABC):
@@ -25,5 +25,5 @@ class Lesson(ABC):
         """Of at most ``vocab_size`` tokens; ``tasks`` are the bags' instructions."""
 
     @abstractmethod
-    def ask(self, scene: Mapping[str, tuple[float, float]], rng: np.random.Generator) -> Question:
+    def ask(self, scene: Mapping[str, tuple[float, float]], rng: np.random.Generator) -> TextTarget:
         """About a scene of which it is known where things are, x and y in m by name."""

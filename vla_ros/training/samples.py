@@ -12,7 +12,7 @@ from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.training.dataset import Frames
 from vla_ros.training.lesson import Lesson
 from vla_ros.transforms.normalize import FieldStats, Normalizer, compute_stats
-from vla_ros.transforms.sample import Question, TrainingBatch
+from vla_ros.transforms.sample import TextTarget, TrainingBatch
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class SampleMaker:
         )
         return TrainingBatch(policy_input, states, self.action.normalize(self._labels[indices]))
 
-    def _ask(self, scene: Mapping[str, tuple[float, float]], rng: np.random.Generator) -> Question:
-        return self._lesson.ask(scene, rng) if self._lesson is not None and scene else Question()
+    def _ask(self, scene: Mapping[str, tuple[float, float]], rng: np.random.Generator) -> TextTarget:
+        return self._lesson.ask(scene, rng) if self._lesson is not None and scene else TextTarget()
 
 
 def _encode(frames: Frames, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -103,8 +103,8 @@ def check_tensor(name: str, array: np.ndarray | None, kinds: tuple[str, ...], nd
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a policy learns to answer beside acting: a generation prompt and its answer; none without an answer."""
+class TextTarget:
+    """A generation prompt and the answer to learn, beside the actions; nothing is learned without an answer."""
 
     prompt: str = ""
     answer: str = ""

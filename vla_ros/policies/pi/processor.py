@@ -21,7 +21,7 @@ from vla_ros.policies.pi.request import PiRequest
 from vla_ros.policies.processor import PolicyProcessor, read_text
 from vla_ros.strict import config_to_dict, explained, parse_config
 from vla_ros.transforms.normalize import FieldStats
-from vla_ros.transforms.sample import Question
+from vla_ros.transforms.sample import TextTarget
 from vla_ros.types import Observation
 
 TOKENIZER_FILE = "processor/tokenizer.json"
@@ -76,7 +76,7 @@ class PiProcessor(PolicyProcessor):
         return partial(BACKBONES[config.vlm_type].processor_class().resize_image, settings)
 
     def make_batch(
-        self, images: np.ndarray, tasks: Sequence[str], states: np.ndarray, questions: Sequence[Question]
+        self, images: np.ndarray, tasks: Sequence[str], states: np.ndarray, questions: Sequence[TextTarget]
     ) -> PolicyInput:
         prompts, answers = [q.prompt for q in questions], [q.answer for q in questions]
         return self._vlm.make_batch(images, tasks, prompts, answers)
