@@ -253,7 +253,7 @@ def test_what_lies_beside_the_bags_is_named_and_what_can_be_read_of_them_is(bags
     lines = []
     config = small_config(tmp_path, bags, f"bags={tmp_path / 'bags'}", "optimizer.num_steps=1")
     assert run(config, lines.append).num_samples == 36
-    assert f"passed over in {tmp_path / 'bags'}, not a bag: notes.txt" in lines
+    assert f"skipped in {tmp_path / 'bags'}, not a bag: notes.txt" in lines
 
 
 @pytest.mark.parametrize(

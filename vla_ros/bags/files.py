@@ -40,7 +40,7 @@ def find_bags(folder: Path) -> FoundBags:
     each is one. Hidden folders are skipped. Raises ValueError where ``folder`` is not a folder.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; expected one that rosbag2 bags lie in")
+        raise ValueError(f"{folder} is not a folder; expected one that holds rosbag2 bags")
     bags: list[Path] = []
     others: list[str] = []
     _look_for_bags(folder, folder, bags, others)

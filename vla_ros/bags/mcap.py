@@ -47,7 +47,7 @@ def scan(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[RawMessage]:
         except _CutOff as cut:
             with suppress(*_NONSENSE):
                 yield from records.chunk(cut.chunk, is_cut_off=True)
-            raise DamagedFile("it is cut off: the recording was not ended") from cut
+            raise DamagedFile("it is cut off: the recording did not end properly") from cut
         except _NONSENSE as error:
             raise DamagedFile(f"the record at byte {start} is damaged ({one_line(error)})") from error
 
@@ -116,7 +116,7 @@ class _Records:
             if channel is not None:
                 return RawMessage(channel, stamp_ns, content[_MESSAGE.size :])
             if number not in self.channels:
-                raise DamagedFile(f"a message of channel {number}, which no record describes")
+                raise DamagedFile(f"a message of channel {number}, which has not been declared")
         elif op == _SCHEMA:
             (number,) = struct.unpack_from("<H", content)
             self._schemas[number] = _texts(content, 2, 3)
@@ -148,7 +148,7 @@ class _Records:
             inside = memoryview(decompress(inside, compression, size))
             # A flipped byte of a chunk that isn't compressed stays where it is; in one that is, it spreads.
             if checksum and not is_cut_off and zlib.crc32(inside) != checksum:
-                raise DamagedFile("its checksum is another")
+                raise DamagedFile("a chunk's checksum is wrong")
         if len(inside) != size and not is_cut_off:
             raise DamagedFile(f"a chunk of {len(inside)} bytes; expected {size}")
         yield from self._inside(inside)
@@ -159,7 +159,7 @@ class _Records:
             op, size = _RECORD.unpack_from(inside, position)
             position += _RECORD.size + size
             if position > end:
-                raise DamagedFile(f"a record of {size} bytes reaches beyond its chunk")
+                raise DamagedFile(f"a record of {size} bytes runs past the end of its chunk")
             if message := self.take(op, inside[position - size : position]):
                 yield message
 
@@ -169,7 +169,7 @@ def _prefixed(data: memoryview, start: int) -> memoryview:
     (size,) = _LENGTH.unpack_from(data, start)
     content = data[start + _LENGTH.size :][:size]
     if len(content) != size:
-        raise DamagedFile(f"a text of {size} bytes reaches beyond its record")
+        raise DamagedFile(f"a field of {size} bytes runs past the end of its record")
     return content
 
 

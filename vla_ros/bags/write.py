@@ -100,7 +100,7 @@ class BagWriter(AbstractContextManager["BagWriter"]):
 
     def _disk_failed(self, error: OSError) -> ValueError:
         what = error.strerror or str(error)
-        return ValueError(f"bag {self._path}: {what}; what came before is kept, record on to a disk with more room")
+        return ValueError(f"bag {self._path}: {what}; what came before is kept; record to a disk with more space")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -114,7 +114,7 @@ class Feed:
             elif self._bag.layout(topic).is_standard:
                 return True
             else:
-                problem = f"'{topic}': the bag defines {expected} otherwise than ROS does"
+                problem = f"'{topic}': the bag defines {expected} differently from ROS"
         except ValueError as error:
             problem = f"'{topic}': {error}"
         self.report(topic, problem)

@@ -104,7 +104,7 @@ def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()
     """
     if not (config_dir / "train" / f"{name}.yaml").is_file():
         known = ", ".join(sorted(path.stem for path in (config_dir / "train").glob("*.yaml")))
-        raise ValueError(f"train config '{name}'; {config_dir / 'train'} has {known}")
+        raise ValueError(f"train config '{name}' does not exist; {config_dir / 'train'} has {known}")
     try:
         with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
             document: Any = OmegaConf.to_container(compose(f"train/{name}", list(overrides)), resolve=True)

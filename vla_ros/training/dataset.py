@@ -100,7 +100,7 @@ class _Bag:
 def load_bags(
     paths: Sequence[Path], robot: RobotConfig, rule: FrameRule, num_workers: int = 1, interventions: str = "all"
 ) -> LoadedBags:
-    """Read ``paths`` in order; a damaged bag is reported and what stands before the damage is used.
+    """Read ``paths`` in order; a damaged bag is reported, and used up to the damage.
 
     ``interventions`` is one of ``INTERVENTIONS``. Raises ValueError when nothing usable is left.
     """
@@ -131,7 +131,7 @@ def first_observation(loaded: LoadedBags, robot: RobotConfig, rule: FrameRule) -
             observation = found.observation()
             images = {name: np.array(image) for name, image in observation.images.items()}
             return replace(observation, stamp_ns=0, headers_ns=dict.fromkeys(images, 0), images=images)
-    raise ValueError(f"bag {loaded.first_bag} has changed since it was read; leave the bags alone while training")
+    raise ValueError(f"bag {loaded.first_bag} has changed since it was read; do not change bags while training runs")
 
 
 def _open(path: Path, robot: RobotConfig, rule: FrameRule) -> Feed:

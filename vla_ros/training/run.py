@@ -125,7 +125,7 @@ def _read_bags(config: TrainConfig, robot: RobotConfig, rule: FrameRule, report:
     folder = Path(config.bags)
     found = find_bags(folder)
     if found.others:
-        report(f"passed over in {folder}, not a bag: {', '.join(found.others)}")
+        report(f"skipped in {folder}, not a bag: {', '.join(found.others)}")
     if not found.bags:
         raise ValueError(
             f"{folder}: no rosbag2 bag in it; expected folders of bags, .mcap or .db3 files: set bags=FOLDER"
