@@ -42,8 +42,7 @@ from vla_ros.bags.read import BagReader
 from vla_ros.observing.observe import Observer
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.pi.request import PiRequest
-from vla_ros.recordings.feed import Feed
-from vla_ros.recordings.observed import observe_event
+from vla_ros.recordings.feed import Feed, observe_event
 from vla_ros.robot import RobotConfig
 from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation
 

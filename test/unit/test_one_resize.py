@@ -18,8 +18,7 @@ from vla_ros.observing.observe import Observer
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.modules.vlm_bridge.processor import VLMProcessor
 from vla_ros.policies.pi.processor import PiProcessor
-from vla_ros.recordings.feed import Feed
-from vla_ros.recordings.observed import observe_event
+from vla_ros.recordings.feed import Feed, observe_event
 from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
 from vla_ros.training.config import OptimizerConfig, TrainConfig
 from vla_ros.training.dataset import load_bags

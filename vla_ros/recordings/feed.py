@@ -15,12 +15,13 @@ from vla_ros import topics
 from vla_ros.bags.read import BagReader
 from vla_ros.bags.storage import RawMessage
 from vla_ros.bags.tally import Tally
-from vla_ros.messages.frames import decode_frame, is_whole_jpeg
+from vla_ros.messages.images import decode_frame, is_whole_jpeg
 from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.times import MAX_LEAD_S, MAX_START_LEAD_S, check_stamp, time_to_ns
 from vla_ros.messages.trace import decode_trace
 from vla_ros.messages.trajectories import Trajectory, parse_teleop, parse_trajectory
 from vla_ros.observing.buffers import joint_sample
+from vla_ros.observing.observe import Match, Observer
 from vla_ros.recordings.events import (
     MARKERS,
     BagEvent,
@@ -170,6 +171,18 @@ class Feed:
     def _command(self, output: OutputConfig, msg: Any, received_ns: int) -> CommandEvent:
         trajectory = output.kind.decode(msg, output.joints, 1.0 / self._robot.control_rate_hz)
         return CommandEvent(received_ns, _checked(trajectory, received_ns), output.name)
+
+
+def observe_event(observer: Observer, event: BagEvent) -> Match | None:
+    """Tell ``observer`` what ``event`` says, by the rule of the live node; returns as ``Observer.see``."""
+    match event:
+        case FrameEvent():
+            return observer.see(event.frame, event.received_ns)
+        case JointsEvent():
+            observer.sensors.joints.add(event.sample)
+        case TaskEvent():
+            observer.sensors.task = event.task
+    return None
 
 
 def resolve_topic(name: str, namespace: str) -> str:

@@ -18,8 +18,7 @@ import numpy as np
 from vla_ros import topics
 from vla_ros.bags.read import BagReader
 from vla_ros.observing.observe import Observer
-from vla_ros.recordings.feed import LEARNED, Feed
-from vla_ros.recordings.observed import observe_event
+from vla_ros.recordings.feed import LEARNED, Feed, observe_event
 from vla_ros.robot import RobotConfig
 from vla_ros.training.episodes import Episode, EpisodeCutter, FrameRule, Sample
 from vla_ros.types import Mode, Observation

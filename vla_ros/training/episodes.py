@@ -21,7 +21,7 @@ import numpy as np
 from vla_ros import topics
 from vla_ros.observing.observe import Match, Observer
 from vla_ros.recordings.events import BagEvent, CommandEvent, MarkerEvent, ModeEvent, SceneEvent, TaskEvent
-from vla_ros.recordings.observed import observe_event
+from vla_ros.recordings.feed import observe_event
 from vla_ros.recordings.series import GrowingSeries
 from vla_ros.robot import RobotConfig
 from vla_ros.types import Mode

@@ -1,4 +1,4 @@
-"""The weights a run begins with: random, or those of a policy directory."""
+"""The weights of a policy directory to go on from."""
 
 from __future__ import annotations
 
@@ -11,14 +11,6 @@ from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.files import WEIGHTS_FILE, open_policy
 from vla_ros.policies.fill import build_policy
-
-
-def random_policy(config: PolicyConfig, vision_pos_emb_init_gain: float) -> BasePolicy:
-    """From random weights a place must weigh as much as a colour: at the usual 0.02 the backbone is slow to learn that
-    what it sees is somewhere."""
-    policy = build_policy(config)
-    policy.init_vision(vision_pos_emb_init_gain)
-    return policy
 
 
 def policy_from(config: PolicyConfig, policy_dir: Path) -> BasePolicy:

@@ -15,12 +15,13 @@ from vla_ros.bags.files import find_bags
 from vla_ros.policies.directory import save_policy
 from vla_ros.policies.families import family_of
 from vla_ros.policies.files import open_policy
+from vla_ros.policies.fill import build_policy
 from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.training.config import TrainConfig
 from vla_ros.training.dataset import LoadedBags, first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
-from vla_ros.training.initial import policy_from, random_policy
+from vla_ros.training.initial import policy_from
 from vla_ros.training.lesson import Lesson
 from vla_ros.training.samples import SampleMaker, compute_split_stats, split_by_episode
 from vla_ros.training.trainer import Trainer, Validation
@@ -73,7 +74,8 @@ def train(
     if config.initial_policy:
         policy = policy_from(config.policy, Path(config.initial_policy))
     else:
-        policy = random_policy(config.policy, config.vision_pos_emb_init_gain)
+        policy = build_policy(config.policy)
+        policy.init_vision(config.vision_pos_emb_init_gain)
     tokenizer = _tokenizer(config, lesson, frames.tasks)
     processor = _processor_class(config).for_training(config.policy, data, stats, config.processor, tokenizer)
     trainer = Trainer(config, policy, SampleMaker(frames, processor, lesson), split)
