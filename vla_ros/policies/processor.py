@@ -89,7 +89,7 @@ class PolicyProcessor(ABC):
         return np.asarray
 
     def make_batch(
-        self, images: np.ndarray, tasks: Sequence[str], states: np.ndarray, questions: Sequence[TextTarget]
+        self, images: np.ndarray, tasks: Sequence[str], states: np.ndarray, targets: Sequence[TextTarget]
     ) -> Any:
         """The ``policy_input`` of a training batch, all [batch, ...]: the tensors of ``make_request``, stacked.
 

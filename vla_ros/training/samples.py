@@ -74,7 +74,7 @@ class SampleMaker:
         return np.abs(targets - self._frames.actions[indices])
 
     def batch(self, indices: np.ndarray, rng: np.random.Generator) -> TrainingBatch:
-        """A batch; where the bags say where things are, the lesson's question and its answer come with it."""
+        """A batch; where the bags say where things are, the question of the lesson and its answer come with it."""
         frames, episodes = self._frames, self._frames.episode[indices]
         states = self._state.normalize(self._states[indices])
         policy_input = self._processor.make_batch(

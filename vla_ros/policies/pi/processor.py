@@ -76,9 +76,9 @@ class PiProcessor(PolicyProcessor):
         return partial(BACKBONES[config.vlm_type].processor_class().resize_image, settings)
 
     def make_batch(
-        self, images: np.ndarray, tasks: Sequence[str], states: np.ndarray, questions: Sequence[TextTarget]
+        self, images: np.ndarray, tasks: Sequence[str], states: np.ndarray, targets: Sequence[TextTarget]
     ) -> PolicyInput:
-        prompts, answers = [q.prompt for q in questions], [q.answer for q in questions]
+        prompts, answers = [text.prompt for text in targets], [text.answer for text in targets]
         return self._vlm.make_batch(images, tasks, prompts, answers)
 
     def write(self, policy_dir: Path) -> None:
