@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,19 +25,14 @@ MAX_CHUNK_BYTES = 4 * 2**20
 class Written:
     """Messages that are in the file: their counts by channel, and the first and last of their times, ns."""
 
-    num_messages: dict[int, int] = field(default_factory=dict)
+    num_messages: Counter[int] = field(default_factory=Counter)
     first_ns: int = 0
     last_ns: int = 0
 
-    @property
-    def total(self) -> int:
-        return sum(self.num_messages.values())
-
     def add(self, num_messages: Mapping[int, int], first_ns: int, last_ns: int) -> None:
-        self.first_ns = min(self.first_ns, first_ns) if self.total else first_ns
+        self.first_ns = min(self.first_ns, first_ns) if self.num_messages.total() else first_ns
         self.last_ns = max(self.last_ns, last_ns)
-        for channel_id, count in num_messages.items():
-            self.num_messages[channel_id] += count
+        self.num_messages.update(num_messages)
 
 
 class _Chunk:
@@ -139,7 +134,7 @@ class McapWriter:
         written = self.written
         counts = b"".join(struct.pack("<HQ", *entry) for entry in written.num_messages.items())
         # Attachments and metadata records: none.
-        content = struct.pack("<QHIII", written.total, len(self._schemas), len(self._channels), 0, 0)
+        content = struct.pack("<QHIII", written.num_messages.total(), len(self._schemas), len(self._channels), 0, 0)
         content += struct.pack("<IQQ", len(self._chunk_indexes), written.first_ns, written.last_ns)
         return _record(STATISTICS, content + _sized(counts))
 
