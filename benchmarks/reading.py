@@ -197,6 +197,9 @@ class StillProcessor:
     joint_names, camera_names = make_robot(False).joint_names, make_robot(False).camera_names
     action_dim, digest = NUM_JOINTS, "none"
 
+    def bind(self, limits: object) -> None:
+        """Nothing depends on them."""
+
     def process(self, observation: Observation, continuation: Continuation | None = None) -> PiRequest:
         pixels = np.concatenate([image[:: HEIGHT // 8, :: WIDTH // 8] for image in observation.images.values()])
         tokens, mask = np.ones(4, np.int64), np.ones((4, 4), bool)
