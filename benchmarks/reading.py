@@ -42,8 +42,7 @@ from vla_ros.bags.read import BagReader
 from vla_ros.observing.observe import Observer
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.pi.request import PiRequest
-from vla_ros.recordings.feed import Feed
-from vla_ros.recordings.observed import observe_event
+from vla_ros.recordings.feed import Feed, observe_event
 from vla_ros.robot import RobotConfig
 from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation
 
@@ -197,6 +196,9 @@ class StillProcessor:
     chunk_shape = ChunkShape(10, 0.1, 1.0)
     joint_names, camera_names = make_robot(False).joint_names, make_robot(False).camera_names
     action_dim, digest = NUM_JOINTS, "none"
+
+    def bind(self, limits: object) -> None:
+        """Nothing depends on them."""
 
     def process(self, observation: Observation, continuation: Continuation | None = None) -> PiRequest:
         pixels = np.concatenate([image[:: HEIGHT // 8, :: WIDTH // 8] for image in observation.images.values()])

@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
-_NAMES = {float: "a finite number", int: "a whole number", str: "a text", bool: "true or false"}
+_NAMES = {float: "a finite number", int: "a whole number", str: "a string", bool: "true or false"}
 
 
 def parse_config(kind: type[Config], document: Any, where: str) -> Config:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 MOVING_TYPES = ("revolute", "continuous", "prismatic")
 # A document type may define entities that expand without end; no URDF needs one.
 REFUSED_MARKUP = ("<!DOCTYPE", "<!ENTITY")
-MEND_XACRO = "expand it: xacro robot.urdf.xacro > robot.urdf"
+EXPAND_XACRO = "expand it: xacro robot.urdf.xacro > robot.urdf"
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class Urdf:
         left_out = [key for key in ("lower", "upper", "max_velocity") if key not in entry]
         if not left_out or not isinstance(name, str):  # without a name it is refused as every such entry is
             return dict(entry)
-        mend = f"give {', '.join(left_out)} in the robot file, or mend the URDF"
+        fix = f"give {', '.join(left_out)} in the robot file, or fix the URDF"
         joint = self.joints.get(name)
         if joint is None:
             known = ", ".join(self.joints) or "none"
-            raise ValueError(f"joint '{name}' is not in {self.where}, whose joints are {known}: {mend}")
+            raise ValueError(f"joint '{name}' is not in {self.where}, whose joints are {known}: {fix}")
         limits = {key: getattr(joint, key) for key in left_out}
         missing = [key for key, value in limits.items() if value is None]
         if missing:
-            raise ValueError(f"joint '{name}', {joint.kind}, has no {missing[0]} in {self.where}: {mend}")
+            raise ValueError(f"joint '{name}', {joint.kind}, has no {missing[0]} in {self.where}: {fix}")
         return {**entry, **limits}
 
     def check(self, name: str, lower: float, upper: float, max_velocity: float) -> None:
@@ -65,11 +65,9 @@ class Urdf:
             raise ValueError(f"joint '{name}' is {joint.kind} in {self.where}; expected one of {expected}")
         if joint.lower is not None and lower < joint.lower:
             raise ValueError(f"joint '{name}': lower is {lower}; expected at least {joint.lower}, as in {self.where}")
-        if joint.upper is not None and upper > joint.upper:
-            raise ValueError(f"joint '{name}': upper is {upper}; expected at most {joint.upper}, as in {self.where}")
-        if joint.max_velocity is not None and max_velocity > joint.max_velocity:
-            allowed = f"expected at most {joint.max_velocity}, as in {self.where}"
-            raise ValueError(f"joint '{name}': max_velocity is {max_velocity}; {allowed}")
+        for key, value, most in (("upper", upper, joint.upper), ("max_velocity", max_velocity, joint.max_velocity)):
+            if most is not None and value > most:
+                raise ValueError(f"joint '{name}': {key} is {value}; expected at most {most}, as in {self.where}")
 
 
 def read_urdf(path: Path) -> Urdf:
@@ -79,13 +77,13 @@ def read_urdf(path: Path) -> Urdf:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ValueError(f"{where}: {error.strerror or error}; give its path relative to the robot file") from error
-    except ValueError as error:  # not UTF-8, or a path that none can be
+    except ValueError as error:  # not UTF-8, or not a valid path
         raise ValueError(f"{where}: not readable as text: {error}") from error
     return parse_urdf(text, where)
 
 
 def parse_urdf(text: str, where: str) -> Urdf:
-    """The joints of a URDF's ``text``. Raises ValueError, beginning with ``where``, for what is no expanded URDF."""
+    """The joints of a URDF's ``text``. Raises ValueError, beginning with ``where``, for any but an expanded URDF."""
     for markup in REFUSED_MARKUP:
         if markup in text:
             raise ValueError(f"{where} contains {markup}; expected none: remove the document type")
@@ -98,7 +96,7 @@ def parse_urdf(text: str, where: str) -> Urdf:
     for element in root.iter():
         namespace, _, tag = element.tag.rpartition("}")
         if namespace.endswith("xacro"):
-            raise ValueError(f"{where} contains <xacro:{tag}>; {MEND_XACRO}")
+            raise ValueError(f"{where} contains <xacro:{tag}>; {EXPAND_XACRO}")
     joints: dict[str, UrdfJoint] = {}
     # Only those right below <robot>: <transmission> and <ros2_control> name joints, too.
     for element in root.findall("joint"):
@@ -129,7 +127,7 @@ def _number(limit: ElementTree.Element, key: str, where: str) -> float | None:
     if text is None:
         return None
     if "${" in text or "$(" in text:
-        raise ValueError(f"{where} has {key} '{text}'; {MEND_XACRO}")
+        raise ValueError(f"{where} has {key} '{text}'; {EXPAND_XACRO}")
     try:
         value = float(text)
     except ValueError:

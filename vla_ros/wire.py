@@ -122,7 +122,7 @@ def _dtype_name(dtype: np.dtype) -> str:
 
 
 def check_kind(data: bytes, kind: str) -> Mapping[str, str]:
-    """Look at the header alone: the text in it. Raises ValueError where ``data`` is no message of that ``kind``."""
+    """Look at the header alone: the text in it. Raises ValueError where ``data`` is not of that ``kind``."""
     if len(data) > MAX_MESSAGE_BYTES:
         raise ValueError(f"message has {len(data)} bytes; expected at most {MAX_MESSAGE_BYTES}")
     metadata = _read_metadata(data)
@@ -138,7 +138,7 @@ def _decode(data: bytes, kind: str) -> TensorMessage:
     try:
         tensors = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"message is no safetensors: {' '.join(str(error).split())}") from error
+        raise ValueError(f"message is not valid safetensors: {' '.join(str(error).split())}") from error
     return TensorMessage(tensors, metadata)
 
 
@@ -152,7 +152,7 @@ def _read_metadata(data: bytes) -> Mapping[str, str]:
     try:
         header: Any = json.loads(data[8 : 8 + size])
     except (ValueError, RecursionError) as error:
-        raise ValueError("message has a header that is no JSON; expected safetensors") from error
+        raise ValueError("message has a header that is not valid JSON; expected safetensors") from error
     metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("message has a header without text metadata; expected safetensors")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bag_helpers import BagMessage, read_bag
 from ros_harness import wait_until
 from sim_harness import Child, SimGraph
 
-from vla_ros.bags.read import BagMessage, read_bag
 from vla_ros.robot import load_robot
 from vla_ros.share import share_path
 

@@ -1,11 +1,25 @@
-"""What is in a bag that may have lost its end, read without the package's own reader."""
+"""What is in a bag: decoded, or of one that may have lost its end, without the package's own reader."""
 
 import struct
+from collections import namedtuple
 from pathlib import Path
+
+from vla_ros.bags.read import BagReader
+
+BagMessage = namedtuple("BagMessage", "topic msgtype stamp_ns message")
 
 MAGIC = b"\x89MCAP0\r\n"
 CHANNEL, MESSAGE, CHUNK = 4, 5, 6
 CHUNK_HEAD_BYTES = 40
+
+
+def read_bag(path, topics=()):
+    """The decoded messages of a bag; raises ValueError, behind the last usable one, for whatever is wrong with it."""
+    bag = BagReader(path)
+    for raw in bag.messages(topics):
+        yield BagMessage(raw.topic, raw.msgtype, raw.stamp_ns, bag.decode(raw))
+    if bag.problems:
+        raise ValueError("; ".join(bag.problems))
 
 
 def messages_by_topic(bag):

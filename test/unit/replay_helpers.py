@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from runtime_helpers import CHUNK_DT_S, HORIZON, MS, ROBOT, S
 
-from vla_ros.bags.types import message_type
+from vla_ros.bags.types import message_type, serialize
 from vla_ros.bags.write import BagWriter
 from vla_ros.messages.trace import Trace, encode_trace
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
@@ -127,7 +127,7 @@ def write_bag(path: Path, *parts: Any) -> Path:
         for topic, msgtype in sorted({(item.topic, item.message.__msgtype__) for item in said}):
             bag.add_topic(topic, msgtype)
         for item in sorted(said, key=lambda item: item.time_ns):
-            bag.write(item.topic, item.message, item.time_ns)
+            bag.write(item.topic, serialize(item.message), item.time_ns)
     return path
 
 

@@ -8,6 +8,7 @@ import lz4.frame
 import numpy as np
 import pytest
 import yaml
+from bag_helpers import read_bag
 from bag_samples import (
     IMAGE,
     JOINT_STATE,
@@ -32,7 +33,8 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from vla_ros.bags import order
 from vla_ros.bags.files import find_bags
 from vla_ros.bags.mcap import MAGIC
-from vla_ros.bags.read import BagReader, RecordedTopic, read_bag
+from vla_ros.bags.read import BagReader
+from vla_ros.bags.storage import BagTopic
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 
@@ -98,7 +100,7 @@ def test_a_lone_file_is_a_bag(tmp_path, storage):
 def test_a_bag_says_what_it_holds_before_it_is_read(tmp_path, storage):
     bag = write_bag(tmp_path / "bag", texts(5) + texts(3, "/other"), storage)
     contents = BagReader(bag).contents
-    assert contents.topics == (RecordedTopic("/other", STRING, 3), RecordedTopic("/text", STRING, 5))
+    assert contents.topics == (BagTopic("/other", STRING, 3), BagTopic("/text", STRING, 5))
     assert (contents.start_ns, contents.end_ns) == (at(0), at(0.4))
 
 
@@ -164,7 +166,7 @@ def test_padding_behind_a_message_is_overlooked_and_a_short_one_refused(tmp_path
     reader = BagReader(bag)
     (message,) = reader.messages()
     assert reader.decode(message._replace(data=bytes(message.data) + bytes(4))).name == ["a", "b"]
-    with pytest.raises(ValueError, match="is no sensor_msgs/msg/JointState"):
+    with pytest.raises(ValueError, match="is not a valid sensor_msgs/msg/JointState"):
         reader.decode(message._replace(data=message.data[:-20]))
 
 
@@ -230,14 +232,6 @@ def test_messages_that_are_no_cdr_are_refused_by_name(tmp_path):
     connection.close()
     with pytest.raises(ValueError, match="serialized as 'xml'; expected cdr"):
         list(read_bag(bag))
-
-
-def test_reading_messages_of_a_bag_raises_its_problem_behind_the_last_good_one(tmp_path):
-    bag = write_bag(tmp_path / "bag", texts(5))
-    (bag / "metadata.yaml").unlink()
-    read = []
-    with pytest.raises(ValueError, match="metadata.yaml"):
-        read.extend(message.message.data for message in read_bag(bag))
 
 
 def test_every_bag_of_a_folder_is_found_that_can_be_read_and_the_rest_is_named(tmp_path):

@@ -15,7 +15,8 @@ from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, Qo
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import get_types_from_msg
 
-from vla_ros.bags.live import LiveBagWriter
+from vla_ros.bags.read import BagReader
+from vla_ros.bags.write import BagWriter
 from vla_ros.bags.write_mcap import MAX_CHUNK_BYTES
 
 SOURCE_ROOT = Path(__file__).parents[2]
@@ -38,8 +39,8 @@ MESSAGES = [
 ]
 
 
-def write_bag(path: Path, flush_every: int = 9) -> Path:
-    with LiveBagWriter(path) as bag:
+def write_bag(path: Path, flush_every: int = 9, compress: bool = False) -> Path:
+    with BagWriter(path, compress) as bag:
         for i, (topic, data, stamp_ns) in enumerate(MESSAGES):
             if i == 0:
                 bag.add_topic("/image", "sensor_msgs/msg/Image", [LATCHED, LATCHED])
@@ -54,8 +55,8 @@ def write_bag(path: Path, flush_every: int = 9) -> Path:
 def run_writer(code: str, path: Path) -> subprocess.CompletedProcess[str]:
     """A process that writes into ``bag`` and then does ``code``."""
     start = (
-        "import os, resource, sys; from vla_ros.bags.live import LiveBagWriter\n"
-        "bag = LiveBagWriter(sys.argv[1]); bag.add_topic('/image', 'sensor_msgs/msg/Image', [])\n"
+        "import os, resource, sys; from vla_ros.bags.write import BagWriter\n"
+        "bag = BagWriter(sys.argv[1]); bag.add_topic('/image', 'sensor_msgs/msg/Image', [])\n"
     )
     env = {**os.environ, "PYTHONPATH": str(SOURCE_ROOT)}
     return subprocess.run([sys.executable, "-c", start + code, str(path)], capture_output=True, text=True, env=env)
@@ -65,16 +66,27 @@ def information(path: Path) -> dict:
     return yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
 
 
-def test_a_finished_bag_gives_back_every_byte_in_the_order_of_time(tmp_path):
-    with Reader(write_bag(tmp_path / "bag")) as reader:
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_finished_bag_gives_back_every_byte_in_the_order_of_time(tmp_path, compress):
+    ours = BagReader(write_bag(tmp_path / "bag", compress=compress))
+    in_order = sorted(MESSAGES, key=lambda message: message[2])
+    assert [(raw.topic, bytes(raw.data), raw.stamp_ns) for raw in ours.messages()] == in_order and not ours.problems
+    assert [topic.num_messages for topic in ours.contents.topics] == [60, 60]
+    with Reader(tmp_path / "bag") as reader:
         read = [(connection.topic, bytes(data), stamp_ns) for connection, stamp_ns, data in reader.messages()]
         assert reader.message_count == len(MESSAGES)
     # Chunks, too, overlap in time: what came late stands between what came early.
-    assert read == sorted(MESSAGES, key=lambda message: message[2])
+    assert read == in_order
+
+
+def test_a_bag_is_compressed_where_that_is_asked_for(tmp_path):
+    plain, packed = (write_bag(tmp_path / str(compress), compress=compress) for compress in (False, True))
+    sizes = [sum(file.stat().st_size for file in bag.glob("*.mcap")) for bag in (plain, packed)]
+    assert sizes[1] < 0.5 * sizes[0]
 
 
 def test_the_file_itself_is_in_the_order_of_time_between_two_flushes(tmp_path):
-    with LiveBagWriter(tmp_path / "bag") as bag:
+    with BagWriter(tmp_path / "bag") as bag:
         bag.add_topic("/image", "sensor_msgs/msg/Image", [])
         for stamp_ns in (5, 3, 9, 4):
             bag.write("/image", b"%d" % stamp_ns, stamp_ns)
@@ -113,7 +125,7 @@ def test_the_metadata_are_of_the_version_that_jazzy_writes(tmp_path):
 
 
 def test_a_bag_without_messages_is_a_bag(tmp_path):
-    with LiveBagWriter(tmp_path / "bag"):
+    with BagWriter(tmp_path / "bag"):
         assert information(tmp_path / "bag")["message_count"] == 0
     with Reader(tmp_path / "bag") as reader:
         assert (reader.message_count, reader.connections) == (0, [])
@@ -121,7 +133,7 @@ def test_a_bag_without_messages_is_a_bag(tmp_path):
 
 def test_a_message_larger_than_a_chunk_comes_back(tmp_path):
     data = os.urandom(MAX_CHUNK_BYTES + 5)
-    with LiveBagWriter(tmp_path / "bag") as bag:
+    with BagWriter(tmp_path / "bag") as bag:
         bag.add_topic("/image", "sensor_msgs/msg/Image", [])
         for stamp_ns in range(3):
             bag.write("/image", data, stamp_ns)
@@ -160,11 +172,11 @@ def test_a_folder_that_exists_is_left_alone(tmp_path):
     write_bag(tmp_path / "bag")
     before = {path: path.read_bytes() for path in (tmp_path / "bag").iterdir()}
     with pytest.raises(ValueError, match="exists; give a folder"):
-        LiveBagWriter(tmp_path / "bag")
+        BagWriter(tmp_path / "bag")
     assert {path: path.read_bytes() for path in (tmp_path / "bag").iterdir()} == before
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(ValueError, match=f"bag {tmp_path}/file/bag: Not a directory"):
-        LiveBagWriter(tmp_path / "file" / "bag")
+        BagWriter(tmp_path / "file" / "bag")

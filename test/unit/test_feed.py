@@ -21,7 +21,7 @@ from bag_samples import (
 )
 
 from vla_ros.bags.read import BagReader
-from vla_ros.messages import frames
+from vla_ros.messages import images
 from vla_ros.messages.images import decode_image
 from vla_ros.observing.buffers import FrameBuffer
 from vla_ros.recordings.events import (
@@ -90,9 +90,9 @@ def test_every_topic_of_the_robot_becomes_an_event_in_recording_order(tmp_path, 
     task, joints, raw, packed, teleop, mode, arm, gripper, chunk = events
     assert (task.received_ns, task.task) == (at(0), "touch it")
     assert mode.mode is Mode.TELEOP
-    assert (joints.received_ns, joints.stamp_ns) == (at(0.11), at(0.1))
+    assert (joints.received_ns, joints.sample.stamp_ns) == (at(0.11), at(0.1))
     assert joints.sample.positions.tolist() == [1, 2, 3] and joints.sample.velocities.tolist() == [0.1, 0.2, 0.3]
-    assert raw.frame.camera == "raw" and (raw.received_ns, raw.stamp_ns) == (at(0.22), at(0.2))
+    assert raw.frame.camera == "raw" and (raw.received_ns, raw.frame.stamp_ns) == (at(0.22), at(0.2))
     assert np.array_equal(raw.frame.image, PIXELS)
     assert packed.frame.camera == "packed" and np.array_equal(packed.frame.image, decode_image(jpeg(0, PIXELS)))
     assert teleop.trajectory.positions.tolist() == [[1, 2, 3]] and teleop.stamp_ns == 0
@@ -189,7 +189,7 @@ def test_problems_of_the_bag_are_among_those_of_the_feed(tmp_path):
 
 def test_a_jpeg_is_decoded_when_somebody_looks_and_only_once(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(frames, "decode_image", lambda msg, convert=None: calls.append(1) or decode_image(msg))
+    monkeypatch.setattr(images, "decode_image", lambda msg, convert=None: calls.append(1) or decode_image(msg))
     events, _ = feed_of(write_bag(tmp_path / "bag", messages()))
     assert len(calls) == 1, "the raw image only"
     frame = events[3].frame
@@ -211,8 +211,8 @@ def test_a_jpeg_is_decoded_when_somebody_looks_and_only_once(tmp_path, monkeypat
 def test_only_a_whole_jpeg_of_the_right_size_waits_to_be_decoded(damage, is_one):
     msg = jpeg(0, PIXELS)
     msg.data = damage(msg.data)
-    assert frames.is_whole_jpeg(msg, WIDTH, HEIGHT) is is_one
-    assert not frames.is_whole_jpeg(msg, HEIGHT, WIDTH)
+    assert images.is_whole_jpeg(msg, WIDTH, HEIGHT) is is_one
+    assert not images.is_whole_jpeg(msg, HEIGHT, WIDTH)
 
 
 def test_an_undecodable_compressed_image_is_a_problem_at_once(tmp_path):

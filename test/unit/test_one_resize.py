@@ -18,13 +18,12 @@ from vla_ros.observing.observe import Observer
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.modules.vlm_bridge.processor import VLMProcessor
 from vla_ros.policies.pi.processor import PiProcessor
-from vla_ros.recordings.feed import Feed
-from vla_ros.recordings.observed import observe_event
+from vla_ros.recordings.feed import Feed, observe_event
 from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
 from vla_ros.training.config import OptimizerConfig, TrainConfig
 from vla_ros.training.dataset import load_bags
 from vla_ros.training.run import frame_rule
-from vla_ros.training.samples import SampleMaker, Split
+from vla_ros.training.samples import SampleMaker, Split, compute_split_stats
 from vla_ros.types import Observation
 
 HEIGHT, WIDTH = 24, 32
@@ -70,7 +69,7 @@ def first_on_the_robot(path: Path) -> Observation:
 
 def train_config(processor: VLMProcessor, data: DataConfig) -> TrainConfig:
     optimizer = OptimizerConfig(num_steps=1, batch_size=1, learning_rate=0.1, warmup_steps=1)
-    return TrainConfig("", "", "", "", processor.policy, data, processor.config, optimizer, 0, 0.0)
+    return TrainConfig("", "", "", "", processor.policy, data, optimizer, processor.config)
 
 
 @pytest.mark.parametrize("backbone", PROCESSORS)
@@ -78,10 +77,10 @@ def test_one_observation_gives_the_same_tensors_in_training_and_on_the_robot(rec
     processor, data = PROCESSORS[backbone], DataConfig(JOINTS, CAMERAS, HORIZON, chunk_dt_s=0.1)
     frames = load_bags([recorded], ROBOT, frame_rule(train_config(processor, data))).frames
     everything = np.arange(len(frames))
-    maker = SampleMaker(frames, Split(everything, everything), data, processor)
-    trained = maker.batch(everything[:1], np.random.default_rng(0))
-    on_robot = PiProcessor(processor.policy, data, processor.config, processor.tokenizer, maker.stats)
-    request = on_robot.process(first_on_the_robot(recorded))
+    stats = compute_split_stats(frames, Split(everything, everything), data)
+    made = PiProcessor(processor.policy, data, processor.config, processor.tokenizer, stats)
+    trained = SampleMaker(frames, made).batch(everything[:1], np.random.default_rng(0))
+    request = made.process(first_on_the_robot(recorded))
     for field in fields(request.policy_input):
         ours, theirs = (getattr(made, field.name) for made in (trained.policy_input.sample(0), request.policy_input))
         assert type(ours) is type(theirs) and np.array_equal(ours, theirs), field.name

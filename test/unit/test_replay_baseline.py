@@ -32,6 +32,7 @@ from compare_helpers import (
 from PIL import Image
 
 from vla_ros.policies.pi.request import PiRequest
+from vla_ros.recordings.series import TimeSeries
 from vla_ros.replay.baseline.against import compare_with_baseline
 from vla_ros.replay.baseline.file import read_baseline, stored_tolerances, write_baseline
 from vla_ros.replay.baseline.pairs import BAG, BEHAVIOUR, FILE, SETTING
@@ -39,7 +40,6 @@ from vla_ros.replay.baseline.provenance import Provenance, machine_name, provena
 from vla_ros.replay.baseline.record import Baseline, Tolerances, make_baseline
 from vla_ros.replay.judge.verdict import FAIL, PASS, judge_by_baseline
 from vla_ros.replay.records import Replay, ReplayedChunk
-from vla_ros.replay.series import TimeSeries
 from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
 
 FILTER = Image.Resampling

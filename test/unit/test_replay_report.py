@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from runtime_helpers import ROBOT
 
+from vla_ros.recordings.series import TimeSeries
 from vla_ros.replay.baseline.fingerprint import NUM_BANDS, NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
 from vla_ros.replay.baseline.provenance import Provenance
 from vla_ros.replay.judge.paired import paired_differences
@@ -20,7 +21,6 @@ from vla_ros.replay.report.bags import short_names
 from vla_ros.replay.report.images import Images
 from vla_ros.replay.report.page import render_report
 from vla_ros.replay.report.svg import curve, percent, plain, thinned, ticks
-from vla_ros.replay.series import TimeSeries
 from vla_ros.replay.session import ReplaySession, SessionConfig
 from vla_ros.replay.settings import ReplaySettings
 from vla_ros.types import Frame

@@ -54,7 +54,7 @@ def test_an_output_without_a_topic_gets_its_controllers_usual_one(tmp_path):
         (lambda d: d["cameras"][0].update(width=0), "camera 'front': width is 0; expected a number above 0"),
         (lambda d: d["joints"][0].update(max_jerk=15.9), "max_jerk is 15.9; expected at least 2 times"),
         (lambda d: d["joints"][0].update(max_jerk="little"), "expected a finite number"),
-        (lambda d: d.update(urdf=3), "robot.urdf is 3; expected a text"),
+        (lambda d: d.update(urdf=3), "robot.urdf is 3; expected a string"),
         (lambda d: d.update(urdf="nowhere.urdf"), "nowhere.urdf: No such file"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from vla_ros.spaces.joints import REFERENCES
 from vla_ros.spaces.space import Space, parse_space
 from vla_ros.strict import parse_config
 from vla_ros.training.dataset import Frames
-from vla_ros.training.samples import SampleMaker, Split
+from vla_ros.training.samples import SampleMaker, Split, compute_split_stats
 from vla_ros.transforms.normalize import compute_stats
 from vla_ros.types import Continuation
 from vla_ros.units import SI_PER_UNIT
@@ -136,11 +137,11 @@ JOINT = {"type": "joint", "joint": "base"}
         (None, [JOINT, {"type": "joint"}], "data.action[1]: joint: key 'joint' is missing"),
         (None, [{"type": "joints", "joints": []}], "data.action[0]: joints is empty"),
         (None, [{"type": "joint", "joint": "hip"}], "data.action: joint is 'hip'; expected one of base, elbow, grip"),
-        (None, [JOINT, JOINT], "data.action: joint 'base' is taken twice"),
+        (None, [JOINT, JOINT], "data.action: joint 'base' is named twice"),
         (None, [{"type": "constant"}], "data.action moves no joint"),
         (None, [JOINT | {"unit": "degree"}], "data.action[0]: unit is 'degree'; expected one of rad, deg, m, mm"),
         (None, [JOINT | {"sign": 2}], "data.action[0]: sign is 2.0; expected one of 1, -1"),
-        (None, [JOINT | {"range": [1]}], "data.action[0]: range is [1.0]; expected what the lower and"),
+        (None, [JOINT | {"range": [1]}], "data.action[0]: range is [1.0]; expected two numbers that differ"),
         (None, [JOINT | {"range": [3, 3]}], "data.action[0]: range is [3.0, 3.0]"),
         (None, [JOINT | {"range": [0, 1], "sign": -1}], "data.action[0]: range stands beside unit, sign or offset"),
         (None, [JOINT | {"reference": "delta"}], "data.action[0]: reference is 'delta'; expected one of absolute"),
@@ -254,7 +255,8 @@ def test_training_labels_are_in_the_policys_numbers_and_its_errors_in_the_robots
         scenes=({},),
     )
     everything = np.arange(6)
-    samples = SampleMaker(frames, Split(everything, everything), data, processor=None)  # type: ignore[arg-type]
+    stats = compute_split_stats(frames, Split(everything, everything), data)
+    samples = SampleMaker(frames, SimpleNamespace(data=data, stats=stats))  # type: ignore[arg-type]
     labels = data.action_space.encode(targets, joints)
     assert np.abs(labels).max() > 10.0, "degrees and per cent"
     np.testing.assert_allclose(samples.stats["action"].mean, labels.mean(0), rtol=1e-5)

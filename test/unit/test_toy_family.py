@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,8 +28,10 @@ from vla_ros.policies.files import load_processor, open_policy  # noqa: E402
 from vla_ros.policies.fill import build_policy  # noqa: E402
 from vla_ros.robot import load_robot  # noqa: E402
 from vla_ros.share import robot_file  # noqa: E402
+from vla_ros.training.config import OptimizerConfig, TrainConfig  # noqa: E402
+from vla_ros.training.run import train  # noqa: E402
 from vla_ros.transforms.normalize import compute_stats  # noqa: E402
-from vla_ros.transforms.sample import TrainingBatch  # noqa: E402
+from vla_ros.transforms.sample import TextTarget, TrainingBatch  # noqa: E402
 from vla_ros.types import Continuation, Observation  # noqa: E402
 from vla_ros.wire import decode_request, encode_request  # noqa: E402
 
@@ -124,13 +127,32 @@ def test_a_chunk_to_continue_is_refused_in_one_line(policy_dir: Path) -> None:
         PolicyRunner(policy, torch.device("cpu")).run(request)
 
 
+def test_two_steps_of_training_on_a_bag_make_a_policy_directory(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(BAG, tmp_path / "bags" / name)
+    processor, optimizer = make_processor(), OptimizerConfig(2, batch_size=8, learning_rate=1e-2, warmup_steps=1)
+    folders = [str(tmp_path / name) for name in ("bags", "run", "policy")]
+    config = TrainConfig("tabletop", *folders, processor.config, processor.data, optimizer, num_workers=1, device="cpu")
+    report = train(config, robot_file("tabletop"), lambda line: None)
+    assert report.num_steps == 2 and report.num_samples > 20 and np.isfinite(report.validation.error_rad).all()
+    loaded = load_policy(tmp_path / "policy", "cpu")
+    torch.manual_seed(config.seed)
+    start = build_policy(processor.config)
+    assert all(
+        not torch.equal(new, old) for new, old in zip(loaded.policy.parameters(), start.parameters(), strict=True)
+    )
+    request = load_processor(tmp_path / "policy").process(observation(processor))
+    assert infer(loaded.policy, request, torch.device("cpu")).shape == (HORIZON, 6)
+
+
 def test_its_loss_falls_with_a_step_down_the_gradient() -> None:
     torch.manual_seed(0)
     processor, policy = make_processor(), build_policy(make_processor().config)
-    requests = [processor.process(observation(processor, seed=seed)) for seed in range(4)]
-    inputs = {name: np.stack([getattr(request, name) for request in requests]) for name in ("images", "letters")}
-    actions = np.random.default_rng(0).normal(size=(4, HORIZON, 6)).astype(np.float32)
-    sample = policy.unpack_batch(TrainingBatch(inputs, np.stack([r.state for r in requests]), actions))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, len(processor.camera_names), *processor.camera_size, 3), np.uint8)
+    states, actions = (rng.normal(size=(4, rows, 6)).astype(np.float32) for rows in (1, HORIZON))
+    inputs = processor.make_batch(images, ["touch it"] * 4, states, [TextTarget()] * 4)
+    sample = policy.unpack_batch(TrainingBatch(inputs, states, actions))
     loss = policy.compute_loss(sample)
     loss.total.backward()
     with torch.no_grad():

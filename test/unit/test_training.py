@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bag_helpers import read_bag
 from bag_samples import at, image, joint_state, string, trajectory, write_bag
 from PIL import Image
 from safetensors.torch import load_file
 
-from vla_ros.bags.read import read_bag
-from vla_ros.bags.types import message_type
+from vla_ros.bags.types import message_type, serialize
 from vla_ros.bags.write import BagWriter
 from vla_ros.demo import lesson
 from vla_ros.demo.lesson import lesson_of
@@ -163,7 +163,7 @@ def test_bags_without_anything_usable_are_refused(robot, tmp_path):
     string = message_type("std_msgs/msg/String")
     with BagWriter(tmp_path / "empty") as bag:
         bag.add_topic("/vla_policy/task", "std_msgs/msg/String")
-        bag.write("/vla_policy/task", string("touch the red block"), 1)
+        bag.write("/vla_policy/task", serialize(string("touch the red block")), 1)
     with pytest.raises(ValueError, match="no usable frame"):
         load_bags([tmp_path / "empty"], robot, RULE)
 
@@ -253,7 +253,7 @@ def test_what_lies_beside_the_bags_is_named_and_what_can_be_read_of_them_is(bags
     lines = []
     config = small_config(tmp_path, bags, f"bags={tmp_path / 'bags'}", "optimizer.num_steps=1")
     assert run(config, lines.append).num_samples == 36
-    assert f"passed over in {tmp_path / 'bags'}, not a bag: notes.txt" in lines
+    assert f"skipped in {tmp_path / 'bags'}, not a bag: notes.txt" in lines
 
 
 @pytest.mark.parametrize(

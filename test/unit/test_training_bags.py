@@ -22,7 +22,7 @@ from vla_ros.policies.config import DataConfig
 from vla_ros.robot import CameraConfig, JointConfig, JointStateConfig, OutputConfig, RobotConfig
 from vla_ros.training.dataset import first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
-from vla_ros.training.samples import SampleMaker, split_by_episode
+from vla_ros.training.samples import compute_split_stats, split_by_episode
 
 JOINTS = ("yaw", "grip", "lift")
 ROBOT = RobotConfig(
@@ -230,7 +230,7 @@ def test_interventions_are_all_only_them_or_none_of_them(driven):
     assert set(only.frames.driver) == {"TELEOP"} and set(without.frames.driver) == {"POLICY"}
     assert len(only.frames) + len(without.frames) == len(everything.frames)
     assert only.frames.is_intervention.all() and not without.frames.is_intervention.any()
-    assert only.num_left_out["that are no interventions"] == len(without.frames)
+    assert only.num_left_out["that are not interventions"] == len(without.frames)
     assert without.num_left_out["that are interventions"] == len(only.frames)
     assert len(load(driven, interventions="upweight").frames) == len(everything.frames)
 
@@ -241,7 +241,7 @@ def test_a_human_who_drives_throughout_demonstrates_and_intervenes_nowhere(tmp_p
     scripted = bag(tmp_path / "scripted", task("lift it", 0.0), drive(0.0, 2.0))
     frames = load(teleoperated, scripted, interventions="exclude").frames
     assert frames.num_by_driver == {"TELEOP": 12, "not recorded": 18} and not frames.is_intervention.any()
-    with pytest.raises(ValueError, match=r"no usable frame in 2 bags; left out: .*30 that are no interventions"):
+    with pytest.raises(ValueError, match=r"no usable frame in 2 bags; left out: .*30 that are not interventions"):
         load(teleoperated, scripted, interventions="only")
     together = load(teleoperated, scripted, driven)
     assert together.frames.is_intervention.sum() == load(driven, interventions="only").frames.is_intervention.sum()
@@ -291,7 +291,7 @@ def test_statistics_are_those_of_what_is_trained_on(driven):
     for which in ("only", "exclude"):
         frames = load(driven, interventions=which).frames
         split = split_by_episode(frames, 0.5)
-        means[which] = SampleMaker(frames, split, data, None).stats["action"].mean[0, 0]
+        means[which] = compute_split_stats(frames, split, data)["action"].mean[0, 0]
     assert means["only"] - means["exclude"] == pytest.approx(0.1, abs=1e-3), "a human's commands are 0.1 rad further"
 
 

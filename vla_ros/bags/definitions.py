@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -9,7 +10,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from vla_ros.bags.storage import Channel
+from vla_ros.bags.storage import Channel, one_line
 from vla_ros.bags.types import TYPES
 
 _DISTRIBUTIONS = {
@@ -25,32 +26,31 @@ _IDL_SECTION = "=" * 80 + "\nIDL: "
 _PADDING_BYTES = 4
 
 
+@dataclass(frozen=True)
 class Layout:
     """How one message type is laid out. ``is_standard`` where that is ROS's own way."""
 
-    def __init__(self, msgtype: str, types: Typestore, is_standard: bool) -> None:
-        self.is_standard = is_standard
-        self._msgtype = msgtype
-        self._types = types
+    msgtype: str
+    types: Typestore
+    is_standard: bool
 
     def decode(self, data: bytes | memoryview) -> Any:
-        """The message in ``data``; its arrays are views of it. Raises ValueError where ``data`` is no such message."""
+        """The message in ``data``; its arrays are views of it. Raises ValueError for other ``data``."""
         try:
             try:
-                return self._types.deserialize_cdr(data, self._msgtype)
+                return self.types.deserialize_cdr(data, self.msgtype)
             except SerdeError:
-                return self._types.deserialize_cdr(data[:-_PADDING_BYTES], self._msgtype)
+                return self.types.deserialize_cdr(data[:-_PADDING_BYTES], self.msgtype)
         except Exception as error:  # damaged data show as whatever the decoder trips over
-            raise ValueError(
-                f"message of {len(data)} bytes is no {self._msgtype} ({type(error).__name__}: {_line(error)})"
-            ) from error
+            what = f"{type(error).__name__}: {one_line(error)}"
+            raise ValueError(f"message of {len(data)} bytes is not a valid {self.msgtype} ({what})") from error
 
 
 @lru_cache(maxsize=256)
 def layout_of(channel: Channel, distribution: str = _OLDEST) -> Layout:
     """How messages of ``channel`` are laid out; ``distribution`` counts where the file brings no definition.
 
-    Raises ValueError for messages that are no CDR, and for a type that neither defines.
+    Raises ValueError for messages that are not CDR, and for a type that neither defines.
     """
     if channel.serialization != "cdr":
         raise ValueError(f"messages are serialized as '{channel.serialization}'; expected cdr")
@@ -89,23 +89,18 @@ def _fields(channel: Channel) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _parse(channel: Channel) -> dict[str, Any]:
-    text, types = channel.definition, {}
+    text = channel.definition
     try:
         if channel.definition_format == "ros2msg":
             return get_types_from_msg(text, channel.msgtype)
-        for section in text.split(_IDL_SECTION) if _IDL_SECTION in text else [f"\n{text}"]:
-            _, _, idl = section.partition("\n")
-            types.update(get_types_from_idl(idl) if idl.strip() else {})
-        return types
+        sections = text.split(_IDL_SECTION) if _IDL_SECTION in text else [f"\n{text}"]
+        texts = (section.partition("\n")[2] for section in sections)
+        return {name: parsed for idl in texts if idl.strip() for name, parsed in get_types_from_idl(idl).items()}
     except Exception as error:  # as above
         raise _refusal(channel, error) from error
 
 
 def _refusal(channel: Channel, error: Exception) -> ValueError:
     return ValueError(
-        f"the definition of {channel.msgtype} in the bag cannot be read ({type(error).__name__}: {_line(error)})"
+        f"the definition of {channel.msgtype} in the bag cannot be read ({type(error).__name__}: {one_line(error)})"
     )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

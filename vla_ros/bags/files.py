@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from vla_ros.bags.compression import COMPRESSED_SUFFIX
+from vla_ros.bags.storage import one_line
 
 MCAP_SUFFIX, SQLITE_SUFFIX = ".mcap", ".db3"
 _INFORMATION = "rosbag2_bagfile_information"
@@ -36,46 +37,46 @@ def find_bags(folder: Path) -> FoundBags:
     """Every bag in ``folder`` and the folders in it, in the order of their names; ``folder`` may be one itself.
 
     Storage files without a metadata.yaml are one bag where they are named for their folder, as rosbag2 does it, else
-    each is one. Hidden folders are none. Raises ValueError where ``folder`` is not a folder.
+    each is one. Hidden folders are skipped. Raises ValueError where ``folder`` is not a folder.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; expected one that rosbag2 bags lie in")
-    bags, others = _find_bags(folder, folder)
+        raise ValueError(f"{folder} is not a folder; expected one that holds rosbag2 bags")
+    bags: list[Path] = []
+    others: list[str] = []
+    _look_for_bags(folder, folder, bags, others)
     return FoundBags(tuple(bags), tuple(others))
 
 
-def _find_bags(folder: Path, root: Path) -> tuple[list[Path], list[str]]:
+def _look_for_bags(folder: Path, root: Path, bags: list[Path], others: list[str]) -> None:
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        return [], [f"{folder} ({error.strerror or error})"]
+        others.append(f"{folder} ({error.strerror or error})")
+        return
     files = [path for path in entries if path.is_file() and is_storage(path)]
     is_bag = bool(files) and all(path.name.startswith((f"{folder.name}_", f"{folder.name}.")) for path in files)
     if is_bag or folder / "metadata.yaml" in entries:
-        return [folder], []
-    bags: list[Path] = []
-    others: list[str] = []
+        bags.append(folder)
+        return
     for path in entries:
+        num_found = len(bags) + len(others)
         if path in files:
             bags.append(path)
         elif path.is_dir() and not path.name.startswith("."):
-            inside, further = _find_bags(path, root)
-            bags += inside
-            others += further if inside or further else [str(path.relative_to(root))]
-        else:
+            _look_for_bags(path, root, bags, others)
+        if num_found == len(bags) + len(others):
             others.append(str(path.relative_to(root)))
-    return bags, others
 
 
 def find_files(path: Path) -> BagFiles:
     """The files of a bag, which is a folder, or a file of one.
 
-    Raises ValueError where there is none.
+    Raises ValueError where it has no storage file.
     """
     if path.is_file() and is_storage(path):
         return BagFiles((path,), "", ())
     if not path.is_dir():
-        what = "is no .mcap and no .db3 file" if path.exists() else "does not exist"
+        what = "is neither an .mcap nor a .db3 file" if path.exists() else "does not exist"
         raise ValueError(f"bag {path}: it {what}; give the folder of a rosbag2 bag, or a file of one")
     found = sorted((file for file in path.iterdir() if file.is_file() and is_storage(file)), key=_in_order)
     problems = []
@@ -89,7 +90,7 @@ def find_files(path: Path) -> BagFiles:
     problems += [f"bag {path}: {file.name} of its metadata.yaml is missing" for file in listed if file not in found]
     paths = (*(file for file in listed if file in found), *(file for file in found if file not in listed))
     if not paths:
-        raise ValueError(f"bag {path}: it has no .mcap and no .db3 file; give the folder of a rosbag2 bag")
+        raise ValueError(f"bag {path}: it has neither an .mcap nor a .db3 file; give the folder of a rosbag2 bag")
     return BagFiles(paths, distribution, tuple(problems))
 
 
@@ -109,7 +110,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"its metadata.yaml cannot be read ({error.strerror or error})") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"its metadata.yaml is no YAML ({' '.join(str(error).split())[:200]})") from error
+        raise ValueError(f"its metadata.yaml is not valid YAML ({one_line(error)})") from error
     information = document.get(_INFORMATION) if isinstance(document, dict) else None
     names = information.get("relative_file_paths") if isinstance(information, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

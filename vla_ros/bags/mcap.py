@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vla_ros.bags.compression import COMPRESSED_SUFFIX, ZstdError, decompress, open_file
-from vla_ros.bags.storage import MAX_BYTES, Channel, Count, DamagedFile, StoredMessage, Summary
+from vla_ros.bags.storage import MAX_BYTES, BagTopic, Channel, Contents, DamagedFile, RawMessage, one_line
 
 MAGIC = b"\x89MCAP0\r\n"
 _RECORD = struct.Struct("<BQ")
@@ -24,11 +24,11 @@ _STATISTICS = struct.Struct("<QHIIIIQQ")
 _LENGTH = struct.Struct("<I")
 _FOOTER_BYTES = 20
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE_OP, _CHUNK_OP, _STATISTICS_OP, _DATA_END = 2, 3, 4, 5, 6, 11, 15
-# What bytes that are no MCAP make of themselves.
+# What bytes that are not MCAP raise.
 _NONSENSE = (DamagedFile, ZstdError, struct.error, UnicodeDecodeError, LookupError)
 
 
-def scan_mcap(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[StoredMessage]:
+def scan(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[RawMessage]:
     """The messages of the topics that ``is_wanted``, in the order they were written.
 
     Their data are views of the chunk they came in. Raises DamagedFile where the file breaks off or makes no sense.
@@ -47,15 +47,15 @@ def scan_mcap(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[StoredMe
         except _CutOff as cut:
             with suppress(*_NONSENSE):
                 yield from records.chunk(cut.chunk, is_cut_off=True)
-            raise DamagedFile("it is cut off: the recording was not ended") from cut
+            raise DamagedFile("it is cut off: the recording did not end properly") from cut
         except _NONSENSE as error:
-            raise DamagedFile(f"the record at byte {start} is damaged ({_line(error)})") from error
+            raise DamagedFile(f"the record at byte {start} is damaged ({one_line(error)})") from error
 
 
-def read_summary(path: Path) -> Summary | None:
+def read_contents(path: Path) -> Contents | None:
     """What the end of the file says it holds; None where it is compressed as a whole, and its end is far.
 
-    Raises DamagedFile where there is no such end.
+    Raises DamagedFile where that cannot be read.
     """
     if path.suffix == COMPRESSED_SUFFIX:
         return None
@@ -72,14 +72,13 @@ def read_summary(path: Path) -> Summary | None:
     raise DamagedFile("it has no index at its end")
 
 
-def _read_summary(file: BinaryIO, start: int) -> Summary:
+def _read_summary(file: BinaryIO, start: int) -> Contents:
     file.seek(start)
     records = _Records(lambda topic: True)
     statistics: memoryview | None = None
-    while True:
+    op = None
+    while op != _FOOTER:
         op, content = _next_record(file)
-        if op == _FOOTER:
-            break
         if op in (_SCHEMA, _CHANNEL):
             records.take(op, content)
         elif op == _STATISTICS_OP:
@@ -87,9 +86,10 @@ def _read_summary(file: BinaryIO, start: int) -> Summary:
     if statistics is None:
         raise DamagedFile("its index has no statistics")
     num_messages, *_, start_ns, end_ns = _STATISTICS.unpack_from(statistics)
-    counts = dict(struct.iter_unpack("<HQ", _Prefixed(statistics, _STATISTICS.size).content))
-    listed = tuple(Count(channel, counts.get(key, 0)) for key, channel in records.channels.items())
-    return Summary(listed, start_ns if num_messages else None, end_ns if num_messages else None)
+    counts = dict(struct.iter_unpack("<HQ", _prefixed(statistics, _STATISTICS.size)))
+    channels = records.channels.items()
+    topics = tuple(BagTopic(channel.topic, channel.msgtype, counts.get(key, 0)) for key, channel in channels)
+    return Contents(topics, *((start_ns, end_ns) if num_messages else (None, None)))
 
 
 class _CutOff(Exception):
@@ -108,15 +108,15 @@ class _Records:
         self._schemas: dict[int, tuple[str, ...]] = {0: ("", "", "")}
         self._is_wanted = is_wanted
 
-    def take(self, op: int, content: memoryview) -> StoredMessage | None:
+    def take(self, op: int, content: memoryview) -> RawMessage | None:
         """Read a record; a message of a channel that is wanted is returned."""
         if op == _MESSAGE_OP:
             number, _, stamp_ns, _ = _MESSAGE.unpack_from(content)
             channel = self._wanted.get(number)
             if channel is not None:
-                return StoredMessage(channel, stamp_ns, content[_MESSAGE.size :])
+                return RawMessage(channel, stamp_ns, content[_MESSAGE.size :])
             if number not in self.channels:
-                raise DamagedFile(f"a message of channel {number}, which no record describes")
+                raise DamagedFile(f"a message of channel {number}, which has not been declared")
         elif op == _SCHEMA:
             (number,) = struct.unpack_from("<H", content)
             self._schemas[number] = _texts(content, 2, 3)
@@ -130,61 +130,55 @@ class _Records:
                 self._wanted[number] = channel
         return None
 
-    def messages(self, op: int, content: memoryview) -> Iterator[StoredMessage]:
+    def messages(self, op: int, content: memoryview) -> Iterator[RawMessage]:
         """The messages that are wanted in one record."""
         if op == _CHUNK_OP:
             yield from self.chunk(content)
-        else:
-            message = self.take(op, content)
-            if message is not None:
-                yield message
+        elif message := self.take(op, content):
+            yield message
 
-    def chunk(self, content: memoryview, is_cut_off: bool = False) -> Iterator[StoredMessage]:
+    def chunk(self, content: memoryview, is_cut_off: bool = False) -> Iterator[RawMessage]:
         """The messages of a chunk; of one that is cut off, as many as are whole."""
         _, _, size, checksum = _CHUNK.unpack_from(content)
-        kind = _Prefixed(content, _CHUNK.size)
-        start = kind.end + 8
-        (stored_size,) = struct.unpack_from("<Q", content, kind.end)
-        compression = bytes(kind.content).decode()
+        (compression,) = _texts(content, _CHUNK.size, 1)
+        start = _CHUNK.size + _LENGTH.size + len(compression) + 8
+        (stored_size,) = struct.unpack_from("<Q", content, start - 8)
         inside = content[start : start + stored_size]
         if compression:
             inside = memoryview(decompress(inside, compression, size))
             # A flipped byte of a chunk that isn't compressed stays where it is; in one that is, it spreads.
             if checksum and not is_cut_off and zlib.crc32(inside) != checksum:
-                raise DamagedFile("its checksum is another")
+                raise DamagedFile("a chunk's checksum is wrong")
         if len(inside) != size and not is_cut_off:
             raise DamagedFile(f"a chunk of {len(inside)} bytes; expected {size}")
         yield from self._inside(inside)
 
-    def _inside(self, inside: memoryview) -> Iterator[StoredMessage]:
+    def _inside(self, inside: memoryview) -> Iterator[RawMessage]:
         position, end = 0, len(inside)
         while position < end:
             op, size = _RECORD.unpack_from(inside, position)
             position += _RECORD.size + size
             if position > end:
-                raise DamagedFile(f"a record of {size} bytes reaches beyond its chunk")
-            message = self.take(op, inside[position - size : position])
-            if message is not None:
+                raise DamagedFile(f"a record of {size} bytes runs past the end of its chunk")
+            if message := self.take(op, inside[position - size : position]):
                 yield message
 
 
-class _Prefixed:
-    """What lies in ``data`` at ``start`` behind its length, and where it ends."""
-
-    def __init__(self, data: memoryview, start: int) -> None:
-        (size,) = _LENGTH.unpack_from(data, start)
-        self.end = start + _LENGTH.size + size
-        self.content = data[start + _LENGTH.size : self.end]
-        if len(self.content) != size:
-            raise DamagedFile(f"a text of {size} bytes reaches beyond its record")
+def _prefixed(data: memoryview, start: int) -> memoryview:
+    """What lies in ``data`` at ``start`` behind its length."""
+    (size,) = _LENGTH.unpack_from(data, start)
+    content = data[start + _LENGTH.size :][:size]
+    if len(content) != size:
+        raise DamagedFile(f"a field of {size} bytes runs past the end of its record")
+    return content
 
 
 def _texts(data: memoryview, start: int, num_texts: int) -> tuple[str, ...]:
     texts = []
     for _ in range(num_texts):
-        part = _Prefixed(data, start)
-        texts.append(bytes(part.content).decode())
-        start = part.end
+        content = _prefixed(data, start)
+        texts.append(bytes(content).decode())
+        start += _LENGTH.size + len(content)
     return tuple(texts)
 
 
@@ -216,8 +210,4 @@ def _check_magic(magic: bytes) -> None:
     if not magic:
         raise DamagedFile("it is empty")
     if magic != MAGIC:
-        raise DamagedFile("it is no MCAP file")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise DamagedFile("it is not a valid MCAP file")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 
-from vla_ros.bags.storage import StoredMessage
+from vla_ros.bags.storage import RawMessage
 from vla_ros.units import NS_PER_S
 
 # A recorder may look at one topic this much later than at another.
@@ -13,15 +13,13 @@ WINDOW_NS = NS_PER_S
 MAX_HELD_BYTES = 1 << 27
 
 
-def in_time_order(
-    messages: Iterable[StoredMessage], on_late: Callable[[StoredMessage, int], None]
-) -> Iterator[StoredMessage]:
+def in_time_order(messages: Iterable[RawMessage], on_late: Callable[[RawMessage, int], None]) -> Iterator[RawMessage]:
     """``messages`` sorted by stamp, as far as ``WINDOW_NS`` and ``MAX_HELD_BYTES`` of them allow.
 
     One that comes later than that goes to ``on_late``, with the ns by which it is behind, and is left out. A single
     stamp far ahead holds nothing up: it waits for its time.
     """
-    waiting: list[tuple[int, int, StoredMessage]] = []
+    waiting: list[tuple[int, int, RawMessage]] = []
     num_bytes, latest_ns = 0, 0
     for number, message in enumerate(messages):
         stamp_ns = message.stamp_ns

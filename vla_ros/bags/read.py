@@ -2,67 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
 from vla_ros.bags import mcap, sqlite
 from vla_ros.bags.compression import plain_message
 from vla_ros.bags.definitions import Layout, is_same_layout, layout_of
 from vla_ros.bags.files import MCAP_SUFFIX, find_files, storage_suffix
 from vla_ros.bags.order import in_time_order
-from vla_ros.bags.storage import Channel, DamagedFile, StoredMessage, Summary
+from vla_ros.bags.storage import BagTopic, Channel, Contents, DamagedFile, RawMessage
 from vla_ros.bags.tally import Tally
 from vla_ros.units import NS_PER_S
-
-
-@dataclass(frozen=True)
-class BagMessage:
-    """One message of a bag: ``stamp_ns`` is when it was recorded, in ROS time."""
-
-    topic: str
-    msgtype: str
-    stamp_ns: int
-    message: Any
-
-
-class RawMessage(NamedTuple):
-    """One serialized message of a bag: ``stamp_ns`` is when it was recorded, in ROS time.
-
-    ``data`` may be a view of the whole chunk the message came in: who keeps it keeps that.
-    """
-
-    topic: str
-    msgtype: str
-    stamp_ns: int
-    data: bytes | memoryview
-
-
-@dataclass(frozen=True)
-class RecordedTopic:
-    """A topic of a bag, and how many messages of it there are."""
-
-    name: str
-    msgtype: str
-    num_messages: int
-
-
-@dataclass(frozen=True)
-class BagContents:
-    """What a bag says it holds, before it is read: its topics, and the times of its first and its last message, in ROS
-    time (None without messages)."""
-
-    topics: tuple[RecordedTopic, ...]
-    start_ns: int | None
-    end_ns: int | None
 
 
 class BagReader:
     """One bag: the folder of one, or a storage file. Whatever is wrong with it is collected in ``problems``.
 
     ``contents`` is None where files don't say what they hold: recordings that were cut off, compressed files. What lies
-    behind a damage is left out, as are messages of a topic whose type changes. Raises ValueError where there is no bag.
+    behind damage is left out, as are messages of a topic whose type changes. Raises ValueError for a path that is not a
+    bag.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -94,12 +55,12 @@ class BagReader:
         """
         for channel, stamp_ns, data in in_time_order(self._stored(frozenset(topics)), self._on_late):
             try:
-                data = plain_message(data)
+                message = RawMessage(channel, stamp_ns, plain_message(data))
             except DamagedFile as error:
                 self._report(channel.topic, f"message of '{channel.topic}': {error}; it is left out")
                 continue
             self._num_read += 1
-            yield RawMessage(channel.topic, channel.msgtype, stamp_ns, data)
+            yield message
 
     def layout(self, topic: str) -> Layout:
         """How the messages of a topic that has been read are laid out. Raises ValueError where that cannot be known."""
@@ -111,14 +72,13 @@ class BagReader:
         """The message itself; its arrays are views of its data. Raises ValueError where it cannot be decoded."""
         return self.layout(message.topic).decode(message.data)
 
-    def _stored(self, topics: frozenset[str]) -> Iterator[StoredMessage]:
+    def _stored(self, topics: frozenset[str]) -> Iterator[RawMessage]:
         """Everything up to the first damage, file by file, in the order it was written."""
         num_before = self._num_read
         num_stored, damage = 0, ""
         for path in self._files.paths:
-            scan = mcap.scan_mcap if storage_suffix(path) == MCAP_SUFFIX else sqlite.scan_sqlite
             try:
-                for message in scan(path, lambda topic: not topics or topic in topics):
+                for message in _format(path).scan(path, lambda topic: not topics or topic in topics):
                     if self._is_usable(message.channel):
                         num_stored += 1
                         yield message
@@ -154,11 +114,11 @@ class BagReader:
         self._report(f"type {topic}", f"'{topic}' changes {how}; messages of the second type are left out")
         return False
 
-    def _on_late(self, message: StoredMessage, behind_ns: int) -> None:
+    def _on_late(self, message: RawMessage, behind_ns: int) -> None:
         self._report(
             "late",
-            f"a message of '{message.channel.topic}' at {message.stamp_ns / NS_PER_S:.3f} s comes after others "
-            f"{behind_ns / NS_PER_S:.3f} s later than it; what is so much out of order is left out",
+            f"a message of '{message.topic}' at {message.stamp_ns / NS_PER_S:.3f} s comes after others "
+            f"{behind_ns / NS_PER_S:.3f} s later than it; messages that far out of order are left out",
         )
 
     def _report(self, kind: str, line: str) -> str:
@@ -166,41 +126,28 @@ class BagReader:
         self._tally.add(kind, line)
         return line
 
-    def _read_contents(self) -> BagContents | None:
+    def _read_contents(self) -> Contents | None:
         """What all files together say they hold; None where one of them doesn't."""
-        summaries: list[Summary | None] = []
+        files: list[Contents | None] = []
         for path in self._files.paths:
-            read_summary = mcap.read_summary if storage_suffix(path) == MCAP_SUFFIX else sqlite.read_summary
             try:
-                summaries.append(read_summary(path))
+                files.append(_format(path).read_contents(path))
             except (DamagedFile, OSError) as error:
                 self._unindexed[path] = str(error)
-                summaries.append(None)
-        if None in summaries:
+                files.append(None)
+        known = [contents for contents in files if contents is not None]
+        if len(known) < len(files):
             return None
-        counts: dict[tuple[str, str], int] = {}
-        for count in (count for summary in summaries for count in summary.counts):
-            key = count.channel.topic, count.channel.msgtype
-            counts[key] = counts.get(key, 0) + count.num_messages
-        topics = tuple(RecordedTopic(name, msgtype, num) for (name, msgtype), num in sorted(counts.items()))
-        times = [(summary.start_ns, summary.end_ns) for summary in summaries if summary.start_ns is not None]
-        return BagContents(topics, min((t[0] for t in times), default=None), max((t[1] for t in times), default=None))
+        counts: Counter[tuple[str, str]] = Counter()
+        for topic in (topic for contents in known for topic in contents.topics):
+            counts[topic.name, topic.msgtype] += topic.num_messages
+        return Contents(
+            tuple(BagTopic(*key, num_messages) for key, num_messages in sorted(counts.items())),
+            min((contents.start_ns for contents in known if contents.start_ns is not None), default=None),
+            max((contents.end_ns for contents in known if contents.end_ns is not None), default=None),
+        )
 
 
-def read_bag(path: str | Path, topics: Collection[str] = ()) -> Iterator[BagMessage]:
-    """The messages of a bag in the order of their recording, of ``topics`` or of all.
-
-    Raises ValueError, naming the bag and what is wrong with it, behind its last usable message.
-    """
-    bag = BagReader(path)
-    for num_read, message in enumerate(bag.messages(topics)):
-        try:
-            decoded = bag.decode(message)
-        except ValueError as error:
-            raise ValueError(
-                f"bag {path}: message {num_read}, on '{message.topic}': {error}; the messages before it are good: "
-                "record it again or leave it out"
-            ) from error
-        yield BagMessage(message.topic, message.msgtype, message.stamp_ns, decoded)
-    if bag.problems:
-        raise ValueError("; ".join(bag.problems))
+def _format(path: Path) -> ModuleType:
+    """The module that reads such a file."""
+    return mcap if storage_suffix(path) == MCAP_SUFFIX else sqlite

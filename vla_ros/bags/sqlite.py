@@ -10,10 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from vla_ros.bags.compression import COMPRESSED_SUFFIX, ZstdError, open_file
-from vla_ros.bags.storage import Channel, Count, DamagedFile, StoredMessage, Summary
+from vla_ros.bags.storage import BagTopic, Channel, Contents, DamagedFile, RawMessage
 
 
-def scan_sqlite(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[StoredMessage]:
+def scan(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[RawMessage]:
     """The messages of the topics that ``is_wanted``, in the order they were written.
 
     Raises DamagedFile where the file breaks off or makes no sense.
@@ -25,10 +25,10 @@ def scan_sqlite(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[Stored
         for key, stamp_ns, data in connection.execute(rows, tuple(channels)):
             if not isinstance(stamp_ns, int) or not isinstance(data, bytes):
                 raise DamagedFile("a row of its messages has no time or no data")
-            yield StoredMessage(channels[key], stamp_ns, memoryview(data))
+            yield RawMessage(channels[key], stamp_ns, memoryview(data))
 
 
-def read_summary(path: Path) -> Summary | None:
+def read_contents(path: Path) -> Contents | None:
     """What the file holds, without reading messages; None where it is compressed as a whole.
 
     Raises DamagedFile where its tables cannot be read.
@@ -38,8 +38,9 @@ def read_summary(path: Path) -> Summary | None:
     with _opened(path) as connection:
         counts = dict(connection.execute("SELECT topic_id, COUNT(*) FROM messages GROUP BY topic_id"))
         start_ns, end_ns = connection.execute("SELECT MIN(timestamp), MAX(timestamp) FROM messages").fetchone()
-        listed = tuple(Count(channel, counts.get(key, 0)) for key, channel in _channels(connection).items())
-        return Summary(listed, start_ns, end_ns)
+        channels = _channels(connection).items()
+        topics = (BagTopic(channel.topic, channel.msgtype, counts.get(key, 0)) for key, channel in channels)
+        return Contents(tuple(topics), start_ns, end_ns)
 
 
 @contextmanager
@@ -49,7 +50,11 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
         raise DamagedFile("it is empty")
     try:
         with TemporaryDirectory() as folder:
-            plain = _decompressed(path, Path(folder)) if path.suffix == COMPRESSED_SUFFIX else path
+            plain = path
+            if path.suffix == COMPRESSED_SUFFIX:
+                plain = Path(folder) / path.stem
+                with open_file(path) as packed, plain.open("wb") as file:
+                    shutil.copyfileobj(packed, file, 1 << 20)
             # A write-ahead log holds what a recorder that was killed had not merged yet. Without one, nothing may be
             # written beside the file: bags lie on read-only media.
             log = plain.with_name(f"{plain.name}-wal")
@@ -63,16 +68,9 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
         raise DamagedFile(f"its database is damaged ({error})") from error
 
 
-def _decompressed(path: Path, folder: Path) -> Path:
-    plain = folder / path.stem
-    with open_file(path) as packed, plain.open("wb") as file:
-        shutil.copyfileobj(packed, file, 1 << 20)
-    return plain
-
-
 def _channels(connection: sqlite3.Connection) -> dict[int, Channel]:
     definitions: dict[str, tuple[str, str]] = {}
-    # Recorded since Iron; Humble's files have no such table.
+    # Recorded since Iron; Humble's files don't have the table.
     if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'message_definitions'").fetchone():
         rows = connection.execute("SELECT topic_type, encoding, encoded_message_definition FROM message_definitions")
         definitions = {msgtype: (encoding, text) for msgtype, encoding, text in rows if text}

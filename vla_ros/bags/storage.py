@@ -1,4 +1,4 @@
-"""What the storage formats of a bag have in common: channels, messages as they lie there, and damage."""
+"""What the storage formats of a bag have in common: channels, messages, contents and damage."""
 
 from __future__ import annotations
 
@@ -24,30 +24,48 @@ class Channel:
     definition: str
 
 
-class StoredMessage(NamedTuple):
-    """One message, serialized: ``data`` may be a view of a larger buffer. ``stamp_ns`` is when it was recorded."""
+class RawMessage(NamedTuple):
+    """One serialized message: ``stamp_ns`` is when it was recorded, in ROS time.
+
+    ``data`` may be a view of the whole chunk the message came in: whoever keeps it keeps that.
+    """
 
     channel: Channel
     stamp_ns: int
     data: bytes | memoryview
 
+    @property
+    def topic(self) -> str:
+        return self.channel.topic
+
+    @property
+    def msgtype(self) -> str:
+        return self.channel.msgtype
+
 
 @dataclass(frozen=True)
-class Count:
-    """How many messages of ``channel`` a file says it holds."""
+class BagTopic:
+    """A topic, and how many messages of it there are."""
 
-    channel: Channel
+    name: str
+    msgtype: str
     num_messages: int
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a file says of itself before it is read; both times are None where it holds no message."""
+class Contents:
+    """What a file or a whole bag says it holds, before it is read: its topics, and the times of its first and its last
+    message, in ROS time (None without messages)."""
 
-    counts: tuple[Count, ...]
+    topics: tuple[BagTopic, ...]
     start_ns: int | None
     end_ns: int | None
 
 
 class DamagedFile(Exception):
     """From here on a file cannot be read; everything before has been given out. The text says what is wrong."""
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, short enough to quote."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

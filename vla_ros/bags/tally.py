@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 MAX_KINDS = 100
 
 
@@ -10,17 +12,16 @@ class Tally:
 
     def __init__(self) -> None:
         self._first: dict[str, str] = {}
-        self._num: dict[str, int] = {}
+        self._num: Counter[str] = Counter()
         self._num_beyond = 0
 
     def add(self, kind: str, line: str) -> None:
         """One thing of ``kind`` went wrong; ``line`` says it whole."""
-        if kind not in self._first:
-            if len(self._first) == MAX_KINDS:
-                self._num_beyond += 1
-                return
-            self._first[kind] = line
-        self._num[kind] = self._num.get(kind, 0) + 1
+        if kind in self._first or len(self._first) < MAX_KINDS:
+            self._first.setdefault(kind, line)
+            self._num[kind] += 1
+        else:
+            self._num_beyond += 1
 
     @property
     def lines(self) -> tuple[str, ...]:

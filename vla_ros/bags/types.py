@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rosbags.typesys import Stores, get_typestore
 
 TYPES = get_typestore(Stores.ROS2_JAZZY)
@@ -11,3 +13,8 @@ TYPES = get_typestore(Stores.ROS2_JAZZY)
 def message_type(msgtype: str) -> type:
     """The class for a message type such as ``sensor_msgs/msg/Image``."""
     return TYPES.types[msgtype]
+
+
+def serialize(message: Any) -> memoryview:
+    """The bytes of a message made with ``message_type``."""
+    return TYPES.serialize_cdr(message, message.__msgtype__)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import struct
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from vla_ros.bags.compression import zstd
 
 MAGIC = b"\x89MCAP0\r\n"
 HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX, CHUNK_INDEX = range(1, 9)
 STATISTICS, DATA_END = 0x0B, 0x0F
 RECORD_HEAD = struct.Struct("<BQ")
 """Opcode, and length of what follows."""
-CHUNK_HEAD = struct.Struct("<BQQQQIIQ")
-"""Of a record; then first and last time, size, no checksum, no compression, size again; the records follow."""
 MESSAGE_HEAD = struct.Struct("<BQHIQQ")
 """Of a record; then channel, no sequence number, time of arrival, the same as time of publishing; the bytes follow."""
 # Large enough for fast reading, small enough that readers of many bags can hold one of each.
@@ -25,45 +25,41 @@ MAX_CHUNK_BYTES = 4 * 2**20
 class Written:
     """Messages that are in the file: their counts by channel, and the first and last of their times, ns."""
 
-    num_messages: dict[int, int] = field(default_factory=dict)
+    num_messages: Counter[int] = field(default_factory=Counter)
     first_ns: int = 0
     last_ns: int = 0
 
-    @property
-    def total(self) -> int:
-        return sum(self.num_messages.values())
-
     def add(self, num_messages: Mapping[int, int], first_ns: int, last_ns: int) -> None:
-        self.first_ns = min(self.first_ns, first_ns) if self.total else first_ns
+        self.first_ns = min(self.first_ns, first_ns) if self.num_messages.total() else first_ns
         self.last_ns = max(self.last_ns, last_ns)
-        for channel_id, count in num_messages.items():
-            self.num_messages[channel_id] += count
+        self.num_messages.update(num_messages)
 
 
 class _Chunk:
     """Records that wait to be written as one; ``index`` holds pairs of time and offset for each channel."""
 
     def __init__(self) -> None:
-        self.buffer = bytearray(CHUNK_HEAD.size)
+        self.buffer = bytearray()
         self.index: dict[int, list[tuple[int, int]]] = defaultdict(list)
 
     def add_message(self, channel_id: int, stamp_ns: int, data: bytes | memoryview) -> None:
-        self.index[channel_id].append((stamp_ns, len(self.buffer) - CHUNK_HEAD.size))
+        self.index[channel_id].append((stamp_ns, len(self.buffer)))
         length = MESSAGE_HEAD.size - RECORD_HEAD.size + len(data)
         self.buffer += MESSAGE_HEAD.pack(MESSAGE, length, channel_id, 0, stamp_ns, stamp_ns)
         self.buffer += data
 
 
 class McapWriter:
-    """Writes the new file ``path``.
+    """Writes the new file ``path``, its chunks packed with zstd where they are to ``compress``.
 
     Messages gather in memory until ``end_chunk``, which ``write`` calls by itself where they have become many. A chunk
     goes to the kernel with its index in one piece: a process that is killed leaves whole chunks, and one that cannot be
     written whole is taken back. Methods raise OSError where the disk does; ``finish`` may still work then.
     """
 
-    def __init__(self, path: Path, library: str) -> None:
+    def __init__(self, path: Path, library: str, compress: bool = False) -> None:
         self.written = Written()
+        self._compression = "zstd" if compress else ""
         self._file = path.open("xb", buffering=0)
         self._size = 0
         self._chunk = _Chunk()
@@ -99,11 +95,14 @@ class McapWriter:
         if not chunk.index:
             return
         self._chunk = _Chunk()
-        buffer = chunk.buffer
         stamps_ns = [stamp_ns for entries in chunk.index.values() for stamp_ns, _ in entries]
-        first_ns, last_ns = min(stamps_ns), max(stamps_ns)
-        num_bytes, length = len(buffer) - CHUNK_HEAD.size, len(buffer) - RECORD_HEAD.size
-        CHUNK_HEAD.pack_into(buffer, 0, CHUNK, length, first_ns, last_ns, num_bytes, 0, 0, num_bytes)
+        first_ns, last_ns, num_bytes = min(stamps_ns), max(stamps_ns), len(chunk.buffer)
+        records = zstd.compress(chunk.buffer) if self._compression else chunk.buffer
+        # Without a checksum.
+        head = struct.pack("<QQQI", first_ns, last_ns, num_bytes, 0) + _string(self._compression)
+        head += struct.pack("<Q", len(records))
+        buffer = bytearray(RECORD_HEAD.pack(CHUNK, len(head) + len(records)) + head)
+        buffer += records
         chunk_size, offsets = len(buffer), b""
         for channel_id, entries in chunk.index.items():
             offsets += struct.pack("<HQ", channel_id, start + len(buffer))
@@ -111,8 +110,9 @@ class McapWriter:
             buffer += _record(MESSAGE_INDEX, struct.pack("<H", channel_id) + _sized(pairs))
         self._append(buffer)
         content = struct.pack("<QQQQ", first_ns, last_ns, start, chunk_size) + _sized(offsets)
-        # Size of the indexes behind the chunk; no compression; the chunk's size without and with it.
-        content += struct.pack("<QIQQ", len(buffer) - chunk_size, 0, num_bytes, num_bytes)
+        # Size of the indexes behind the chunk; the chunk's records with and without compression.
+        content += struct.pack("<Q", len(buffer) - chunk_size) + _string(self._compression)
+        content += struct.pack("<QQ", len(records), num_bytes)
         self._chunk_indexes.append(_record(CHUNK_INDEX, content))
         self.written.add({channel_id: len(entries) for channel_id, entries in chunk.index.items()}, first_ns, last_ns)
 
@@ -134,7 +134,7 @@ class McapWriter:
         written = self.written
         counts = b"".join(struct.pack("<HQ", *entry) for entry in written.num_messages.items())
         # Attachments and metadata records: none.
-        content = struct.pack("<QHIII", written.total, len(self._schemas), len(self._channels), 0, 0)
+        content = struct.pack("<QHIII", written.num_messages.total(), len(self._schemas), len(self._channels), 0, 0)
         content += struct.pack("<IQQ", len(self._chunk_indexes), written.first_ns, written.last_ns)
         return _record(STATISTICS, content + _sized(counts))
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rosbags.interfaces import Qos, QosTime
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
 VERSION = 9
 
 
 @dataclass(frozen=True)
-class BagTopic:
+class WrittenTopic:
     """A topic of a bag; ``type_hash`` is its type's RIHS01 hash, ``offered_qos`` one profile for each publisher."""
 
     name: str
@@ -23,20 +23,13 @@ class BagTopic:
     offered_qos: tuple[Qos, ...]
 
 
-@dataclass(frozen=True)
-class TopicCount:
-    """A topic and how many messages of it the bag holds."""
-
-    topic: BagTopic
-    num_messages: int
-
-
-def metadata_text(storage_file: str, topics: Sequence[TopicCount], first_ns: int, last_ns: int) -> str:
-    """The text of ``metadata.yaml`` for a bag of one MCAP file with messages between two times."""
+def metadata_text(storage_file: str, counts: Mapping[WrittenTopic, int], first_ns: int, last_ns: int) -> str:
+    """The text of ``metadata.yaml`` for a bag of one MCAP file with so many messages of each topic, between two
+    times."""
     times = {
         "starting_time": {"nanoseconds_since_epoch": first_ns},
         "duration": {"nanoseconds": last_ns - first_ns},
-        "message_count": sum(count.num_messages for count in topics),
+        "message_count": sum(counts.values()),
     }
     information = {
         "version": VERSION,
@@ -45,15 +38,15 @@ def metadata_text(storage_file: str, topics: Sequence[TopicCount], first_ns: int
         "topics_with_message_count": [
             {
                 "topic_metadata": {
-                    "name": count.topic.name,
-                    "type": count.topic.msgtype,
+                    "name": topic.name,
+                    "type": topic.msgtype,
                     "serialization_format": "cdr",
-                    "offered_qos_profiles": _qos_profiles(count.topic.offered_qos),
-                    "type_description_hash": count.topic.type_hash,
+                    "offered_qos_profiles": _qos_profiles(topic.offered_qos),
+                    "type_description_hash": topic.type_hash,
                 },
-                "message_count": count.num_messages,
+                "message_count": num_messages,
             }
-            for count in topics
+            for topic, num_messages in counts.items()
         ],
         "compression_format": "",
         "compression_mode": "",
@@ -63,6 +56,22 @@ def metadata_text(storage_file: str, topics: Sequence[TopicCount], first_ns: int
         "ros_distro": os.environ.get("ROS_DISTRO", "unknown"),
     }
     return _yaml({"rosbag2_bagfile_information": information}) + "\n"
+
+
+def make_qos(latched: bool = False) -> Qos:
+    """What a publisher offers that is reliable and keeps one message, for late subscribers too where ``latched``."""
+    forever = QosTime(2147483647, 4294967295)
+    return Qos(
+        history=QosHistory.KEEP_LAST,
+        depth=1,
+        reliability=QosReliability.RELIABLE,
+        durability=QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
+        deadline=forever,
+        lifespan=forever,
+        liveliness=QosLiveliness.AUTOMATIC,
+        liveliness_lease_duration=forever,
+        avoid_ros_namespace_conventions=False,
+    )
 
 
 def qos_text(profiles: Sequence[Qos]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from vla_ros.check.finding import Part
 from vla_ros.check.seen import Endpoint, Stream, TopicSeen
-from vla_ros.messages.stamps import MAX_LEAD_S
+from vla_ros.messages.times import MAX_LEAD_S
 from vla_ros.units import NS_PER_S
 
 ENOUGH_OF_CONTROL_RATE = 0.8

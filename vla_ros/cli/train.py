@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from vla_ros.cli.output import Outcome
 
@@ -29,15 +28,9 @@ def run(args: argparse.Namespace) -> Outcome:
 
     config = load_train_config(share_dir() / "config", args.config, args.overrides)
     report = train(config, robot_file(config.robot), tqdm.write, lesson_of(config))
-    values: dict[str, Any] = asdict(report)
-    values["validation"] = {
-        "error_rad": report.validation.error_rad.tolist(),
-        "guess_rad": report.validation.guess_rad.tolist(),
-        "ce_loss": report.validation.ce_loss,
-    }
     print(
         f"{report.num_samples} samples of {report.num_episodes} episodes, "
         f"{report.num_parameters / 1e6:.2f} M parameters, "
         f"{report.num_steps} steps in {report.training_seconds / 60:.1f} min; all in {report.seconds / 60:.1f} min"
     )
-    return Outcome(values | {"output_dir": str(Path(config.output_dir).resolve())})
+    return Outcome(asdict(report) | {"output_dir": str(Path(config.output_dir).resolve())})

@@ -22,7 +22,8 @@ from vla_ros.sim.demonstrations import DemonstrationConfig, write_demonstrations
 from vla_ros.sim.scene import COLORS, EVAL_PHRASES, TRAIN_PHRASES
 from vla_ros.strict import parse_config
 from vla_ros.training.config import TrainConfig
-from vla_ros.training.lesson import Lesson, Question
+from vla_ros.training.lesson import Lesson
+from vla_ros.transforms.sample import TextTarget
 
 QUESTION = "where is each block?"
 
@@ -80,8 +81,8 @@ class TouchLesson(Lesson):
         cells = [location_token(cell) for cell in range(self.grid.num_cells)]
         return train_tokenizer(sorted(set(tasks)) + phrases + [QUESTION], vocab_size, cells)
 
-    def ask(self, scene: Mapping[str, tuple[float, float]], rng: np.random.Generator) -> Question:
-        return Question(QUESTION, answer(scene, self.grid, rng))
+    def ask(self, scene: Mapping[str, tuple[float, float]], rng: np.random.Generator) -> TextTarget:
+        return TextTarget(QUESTION, answer(scene, self.grid, rng))
 
 
 def lesson_of(config: TrainConfig) -> Lesson | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -16,25 +15,23 @@ import numpy as np
 
 from vla_ros.messages.times import fill_time
 
-
-@dataclass(frozen=True)
-class _Layout:
-    dtype: str
-    num_channels: int
-
-
+# Type and number of a pixel's channels.
 _LAYOUTS = {
-    "rgb8": _Layout("u1", 3),
-    "bgr8": _Layout("u1", 3),
-    "rgba8": _Layout("u1", 4),
-    "bgra8": _Layout("u1", 4),
-    "mono8": _Layout("u1", 1),
-    "16UC1": _Layout("u2", 1),
-    "32FC1": _Layout("f4", 1),
+    "rgb8": ("u1", 3),
+    "bgr8": ("u1", 3),
+    "rgba8": ("u1", 4),
+    "bgra8": ("u1", 4),
+    "mono8": ("u1", 1),
+    "16UC1": ("u2", 1),
+    "32FC1": ("f4", 1),
 }
 _TO_RGB = {"bgr8": cv2.COLOR_BGR2RGB, "bgra8": cv2.COLOR_BGRA2RGB, "mono8": cv2.COLOR_GRAY2RGB}
 DEPTH_ENCODINGS = ("16UC1", "32FC1")
 COLOUR_ENCODINGS = tuple(name for name in _LAYOUTS if name not in DEPTH_ENCODINGS)
+
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+# Baseline, extended and progressive; of all others cv2 decides.
+_SIZE_MARKERS = (0xC0, 0xC1, 0xC2)
 
 Converter = Callable[[Any, str], np.ndarray]
 
@@ -44,7 +41,7 @@ def decode_image(msg: Any, convert: Converter | None = None) -> np.ndarray:
 
     Returns uint8 ``[height, width, 3]``; for rgb8 and rgba8 it is a view of the message's data.
     ``convert(msg, "rgb8")`` reads every encoding not known here (``CvBridge().imgmsg_to_cv2`` fits).
-    Raises ValueError for a depth image, an encoding nobody can read, and data that does not fit the declared size.
+    Raises ValueError for a depth image, an encoding that cannot be read, and data that does not fit the declared size.
     """
     if not hasattr(msg, "encoding"):
         return _decode_compressed(msg)
@@ -64,6 +61,33 @@ def decode_image(msg: Any, convert: Converter | None = None) -> np.ndarray:
     return cv2.cvtColor(pixels, _TO_RGB[encoding])
 
 
+def decode_frame(msg: Any, width: int, height: int, convert: Converter | None = None) -> np.ndarray:
+    """As ``decode_image``: uint8 ``[height, width, 3]``. Raises ValueError for another size, too."""
+    image = decode_image(msg, convert)
+    if image.shape != (height, width, 3):
+        raise ValueError(
+            f"image of {image.shape[1]}x{image.shape[0]} pixels; expected {width}x{height}: "
+            "fix width and height in the robot file, or the driver's settings"
+        )
+    return image
+
+
+def is_whole_jpeg(msg: Any, width: int, height: int) -> bool:
+    """Whether a CompressedImage is a JPEG from its start to its end and of that size, as far as its header tells: then
+    ``decode_frame`` can wait until somebody looks. Nothing is decoded here."""
+    data = np.frombuffer(msg.data, np.uint8).data
+    if "compressedDepth" in msg.format or data[:2] != _JPEG_START or data[-2:] != _JPEG_END:
+        return False
+    position = 2
+    while position + 9 < len(data) and data[position] == 0xFF:
+        marker, size = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker in _SIZE_MARKERS:
+            found = tuple(int.from_bytes(data[position + i : position + i + 2], "big") for i in (5, 7))
+            return found == (height, width)
+        position += 2 + size
+    return False
+
+
 def decode_pixels(msg: Any) -> np.ndarray:
     """The pixels of an Image message as they were sent, in the host's byte order.
 
@@ -71,11 +95,11 @@ def decode_pixels(msg: Any) -> np.ndarray:
     16UC1 (uint16) and 32FC1 (float32): a view of the message's data unless its bytes had to be swapped.
     Raises ValueError for another encoding and for data that does not fit height, width and step.
     """
-    layout = _LAYOUTS.get(msg.encoding)
-    if layout is None:
+    if msg.encoding not in _LAYOUTS:
         raise ValueError(f"image encoding '{msg.encoding}' is not read here; supported are {', '.join(_LAYOUTS)}")
-    dtype = np.dtype(layout.dtype).newbyteorder(">" if msg.is_bigendian else "<")
-    row_bytes = msg.width * layout.num_channels * dtype.itemsize
+    kind, num_channels = _LAYOUTS[msg.encoding]
+    dtype = np.dtype(kind).newbyteorder(">" if msg.is_bigendian else "<")
+    row_bytes = msg.width * num_channels * dtype.itemsize
     if msg.height < 1 or msg.width < 1:
         raise ValueError(f"image of {msg.width}x{msg.height} pixels; expected at least 1x1: check the camera driver")
     data = np.frombuffer(msg.data, np.uint8)
@@ -84,10 +108,9 @@ def decode_pixels(msg: Any) -> np.ndarray:
             f"image {msg.width}x{msg.height} {msg.encoding} has step {msg.step} and {len(data)} bytes; expected a step "
             f"of at least {row_bytes} and height x step bytes: check the camera driver"
         )
-    strides = (msg.step, layout.num_channels * dtype.itemsize, dtype.itemsize)
-    shape = (msg.height, msg.width, layout.num_channels)
-    pixels = np.ndarray(shape, dtype, buffer=data, strides=strides)
-    if layout.num_channels == 1:
+    strides = (msg.step, num_channels * dtype.itemsize, dtype.itemsize)
+    pixels = np.ndarray((msg.height, msg.width, num_channels), dtype, buffer=data, strides=strides)
+    if num_channels == 1:
         pixels = pixels[..., 0]
     return pixels.astype(dtype.newbyteorder("="), copy=False)
 

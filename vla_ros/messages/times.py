@@ -1,10 +1,15 @@
-"""``builtin_interfaces`` Time and Duration to and from integer nanoseconds."""
+"""``builtin_interfaces`` Time and Duration to and from integer nanoseconds, and which header stamps can be true."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from vla_ros.units import NS_PER_S
+
+MAX_AGE_S = 10.0
+MAX_LEAD_S = 0.1
+# A trajectory may be stamped with when it is to start.
+MAX_START_LEAD_S = 2.0
 
 
 def time_to_ns(time: Any) -> int:
@@ -15,3 +20,14 @@ def time_to_ns(time: Any) -> int:
 def fill_time(time: Any, value_ns: int) -> None:
     """Write ``value_ns`` into a Time or Duration message; Time holds 0 to 2**31 seconds."""
     time.sec, time.nanosec = divmod(int(value_ns), NS_PER_S)
+
+
+def check_stamp(stamp_ns: int, received_ns: int, max_lead_s: float = MAX_LEAD_S) -> None:
+    """Raises ValueError for a header stamp that cannot be of a message received at ``received_ns``, both in ROS
+    time."""
+    age_s = (received_ns - stamp_ns) / NS_PER_S
+    if not -max_lead_s <= age_s <= MAX_AGE_S:
+        raise ValueError(
+            f"header stamp is {age_s:.3f} s before now; expected {-max_lead_s:g} to {MAX_AGE_S:g} s: "
+            "check the driver's stamps, and the clocks of both machines (use_sim_time too)"
+        )

@@ -12,11 +12,9 @@ from sensor_msgs.msg import Joy
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros import topics
-from vla_ros.messages.frames import decode_frame
-from vla_ros.messages.images import Converter
+from vla_ros.messages.images import Converter, decode_frame
 from vla_ros.messages.joints import positions_by_name
-from vla_ros.messages.stamps import MAX_START_LEAD_S
-from vla_ros.messages.times import time_to_ns
+from vla_ros.messages.times import MAX_START_LEAD_S, time_to_ns
 from vla_ros.messages.trajectories import parse_teleop
 from vla_ros.nodes.control import Control
 from vla_ros.observing.buffers import SensorBuffers, joint_sample

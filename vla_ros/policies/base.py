@@ -103,6 +103,10 @@ class BasePolicy(nn.Module, ABC):
         May wait for the device.
         """
 
+    def init_vision(self, pos_emb_std: float) -> None:  # noqa: B027
+        """Before training from random weights: draw the position embeddings of what is seen, where it has any, with
+        this standard deviation. At the usual 0.02 a backbone is slow to learn that what it sees is somewhere."""
+
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weights of a policy of this family to start training from, made to fit where only a size was changed that
         they can follow."""

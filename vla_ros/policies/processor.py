@@ -15,7 +15,7 @@ from vla_ros.policies.config import CONFIG_FILE, DataConfig, PolicyConfig
 from vla_ros.strict import explained
 from vla_ros.transforms.chunking import guidance_weights
 from vla_ros.transforms.normalize import FieldStats, Normalizer
-from vla_ros.transforms.sample import PolicyRequest
+from vla_ros.transforms.sample import PolicyRequest, TextTarget
 from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation
 
 
@@ -29,7 +29,9 @@ class PolicyProcessor(ABC):
 
     files: ClassVar[tuple[str, ...]] = ()
     request_type: ClassVar[type[PolicyRequest]]
+    settings_type: ClassVar[type | None] = None  # what the ``processor`` group of a train config is; None: nothing
     is_guidable: ClassVar[bool] = False  # whether its policies take requests that continue a chunk
+    tokenizer: Any = None  # where it has one, a ``tokenizers.Tokenizer``
 
     def __init__(
         self, config: PolicyConfig, data: DataConfig, stats: Mapping[str, FieldStats], digest: str = ""
@@ -70,6 +72,33 @@ class PolicyProcessor(ABC):
 
         Raises ValueError for what it cannot use.
         """
+
+    @classmethod
+    def for_training(
+        cls, config: PolicyConfig, data: DataConfig, stats: Mapping[str, FieldStats], settings: Any, tokenizer: Any
+    ) -> Self:
+        """A new policy's; ``settings`` are of its ``settings_type``, and a family without takes no tokenizer."""
+        return cls(config, data, stats)
+
+    @classmethod
+    def resizer(cls, config: PolicyConfig, settings: Any) -> Callable[[np.ndarray], np.ndarray]:
+        """What training does to each camera's image before it keeps it, and ``make_batch`` then doesn't; picklable.
+
+        It raises ValueError for an image of another size or type than the policy takes.
+        """
+        return np.asarray
+
+    def make_batch(
+        self, images: np.ndarray, tasks: Sequence[str], states: np.ndarray, targets: Sequence[TextTarget]
+    ) -> Any:
+        """The ``policy_input`` of a training batch, all [batch, ...]: the tensors of ``make_request``, stacked.
+
+        ``images`` are resized, ``states`` normalised.
+        """
+        noise = np.zeros((self.config.action_horizon, self.config.action_dim), np.float32)
+        seen = zip(images, tasks, states, strict=True)
+        rows = [self.make_request(0, list(views), task, state, noise).to_tensors() for views, task, state in seen]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def warm_up_requests(self, observation: Observation, with_guidance: bool = False) -> tuple[PolicyRequest, ...]:
         """One request for each shape that there can be; ``with_guidance`` adds each of them once more, guided.

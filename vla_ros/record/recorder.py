@@ -13,7 +13,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
-from vla_ros.bags.live import LiveBagWriter
+from vla_ros.bags.write import BagWriter
 from vla_ros.record.topics import RobotTopic
 from vla_ros.units import NS_PER_S
 
@@ -94,7 +94,7 @@ class RecordNode(Node):
             parameter_overrides=[Parameter("use_sim_time", value=True)] if use_sim_time else [],
         )
         self.topics: list[TopicRecorder] = []
-        self._bag: LiveBagWriter | None = None
+        self._bag: BagWriter | None = None
         self._uses_sim_time = self.get_parameter("use_sim_time").value
 
     @property
@@ -106,7 +106,7 @@ class RecordNode(Node):
     def num_messages(self) -> int:
         return sum(topic.num_messages for topic in self.topics)
 
-    def start(self, topics: Sequence[RobotTopic], bag: LiveBagWriter) -> None:
+    def start(self, topics: Sequence[RobotTopic], bag: BagWriter) -> None:
         """Subscribe, and write into ``bag`` whatever comes from now on."""
         self._bag = bag
         self.topics = [TopicRecorder(self, topic) for topic in topics]

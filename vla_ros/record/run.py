@@ -11,7 +11,7 @@ from pathlib import Path
 from rclpy.exceptions import InvalidNamespaceException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
 
-from vla_ros.bags.live import LiveBagWriter
+from vla_ros.bags.write import BagWriter
 from vla_ros.record.recorder import RecordNode, TopicRecorder
 from vla_ros.record.topics import recorded_topics
 from vla_ros.robot import load_robot
@@ -75,7 +75,7 @@ def record(config: RecordConfig) -> RecordReport:
         recorder = _recorder(config, stack)
         executor = SingleThreadedExecutor()
         executor.add_node(recorder)
-        with LiveBagWriter(config.bag) as bag:
+        with BagWriter(config.bag) as bag:
             while not recorder.has_time and not stopping.is_set():
                 executor.spin_once(SPIN_S)
             recorder.start(recorded_topics(robot, config.with_link), bag)
@@ -103,7 +103,7 @@ def _recorder(config: RecordConfig, stack: ExitStack) -> RecordNode:
 def _run(
     recorder: RecordNode,
     executor: SingleThreadedExecutor,
-    bag: LiveBagWriter,
+    bag: BagWriter,
     stopping: threading.Event,
     duration_s: float | None,
 ) -> None:

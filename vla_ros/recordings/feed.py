@@ -12,20 +12,21 @@ from typing import Any
 import numpy as np
 
 from vla_ros import topics
-from vla_ros.bags.read import BagReader, RawMessage
+from vla_ros.bags.read import BagReader
+from vla_ros.bags.storage import RawMessage
 from vla_ros.bags.tally import Tally
-from vla_ros.messages.frames import decode_frame, is_whole_jpeg
+from vla_ros.messages.images import decode_frame, is_whole_jpeg
 from vla_ros.messages.joints import positions_by_name
-from vla_ros.messages.stamps import MAX_START_LEAD_S, check_stamp
-from vla_ros.messages.times import time_to_ns
+from vla_ros.messages.times import MAX_LEAD_S, MAX_START_LEAD_S, check_stamp, time_to_ns
 from vla_ros.messages.trace import decode_trace
-from vla_ros.messages.trajectories import parse_teleop, parse_trajectory
+from vla_ros.messages.trajectories import Trajectory, parse_teleop, parse_trajectory
 from vla_ros.observing.buffers import joint_sample
+from vla_ros.observing.observe import Match, Observer
 from vla_ros.recordings.events import (
     MARKERS,
+    BagEvent,
     ChunkEvent,
     CommandEvent,
-    Event,
     FrameEvent,
     JointsEvent,
     MarkerEvent,
@@ -52,7 +53,7 @@ class _Source:
     is worth a line."""
 
     msgtype: str
-    read: Callable[[Any, int], Event]
+    read: Callable[[Any, int], BagEvent]
     is_needed: bool = False
 
 
@@ -88,7 +89,7 @@ class Feed:
         """Add to ``problems``; of each ``kind`` the first line stays, the others are counted."""
         self._tally.add(kind, f"bag {self._bag.path}: {line}")
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[BagEvent]:
         """Raises ValueError where nothing of the bag can be read."""
         is_readable: dict[str, bool] = {}
         for message in self._bag.messages(tuple(self._sources)):
@@ -108,18 +109,17 @@ class Feed:
     def _is_readable(self, message: RawMessage) -> bool:
         """Whether a topic's messages are of the type the live nodes take."""
         topic, expected = message.topic, self._sources[message.topic].msgtype
-        problem = ""
-        if message.msgtype != expected:
-            problem = f"'{topic}' holds {message.msgtype}; expected {expected}: check the robot file"
-        else:
-            try:
-                if not self._bag.layout(topic).is_standard:
-                    problem = f"'{topic}': the bag defines {expected} otherwise than ROS does"
-            except ValueError as error:
-                problem = f"'{topic}': {error}"
-        if problem:
-            self.report(topic, problem)
-        return not problem
+        try:
+            if message.msgtype != expected:
+                problem = f"'{topic}' holds {message.msgtype}; expected {expected}: check the robot file"
+            elif self._bag.layout(topic).is_standard:
+                return True
+            else:
+                problem = f"'{topic}': the bag defines {expected} differently from ROS"
+        except ValueError as error:
+            problem = f"'{topic}': {error}"
+        self.report(topic, problem)
+        return False
 
     def _report_missing(self, seen: set[str]) -> None:
         # Of a bag that breaks off, its own list says what came behind the damage.
@@ -157,25 +157,32 @@ class Feed:
         }
 
     def _joints(self, msg: Any, received_ns: int) -> JointsEvent:
-        stamp_ns = time_to_ns(msg.header.stamp)
-        check_stamp(stamp_ns, received_ns)
+        stamp_ns = _stamp(msg, received_ns)
         positions, velocities = positions_by_name(msg, self._robot.joint_names)
         return JointsEvent(received_ns, joint_sample(stamp_ns, positions, velocities))
 
     def _teleop(self, msg: Any, received_ns: int) -> TeleopEvent:
         trajectory = parse_teleop(msg, self._robot.joint_names)
-        if trajectory.stamp_ns:
-            check_stamp(trajectory.stamp_ns, received_ns, MAX_START_LEAD_S)
-        return TeleopEvent(received_ns, trajectory)
+        return TeleopEvent(received_ns, _checked(trajectory, received_ns, MAX_START_LEAD_S))
 
     def _chunk(self, msg: Any, received_ns: int) -> ChunkEvent:
         return ChunkEvent(received_ns, parse_trajectory(msg, self._robot.joint_names))
 
     def _command(self, output: OutputConfig, msg: Any, received_ns: int) -> CommandEvent:
         trajectory = output.kind.decode(msg, output.joints, 1.0 / self._robot.control_rate_hz)
-        if trajectory.stamp_ns:
-            check_stamp(trajectory.stamp_ns, received_ns)
-        return CommandEvent(received_ns, output.name, trajectory)
+        return CommandEvent(received_ns, _checked(trajectory, received_ns), output.name)
+
+
+def observe_event(observer: Observer, event: BagEvent) -> Match | None:
+    """Tell ``observer`` what ``event`` says, by the rule of the live node; returns as ``Observer.see``."""
+    match event:
+        case FrameEvent():
+            return observer.see(event.frame, event.received_ns)
+        case JointsEvent():
+            observer.sensors.joints.add(event.sample)
+        case TaskEvent():
+            observer.sensors.task = event.task
+    return None
 
 
 def resolve_topic(name: str, namespace: str) -> str:
@@ -185,15 +192,25 @@ def resolve_topic(name: str, namespace: str) -> str:
     return "/" + "/".join(part for part in (*namespace.split("/"), name) if part)
 
 
-def _frame(camera: CameraConfig, msg: Any, received_ns: int) -> FrameEvent:
+def _stamp(msg: Any, received_ns: int) -> int:
     stamp_ns = time_to_ns(msg.header.stamp)
     check_stamp(stamp_ns, received_ns)
+    return stamp_ns
+
+
+def _checked(trajectory: Trajectory, received_ns: int, max_lead_s: float = MAX_LEAD_S) -> Trajectory:
+    if trajectory.stamp_ns:
+        check_stamp(trajectory.stamp_ns, received_ns, max_lead_s)
+    return trajectory
+
+
+def _frame(camera: CameraConfig, msg: Any, received_ns: int) -> FrameEvent:
+    stamp_ns = _stamp(msg, received_ns)
     decode = partial(decode_frame, msg, camera.width, camera.height)
-    if camera.compressed and is_whole_jpeg(msg, camera.width, camera.height):
-        # A policy looks at one frame in many: decoding is most of the work.
-        content = np.frombuffer(msg.data, np.uint8)
-        return FrameEvent(received_ns, Frame(camera.name, stamp_ns, stamp_ns, content, decode))
-    return FrameEvent(received_ns, Frame(camera.name, stamp_ns, stamp_ns, decode()))
+    # A policy looks at one frame in many: decoding is most of the work.
+    is_later = camera.compressed and is_whole_jpeg(msg, camera.width, camera.height)
+    content, decode_later = (np.frombuffer(msg.data, np.uint8), decode) if is_later else (decode(), None)
+    return FrameEvent(received_ns, Frame(camera.name, stamp_ns, stamp_ns, content, decode_later))
 
 
 def _one_of(text: str, known: Sequence[str]) -> str:

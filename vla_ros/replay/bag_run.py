@@ -7,9 +7,9 @@ import math
 
 from vla_ros import topics
 from vla_ros.recordings.events import (
+    BagEvent,
     ChunkEvent,
     CommandEvent,
-    Event,
     FrameEvent,
     JointsEvent,
     ModeEvent,
@@ -17,11 +17,11 @@ from vla_ros.recordings.events import (
     TeleopEvent,
     TraceEvent,
 )
+from vla_ros.recordings.series import GrowingSeries
 from vla_ros.replay.baseline.fingerprint import fingerprint
 from vla_ros.replay.offline import OfflineNodes, ReplayPolicy
 from vla_ros.replay.recorded import CommandRate, Recording
 from vla_ros.replay.records import IncidentLog, Replay, ReplayedChunk
-from vla_ros.replay.series import GrowingSeries
 from vla_ros.replay.settings import Plan, ReplaySettings, Timing
 from vla_ros.replay.traced import KeptFrames
 from vla_ros.robot import RobotConfig
@@ -72,7 +72,7 @@ class BagRun:
         self._taking_over: TeleopEvent | None = None
         self._is_undecodable = False
 
-    def take(self, event: Event) -> None:
+    def take(self, event: BagEvent) -> None:
         """One event; ticks and answers due before it come first."""
         self._now_ns = max(self._now_ns, event.received_ns)
         self._nodes.run_until(self._now_ns)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vla_ros.recordings.events import CommandEvent, JointsEvent
+from vla_ros.recordings.series import GrowingSeries, TimeSeries
 from vla_ros.replay.records import ReplayedChunk, Stretch
-from vla_ros.replay.series import GrowingSeries, TimeSeries
 from vla_ros.robot import RobotConfig
 from vla_ros.types import Mode
 from vla_ros.units import NS_PER_S
@@ -30,7 +30,7 @@ class Recording:
         self._tasks: list[tuple[int, str]] = []
 
     def measure(self, event: JointsEvent) -> None:
-        self._joints.add(event.stamp_ns, event.sample.positions)
+        self._joints.add(event.sample.stamp_ns, event.sample.positions)
 
     def command(self, event: CommandEvent) -> None:
         self._commands[event.group].add(event.due_ns, event.trajectory.positions[0])

@@ -11,8 +11,8 @@ from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
+from vla_ros.recordings.series import TimeSeries
 from vla_ros.replay.baseline.fingerprint import InputFingerprint
-from vla_ros.replay.series import TimeSeries
 from vla_ros.types import Answer, Mode
 from vla_ros.units import NS_PER_S
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from vla_ros import topics
 from vla_ros.bags.read import BagReader
 from vla_ros.observing.policy_fit import match_policy
-from vla_ros.recordings.events import Event
+from vla_ros.recordings.events import BagEvent
 from vla_ros.recordings.feed import Feed, resolve_topic
 from vla_ros.replay.bag_run import BagRun
 from vla_ros.replay.offline import ReplayPolicy
@@ -69,7 +69,7 @@ def _as_unusable() -> Iterator[None]:
         raise UnusableBag(str(error)) from error
 
 
-def _events(feed: Feed) -> Iterator[Event]:
+def _events(feed: Feed) -> Iterator[BagEvent]:
     with _as_unusable():
         yield from feed
 

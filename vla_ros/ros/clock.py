@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from vla_ros.messages.stamps import MAX_LEAD_S, check_stamp
+from vla_ros.messages.times import MAX_LEAD_S, check_stamp
 
 if TYPE_CHECKING:
     from rclpy.clock import Clock

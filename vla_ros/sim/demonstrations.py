@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vla_ros import topics
-from vla_ros.bags.types import message_type
+from vla_ros.bags.types import message_type, serialize
 from vla_ros.bags.write import BagWriter
+from vla_ros.bags.write_metadata import make_qos
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.outputs import TRAJECTORY
 from vla_ros.robot import RobotConfig
@@ -140,13 +141,13 @@ class _Messages:
         bag.add_topic(f"/{robot.joint_states.topic}", topics.JOINT_STATE)
         for output in robot.outputs:
             bag.add_topic(f"/{output.command_topic}", TRAJECTORY)
-        bag.add_topic(TASK_TOPIC, "std_msgs/msg/String", latched=True)
-        bag.add_topic(BLOCKS_TOPIC, "std_msgs/msg/String", latched=True)
+        bag.add_topic(TASK_TOPIC, "std_msgs/msg/String", [make_qos(latched=True)])
+        bag.add_topic(BLOCKS_TOPIC, "std_msgs/msg/String", [make_qos(latched=True)])
 
     def scene(self, scene: Scene, stamp_ns: int) -> None:
         string = message_type("std_msgs/msg/String")
-        self._bag.write(BLOCKS_TOPIC, string(scene.blocks_json), stamp_ns)
-        self._bag.write(TASK_TOPIC, string(scene.instruction), stamp_ns)
+        self._bag.write(BLOCKS_TOPIC, serialize(string(scene.blocks_json)), stamp_ns)
+        self._bag.write(TASK_TOPIC, serialize(string(scene.instruction)), stamp_ns)
 
     def images(self, world: TabletopWorld, stamp_ns: int) -> None:
         for camera in self._robot.cameras:
@@ -155,13 +156,13 @@ class _Messages:
             image = message_type(topics.IMAGE)(
                 _header(stamp_ns, camera.name), height, width, "rgb8", 0, 3 * width, pixels.reshape(-1)
             )
-            self._bag.write(f"/{camera.topic}", image, stamp_ns)
+            self._bag.write(f"/{camera.topic}", serialize(image), stamp_ns)
 
     def joint_state(self, positions: np.ndarray, velocities: np.ndarray, stamp_ns: int) -> None:
         state = message_type(topics.JOINT_STATE)(
             _header(stamp_ns), list(self._robot.joint_names), positions, velocities, np.zeros_like(positions)
         )
-        self._bag.write(f"/{self._robot.joint_states.topic}", state, stamp_ns)
+        self._bag.write(f"/{self._robot.joint_states.topic}", serialize(state), stamp_ns)
 
     def command(self, command: Trajectory, stamp_ns: int) -> None:
         """What an expert publishes at ``stamp_ns``."""
@@ -170,7 +171,7 @@ class _Messages:
             rows = zip(command.positions, command.velocities, command.times_s, strict=True)
             points = [_point(positions[columns], speeds[columns], time_s) for positions, speeds, time_s in rows]
             message = message_type(TRAJECTORY)(_header(0), list(output.joints), points)
-            self._bag.write(f"/{output.command_topic}", message, stamp_ns)
+            self._bag.write(f"/{output.command_topic}", serialize(message), stamp_ns)
 
 
 def _point(positions: np.ndarray, velocities: np.ndarray, time_s: float) -> Any:

@@ -36,7 +36,7 @@ class Positions(Component):
             if value not in choices:
                 raise ValueError(f"{key} is {value!r}; expected one of {', '.join(map(str, choices))}")
         if self.range is not None and (len(self.range) != 2 or self.range[0] == self.range[1]):
-            raise ValueError(f"range is {list(self.range)}; expected what the lower and the upper limit become")
+            raise ValueError(f"range is {list(self.range)}; expected two numbers that differ, for lower and upper")
         if self.range is not None and (self.unit, self.sign, self.offset) != ("rad", 1.0, 0.0):
             raise ValueError("range stands beside unit, sign or offset; expected one or the other: [b, a] inverts")
 

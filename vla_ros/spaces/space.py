@@ -33,7 +33,7 @@ from vla_ros.strict import parse_config
 
 @dataclass(frozen=True)
 class Space:
-    """``where`` is its place in policy.yaml. Raises ValueError for a joint that is unknown or taken twice."""
+    """``where`` is its place in policy.yaml. Raises ValueError for a joint that is unknown or named twice."""
 
     where: str
     robot: RobotJoints
@@ -46,7 +46,7 @@ class Space:
             raise ValueError(f"{self.where}: joint is '{unknown[0]}'; {expected}")
         repeated = [name for name, num in Counter(self.joint_names).items() if num > 1]
         if repeated:
-            raise ValueError(f"{self.where}: joint '{repeated[0]}' is taken twice; expected one number for each joint")
+            raise ValueError(f"{self.where}: joint '{repeated[0]}' is named twice; expected one number for each joint")
 
     @cached_property
     def size(self) -> int:
@@ -93,7 +93,7 @@ def parse_space(declared: Sequence[Mapping[str, Any]], where: str, robot: RobotJ
     """The space of a declaration at ``where``, ``data.state`` or ``data.action``.
 
     Raises ValueError, naming the component, for an unknown type or key, a value that doesn't fit, a joint that is
-    missing, unknown or taken twice, in a state what only an action can have, no component at all, and an action that
+    missing, unknown or named twice, in a state what only an action can have, no component at all, and an action that
     moves no joint.
     """
     if not declared:

@@ -13,8 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vla_ros.policies.config import DataConfig, PolicyConfig
-from vla_ros.policies.families import read_policy_config
-from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig
+from vla_ros.policies.families import family_of, read_policy_config
 from vla_ros.strict import parse_config
 from vla_ros.training.dataset import INTERVENTIONS
 from vla_ros.training.episodes import EPISODES
@@ -49,7 +48,9 @@ class TrainConfig:
     ``bags`` is the folder the bags are read from. ``lesson`` names what is taught beside actions, ``demonstrations``
     the bags it makes first; what both mean is for the command line to know. Every ``validate_every`` steps the run is
     judged on the last ``validation_share`` of the episodes, which it never trains on. ``run_dir`` holds checkpoints and
-    the log, ``output_dir`` gets the policy directory.
+    the log, ``output_dir`` gets the policy directory. ``processor`` is what the family's processor takes from a train
+    config (its ``settings_type``), ``vocab_size`` the size of a tokenizer that the lesson makes.
+
     ``initial_policy`` is a policy directory to go on from: its weights and its tokenizer, not its statistics. Empty
     starts from random weights; ``vision_pos_emb_init_gain`` is the standard deviation the vision tower's position
     embeddings have then.
@@ -67,10 +68,10 @@ class TrainConfig:
     output_dir: str
     policy: PolicyConfig
     data: DataConfig
-    processor: ProcessorConfig
     optimizer: OptimizerConfig
-    vocab_size: int
-    vision_pos_emb_init_gain: float
+    processor: object | None = None
+    vocab_size: int = 0
+    vision_pos_emb_init_gain: float = 0.02
     initial_policy: str = ""
     lesson: str = ""
     demonstrations: Mapping[str, Any] | None = None
@@ -103,7 +104,7 @@ def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()
     """
     if not (config_dir / "train" / f"{name}.yaml").is_file():
         known = ", ".join(sorted(path.stem for path in (config_dir / "train").glob("*.yaml")))
-        raise ValueError(f"train config '{name}'; {config_dir / 'train'} has {known}")
+        raise ValueError(f"train config '{name}' does not exist; {config_dir / 'train'} has {known}")
     try:
         with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
             document: Any = OmegaConf.to_container(compose(f"train/{name}", list(overrides)), resolve=True)
@@ -111,5 +112,8 @@ def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()
         raise ValueError(f"train config '{name}': {' '.join(str(error).split())}") from error
     where = f"train/{name}.yaml"
     if isinstance(document, dict) and "policy" in document:
-        document["policy"] = read_policy_config(document["policy"], f"{where}.policy")
+        policy = document["policy"] = read_policy_config(document["policy"], f"{where}.policy")
+        settings_type = family_of(policy).processor_class().settings_type
+        if settings_type is not None:
+            document["processor"] = parse_config(settings_type, document.get("processor"), f"{where}.processor")
     return parse_config(TrainConfig, document, where)

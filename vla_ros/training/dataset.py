@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,9 @@ import numpy as np
 from vla_ros import topics
 from vla_ros.bags.read import BagReader
 from vla_ros.observing.observe import Observer
-from vla_ros.recordings.feed import LEARNED, Feed
-from vla_ros.recordings.observed import observe_event
+from vla_ros.recordings.feed import LEARNED, Feed, observe_event
 from vla_ros.robot import RobotConfig
-from vla_ros.training.episodes import Episode, EpisodeCutter, FrameRule
+from vla_ros.training.episodes import Episode, EpisodeCutter, FrameRule, Sample
 from vla_ros.types import Mode, Observation
 
 INTERVENTIONS = ("all", "only", "exclude", "upweight")
@@ -59,20 +59,16 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class FirstSample:
-    """Where to find the images of the first sample in their own size."""
-
-    bag: Path
-    stamp_ns: int
-
-
-@dataclass(frozen=True)
 class LoadedBags:
     """``frames`` of all bags that could be used, and one line for each problem; ``num_left_out`` counts images by the
-    reason why there is no observation, and observations by the reason why they are no samples."""
+    reason why there is no observation, and observations by the reason why they are no samples.
+
+    The first sample was seen in ``first_bag`` at ``first_ns``.
+    """
 
     frames: Frames
-    first: FirstSample
+    first_bag: Path
+    first_ns: int
     num_left_out: dict[str, int]
     problems: tuple[str, ...]
 
@@ -92,10 +88,10 @@ class LoadedBags:
 
 @dataclass(frozen=True)
 class _Bag:
-    """What one bag came to; ``frames`` is None where nothing of it can be used."""
+    """What one bag came to."""
 
-    frames: Frames | None
-    first: FirstSample | None
+    path: Path
+    episodes: list[Episode]
     num_left_out: Counter[str]
     problems: tuple[str, ...]
 
@@ -103,36 +99,38 @@ class _Bag:
 def load_bags(
     paths: Sequence[Path], robot: RobotConfig, rule: FrameRule, num_workers: int = 1, interventions: str = "all"
 ) -> LoadedBags:
-    """Read ``paths`` in order; a damaged bag is reported and what stands before the damage is used.
+    """Read ``paths`` in order; a damaged bag is reported, and used up to the damage.
 
     ``interventions`` is one of ``INTERVENTIONS``. Raises ValueError when nothing usable is left.
     """
     jobs = [(path, robot, rule, interventions) for path in paths]
     if min(num_workers, len(jobs)) > 1:
         with multiprocessing.get_context("spawn").Pool(min(num_workers, len(jobs))) as pool:
-            read = list(pool.imap(_read_job, jobs))
+            read = pool.starmap(_read_bag, jobs, chunksize=1)
     else:
-        read = [_read_job(job) for job in jobs]
+        read = list(starmap(_read_bag, jobs))
     problems = tuple(problem for bag in read for problem in bag.problems)
     num_left_out = sum((bag.num_left_out for bag in read), Counter())
-    usable = [bag for bag in read if bag.frames is not None]
+    usable = [bag for bag in read if bag.episodes]
     if not usable:
         where = paths[0].parent if paths else "the data folder"
         why = "; ".join((*problems[:1], *([f"left out: {_listed(num_left_out)}"] if num_left_out else [])))
         raise ValueError(f"{where}: no usable frame in {len(paths)} bags; {why or 'record some'}")
-    return LoadedBags(_concatenate([bag.frames for bag in usable]), usable[0].first, dict(num_left_out), problems)
+    frames = _columns([episode for bag in usable for episode in bag.episodes])
+    first = usable[0].episodes[0].samples[0]
+    return LoadedBags(frames, usable[0].path, first.stamp_ns, dict(num_left_out), problems)
 
 
 def first_observation(loaded: LoadedBags, robot: RobotConfig, rule: FrameRule) -> Observation:
     """The first sample as the live node would have built it, images in the cameras' own size."""
     observer = Observer(robot)
-    for event in _open(loaded.first.bag, robot, rule):
+    for event in _open(loaded.first_bag, robot, rule):
         found = observe_event(observer, event)
-        if found is not None and found.stamp_ns == loaded.first.stamp_ns:
+        if found is not None and found.stamp_ns == loaded.first_ns:
             observation = found.observation()
             images = {name: np.array(image) for name, image in observation.images.items()}
             return replace(observation, stamp_ns=0, headers_ns=dict.fromkeys(images, 0), images=images)
-    raise ValueError(f"bag {loaded.first.bag} has changed since it was read; leave the bags alone while training")
+    raise ValueError(f"bag {loaded.first_bag} has changed since it was read; do not change bags while training runs")
 
 
 def _open(path: Path, robot: RobotConfig, rule: FrameRule) -> Feed:
@@ -140,12 +138,11 @@ def _open(path: Path, robot: RobotConfig, rule: FrameRule) -> Feed:
     return Feed(BagReader(path), robot, rule.namespace, LEARNED, needed)
 
 
-def _read_job(job: tuple[Path, RobotConfig, FrameRule, str]) -> _Bag:
-    path, robot, rule, interventions = job
+def _read_bag(path: Path, robot: RobotConfig, rule: FrameRule, interventions: str) -> _Bag:
     try:
         feed = _open(path, robot, rule)
     except ValueError as error:
-        return _Bag(None, None, Counter(), (str(error),))
+        return _Bag(path, [], Counter(), (str(error),))
     cutter = EpisodeCutter(robot, rule, feed.report)
     damage: tuple[str, ...] = ()
     try:
@@ -153,74 +150,39 @@ def _read_job(job: tuple[Path, RobotConfig, FrameRule, str]) -> _Bag:
             cutter.take(event)
     except ValueError as error:
         damage = (str(error),)
-    num_left_out = cutter.num_left_out
-    episodes = [_select(episode, cutter.modes, interventions, num_left_out) for episode in cutter.finish()]
-    episodes = [episode for episode in episodes if episode.samples]
+    kept = (replace(episode, samples=list(_select(episode, cutter, interventions))) for episode in cutter.finish())
+    episodes = [episode for episode in kept if episode.samples]
     problems = tuple(dict.fromkeys((*feed.problems, *damage)))
-    if not episodes:
-        if not problems and not num_left_out:
-            problems = (f"bag {path}: no images within an episode; check what was recorded",)
-        return _Bag(None, None, num_left_out, problems)
-    return _Bag(
-        _columns(episodes, cutter.modes),
-        FirstSample(path, episodes[0].samples[0].seen.stamp_ns),
-        num_left_out,
-        problems,
-    )
+    if not (episodes or problems or cutter.num_left_out):
+        problems = (f"bag {path}: no images within an episode; check what was recorded",)
+    return _Bag(path, episodes, cutter.num_left_out, problems)
 
 
-def _select(episode: Episode, modes: set[str], interventions: str, num_left_out: Counter[str]) -> Episode:
-    """``episode`` without the samples that ``interventions`` leaves out, which are counted."""
-    reasons = [_refusal(sample.driver, modes, interventions) for sample in episode.samples]
-    num_left_out.update(reason for reason in reasons if reason)
-    kept = [sample for sample, reason in zip(episode.samples, reasons, strict=True) if not reason]
-    return Episode(episode.task, episode.scene, kept)
+def _select(episode: Episode, cutter: EpisodeCutter, interventions: str) -> Iterator[Sample]:
+    """The samples of ``episode`` without those that ``interventions`` leaves out, which are counted."""
+    for sample in episode.samples:
+        is_intervention = sample.driver == Mode.TELEOP and Mode.POLICY in cutter.modes
+        if cutter.modes and not sample.driver:
+            cutter.num_left_out[f"from before the first {topics.MODE}"] += 1
+        elif interventions == "only" and not is_intervention:
+            cutter.num_left_out["that are not interventions"] += 1
+        elif interventions == "exclude" and is_intervention:
+            cutter.num_left_out["that are interventions"] += 1
+        else:
+            yield replace(sample, is_intervention=is_intervention)
 
 
-def _refusal(driver: str, modes: set[str], interventions: str) -> str:
-    """Why a sample of ``driver`` is left out, in a bag that names ``modes``; empty where it isn't."""
-    if modes and not driver:
-        return f"from before the first {topics.MODE}"
-    if interventions == "only" and not _is_intervention(driver, modes):
-        return "that are no interventions"
-    if interventions == "exclude" and _is_intervention(driver, modes):
-        return "that are interventions"
-    return ""
-
-
-def _is_intervention(driver: str, modes: set[str]) -> bool:
-    return driver == Mode.TELEOP and Mode.POLICY in modes
-
-
-def _columns(episodes: list[Episode], modes: set[str]) -> Frames:
+def _columns(episodes: list[Episode]) -> Frames:
     samples = [sample for episode in episodes for sample in episode.samples]
-    drivers = [sample.driver for sample in samples]
     return Frames(
-        images=np.stack([sample.seen.images for sample in samples]),
-        joint_positions=np.stack([sample.seen.joint_positions for sample in samples]),
+        images=np.stack([sample.images for sample in samples]),
+        joint_positions=np.stack([sample.joint_positions for sample in samples]),
         actions=np.stack([sample.actions for sample in samples]),
         episode=np.repeat(np.arange(len(episodes)), [len(episode.samples) for episode in episodes]),
-        driver=np.array(drivers, "U6"),
-        is_intervention=np.array([_is_intervention(driver, modes) for driver in drivers]),
+        driver=np.array([sample.driver for sample in samples], "U6"),
+        is_intervention=np.array([sample.is_intervention for sample in samples]),
         tasks=tuple(episode.task for episode in episodes),
         scenes=tuple(episode.scene for episode in episodes),
-    )
-
-
-def _concatenate(parts: list[Frames]) -> Frames:
-    def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])
-
-    offsets = np.cumsum([0] + [len(part.tasks) for part in parts[:-1]])
-    return Frames(
-        images=joined("images"),
-        joint_positions=joined("joint_positions"),
-        actions=joined("actions"),
-        episode=np.concatenate([part.episode + offset for part, offset in zip(parts, offsets, strict=True)]),
-        driver=joined("driver"),
-        is_intervention=joined("is_intervention"),
-        tasks=tuple(task for part in parts for task in part.tasks),
-        scenes=tuple(scene for part in parts for scene in part.scenes),
     )
 
 

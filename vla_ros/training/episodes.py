@@ -14,21 +14,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from vla_ros import topics
 from vla_ros.observing.observe import Match, Observer
-from vla_ros.recordings.events import CommandEvent, Event, MarkerEvent, ModeEvent, SceneEvent, TaskEvent
-from vla_ros.recordings.observed import observe_event
+from vla_ros.recordings.events import BagEvent, CommandEvent, MarkerEvent, ModeEvent, SceneEvent, TaskEvent
+from vla_ros.recordings.feed import observe_event
+from vla_ros.recordings.series import GrowingSeries
 from vla_ros.robot import RobotConfig
-from vla_ros.training.series import Rows, Series
 from vla_ros.types import Mode
 from vla_ros.units import NS_PER_S
 
-MAX_COMMAND_GAP_S = 0.5
-"""Between two commands further apart nothing is known of what was commanded."""
 HELD = frozenset((Mode.HOLD, Mode.ESTOP))
 EPISODES = ("task", "marker")
 
@@ -52,31 +50,41 @@ class FrameRule:
 
 
 @dataclass(frozen=True)
-class Observed:
-    """An observation at ``stamp_ns``, its images resized: uint8 ``[num_cameras, height, width, 3]``."""
+class Sample:
+    """An observation at ``stamp_ns``, its images resized: uint8 ``[num_cameras, height, width, 3]``.
+
+    When its episode has ended it has a label, ``actions`` ``[horizon, num_joints]``, and a ``driver`` who gave it,
+    empty where the recording does not say; ``is_intervention`` where that was a human, and the policy drove in the
+    recording, too.
+    """
 
     stamp_ns: int
     images: np.ndarray
     joint_positions: np.ndarray
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An observation, its label ``actions`` ``[horizon, num_joints]``, and who gave it: empty where the recording does
-    not say."""
-
-    seen: Observed
-    actions: np.ndarray
-    driver: str
+    actions: np.ndarray | None = None
+    driver: str = ""
+    is_intervention: bool = False
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode's samples; ``scene`` says where things were when it began, m, by name: empty where nobody knows."""
+    """One episode's samples; ``scene`` says where things were when it began, m, by name; empty: not known."""
 
     task: str
     scene: Mapping[str, tuple[float, float]]
     samples: list[Sample]
+
+
+class _Commands:
+    """What one output was commanded over time, and by whom."""
+
+    def __init__(self, num_joints: int) -> None:
+        self.rows = GrowingSeries(num_joints)
+        self.drivers: list[str] = []
+
+    def add(self, due_ns: int, row: np.ndarray, driver: str) -> None:
+        if self.rows.add(due_ns, row):
+            self.drivers.append(driver)
 
 
 @dataclass
@@ -86,8 +94,8 @@ class _OpenEpisode:
     start_ns: int
     task: str
     scene: Mapping[str, tuple[float, float]]
-    commands: dict[str, Series]
-    observations: list[Observed] = field(default_factory=list)
+    commands: dict[str, _Commands]
+    observations: list[Sample] = field(default_factory=list)
 
 
 class EpisodeCutter:
@@ -112,7 +120,7 @@ class EpisodeCutter:
         self.num_left_out: Counter[str] = Counter()
         self.modes: set[str] = set()
 
-    def take(self, event: Event) -> None:
+    def take(self, event: BagEvent) -> None:
         found = observe_event(self._observer, event)
         if found is not None:
             self._see(found)
@@ -126,7 +134,7 @@ class EpisodeCutter:
                 self._scene, self._is_new_scene = event.places, True
             case TaskEvent() if event.task != self._task or self._is_new_scene:
                 self._task = event.task
-                # What an earlier task's scene has become nobody knows.
+                # What has become of an earlier task's scene is not known.
                 self._scene_of_task = self._scene if self._is_new_scene else {}
                 self._is_new_scene = False
                 self._begin(event.received_ns)
@@ -153,7 +161,7 @@ class EpisodeCutter:
             except ValueError as error:
                 self._report("image", f"{error}; it is left out")
             else:
-                self._span.observations.append(Observed(found.stamp_ns, images, found.joint_positions))
+                self._span.observations.append(Sample(found.stamp_ns, images, found.joint_positions))
 
     def _mark(self, event: MarkerEvent) -> None:
         if event.text != "start" and not self._is_running:
@@ -169,7 +177,7 @@ class EpisodeCutter:
     def _begin(self, start_ns: int) -> None:
         self._end()
         if self._is_running and self._task:
-            commands = {output.name: Series() for output in self._robot.outputs}
+            commands = {output.name: _Commands(len(output.joints)) for output in self._robot.outputs}
             self._span = _OpenEpisode(start_ns, self._task, self._scene_of_task, commands)
 
     def _end(self) -> None:
@@ -181,7 +189,7 @@ class EpisodeCutter:
         self._span = None
 
     def _decide(self, outcome: str) -> None:
-        """What becomes of the episodes since ``start``; without an outcome nobody knows what they are worth."""
+        """What becomes of the episodes since ``start``; without an outcome it is not known what they are worth."""
         if outcome == "success" or (outcome == "failure" and self._rule.keep_failures):
             self._episodes += self._undecided
         else:
@@ -194,25 +202,32 @@ class EpisodeCutter:
 
 def _samples(span: _OpenEpisode, robot: RobotConfig, rule: FrameRule, num_left_out: Counter[str]) -> list[Sample]:
     """The observations of ``span`` whose whole chunk one driver commanded; the others are counted."""
-    commands = {name: Rows(series, MAX_COMMAND_GAP_S) for name, series in span.commands.items()}
+    series = {name: commands.rows.series() for name, commands in span.commands.items()}
     due_ns = np.round((np.arange(rule.horizon) + rule.offset) * rule.chunk_dt_s * NS_PER_S).astype(np.int64)
     samples = []
     for seen in span.observations:
         dues_ns = seen.stamp_ns + due_ns
-        wanted = {name: rows for name, series in commands.items() if (rows := series.at(dues_ns)) is not None}
+        actions = np.empty((rule.horizon, robot.num_joints))
+        for output in robot.outputs:
+            actions[:, robot.columns(output.joints)] = series[output.name].at(dues_ns)
         if seen.stamp_ns < span.start_ns:
             num_left_out["from before their episode"] += 1
-        elif len(wanted) < len(commands):
+        elif not np.isfinite(actions).all():
             num_left_out["without commands to the end of their chunk"] += 1
         else:
-            drivers = set().union(*(series.drivers(seen.stamp_ns, dues_ns) for series in commands.values()))
+            given = (_drivers(series[name].times_ns, span.commands[name].drivers, seen, dues_ns) for name in series)
+            drivers = set().union(*given)
             if drivers <= HELD:
                 num_left_out["in HOLD or ESTOP"] += 1
             elif len(drivers) > 1:
                 num_left_out["whose chunk another driver goes on with"] += 1
             else:
-                actions = np.empty((rule.horizon, robot.num_joints))
-                for output in robot.outputs:
-                    actions[:, [robot.joint_names.index(name) for name in output.joints]] = wanted[output.name]
-                samples.append(Sample(seen, actions, drivers.pop()))
+                samples.append(replace(seen, actions=actions, driver=drivers.pop()))
     return samples
+
+
+def _drivers(times_ns: np.ndarray, drivers: list[str], seen: Sample, dues_ns: np.ndarray) -> set[str]:
+    """Who gave the commands from an observation on and those around ``dues_ns``."""
+    before = np.searchsorted(times_ns, dues_ns[0], "right") - 1
+    first = min(before, np.searchsorted(times_ns, seen.stamp_ns, "left"))
+    return set(drivers[first : np.searchsorted(times_ns, dues_ns[-1], "left") + 1])

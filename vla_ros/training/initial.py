@@ -1,4 +1,4 @@
-"""The weights and the tokenizer a run begins with: random and trained on the data, or those of a policy directory."""
+"""The weights of a policy directory to go on from."""
 
 from __future__ import annotations
 
@@ -6,24 +6,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
-from torch import nn
 
 from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.files import WEIGHTS_FILE, open_policy
 from vla_ros.policies.fill import build_policy
-from vla_ros.policies.pi.policy import PiPolicy
-from vla_ros.policies.pi.processor import PiProcessor
-
-
-def random_policy(config: PolicyConfig, vision_pos_emb_init_gain: float) -> BasePolicy:
-    """From random weights a place must weigh as much as a colour: at the usual 0.02 the backbone is slow to learn that
-    what it sees is somewhere."""
-    policy = build_policy(config)
-    if isinstance(policy, PiPolicy):
-        nn.init.normal_(policy.vlm_bridge.causal_model.model.visual.pos_embed.weight, std=vision_pos_emb_init_gain)
-    return policy
 
 
 def policy_from(config: PolicyConfig, policy_dir: Path) -> BasePolicy:
@@ -45,11 +32,3 @@ def policy_from(config: PolicyConfig, policy_dir: Path) -> BasePolicy:
         for name, parameter in own.items():
             parameter.copy_(weights[name])
     return policy
-
-
-def tokenizer_of(policy_dir: Path) -> Tokenizer:
-    """Its ids are what the weights know. Raises ValueError for a policy that has none."""
-    processor = open_policy(policy_dir).processor
-    if not isinstance(processor, PiProcessor):
-        raise ValueError(f"initial_policy {policy_dir}: a {processor.config.type} has no tokenizer; give a PiPolicy")
-    return processor.tokenizer

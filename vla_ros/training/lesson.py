@@ -1,24 +1,16 @@
-"""What a run teaches beside actions, handed in by whoever starts it."""
+"""What a run teaches beside actions, handed in by its caller."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from vla_ros.robot import RobotConfig
-
-
-@dataclass(frozen=True)
-class Question:
-    """A generation prompt and its answer; none without an answer."""
-
-    prompt: str = ""
-    answer: str = ""
+from vla_ros.transforms.sample import TextTarget
 
 
 class Lesson(ABC):
@@ -33,5 +25,5 @@ class Lesson(ABC):
         """Of at most ``vocab_size`` tokens; ``tasks`` are the bags' instructions."""
 
     @abstractmethod
-    def ask(self, scene: Mapping[str, tuple[float, float]], rng: np.random.Generator) -> Question:
+    def ask(self, scene: Mapping[str, tuple[float, float]], rng: np.random.Generator) -> TextTarget:
         """About a scene of which it is known where things are, x and y in m by name."""

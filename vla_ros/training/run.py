@@ -5,23 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
 from vla_ros.bags.files import find_bags
 from vla_ros.policies.directory import save_policy
-from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
-from vla_ros.policies.pi.processor import PiProcessor, make_vlm_processor
+from vla_ros.policies.families import family_of
+from vla_ros.policies.files import open_policy
+from vla_ros.policies.fill import build_policy
+from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.training.config import TrainConfig
 from vla_ros.training.dataset import LoadedBags, first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
-from vla_ros.training.initial import policy_from, random_policy, tokenizer_of
+from vla_ros.training.initial import policy_from
 from vla_ros.training.lesson import Lesson
-from vla_ros.training.samples import SampleMaker, split_by_episode
+from vla_ros.training.samples import SampleMaker, compute_split_stats, split_by_episode
 from vla_ros.training.trainer import Trainer, Validation
 
 
@@ -55,30 +57,31 @@ def train(
     started = time.perf_counter()
     torch.set_num_threads(config.num_threads)
     robot = load_robot(robot_file)
-    _check_fit(config, robot, lesson)
+    rule = frame_rule(config)
+    _check_fit(config, robot, lesson, rule)
     data = config.data.bind(robot.joint_limits)
     data.action_space.check_fit(config.policy.action_dim, "policy.action_dim")
     if config.policy.state_history:
         data.state_space.check_fit(config.policy.state_dim, "policy.state_dim")
-    start = Path(config.initial_policy) if config.initial_policy else None
     if lesson is not None:
         lesson.prepare(Path(config.bags), robot, config.num_workers, report)
-    rule = frame_rule(config)
     loaded = _read_bags(config, robot, rule, report)
     frames = loaded.frames
-    tokenizer = _make_tokenizer(lesson, frames.tasks, config.vocab_size) if start is None else tokenizer_of(start)
-    processor = make_vlm_processor(config.processor, config.policy, tokenizer, len(robot.cameras))
     weight = config.intervention_weight if config.interventions == "upweight" else 1.0
     split = split_by_episode(frames, config.validation_share, weight)
-    samples = SampleMaker(frames, split, data, processor, lesson)
+    stats = compute_split_stats(frames, split, data)
     torch.manual_seed(config.seed)
-    gain = config.vision_pos_emb_init_gain
-    policy = random_policy(config.policy, gain) if start is None else policy_from(config.policy, start)
-    trainer = Trainer(config, policy, samples, split)
+    if config.initial_policy:
+        policy = policy_from(config.policy, Path(config.initial_policy))
+    else:
+        policy = build_policy(config.policy)
+        policy.init_vision(config.vision_pos_emb_init_gain)
+    tokenizer = _tokenizer(config, lesson, frames.tasks)
+    processor = _processor_class(config).for_training(config.policy, data, stats, config.processor, tokenizer)
+    trainer = Trainer(config, policy, SampleMaker(frames, processor, lesson), split)
     validation = trainer.run(report)
 
-    exported = PiProcessor(config.policy, data, config.processor, tokenizer, samples.stats)
-    save_policy(config.output_dir, policy, exported, first_observation(loaded, robot, rule))
+    save_policy(config.output_dir, policy, processor, first_observation(loaded, robot, rule))
     report(f"policy directory: {config.output_dir}")
     return TrainingReport(
         num_episodes=len(frames.tasks),
@@ -95,19 +98,24 @@ def train(
     )
 
 
-def _make_tokenizer(lesson: Lesson | None, tasks: Sequence[str], vocab_size: int) -> Tokenizer:
-    assert lesson is not None, "_check_fit has looked"
-    return lesson.make_tokenizer(tasks, vocab_size)
+def _processor_class(config: TrainConfig) -> type[PolicyProcessor]:
+    return family_of(config.policy).processor_class()
+
+
+def _tokenizer(config: TrainConfig, lesson: Lesson | None, tasks: Sequence[str]) -> Tokenizer | None:
+    """Where weights come from a policy directory, its own: its ids are what they know."""
+    if config.initial_policy:
+        return open_policy(Path(config.initial_policy)).processor.tokenizer
+    return None if lesson is None else lesson.make_tokenizer(tasks, config.vocab_size)
 
 
 def frame_rule(config: TrainConfig) -> FrameRule:
-    """Images are resized by the policy's own processor, which can be made only of the tokenizer, later."""
-    processor = BACKBONES[config.policy.vlm_type].processor_class()
+    """Images are resized as the policy's own processor does it, which can be made only when the bags have been read."""
     return FrameRule(
         horizon=config.data.action_horizon,
         chunk_dt_s=config.data.chunk_dt_s,
         offset=config.data.action_offset,
-        resize=partial(processor.resize_image, config.processor),
+        resize=_processor_class(config).resizer(config.policy, config.processor),
         min_gap_s=config.min_frame_gap_s,
         namespace=config.namespace,
         episodes=config.episodes,
@@ -119,7 +127,7 @@ def _read_bags(config: TrainConfig, robot: RobotConfig, rule: FrameRule, report:
     folder = Path(config.bags)
     found = find_bags(folder)
     if found.others:
-        report(f"passed over in {folder}, not a bag: {', '.join(found.others)}")
+        report(f"skipped in {folder}, not a bag: {', '.join(found.others)}")
     if not found.bags:
         raise ValueError(
             f"{folder}: no rosbag2 bag in it; expected folders of bags, .mcap or .db3 files: set bags=FOLDER"
@@ -131,8 +139,9 @@ def _read_bags(config: TrainConfig, robot: RobotConfig, rule: FrameRule, report:
     return loaded
 
 
-def _check_fit(config: TrainConfig, robot: RobotConfig, lesson: Lesson | None) -> None:
-    if not config.initial_policy and lesson is None:
+def _check_fit(config: TrainConfig, robot: RobotConfig, lesson: Lesson | None, rule: FrameRule) -> None:
+    needs_tokenizer = _processor_class(config).settings_type is not None
+    if needs_tokenizer and not config.initial_policy and lesson is None:
         raise ValueError("initial_policy and lesson are empty; expected one of them: a tokenizer comes from there")
     for what, given, expected in (
         ("data.joint_names", config.data.joint_names, robot.joint_names),
@@ -141,9 +150,7 @@ def _check_fit(config: TrainConfig, robot: RobotConfig, lesson: Lesson | None) -
         if given != expected:
             raise ValueError(f"{what} is {list(given)}; robot '{robot.name}' has {list(expected)}: make them equal")
     for camera in robot.cameras:
-        size = (config.processor.camera_width, config.processor.camera_height)
-        if (camera.width, camera.height) != size:
-            raise ValueError(
-                f"camera '{camera.name}' is {camera.width}x{camera.height}; the processor expects {size[0]}x{size[1]}: "
-                "set processor.camera_width and camera_height"
-            )
+        try:
+            rule.resize(np.zeros((camera.height, camera.width, 3), np.uint8))
+        except ValueError as error:
+            raise ValueError(f"camera '{camera.name}': {error}, or the processor group of the train config") from error

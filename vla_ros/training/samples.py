@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla_ros.policies.config import DataConfig
-from vla_ros.policies.modules.vlm_bridge.processor import VLMProcessor
+from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.training.dataset import Frames
-from vla_ros.training.lesson import Lesson, Question
+from vla_ros.training.lesson import Lesson
 from vla_ros.transforms.normalize import FieldStats, Normalizer, compute_stats
-from vla_ros.transforms.sample import TrainingBatch
+from vla_ros.transforms.sample import TextTarget, TrainingBatch
 
 
 @dataclass(frozen=True)
@@ -48,22 +48,22 @@ def split_by_episode(frames: Frames, validation_share: float, intervention_weigh
     return Split(train, np.flatnonzero(held_out), share)
 
 
-class SampleMaker:
-    """Makes batches of ``frames``; its statistics come from the training split alone."""
+def compute_split_stats(frames: Frames, split: Split, data: DataConfig) -> dict[str, FieldStats]:
+    """Of states and actions in the training split alone."""
+    states, labels = _encode(frames, data)
+    return {"state": compute_stats(states[split.train]), "action": compute_stats(labels[split.train])}
 
-    def __init__(
-        self, frames: Frames, split: Split, data: DataConfig, processor: VLMProcessor, lesson: Lesson | None = None
-    ) -> None:
+
+class SampleMaker:
+    """Makes batches of ``frames`` for the policy of ``processor``."""
+
+    def __init__(self, frames: Frames, processor: PolicyProcessor, lesson: Lesson | None = None) -> None:
         self._frames = frames
         self._processor = processor
         self._lesson = lesson
+        data, self.stats = processor.data, processor.stats
         self._space = data.action_space
-        self._labels = self._space.encode(frames.actions, frames.joint_positions)
-        self._states = data.state_space.encode(frames.joint_positions[:, None], frames.joint_positions)
-        self.stats: dict[str, FieldStats] = {
-            "state": compute_stats(self._states[split.train]),
-            "action": compute_stats(self._labels[split.train]),
-        }
+        self._states, self._labels = _encode(frames, data)
         self._state = Normalizer(data.normalization, self.stats["state"])
         self.action = Normalizer(data.normalization, self.stats["action"])
 
@@ -74,18 +74,22 @@ class SampleMaker:
         return np.abs(targets - self._frames.actions[indices])
 
     def batch(self, indices: np.ndarray, rng: np.random.Generator) -> TrainingBatch:
-        """A batch; where the bags say where things are, the lesson's question and its answer come with it."""
-        episodes = self._frames.episode[indices]
-        questions = [self._ask(self._frames.scenes[episode], rng) for episode in episodes]
+        """A batch; where the bags say where things are, the question of the lesson and its answer come with it."""
+        frames, episodes = self._frames, self._frames.episode[indices]
+        states = self._state.normalize(self._states[indices])
         policy_input = self._processor.make_batch(
-            self._frames.images[indices],
-            [self._frames.tasks[episode] for episode in episodes],
-            [question.prompt for question in questions],
-            [question.answer for question in questions],
+            frames.images[indices],
+            [frames.tasks[episode] for episode in episodes],
+            states,
+            [self._ask(frames.scenes[episode], rng) for episode in episodes],
         )
-        return TrainingBatch(
-            policy_input, self._state.normalize(self._states[indices]), self.action.normalize(self._labels[indices])
-        )
+        return TrainingBatch(policy_input, states, self.action.normalize(self._labels[indices]))
 
-    def _ask(self, scene: Mapping[str, tuple[float, float]], rng: np.random.Generator) -> Question:
-        return self._lesson.ask(scene, rng) if self._lesson is not None and scene else Question()
+    def _ask(self, scene: Mapping[str, tuple[float, float]], rng: np.random.Generator) -> TextTarget:
+        return self._lesson.ask(scene, rng) if self._lesson is not None and scene else TextTarget()
+
+
+def _encode(frames: Frames, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """States ``[num_samples, 1, state_dim]`` and actions ``[num_samples, horizon, action_dim]``."""
+    states = data.state_space.encode(frames.joint_positions[:, None], frames.joint_positions)
+    return states, data.action_space.encode(frames.actions, frames.joint_positions)

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ class Validation:
     """Errors on episodes never trained on, at the chunk's last action, by joint (rad): the policy's, and those of
     always answering the mean; ``ce_loss`` is the grounding's, 0 for a policy without."""
 
-    error_rad: np.ndarray
-    guess_rad: np.ndarray
+    error_rad: tuple[float, ...]
+    guess_rad: tuple[float, ...]
     ce_loss: float
 
     def __str__(self) -> str:
@@ -118,7 +118,8 @@ class Trainer:
         self.policy.train()
         mean = self._samples.stats["action"].mean
         guesses = self._samples.errors(np.broadcast_to(mean, (len(chosen), *mean.shape)), chosen)[:, -1]
-        return Validation(np.concatenate(errors).mean(0), guesses.mean(0), float(np.mean(ce_losses)))
+        error_rad = tuple(np.concatenate(errors).mean(0).tolist())
+        return Validation(error_rad, tuple(guesses.mean(0).tolist()), float(np.mean(ce_losses)))
 
     def _train_step(self) -> float:
         optimizer = self._config.optimizer
@@ -143,13 +144,8 @@ class Trainer:
         return self.policy.unpack_batch(self._samples.batch(indices, rng), self._device)
 
     def _log(self, validation: Validation) -> Validation:
-        record = {
-            "step": self._step,
-            "seconds": round(self._seconds, 1),
-            "error_rad": validation.error_rad.round(5).tolist(),
-            "guess_rad": validation.guess_rad.round(5).tolist(),
-            "ce_loss": round(validation.ce_loss, 5),
-        }
+        judged = {name: np.round(value, 5).tolist() for name, value in asdict(validation).items()}
+        record = {"step": self._step, "seconds": round(self._seconds, 1), **judged}
         with (self._run_dir / LOG).open("a") as log:
             log.write(json.dumps(record) + "\n")
         return validation

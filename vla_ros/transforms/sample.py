@@ -103,6 +103,14 @@ def check_tensor(name: str, array: np.ndarray | None, kinds: tuple[str, ...], nd
 
 
 @dataclass(frozen=True)
+class TextTarget:
+    """A generation prompt and the answer to learn, beside the actions; nothing is learned without an answer."""
+
+    prompt: str = ""
+    answer: str = ""
+
+
+@dataclass(frozen=True)
 class TrainingBatch:
     """``policy_input`` is what the family's processor makes of the observations, batched; ``state`` float32 [batch,
     state_history, state_dim] and ``actions`` float32 [batch, horizon, action_dim], both normalised."""

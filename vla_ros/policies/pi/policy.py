@@ -153,6 +153,9 @@ class PiPolicy(FlowMatchingPolicy):
         noise = torch.randn(sample.actions.shape, generator=generator).to(sample.actions.device)
         return self.sample_actions(sample.observation, NUM_VALIDATION_STEPS, noise)
 
+    def init_vision(self, pos_emb_std: float) -> None:
+        nn.init.normal_(self.vlm_bridge.causal_model.model.visual.pos_embed.weight, std=pos_emb_std)
+
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Chunks may be longer: each further action begins as the last known one."""
         known = weights.get(ACTION_POSITIONS)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from vla_ros.policies.config import DataConfig
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, VLMProcessor
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
@@ -19,6 +21,7 @@ from vla_ros.policies.pi.request import PiRequest
 from vla_ros.policies.processor import PolicyProcessor, read_text
 from vla_ros.strict import config_to_dict, explained, parse_config
 from vla_ros.transforms.normalize import FieldStats
+from vla_ros.transforms.sample import TextTarget
 from vla_ros.types import Observation
 
 TOKENIZER_FILE = "processor/tokenizer.json"
@@ -33,6 +36,7 @@ class PiProcessor(PolicyProcessor):
 
     files = (TOKENIZER_FILE, PROCESSOR_FILE)
     request_type = PiRequest
+    settings_type = ProcessorConfig
     is_guidable = True
 
     def __init__(
@@ -55,6 +59,27 @@ class PiProcessor(PolicyProcessor):
         sizes = read_text(policy_dir / PROCESSOR_FILE, PROCESSOR_FILE, json.loads)
         tokenizer = read_tokenizer(policy_dir / TOKENIZER_FILE, TOKENIZER_FILE)
         return cls(config, data, parse_config(ProcessorConfig, sizes, PROCESSOR_FILE), tokenizer, stats, digest)
+
+    @classmethod
+    def for_training(
+        cls,
+        config: PiConfig,
+        data: DataConfig,
+        stats: Mapping[str, FieldStats],
+        settings: ProcessorConfig,
+        tokenizer: Tokenizer,
+    ) -> PiProcessor:
+        return cls(config, data, settings, tokenizer, stats)
+
+    @classmethod
+    def resizer(cls, config: PiConfig, settings: ProcessorConfig) -> Callable[[np.ndarray], np.ndarray]:
+        return partial(BACKBONES[config.vlm_type].processor_class().resize_image, settings)
+
+    def make_batch(
+        self, images: np.ndarray, tasks: Sequence[str], states: np.ndarray, targets: Sequence[TextTarget]
+    ) -> PolicyInput:
+        prompts, answers = [text.prompt for text in targets], [text.answer for text in targets]
+        return self._vlm.make_batch(images, tasks, prompts, answers)
 
     def write(self, policy_dir: Path) -> None:
         (policy_dir / PROCESSOR_FILE).parent.mkdir(exist_ok=True)

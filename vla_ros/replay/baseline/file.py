@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from vla_ros.recordings.series import TimeSeries
 from vla_ros.replay.baseline.fingerprint import NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
 from vla_ros.replay.baseline.provenance import Provenance
 from vla_ros.replay.baseline.record import BagRecord, Baseline, ChunkRecord, Tolerances
 from vla_ros.replay.records import Incident
-from vla_ros.replay.series import TimeSeries
 from vla_ros.strict import config_to_dict, parse_config
 
 FORMAT = "vla_ros replay baseline 2"

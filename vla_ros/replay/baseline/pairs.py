@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from vla_ros.recordings.series import TimeSeries
 from vla_ros.replay.baseline.record import BagRecord, Baseline, ChunkRecord
 from vla_ros.replay.records import by_observation
-from vla_ros.replay.series import TimeSeries
 from vla_ros.units import NS_PER_S
 
 BAG, SETTING, INPUT, BEHAVIOUR, FILE = "bag", "setting", "input", "behaviour", "file"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros.recordings.series import TimeSeries
 from vla_ros.replay.baseline.fingerprint import InputFingerprint
 from vla_ros.replay.baseline.provenance import Provenance, bag_name
 from vla_ros.replay.records import Incident, Replay, check_same_policy
-from vla_ros.replay.series import TimeSeries
 
 
 @dataclass(frozen=True)

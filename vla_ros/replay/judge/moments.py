@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros.recordings.series import mean_of_known
 from vla_ros.replay.records import COMMANDED, MEASURED, Replay, ReplayedChunk, Stretch, chunks_of
-from vla_ros.replay.series import mean_of_known
 from vla_ros.units import NS_PER_S
 
 NUM_WORST = 6

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros.recordings.series import mean_of_known, ratio
 from vla_ros.replay.records import COMMANDED, MEASURED, Replay, by_observation, check_same_policy, chunks_of
-from vla_ros.replay.series import mean_of_known, ratio
 
 NUM_RESAMPLES = 2000
 SEED = 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros.recordings.series import mean_of_known
 from vla_ros.replay.judge.moments import Intervention, WorstMoment, intervention, worst_moments
 from vla_ros.replay.records import (
     COMMANDED,
@@ -18,7 +19,6 @@ from vla_ros.replay.records import (
     chunks_of,
     wanted_mode,
 )
-from vla_ros.replay.series import mean_of_known
 from vla_ros.units import MS_PER_NS, NS_PER_S
 
 INCIDENT_KINDS = ("limit", "watchdog", "processor")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vla_ros.recordings.series import mean_of_known
 from vla_ros.replay.judge.moments import WorstMoment
 from vla_ros.replay.records import COMMANDED, DRIVERS, MEASURED, Incident, Replay, ReplayedChunk, wanted_mode
-from vla_ros.replay.series import mean_of_known
 from vla_ros.replay.session import ReplaySession
 
 

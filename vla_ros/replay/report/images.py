@@ -38,18 +38,18 @@ def moment_images(session: ReplaySession) -> Images:
 
 
 def _nearest_frames(events: Iterable[object], times_ns: Collection[int]) -> dict[tuple[int, str], Frame]:
-    nearest: dict[tuple[int, str], FrameEvent] = {}
+    nearest: dict[tuple[int, str], Frame] = {}
     for event in events:
         if not isinstance(event, FrameEvent):
             continue
         for time_ns in times_ns:
             key = (time_ns, event.frame.camera)
             best = nearest.get(key)
-            if best is None or abs(event.stamp_ns - time_ns) < abs(best.stamp_ns - time_ns):
-                nearest[key] = event
+            if best is None or abs(event.frame.stamp_ns - time_ns) < abs(best.stamp_ns - time_ns):
+                nearest[key] = event.frame
         if event.received_ns > max(times_ns) + NS_PER_S:
             break
-    return {key: event.frame for key, event in nearest.items()}
+    return nearest
 
 
 def _is_decodable(frame: Frame) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from vla_ros.recordings.series import mean_of_known
 from vla_ros.replay.records import COMMANDED, MEASURED, Replay
 from vla_ros.replay.report import svg
 from vla_ros.replay.report.bags import Bag, NumberedMoment
 from vla_ros.replay.report.timeline import LEFT, RIGHT, WIDTH, head_room, letter, marks, name_style, time_scale
-from vla_ros.replay.series import mean_of_known
 from vla_ros.types import Mode
 from vla_ros.units import NS_PER_S
 

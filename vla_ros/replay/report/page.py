@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from vla_ros.recordings.series import mean_of_known
 from vla_ros.replay.judge.verdict import Verdict
 from vla_ros.replay.report import charts, joints, timeline
 from vla_ros.replay.report.bags import Bag, bags_of, grouped_incidents, moments_of
 from vla_ros.replay.report.images import Images, jpeg, moment_images
 from vla_ros.replay.report.svg import percent, plain
-from vla_ros.replay.series import mean_of_known
 from vla_ros.replay.session import ReplaySession
 
 MAX_BAGS_DRAWN, MAX_INCIDENT_ROWS, MAX_BAGS_NAMED = 6, 100, 3

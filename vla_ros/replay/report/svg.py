@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from vla_ros.replay.series import TimeSeries
+from vla_ros.recordings.series import TimeSeries
 from vla_ros.units import NS_PER_S
 
 Values = TypeVar("Values", float, np.ndarray)

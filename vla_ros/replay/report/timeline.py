@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from vla_ros.recordings.series import TimeSeries
 from vla_ros.replay.records import Incident, Replay, Stretch
 from vla_ros.replay.report import svg
 from vla_ros.replay.report.bags import Bag
-from vla_ros.replay.series import TimeSeries
 
 WIDTH, LEFT, RIGHT = 1000.0, 150.0, 990.0
 BAND_HEIGHT, LANE_HEIGHT, ERROR_HEIGHT = 20.0, 22.0, 120.0

@@ -76,10 +76,13 @@ class GrowingSeries:
         self._times_ns = array("q")
         self._values = array("d")
 
-    def add(self, time_ns: int, row: np.ndarray) -> None:
-        if not self._times_ns or time_ns > self._times_ns[-1]:
+    def add(self, time_ns: int, row: np.ndarray) -> bool:
+        """Returns whether it is in."""
+        is_later = not self._times_ns or time_ns > self._times_ns[-1]
+        if is_later:
             self._times_ns.append(time_ns)
             self._values.extend(row)
+        return is_later
 
     def newest(self) -> np.ndarray | None:
         """The newest row ``[width]``."""
