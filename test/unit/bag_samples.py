@@ -1,6 +1,7 @@
 """Small bags as rosbag2 writes them, and as they are found after a crash."""
 
 import sqlite3
+import struct
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import yaml
 from rosbags.rosbag2 import CompressionFormat, StoragePlugin, Writer
 
 from vla_ros.bags.read import BagReader
-from vla_ros.bags.types import TYPES, message_type
+from vla_ros.bags.types import TYPES, message_type, serialize
 
 NS_PER_S = 1_000_000_000
 START_NS = 1_700_000_000 * NS_PER_S
@@ -81,6 +82,30 @@ def write_bag(path, messages, storage=MCAP, compression=None, typestore=TYPES):
 def texts(num, topic="/text", period_s=0.1):
     """A message each ``period_s``, saying which it is."""
     return [(topic, string(f"text {i}"), at(i * period_s)) for i in range(num)]
+
+
+def write_plain_mcap(path, *channels):
+    """An MCAP file without chunks and index, as any program may write it; ``channels`` are (topic, name of the schema,
+    its encoding and its bytes, messages), a message each 0.1 s. Returns ``path``."""
+    data = b"\x89MCAP0\r\n" + _record(1, _text(""), _text("another writer"))
+    for number, (topic, msgtype, encoding, definition, _) in enumerate(channels, 1):
+        data += _record(3, struct.pack("<H", number), _text(msgtype), _text(encoding), _text(definition))
+        data += _record(4, struct.pack("<HH", number, number), _text(topic), _text("cdr"), _text(""))
+    for number, (*_, messages) in enumerate(channels, 1):
+        for i, message in enumerate(messages):
+            content = message if isinstance(message, bytes) else bytes(serialize(message))
+            data += _record(5, struct.pack("<HIQQ", number, i, at(i * 0.1), at(i * 0.1)), content)
+    path.write_bytes(data + _record(15, bytes(4)))
+    return path
+
+
+def _record(op, *parts):
+    return struct.pack("<BQ", op, sum(map(len, parts))) + b"".join(parts)
+
+
+def _text(text):
+    data = text if isinstance(text, bytes) else text.encode()
+    return struct.pack("<I", len(data)) + data
 
 
 def storage_file(bag):

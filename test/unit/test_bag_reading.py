@@ -26,6 +26,7 @@ from bag_samples import (
     string,
     texts,
     write_bag,
+    write_plain_mcap,
 )
 from rosbags.rosbag2 import CompressionMode
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -158,6 +159,61 @@ def test_a_definition_in_idl_is_read(tmp_path):
     connection.execute(change, (definition,))
     connection.commit()
     connection.close()
+    assert read_texts(bag) == (expected_texts(3), ())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "definition"),
+    [("protobuf", bytes(range(128, 256))), ("ros2msg", "float64 angle  # in °".encode("latin-1"))],
+    ids=["binary", "latin-1"],
+)
+def test_a_definition_that_is_not_text_costs_nothing_beside_it(tmp_path, encoding, definition):
+    foreign = ("/foreign", "somebody.Message", encoding, definition, [b"\xff\x00", b"\xfe"])
+    texts_channel = (
+        "/text",
+        STRING,
+        "ros2msg",
+        b"string data  # at 20 \xb0C\n",
+        [string(text) for text in expected_texts(3)],
+    )
+    path = write_plain_mcap(tmp_path / "of_another.mcap", foreign, texts_channel)
+    read, problems = read_texts(path, ["/text"])
+    assert read == expected_texts(3) and len(problems) == 1 and "index" in problems[0]
+
+
+def test_a_schema_that_breaks_off_costs_its_own_topic_only(tmp_path):
+    broken = write_plain_mcap(
+        tmp_path / "broken.mcap",
+        ("/foreign", "somebody.Message", "protobuf", b"12345678", [b""]),
+        ("/text", STRING, "ros2msg", b"string data\n", [string(text) for text in expected_texts(3)]),
+    )
+    length = struct.pack("<I", 8) + b"12345678"
+    broken.write_bytes(broken.read_bytes().replace(length, struct.pack("<I", 800) + b"12345678"))
+    assert read_texts(broken, ["/text"])[0] == expected_texts(3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE topics SET name = x'ff80', type = x'ff' WHERE name = '/foreign'",
+        "UPDATE message_definitions SET encoded_message_definition = CAST(encoded_message_definition AS BLOB)",
+        "ALTER TABLE message_definitions RENAME COLUMN encoding TO how",
+    ],
+)
+def test_what_another_writer_left_in_sqlite_costs_its_own_topic_only(tmp_path, change):
+    foreign = ("/foreign", joint_state(at(0), ["a"], [1.0]), at(0))
+    bag = write_bag(tmp_path / "bag", [*texts(3), foreign], SQLITE)
+    connection = sqlite3.connect(storage_file(bag))
+    connection.execute(change)
+    connection.commit()
+    connection.close()
+    assert read_texts(bag, ["/text"]) == (expected_texts(3), ())
+
+
+def test_metadata_in_another_encoding_are_read(tmp_path):
+    bag = write_bag(tmp_path / "bag", texts(3))
+    metadata = bag / "metadata.yaml"
+    metadata.write_bytes(metadata.read_bytes() + "# recorded at 20 °C\n".encode("latin-1"))
     assert read_texts(bag) == (expected_texts(3), ())
 
 

@@ -106,10 +106,10 @@ def storage_suffix(path: Path) -> str:
 
 def _read_metadata(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
     except OSError as error:
         raise ValueError(f"its metadata.yaml cannot be read ({error.strerror or error})") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"its metadata.yaml is not valid YAML ({one_line(error)})") from error
     information = document.get(_INFORMATION) if isinstance(document, dict) else None
     names = information.get("relative_file_paths") if isinstance(information, dict) else None

@@ -25,7 +25,7 @@ _LENGTH = struct.Struct("<I")
 _FOOTER_BYTES = 20
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE_OP, _CHUNK_OP, _STATISTICS_OP, _DATA_END = 2, 3, 4, 5, 6, 11, 15
 # What bytes that are not MCAP raise.
-_NONSENSE = (DamagedFile, ZstdError, struct.error, UnicodeDecodeError, LookupError)
+_NONSENSE = (DamagedFile, ZstdError, struct.error, LookupError)
 
 
 def scan(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[RawMessage]:
@@ -104,30 +104,32 @@ class _Records:
 
     def __init__(self, is_wanted: Callable[[str], bool]) -> None:
         self.channels: dict[int, Channel] = {}
-        self._wanted: dict[int, Channel] = {}
-        self._schemas: dict[int, tuple[str, ...]] = {0: ("", "", "")}
+        self._unwanted: set[int] = set()
+        self._schemas: dict[int, bytes] = {}
         self._is_wanted = is_wanted
 
     def take(self, op: int, content: memoryview) -> RawMessage | None:
         """Read a record; a message of a channel that is wanted is returned."""
         if op == _MESSAGE_OP:
             number, _, stamp_ns, _ = _MESSAGE.unpack_from(content)
-            channel = self._wanted.get(number)
+            channel = self.channels.get(number)
             if channel is not None:
                 return RawMessage(channel, stamp_ns, content[_MESSAGE.size :])
-            if number not in self.channels:
+            if number not in self._unwanted:
                 raise DamagedFile(f"a message of channel {number}, which has not been declared")
         elif op == _SCHEMA:
             (number,) = struct.unpack_from("<H", content)
-            self._schemas[number] = _texts(content, 2, 3)
+            self._schemas[number] = bytes(content)
         elif op == _CHANNEL:
             number, schema = struct.unpack_from("<HH", content)
             topic, serialization = _texts(content, 4, 2)
-            msgtype, encoding, definition = self._schemas[schema]
+            if not self._is_wanted(topic):
+                self._unwanted.add(number)
+                return None
+            # What no wanted channel refers to may be damaged, or a schema of another kind.
+            msgtype, encoding, definition = _texts(self._schemas[schema], 2, 3) if schema else ("", "", "")
             channel = Channel(topic, msgtype, serialization, encoding if definition else "", definition)
             self.channels[number] = channel
-            if self._is_wanted(topic):
-                self._wanted[number] = channel
         return None
 
     def messages(self, op: int, content: memoryview) -> Iterator[RawMessage]:
@@ -164,7 +166,7 @@ class _Records:
                 yield message
 
 
-def _prefixed(data: memoryview, start: int) -> memoryview:
+def _prefixed(data: bytes | memoryview, start: int) -> bytes | memoryview:
     """What lies in ``data`` at ``start`` behind its length."""
     (size,) = _LENGTH.unpack_from(data, start)
     content = data[start + _LENGTH.size :][:size]
@@ -173,11 +175,12 @@ def _prefixed(data: memoryview, start: int) -> memoryview:
     return content
 
 
-def _texts(data: memoryview, start: int, num_texts: int) -> tuple[str, ...]:
+def _texts(data: bytes | memoryview, start: int, num_texts: int) -> tuple[str, ...]:
+    """Texts that follow each other. What is not UTF-8 in them is replaced: a schema may be binary, or Latin-1."""
     texts = []
     for _ in range(num_texts):
         content = _prefixed(data, start)
-        texts.append(bytes(content).decode())
+        texts.append(bytes(content).decode(errors="replace"))
         start += _LENGTH.size + len(content)
     return tuple(texts)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -70,13 +70,23 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 def _channels(connection: sqlite3.Connection) -> dict[int, Channel]:
     definitions: dict[str, tuple[str, str]] = {}
-    # Recorded since Iron; Humble's files don't have the table.
-    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'message_definitions'").fetchone():
+    # Recorded since Iron; Humble's files don't have the table, and other writers' may have another.
+    with suppress(sqlite3.Error):
         rows = connection.execute("SELECT topic_type, encoding, encoded_message_definition FROM message_definitions")
-        definitions = {msgtype: (encoding, text) for msgtype, encoding, text in rows if text}
-    return {
-        key: Channel(topic, msgtype, serialization, *definitions.get(msgtype, ("", "")))
-        for key, topic, msgtype, serialization in connection.execute(
-            "SELECT id, name, type, serialization_format FROM topics"
-        )
-    }
+        for msgtype, encoding, text in map(_as_texts, rows):
+            if text:
+                definitions[msgtype] = encoding, text
+    rows = connection.execute("SELECT id, name, type, serialization_format FROM topics")
+    channels = {}
+    for key, *texts in rows:
+        topic, msgtype, serialization = _as_texts(texts)
+        channels[key] = Channel(topic, msgtype, serialization, *definitions.get(msgtype, ("", "")))
+    return channels
+
+
+def _as_texts(values: Iterable[object]) -> tuple[str, ...]:
+    """A row's values as texts, whatever sqlite holds in their place."""
+    return tuple(
+        value.decode(errors="replace") if isinstance(value, bytes) else str("" if value is None else value)
+        for value in values
+    )
