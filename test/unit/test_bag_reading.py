@@ -36,6 +36,7 @@ from vla_ros.bags.files import find_bags
 from vla_ros.bags.mcap import MAGIC
 from vla_ros.bags.read import BagReader
 from vla_ros.bags.storage import BagTopic
+from vla_ros.bags.types import TYPES
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 
@@ -179,6 +180,31 @@ def test_a_definition_that_is_not_text_costs_nothing_beside_it(tmp_path, encodin
     path = write_plain_mcap(tmp_path / "of_another.mcap", foreign, texts_channel)
     read, problems = read_texts(path, ["/text"])
     assert read == expected_texts(3) and len(problems) == 1 and "index" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("topic", "msgtype", "ending"),
+    [("/joints", "sensor_msgs/JointState", "\n"), ("joints", JOINT_STATE, "\n"), ("/joints", JOINT_STATE, "\r\n")],
+    ids=["without msg", "without a slash", "crlf"],
+)
+@pytest.mark.parametrize("storage", [MCAP, SQLITE])
+def test_other_writers_spellings_mean_the_same(tmp_path, storage, topic, msgtype, ending):
+    definition = TYPES.generate_msgdef(JOINT_STATE)[0].replace("\n", ending)
+    message = joint_state(at(0), ["a"], [1.0])
+    if storage == MCAP:
+        path = write_plain_mcap(tmp_path / "a.mcap", (topic, msgtype, "ros2msg", definition, [message]))
+    else:
+        path = storage_file(write_bag(tmp_path / "bag", [("/joints", message, at(0))], SQLITE))
+        connection = sqlite3.connect(path)
+        connection.execute("UPDATE topics SET name = ?, type = ?", (topic, msgtype))
+        change = "UPDATE message_definitions SET topic_type = ?, encoded_message_definition = ?"
+        connection.execute(change, (msgtype, definition))
+        connection.commit()
+        connection.close()
+    reader = BagReader(path)
+    (read,) = reader.messages(["/joints"])
+    assert read.msgtype == JOINT_STATE and reader.layout("/joints").is_standard
+    assert reader.decode(read).name == ["a"]
 
 
 def test_a_schema_that_breaks_off_costs_its_own_topic_only(tmp_path):

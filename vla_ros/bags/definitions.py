@@ -89,7 +89,7 @@ def _fields(channel: Channel) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _parse(channel: Channel) -> dict[str, Any]:
-    text = channel.definition
+    text = channel.definition.replace("\r\n", "\n").replace("\r", "\n")
     try:
         if channel.definition_format == "ros2msg":
             return get_types_from_msg(text, channel.msgtype)

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vla_ros.bags.compression import COMPRESSED_SUFFIX, ZstdError, decompress, open_file
-from vla_ros.bags.storage import MAX_BYTES, BagTopic, Channel, Contents, DamagedFile, RawMessage, one_line
+from vla_ros.bags.storage import (
+    MAX_BYTES,
+    BagTopic,
+    Channel,
+    Contents,
+    DamagedFile,
+    RawMessage,
+    full_msgtype,
+    full_topic,
+    one_line,
+)
 
 MAGIC = b"\x89MCAP0\r\n"
 _RECORD = struct.Struct("<BQ")
@@ -123,13 +133,14 @@ class _Records:
         elif op == _CHANNEL:
             number, schema = struct.unpack_from("<HH", content)
             topic, serialization = _texts(content, 4, 2)
+            topic = full_topic(topic)
             if not self._is_wanted(topic):
                 self._unwanted.add(number)
                 return None
             # What no wanted channel refers to may be damaged, or a schema of another kind.
             msgtype, encoding, definition = _texts(self._schemas[schema], 2, 3) if schema else ("", "", "")
-            channel = Channel(topic, msgtype, serialization, encoding if definition else "", definition)
-            self.channels[number] = channel
+            encoding = encoding if definition else ""
+            self.channels[number] = Channel(topic, full_msgtype(msgtype), serialization, encoding, definition)
         return None
 
     def messages(self, op: int, content: memoryview) -> Iterator[RawMessage]:

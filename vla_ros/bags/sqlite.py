@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from vla_ros.bags.compression import COMPRESSED_SUFFIX, ZstdError, open_file
-from vla_ros.bags.storage import BagTopic, Channel, Contents, DamagedFile, RawMessage
+from vla_ros.bags.storage import BagTopic, Channel, Contents, DamagedFile, RawMessage, full_msgtype, full_topic
 
 
 def scan(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[RawMessage]:
@@ -75,12 +75,13 @@ def _channels(connection: sqlite3.Connection) -> dict[int, Channel]:
         rows = connection.execute("SELECT topic_type, encoding, encoded_message_definition FROM message_definitions")
         for msgtype, encoding, text in map(_as_texts, rows):
             if text:
-                definitions[msgtype] = encoding, text
+                definitions[full_msgtype(msgtype)] = encoding, text
     rows = connection.execute("SELECT id, name, type, serialization_format FROM topics")
     channels = {}
     for key, *texts in rows:
         topic, msgtype, serialization = _as_texts(texts)
-        channels[key] = Channel(topic, msgtype, serialization, *definitions.get(msgtype, ("", "")))
+        msgtype = full_msgtype(msgtype)
+        channels[key] = Channel(full_topic(topic), msgtype, serialization, *definitions.get(msgtype, ("", "")))
     return channels
 
 

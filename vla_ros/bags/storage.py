@@ -24,6 +24,17 @@ class Channel:
     definition: str
 
 
+def full_topic(name: str) -> str:
+    """A topic with the leading slash that some writers leave out."""
+    return name if name.startswith("/") else f"/{name}"
+
+
+def full_msgtype(name: str) -> str:
+    """A message type with the ``/msg/`` that some writers leave out, as ROS 1 did."""
+    package, _, message = name.partition("/")
+    return f"{package}/msg/{message}" if package and message and "/" not in message else name
+
+
 class RawMessage(NamedTuple):
     """One serialized message: ``stamp_ns`` is when it was recorded, in ROS time.
 
