@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from replay_helpers import (
+    COMMAND_NS,
     START_NS,
+    Said,
     SwingProcessor,
     chunk,
     commanded,
@@ -30,6 +36,7 @@ from vla_ros.replay.judge.summary import summarize
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import UnusableBag, replay_bag
 from vla_ros.replay.settings import ReplaySettings
+from vla_ros.runtime.loop import ControlLoop
 from vla_ros.runtime.policy_driver import MAX_OUTSTANDING
 from vla_ros.types import Continuation, Observation
 
@@ -39,6 +46,25 @@ FIXED = ReplaySettings(latency_ms=30.0)
 def replay(folder: Path, *parts: Any, settings: ReplaySettings = FIXED, **policy: Any) -> Replay:
     bag = write_bag(folder / "bag", *parts)
     return replay_bag(bag, ROBOT, swing_policy(**policy), settings)
+
+
+@contextmanager
+def counted_ticks() -> Iterator[list[int]]:
+    """The times of every control tick within."""
+    ticks, tick = [], ControlLoop.tick
+
+    def counted(loop: ControlLoop, now_ns: int, *args: Any) -> Any:
+        ticks.append(now_ns)
+        return tick(loop, now_ns, *args)
+
+    with patch.object(ControlLoop, "tick", counted):
+        yield ticks
+
+
+def teleop(seconds: float) -> Iterator[Said]:
+    """A human who wants what was commanded."""
+    for said in commands(seconds):
+        yield replace(said, topic="/vla_policy/teleop")
 
 
 def test_a_policy_that_wants_what_was_commanded_makes_no_error(tmp_path):
@@ -159,6 +185,40 @@ def test_without_recorded_chunks_a_latency_may_be_assumed_and_is_told(tmp_path):
 def test_a_bag_of_nothing_of_the_robot_is_unusable(tmp_path):
     with pytest.raises(UnusableBag, match="nothing of it can be used"):
         replay(tmp_path)
+
+
+def test_a_gap_behind_a_message_at_0_is_skipped_and_told(tmp_path):
+    at_0 = [replace(said, time_ns=0) for said in (task(), mode(0.0, "POLICY"))]
+    with counted_ticks() as ticks:
+        found = replay(tmp_path, at_0, sensors(2), commands(2))
+    assert len(ticks) < 15 * S / COMMAND_NS
+    (line,) = found.problems
+    assert "nothing of the robot was recorded for 1000.0 s after 0.000 s; the gap is skipped" in line
+    assert len(found.chunks) > 20, "the policy drives behind it"
+
+
+@pytest.mark.parametrize("driver", ["POLICY", "TELEOP"])
+def test_nothing_drives_across_a_gap_and_it_goes_on_behind_it(tmp_path, driver):
+    parts = (sensors(40), commands(40), teleop(40) if driver == "TELEOP" else ())
+    kept = [said for said in chain(*parts) if not 2 * S <= said.time_ns - START_NS < 38 * S]
+    with counted_ticks() as ticks:
+        found = replay(tmp_path, kept, task(), mode(0.1, driver))
+    assert len(ticks) < 16 * S / COMMAND_NS
+    assert any("recorded for 36.0 s after 1001.990 s" in line for line in found.problems)
+    assert found.end_ns - found.start_ns > 39 * S, "the gap stays in the times"
+    if driver == "POLICY":
+        assert max(chunk.header_ns for chunk in found.chunks) > START_NS + 39 * S
+    times_ns, values = found.commands.times_ns, found.commands.values
+    gap = int(np.argmax(np.diff(times_ns)))
+    assert times_ns[gap + 1] - times_ns[gap] > 20 * S and (times_ns[gap + 1] - times_ns[gap]) % COMMAND_NS == 0
+    assert np.abs(values[gap + 1] - values[gap]).max() < 2e-3, "it starts from rest where it stopped"
+
+
+def test_a_pause_that_watchdogs_need_is_ticked_through(tmp_path):
+    kept = [said for said in chain(sensors(11), commands(11)) if not S <= said.time_ns - START_NS < 10 * S]
+    found = replay(tmp_path, task(), mode(0.0, "HOLD"), kept)
+    assert not any("gap" in line for line in found.problems)
+    assert np.diff(found.commands.times_ns).max() < 2 * COMMAND_NS
 
 
 def test_a_policy_that_fails_is_told_and_does_not_end_the_replay(tmp_path):

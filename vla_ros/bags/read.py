@@ -118,7 +118,8 @@ class BagReader:
         self._report(
             "late",
             f"a message of '{message.topic}' at {message.stamp_ns / NS_PER_S:.3f} s comes after others "
-            f"{behind_ns / NS_PER_S:.3f} s later than it; messages that far out of order are left out",
+            f"{behind_ns / NS_PER_S:.3f} s later than it; messages that far out of order, as where "
+            "the clock was set back, are left out",
         )
 
     def _report(self, kind: str, line: str) -> str:

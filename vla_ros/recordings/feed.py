@@ -39,10 +39,12 @@ from vla_ros.recordings.events import (
 from vla_ros.robot import CameraConfig, OutputConfig, RobotConfig
 from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING, TRAJECTORY
 from vla_ros.types import Frame, Mode
+from vla_ros.units import NS_PER_S
 
 MODES = tuple(mode.value for mode in Mode)
 REPLAYED = (topics.TELEOP.name, topics.CHUNK.name, topics.TRACE.name)
 LEARNED = (topics.EPISODE_MARKER.name, topics.SIM_BLOCKS.name)
+MAX_PAUSE_S = 10.0
 # How an error's text goes on differs from message to message; what it is about does not.
 _NUMBER = re.compile(r"-?\d[\d.]*")
 
@@ -92,6 +94,7 @@ class Feed:
     def __iter__(self) -> Iterator[BagEvent]:
         """Raises ValueError where nothing of the bag can be read."""
         is_readable: dict[str, bool] = {}
+        last_ns: int | None = None
         for message in self._bag.messages(tuple(self._sources)):
             topic = message.topic
             if topic not in is_readable:
@@ -103,6 +106,8 @@ class Feed:
             except ValueError as error:
                 self.report(f"{topic} {_NUMBER.sub('#', str(error))}", f"'{topic}': {error}")
             else:
+                self._report_pause(last_ns, event.received_ns)
+                last_ns = event.received_ns
                 yield event
         self._report_missing(set(is_readable))
 
@@ -120,6 +125,12 @@ class Feed:
             problem = f"'{topic}': {error}"
         self.report(topic, problem)
         return False
+
+    def _report_pause(self, last_ns: int | None, now_ns: int) -> None:
+        pause_s = 0.0 if last_ns is None else (now_ns - last_ns) / NS_PER_S
+        if pause_s > max_pause_s(self._robot):
+            line = f"nothing of the robot was recorded for {pause_s:.1f} s after {last_ns / NS_PER_S:.3f} s"
+            self.report("pause", f"{line}; the gap is skipped")
 
     def _report_missing(self, seen: set[str]) -> None:
         # Of a bag that breaks off, its own list says what came behind the damage.
@@ -183,6 +194,12 @@ def observe_event(observer: Observer, event: BagEvent) -> Match | None:
         case TaskEvent():
             observer.sensors.task = event.task
     return None
+
+
+def max_pause_s(robot: RobotConfig) -> float:
+    """After so long without a message every watchdog has let go of ``robot``: nothing changes until the next one."""
+    ages_s = (robot.joint_states.max_age_s, *(camera.max_age_s for camera in robot.cameras))
+    return max(MAX_PAUSE_S, max(ages_s) + robot.watchdogs.max_recovery_s)
 
 
 def resolve_topic(name: str, namespace: str) -> str:

@@ -17,6 +17,7 @@ from vla_ros.recordings.events import (
     TeleopEvent,
     TraceEvent,
 )
+from vla_ros.recordings.feed import max_pause_s
 from vla_ros.recordings.series import GrowingSeries
 from vla_ros.replay.baseline.fingerprint import fingerprint
 from vla_ros.replay.offline import OfflineNodes, ReplayPolicy
@@ -62,6 +63,7 @@ class BagRun:
         period_ns = round(NS_PER_S / rate_hz)
         latency_ns = None if plan.latency_ms is None else round(plan.latency_ms * NS_PER_MS)
         self._nodes = OfflineNodes(self._loop, policy.processor, policy.infer, latency_ns, self, start_ns, period_ns)
+        self._max_pause_ns = round(max_pause_s(robot) * NS_PER_S)
         self._driver = Mode.HOLD if plan.says_driver else Mode.POLICY
         self._recording = Recording(robot, start_ns, self._driver.value if plan.says_driver else "")
         self._commands = GrowingSeries(robot.num_joints)
@@ -74,7 +76,10 @@ class BagRun:
 
     def take(self, event: BagEvent) -> None:
         """One event; ticks and answers due before it come first."""
-        self._now_ns = max(self._now_ns, event.received_ns)
+        paused_ns, self._now_ns = self._now_ns, max(self._now_ns, event.received_ns)
+        if self._now_ns - paused_ns > self._max_pause_ns:
+            self._nodes.run_until(paused_ns + self._max_pause_ns)
+            self._nodes.skip_ticks(self._now_ns)
         self._nodes.run_until(self._now_ns)
         match event:
             case FrameEvent():

@@ -114,6 +114,11 @@ class OfflineNodes:
                 self._earliest_tick_ns = self._next_tick_ns + self._period_ns - self._period_ns // 4
                 self._next_tick_ns += self._period_ns
 
+    def skip_ticks(self, end_ns: int) -> None:
+        """No tick before ``end_ns``; those from then on are whole periods apart from the last one."""
+        num_periods = -(-(end_ns - self._next_tick_ns) // self._period_ns)
+        self._next_tick_ns += max(0, num_periods) * self._period_ns
+
     def ask(self, now_ns: int) -> None:
         """Ask the policy where the loop wants to; to be called when a frame has come or the mode has changed."""
         self._now_ns = now_ns
