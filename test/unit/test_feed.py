@@ -103,6 +103,16 @@ def test_every_topic_of_the_robot_becomes_an_event_in_recording_order(tmp_path, 
     assert chunk.stamp_ns == at(0.1) and chunk.trajectory.positions.shape == (4, 3)
 
 
+@pytest.mark.parametrize("other_name", ["raw/image", "/raw/image"])
+def test_two_cameras_on_one_topic_both_see_it(tmp_path, other_name):
+    twice = dataclasses.replace(ROBOT.cameras[0], name="again", topic=other_name)
+    robot = dataclasses.replace(ROBOT, cameras=(*ROBOT.cameras, twice))
+    events, problems = feed_of(write_bag(tmp_path / "bag", messages()), robot)
+    frames = [event.frame for event in events if isinstance(event, FrameEvent)]
+    assert [frame.camera for frame in frames] == ["raw", "again", "packed"] and problems == ()
+    assert np.array_equal(frames[1].image, PIXELS)
+
+
 def test_a_bag_recorded_in_a_namespace_is_matched_by_resolved_names(tmp_path):
     bag = write_bag(tmp_path / "bag", messages("/left/arm"))
     events, problems = feed_of(bag, namespace="left/arm")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -77,9 +78,11 @@ class Feed:
     ) -> None:
         self._bag = bag
         self._robot = robot
-        sources = self._robot_sources() | {name: self._other_sources()[name] for name in also}
-        sources |= {name: replace(sources[name], is_needed=True) for name in needed}
-        self._sources = {resolve_topic(name, namespace): source for name, source in sources.items()}
+        others = self._other_sources()
+        self._sources: dict[str, list[_Source]] = {}
+        for name, source in chain(self._robot_sources(), ((name, others[name]) for name in also)):
+            source = replace(source, is_needed=source.is_needed or name in needed)
+            self._sources.setdefault(resolve_topic(name, namespace), []).append(source)
         self._tally = Tally()
 
     @property
@@ -93,27 +96,26 @@ class Feed:
 
     def __iter__(self) -> Iterator[BagEvent]:
         """Raises ValueError where nothing of the bag can be read."""
-        is_readable: dict[str, bool] = {}
+        readable: dict[str, list[_Source]] = {}
         last_ns: int | None = None
         for message in self._bag.messages(tuple(self._sources)):
             topic = message.topic
-            if topic not in is_readable:
-                is_readable[topic] = self._is_readable(message)
-            if not is_readable[topic]:
-                continue
-            try:
-                event = self._sources[topic].read(self._bag.decode(message), message.stamp_ns)
-            except ValueError as error:
-                self.report(f"{topic} {_NUMBER.sub('#', str(error))}", f"'{topic}': {error}")
-            else:
-                self._report_pause(last_ns, event.received_ns)
-                last_ns = event.received_ns
-                yield event
-        self._report_missing(set(is_readable))
+            if topic not in readable:
+                readable[topic] = [source for source in self._sources[topic] if self._is_readable(message, source)]
+            for source in readable[topic]:
+                try:
+                    event = source.read(self._bag.decode(message), message.stamp_ns)
+                except ValueError as error:
+                    self.report(f"{topic} {_NUMBER.sub('#', str(error))}", f"'{topic}': {error}")
+                else:
+                    self._report_pause(last_ns, event.received_ns)
+                    last_ns = event.received_ns
+                    yield event
+        self._report_missing(set(readable))
 
-    def _is_readable(self, message: RawMessage) -> bool:
+    def _is_readable(self, message: RawMessage, source: _Source) -> bool:
         """Whether a topic's messages are of the type the live nodes take."""
-        topic, expected = message.topic, self._sources[message.topic].msgtype
+        topic, expected = message.topic, source.msgtype
         try:
             if message.msgtype != expected:
                 problem = f"'{topic}' holds {message.msgtype}; expected {expected}: check the robot file"
@@ -136,25 +138,24 @@ class Feed:
         # Of a bag that breaks off, its own list says what came behind the damage.
         listed = () if self._bag.contents is None else self._bag.contents.topics
         present = seen | {topic.name for topic in listed if topic.num_messages}
-        for name, source in self._sources.items():
-            if source.is_needed and name not in present:
-                alike = [topic.name for topic in listed if topic.msgtype == source.msgtype]
+        for name, sources in self._sources.items():
+            needed = [source.msgtype for source in sources if source.is_needed]
+            if needed and name not in present:
+                alike = [topic.name for topic in listed if topic.msgtype in needed]
                 hint = f", which has {', '.join(alike)}" if alike else ""
                 self.report(name, f"'{name}' is not in the bag{hint}: check the robot file and the namespace")
 
-    def _robot_sources(self) -> dict[str, _Source]:
+    def _robot_sources(self) -> Iterator[tuple[str, _Source]]:
+        """Each with the topic's name in the robot file, where two cameras may have one."""
         robot = self._robot
-        sources = {
-            robot.joint_states.topic: _Source(JOINT_STATE, self._joints, is_needed=True),
-            topics.TASK.name: _Source(STRING, lambda msg, at_ns: TaskEvent(at_ns, msg.data.strip()), is_needed=True),
-            topics.MODE.name: _Source(STRING, lambda msg, at_ns: ModeEvent(at_ns, Mode(_one_of(msg.data, MODES)))),
-        }
+        yield robot.joint_states.topic, _Source(JOINT_STATE, self._joints, is_needed=True)
+        yield topics.TASK.name, _Source(STRING, lambda msg, at_ns: TaskEvent(at_ns, msg.data.strip()), is_needed=True)
+        yield topics.MODE.name, _Source(STRING, lambda msg, at_ns: ModeEvent(at_ns, Mode(_one_of(msg.data, MODES))))
         for camera in robot.cameras:
             kind = COMPRESSED_IMAGE if camera.compressed else IMAGE
-            sources[camera.topic] = _Source(kind, partial(_frame, camera), is_needed=True)
+            yield camera.topic, _Source(kind, partial(_frame, camera), is_needed=True)
         for output in robot.outputs:
-            sources[output.command_topic] = _Source(output.kind.msgtype, partial(self._command, output), is_needed=True)
-        return sources
+            yield output.command_topic, _Source(output.kind.msgtype, partial(self._command, output), is_needed=True)
 
     def _other_sources(self) -> dict[str, _Source]:
         return {
