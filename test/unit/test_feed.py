@@ -1,6 +1,8 @@
 """A bag's messages as the events of one robot."""
 
 import dataclasses
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from bag_samples import (
 
 from vla_ros.bags.read import BagReader
 from vla_ros.messages import images
-from vla_ros.messages.images import decode_image
+from vla_ros.messages.images import decode_image, find_cv_bridge
 from vla_ros.observing.buffers import FrameBuffer
 from vla_ros.recordings.events import (
     ChunkEvent,
@@ -101,6 +103,22 @@ def test_every_topic_of_the_robot_becomes_an_event_in_recording_order(tmp_path, 
     assert gripper.group == "gripper" and gripper.trajectory.positions.tolist() == [[0.7]]
     assert gripper.trajectory.times_s.tolist() == [0.02], "a forward command is meant for one control period ahead"
     assert chunk.stamp_ns == at(0.1) and chunk.trajectory.positions.shape == (4, 3)
+
+
+def test_an_encoding_for_cv_bridge_is_read_from_a_bag_as_it_is_live(tmp_path, monkeypatch):
+    class CvBridge:
+        def imgmsg_to_cv2(self, msg, encoding):
+            assert (msg.encoding, encoding) == ("bayer_rggb8", "rgb8")
+            return np.repeat(np.asarray(msg.data).reshape(msg.height, msg.width, 1), 3, axis=2)
+
+    monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace(CvBridge=CvBridge))
+    find_cv_bridge.cache_clear()
+    try:
+        mosaic = image(at(0.5), PIXELS[..., 0].copy(), "bayer_rggb8")
+        events, problems = with_one_more(tmp_path, ("/raw/image", mosaic, at(0.5)))
+    finally:
+        find_cv_bridge.cache_clear()
+    assert problems == () and np.array_equal(events[-1].frame.image[..., 1], PIXELS[..., 0])
 
 
 @pytest.mark.parametrize("other_name", ["raw/image", "/raw/image"])
@@ -199,7 +217,7 @@ def test_problems_of_the_bag_are_among_those_of_the_feed(tmp_path):
 
 def test_a_jpeg_is_decoded_when_somebody_looks_and_only_once(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(images, "decode_image", lambda msg, convert=None: calls.append(1) or decode_image(msg))
+    monkeypatch.setattr(images, "decode_image", lambda msg: calls.append(1) or decode_image(msg))
     events, _ = feed_of(write_bag(tmp_path / "bag", messages()))
     assert len(calls) == 1, "the raw image only"
     frame = events[3].frame

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from vla_ros.messages import images
 from vla_ros.messages.images import decode_image, decode_pixels, encode_compressed_image, encode_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -69,23 +70,36 @@ def test_a_depth_image_where_a_picture_is_wanted_is_refused_by_its_encoding():
         decode_image(message("16UC1", RGB[..., 0].astype("u2")))
 
 
-def test_an_unknown_encoding_is_named_with_what_is_supported():
+@pytest.fixture
+def cv_bridge(monkeypatch):
+    """Installs a conversion in place of ROS's, or None."""
+
+    def install(convert):
+        monkeypatch.setattr(images, "find_cv_bridge", lambda: convert)
+
+    return install
+
+
+def test_an_unknown_encoding_is_named_with_what_is_supported(cv_bridge):
+    cv_bridge(None)
     with pytest.raises(ValueError, match="'yuv422'.*rgb8.*cv_bridge"):
         decode_image(message("yuv422", RGB))
 
 
-def test_an_unknown_encoding_goes_through_the_converter_that_is_given():
-    image = decode_image(message("bayer_rggb8", RGB[..., 0]), convert=lambda msg, encoding: RGB)
+def test_an_unknown_encoding_goes_through_cv_bridge_where_it_is_installed(cv_bridge):
+    cv_bridge(lambda msg, encoding: RGB)
+    image = decode_image(message("bayer_rggb8", RGB[..., 0]))
     np.testing.assert_array_equal(image, RGB)
 
 
-def test_a_converter_that_fails_or_gives_another_shape_is_reported_in_one_line():
+def test_a_conversion_that_fails_or_gives_another_shape_is_reported_in_one_line(cv_bridge):
     def fail(msg, encoding):
         raise RuntimeError("no such\nconversion")
 
     for convert in (fail, lambda msg, encoding: RGB[:2]):
+        cv_bridge(convert)
         with pytest.raises(ValueError, match="'8UC5'.*cv_bridge") as caught:
-            decode_image(message("8UC5", RGB), convert=convert)
+            decode_image(message("8UC5", RGB))
         assert "\n" not in str(caught.value)
 
 

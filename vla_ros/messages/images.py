@@ -1,13 +1,14 @@
 """``sensor_msgs`` Image and CompressedImage to and from numpy arrays.
 
 The plain encodings are read here, without a copy where the pixels already lie as wanted; whatever else a camera sends
-goes through a converter the caller passes in (ROS's own ``cv_bridge`` where it is installed).
+goes through ROS's own ``cv_bridge``, where that is installed.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import cv2
@@ -36,11 +37,10 @@ _SIZE_MARKERS = (0xC0, 0xC1, 0xC2)
 Converter = Callable[[Any, str], np.ndarray]
 
 
-def decode_image(msg: Any, convert: Converter | None = None) -> np.ndarray:
+def decode_image(msg: Any) -> np.ndarray:
     """The RGB picture in an Image or CompressedImage message.
 
     Returns uint8 ``[height, width, 3]``; for rgb8 and rgba8 it is a view of the message's data.
-    ``convert(msg, "rgb8")`` reads every encoding not known here (``CvBridge().imgmsg_to_cv2`` fits).
     Raises ValueError for a depth image, an encoding that cannot be read, and data that does not fit the declared size.
     """
     if not hasattr(msg, "encoding"):
@@ -52,7 +52,7 @@ def decode_image(msg: Any, convert: Converter | None = None) -> np.ndarray:
             "give the camera's colour topic in the robot file"
         )
     if encoding not in _LAYOUTS:
-        return _convert_unknown(msg, convert)
+        return _convert_unknown(msg)
     pixels = decode_pixels(msg)
     if encoding == "rgb8":
         return pixels
@@ -61,15 +61,25 @@ def decode_image(msg: Any, convert: Converter | None = None) -> np.ndarray:
     return cv2.cvtColor(pixels, _TO_RGB[encoding])
 
 
-def decode_frame(msg: Any, width: int, height: int, convert: Converter | None = None) -> np.ndarray:
+def decode_frame(msg: Any, width: int, height: int) -> np.ndarray:
     """As ``decode_image``: uint8 ``[height, width, 3]``. Raises ValueError for another size, too."""
-    image = decode_image(msg, convert)
+    image = decode_image(msg)
     if image.shape != (height, width, 3):
         raise ValueError(
             f"image of {image.shape[1]}x{image.shape[0]} pixels; expected {width}x{height}: "
             "fix width and height in the robot file, or the driver's settings"
         )
     return image
+
+
+@cache
+def find_cv_bridge() -> Converter | None:
+    """ROS's own conversion of a message to an encoding; None where it is not installed."""
+    try:
+        from cv_bridge import CvBridge
+    except ImportError:
+        return None
+    return CvBridge().imgmsg_to_cv2
 
 
 def is_whole_jpeg(msg: Any, width: int, height: int) -> bool:
@@ -159,8 +169,8 @@ def _decode_compressed(msg: Any) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _convert_unknown(msg: Any, convert: Converter | None) -> np.ndarray:
-    supported = ", ".join(COLOUR_ENCODINGS)
+def _convert_unknown(msg: Any) -> np.ndarray:
+    convert, supported = find_cv_bridge(), ", ".join(COLOUR_ENCODINGS)
     if convert is None:
         raise ValueError(
             f"image encoding '{msg.encoding}' is not supported; expected one of {supported}: set the camera driver's "

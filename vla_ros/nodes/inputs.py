@@ -12,7 +12,7 @@ from sensor_msgs.msg import Joy
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros import topics
-from vla_ros.messages.images import Converter, decode_frame
+from vla_ros.messages.images import decode_frame, find_cv_bridge
 from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.times import MAX_START_LEAD_S, time_to_ns
 from vla_ros.messages.trajectories import parse_teleop
@@ -59,7 +59,7 @@ class SensorInputs(_Inputs):
         super().__init__(owner, robot, stamps, problems, "cameras", "joints")
         self.sensors: SensorBuffers | None = None
         self._on_frame = on_frame
-        self._convert = _cv_bridge_converter()
+        find_cv_bridge()  # loaded before the first picture waits for it
         cameras, joints = self._roles
         for camera in robot.cameras:
             kind = topics.COMPRESSED_IMAGE if camera.compressed else topics.IMAGE
@@ -75,7 +75,7 @@ class SensorInputs(_Inputs):
         try:
             header_ns = time_to_ns(msg.header.stamp)
             stamp_ns = self._stamps.to_steady_ns(header_ns)
-            image = decode_frame(msg, camera.width, camera.height, self._convert)
+            image = decode_frame(msg, camera.width, camera.height)
         except ValueError as error:
             return self._problems.report(source, f"{source} on '{camera.topic}': {error}")
         sensors.cameras[camera.name].add(Frame(camera.name, stamp_ns, header_ns, image))
@@ -144,12 +144,3 @@ class HumanInputs(_Inputs):
         if refusal:
             self._problems.report(topics.JOY.name, f"takeover by '{topics.JOY}' refused: {refusal}")
         self._was_down = is_down
-
-
-def _cv_bridge_converter() -> Converter | None:
-    """ROS's own image conversion, where it is installed."""
-    try:
-        from cv_bridge import CvBridge
-    except ImportError:
-        return None
-    return CvBridge().imgmsg_to_cv2
