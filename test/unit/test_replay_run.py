@@ -122,6 +122,19 @@ def test_episodes_begin_with_their_instruction(tmp_path):
     assert {c.episode for c in found.chunks if c.header_ns >= START_NS + S} == {1}
 
 
+def test_a_task_that_nobody_published_is_taken_from_the_traces(tmp_path):
+    traces = [trace(at, at, (0.0, 0.0), at + 0.06, at + 0.09) for at in (0.4, 0.6, 0.8)]
+    found = replay(tmp_path, sensors(2), commands(2), mode(0.1, "POLICY"), traces, settings=ReplaySettings())
+    assert [stretch.label for stretch in found.episodes] == ["touch"]
+    assert [chunk.header_ns - START_NS for chunk in found.chunks] == [600 * MS, 800 * MS]
+
+
+def test_a_bag_without_any_task_is_one_episode_without_a_name(tmp_path):
+    found = replay(tmp_path, sensors(2), commands(2), mode(0.1, "POLICY"))
+    assert [(stretch.start_ns, stretch.label) for stretch in found.episodes] == [(START_NS, "")]
+    assert not found.chunks and any("'/vla_policy/task' is not in the bag" in line for line in found.problems)
+
+
 def test_an_instruction_that_is_repeated_goes_on_with_its_episode(tmp_path):
     tasks = [task(0.0, "red"), task(0.5, "red"), task(1.0, "blue"), task(1.5, "blue"), task(1.8, "red")]
     found = replay(tmp_path, sensors(2), commands(2), tasks, mode(0.1, "POLICY"))

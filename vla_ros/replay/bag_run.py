@@ -72,7 +72,7 @@ class BagRun:
         self._was_faulty = self._was_braking = False
         self._rate = CommandRate(period_ns)
         self._taking_over: TeleopEvent | None = None
-        self._is_undecodable = False
+        self._is_undecodable = self._is_task_recorded = False
 
     def take(self, event: BagEvent) -> None:
         """One event; ticks and answers due before it come first."""
@@ -88,8 +88,8 @@ class BagRun:
                 self._loop.sensors.joints.add(event.sample)
                 self._recording.measure(event)
             case TaskEvent():
-                self._loop.sensors.task = event.task
-                self._recording.instruct(self._now_ns, event.task)
+                self._is_task_recorded = True
+                self._instruct(event.task)
             case ModeEvent():
                 self._change_driver(event.mode)
             case TeleopEvent() if self._loop.mode is Mode.TELEOP:
@@ -102,8 +102,11 @@ class BagRun:
                 self._recording.command(event)
             case ChunkEvent() if self._timing is Timing.OF_CHUNKS:
                 self._nodes.release(event.stamp_ns, self._now_ns)
-            case TraceEvent() if self._timing is Timing.OF_TRACE:
-                self._repeat(event)
+            case TraceEvent():
+                if not self._is_task_recorded:  # a task that is a parameter is in the traces only
+                    self._instruct(event.trace.task)
+                if self._timing is Timing.OF_TRACE:
+                    self._repeat(event)
         self._drive_as_recorded()
         if self._taking_over is not None and self._loop.mode is Mode.TELEOP:
             self._offer_teleop(self._taking_over)
@@ -152,6 +155,10 @@ class BagRun:
     def failed(self, now_ns: int, problem: str) -> None:
         self._log.add(now_ns, "processor", problem)
         self._look_for_trouble()  # a fault that comes of it is told by now
+
+    def _instruct(self, task: str) -> None:
+        self._loop.sensors.task = task
+        self._recording.instruct(self._now_ns, task)
 
     def _repeat(self, event: TraceEvent) -> None:
         trace = event.trace
