@@ -236,6 +236,16 @@ def test_what_another_writer_left_in_sqlite_costs_its_own_topic_only(tmp_path, c
     assert read_texts(bag, ["/text"]) == (expected_texts(3), ())
 
 
+def test_a_message_at_a_time_that_ros_cannot_hold_is_left_out_and_told(tmp_path):
+    path = write_plain_mcap(
+        tmp_path / "a.mcap", ("/text", STRING, "ros2msg", "string data\n", [string(t) for t in "abc"])
+    )
+    stamp, far = struct.pack("<QQ", at(0.1), at(0.1)), struct.pack("<QQ", 1 << 63, 1 << 63)
+    path.write_bytes(path.read_bytes().replace(stamp, far))
+    read, problems = read_texts(path)
+    assert read == ["a", "c"] and "'/text'" in problems[-1] and "left out" in problems[-1]
+
+
 def test_metadata_in_another_encoding_are_read(tmp_path):
     bag = write_bag(tmp_path / "bag", texts(3))
     metadata = bag / "metadata.yaml"

@@ -17,6 +17,9 @@ from vla_ros.bags.storage import BagTopic, Channel, Contents, DamagedFile, RawMe
 from vla_ros.bags.tally import Tally
 from vla_ros.units import NS_PER_S
 
+# As in ROS, a time is a signed 64-bit number; MCAP has room for larger ones.
+MAX_STAMP_NS = (1 << 63) - 1 - NS_PER_S
+
 
 class BagReader:
     """One bag: the folder of one, or a storage file. Whatever is wrong with it is collected in ``problems``.
@@ -54,6 +57,12 @@ class BagReader:
         Raises ValueError, with the first problem, where none can be read because of the damage.
         """
         for channel, stamp_ns, data in in_time_order(self._stored(frozenset(topics)), self._on_late):
+            if stamp_ns > MAX_STAMP_NS:
+                line = (
+                    f"message of '{channel.topic}' at {stamp_ns / NS_PER_S:.3f} s, beyond the year 2262; it is left out"
+                )
+                self._report(f"stamp {channel.topic}", line)
+                continue
             try:
                 message = RawMessage(channel, stamp_ns, plain_message(data))
             except DamagedFile as error:
