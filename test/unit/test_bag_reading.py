@@ -246,6 +246,13 @@ def test_a_message_at_a_time_that_ros_cannot_hold_is_left_out_and_told(tmp_path)
     assert read == ["a", "c"] and "'/text'" in problems[-1] and "left out" in problems[-1]
 
 
+def test_a_clock_that_was_set_back_is_told(tmp_path):
+    behind = [(topic, message, stamp_ns - at(3600) + at(0)) for topic, message, stamp_ns in texts(3)]
+    read, problems = read_texts(write_bag(tmp_path / "bag", [*texts(20), *behind]))
+    assert read == expected_texts(20)
+    assert len(problems) == 1 and "the clock was set back" in problems[0] and "(3 times)" in problems[0]
+
+
 def test_metadata_in_another_encoding_are_read(tmp_path):
     bag = write_bag(tmp_path / "bag", texts(3))
     metadata = bag / "metadata.yaml"
