@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
+MAX_QUOTED = 80
+MAX_LISTED = 20
 _NAMES = {float: "a finite number", int: "a whole number", str: "a string", bool: "true or false"}
 
 
@@ -46,6 +48,18 @@ def explained(before: str, *kinds: type[Exception], after: str = "") -> Iterator
 def one_line(error: Exception, num_characters: int | None = None) -> str:
     """What an error says, in one line of at most so many characters."""
     return " ".join(str(error).split())[:num_characters]
+
+
+def quoted(text: str, num_characters: int = MAX_QUOTED) -> str:
+    """What somebody else wrote, to be printed in one line: control characters and line ends escaped, cut to a bound."""
+    shown = text[:num_characters] + "…" * (len(text) > num_characters)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+
+def listed(names: Sequence[str], nothing: str = "none") -> str:
+    """Names somebody else wrote, to be printed in one line; ``nothing`` where there is none."""
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return (", ".join(map(quoted, names[:MAX_LISTED])) or nothing) + more
 
 
 def config_to_dict(config: Any) -> Any:

@@ -131,6 +131,20 @@ def test_a_topic_that_is_missing_is_named(tmp_path):
     assert sorted(line.split("'")[1] for line in problems) == ["/joint_states", "/raw/image"]
 
 
+def test_joint_states_of_wheels_cost_nothing_beside_our_own(tmp_path):
+    wheels = joint_state(at(1), ["wheel_left", "wheel_right"], [0, 0])
+    events, problems = with_one_more(tmp_path, ("/joint_states", wheels, at(1)))
+    assert len(events) == 9 and problems == ()
+
+
+def test_joint_states_of_other_joints_alone_are_named(tmp_path):
+    others = [message for message in messages() if message[0] != "/joint_states"]
+    bag = write_bag(tmp_path / "bag", [*others, ("/joint_states", joint_state(at(1), ["wheel\n"], [0]), at(1))])
+    events, problems = feed_of(bag)
+    assert len(events) == 8 and len(problems) == 1
+    assert "'joint_states' holds wheel\\n; expected a, b, c" in problems[0]
+
+
 def test_messages_that_cannot_be_used_are_counted_by_kind_and_the_others_go_on(tmp_path):
     depth = np.zeros((HEIGHT, WIDTH), np.uint16)
     bad = [

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vla_ros.messages.joints import fill_joint_state, positions_by_name
+from vla_ros.messages.joints import fill_joint_state, names_any, positions_by_name
 from vla_ros.messages.times import fill_time, time_to_ns
 
 NAMES = ("base", "elbow")
@@ -62,6 +62,13 @@ def test_a_joint_state_that_cannot_be_used_is_refused_in_one_line(msg, said):
 def test_a_bad_value_of_a_joint_nobody_uses_is_ignored():
     positions, _ = positions_by_name(joint_state(position=(1.0, float("nan"), 3.0)), NAMES)
     np.testing.assert_array_equal(positions, [3.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "names, is_ours", [(("wheel", "base"), True), (("wheel_left", "wheel_right"), False), ((), False)]
+)
+def test_a_joint_state_is_about_us_if_it_names_one_of_our_joints(names, is_ours):
+    assert names_any(joint_state(names), NAMES) is is_ours
 
 
 def test_a_filled_joint_state_reads_back():

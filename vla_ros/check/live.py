@@ -37,7 +37,7 @@ from vla_ros.check.seen import (
     TopicSeen,
 )
 from vla_ros.messages.images import COLOUR_ENCODINGS, decode_pixels
-from vla_ros.messages.joints import positions_by_name
+from vla_ros.messages.joints import names_any, positions_by_name
 from vla_ros.messages.times import time_to_ns
 from vla_ros.robot import RobotConfig, load_robot, read_robot_file
 from vla_ros.ros import qos
@@ -223,14 +223,19 @@ class _Images(_Heard):
 
 @dataclass
 class _JointStates(_Heard):
+    """Messages that name none of ``joint_names`` (wheels, another arm) count only where no other came."""
+
+    foreign: _Heard = field(default_factory=_Heard)
     joint_names: Sequence[str] = ()
     num_named: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     positions: dict[str, Range] = field(default_factory=dict)
 
     def add(self, msg: Any, now_ns: int) -> None:
+        self.num_named.update(dict.fromkeys(msg.name, 1))
+        if not names_any(msg, self.joint_names):
+            return self.foreign.add(msg, now_ns)
         super().add(msg, now_ns)
-        self.num_named.update(set(msg.name))
         present = [name for name in self.joint_names if name in msg.name]
         try:
             positions, _ = positions_by_name(msg, present)
@@ -240,6 +245,9 @@ class _JointStates(_Heard):
         for name, position in zip(present, positions.tolist(), strict=True):
             known = self.positions.get(name, Range(position, position))
             self.positions[name] = Range(min(known.lowest, position), max(known.highest, position))
+
+    def stream(self, until_ns: int) -> Stream:
+        return super().stream(until_ns) if self.received_ns else self.foreign.stream(until_ns)
 
 
 def _picture(msg: Image) -> Picture:

@@ -12,6 +12,7 @@ from vla_ros.check.seen import CameraSeen, GraphSeen, JointStatesSeen
 from vla_ros.check.streams import judge_publishers, judge_rate, judge_stamps, names
 from vla_ros.messages.images import COLOUR_ENCODINGS, DEPTH_ENCODINGS
 from vla_ros.robot import CameraConfig, JointConfig, RobotConfig
+from vla_ros.strict import listed
 from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE
 from vla_ros.units import NS_PER_S
 
@@ -108,7 +109,7 @@ def _judge_names(part: Part, robot: RobotConfig, seen: JointStatesSeen) -> None:
     partial = [name for name in robot.joint_names if 0 < seen.num_named.get(name, 0) < num]
     extra = [name for name in seen.num_named if name not in robot.joint_names]
     if absent:
-        came = f"; {', '.join(extra)} came" if extra else ""
+        came = f"; {listed(extra)} came" if extra else ""
         fix = "joint names in the robot file, or the joints of joint_state_broadcaster"
         part.fail("names", f"no {', '.join(absent)}{came}", "every joint of the robot file", fix)
     if partial:
@@ -116,7 +117,7 @@ def _judge_names(part: Part, robot: RobotConfig, seen: JointStatesSeen) -> None:
         fix = "publish all joints together: one joint_state_broadcaster with all of them"
         part.fail("names", got, "every joint in every message", fix)
     if not absent and not partial:
-        ignored = f"; {len(extra)} more are ignored: {', '.join(extra)}" if extra else ""
+        ignored = f"; {len(extra)} more are ignored: {listed(extra)}" if extra else ""
         part.ok("names", f"all {robot.num_joints} joints{ignored}", ", ".join(robot.joint_names))
     if seen.refused:
         reason, times = max(seen.refused.items(), key=lambda item: item[1])

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from vla_ros.messages.times import fill_time
+from vla_ros.strict import listed
+
+
+def names_any(msg: Any, joint_names: Collection[str]) -> bool:
+    """Whether a JointState message is about any of these joints; one of wheels or of another arm isn't."""
+    return any(name in joint_names for name in msg.name)
 
 
 def positions_by_name(msg: Any, joint_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -52,7 +58,7 @@ def _row(names: list[str], name: str) -> int:
     """Where joint ``name`` stands. Raises ValueError where it doesn't, or twice."""
     if name not in names:
         raise ValueError(
-            f"joint state lacks joint '{name}'; it holds {', '.join(names) or 'no joints'}: "
+            f"joint state lacks joint '{name}'; it holds {listed(names, 'no joints')}: "
             "check the joint names in the robot file"
         )
     if names.count(name) > 1:

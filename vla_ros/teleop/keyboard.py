@@ -20,7 +20,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_ros import topics
-from vla_ros.messages.joints import positions_by_name
+from vla_ros.messages.joints import names_any, positions_by_name
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory
 from vla_ros.ros import qos
 from vla_ros.ros.declare import declare_and_read
@@ -164,6 +164,8 @@ class TeleopKeyboard(Node):
         self._mode = msg.data
 
     def _on_joint_state(self, msg: JointState) -> None:
+        if self._measured.positions is not None and not names_any(msg, self._robot.joint_names):
+            return  # wheels, or another arm
         now_s = time.monotonic()
         try:
             self._measured = _Measured(positions_by_name(msg, self._robot.joint_names)[0], now_s)
