@@ -22,6 +22,7 @@ from bag_samples import (
 
 from vla_ros.bags.read import BagReader
 from vla_ros.messages import images
+from vla_ros.messages.compressed import is_whole_jpeg
 from vla_ros.messages.images import decode_image
 from vla_ros.observing.buffers import FrameBuffer
 from vla_ros.recordings.events import (
@@ -225,8 +226,8 @@ def test_a_jpeg_is_decoded_when_somebody_looks_and_only_once(tmp_path, monkeypat
 def test_only_a_whole_jpeg_of_the_right_size_waits_to_be_decoded(damage, is_one):
     msg = jpeg(0, PIXELS)
     msg.data = damage(msg.data)
-    assert images.is_whole_jpeg(msg, WIDTH, HEIGHT) is is_one
-    assert not images.is_whole_jpeg(msg, HEIGHT, WIDTH)
+    assert is_whole_jpeg(msg, WIDTH, HEIGHT) is is_one
+    assert not is_whole_jpeg(msg, HEIGHT, WIDTH)
 
 
 def test_an_undecodable_compressed_image_is_a_problem_at_once(tmp_path):

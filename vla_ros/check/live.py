@@ -36,6 +36,7 @@ from vla_ros.check.seen import (
     Stream,
     TopicSeen,
 )
+from vla_ros.messages.compressed import find_problem, refuse_format
 from vla_ros.messages.images import COLOUR_ENCODINGS, decode_pixels
 from vla_ros.messages.joints import names_any, positions_by_name
 from vla_ros.messages.times import time_to_ns
@@ -264,7 +265,8 @@ def _compressed_picture(msg: CompressedImage) -> Picture:
     """Its size from the file's header; nothing is decoded."""
     try:
         with PillowImage.open(io.BytesIO(msg.data)) as image:
-            return Picture(*image.size, msg.format)
+            problem = "" if refuse_format(msg.format) else find_problem(msg)  # its format is judged for itself
+            return Picture(*image.size, msg.format, problem)
     except Exception as error:  # damaged bytes make the library raise many things
         problem = f"{len(msg.data)} bytes of format '{msg.format}' are not a picture ({type(error).__name__})"
         return Picture(0, 0, msg.format, problem)

@@ -10,9 +10,10 @@ import numpy as np
 from vla_ros.check.finding import Part
 from vla_ros.check.seen import CameraSeen, GraphSeen, JointStatesSeen
 from vla_ros.check.streams import judge_publishers, judge_rate, judge_stamps, names
+from vla_ros.messages.compressed import COLOUR_FORMATS, refuse_format
 from vla_ros.messages.images import COLOUR_ENCODINGS, DEPTH_ENCODINGS
 from vla_ros.robot import CameraConfig, JointConfig, RobotConfig
-from vla_ros.strict import listed
+from vla_ros.strict import listed, quoted
 from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE
 from vla_ros.units import NS_PER_S
 
@@ -88,9 +89,10 @@ def _judge_pictures(part: Part, camera: CameraConfig, seen: CameraSeen, has_cv_b
 
 
 def _judge_encoding(part: Part, camera: CameraConfig, encoding: str, has_cv_bridge: bool) -> None:
-    expected = "jpeg or png" if camera.compressed else f"one of {', '.join(COLOUR_ENCODINGS)}"
-    if camera.compressed and "compressedDepth" in encoding:
-        part.fail("encoding", encoding, expected, "topic: the compressed colour image")
+    expected = COLOUR_FORMATS if camera.compressed else f"one of {', '.join(COLOUR_ENCODINGS)}"
+    refusal = refuse_format(encoding) if camera.compressed else None
+    if refusal:
+        part.fail("encoding", f"'{quoted(encoding)}', which is {refusal.what}", expected, refusal.fix)
     elif camera.compressed or encoding in COLOUR_ENCODINGS:
         part.ok("encoding", encoding, expected)
     elif encoding in DEPTH_ENCODINGS:

@@ -15,7 +15,8 @@ from vla_ros import topics
 from vla_ros.bags.read import BagReader
 from vla_ros.bags.storage import RawMessage
 from vla_ros.bags.tally import Tally
-from vla_ros.messages.images import decode_frame, is_whole_jpeg
+from vla_ros.messages.compressed import is_whole_jpeg
+from vla_ros.messages.images import decode_frame
 from vla_ros.messages.joints import names_any, positions_by_name
 from vla_ros.messages.times import MAX_LEAD_S, MAX_START_LEAD_S, check_stamp, time_to_ns
 from vla_ros.messages.trace import decode_trace
