@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from vla_ros.interpolate import TURN
 from vla_ros.outputs import INTERFACES, Interface
 from vla_ros.strict import parse_config
 from vla_ros.urdf import Urdf, parse_urdf, read_urdf
@@ -19,6 +20,8 @@ from vla_ros.urdf import Urdf, parse_urdf, read_urdf
 FAULT_ACTIONS = ("hold", "recover")
 # Smoothing delays commands by max_acceleration / max_jerk: half a second at most.
 MIN_JERK_PER_S = 2.0
+# Files have 3.14 for pi.
+NEARLY_A_TURN = 0.99 * TURN
 
 
 def _check_positive(what: str, config: Any, *names: str) -> None:
@@ -213,6 +216,12 @@ class RobotConfig:
     def joint_limits(self) -> dict[str, tuple[float, float]]:
         """Lower and upper limit of each joint, rad or m."""
         return {joint.name: (joint.lower, joint.upper) for joint in self.joints}
+
+    @cached_property
+    def turns(self) -> np.ndarray:
+        """Which joints may turn without end, bool ``[num_joints]``: those that are free to make a whole turn, as a
+        continuous joint's limits are."""
+        return self.joint_values("upper") - self.joint_values("lower") >= NEARLY_A_TURN
 
     def columns(self, joint_names: Sequence[str]) -> list[int]:
         """Where joints, such as those of an output, stand among all."""

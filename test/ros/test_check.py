@@ -11,13 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import rclpy
 from conftest import ROBOT_FILE
 from ros_harness import Probe
+from sensor_msgs.msg import CompressedImage
 from sim_harness import SIM_DOMAIN, SimGraph, child_environment
 from trajectory_msgs.msg import JointTrajectory
 
+from vla_ros.check.live import _compressed_picture
+from vla_ros.check.seen import Picture
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.ros import qos
 from vla_ros.ros.managed import Spinner
@@ -159,3 +164,15 @@ def test_what_a_broken_driver_sends_is_named(probe, tmp_path):
     run, report = check(ROBOT_FILE, tmp_path, domain=os.environ["ROS_DOMAIN_ID"])
     assert run.returncode == 1
     assert failures(report).keys() == {"camera front: encoding", "camera top: rate", "joint states: names"}
+
+
+def test_half_a_picture_is_a_problem_of_the_camera_and_its_format_is_judged_by_itself():
+    done, data = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (64, 48), np.uint8))
+    assert done
+    whole, half = data.tobytes(), data.tobytes()[: data.size // 2]
+    assert _compressed_picture(CompressedImage(format="mono8; png compressed ", data=whole)) == Picture(
+        48, 64, "mono8; png compressed "
+    )
+    picture = _compressed_picture(CompressedImage(format="mono8; png compressed ", data=half))
+    assert "breaks off" in picture.problem
+    assert _compressed_picture(CompressedImage(format="bayer_rggb8; png compressed ", data=whole)).problem == ""

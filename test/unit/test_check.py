@@ -209,6 +209,23 @@ def test_a_compressed_camera_is_judged_by_its_own_type_and_format():
     assert "compressed: false" in problems(front(), robot)[0].fix
 
 
+@pytest.mark.parametrize(
+    ("text", "got", "fix"),
+    [
+        ("16UC1; png compressed ", "depth", "colour topic"),
+        ("32FC1; compressedDepth png", "depth", "colour topic"),
+        ("bayer_rggb8; png compressed ", "a mosaic", "debayered"),
+        ("yuv422_yuy2; jpeg compressed mono8", "grey", "driver's encoding"),
+    ],
+)
+def test_a_compressed_camera_that_is_not_colour_fails_by_its_format(text, got, fix):
+    robot = replace(ROBOT, cameras=(replace(ROBOT.cameras[0], compressed=True),))
+    seen = front(topic=topic("/f", COMPRESSED), pictures={Picture(4, 3, text): 9})
+    (finding,) = problems(seen, robot)
+    assert (finding.subject, finding.level) == ("camera front: encoding", "FAIL")
+    assert finding.got == f"'{text}', which is {got}" and fix in finding.fix
+
+
 def test_extra_joints_are_named_and_do_no_harm():
     seen = graph(joint_states=joints_seen(num_named={"shoulder": 500, "elbow": 500, "wheel": 500}))
     assert problems(seen) == []

@@ -24,6 +24,7 @@ from bag_samples import (
 
 from vla_ros.bags.read import BagReader
 from vla_ros.messages import images
+from vla_ros.messages.compressed import is_whole_jpeg
 from vla_ros.messages.images import decode_image, find_cv_bridge
 from vla_ros.observing.buffers import FrameBuffer
 from vla_ros.recordings.events import (
@@ -159,6 +160,20 @@ def test_a_topic_that_is_missing_is_named(tmp_path):
     assert sorted(line.split("'")[1] for line in problems) == ["/joint_states", "/raw/image"]
 
 
+def test_joint_states_of_wheels_cost_nothing_beside_our_own(tmp_path):
+    wheels = joint_state(at(1), ["wheel_left", "wheel_right"], [0, 0])
+    events, problems = with_one_more(tmp_path, ("/joint_states", wheels, at(1)))
+    assert len(events) == 9 and problems == ()
+
+
+def test_joint_states_of_other_joints_alone_are_named(tmp_path):
+    others = [message for message in messages() if message[0] != "/joint_states"]
+    bag = write_bag(tmp_path / "bag", [*others, ("/joint_states", joint_state(at(1), ["wheel\n"], [0]), at(1))])
+    events, problems = feed_of(bag)
+    assert len(events) == 8 and len(problems) == 1
+    assert "'joint_states' holds wheel\\n; expected a, b, c" in problems[0]
+
+
 def test_messages_that_cannot_be_used_are_counted_by_kind_and_the_others_go_on(tmp_path):
     depth = np.zeros((HEIGHT, WIDTH), np.uint16)
     bad = [
@@ -239,8 +254,8 @@ def test_a_jpeg_is_decoded_when_somebody_looks_and_only_once(tmp_path, monkeypat
 def test_only_a_whole_jpeg_of_the_right_size_waits_to_be_decoded(damage, is_one):
     msg = jpeg(0, PIXELS)
     msg.data = damage(msg.data)
-    assert images.is_whole_jpeg(msg, WIDTH, HEIGHT) is is_one
-    assert not images.is_whole_jpeg(msg, HEIGHT, WIDTH)
+    assert is_whole_jpeg(msg, WIDTH, HEIGHT) is is_one
+    assert not is_whole_jpeg(msg, HEIGHT, WIDTH)
 
 
 def test_an_undecodable_compressed_image_is_a_problem_at_once(tmp_path):

@@ -28,10 +28,11 @@ MAY_IMPORT = {
     "vla_ros.topics": set(),
     "vla_ros.types": {"numpy"},
     "vla_ros.hermite": {"numpy"},
+    "vla_ros.interpolate": {"numpy"},
     "vla_ros.units": set(),
     # Messages know nothing of a robot; a robot's outputs are made of them.
     "vla_ros.outputs": {"numpy", "vla_ros.messages.trajectories", "vla_ros.topics"},
-    "vla_ros.robot": {"numpy", "yaml", "vla_ros.outputs", "vla_ros.types", "vla_ros.urdf"},
+    "vla_ros.robot": {"numpy", "yaml", "vla_ros.interpolate", "vla_ros.outputs", "vla_ros.types", "vla_ros.urdf"},
     "vla_ros.urdf": set(),
     "vla_ros.wire": {"numpy", "yaml", "safetensors", "vla_ros.types"},
     # zstd (the standard library's own from 3.14 on) and lz4 come with rosbags.
@@ -48,7 +49,7 @@ MAY_IMPORT = {
     "vla_ros.messages": {"numpy", "cv2", "vla_ros.topics", "vla_ros.types"},
     # ROS's image conversion, looked for when a picture needs it: bags are read as the live nodes read cameras.
     "vla_ros.messages.images": {"numpy", "cv2", "cv_bridge", "vla_ros.messages"},
-    "vla_ros.observing": {"numpy", "vla_ros.topics", "vla_ros.types", "vla_ros.robot"},
+    "vla_ros.observing": {"numpy", "vla_ros.interpolate", "vla_ros.topics", "vla_ros.types", "vla_ros.robot"},
     "vla_ros.runtime": {
         "numpy",
         "vla_ros.hermite",
@@ -123,6 +124,7 @@ MAY_IMPORT = {
     "vla_ros.bench.control.table": {"vla_ros.bench.control.judge"},
     "vla_ros.recordings": {
         "numpy",
+        "vla_ros.interpolate",
         "vla_ros.bags",
         "vla_ros.messages",
         "vla_ros.observing",
@@ -222,8 +224,9 @@ ROS_LAYERS = (
 EVERYTHING = (*ROS_LAYERS, "vla_ros.cli")
 # From the ground up: a room imports those before it. The table above says which of them.
 ORDER = (
-    "share strict units hermite topics types urdf wire messages outputs robot bags observing runtime recordings spaces "
-    "transforms policies execution audit replay ros sim training record teleop check demo view nodes bench cli"
+    "share strict units hermite interpolate topics types urdf wire messages outputs robot bags observing runtime "
+    "recordings spaces transforms policies execution audit replay ros sim training record teleop check demo view "
+    "nodes bench cli"
 ).split()
 MAX_LINES = 400
 MAX_MEDIAN_LINES = 150

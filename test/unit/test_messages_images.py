@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vla_ros.messages import images
+from vla_ros.messages.compressed import is_whole_jpeg
 from vla_ros.messages.images import decode_image, decode_pixels, encode_compressed_image, encode_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -145,3 +146,77 @@ def jpeg_of_impossible_size():
 def test_damaged_compressed_data_is_refused_by_its_format(data):
     with pytest.raises(ValueError, match="format 'jpeg'"):
         decode_image(SimpleNamespace(format="jpeg", data=data))
+
+
+GREY = cv2.imencode(".png", RGB[..., 0])[1].tobytes()
+GREY_JPEG = cv2.imencode(".jpg", RGB[..., 0])[1].tobytes()
+COLOUR = cv2.imencode(".png", RGB[..., ::-1])[1].tobytes()
+COLOUR_JPEG = cv2.imencode(".jpg", RGB[..., ::-1])[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    "text, data, said",
+    [
+        (
+            "16UC1; png compressed ",
+            cv2.imencode(".png", RGB[..., 0].astype("u2"))[1].tobytes(),
+            "is depth.*colour topic",
+        ),
+        ("16UC1; jpeg compressed ", GREY_JPEG, "is depth.*colour topic"),
+        ("32FC1; compressedDepth png", GREY, "is depth.*colour topic"),
+        ("16UC1; compressedDepth rvl", b"rvl", "is depth.*colour topic"),
+        ("mono16; png compressed mono16", GREY, "is depth.*colour topic"),
+        ("bayer_rggb8; png compressed ", GREY, "is a mosaic.*debayered"),
+        ("bayer_gbrg8; jpeg compressed bayer_gbrg8", GREY_JPEG, "is a mosaic.*debayered"),
+        ("yuv422_yuy2; jpeg compressed mono8", GREY_JPEG, "is grey.*driver's encoding to rgb8"),
+        ("rgb8; png compressed mono8", GREY, "is grey.*driver's encoding to rgb8"),
+        ("yuv422; jpeg compressed ", GREY_JPEG, "is grey.*driver's encoding to rgb8"),
+        ("rgb8; jpeg compressed bgr8", GREY_JPEG, "is grey.*driver's encoding to rgb8"),
+    ],
+)
+def test_a_compressed_picture_that_is_not_colour_is_refused_with_what_to_set(text, data, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        decode_image(SimpleNamespace(format=text, data=data))
+    assert text in str(caught.value) and "\n" not in str(caught.value)
+    assert not is_whole_jpeg(SimpleNamespace(format=text, data=data), 7, 5)
+
+
+@pytest.mark.parametrize(
+    "text, data",
+    [
+        ("jpeg", COLOUR_JPEG),
+        ("png", COLOUR),
+        ("", COLOUR),
+        ("rgb8; jpeg compressed bgr8", COLOUR_JPEG),
+        ("bgr8; png compressed bgr8", COLOUR),
+        ("rgb16; png compressed bgr16", cv2.imencode(".png", RGB.astype("u2"))[1].tobytes()),
+        ("bayer_rggb8; jpeg compressed bgr8", COLOUR_JPEG),
+        ("yuv422_yuy2; jpeg compressed bgr8", COLOUR_JPEG),
+        ("yuv422; jpeg compressed ", COLOUR_JPEG),
+        ("mono8; jpeg compressed mono8", GREY_JPEG),
+        ("mono8; png compressed ", GREY),
+        ("jpeg", GREY_JPEG),
+    ],
+)
+def test_a_compressed_picture_in_colour_or_of_a_grey_camera_is_taken(text, data):
+    assert decode_image(SimpleNamespace(format=text, data=data)).shape == RGB.shape
+
+
+def noise(suffix: str) -> bytes:
+    return cv2.imencode(suffix, np.random.default_rng(1).integers(0, 256, (64, 48, 3), np.uint8))[1].tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-12], lambda data: data[: len(data) // 2], lambda d: d[:-12] + bytes(12)]
+)
+def test_a_picture_that_breaks_off_is_refused_though_a_decoder_would_repair_it(suffix, damage):
+    data = noise(suffix)
+    with pytest.raises(ValueError, match="breaks off after .* whole picture"):
+        decode_image(SimpleNamespace(format="jpeg", data=damage(data)))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_what_a_driver_pads_a_whole_picture_with_does_no_harm(suffix):
+    data = noise(suffix) + bytes(100)
+    assert decode_image(SimpleNamespace(format="jpeg", data=data)).shape == (64, 48, 3)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vla_ros.messages.joints import fill_joint_state, positions_by_name
+from vla_ros.messages.joints import fill_joint_state, names_any, positions_by_name
 from vla_ros.messages.times import fill_time, time_to_ns
 
 NAMES = ("base", "elbow")
@@ -30,6 +30,19 @@ def test_a_joint_without_a_velocity_sensor_does_not_cost_the_positions():
     assert np.isfinite(positions).all() and velocities is None
 
 
+@pytest.mark.parametrize("velocity", [(0.1,), (0.1, 0.2), (0.1, 0.2, 0.3, 0.4)])
+def test_velocities_that_are_not_as_many_as_names_are_taken_as_none(velocity):
+    positions, velocities = positions_by_name(joint_state(velocity=velocity), NAMES)
+    np.testing.assert_array_equal(positions, [3.0, 1.0])
+    assert velocities is None
+
+
+def test_a_foreign_joint_named_twice_costs_nothing():
+    msg = joint_state(("elbow", "wheel", "base", "wheel"), (1.0, 2.0, 3.0, 4.0), (0.1, 0.2, 0.3, 0.4))
+    positions, velocities = positions_by_name(msg, NAMES)
+    np.testing.assert_array_equal([positions, velocities], [[3.0, 1.0], [0.3, 0.1]])
+
+
 @pytest.mark.parametrize(
     "msg, said",
     [
@@ -37,7 +50,6 @@ def test_a_joint_without_a_velocity_sensor_does_not_cost_the_positions():
         (joint_state(names=(), position=(), velocity=()), "no joints"),
         (joint_state(names=("base", "elbow", "base")), "'base' twice"),
         (joint_state(position=(1.0, 2.0)), "3 names and 2 position"),
-        (joint_state(velocity=(1.0,)), "3 names and 1 velocity"),
         (joint_state(position=(1.0, 2.0, float("nan"))), "position of 'base' is nan"),
     ],
 )
@@ -50,6 +62,13 @@ def test_a_joint_state_that_cannot_be_used_is_refused_in_one_line(msg, said):
 def test_a_bad_value_of_a_joint_nobody_uses_is_ignored():
     positions, _ = positions_by_name(joint_state(position=(1.0, float("nan"), 3.0)), NAMES)
     np.testing.assert_array_equal(positions, [3.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "names, is_ours", [(("wheel", "base"), True), (("wheel_left", "wheel_right"), False), ((), False)]
+)
+def test_a_joint_state_is_about_us_if_it_names_one_of_our_joints(names, is_ours):
+    assert names_any(joint_state(names), NAMES) is is_ours
 
 
 def test_a_filled_joint_state_reads_back():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from runtime_helpers import MS, ROBOT, S, fill_sensors, frame, joints
@@ -9,6 +11,8 @@ from runtime_helpers import MS, ROBOT, S, fill_sensors, frame, joints
 from vla_ros.observing.buffers import NUM_FRAMES, NUM_JOINT_SAMPLES, FrameBuffer, JointBuffer, SensorBuffers
 from vla_ros.observing.observe import NoObservation, observe
 from vla_ros.observing.policy_fit import match_policy
+from vla_ros.recordings.series import TimeSeries
+from vla_ros.robot import JointConfig, OutputConfig
 from vla_ros.types import Observation
 
 
@@ -41,6 +45,21 @@ def test_joints_are_interpolated_to_the_moment_asked_for():
     np.testing.assert_allclose(buffer.at(20 * MS).positions, [2.0, -4.0])
     np.testing.assert_allclose(buffer.at(99 * MS).positions, [3.0, -6.0])
     assert buffer.at(-1) is None
+
+
+@pytest.mark.parametrize(("ms", "expected"), [(11, 3.1), (14, np.pi), (15, -np.pi), (19, -3.1)])
+def test_a_continuous_joint_goes_from_pi_to_minus_pi_the_short_way(ms, expected):
+    wrist = JointConfig("wrist", -3.14, 3.14, 1.0, 5.0)
+    robot = replace(ROBOT, joints=(ROBOT.joints[0], wrist), outputs=(OutputConfig("arm", ("shoulder", "wrist")),))
+    live = SensorBuffers(robot).joints
+    times_ns, rows = np.array([10, 20]) * MS, np.array([[2.0, 3.1], [-2.0, -3.1]])
+    for time_ns, row in zip(times_ns.tolist(), rows, strict=True):
+        live.add(joints(time_ns, *row))
+    found = live.at(ms * MS).positions
+    assert abs(found[1] - expected) < 0.05
+    assert found[0] == 2.0 - 0.4 * (ms - 10), "a joint with a stop on the way cannot have gone past it"
+    offline = TimeSeries(times_ns, rows).at(np.array([ms * MS]), turns=robot.turns)
+    np.testing.assert_array_equal(offline[0], found)
 
 
 def test_the_joint_buffer_is_bounded():

@@ -36,13 +36,15 @@ from vla_ros.check.seen import (
     Stream,
     TopicSeen,
 )
+from vla_ros.messages.compressed import find_problem, refuse_format
 from vla_ros.messages.images import COLOUR_ENCODINGS, decode_pixels
-from vla_ros.messages.joints import positions_by_name
+from vla_ros.messages.joints import names_any, positions_by_name
 from vla_ros.messages.times import time_to_ns
 from vla_ros.robot import RobotConfig, load_robot, read_robot_file
 from vla_ros.ros import qos
 from vla_ros.ros.robot_description import load_robot_in_graph
 from vla_ros.ros.signals import interrupt_on_signals, not_a_namespace, ros_running
+from vla_ros.strict import quoted
 
 NODE_NAME = "vla_check"
 INPUTS = {"task": topics.TASK.name, "teleop": topics.TELEOP.name, "estop": topics.ESTOP.name}
@@ -223,14 +225,19 @@ class _Images(_Heard):
 
 @dataclass
 class _JointStates(_Heard):
+    """Messages that name none of ``joint_names`` (wheels, another arm) count only where no other came."""
+
+    foreign: _Heard = field(default_factory=_Heard)
     joint_names: Sequence[str] = ()
     num_named: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     positions: dict[str, Range] = field(default_factory=dict)
 
     def add(self, msg: Any, now_ns: int) -> None:
+        self.num_named.update(dict.fromkeys(msg.name, 1))
+        if not names_any(msg, self.joint_names):
+            return self.foreign.add(msg, now_ns)
         super().add(msg, now_ns)
-        self.num_named.update(set(msg.name))
         present = [name for name in self.joint_names if name in msg.name]
         try:
             positions, _ = positions_by_name(msg, present)
@@ -240,6 +247,9 @@ class _JointStates(_Heard):
         for name, position in zip(present, positions.tolist(), strict=True):
             known = self.positions.get(name, Range(position, position))
             self.positions[name] = Range(min(known.lowest, position), max(known.highest, position))
+
+    def stream(self, until_ns: int) -> Stream:
+        return super().stream(until_ns) if self.received_ns else self.foreign.stream(until_ns)
 
 
 def _picture(msg: Image) -> Picture:
@@ -256,7 +266,8 @@ def _compressed_picture(msg: CompressedImage) -> Picture:
     """Its size from the file's header; nothing is decoded."""
     try:
         with PillowImage.open(io.BytesIO(msg.data)) as image:
-            return Picture(*image.size, msg.format)
+            problem = "" if refuse_format(msg.format) else find_problem(msg)  # its format is judged for itself
+            return Picture(*image.size, msg.format, problem)
     except Exception as error:  # damaged bytes make the library raise many things
-        problem = f"{len(msg.data)} bytes of format '{msg.format}' are not a picture ({type(error).__name__})"
+        problem = f"{len(msg.data)} bytes of format '{quoted(msg.format)}' are not a picture ({type(error).__name__})"
         return Picture(0, 0, msg.format, problem)

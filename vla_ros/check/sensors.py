@@ -10,8 +10,10 @@ import numpy as np
 from vla_ros.check.finding import Part
 from vla_ros.check.seen import CameraSeen, GraphSeen, JointStatesSeen
 from vla_ros.check.streams import judge_publishers, judge_rate, judge_stamps, names
+from vla_ros.messages.compressed import COLOUR_FORMATS, refuse_format
 from vla_ros.messages.images import COLOUR_ENCODINGS, DEPTH_ENCODINGS
 from vla_ros.robot import CameraConfig, JointConfig, RobotConfig
+from vla_ros.strict import listed, quoted
 from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE
 from vla_ros.units import NS_PER_S
 
@@ -87,19 +89,20 @@ def _judge_pictures(part: Part, camera: CameraConfig, seen: CameraSeen, has_cv_b
 
 
 def _judge_encoding(part: Part, camera: CameraConfig, encoding: str, has_cv_bridge: bool) -> None:
-    expected = "jpeg or png" if camera.compressed else f"one of {', '.join(COLOUR_ENCODINGS)}"
-    if camera.compressed and "compressedDepth" in encoding:
-        part.fail("encoding", encoding, expected, "topic: the compressed colour image")
+    expected = COLOUR_FORMATS if camera.compressed else f"one of {', '.join(COLOUR_ENCODINGS)}"
+    refusal = refuse_format(encoding) if camera.compressed else None
+    if refusal:
+        part.fail("encoding", f"'{quoted(encoding)}', which is {refusal.what}", expected, refusal.fix)
     elif camera.compressed or encoding in COLOUR_ENCODINGS:
-        part.ok("encoding", encoding, expected)
+        part.ok("encoding", quoted(encoding), expected)
     elif encoding in DEPTH_ENCODINGS:
         fix = f"topic of camera '{camera.name}' in the robot file: the colour image"
         part.fail("encoding", f"{encoding}, which is depth", expected, fix)
     elif has_cv_bridge:
-        part.warn("encoding", f"{encoding}, which cv_bridge has to convert", expected, "the driver's encoding")
+        part.warn("encoding", f"{quoted(encoding)}, which cv_bridge has to convert", expected, "the driver's encoding")
     else:
         fix = "the driver's encoding, or install ROS's cv_bridge, which reads it"
-        part.fail("encoding", encoding, expected, fix)
+        part.fail("encoding", quoted(encoding), expected, fix)
 
 
 def _judge_names(part: Part, robot: RobotConfig, seen: JointStatesSeen) -> None:
@@ -108,7 +111,7 @@ def _judge_names(part: Part, robot: RobotConfig, seen: JointStatesSeen) -> None:
     partial = [name for name in robot.joint_names if 0 < seen.num_named.get(name, 0) < num]
     extra = [name for name in seen.num_named if name not in robot.joint_names]
     if absent:
-        came = f"; {', '.join(extra)} came" if extra else ""
+        came = f"; {listed(extra)} came" if extra else ""
         fix = "joint names in the robot file, or the joints of joint_state_broadcaster"
         part.fail("names", f"no {', '.join(absent)}{came}", "every joint of the robot file", fix)
     if partial:
@@ -116,7 +119,7 @@ def _judge_names(part: Part, robot: RobotConfig, seen: JointStatesSeen) -> None:
         fix = "publish all joints together: one joint_state_broadcaster with all of them"
         part.fail("names", got, "every joint in every message", fix)
     if not absent and not partial:
-        ignored = f"; {len(extra)} more are ignored: {', '.join(extra)}" if extra else ""
+        ignored = f"; {len(extra)} more are ignored: {listed(extra)}" if extra else ""
         part.ok("names", f"all {robot.num_joints} joints{ignored}", ", ".join(robot.joint_names))
     if seen.refused:
         reason, times = max(seen.refused.items(), key=lambda item: item[1])

@@ -14,7 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vla_ros.messages.compressed import find_problem
 from vla_ros.messages.times import fill_time
+from vla_ros.strict import one_line, quoted
 
 # Type and number of a pixel's channels.
 _LAYOUTS = {
@@ -30,10 +32,6 @@ _TO_RGB = {"bgr8": cv2.COLOR_BGR2RGB, "bgra8": cv2.COLOR_BGRA2RGB, "mono8": cv2.
 DEPTH_ENCODINGS = ("16UC1", "32FC1")
 COLOUR_ENCODINGS = tuple(name for name in _LAYOUTS if name not in DEPTH_ENCODINGS)
 
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-# Baseline, extended and progressive; of all others cv2 decides.
-_SIZE_MARKERS = (0xC0, 0xC1, 0xC2)
-
 Converter = Callable[[Any, str], np.ndarray]
 
 
@@ -41,7 +39,8 @@ def decode_image(msg: Any) -> np.ndarray:
     """The RGB picture in an Image or CompressedImage message.
 
     Returns uint8 ``[height, width, 3]``; for rgb8 and rgba8 it is a view of the message's data.
-    Raises ValueError for a depth image, an encoding that cannot be read, and data that does not fit the declared size.
+    Raises ValueError for a depth image, an encoding that cannot be read, and data that does not fit the declared size;
+    of a CompressedImage, for what its format says isn't colour, and a picture that breaks off.
     """
     if not hasattr(msg, "encoding"):
         return _decode_compressed(msg)
@@ -82,22 +81,6 @@ def find_cv_bridge() -> Converter | None:
     return CvBridge().imgmsg_to_cv2
 
 
-def is_whole_jpeg(msg: Any, width: int, height: int) -> bool:
-    """Whether a CompressedImage is a JPEG from its start to its end and of that size, as far as its header tells: then
-    ``decode_frame`` can wait until somebody looks. Nothing is decoded here."""
-    data = np.frombuffer(msg.data, np.uint8).data
-    if "compressedDepth" in msg.format or data[:2] != _JPEG_START or data[-2:] != _JPEG_END:
-        return False
-    position = 2
-    while position + 9 < len(data) and data[position] == 0xFF:
-        marker, size = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker in _SIZE_MARKERS:
-            found = tuple(int.from_bytes(data[position + i : position + i + 2], "big") for i in (5, 7))
-            return found == (height, width)
-        position += 2 + size
-    return False
-
-
 def decode_pixels(msg: Any) -> np.ndarray:
     """The pixels of an Image message as they were sent, in the host's byte order.
 
@@ -106,7 +89,9 @@ def decode_pixels(msg: Any) -> np.ndarray:
     Raises ValueError for another encoding and for data that does not fit height, width and step.
     """
     if msg.encoding not in _LAYOUTS:
-        raise ValueError(f"image encoding '{msg.encoding}' is not read here; supported are {', '.join(_LAYOUTS)}")
+        raise ValueError(
+            f"image encoding '{quoted(msg.encoding)}' is not read here; supported are {', '.join(_LAYOUTS)}"
+        )
     kind, num_channels = _LAYOUTS[msg.encoding]
     dtype = np.dtype(kind).newbyteorder(">" if msg.is_bigendian else "<")
     row_bytes = msg.width * num_channels * dtype.itemsize
@@ -154,17 +139,19 @@ def _byte_array(values: np.ndarray) -> array:
 
 
 def _decode_compressed(msg: Any) -> np.ndarray:
+    if problem := find_problem(msg):
+        raise ValueError(problem)
     data = np.frombuffer(msg.data, np.uint8)
     # The pixels as the sensor laid them out: an EXIF rotation would change height and width behind the robot file.
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(data, flags) if len(data) and "compressedDepth" not in msg.format else None
+        image = cv2.imdecode(data, flags) if len(data) else None
     except cv2.error:  # of a size that nothing could hold
         image = None
     if image is None:
         raise ValueError(
-            f"compressed image of format '{msg.format}' and {len(data)} bytes cannot be decoded; expected a whole JPEG "
-            "or PNG colour picture: check the camera's image transport"
+            f"compressed image of format '{quoted(msg.format)}' and {len(data)} bytes cannot be decoded; expected a "
+            "whole JPEG or PNG colour picture: check the camera's image transport"
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
@@ -173,19 +160,19 @@ def _convert_unknown(msg: Any) -> np.ndarray:
     convert, supported = find_cv_bridge(), ", ".join(COLOUR_ENCODINGS)
     if convert is None:
         raise ValueError(
-            f"image encoding '{msg.encoding}' is not supported; expected one of {supported}: set the camera driver's "
-            "encoding, or install ROS's cv_bridge"
+            f"image encoding '{quoted(msg.encoding)}' is not supported; expected one of {supported}: set "
+            "the camera driver's encoding, or install ROS's cv_bridge"
         )
     try:
         image = np.asarray(convert(msg, "rgb8"))
     except Exception as error:  # cv_bridge raises its own types, which exist only where it is installed
         raise ValueError(
-            f"image encoding '{msg.encoding}': cv_bridge cannot make rgb8 of it ({' '.join(str(error).split())}); "
+            f"image encoding '{quoted(msg.encoding)}': cv_bridge cannot make rgb8 of it ({one_line(error)}); "
             f"expected one of {supported}: set the camera driver's encoding"
         ) from error
     if image.shape != (msg.height, msg.width, 3) or image.dtype != np.uint8:
         raise ValueError(
-            f"image encoding '{msg.encoding}': cv_bridge gave {image.dtype} {image.shape}; expected uint8 "
+            f"image encoding '{quoted(msg.encoding)}': cv_bridge gave {image.dtype} {image.shape}; expected uint8 "
             f"({msg.height}, {msg.width}, 3): set the camera driver's encoding to one of {supported}"
         )
     return image

@@ -3,41 +3,44 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from vla_ros.messages.times import fill_time
+from vla_ros.strict import listed
+
+
+def names_any(msg: Any, joint_names: Collection[str]) -> bool:
+    """Whether a JointState message is about any of these joints; one of wheels or of another arm isn't."""
+    return any(name in joint_names for name in msg.name)
 
 
 def positions_by_name(msg: Any, joint_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
     """Positions and velocities of ``joint_names``, in that order, out of a JointState message.
 
-    Returns ``[num_joints]`` float64 each, rad and rad/s; velocities are None where the driver sends none, or NaN for
-    some joint, as for one without a velocity sensor. Further joints in the message are ignored. Raises ValueError for a
-    missing or repeated joint, a wrong number of values, and a position that is not finite.
+    Returns ``[num_joints]`` float64 each, rad and rad/s; velocities are None where not every one of these joints has
+    one: the driver sends none, fewer than names, or NaN, as for a joint without a velocity sensor. What the message
+    says of further joints is ignored. Raises ValueError for a missing or repeated joint, another number of positions
+    than of names, and a position that is not finite.
     """
     names = list(msg.name)
-    index = {name: i for i, name in enumerate(names)}
-    if len(index) != len(names):
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"joint state names joint '{repeated}' twice; expected each joint once: check the driver")
-    missing = [name for name in joint_names if name not in index]
-    if missing:
+    rows = [_row(names, name) for name in joint_names]
+    if len(msg.position) != len(names):
         raise ValueError(
-            f"joint state lacks joint '{missing[0]}'; it holds {', '.join(names) or 'no joints'}: "
-            "check the joint names in the robot file"
+            f"joint state has {len(names)} names and {len(msg.position)} position values; expected as many: "
+            "check the driver"
         )
-    rows = [index[name] for name in joint_names]
-    positions = _values(msg.position, "position", names, rows)
+    positions = np.asarray(msg.position, dtype=np.float64)[rows]
     worst = np.flatnonzero(~np.isfinite(positions))
     if len(worst):
         raise ValueError(
             f"joint state position of '{joint_names[worst[0]]}' is {positions[worst[0]]}; expected a finite number: "
             "check the driver"
         )
-    velocities = _values(msg.velocity, "velocity", names, rows) if len(msg.velocity) else None
+    # With fewer or more than names nobody knows whose each is.
+    velocities = np.asarray(msg.velocity, dtype=np.float64)[rows] if len(msg.velocity) == len(names) else None
     return positions, velocities if velocities is not None and np.isfinite(velocities).all() else None
 
 
@@ -51,9 +54,13 @@ def fill_joint_state(
     msg.velocity = array("d", velocities)
 
 
-def _values(given: Any, what: str, names: list[str], rows: list[int]) -> np.ndarray:
-    if len(given) != len(names):
+def _row(names: list[str], name: str) -> int:
+    """Where joint ``name`` stands. Raises ValueError where it doesn't, or twice."""
+    if name not in names:
         raise ValueError(
-            f"joint state has {len(names)} names and {len(given)} {what} values; expected as many: check the driver"
+            f"joint state lacks joint '{name}'; it holds {listed(names, 'no joints')}: "
+            "check the joint names in the robot file"
         )
-    return np.asarray(given, dtype=np.float64)[rows]
+    if names.count(name) > 1:
+        raise ValueError(f"joint state names joint '{name}' twice; expected each joint once: check the driver")
+    return names.index(name)

@@ -13,7 +13,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros import topics
 from vla_ros.messages.images import decode_frame, find_cv_bridge
-from vla_ros.messages.joints import positions_by_name
+from vla_ros.messages.joints import names_any, positions_by_name
 from vla_ros.messages.times import MAX_START_LEAD_S, time_to_ns
 from vla_ros.messages.trajectories import parse_teleop
 from vla_ros.nodes.control import Control
@@ -29,6 +29,8 @@ from vla_ros.types import Frame
 from vla_ros.units import NS_PER_S
 
 NO_BUTTON = -1
+# Joint states of wheels or of another arm are normal beside our own; nothing but such for this long isn't.
+FOREIGN_ONLY_S = 3.0
 
 
 class _Inputs:
@@ -59,6 +61,7 @@ class SensorInputs(_Inputs):
         super().__init__(owner, robot, stamps, problems, "cameras", "joints")
         self.sensors: SensorBuffers | None = None
         self._on_frame = on_frame
+        self._own_joints_ns = 0
         find_cv_bridge()  # loaded before the first picture waits for it
         cameras, joints = self._roles
         for camera in robot.cameras:
@@ -82,7 +85,11 @@ class SensorInputs(_Inputs):
         self._on_frame()
 
     def _on_joint_state(self, msg: Any) -> None:
-        sensors = self.sensors
+        sensors, now_ns = self.sensors, steady_now_ns()
+        if sensors is None or names_any(msg, self._robot.joint_names):
+            self._own_joints_ns = now_ns
+        elif now_ns - self._own_joints_ns < FOREIGN_ONLY_S * NS_PER_S:
+            return
         if sensors is None:
             return
         try:

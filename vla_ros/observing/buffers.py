@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from vla_ros.interpolate import between
 from vla_ros.robot import RobotConfig
 from vla_ros.types import Frame, JointSample
 from vla_ros.units import NS_PER_S
@@ -54,9 +55,13 @@ class FrameBuffer:
 
 
 class JointBuffer:
-    """The last ``NUM_JOINT_SAMPLES`` joint samples, oldest first. A sample not newer than the newest is ignored."""
+    """The last ``NUM_JOINT_SAMPLES`` joint samples, oldest first. A sample not newer than the newest is ignored.
 
-    def __init__(self) -> None:
+    ``turns`` says which joints turn without end, bool ``[num_joints]``; any may where nobody knows.
+    """
+
+    def __init__(self, turns: np.ndarray | bool = True) -> None:
+        self._turns = turns
         self._samples: tuple[JointSample, ...] = ()
 
     def add(self, sample: JointSample) -> None:
@@ -71,7 +76,7 @@ class JointBuffer:
         return samples[-1] if samples else None
 
     def at(self, stamp_ns: int, max_gap_s: float = math.inf) -> JointSample | None:
-        """The joints at ``stamp_ns``, interpolated linearly between the samples around it.
+        """The joints at ``stamp_ns``, interpolated between the samples around it.
 
         After the newest sample it is the newest; there is none before the oldest, and between two that are further
         apart than ``max_gap_s``.
@@ -90,7 +95,7 @@ class JointBuffer:
         weight = (stamp_ns - early.stamp_ns) / (late.stamp_ns - early.stamp_ns)
         return JointSample(
             stamp_ns,
-            early.positions + weight * (late.positions - early.positions),
+            between(early.positions, late.positions, weight, self._turns),
             early.velocities + weight * (late.velocities - early.velocities),
         )
 
@@ -100,7 +105,7 @@ class SensorBuffers:
 
     def __init__(self, robot: RobotConfig) -> None:
         self.cameras = {name: FrameBuffer() for name in robot.camera_names}
-        self.joints = JointBuffer()
+        self.joints = JointBuffer(robot.turns)
         self.task = ""
 
     def clear(self) -> None:

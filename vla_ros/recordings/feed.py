@@ -16,8 +16,9 @@ from vla_ros import topics
 from vla_ros.bags.read import BagReader
 from vla_ros.bags.storage import RawMessage
 from vla_ros.bags.tally import Tally
-from vla_ros.messages.images import decode_frame, is_whole_jpeg
-from vla_ros.messages.joints import positions_by_name
+from vla_ros.messages.compressed import is_whole_jpeg
+from vla_ros.messages.images import decode_frame
+from vla_ros.messages.joints import names_any, positions_by_name
 from vla_ros.messages.times import MAX_LEAD_S, MAX_START_LEAD_S, check_stamp, time_to_ns
 from vla_ros.messages.trace import decode_trace
 from vla_ros.messages.trajectories import Trajectory, parse_teleop, parse_trajectory
@@ -38,6 +39,7 @@ from vla_ros.recordings.events import (
     TraceEvent,
 )
 from vla_ros.robot import CameraConfig, OutputConfig, RobotConfig
+from vla_ros.strict import listed, quoted
 from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING, TRAJECTORY
 from vla_ros.types import Frame, Mode
 from vla_ros.units import NS_PER_S
@@ -52,11 +54,11 @@ _NUMBER = re.compile(r"-?\d[\d.]*")
 
 @dataclass(frozen=True)
 class _Source:
-    """A topic of the robot: its message type, how a message and its time become an event, and whether a bag without it
-    is worth a line."""
+    """A topic of the robot: its message type, how a message and its time become an event (None: nothing of ours), and
+    whether a bag without it is worth a line."""
 
     msgtype: str
-    read: Callable[[Any, int], BagEvent]
+    read: Callable[[Any, int], BagEvent | None]
     is_needed: bool = False
 
 
@@ -84,6 +86,8 @@ class Feed:
             source = replace(source, is_needed=source.is_needed or name in needed)
             self._sources.setdefault(resolve_topic(name, namespace), []).append(source)
         self._tally = Tally()
+        self._has_own_joints = False
+        self._foreign_joints = ""
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -108,10 +112,13 @@ class Feed:
                 except ValueError as error:
                     self.report(f"{topic} {_NUMBER.sub('#', str(error))}", f"'{topic}': {error}")
                 else:
-                    self._report_pause(last_ns, event.received_ns)
-                    last_ns = event.received_ns
-                    yield event
+                    if event is not None:
+                        self._report_pause(last_ns, event.received_ns)
+                        last_ns = event.received_ns
+                        yield event
         self._report_missing(set(readable))
+        if self._foreign_joints and not self._has_own_joints:
+            self.report("foreign joints", self._foreign_joints)
 
     def _is_readable(self, message: RawMessage, source: _Source) -> bool:
         """Whether a topic's messages are of the type the live nodes take."""
@@ -168,7 +175,15 @@ class Feed:
             topics.SIM_BLOCKS.name: _Source(STRING, lambda msg, at_ns: SceneEvent(at_ns, _parse_places(msg.data))),
         }
 
-    def _joints(self, msg: Any, received_ns: int) -> JointsEvent:
+    def _joints(self, msg: Any, received_ns: int) -> JointsEvent | None:
+        if not names_any(msg, self._robot.joint_names):  # of wheels, or of another arm
+            came = listed(msg.name, "no joints")
+            self._foreign_joints = (
+                f"'{self._robot.joint_states.topic}' holds {came}; expected {', '.join(self._robot.joint_names)}: "
+                "check the joint names in the robot file"
+            )
+            return None
+        self._has_own_joints = True
         stamp_ns = _stamp(msg, received_ns)
         positions, velocities = positions_by_name(msg, self._robot.joint_names)
         return JointsEvent(received_ns, joint_sample(stamp_ns, positions, velocities))
@@ -233,7 +248,7 @@ def _frame(camera: CameraConfig, msg: Any, received_ns: int) -> FrameEvent:
 
 def _one_of(text: str, known: Sequence[str]) -> str:
     if text not in known:
-        raise ValueError(f"'{text[:40]}'; expected one of {', '.join(known)}")
+        raise ValueError(f"'{quoted(text)}'; expected one of {', '.join(known)}")
     return text
 
 
@@ -241,4 +256,4 @@ def _parse_places(text: str) -> dict[str, tuple[float, float]]:
     try:
         return {str(name): (float(x), float(y)) for name, (x, y) in json.loads(text).items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"'{text[:40]}' is not a JSON object of names and their [x, y] in m") from error
+        raise ValueError(f"'{quoted(text)}' is not a JSON object of names and their [x, y] in m") from error

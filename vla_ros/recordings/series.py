@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros.interpolate import between
 from vla_ros.units import NS_PER_S
 
 MAX_GAP_S = 0.5
@@ -24,9 +25,9 @@ class TimeSeries:
     def __len__(self) -> int:
         return len(self.times_ns)
 
-    def at(self, times_ns: np.ndarray, max_gap_s: float = MAX_GAP_S) -> np.ndarray:
+    def at(self, times_ns: np.ndarray, max_gap_s: float = MAX_GAP_S, turns: np.ndarray | bool = True) -> np.ndarray:
         """Linear between samples, ``[num_times, num_joints]``; NaN outside, and between samples further apart than
-        ``max_gap_s``."""
+        ``max_gap_s``. ``turns`` says which joints turn without end; any may where nobody knows."""
         found = np.full((len(times_ns), self.values.shape[1]), np.nan)
         if len(self) < 2:
             return found
@@ -35,8 +36,7 @@ class TimeSeries:
         is_inside = (times_ns >= self.times_ns[0]) & (times_ns <= self.times_ns[-1])
         is_inside &= (after_ns - before_ns) <= max_gap_s * NS_PER_S
         weight = ((times_ns - before_ns) / np.maximum(after_ns - before_ns, 1))[:, None]
-        between = self.values[after - 1] + weight * (self.values[after] - self.values[after - 1])
-        found[is_inside] = between[is_inside]
+        found[is_inside] = between(self.values[after - 1], self.values[after], weight, turns)[is_inside]
         return found
 
     def broken_at_gaps(self, max_gap_s: float = MAX_GAP_S) -> TimeSeries:

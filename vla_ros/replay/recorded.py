@@ -68,7 +68,8 @@ class Recording:
         times_ns = parts[self._robot.outputs[0]].times_ns
         values = np.full((len(times_ns), self._robot.num_joints), np.nan)
         for i, (output, part) in enumerate(parts.items()):
-            values[:, self._robot.columns(output.joints)] = part.at(times_ns) if i else part.values
+            columns = self._robot.columns(output.joints)
+            values[:, columns] = part.at(times_ns, turns=self._robot.turns[columns]) if i else part.values
         return TimeSeries(times_ns, values)
 
 

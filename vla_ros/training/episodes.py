@@ -209,7 +209,8 @@ def _samples(span: _OpenEpisode, robot: RobotConfig, rule: FrameRule, num_left_o
         dues_ns = seen.stamp_ns + due_ns
         actions = np.empty((rule.horizon, robot.num_joints))
         for output in robot.outputs:
-            actions[:, robot.columns(output.joints)] = series[output.name].at(dues_ns)
+            columns = robot.columns(output.joints)
+            actions[:, columns] = series[output.name].at(dues_ns, turns=robot.turns[columns])
         if seen.stamp_ns < span.start_ns:
             num_left_out["from before their episode"] += 1
         elif not np.isfinite(actions).all():

@@ -1,0 +1,100 @@
+"""What a ``sensor_msgs/CompressedImage`` holds, by its format string and its headers; nothing is decoded here.
+
+The format is ``<original encoding>; <codec> compressed <compressed encoding>`` from image_transport, where the last may
+be empty, or the codec alone from drivers.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vla_ros.strict import quoted
+
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+# Grey, and grey with alpha, in the byte behind the bit depth.
+_PNG_COLOUR_TYPE, _PNG_GREY = slice(25, 26), (b"\x00", b"\x04")
+# Baseline, extended and progressive; of all others the decoder decides.
+_FRAME_MARKERS, _SCAN_MARKER = (0xC0, 0xC1, 0xC2), 0xDA
+_DEPTH = re.compile(r"(8|16|32|64)[usf]c[12]?|mono16")
+COLOUR_FORMATS = "'jpeg', 'png' or 'rgb8; jpeg compressed bgr8'"
+
+
+class Refusal(NamedTuple):
+    """What a picture is instead of a colour one, and where that is set."""
+
+    what: str
+    fix: str
+
+
+class _Jpeg(NamedTuple):
+    """A JPEG's header, as far as it tells, and whether its end is there."""
+
+    height: int
+    width: int
+    num_channels: int
+    is_whole: bool
+
+
+def refuse_format(text: str) -> Refusal | None:
+    """Why a CompressedImage of format ``text`` isn't a colour picture; None where it is one, or may be.
+
+    A grey camera's (``mono8``) is taken, as it is in an Image.
+    """
+    before, separator, codec = text.casefold().rpartition(";")
+    words = codec.split()
+    after = words[words.index("compressed") + 1 :] if "compressed" in words else []
+    original = (before if separator or after or len(words) != 1 else codec).strip()
+    encoding = after[0] if after else original
+    if "compresseddepth" in text.casefold() or _DEPTH.fullmatch(original) or _DEPTH.fullmatch(encoding):
+        return Refusal("depth", "give the camera's colour topic in the robot file")
+    if encoding.startswith("bayer"):
+        return Refusal(
+            "a mosaic", "give the topic of the debayered picture in the robot file, or set the driver to rgb8"
+        )
+    if encoding == "mono8" and original not in ("", "mono8"):
+        return Refusal("grey", f"set the driver's encoding to rgb8: colour is lost in compressing {quoted(original)}")
+    return None
+
+
+def find_problem(msg: Any) -> str:
+    """Why a CompressedImage can't be used as a colour picture, in one line; empty where its format and its headers say
+    that it is a whole one."""
+    data = np.frombuffer(msg.data, np.uint8).tobytes()
+    jpeg = _read_jpeg(data) if data[:2] == _JPEG_START else None
+    is_png = data.startswith(_PNG_START)
+    is_grey = jpeg.num_channels == 1 if jpeg else is_png and data[_PNG_COLOUR_TYPE] in _PNG_GREY
+    refusal = refuse_format(msg.format)
+    if not refusal and is_grey and ";" in msg.format and not msg.format.casefold().startswith("mono8"):
+        refusal = Refusal("grey", "set the driver's encoding to rgb8")
+    about = f"compressed image of format '{quoted(msg.format)}'"
+    if refusal:
+        return f"{about} is {refusal.what}; expected a colour picture, such as {COLOUR_FORMATS}: {refusal.fix}"
+    if (data[:2] == _JPEG_START and not (jpeg and jpeg.is_whole)) or (is_png and _PNG_END not in data):
+        return f"{about} breaks off after {len(data)} bytes; expected a whole picture: check the network and the driver"
+    return ""
+
+
+def is_whole_jpeg(msg: Any, width: int, height: int) -> bool:
+    """Whether a CompressedImage is a JPEG in colour from its start to its end and of that size, as far as its header
+    tells: then decoding can wait until somebody looks."""
+    jpeg = _read_jpeg(np.frombuffer(msg.data, np.uint8).tobytes())
+    return jpeg is not None and jpeg[:2] == (height, width) and not find_problem(msg)
+
+
+def _read_jpeg(data: bytes) -> _Jpeg | None:
+    """None where no picture begins in ``data``."""
+    position, size = 2, (0, 0, 0)
+    while data[:2] == _JPEG_START and position + 9 < len(data) and data[position] == 0xFF:
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker in _FRAME_MARKERS:
+            height, width = (int.from_bytes(data[position + i : position + i + 2], "big") for i in (5, 7))
+            size = (height, width, data[position + 9])
+        if marker == _SCAN_MARKER:
+            # Within a scan these two bytes can't follow each other.
+            return _Jpeg(*size, is_whole=_JPEG_END in data[position:])
+        position += 1 if marker == 0xFF else 2 + length
+    return None
