@@ -12,6 +12,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 Config = TypeVar("Config")
 MAX_QUOTED = 80
 MAX_LISTED = 20
+MAX_LINE = 2000
 _NAMES = {float: "a finite number", int: "a whole number", str: "a string", bool: "true or false"}
 
 
@@ -28,7 +29,7 @@ def parse_config(kind: type[Config], document: Any, where: str) -> Config:
     unknown = _unknown(kind, document)
     if unknown:
         known = ", ".join(field.name for field in fields(kind))  # type: ignore[arg-type]
-        raise ValueError(f"{where}: unknown key '{unknown[0]}'; known keys are {known}")
+        raise ValueError(f"{where}: unknown key '{one_line(unknown[0], MAX_QUOTED)}'; known keys are {known}")
     missing = list(_missing(kind, document, where))
     if missing:
         raise ValueError("; ".join(missing))
@@ -45,9 +46,9 @@ def explained(before: str, *kinds: type[Exception], after: str = "") -> Iterator
         raise ValueError(f"{before}{one_line(error)}{after}") from error
 
 
-def one_line(error: Exception, num_characters: int | None = None) -> str:
-    """What an error says, in one line of at most so many characters."""
-    return " ".join(str(error).split())[:num_characters]
+def one_line(error: Exception | str, num_characters: int = MAX_LINE) -> str:
+    """What an error says, in one line of at most so many characters, control characters escaped."""
+    return quoted(" ".join(str(error).split()), num_characters)
 
 
 def quoted(text: str, num_characters: int = MAX_QUOTED) -> str:
@@ -108,14 +109,14 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return parse_config(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{where} is {value!r}; expected a list")
+            raise ValueError(f"{where} is {quoted(repr(value))}; expected a list")
         return tuple(_value(get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is not None:  # Mapping[str, Any]: checked by whoever reads it
         if not isinstance(value, Mapping):
-            raise ValueError(f"{where} is {value!r}; expected a mapping of keys to values")
+            raise ValueError(f"{where} is {quoted(repr(value))}; expected a mapping of keys to values")
         return dict(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not hint or (hint is float and not math.isfinite(value)):
-        raise ValueError(f"{where} is {value!r}; expected {_NAMES.get(hint, hint.__name__)}")
+        raise ValueError(f"{where} is {quoted(repr(value))}; expected {_NAMES.get(hint, hint.__name__)}")
     return value

@@ -16,6 +16,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from vla_ros.strict import quoted
+
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 MAX_HEADER_BYTES = 1024 * 1024
 HEADER_ALIGNMENT = 8
@@ -128,7 +130,8 @@ def check_kind(data: bytes, kind: str) -> Mapping[str, str]:
     metadata = _read_metadata(data)
     if metadata.get(KIND) != kind:
         raise ValueError(
-            f"message is a {metadata.get(KIND)!r}; expected a {kind!r}: run the same vla_ros release at both ends"
+            f"message is a {quoted(repr(metadata.get(KIND)))}; expected a {kind!r}: "
+            "run the same vla_ros release at both ends"
         )
     return metadata
 

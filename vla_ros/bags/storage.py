@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from vla_ros import strict
+
 # No message, and no chunk of messages, is larger: what says so is damaged, and would take all memory.
 MAX_BYTES = 1 << 30
 
@@ -68,4 +70,4 @@ class DamagedFile(Exception):
 
 def one_line(error: Exception) -> str:
     """What an error says, short enough to quote."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return strict.one_line(error, 200) or type(error).__name__

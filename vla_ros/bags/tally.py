@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from vla_ros.strict import one_line
+
 MAX_KINDS = 100
 
 
@@ -18,7 +20,7 @@ class Tally:
     def add(self, kind: str, line: str) -> None:
         """One thing of ``kind`` went wrong; ``line`` says it whole."""
         if kind in self._first or len(self._first) < MAX_KINDS:
-            self._first.setdefault(kind, line)
+            self._first.setdefault(kind, one_line(line))
             self._num[kind] += 1
         else:
             self._num_beyond += 1

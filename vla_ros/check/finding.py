@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from vla_ros.strict import one_line
+
 
 class Level(StrEnum):
     """``WARN`` works, but not as well as it should; ``FAIL`` does not work."""
@@ -41,13 +43,13 @@ class Part:
         self.findings: list[Finding] = []
 
     def ok(self, aspect: str, got: str, expected: str = "") -> None:
-        self.findings.append(Finding(Level.OK, self.name, aspect, got, expected))
+        self.findings.append(Finding(Level.OK, self.name, aspect, one_line(got), expected))
 
     def warn(self, aspect: str, got: str, expected: str, fix: str) -> None:
-        self.findings.append(Finding(Level.WARN, self.name, aspect, got, expected, fix))
+        self.findings.append(Finding(Level.WARN, self.name, aspect, one_line(got), expected, fix))
 
     def fail(self, aspect: str, got: str, expected: str, fix: str) -> None:
-        self.findings.append(Finding(Level.FAIL, self.name, aspect, got, expected, fix))
+        self.findings.append(Finding(Level.FAIL, self.name, aspect, one_line(got), expected, fix))
 
     def fails(self, *aspects: str) -> bool:
         """Whether one of these aspects has failed."""

@@ -44,6 +44,7 @@ from vla_ros.robot import RobotConfig, load_robot, read_robot_file
 from vla_ros.ros import qos
 from vla_ros.ros.robot_description import load_robot_in_graph
 from vla_ros.ros.signals import interrupt_on_signals, not_a_namespace, ros_running
+from vla_ros.strict import quoted
 
 NODE_NAME = "vla_check"
 INPUTS = {"task": topics.TASK.name, "teleop": topics.TELEOP.name, "estop": topics.ESTOP.name}
@@ -268,5 +269,5 @@ def _compressed_picture(msg: CompressedImage) -> Picture:
             problem = "" if refuse_format(msg.format) else find_problem(msg)  # its format is judged for itself
             return Picture(*image.size, msg.format, problem)
     except Exception as error:  # damaged bytes make the library raise many things
-        problem = f"{len(msg.data)} bytes of format '{msg.format}' are not a picture ({type(error).__name__})"
+        problem = f"{len(msg.data)} bytes of format '{quoted(msg.format)}' are not a picture ({type(error).__name__})"
         return Picture(0, 0, msg.format, problem)

@@ -94,15 +94,15 @@ def _judge_encoding(part: Part, camera: CameraConfig, encoding: str, has_cv_brid
     if refusal:
         part.fail("encoding", f"'{quoted(encoding)}', which is {refusal.what}", expected, refusal.fix)
     elif camera.compressed or encoding in COLOUR_ENCODINGS:
-        part.ok("encoding", encoding, expected)
+        part.ok("encoding", quoted(encoding), expected)
     elif encoding in DEPTH_ENCODINGS:
         fix = f"topic of camera '{camera.name}' in the robot file: the colour image"
         part.fail("encoding", f"{encoding}, which is depth", expected, fix)
     elif has_cv_bridge:
-        part.warn("encoding", f"{encoding}, which cv_bridge has to convert", expected, "the driver's encoding")
+        part.warn("encoding", f"{quoted(encoding)}, which cv_bridge has to convert", expected, "the driver's encoding")
     else:
         fix = "the driver's encoding, or install ROS's cv_bridge, which reads it"
-        part.fail("encoding", encoding, expected, fix)
+        part.fail("encoding", quoted(encoding), expected, fix)
 
 
 def _judge_names(part: Part, robot: RobotConfig, seen: JointStatesSeen) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from vla_ros.messages.compressed import find_problem
 from vla_ros.messages.times import fill_time
-from vla_ros.strict import quoted
+from vla_ros.strict import one_line, quoted
 
 # Type and number of a pixel's channels.
 _LAYOUTS = {
@@ -79,7 +79,9 @@ def decode_pixels(msg: Any) -> np.ndarray:
     Raises ValueError for another encoding and for data that does not fit height, width and step.
     """
     if msg.encoding not in _LAYOUTS:
-        raise ValueError(f"image encoding '{msg.encoding}' is not read here; supported are {', '.join(_LAYOUTS)}")
+        raise ValueError(
+            f"image encoding '{quoted(msg.encoding)}' is not read here; supported are {', '.join(_LAYOUTS)}"
+        )
     kind, num_channels = _LAYOUTS[msg.encoding]
     dtype = np.dtype(kind).newbyteorder(">" if msg.is_bigendian else "<")
     row_bytes = msg.width * num_channels * dtype.itemsize
@@ -148,19 +150,19 @@ def _convert_unknown(msg: Any, convert: Converter | None) -> np.ndarray:
     supported = ", ".join(COLOUR_ENCODINGS)
     if convert is None:
         raise ValueError(
-            f"image encoding '{msg.encoding}' is not supported; expected one of {supported}: set the camera driver's "
-            "encoding, or install ROS's cv_bridge"
+            f"image encoding '{quoted(msg.encoding)}' is not supported; expected one of {supported}: set "
+            "the camera driver's encoding, or install ROS's cv_bridge"
         )
     try:
         image = np.asarray(convert(msg, "rgb8"))
     except Exception as error:  # cv_bridge raises its own types, which exist only where it is installed
         raise ValueError(
-            f"image encoding '{msg.encoding}': cv_bridge cannot make rgb8 of it ({' '.join(str(error).split())}); "
+            f"image encoding '{quoted(msg.encoding)}': cv_bridge cannot make rgb8 of it ({one_line(error)}); "
             f"expected one of {supported}: set the camera driver's encoding"
         ) from error
     if image.shape != (msg.height, msg.width, 3) or image.dtype != np.uint8:
         raise ValueError(
-            f"image encoding '{msg.encoding}': cv_bridge gave {image.dtype} {image.shape}; expected uint8 "
+            f"image encoding '{quoted(msg.encoding)}': cv_bridge gave {image.dtype} {image.shape}; expected uint8 "
             f"({msg.height}, {msg.width}, 3): set the camera driver's encoding to one of {supported}"
         )
     return image

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from vla_ros import topics
+from vla_ros.strict import quoted
 
 
 @dataclass(frozen=True)
@@ -40,4 +41,4 @@ def decode_trace(line: str) -> Trace:
             cameras_ns, joint_positions, str(document["task"]), int(document["asked_ns"]), int(document["taken_ns"])
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"'{line[:80]}' is not the trace of a chunk; expected what {topics.TRACE} says") from error
+        raise ValueError(f"'{quoted(line)}' is not the trace of a chunk; expected what {topics.TRACE} says") from error

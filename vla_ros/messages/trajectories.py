@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vla_ros.messages.times import fill_time, time_to_ns
+from vla_ros.strict import quoted
 from vla_ros.units import NS_PER_S
 
 
@@ -104,10 +105,10 @@ def _columns(given: list[str], joint_names: Sequence[str]) -> list[int]:
     """Where each of ``joint_names`` stands in the message."""
     repeated = [name for name in given if given.count(name) > 1]
     if repeated:
-        raise ValueError(f"trajectory names joint '{repeated[0]}' twice; expected {', '.join(joint_names)}")
+        raise ValueError(f"trajectory names joint '{quoted(repeated[0])}' twice; expected {', '.join(joint_names)}")
     unknown = [name for name in given if name not in joint_names]
     if unknown:
-        raise ValueError(f"trajectory names unknown joint '{unknown[0]}'; expected {', '.join(joint_names)}")
+        raise ValueError(f"trajectory names unknown joint '{quoted(unknown[0])}'; expected {', '.join(joint_names)}")
     missing = [name for name in joint_names if name not in given]
     if missing:
         raise ValueError(f"trajectory lacks joint '{missing[0]}'; expected all of {', '.join(joint_names)}")

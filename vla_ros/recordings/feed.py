@@ -38,7 +38,7 @@ from vla_ros.recordings.events import (
     TraceEvent,
 )
 from vla_ros.robot import CameraConfig, OutputConfig, RobotConfig
-from vla_ros.strict import listed
+from vla_ros.strict import listed, quoted
 from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING, TRAJECTORY
 from vla_ros.types import Frame, Mode
 
@@ -230,7 +230,7 @@ def _frame(camera: CameraConfig, msg: Any, received_ns: int) -> FrameEvent:
 
 def _one_of(text: str, known: Sequence[str]) -> str:
     if text not in known:
-        raise ValueError(f"'{text[:40]}'; expected one of {', '.join(known)}")
+        raise ValueError(f"'{quoted(text)}'; expected one of {', '.join(known)}")
     return text
 
 
@@ -238,4 +238,4 @@ def _parse_places(text: str) -> dict[str, tuple[float, float]]:
     try:
         return {str(name): (float(x), float(y)) for name, (x, y) in json.loads(text).items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"'{text[:40]}' is not a JSON object of names and their [x, y] in m") from error
+        raise ValueError(f"'{quoted(text)}' is not a JSON object of names and their [x, y] in m") from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vla_ros.ros.clock import steady_now_ns
+from vla_ros.strict import one_line
 from vla_ros.units import NS_PER_S
 
 REPEAT_LOG_S = 5.0
@@ -30,7 +31,7 @@ class Problems:
 
     def report(self, source: str, line: str) -> None:
         """Something is wrong with ``source``: logged at once, and again every few seconds while it lasts."""
-        now_ns = steady_now_ns()
+        now_ns, line = steady_now_ns(), one_line(line)
         with self._lock:
             known = self._problems.get(source)
             is_new = known is None or now_ns - known.logged_ns > REPEAT_LOG_S * NS_PER_S

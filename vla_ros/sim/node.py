@@ -32,6 +32,7 @@ from vla_ros.ros.qos import CAMERA, COMMAND, JOINT_STATES
 from vla_ros.ros.signals import ros_running, stop_on_signals
 from vla_ros.share import robot_file
 from vla_ros.sim.messages import ResetRequest, parse_reset
+from vla_ros.strict import one_line
 from vla_ros.units import MS_PER_NS, NS_PER_S
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class SimNode(Node):
         try:
             request = parse_reset(msg.data)
         except ValueError as error:
-            self.get_logger().error(str(error))
+            self.get_logger().error(one_line(error))
             return
         self._inbox.put(partial(self._reset, request))
 
@@ -168,7 +169,7 @@ class SimNode(Node):
         try:
             self._simulated.reset(request)
         except ValueError as error:
-            self.get_logger().error(f"sim/reset: {error}")
+            self.get_logger().error(f"sim/reset: {one_line(error)}")
             return
         self._num_resets += 1
         self._blocks.publish(String(data=self._simulated.scene.blocks_json))

@@ -30,6 +30,7 @@ from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
 from vla_ros.ros.robot_description import load_robot_in_graph
 from vla_ros.ros.signals import ros_running, stop_on_signals
 from vla_ros.share import robot_file
+from vla_ros.strict import one_line, quoted
 from vla_ros.teleop.jog import DEFAULT_SPEED, HELP, MAX_SPEED, MIN_SPEED, JogSession, status_line
 from vla_ros.teleop.terminal import Terminal
 from vla_ros.types import Mode
@@ -146,7 +147,7 @@ class TeleopKeyboard(Node):
         while not self._answers.empty():
             service, response = self._answers.get()
             if self._asked_s.pop(service, None) is not None:
-                self._session.answer(service, response.success, response.message)
+                self._session.answer(service, response.success, one_line(response.message))
         for service in [name for name, asked_s in self._asked_s.items() if now_s - asked_s > ANSWER_PATIENCE_S]:
             del self._asked_s[service]
             self._session.lines.append(f"{service}: no answer in {ANSWER_PATIENCE_S:g} s")
@@ -161,7 +162,7 @@ class TeleopKeyboard(Node):
         terminal.show(line if colour is None else f"\x1b[{colour}m{mode}\x1b[0m{line[len(mode) :]}")
 
     def _on_mode(self, msg: String) -> None:
-        self._mode = msg.data
+        self._mode = quoted(msg.data)
 
     def _on_joint_state(self, msg: JointState) -> None:
         if self._measured.positions is not None and not names_any(msg, self._robot.joint_names):
