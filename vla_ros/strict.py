@@ -29,7 +29,7 @@ def parse_config(kind: type[Config], document: Any, where: str) -> Config:
     unknown = _unknown(kind, document)
     if unknown:
         known = ", ".join(field.name for field in fields(kind))  # type: ignore[arg-type]
-        raise ValueError(f"{where}: unknown key '{quoted(unknown[0])}'; known keys are {known}")
+        raise ValueError(f"{where}: unknown key '{one_line(unknown[0], MAX_QUOTED)}'; known keys are {known}")
     missing = list(_missing(kind, document, where))
     if missing:
         raise ValueError("; ".join(missing))
