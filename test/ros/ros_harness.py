@@ -215,7 +215,7 @@ class Probe:
             return response.success
 
         try:
-            wait_until(is_engaged, "engage")
+            wait_until(is_engaged, "engage", START_PATIENCE_S)
         except AssertionError as error:
             raise AssertionError(f"{error}: {last[0]}") from error
 

@@ -128,8 +128,15 @@ def test_commands_keep_the_limits_of_the_urdf(probe, publish):
     assert probe.change_state("vla_policy", "configure") and probe.change_state("vla_policy", "activate")
     fastest = follow(probe, [UPPER, UPPER, UPPER])
     assert fastest.max() == pytest.approx(MAX_VELOCITY, abs=1e-6)
-    probe.teleop([UPPER + 0.1, 0.0, 0.0])
-    wait_for_words(SimpleNamespace(probe=probe), "'base' at 0.900", "-0.4")
+    follow(probe, [0.0, 0.0, 0.0])
+    probe.commands.clear()
+    beyond = [UPPER + 0.1, 0.0, 0.0]
+    wait_until(
+        lambda: probe.teleop(beyond) or (probe.commands and probe.commands[-1].points[0].positions[0] > UPPER - 1e-6),
+        "the robot at its limit",
+    )
+    assert max(command.points[0].positions[0] for command in probe.commands) <= UPPER + 1e-9
+    wait_for_words(SimpleNamespace(probe=probe), "'base': target 0.900 is outside -0.4")
 
 
 def test_a_urdf_with_other_limits_is_reported_and_not_obeyed_until_the_next_configure(probe, publish):
