@@ -90,7 +90,7 @@ def test_a_replay_of_what_the_live_nodes_did_gives_the_same_chunks(online_bag: P
     """All of them, but for those of which the recorder, which best effort reaches, missed an image."""
     events = list(Feed(BagReader(online_bag), load_robot(robot_file("tabletop"))))
     recorded = {event.stamp_ns: event.trajectory for event in events if isinstance(event, ChunkEvent)}
-    images = {(event.frame.camera, event.stamp_ns) for event in events if isinstance(event, FrameEvent)}
+    images = {(event.frame.camera, event.frame.stamp_ns) for event in events if isinstance(event, FrameEvent)}
     traced = [event.trace.cameras_ns for event in events if isinstance(event, TraceEvent)]
     lost = [min(cameras_ns.values()) for cameras_ns in traced if not cameras_ns.items() <= images]
     told = [event.line for event in found.events if event.kind == "processor" and "lacks the image" in event.line]

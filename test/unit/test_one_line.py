@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import safetensors.numpy
 
 from vla_ros.bags.tally import Tally
 from vla_ros.check.finding import Part
+from vla_ros.messages import images
 from vla_ros.messages.images import decode_image, decode_pixels
 from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.trace import decode_trace
@@ -33,6 +36,11 @@ def fail(*_: object) -> None:
     raise RuntimeError(HOSTILE)
 
 
+def decode_with(convert: Callable[..., object], msg: SimpleNamespace) -> object:
+    with patch.object(images, "find_cv_bridge", lambda: convert):
+        return decode_image(msg)
+
+
 def trajectory(names: list[str]) -> SimpleNamespace:
     return SimpleNamespace(joint_names=names, points=[])
 
@@ -44,7 +52,7 @@ def trajectory(names: list[str]) -> SimpleNamespace:
         lambda: parse_trajectory(trajectory(HOSTILE_NAMES), NAMES),
         lambda: parse_trajectory(trajectory([HOSTILE, *NAMES]), NAMES),
         lambda: decode_image(image(encoding=HOSTILE)),
-        lambda: decode_image(image(encoding=HOSTILE), fail),
+        lambda: decode_with(fail, image(encoding=HOSTILE)),
         lambda: decode_pixels(image(encoding=HOSTILE)),
         lambda: decode_image(SimpleNamespace(format=HOSTILE, data=b"")),
         lambda: decode_image(SimpleNamespace(format=HOSTILE + "; jpeg compressed mono8", data=b"")),
