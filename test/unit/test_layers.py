@@ -120,7 +120,6 @@ MAY_IMPORT = {
         "vla_ros.runtime",
         "vla_ros.types",
     },
-    "vla_ros.bench.control.table": {"vla_ros.bench.control.judge"},
     "vla_ros.recordings": {
         "numpy",
         "vla_ros.interpolate",
@@ -215,7 +214,6 @@ ROS_LAYERS = (
     "vla_ros.demo",
     "vla_ros.record",
     "vla_ros.sim.node",
-    "vla_ros.sim.messages",
     "vla_ros.sim.robot",
     "vla_ros.teleop",
 )
