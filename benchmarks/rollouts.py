@@ -159,7 +159,7 @@ class _Episode:
             ramp = tick.ramp.positions[:, columns], tick.ramp.velocities[:, columns]
             self._simulated.accept(output, Trajectory(0, times_s, *ramp))
 
-    def answered(self, answer: Any) -> None:
+    def answered(self, answer: Any, request: Any) -> None:
         self._num_chunks += 1
 
     def failed(self, now_ns: int, problem: str) -> None:
