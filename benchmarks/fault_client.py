@@ -18,7 +18,6 @@ from vla_ros.demo.client import DemoClient
 from vla_ros.demo.stats import Recording
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory
 from vla_ros.robot import RobotConfig
-from vla_ros.ros.outputs import CommandInputs
 from vla_ros.ros.qos import COMMAND, LATCHED, REPORT
 from vla_ros.wire import REQUEST, PolicyResult, check_kind, decode_request, encode_result
 
@@ -40,8 +39,6 @@ class FaultClient(DemoClient):
         self.answer_digest = ""
         self._digest = ""
         self.last_request = b""
-        self.num_chunks = 0
-        self._commanded: Trajectory | None = None
         self._modes: set[str] = set()
         self._said: dict[str, DiagnosticStatus] = {}
         self._model_ready_s = 0.0
@@ -53,9 +50,6 @@ class FaultClient(DemoClient):
         self._requests = self.create_publisher(UInt8MultiArray, "vla_model/request", COMMAND)
         self._results = self.create_publisher(UInt8MultiArray, "vla_model/result", COMMAND)
         self._heartbeat = self.create_publisher(DiagnosticStatus, "vla_model/status", COMMAND)
-        CommandInputs(self, robot, self._keep_command)
-        self.create_subscription(JointTrajectory, "vla_policy/chunk", self._count_chunk, REPORT)
-        self.create_subscription(String, "vla_policy/mode", self._keep_mode, REPORT)
         self.create_subscription(UInt8MultiArray, "vla_model/request", self._keep_request, COMMAND)
         self.create_subscription(DiagnosticStatus, "vla_model/status", self._keep_status, COMMAND)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._keep_diagnostics, REPORT)
@@ -65,11 +59,6 @@ class FaultClient(DemoClient):
         """Every mode since ``listen_anew``."""
         with self._changed:
             return {self.mode, *self._modes}
-
-    @property
-    def has_stopped(self) -> bool:
-        """Whether the newest command keeps every joint still."""
-        return self._commanded is not None and not self._commanded.velocities[0].any()
 
     def listen_anew(self) -> None:
         """Forget what was said so far."""
@@ -101,13 +90,13 @@ class FaultClient(DemoClient):
 
     def nudge(self, nudge_rad: float, num_joints: int | None = None) -> None:
         """A hand's set point so far from the last command, towards the middle; of the first ``num_joints`` only."""
-        assert self._commanded is not None
-        names = self._robot.joint_names[:num_joints]
-        positions = self._commanded.positions[0]
-        middle = (self._robot.joint_values("lower") + self._robot.joint_values("upper")) / 2
+        assert self.commanded is not None
+        names = self.robot.joint_names[:num_joints]
+        positions = self.commanded.positions[0]
+        middle = (self.robot.joint_values("lower") + self.robot.joint_values("upper")) / 2
         goal = (positions + nudge_rad * np.sign(middle - positions))[: len(names)]
         msg = JointTrajectory()
-        times_s = np.array([1.0 / self._robot.control_rate_hz])
+        times_s = np.array([1.0 / self.robot.control_rate_hz])
         fill_trajectory(msg, Trajectory(0, times_s, goal[None], None), names, JointTrajectoryPoint)
         self._teleop.publish(msg)
 
@@ -126,17 +115,9 @@ class FaultClient(DemoClient):
         status = self._said.get(WATCHED[0])
         return {value.key: value.value for value in status.values} if status is not None else {}
 
-    def _keep_command(self, trajectory: Trajectory, info: dict[str, Any]) -> None:
-        self._commanded = trajectory
-
-    def _count_chunk(self, msg: JointTrajectory) -> None:
-        with self._changed:
-            self.num_chunks += 1
-            self._changed.notify_all()
-
-    def _keep_mode(self, msg: String) -> None:
-        with self._changed:
-            self._modes.add(msg.data)
+    def _on_mode(self, msg: String, info: dict[str, Any]) -> None:
+        self._modes.add(msg.data)
+        super()._on_mode(msg, info)
 
     def _keep_request(self, msg: UInt8MultiArray) -> None:
         self.last_request = data = bytes(msg.data)

@@ -26,7 +26,7 @@ from resident import ResidentMemory, resident_bytes
 from sensor_relay import SensorRelay, relayed_robot_file
 
 from vla_ros.bench.control.judge import LimitUse
-from vla_ros.bench.control.table import Row, rows_json, table
+from vla_ros.bench.control.rows import Row, limit_rows, rows_json, table
 from vla_ros.demo.world import WorldConfig, running_world
 from vla_ros.robot import load_robot
 from vla_ros.share import robot_file
@@ -192,7 +192,7 @@ def main() -> int:
     )
     chance = random.Random(args.seed)
     try:
-        with running_world(config, robot, FaultClient) as world, ExitStack() as stack:
+        with running_world(config, FaultClient) as world, ExitStack() as stack:
             relay = SensorRelay(robot)
             stack.callback(relay.stop)
             world.start()
@@ -223,10 +223,7 @@ def summary(run: Run, use: LimitUse, warm_up_s: float) -> list[Row]:
         Row("faults that led elsewhere than they should", sum(bool(o.problem) for o in run.outcomes), 0, "faults"),
         Row("processes that ended or did not do as told", int(bool(run.trouble)), 0, ""),
         Row("times the policy fell to HOLD by itself, named", len(run.drops), None, ""),
-        Row(f"commands outside the robot file, of {use.num_commands}", use.num_violations, 0, "commands"),
-        Row("largest share of a position limit", use.position, 1.0, ""),
-        Row("largest share of a velocity limit", use.velocity, 1.0, ""),
-        Row("largest share of an acceleration limit", use.acceleration, 1.0, ""),
+        *limit_rows(use),
         Row("commands that were not heard", use.num_unheard, MAX_UNHEARD_SHARE * use.num_commands, "commands"),
     ]
     for node in NODES:

@@ -14,10 +14,10 @@ import numpy as np
 from rclpy.node import Node
 
 from vla_ros.bench.control.judge import HeardCommand, LimitUse, limit_use
-from vla_ros.bench.control.probe import EVERYTHING
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import RobotConfig
 from vla_ros.ros.outputs import CommandInputs
+from vla_ros.ros.qos import EVERYTHING
 from vla_ros.units import MS_PER_NS
 
 BATCH_SIZE = 50

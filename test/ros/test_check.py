@@ -21,7 +21,6 @@ from sensor_msgs.msg import CompressedImage
 from sim_harness import SIM_DOMAIN, SimGraph, child_environment
 from trajectory_msgs.msg import JointTrajectory
 
-from vla_ros.check.live import _compressed_picture
 from vla_ros.check.seen import Picture
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.ros import qos
@@ -170,9 +169,9 @@ def test_half_a_picture_is_a_problem_of_the_camera_and_its_format_is_judged_by_i
     done, data = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (64, 48), np.uint8))
     assert done
     whole, half = data.tobytes(), data.tobytes()[: data.size // 2]
-    assert _compressed_picture(CompressedImage(format="mono8; png compressed ", data=whole)) == Picture(
+    assert Picture.of(CompressedImage(format="mono8; png compressed ", data=whole)) == Picture(
         48, 64, "mono8; png compressed "
     )
-    picture = _compressed_picture(CompressedImage(format="mono8; png compressed ", data=half))
+    picture = Picture.of(CompressedImage(format="mono8; png compressed ", data=half))
     assert "breaks off" in picture.problem
-    assert _compressed_picture(CompressedImage(format="bayer_rggb8; png compressed ", data=whole)).problem == ""
+    assert Picture.of(CompressedImage(format="bayer_rggb8; png compressed ", data=whole)).problem == ""

@@ -10,7 +10,6 @@ from conftest import ROBOT_FILE
 from sensor_msgs.msg import JointState
 
 from vla_ros.check.finding import Level
-from vla_ros.check.live import _JointStates
 from vla_ros.check.seen import Endpoint, JointStatesSeen, TopicSeen
 from vla_ros.check.sensors import judge_joint_states
 from vla_ros.messages.times import fill_time
@@ -91,14 +90,13 @@ def test_a_joint_of_ours_that_is_missing_is_named_at_once(heard: Any) -> None:
 
 def failures(*messages: tuple[str, ...]) -> dict[str, str]:
     """What ``vla_ros check`` fails of these, one every 10 ms, from two publishers."""
-    seen = _JointStates(joint_names=OURS)
+    topic = TopicSeen("/joint_states", (Endpoint("/arm", JOINT_STATE), Endpoint("/base", JOINT_STATE)))
+    seen = JointStatesSeen(topic, joint_names=OURS)
     times_ns = [START_NS + i * NS_PER_S // 100 for i in range(len(messages))]
     for names, at_ns in zip(messages, times_ns, strict=True):
         seen.add(joint_state(names, at_ns), at_ns)
-    topic = TopicSeen("/joint_states", (Endpoint("/arm", JOINT_STATE), Endpoint("/base", JOINT_STATE)))
-    stream = seen.stream(times_ns[-1])
-    judged = JointStatesSeen(topic, stream, seen.num_named, seen.positions, seen.refused)
-    graph: Any = SimpleNamespace(seconds=3.0, joint_states=judged)
+    seen.stream.until_ns = times_ns[-1]
+    graph: Any = SimpleNamespace(seconds=3.0, joint_states=seen)
     findings = judge_joint_states(ROBOT, graph).findings
     return {finding.aspect: finding.got for finding in findings if finding.level is Level.FAIL}
 

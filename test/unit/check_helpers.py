@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from runtime_helpers import ROBOT
 
-from vla_ros.check.drivers import PolicyNeeds
 from vla_ros.check.finding import Finding, Level
-from vla_ros.check.judge import judge
+from vla_ros.check.judge import PolicyNeeds, judge
 from vla_ros.check.seen import (
     CameraSeen,
     ControllerSettings,

@@ -26,9 +26,8 @@ from check_helpers import (
 )
 from runtime_helpers import ROBOT
 
-from vla_ros.check.finding import Finding, Level, is_good, to_json
+from vla_ros.check.finding import Finding, Level, is_good, page, to_json
 from vla_ros.check.judge import judge
-from vla_ros.check.page import page
 from vla_ros.check.seen import ControllerSettings, Endpoint, Picture, Range, Stream, TopicSeen
 from vla_ros.robot import OutputConfig
 

@@ -15,18 +15,18 @@ from vla_ros.bench.control import rows as rows_module
 from vla_ros.bench.control.judge import (
     HeardChunk,
     HeardCommand,
+    Span,
     chunk_end_ns,
     delays_ms,
+    intervals_ms,
     largest_steps,
-    lateness_ms,
     limit_use,
     percentile,
     standstill_ns,
     stopping_time_s,
     switch_jumps,
 )
-from vla_ros.bench.control.rows import BenchRun, Drive, Driven, Span, control_rows
-from vla_ros.bench.control.table import Row, rows_json, table
+from vla_ros.bench.control.rows import BenchRun, Drive, Driven, Row, control_rows, rows_json, table
 from vla_ros.cli import main
 from vla_ros.runtime.limits import Limiter
 from vla_ros.runtime.path import Target
@@ -186,9 +186,11 @@ def test_without_a_second_chunk_there_is_no_switch() -> None:
     assert not len(switch_jumps([drive, []], [resting([0.0, 0.0], 0)], "latest", PERIOD_S).instant)
 
 
-def test_lateness_leaves_out_the_pauses() -> None:
-    stretches = [[0, 20 * MS, 41 * MS], [], [900 * MS], [5000 * MS, 5019 * MS]]
-    assert lateness_ms(stretches, PERIOD_S) == pytest.approx([0.0, 1.0, -1.0])
+def test_intervals_leave_out_the_pauses() -> None:
+    times_ns = [0, 20 * MS, 41 * MS, 900 * MS, 5019 * MS, 5000 * MS]
+    spans = [Span(0, 100 * MS), Span(200 * MS, 300 * MS), Span(800 * MS, 900 * MS), Span(4000 * MS, 6000 * MS)]
+    assert intervals_ms(times_ns, spans) == pytest.approx([20.0, 21.0, 19.0])
+    assert not len(intervals_ms([], spans))
 
 
 def at(k: int) -> int:

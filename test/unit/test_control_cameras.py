@@ -10,10 +10,8 @@ import pytest
 from runtime_helpers import MS, S
 
 from vla_ros.bench.control.camera_policy import TASK, write_policy, write_robot
-from vla_ros.bench.control.camera_rows import camera_rows, not_measured
-from vla_ros.bench.control.judge import HeardChunk, HeardCommand
-from vla_ros.bench.control.rows import Drive, Driven, Span
-from vla_ros.bench.control.table import Row
+from vla_ros.bench.control.judge import HeardChunk, HeardCommand, Span
+from vla_ros.bench.control.rows import Drive, Driven, Row, camera_rows, cameras_not_measured
 from vla_ros.policies.directory import load_policy
 from vla_ros.policies.files import load_processor
 from vla_ros.robot import RobotConfig
@@ -94,7 +92,7 @@ def test_a_camera_that_gave_nothing_is_a_failure_too(robot: RobotConfig) -> None
 
 
 def test_a_policy_node_that_never_drove_is_a_failure() -> None:
-    (row,) = not_measured("it would not engage")
+    (row,) = cameras_not_measured("it would not engage")
     assert row.ok is False and "it would not engage" in row.what
 
 

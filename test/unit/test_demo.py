@@ -14,12 +14,16 @@ import pytest
 from vla_ros.demo import processes as demo_processes
 from vla_ros.demo.processes import Processes
 from vla_ros.demo.stats import Recording, control_stats, percentiles
+from vla_ros.sim.scene import EpisodeStatus
 
 MS = 1_000_000
 
 
 def test_control_figures_count_periods_within_episodes_but_not_the_pauses_between():
-    drives = [Recording(1, [0, 20 * MS, 40 * MS]), Recording(2, [9000 * MS, 9018 * MS, 9040 * MS])]
+    drives = [
+        Recording(1, command_ns=[0, 20 * MS, 40 * MS]),
+        Recording(2, command_ns=[9000 * MS, 9018 * MS, 9040 * MS]),
+    ]
     stats = control_stats(drives)
     assert stats.rate_hz == 50.0
     assert stats.period_ms_p50 == 20.0
@@ -35,6 +39,16 @@ def test_without_commands_the_figures_are_missing_not_zero():
 def test_percentiles_are_of_the_values():
     assert percentiles(range(101)).p50 == 50.0
     assert percentiles(range(101)).p99 == 99.0
+
+
+def test_of_an_episodes_views_the_first_the_middle_and_the_last_are_kept():
+    views = [np.full((1, 1, 3), number, np.uint8) for number in range(7)]
+    recording = Recording(1, views=views)
+    recording.keep_three_views()
+    assert [view[0, 0, 0] for view in recording.views] == [0, 3, 6]
+    empty = Recording(2)
+    empty.keep_three_views()
+    assert empty.views == []
 
 
 def is_running(pid: int) -> bool:
@@ -87,12 +101,14 @@ def test_the_contact_sheet_is_drawn_for_any_number_of_episodes(tmp_path, num_epi
     pytest.importorskip("matplotlib")
     from PIL import Image
 
-    from vla_ros.demo.pictures import SheetRow, write_contact_sheet
+    from vla_ros.demo.pictures import write_contact_sheet
 
     frame = np.full((64, 64, 3), 90, np.uint8)
-    rows = [SheetRow("tap the red box", "success, 2.9 s", True, (frame,) * 3)] * (num_episodes - 1)
-    rows.append(SheetRow("go to the blue block", "timeout, 8.0 s", False, ()))
-    write_contact_sheet(tmp_path / "sheet.png", "done", rows, num_columns)
+    failed = EpisodeStatus(0, "go to the blue block", "blue", "timeout", 8.0, num_episodes)
+    episodes = [EpisodeStatus(0, "tap the red box", "red", "success", 2.9, n) for n in range(1, num_episodes)]
+    recordings = [Recording(episode.episode, views=[frame] * 3) for episode in episodes]
+    recordings.append(Recording(failed.episode))
+    write_contact_sheet(tmp_path / "sheet.png", "done", [*episodes, failed], recordings, num_columns)
     assert min(Image.open(tmp_path / "sheet.png").size) > 200
 
 

@@ -60,11 +60,10 @@ MAY_IMPORT = {
     },
     "vla_ros.check": {
         "numpy",
+        "PIL",
         "vla_ros.messages",
-        "vla_ros.observing",
         "vla_ros.outputs",
         "vla_ros.robot",
-        "vla_ros.runtime",
         "vla_ros.topics",
         "vla_ros.types",
     },
@@ -121,7 +120,6 @@ MAY_IMPORT = {
         "vla_ros.runtime",
         "vla_ros.types",
     },
-    "vla_ros.bench.control.table": {"vla_ros.bench.control.judge"},
     "vla_ros.recordings": {
         "numpy",
         "vla_ros.interpolate",
@@ -212,12 +210,10 @@ ROS_LAYERS = (
     "vla_ros.ros",
     "vla_ros.nodes",
     "vla_ros.bench.control",
-    "vla_ros.check.controllers",
     "vla_ros.check.live",
     "vla_ros.demo",
     "vla_ros.record",
     "vla_ros.sim.node",
-    "vla_ros.sim.messages",
     "vla_ros.sim.robot",
     "vla_ros.teleop",
 )

@@ -19,7 +19,7 @@ from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.trace import decode_trace
 from vla_ros.messages.trajectories import parse_trajectory
 from vla_ros.ros.problems import Problems
-from vla_ros.sim.messages import parse_reset
+from vla_ros.sim.scene import parse_reset
 from vla_ros.strict import MAX_LINE, MAX_LISTED, MAX_QUOTED, listed, one_line, quoted
 from vla_ros.wire import check_kind
 

@@ -8,7 +8,7 @@ import pytest
 
 from vla_ros.robot import load_robot
 from vla_ros.share import share_path
-from vla_ros.sim.messages import EpisodeStatus, ResetRequest, parse_reset
+from vla_ros.sim.scene import EpisodeStatus, ResetRequest, parse_reset
 
 pytest.importorskip("vla_ros.sim.world")
 from vla_ros.sim.robot import SimulatedRobot, check_robot  # noqa: E402
@@ -22,16 +22,16 @@ EXPERT_DT_S = 0.04
 
 @pytest.fixture
 def simulated():
-    simulated = SimulatedRobot(ROBOT, expert=True)
+    simulated = SimulatedRobot(ROBOT)
     yield simulated
-    simulated.close()
+    simulated.world.close()
 
 
 def test_the_expert_driving_by_trajectories_touches_the_named_block(simulated):
     simulated.reset(ResetRequest(seed=3))
     for step in range(800):
         if step % 4 == 0:
-            assert simulated.accept(ROBOT.outputs[0], simulated.expert.trajectory(EXPERT_DT_S), None) == ""
+            simulated.accept(ROBOT.outputs[0], simulated.expert.trajectory(EXPERT_DT_S))
         if simulated.step():
             break
     assert simulated.episode.status == "success"
@@ -44,10 +44,10 @@ def test_an_output_of_another_interface_is_followed_too():
     goal = simulated.world.joint_positions + 0.05
     for _ in range(100):
         message = SimpleNamespace(data=goal)
-        assert simulated.accept(output, output.kind.decode(message, output.joints, 0.02), None) == ""
+        simulated.accept(output, output.kind.decode(message, output.joints, 0.02))
         simulated.step()
     np.testing.assert_allclose(simulated.world.joint_positions, goal, atol=0.02)
-    simulated.close()
+    simulated.world.close()
 
 
 def test_an_arm_that_nobody_drives_stays_and_times_out(simulated):
@@ -65,7 +65,7 @@ def test_a_reset_may_name_another_block_or_another_instruction(simulated):
     simulated.reset(ResetRequest(seed=3, target=other))
     assert simulated.scene.target_color == other and other in simulated.instruction
     simulated.reset(ResetRequest(seed=3, instruction="prod it"))
-    assert simulated.status(7) == EpisodeStatus(3, "prod it", scene.target_color, "running", 0.0, 7)
+    assert simulated.status == EpisodeStatus(3, "prod it", scene.target_color, "running", 0.0, 2)
 
 
 def test_an_unknown_target_is_refused(simulated):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from vla_ros.sim import kinematics
-from vla_ros.sim.episode import TOUCH_TIME_S, TouchEpisode
 from vla_ros.sim.expert import MAX_JOINT_VELOCITY, Expert
+from vla_ros.sim.robot import TOUCH_TIME_S, TouchEpisode
 from vla_ros.sim.scene import (
+    BLOCK_SIZE_M,
     COLORS,
     EVAL_PHRASES,
     MIN_BLOCK_DISTANCE_M,
@@ -48,6 +49,12 @@ def test_the_models_tip_is_where_the_kinematics_say(world):
         scene = sample_scene(seed)
         world.reset(scene)
         assert np.allclose(world.tip_position, kinematics.tip_position(scene.start_joint_positions), atol=1e-6)
+
+
+def test_the_models_blocks_are_as_large_as_the_scene_says(world):
+    for color in COLORS:
+        (geom,) = world._model.body(color).geomadr
+        assert np.allclose(2 * world._model.geom_size[geom], BLOCK_SIZE_M)
 
 
 def test_every_scene_keeps_the_rules_of_the_task():

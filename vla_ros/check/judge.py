@@ -1,14 +1,27 @@
-"""Everything that was seen against everything that was expected."""
+"""Everything that was seen against everything that was expected; here what takes the commands, what people drive with,
+and whether the policy fits."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from vla_ros.check.drivers import PolicyNeeds, judge_output, judge_people, judge_policy
-from vla_ros.check.finding import Finding, Level
-from vla_ros.check.seen import GraphSeen
+from vla_ros import topics
+from vla_ros.check.finding import Finding, Level, Part
+from vla_ros.check.seen import ControllerSettings, Endpoint, GraphSeen, OutputSeen, TopicSeen, names
 from vla_ros.check.sensors import judge_camera, judge_joint_states, judge_skew
-from vla_ros.robot import RobotConfig
+from vla_ros.robot import OutputConfig, RobotConfig
+
+
+@dataclass(frozen=True)
+class PolicyNeeds:
+    """What a policy was trained with; ``image_width`` and ``image_height`` in pixels, of every camera."""
+
+    joint_names: tuple[str, ...]
+    camera_names: tuple[str, ...]
+    image_width: int
+    image_height: int
 
 
 def judge(robot: RobotConfig, seen: GraphSeen, policy: PolicyNeeds | None = None) -> tuple[Finding, ...]:
@@ -21,11 +34,124 @@ def judge(robot: RobotConfig, seen: GraphSeen, policy: PolicyNeeds | None = None
     # What is wrong with one camera's stamps is said there.
     sound = [seen.cameras[name] for name in used if not cameras[name].fails("stamps", "age")]
     parts = [*cameras.values(), judge_skew(sound, robot.max_camera_skew_s), judge_joint_states(robot, seen)]
-    parts += [judge_output(output, seen.outputs[output.name]) for output in robot.outputs]
-    parts += [judge_people(seen), *([judge_policy(robot, policy)] if policy is not None else [])]
-    unused = [part for name, part in cameras.items() if name not in used]
-    return tuple(_mild(finding) if part in unused else finding for part in parts for finding in part.findings)
+    parts += [_judge_output(output, seen.outputs[output.name]) for output in robot.outputs]
+    parts += [_judge_people(seen), *([_judge_policy(robot, policy)] if policy is not None else [])]
+    for name in cameras.keys() - used:
+        findings = cameras[name].findings
+        findings[:] = [replace(f, level=Level.WARN) if f.level is Level.FAIL else f for f in findings]
+    return tuple(finding for part in parts for finding in part.findings)
 
 
-def _mild(finding: Finding) -> Finding:
-    return replace(finding, level=Level.WARN) if finding.level is Level.FAIL else finding
+def _judge_output(output: OutputConfig, seen: OutputSeen) -> Part:
+    """Whether a controller takes what will be published, nobody else commands it, and its settings fit."""
+    part, topic = Part(f"output {output.name}"), seen.topic
+    fitting = [subscription for subscription in topic.subscriptions if subscription.type == output.kind.msgtype]
+    _judge_subscription(part, output, topic, fitting)
+    others = [publisher for publisher in topic.publishers if publisher.node.rpartition("/")[2] != topics.POLICY_NODE]
+    if others:
+        got, expected = f"{names(others)} publishes commands too", f"{topics.POLICY_NODE} alone"
+        part.warn("drivers", got, expected, "end them before the policy drives")
+    if part.fails("controller"):
+        return part
+    for node, settings in seen.controllers.items():
+        _judge_controller_joints(part, output, node, settings.joints)
+        _judge_switches(part, output, node, settings)
+    if not seen.controllers:
+        part.ok("settings", f"{names(fitting)} has no controller parameters to compare")
+    return part
+
+
+def _judge_people(seen: GraphSeen) -> Part:
+    """Instruction, teleoperation and stop button: absent is fine, but what is there must reach the policy node."""
+    part = Part("people")
+    _judge_input(part, topics.TASK, seen.task, "the instruction can come later")
+    _judge_input(part, topics.TELEOP, seen.teleop, "nobody can take over by hand")
+    _judge_input(part, topics.ESTOP, seen.estop, "there is no stop button in the graph")
+    return part
+
+
+def _judge_policy(robot: RobotConfig, policy: PolicyNeeds) -> Part:
+    """Joints, cameras and image sizes against the robot file."""
+    part = Part("policy")
+    _judge_joints(part, robot, policy)
+    _judge_cameras(part, robot, policy)
+    return part
+
+
+def _judge_subscription(part: Part, output: OutputConfig, topic: TopicSeen, fitting: Sequence[Endpoint]) -> None:
+    expected = output.kind.msgtype
+    where = f"output '{output.name}' in the robot file"
+    if not topic.subscriptions:
+        fix = f"load and activate the controller, or topic of {where}"
+        part.fail("controller", f"nobody listens on {topic.name}", f"a subscription of {expected}", fix)
+    elif not fitting:
+        types = ", ".join(sorted({subscription.type for subscription in topic.subscriptions}))
+        got = f"{names(topic.subscriptions)} takes {types} on {topic.name}"
+        part.fail("controller", got, expected, f"interface or topic of {where}")
+    elif all(subscription.transient_local for subscription in fitting):
+        got = f"{names(fitting)} asks for transient local commands"
+        part.fail("controller", got, "reliable, volatile", "QoS of the controller's subscription")
+    else:
+        got = f"{topic.name}, {expected}, {fitting[0].qos}, taken by {names(fitting)}"
+        part.ok("controller", got, expected)
+
+
+def _judge_switches(part: Part, output: OutputConfig, node: str, settings: ControllerSettings) -> None:
+    known = [switch for switch in output.kind.switches if switch.name in settings.switches]
+    wrong = [switch for switch in known if settings.switches[switch.name] != switch.expected]
+    for switch in wrong:
+        got = f"{switch.name} is {json.dumps(not switch.expected)}: {switch.otherwise}"
+        part.warn("settings", got, json.dumps(switch.expected), f"the YAML of {node}")
+    if known and not wrong:
+        part.ok("settings", f"{node}: {', '.join(f'{s.name} is {json.dumps(s.expected)}' for s in known)}")
+
+
+def _judge_controller_joints(part: Part, output: OutputConfig, node: str, joints: tuple[str, ...]) -> None:
+    fix = f"joints in the YAML of {node}, or of output '{output.name}' in the robot file"
+    got, expected = f"{node} has {', '.join(joints) or 'no joints'}", ", ".join(output.joints)
+    if set(joints) != set(output.joints):
+        part.fail("joints", got, expected, fix)
+    # Numbers without names are taken in the controller's own order.
+    elif not output.kind.names_joints and joints != output.joints:
+        part.fail("joints", got, f"{expected}, in this order", fix)
+    else:
+        part.ok("joints", f"{node} has the same {len(joints)}", expected)
+
+
+def _judge_input(part: Part, topic: topics.Topic, seen: TopicSeen, absent: str) -> None:
+    aspect = topic.name.rpartition("/")[2]
+    if not seen.publishers:
+        return part.ok(aspect, f"nobody publishes {seen.name}: {absent}")
+    expected = Endpoint("", topic.type, True, topic.qos is topics.Qos.LATCHED)
+    for publisher in seen.publishers:
+        wrong_qos = not publisher.reliable or (expected.transient_local and not publisher.transient_local)
+        if publisher.type != topic.type or wrong_qos:
+            got = f"{publisher.node} publishes {seen.name} as {publisher.type}, {publisher.qos}"
+            return part.fail(aspect, got, f"{topic.type}, {expected.qos}", f"{publisher.node}: type and QoS")
+    part.ok(aspect, f"{seen.name}, {expected.qos}, from {names(seen.publishers)}", topic.type)
+
+
+def _judge_joints(part: Part, robot: RobotConfig, policy: PolicyNeeds) -> None:
+    if policy.joint_names == robot.joint_names:
+        return part.ok("joints", f"the robot file's {robot.num_joints}")
+    is_order = sorted(policy.joint_names) == sorted(robot.joint_names)
+    got = f"{'in the order ' if is_order else ''}{', '.join(policy.joint_names)}"
+    fix = f"joints in the robot file: {'the order' if is_order else 'names'} the policy was trained with"
+    part.fail("joints", got, ", ".join(robot.joint_names), fix)
+
+
+def _judge_cameras(part: Part, robot: RobotConfig, policy: PolicyNeeds) -> None:
+    looked_at, known = ", ".join(policy.camera_names), ", ".join(robot.camera_names)
+    missing = [name for name in policy.camera_names if name not in robot.camera_names]
+    if missing:
+        fix = f"cameras in the robot file: add {', '.join(missing)}"
+        return part.fail("cameras", f"looks at {looked_at}", known, fix)
+    unused = [name for name in robot.camera_names if name not in policy.camera_names]
+    not_used = f"; doesn't look at {', '.join(unused)}" if unused else ""
+    size = f"{policy.image_width}x{policy.image_height} pixels"
+    part.ok("cameras", f"{looked_at} with {size} each{not_used}")
+    for camera in robot.cameras:
+        expected = f"{camera.width}x{camera.height} pixels"
+        if camera.name in policy.camera_names and size != expected:
+            fix = "the camera's size in driver and robot file, or a policy trained or imported for this one"
+            part.fail("size", f"takes {size}", f"{expected}, as camera '{camera.name}' of the robot file", fix)

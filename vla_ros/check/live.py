@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-import io
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rclpy
-from PIL import Image as PillowImage
+from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.srv import GetParameters
 from rclpy.exceptions import InvalidNamespaceException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from rclpy.task import Future
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from vla_ros import topics
-from vla_ros.check.controllers import ControllerQuestions
 from vla_ros.check.seen import (
     CameraSeen,
+    ControllerSettings,
     Endpoint,
     GraphSeen,
     JointStatesSeen,
     OutputSeen,
-    Picture,
-    Range,
-    Stream,
     TopicSeen,
 )
-from vla_ros.messages.compressed import find_problem, refuse_format
-from vla_ros.messages.images import COLOUR_ENCODINGS, decode_pixels
-from vla_ros.messages.joints import names_any, positions_by_name
-from vla_ros.messages.times import time_to_ns
-from vla_ros.robot import RobotConfig, load_robot, read_robot_file
+from vla_ros.outputs import Interface
+from vla_ros.robot import OutputConfig, RobotConfig, load_robot, read_robot_file
 from vla_ros.ros import qos
 from vla_ros.ros.robot_description import load_robot_in_graph
 from vla_ros.ros.signals import interrupt_on_signals, not_a_namespace, ros_running
-from vla_ros.strict import quoted
 
 NODE_NAME = "vla_check"
 INPUTS = {"task": topics.TASK.name, "teleop": topics.TELEOP.name, "estop": topics.ESTOP.name}
@@ -52,6 +43,8 @@ INPUTS = {"task": topics.TASK.name, "teleop": topics.TELEOP.name, "estop": topic
 DISCOVERY_S = 3.0
 # Between finding a publisher and its first message.
 MATCHING_S = 0.5
+# An answer is lost where the node hasn't discovered this client yet.
+PATIENCE_S = 1.0
 
 
 def load_live_robot(path: Path, namespace: str = "") -> RobotConfig:
@@ -77,8 +70,7 @@ def watch(robot: RobotConfig, duration_s: float, namespace: str = "", use_sim_ti
     with _graph(namespace):
         watcher = _Watcher(robot, namespace, use_sim_time)
         watcher.find()
-        watcher.watch(duration_s)
-        seen = watcher.seen(duration_s)
+        seen = watcher.watch(duration_s)
         watcher.destroy_node()
     return seen
 
@@ -109,12 +101,13 @@ class _Watcher(Node):
         )
         self._robot = robot
         self._use_sim_time = use_sim_time
-        self._questions = ControllerQuestions(self)
-        self._forget()
+        self._is_watching = False
+        self._questions: dict[tuple[str, str], _ControllerQuestion] = {}
+        self._cameras = {camera.name: CameraSeen(TopicSeen(camera.topic)) for camera in robot.cameras}
+        self._joint_states = JointStatesSeen(TopicSeen(robot.joint_states.topic), joint_names=robot.joint_names)
         for camera in robot.cameras:
-            kind = CompressedImage if camera.compressed else Image
-            self._listen(kind, camera.topic, lambda name=camera.name: self._cameras[name])
-        self._listen(JointState, robot.joint_states.topic, lambda: self._joint_states)
+            self._keep(CompressedImage if camera.compressed else Image, self._cameras[camera.name])
+        self._keep(JointState, self._joint_states)
 
     def find(self) -> None:
         """Wait until every topic of the robot file has its other end, or it is clear that it won't have."""
@@ -122,33 +115,23 @@ class _Watcher(Node):
         while time.monotonic() < deadline and not self._is_complete():
             rclpy.spin_once(self, timeout_sec=0.05)
         self._spin(MATCHING_S)
-        self._forget()
 
-    def watch(self, duration_s: float) -> None:
+    def watch(self, duration_s: float) -> GraphSeen:
+        """What comes in ``duration_s`` seconds from now on."""
+        self._is_watching = True
         for output in self._robot.outputs:
             for subscription in self._topic(output.command_topic).subscriptions:
-                self._questions.ask(subscription.node, output.kind)
+                question = _ControllerQuestion(self, subscription.node, output.kind)
+                self._questions[output.name, subscription.node] = question
         self._spin(duration_s)
-
-    def seen(self, duration_s: float) -> GraphSeen:
         until_ns = self.get_clock().now().nanoseconds
-        cameras = {}
-        for camera in self._robot.cameras:
-            images = self._cameras[camera.name]
-            cameras[camera.name] = CameraSeen(self._topic(camera.topic), images.stream(until_ns), images.pictures)
-        joints, joints_topic = self._joint_states, self._topic(self._robot.joint_states.topic)
-        stream = joints.stream(until_ns)
-        outputs = {}
-        for output in self._robot.outputs:
-            topic = self._topic(output.command_topic)
-            nodes = dict.fromkeys(subscription.node for subscription in topic.subscriptions)
-            answers = {node: self._questions.answer(node, output.kind) for node in nodes}
-            outputs[output.name] = OutputSeen(topic, {node: answer for node, answer in answers.items() if answer})
+        for seen in (*self._cameras.values(), self._joint_states):
+            seen.topic, seen.stream.until_ns = self._topic(seen.topic.name), until_ns
         return GraphSeen(
             seconds=duration_s,
-            cameras=cameras,
-            joint_states=JointStatesSeen(joints_topic, stream, joints.num_named, joints.positions, joints.refused),
-            outputs=outputs,
+            cameras=self._cameras,
+            joint_states=self._joint_states,
+            outputs={output.name: self._output(output) for output in self._robot.outputs},
             has_cv_bridge=find_spec("cv_bridge") is not None,
             **{name: self._topic(topic) for name, topic in INPUTS.items()},
         )
@@ -157,19 +140,23 @@ class _Watcher(Node):
         deadline = time.monotonic() + duration_s
         while (left_s := deadline - time.monotonic()) > 0:
             rclpy.spin_once(self, timeout_sec=min(left_s, 0.1))
-            self._questions.pursue()
+            for question in self._questions.values():
+                question.pursue()
 
-    def _forget(self) -> None:
-        self._cameras = {name: _Images() for name in self._robot.camera_names}
-        self._joint_states = _JointStates(joint_names=self._robot.joint_names)
-
-    def _listen(self, kind: type, topic: str, heard: Callable[[], _Heard]) -> None:
+    def _keep(self, kind: type, seen: CameraSeen | JointStatesSeen) -> None:
         def keep(msg: Any, info: dict[str, Any]) -> None:
             # The middleware's own time of arrival: this process may be late in looking. It knows no simulated time.
             now_ns = self.get_clock().now().nanoseconds if self._use_sim_time else info["received_timestamp"]
-            heard().add(msg, now_ns)
+            if self._is_watching:
+                seen.add(msg, now_ns)
 
-        self.create_subscription(kind, topic, keep, qos.WATCH)
+        self.create_subscription(kind, seen.topic.name, keep, qos.WATCH)
+
+    def _output(self, output: OutputConfig) -> OutputSeen:
+        topic = self._topic(output.command_topic)
+        asked = {end.node: self._questions.get((output.name, end.node)) for end in topic.subscriptions}
+        answers = {node: question.answer() for node, question in asked.items() if question}
+        return OutputSeen(topic, {node: answer for node, answer in answers.items() if answer})
 
     def _is_complete(self) -> bool:
         inputs = [camera.topic for camera in self._robot.cameras] + [self._robot.joint_states.topic]
@@ -199,75 +186,35 @@ class _Watcher(Node):
         return tuple(endpoint for endpoint in endpoints if endpoint.node != own)
 
 
-@dataclass
-class _Heard:
-    """What came on one topic."""
+class _ControllerQuestion:
+    """What a node is asked, by its full name, as a controller of this interface: again while the question seems lost.
 
-    received_ns: list[int] = field(default_factory=list)
-    stamps_ns: list[int] = field(default_factory=list)
+    ``pursue`` is called between two spins.
+    """
 
-    def add(self, msg: Any, now_ns: int) -> None:
-        self.received_ns.append(now_ns)
-        self.stamps_ns.append(time_to_ns(msg.header.stamp))
+    def __init__(self, owner: Node, node: str, kind: Interface) -> None:
+        self._client = owner.create_client(GetParameters, f"{node}/get_parameters")
+        self._names = ("joints", *(switch.name for switch in kind.switches))
+        self._future: Future | None = None
+        self._asked_s = 0.0
 
-    def stream(self, until_ns: int) -> Stream:
-        return Stream(np.array(self.received_ns, np.int64), np.array(self.stamps_ns, np.int64), until_ns)
+    def pursue(self) -> None:
+        """Ask where that can be done by now."""
+        now_s = time.monotonic()
+        is_open = self._future is None or not self._future.done()
+        if is_open and now_s - self._asked_s > PATIENCE_S and self._client.service_is_ready():
+            request = GetParameters.Request(names=list(self._names))
+            self._future, self._asked_s = self._client.call_async(request), now_s
 
-
-@dataclass
-class _Images(_Heard):
-    pictures: Counter[Picture] = field(default_factory=Counter)
-
-    def add(self, msg: Any, now_ns: int) -> None:
-        super().add(msg, now_ns)
-        self.pictures[_compressed_picture(msg) if hasattr(msg, "format") else _picture(msg)] += 1
-
-
-@dataclass
-class _JointStates(_Heard):
-    """Messages that name none of ``joint_names`` (wheels, another arm) count only where no other came."""
-
-    foreign: _Heard = field(default_factory=_Heard)
-    joint_names: Sequence[str] = ()
-    num_named: Counter[str] = field(default_factory=Counter)
-    refused: Counter[str] = field(default_factory=Counter)
-    positions: dict[str, Range] = field(default_factory=dict)
-
-    def add(self, msg: Any, now_ns: int) -> None:
-        self.num_named.update(dict.fromkeys(msg.name, 1))
-        if not names_any(msg, self.joint_names):
-            return self.foreign.add(msg, now_ns)
-        super().add(msg, now_ns)
-        present = [name for name in self.joint_names if name in msg.name]
-        try:
-            positions, _ = positions_by_name(msg, present)
-        except ValueError as error:
-            self.refused[str(error)] += 1
-            return
-        for name, position in zip(present, positions.tolist(), strict=True):
-            known = self.positions.get(name, Range(position, position))
-            self.positions[name] = Range(min(known.lowest, position), max(known.highest, position))
-
-    def stream(self, until_ns: int) -> Stream:
-        return super().stream(until_ns) if self.received_ns else self.foreign.stream(until_ns)
-
-
-def _picture(msg: Image) -> Picture:
-    problem = ""
-    if msg.encoding in COLOUR_ENCODINGS:
-        try:
-            decode_pixels(msg)  # a view: no pixel is read
-        except ValueError as error:
-            problem = str(error)
-    return Picture(msg.width, msg.height, msg.encoding, problem)
-
-
-def _compressed_picture(msg: CompressedImage) -> Picture:
-    """Its size from the file's header; nothing is decoded."""
-    try:
-        with PillowImage.open(io.BytesIO(msg.data)) as image:
-            problem = "" if refuse_format(msg.format) else find_problem(msg)  # its format is judged for itself
-            return Picture(*image.size, msg.format, problem)
-    except Exception as error:  # damaged bytes make the library raise many things
-        problem = f"{len(msg.data)} bytes of format '{quoted(msg.format)}' are not a picture ({type(error).__name__})"
-        return Picture(0, 0, msg.format, problem)
+    def answer(self) -> ControllerSettings | None:
+        """The settings; None for a node that offers no parameters or isn't a controller."""
+        response = self._future.result() if self._future is not None and self._future.done() else None
+        # A node that refuses to name undeclared parameters answers with none at all.
+        if response is None or len(response.values) != len(self._names):
+            return None
+        joints = response.values[0]
+        if joints.type != ParameterType.PARAMETER_STRING_ARRAY:
+            return None
+        values = zip(self._names[1:], response.values[1:], strict=True)
+        switches = {name: value.bool_value for name, value in values if value.type == ParameterType.PARAMETER_BOOL}
+        return ControllerSettings(tuple(joints.string_array_value), switches)

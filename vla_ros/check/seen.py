@@ -1,12 +1,21 @@
-"""What was seen of a live graph, as plain values: the input of every judgement."""
+"""What is seen of a live graph, kept message by message: the input of every judgement. No ROS."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from vla_ros.messages.compressed import find_problem, refuse_format
+from vla_ros.messages.images import COLOUR_ENCODINGS, decode_pixels
+from vla_ros.messages.joints import names_any, positions_by_name
+from vla_ros.messages.times import time_to_ns
+from vla_ros.strict import quoted
 from vla_ros.units import NS_PER_S
 
 
@@ -24,6 +33,11 @@ class Endpoint:
         return ("reliable" if self.reliable else "best effort") + (", transient local" if self.transient_local else "")
 
 
+def names(endpoints: Sequence[Endpoint]) -> str:
+    """Their nodes, for people to read."""
+    return ", ".join(dict.fromkeys(endpoint.node for endpoint in endpoints))
+
+
 @dataclass(frozen=True)
 class TopicSeen:
     """A topic by its full name and who is at its ends, this program left out."""
@@ -33,19 +47,24 @@ class TopicSeen:
     subscriptions: tuple[Endpoint, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Stream:
-    """Messages of one topic: when they arrived and their header stamps, ns of ROS time, int64 ``[num_messages]``.
+    """Messages of one topic: when each arrived and its header stamp, ns of ROS time.
 
     ``until_ns`` is when watching ended; 0 for the last arrival.
     """
 
-    received_ns: np.ndarray
-    stamps_ns: np.ndarray
+    received_ns: list[int] = field(default_factory=list)
+    stamps_ns: list[int] = field(default_factory=list)
     until_ns: int = 0
 
     def __len__(self) -> int:
         return len(self.received_ns)
+
+    def add(self, msg: Any, now_ns: int) -> None:
+        """A message with a header that arrived at ``now_ns``."""
+        self.received_ns.append(now_ns)
+        self.stamps_ns.append(time_to_ns(msg.header.stamp))
 
     @property
     def gaps_s(self) -> np.ndarray:
@@ -55,12 +74,17 @@ class Stream:
     @property
     def silence_s(self) -> float:
         """From the last arrival to the end of watching."""
-        return max(self.until_ns - int(self.received_ns[-1]), 0) / NS_PER_S
+        return max(self.until_ns - self.received_ns[-1], 0) / NS_PER_S
 
     @property
     def ages_s(self) -> np.ndarray:
         """How long before its arrival each message was stamped, ``[num_messages]``."""
-        return (self.received_ns - self.stamps_ns) / NS_PER_S
+        return np.subtract(self.received_ns, self.stamps_ns) / NS_PER_S
+
+    @property
+    def oldest_s(self) -> np.ndarray:
+        """How old each message was when the next came, ``[num_messages - 1]``."""
+        return np.subtract(self.received_ns[1:], self.stamps_ns[:-1]) / NS_PER_S
 
     @property
     def rate_hz(self) -> float:
@@ -78,14 +102,40 @@ class Picture:
     encoding: str
     problem: str = ""
 
+    @classmethod
+    def of(cls, msg: Any) -> Picture:
+        """Of an Image or a CompressedImage, its size from the file's header; nothing is decoded."""
+        if hasattr(msg, "format"):
+            return cls._of_compressed(msg)
+        try:
+            if msg.encoding in COLOUR_ENCODINGS:
+                decode_pixels(msg)  # a view: no pixel is read
+        except ValueError as error:
+            return cls(msg.width, msg.height, msg.encoding, str(error))
+        return cls(msg.width, msg.height, msg.encoding)
 
-@dataclass(frozen=True)
+    @classmethod
+    def _of_compressed(cls, msg: Any) -> Picture:
+        try:
+            with Image.open(io.BytesIO(msg.data)) as image:
+                problem = "" if refuse_format(msg.format) else find_problem(msg)  # its format is judged for itself
+                return cls(*image.size, msg.format, problem)
+        except Exception as error:  # damaged bytes make the library raise many things
+            got = f"{len(msg.data)} bytes of format '{quoted(msg.format)}'"
+            return cls(0, 0, msg.format, f"{got} are not a picture ({type(error).__name__})")
+
+
+@dataclass
 class CameraSeen:
     """One camera; ``pictures`` counts the images of each kind."""
 
     topic: TopicSeen
-    stream: Stream
-    pictures: Mapping[Picture, int] = field(default_factory=dict)
+    stream: Stream = field(default_factory=Stream)
+    pictures: Counter[Picture] = field(default_factory=Counter)
+
+    def add(self, msg: Any, now_ns: int) -> None:
+        self.stream.add(msg, now_ns)
+        self.pictures[Picture.of(msg)] += 1
 
 
 @dataclass(frozen=True)
@@ -96,15 +146,40 @@ class Range:
     highest: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class JointStatesSeen:
-    """``num_named`` counts the messages that name a joint, ``refused`` those that can't be read, by the reason."""
+    """``num_named`` counts the messages that name a joint, ``refused`` those that can't be read, by the reason.
+
+    Messages that name none of ``joint_names`` (wheels, another arm) are foreign: they are in ``stream`` only where no
+    other came.
+    """
 
     topic: TopicSeen
-    stream: Stream
-    num_named: Mapping[str, int] = field(default_factory=dict)
-    positions: Mapping[str, Range] = field(default_factory=dict)
-    refused: Mapping[str, int] = field(default_factory=dict)
+    stream: Stream = field(default_factory=Stream)
+    num_named: Counter[str] = field(default_factory=Counter)
+    positions: dict[str, Range] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
+    joint_names: Sequence[str] = ()
+    is_foreign: bool = True
+
+    def add(self, msg: Any, now_ns: int) -> None:
+        self.num_named.update(dict.fromkeys(msg.name, 1))
+        is_foreign = not names_any(msg, self.joint_names)
+        if self.is_foreign and not is_foreign:
+            self.stream, self.is_foreign = Stream(), False
+        if is_foreign == self.is_foreign:
+            self.stream.add(msg, now_ns)
+        if is_foreign:
+            return
+        present = [name for name in self.joint_names if name in msg.name]
+        try:
+            positions, _ = positions_by_name(msg, present)
+        except ValueError as error:
+            self.refused[str(error)] += 1
+            return
+        for name, position in zip(present, positions.tolist(), strict=True):
+            known = self.positions.get(name, Range(position, position))
+            self.positions[name] = Range(min(known.lowest, position), max(known.highest, position))
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vla_ros.check.finding import Part
-from vla_ros.check.seen import CameraSeen, GraphSeen, JointStatesSeen
-from vla_ros.check.streams import judge_publishers, judge_rate, judge_stamps, names
+from vla_ros.check.finding import Level, Part
+from vla_ros.check.seen import CameraSeen, GraphSeen, JointStatesSeen, Stream, TopicSeen, names
 from vla_ros.messages.compressed import COLOUR_FORMATS, refuse_format
 from vla_ros.messages.images import COLOUR_ENCODINGS, DEPTH_ENCODINGS
+from vla_ros.messages.times import MAX_LEAD_S
 from vla_ros.robot import CameraConfig, JointConfig, RobotConfig
 from vla_ros.strict import listed, quoted
 from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE
@@ -19,6 +19,7 @@ from vla_ros.units import NS_PER_S
 
 # Of a joint's range. At rest on its stop a joint reads a little beyond it; more is another limit or another unit.
 NOISE_SHARE, BEYOND_SHARE = 0.001, 0.02
+ENOUGH_OF_CONTROL_RATE = 0.8
 
 
 def judge_camera(camera: CameraConfig, graph: GraphSeen) -> Part:
@@ -29,19 +30,19 @@ def judge_camera(camera: CameraConfig, graph: GraphSeen) -> Part:
     is_other = any(publisher.type == other for publisher in seen.topic.publishers)
     flip = f"compressed: {'false' if camera.compressed else 'true'} for {entry}"
     fix_type = flip if is_other else f"topic of {entry}"
-    if judge_publishers(part, seen.topic, expected, f"start the driver, or topic of {entry}", fix_type):
+    if _judge_publishers(part, seen.topic, expected, f"start the driver, or topic of {entry}", fix_type):
         fix = f"the driver (does it run, at which rate?), or max_age_s of {entry}"
-        judge_rate(part, seen.stream, graph.seconds, camera.max_age_s, fix)
+        _judge_rate(part, seen.stream, graph.seconds, camera.max_age_s, fix)
         if len(seen.stream):
             _judge_pictures(part, camera, seen, graph.has_cv_bridge)
-        judge_stamps(part, seen.stream, camera.max_age_s)
+        _judge_stamps(part, seen.stream, camera.max_age_s)
     return part
 
 
 def judge_skew(cameras: Sequence[CameraSeen], max_skew_s: float) -> Part:
     """How far apart the images of one observation lie: each frame of the slowest camera, and its nearest others."""
     part = Part("cameras")
-    stamps = [seen.stream.stamps_ns for seen in cameras]
+    stamps = [np.array(seen.stream.stamps_ns, np.int64) for seen in cameras]
     if len(stamps) < 2 or not all(len(values) for values in stamps):
         return part
     slowest = min(stamps, key=len)
@@ -50,12 +51,8 @@ def judge_skew(cameras: Sequence[CameraSeen], max_skew_s: float) -> Part:
     got = f"images of one observation {np.median(skews_s) * 1e3:.0f} ms apart, at most {skews_s.max() * 1e3:.0f} ms"
     expected = f"at most {max_skew_s * 1e3:.0f} ms (max_camera_skew_s)"
     fix = "trigger the cameras together, raise their rates, or max_camera_skew_s in the robot file"
-    if np.median(skews_s) > max_skew_s:
-        part.fail("skew", got, expected, fix)
-    elif np.quantile(skews_s, 0.95) > max_skew_s:
-        part.warn("skew", got, expected, fix)
-    else:
-        part.ok("skew", got, expected)
+    seldom = Level.WARN if np.quantile(skews_s, 0.95) > max_skew_s else Level.OK
+    part.add(Level.FAIL if np.median(skews_s) > max_skew_s else seldom, "skew", got, expected, fix)
     return part
 
 
@@ -63,13 +60,13 @@ def judge_joint_states(robot: RobotConfig, graph: GraphSeen) -> Part:
     """Publisher, rate, names, positions and stamps of the joint states."""
     part, seen, max_age_s = Part("joint states"), graph.joint_states, robot.joint_states.max_age_s
     fix = "start joint_state_broadcaster, or joint_states.topic in the robot file"
-    if judge_publishers(part, seen.topic, JOINT_STATE, fix, "joint_states.topic in the robot file"):
+    if _judge_publishers(part, seen.topic, JOINT_STATE, fix, "joint_states.topic in the robot file"):
         fix = "the driver, or joint_states.max_age_s in the robot file"
-        judge_rate(part, seen.stream, graph.seconds, max_age_s, fix, robot.control_rate_hz)
+        _judge_rate(part, seen.stream, graph.seconds, max_age_s, fix, robot.control_rate_hz)
         if len(seen.stream):
             _judge_names(part, robot, seen)
             _judge_positions(part, robot, seen)
-        judge_stamps(part, seen.stream, max_age_s)
+        _judge_stamps(part, seen.stream, max_age_s)
     return part
 
 
@@ -149,3 +146,86 @@ def _fix_limits(joint: JointConfig, worst: float) -> str:
     if joint.lower <= math.radians(worst) <= joint.upper and abs(worst) > 2 * math.pi:
         return "the driver: these look like degrees, and ROS has radians"
     return f"lower and upper of '{joint.name}' in the robot file, the driver's zero, or move the arm inside"
+
+
+def _judge_publishers(part: Part, topic: TopicSeen, expected_type: str, fix: str, fix_type: str) -> bool:
+    """Whether somebody publishes the expected type; for a subscription that is best effort, which any QoS serves."""
+    fitting = [publisher for publisher in topic.publishers if publisher.type == expected_type]
+    if not topic.publishers:
+        part.fail("publisher", f"nobody publishes {topic.name}", f"a publisher of {expected_type}", fix)
+    elif not fitting:
+        types = ", ".join(sorted({publisher.type for publisher in topic.publishers}))
+        part.fail("publisher", f"{topic.name} is {types}, from {names(topic.publishers)}", expected_type, fix_type)
+    elif len(topic.publishers) > 1:
+        got = f"{len(topic.publishers)} publishers of {topic.name}: {names(topic.publishers)}"
+        part.warn("publisher", got, "one", "end the others, or give this one a topic of its own")
+    else:
+        got = f"{topic.name}, {expected_type}, {fitting[0].qos}, from {fitting[0].node}"
+        part.ok("publisher", got, expected_type)
+    return bool(fitting)
+
+
+def _judge_rate(
+    part: Part, stream: Stream, seconds: float, max_age_s: float, fix: str, control_rate_hz: float = 0.0
+) -> None:
+    """Whether messages come more often than the robot file lets them age, and about as often as commands do."""
+    expected = f"a message every {max_age_s:g} s at least (max_age_s)"
+    if len(stream) < 2:
+        got = f"{len(stream) or 'no'} message{'' if len(stream) == 1 else 's'} in {seconds:g} s"
+        return part.fail("rate", got, expected, fix)
+    if stream.silence_s > max(max_age_s, 2 * stream.gaps_s.max()):
+        return part.fail("rate", f"silent for the last {stream.silence_s:.1f} s", expected, fix)
+    got = f"{stream.rate_hz:.1f} Hz, longest gap {stream.gaps_s.max() * 1e3:.0f} ms"
+    if np.median(stream.gaps_s) > max_age_s:
+        return part.fail("rate", got, expected, fix)
+    if stream.rate_hz < ENOUGH_OF_CONTROL_RATE * control_rate_hz:
+        expected = f"about {control_rate_hz:g} Hz or more (control_rate_hz)"
+        return part.warn("rate", got, expected, "the broadcaster's update rate, or control_rate_hz")
+    part.ok("rate", got, expected)
+
+
+def _judge_stamps(part: Part, stream: Stream, max_age_s: float) -> None:
+    """Whether messages are stamped with the time they are of, one after the other, and are young enough."""
+    num_zero = len(stream) - np.count_nonzero(stream.stamps_ns)
+    steps_ns = np.diff(stream.stamps_ns)
+    num_back, num_same = int((steps_ns < 0).sum()), int((steps_ns == 0).sum())
+    if num_zero:
+        got = f"{num_zero} of {len(stream)} header stamps are 0"
+        part.fail("stamps", got, "the time of the measurement", "the driver: set header.stamp")
+    elif num_back:
+        got = f"stamps go back {num_back} times in {len(stream)} messages"
+        fix = "one publisher only; a looping bag or simulation must restart the policy node too"
+        part.fail("stamps", got, "stamps that increase", fix)
+    elif num_same:
+        got = f"{num_same} of {len(stream)} messages repeat the stamp before"
+        fix = "the driver: it stands still, or sends a measurement more than once"
+        part.add(Level.FAIL if num_same == len(steps_ns) else Level.WARN, "stamps", got, "a new stamp each", fix)
+    if len(stream) and not part.fails("stamps"):
+        _judge_age(part, stream, max_age_s)
+
+
+def _judge_age(part: Part, stream: Stream, max_age_s: float) -> None:
+    ages_s = stream.ages_s
+    age_s = float(np.median(ages_s))
+    clocks = "clocks: synchronise both machines (chrony), and use_sim_time alike on all nodes"
+    if age_s < -MAX_LEAD_S:
+        return part.fail("age", f"stamped {_seconds(-age_s)} ahead of now", f"at most {MAX_LEAD_S:g} s ahead", clocks)
+    got = f"stamped {age_s * 1e3:.0f} ms before arrival, at most {ages_s.max() * 1e3:.0f} ms"
+    if abs(age_s) >= 10.0:
+        got = f"stamped {_seconds(age_s)} before arrival"
+    expected = f"less than {max_age_s:g} s when the next comes (max_age_s)"
+    # Messages that come too seldom have their finding already.
+    oldest_s = ages_s if part.fails("rate") else stream.oldest_s
+    if max(age_s, float(np.median(oldest_s))) > max_age_s:
+        return part.fail("age", got, expected, f"{clocks}; else a faster driver, or max_age_s in the robot file")
+    if oldest_s.max() > max_age_s:
+        got = f"{got}; once {_seconds(float(oldest_s.max()))} when the next came"
+        return part.warn("age", got, expected, "load on machine and network, or max_age_s in the robot file")
+    part.ok("age", got, expected)
+
+
+def _seconds(value_s: float) -> str:
+    if value_s < 60.0:
+        return f"{value_s:.2f} s"
+    days = value_s / 86400.0
+    return f"{days:,.0f} days" if days >= 2.0 else f"{value_s:,.0f} s"

@@ -1,6 +1,6 @@
 """Measure an inference, against a yardstick and against what the device could do; or the control of a live run.
 
-``--json`` with ``--control``: ``rows``, the table (its keys: ``vla_ros.bench.control.table.rows_json``), and what was
+``--json`` with ``--control``: ``rows``, the table (its keys: ``vla_ros.bench.control.rows.rows_json``), and what was
 asked for: ``strategy``, ``inference_delay_ms``, ``control_rate_hz`` (0: the robot file's) and ``seconds``.
 """
 
@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _control(args: argparse.Namespace) -> Outcome:
+    from vla_ros.bench.control.rows import rows_json, table
     from vla_ros.bench.control.run import run_control_bench
-    from vla_ros.bench.control.table import rows_json, table
     from vla_ros.demo.world import WorldConfig
     from vla_ros.runtime.schedule import STRATEGIES
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vla_ros.cli.output import Outcome, check_range
 
 if TYPE_CHECKING:
-    from vla_ros.check.drivers import PolicyNeeds
+    from vla_ros.check.judge import PolicyNeeds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,26 +18,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", metavar="DIR", help="also compare this policy directory, which is to drive it")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="N", help="how long to look (default 5)")
     parser.add_argument("--namespace", default="", metavar="NS", help="namespace that the nodes run in (default none)")
-    parser.add_argument(
-        "--use-sim-time", action="store_true", help="stamps are in the time of /clock, as in a simulation"
-    )
+    sim_time = "stamps are in the time of /clock, as in a simulation"
+    parser.add_argument("--use-sim-time", action="store_true", help=sim_time)
 
 
 def run(args: argparse.Namespace) -> Outcome:
     check_range("--seconds", args.seconds, 0.5, 3600)
 
-    from vla_ros.check.finding import is_good, to_json
+    from vla_ros.check.finding import is_good, page, to_json
     from vla_ros.check.judge import judge
     from vla_ros.check.live import load_live_robot, watch
-    from vla_ros.check.page import page
     from vla_ros.share import robot_file
 
     path = robot_file(args.robot)
     robot = load_live_robot(path, args.namespace)
     needs = None if args.policy is None else _needs(args.policy)
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    domain = os.environ.get("ROS_DOMAIN_ID", "0")
-    title = f"{robot.name} ({path}), {args.seconds:g} s of ROS domain {domain}"
+    title = f"{robot.name} ({path}), {args.seconds:g} s of ROS domain {os.environ.get('ROS_DOMAIN_ID', '0')}"
     if sys.stdout.isatty():
         print(f"looking for {args.seconds:g} s ...", end="\r", flush=True)
     findings = judge(robot, watch(robot, args.seconds, args.namespace, args.use_sim_time), needs)
@@ -47,7 +44,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _needs(policy: str) -> PolicyNeeds:
     """What the policy expects. Raises ValueError for a directory that cannot be used."""
-    from vla_ros.check.drivers import PolicyNeeds
+    from vla_ros.check.judge import PolicyNeeds
     from vla_ros.policies.files import open_policy
     from vla_ros.share import policy_dir
 

@@ -42,18 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_json(args.json, outcome.figures)
         return DONE if outcome.is_good else BELOW_THRESHOLD
     except ValueError as error:
-        print(f"vla_ros {args.command}: {error}", file=sys.stderr)
-        return UNUSABLE
+        code, problem = UNUSABLE, str(error)
     except ModuleNotFoundError as error:
-        print(
-            f"vla_ros {args.command}: the Python package '{error.name}' is missing; install what this needs with "
-            f"pip install 'vla_ros{args.extras}'",
-            file=sys.stderr,
-        )
-        return UNUSABLE
+        install = f"install what this needs with pip install 'vla_ros{args.extras}'"
+        code, problem = UNUSABLE, f"the Python package '{error.name}' is missing; {install}"
     except KeyboardInterrupt:
-        print(f"vla_ros {args.command}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        code, problem = INTERRUPTED, "interrupted"
+    print(f"vla_ros {args.command}: {problem}", file=sys.stderr)
+    return code
 
 
 def _version() -> str:

@@ -12,27 +12,22 @@ from vla_ros.cli.output import Outcome, check_choice, check_range
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--episodes", type=int, default=10, metavar="N", help="how many episodes (default 10)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first scene (default 0)")
-    parser.add_argument("--min-success", type=float, default=0.7, metavar="SHARE", help="exit 1 below it (default 0.7)")
-    parser.add_argument("--policy", default="tiny_touch", metavar="DIR", help="policy directory (default tiny_touch)")
-    parser.add_argument(
-        "--robot", default="tabletop", metavar="FILE", help="robot file of the simulated arm (tabletop)"
-    )
-    parser.add_argument("--strategy", default="latest", help="how chunks follow each other: latest, ensemble or rtc")
-    parser.add_argument(
-        "--inference-delay-ms", type=float, default=0.0, metavar="MS", help="make the model slower by this (default 0)"
-    )
-    parser.add_argument("--out", default="outputs/demo", metavar="DIR", help="for pictures and logs (outputs/demo)")
-    parser.add_argument(
-        "--swap-targets",
-        action="store_true",
-        help="N scenes instead, in each of which every block is named in turn",
-    )
+    option = parser.add_argument
+    option("--episodes", type=int, default=10, metavar="N", help="how many episodes (default 10)")
+    option("--seed", type=int, default=0, metavar="S", help="seed of the first scene (default 0)")
+    option("--min-success", type=float, default=0.7, metavar="SHARE", help="exit 1 below it (default 0.7)")
+    option("--policy", default="tiny_touch", metavar="DIR", help="policy directory (default tiny_touch)")
+    option("--robot", default="tabletop", metavar="FILE", help="robot file of the simulated arm (tabletop)")
+    option("--strategy", default="latest", help="how chunks follow each other: latest, ensemble or rtc")
+    slower = "make the model slower by this (default 0)"
+    option("--inference-delay-ms", type=float, default=0.0, metavar="MS", help=slower)
+    option("--out", default="outputs/demo", metavar="DIR", help="for pictures and logs (outputs/demo)")
+    swap = "N scenes instead, in each of which every block is named in turn"
+    option("--swap-targets", action="store_true", help=swap)
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    from vla_ros.demo.run import DemoConfig, report_json, run_demo
+    from vla_ros.demo.run import report_json, run_demo
     from vla_ros.demo.world import WorldConfig
     from vla_ros.runtime.schedule import STRATEGIES
 
@@ -51,5 +46,5 @@ def run(args: argparse.Namespace) -> Outcome:
         seed=args.seed,
         view=True,
     )
-    report = run_demo(DemoConfig(world, args.episodes, args.swap_targets, out_dir))
+    report = run_demo(world, args.episodes, args.swap_targets, out_dir)
     return Outcome(report_json(report, by_scene=args.swap_targets), report.success_rate >= args.min_success)

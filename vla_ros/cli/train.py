@@ -10,12 +10,10 @@ from vla_ros.cli.output import Outcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config", default="tiny_touch", metavar="NAME", help="config/train/NAME.yaml (default tiny_touch)"
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, such as optimizer.num_steps=100 bags=FOLDER"
-    )
+    which = "config/train/NAME.yaml (default tiny_touch)"
+    parser.add_argument("--config", default="tiny_touch", metavar="NAME", help=which)
+    overrides = "Hydra overrides, such as optimizer.num_steps=100 bags=FOLDER"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
 
 
 def run(args: argparse.Namespace) -> Outcome:

@@ -26,8 +26,9 @@ from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import RobotConfig
 from vla_ros.ros.endpoints import make_client, make_publisher, subscribe
 from vla_ros.ros.outputs import CommandInputs
-from vla_ros.ros.qos import JOINT_STATES
-from vla_ros.sim.messages import EpisodeStatus
+from vla_ros.ros.qos import EVERYTHING, EVERYTHING_LATCHED, JOINT_STATES
+from vla_ros.sim.scene import EpisodeStatus
+from vla_ros.topics import Qos, Topic
 from vla_ros.types import Mode
 from vla_ros.units import MS_PER_NS, NS_PER_S
 from vla_ros.wire import decode_result
@@ -35,49 +36,48 @@ from vla_ros.wire import decode_result
 CONFIGURE = Transition.TRANSITION_CONFIGURE
 ACTIVATE = Transition.TRANSITION_ACTIVATE
 DEACTIVATE = Transition.TRANSITION_DEACTIVATE
-STATE_AFTER = {
-    CONFIGURE: State.PRIMARY_STATE_INACTIVE,
-    ACTIVATE: State.PRIMARY_STATE_ACTIVE,
-    DEACTIVATE: State.PRIMARY_STATE_INACTIVE,
-}
 ANSWER_PATIENCE_S = 2.0
 
 
 class DemoClient(Node):
     """Waits belong to the main thread; the callbacks run in the thread that spins this node.
 
-    ``check`` is called while waiting: it raises where going on waiting is pointless.
+    ``check`` is called while waiting: it raises where going on waiting is pointless. ``commanded`` is the newest
+    command, ``status`` the episode's, ``mode`` the policy node's; ``num_chunks`` counts the chunks.
     """
 
     def __init__(self, robot: RobotConfig, check: Callable[[], None]) -> None:
         super().__init__("vla_demo")
-        self._robot = robot
+        self.robot = robot
         self._check = check
         self._changed = threading.Condition()
         self._recording: Recording | None = None
         self._observation_ns: int | None = None
+        self.commanded: Trajectory | None = None
         self.status: EpisodeStatus | None = None
         self.mode = ""
+        self.num_chunks = 0
         self._reset = make_publisher(self, topics.SIM_RESET)
-        for topic, callback in (
-            (topics.SIM_EPISODE, self._on_episode),
-            (topics.SIM_VIEW, self._on_view),
-            (topics.MODE, self._on_mode),
-            (topics.CHUNK, self._on_chunk),
-            (topics.RESULT, self._on_result),
+        for topic, callback, profile in (
+            (topics.SIM_EPISODE, self._on_episode, None),
+            (topics.SIM_VIEW, self._on_view, None),
+            (topics.RESULT, self._on_result, None),
+            (topics.MODE, self._on_mode, EVERYTHING_LATCHED),
+            (topics.CHUNK, self._on_chunk, EVERYTHING),
+            (Topic(robot.joint_states.topic, topics.JOINT_STATE, Qos.SENSOR), self._on_joint_state, JOINT_STATES),
         ):
-            subscribe(self, topic, callback)
-        CommandInputs(self, robot, self._on_command)
-        self.create_subscription(JointState, robot.joint_states.topic, self._on_joint_state, JOINT_STATES)
+            subscribe(self, topic, self._locked(callback), profile)
+        CommandInputs(self, robot, self._locked(self._on_command), EVERYTHING)
         self._triggers = {service.name: make_client(self, service) for service in (topics.ENGAGE, topics.HOLD)}
         nodes = (topics.POLICY_NODE, topics.MODEL_NODE)
         self._lifecycle = {name: self.create_client(ChangeState, f"{name}/change_state") for name in nodes}
         self._states = {name: self.create_client(GetState, f"{name}/get_state") for name in nodes}
 
     @property
-    def has_chunk(self) -> bool:
-        """Whether a chunk has come since the policy drives."""
-        return self._observation_ns is not None
+    def has_stopped(self) -> bool:
+        """Whether the newest command keeps every joint still."""
+        velocities = self.commanded.velocities if self.commanded is not None else None
+        return velocities is not None and not velocities[0].any()
 
     def wait_until(self, is_so: Callable[[], bool], timeout_s: float) -> bool:
         """Whether ``is_so`` became true in time."""
@@ -93,10 +93,9 @@ class DemoClient(Node):
     def change_state(self, node: str, transition: int, timeout_s: float) -> bool:
         """Ask a managed node for a transition; whether it made it. Raises ValueError where it doesn't answer."""
         request = ChangeState.Request(transition=Transition(id=transition))
+        after = State.PRIMARY_STATE_ACTIVE if transition == ACTIVATE else State.PRIMARY_STATE_INACTIVE
         # Asking twice would be one transition too many: the state itself tells.
-        answer = self._call(
-            self._lifecycle[node], request, timeout_s, lambda: self._state(node) == STATE_AFTER[transition]
-        )
+        answer = self._call(self._lifecycle[node], request, timeout_s, lambda: self._state(node) == after)
         return answer is None or answer.success
 
     def trigger(self, service: str, timeout_s: float = 5.0) -> Trigger.Response:
@@ -106,7 +105,7 @@ class DemoClient(Node):
     def start_episode(self, seed: int, target: str | None, timeout_s: float = 5.0) -> Recording:
         """Reset the simulation and record from there. Raises ValueError where it doesn't do as told."""
         before = self.status.episode if self.status else 0
-        recording = Recording(before + 1)
+        recording = Recording(before + 1, time.time_ns())
         with self._changed:
             self._recording = recording
         self._reset.publish(String(data=json.dumps({"seed": seed, "instruction": None, "target": target})))
@@ -140,48 +139,51 @@ class DemoClient(Node):
         future = self._states[node].call_async(GetState.Request())
         return future.result().current_state.id if self.wait_until(future.done, ANSWER_PATIENCE_S) else None
 
-    def _on_episode(self, msg: String) -> None:
-        with self._changed:
-            self.status = EpisodeStatus(**json.loads(msg.data))
-            self._changed.notify_all()
+    def _locked(self, callback: Callable[[Any, dict[str, Any]], None]) -> Callable[[Any, dict[str, Any]], None]:
+        """``callback`` with the lock held; whoever waits looks again after it."""
 
-    def _on_mode(self, msg: String) -> None:
-        with self._changed:
-            self.mode = msg.data
-            self._observation_ns = None
-            self._changed.notify_all()
+        def locked(heard: Any, info: dict[str, Any]) -> None:
+            with self._changed:
+                callback(heard, info)
+                self._changed.notify_all()
 
-    def _on_view(self, msg: Image) -> None:
-        with self._changed:
-            if self._recording is not None and msg.header.frame_id == f"episode {self._recording.episode}":
-                self._recording.views.append(decode_image(msg))
+        return locked
 
-    def _on_chunk(self, msg: JointTrajectory) -> None:
-        with self._changed:
-            self._observation_ns = time_to_ns(msg.header.stamp)
+    def _on_episode(self, msg: String, info: dict[str, Any]) -> None:
+        self.status = EpisodeStatus(**json.loads(msg.data))
+
+    def _on_mode(self, msg: String, info: dict[str, Any]) -> None:
+        self.mode = msg.data
+        self._observation_ns = None
+
+    def _on_view(self, msg: Image, info: dict[str, Any]) -> None:
+        if self._recording is not None and msg.header.frame_id == f"episode {self._recording.episode}":
+            self._recording.views.append(decode_image(msg))
+
+    def _on_chunk(self, msg: JointTrajectory, info: dict[str, Any]) -> None:
+        self._observation_ns = time_to_ns(msg.header.stamp)
+        self.num_chunks += 1
 
     @property
     def _driven(self) -> Recording | None:
         """What is recorded while the policy drives."""
         return self._recording if self.mode == Mode.POLICY else None
 
-    def _on_result(self, msg: UInt8MultiArray) -> None:
-        with self._changed:
-            if driven := self._driven:
-                driven.inference_ms.append(decode_result(bytes(msg.data)).inference_ms)
+    def _on_result(self, msg: UInt8MultiArray, info: dict[str, Any]) -> None:
+        if driven := self._driven:
+            driven.inference_ms.append(decode_result(bytes(msg.data)).inference_ms)
 
     def _on_command(self, trajectory: Trajectory, info: dict[str, Any]) -> None:
-        with self._changed:
-            if driven := self._driven:
-                # The middleware's own time of arrival: this process may be late in looking.
-                now_ns = info["received_timestamp"]
-                driven.command_ns.append(now_ns)
-                driven.commands.append((now_ns + round(trajectory.times_s[0] * NS_PER_S), trajectory.positions[0]))
-                if self._observation_ns is not None:
-                    driven.observation_age_ms.append((now_ns - self._observation_ns) * MS_PER_NS)
+        self.commanded = trajectory
+        if driven := self._driven:
+            # The middleware's own time of arrival: this process may be late in looking.
+            now_ns = info["received_timestamp"]
+            driven.command_ns.append(now_ns)
+            driven.commands.append((now_ns + round(trajectory.times_s[0] * NS_PER_S), trajectory.positions[0]))
+            if self._observation_ns is not None:
+                driven.observation_age_ms.append((now_ns - self._observation_ns) * MS_PER_NS)
 
-    def _on_joint_state(self, msg: JointState) -> None:
-        with self._changed:
-            if driven := self._driven:
-                positions, _ = positions_by_name(msg, self._robot.joint_names)
-                driven.states.append((time_to_ns(msg.header.stamp), positions))
+    def _on_joint_state(self, msg: JointState, info: dict[str, Any]) -> None:
+        if driven := self._driven:
+            positions, _ = positions_by_name(msg, self.robot.joint_names)
+            driven.states.append((time_to_ns(msg.header.stamp), positions))

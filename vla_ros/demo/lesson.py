@@ -38,10 +38,6 @@ class CellGrid:
     num_x: int = 12
     num_y: int = 16
 
-    @property
-    def num_cells(self) -> int:
-        return self.num_x * self.num_y
-
     def token(self, x_m: float, y_m: float) -> str:
         """The location token of the cell that holds the point, the nearest cell for a point outside."""
         column = int(np.clip((x_m - self.x_min_m) // self.cell_m, 0, self.num_x - 1))
@@ -78,7 +74,7 @@ class TouchLesson(Lesson):
     def make_tokenizer(self, tasks: Iterable[str], vocab_size: int) -> Tokenizer:
         """Of the instructions in the bags, the simulated task's phrases, and the location tokens."""
         phrases = [phrase.format(color) for phrase in TRAIN_PHRASES + EVAL_PHRASES for color in COLORS]
-        cells = [location_token(cell) for cell in range(self.grid.num_cells)]
+        cells = [location_token(cell) for cell in range(self.grid.num_x * self.grid.num_y)]
         return train_tokenizer(sorted(set(tasks)) + phrases + [QUESTION], vocab_size, cells)
 
     def ask(self, scene: Mapping[str, tuple[float, float]], rng: np.random.Generator) -> TextTarget:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 STOP_SIGNALS = ((signal.SIGINT, 5.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0))
@@ -44,7 +44,7 @@ def held_interruptions() -> Iterator[None]:
             signal.raise_signal(arrived[0])
 
 
-class Processes:
+class Processes(AbstractContextManager["Processes"]):
     """Child processes by name; leaving the ``with`` block ends every one of them."""
 
     def __init__(self, log_dir: Path) -> None:
@@ -55,8 +55,7 @@ class Processes:
         """Start the node ``name`` with ROS parameters; what it prints goes to ``<name>.log``."""
         # JSON is YAML, too: text in quotes, so that a path like 1e5 stays text.
         assignments = [part for key, value in parameters.items() for part in ("-p", f"{key}:={json.dumps(value)}")]
-        arguments = ["--ros-args", *assignments] if assignments else []
-        self.start(name, [sys.executable, "-m", NODE_MODULES[name], *arguments])
+        self.start(name, [sys.executable, "-m", NODE_MODULES[name], "--ros-args", *assignments])
 
     def start(self, name: str, command: Sequence[str]) -> None:
         """Start ``command`` as the child ``name``."""
@@ -102,18 +101,12 @@ class Processes:
         """End every child that still runs, gently first; a second Ctrl-C doesn't leave any behind."""
         with held_interruptions():
             for number, patience_s in STOP_SIGNALS:
-                self._signal(number, patience_s)
-
-    def _signal(self, number: signal.Signals, patience_s: float) -> None:
-        running = [child for child in self._children.values() if child.poll() is None]
-        for child in running:
-            os.kill(child.pid, number)
-        deadline = time.monotonic() + patience_s
-        while any(child.poll() is None for child in running) and time.monotonic() < deadline:
-            time.sleep(0.02)
-
-    def __enter__(self) -> Processes:
-        return self
+                running = [child for child in self._children.values() if child.poll() is None]
+                for child in running:
+                    os.kill(child.pid, number)
+                deadline = time.monotonic() + patience_s
+                while any(child.poll() is None for child in running) and time.monotonic() < deadline:
+                    time.sleep(0.02)
 
     def __exit__(self, *error: object) -> None:
         self.stop()

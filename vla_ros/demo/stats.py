@@ -30,7 +30,7 @@ class ControlStats:
 
 @dataclass
 class Recording:
-    """What arrived of an episode; all but the pictures while the policy drove.
+    """What arrived of an episode since ``began_ns``; all but the pictures while the policy drove.
 
     ``commands`` are joint positions by when they were due, ``states`` those measured, by their stamps, ns of ROS time;
     ``command_ns`` when each command arrived; ``observation_age_ms`` how old the observation behind a command was when
@@ -38,12 +38,17 @@ class Recording:
     """
 
     episode: int
+    began_ns: int = 0
     command_ns: list[int] = field(default_factory=list)
     commands: list[tuple[int, np.ndarray]] = field(default_factory=list)
     states: list[tuple[int, np.ndarray]] = field(default_factory=list)
     observation_age_ms: list[float] = field(default_factory=list)
     inference_ms: list[float] = field(default_factory=list)
     views: list[np.ndarray] = field(default_factory=list)
+
+    def keep_three_views(self) -> None:
+        """The first, the middle and the last: all of them, for many episodes, are too many."""
+        self.views = [self.views[k] for k in (0, len(self.views) // 2, -1)] if self.views else []
 
 
 def control_stats(recordings: Sequence[Recording]) -> ControlStats:

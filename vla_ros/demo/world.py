@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -15,11 +15,11 @@ from vla_ros import topics
 from vla_ros.demo.client import ACTIVATE, CONFIGURE, DEACTIVATE, DemoClient
 from vla_ros.demo.processes import Processes
 from vla_ros.demo.stats import Recording
-from vla_ros.robot import RobotConfig
+from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.ros.dds import use_default_dds_profile
 from vla_ros.ros.managed import spinning
 from vla_ros.ros.signals import interrupt_on_signals, ros_running
-from vla_ros.share import policy_dir
+from vla_ros.share import policy_dir, robot_file
 
 START_TIMEOUT_S = 120.0
 TRANSITION_TIMEOUT_S = 10.0
@@ -72,34 +72,28 @@ class DemoWorld(Generic[Client]):
     def __init__(self, config: WorldConfig, client: Client, processes: Processes) -> None:
         self.client = client
         self.processes = processes
-        self._config = config
+        self.config = config
 
     def start(self) -> None:
-        """Bring every node up, and let the policy drive once, so that nothing later pays for first times."""
-        started = time.monotonic()
-        self.bring_up()
-        if not self.client.wait_until(lambda: self.client.status is not None, START_TIMEOUT_S):
-            raise ValueError(f"sim_node never started: {self.processes.last_line('sim_node')}")
-        self.drive_once()
-        print(f"nodes are up after {time.monotonic() - started:.1f} s", flush=True)
-
-    def bring_up(self) -> None:
-        """Configure and activate both managed nodes."""
-        domain, nodes = os.environ["ROS_DOMAIN_ID"], ", ".join(self._config.nodes)
-        print(f"starting {nodes} in ROS domain {domain}; logs in {self._config.log_dir}", flush=True)
+        """Bring every node up, and let the policy drive up to its first chunk, so that nothing later pays for first
+        times."""
+        started_s, domain, nodes = time.monotonic(), os.environ["ROS_DOMAIN_ID"], ", ".join(self.config.nodes)
+        print(f"starting {nodes} in ROS domain {domain}; logs in {self.config.log_dir}", flush=True)
         for process in MANAGED:
             self.lead(CONFIGURE, process, START_TIMEOUT_S)
             self.lead(ACTIVATE, process, START_TIMEOUT_S)
-
-    def drive_once(self) -> None:
-        """Let the policy drive as soon as everything is there, up to its first chunk."""
+        has_scenes = self.config.robot_node == "sim_node"
+        if has_scenes and not self.client.wait_until(lambda: self.client.status is not None, START_TIMEOUT_S):
+            raise ValueError(f"sim_node never started: {self.processes.last_line('sim_node')}")
+        num_before = self.client.num_chunks
         self.engage(START_TIMEOUT_S)
-        self.client.wait_until(lambda: self.client.has_chunk, ENGAGE_TIMEOUT_S)
+        self.client.wait_until(lambda: self.client.num_chunks > num_before, ENGAGE_TIMEOUT_S)
         self.client.trigger(topics.HOLD.name)
+        print(f"nodes are up after {time.monotonic() - started_s:.1f} s", flush=True)
 
     def start_model(self) -> None:
         """Start a model node again that was killed; it configures and activates itself."""
-        self.processes.start_node("model_node", {**self._config.nodes["model_node"], "autostart": True})
+        self.processes.start_node("model_node", {**self.config.nodes["model_node"], "autostart": True})
 
     def new_scene(self, seed: int, target: str | None = None) -> Recording:
         """Set a scene up with the policy node fresh in HOLD; what arrives from here on is recorded."""
@@ -130,10 +124,14 @@ class DemoWorld(Generic[Client]):
 
 @contextmanager
 def running_world(
-    config: WorldConfig, robot: RobotConfig, make_client: Callable[[RobotConfig, Callable[[], None]], Client]
+    config: WorldConfig, make_client: Callable[[RobotConfig, Callable[[], None]], Client]
 ) -> Iterator[DemoWorld[Client]]:
-    """Start the nodes in a ROS domain of their own, with a client of ``make_client``; they end whatever happens."""
-    nodes = config.nodes
+    """Start the nodes in a ROS domain of their own, with a client of ``make_client``; they end whatever happens.
+
+    Raises ValueError for a robot or a policy that cannot be used.
+    """
+    robot, nodes = load_robot(robot_file(config.robot)), config.nodes
+    robot = replace(robot, control_rate_hz=config.control_rate_hz or robot.control_rate_hz)
     # Of this machine alone, unless the user has chosen one.
     os.environ.setdefault("ROS_DOMAIN_ID", str(10 + os.getpid() % 90))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")

@@ -16,6 +16,9 @@ CAMERA = _profile(ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
 JOINT_STATES = _profile(ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE, depth=10)
 # Every publisher can serve it; more than one, so that a burst is counted whole.
 WATCH = _profile(ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE, depth=10)
+# For whoever counts every single message.
+EVERYTHING = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE, depth=1000)
+EVERYTHING_LATCHED = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL, depth=1000)
 COMMAND = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 # For what a late subscriber must still learn: the task, the mode, a robot's URDF.
 LATCHED = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.hermite import hermite
+from vla_ros.hermite import hermite_at
 from vla_ros.types import ActionChunk
 from vla_ros.units import NS_PER_S
 
@@ -46,10 +46,7 @@ class Path:
         if t_ns <= self.first_ns:
             return Target(self._positions[0], np.zeros_like(self._positions[0]))
         t_s = (t_ns - self.first_ns) / NS_PER_S
-        after = min(int(np.searchsorted(self._times_s, t_s)), len(self._times_s) - 1)
-        span_s = self._times_s[after] - self._times_s[after - 1]
-        start, end = ((self._positions[k], self._slopes[k]) for k in (after - 1, after))
-        return Target(*hermite((t_s - self._times_s[after - 1]) / span_s, span_s, start, end))
+        return Target(*hermite_at(t_s, self._times_s, self._positions, self._slopes))
 
 
 def path_of(chunk: ActionChunk, start_positions: np.ndarray) -> Path:

@@ -22,15 +22,14 @@ from vla_ros.bags.types import message_type, serialize
 from vla_ros.bags.write import BagWriter
 from vla_ros.bags.write_metadata import make_qos
 from vla_ros.messages.trajectories import Trajectory
-from vla_ros.outputs import TRAJECTORY
 from vla_ros.robot import RobotConfig
+from vla_ros.sim.expert import Expert
 from vla_ros.sim.scene import Scene, sample_scene
 from vla_ros.units import NS_PER_S
 
 if TYPE_CHECKING:
     from vla_ros.sim.world import TabletopWorld
 
-TASK_TOPIC, BLOCKS_TOPIC = f"/{topics.TASK}", f"/{topics.SIM_BLOCKS}"
 EPISODES_PER_BAG = 500
 _EPISODE_GAP_S = 1.0
 _EPOCH_NS = 1_700_000_000_000_000_000
@@ -66,7 +65,7 @@ def write_demonstrations(
     A bag is written beside its final name and moved there when whole, so an interrupted run leaves no half bag. Raises
     ValueError for a robot with an output that takes no trajectories.
     """
-    other = [output.name for output in robot.outputs if output.kind.msgtype != TRAJECTORY]
+    other = [output.name for output in robot.outputs if output.kind.msgtype != topics.TRAJECTORY]
     if other:
         got = f"output '{other[0]}' of robot '{robot.name}' takes no trajectories"
         raise ValueError(f"{got}; demonstrations need interface trajectory for each output")
@@ -104,8 +103,6 @@ def _record_episode(
     world: TabletopWorld, recorder: _Messages, config: DemonstrationConfig, episode: int, start_ns: int
 ) -> int:
     """One episode; returns how long it is in ns, the gap to the next included."""
-    from vla_ros.sim.expert import Expert
-
     seed = config.seed * 1_000_000 + episode
     anywhere = np.random.default_rng([seed, 2]).random() < config.anywhere_share
     scene = sample_scene(seed, "train", anywhere=anywhere)
@@ -134,35 +131,29 @@ class _Messages:
     """Fills and writes the topics' own messages."""
 
     def __init__(self, bag: BagWriter, robot: RobotConfig) -> None:
-        self._bag = bag
-        self._robot = robot
+        self._bag, self._robot = bag, robot
         for camera in robot.cameras:
             bag.add_topic(f"/{camera.topic}", topics.IMAGE)
         bag.add_topic(f"/{robot.joint_states.topic}", topics.JOINT_STATE)
         for output in robot.outputs:
-            bag.add_topic(f"/{output.command_topic}", TRAJECTORY)
-        bag.add_topic(TASK_TOPIC, "std_msgs/msg/String", [make_qos(latched=True)])
-        bag.add_topic(BLOCKS_TOPIC, "std_msgs/msg/String", [make_qos(latched=True)])
+            bag.add_topic(f"/{output.command_topic}", topics.TRAJECTORY)
+        for topic in (topics.TASK, topics.SIM_BLOCKS):
+            bag.add_topic(f"/{topic}", topic.type, [make_qos(latched=True)])
 
     def scene(self, scene: Scene, stamp_ns: int) -> None:
-        string = message_type("std_msgs/msg/String")
-        self._bag.write(BLOCKS_TOPIC, serialize(string(scene.blocks_json)), stamp_ns)
-        self._bag.write(TASK_TOPIC, serialize(string(scene.instruction)), stamp_ns)
+        self._write(topics.SIM_BLOCKS.name, topics.STRING, stamp_ns, scene.blocks_json)
+        self._write(topics.TASK.name, topics.STRING, stamp_ns, scene.instruction)
 
     def images(self, world: TabletopWorld, stamp_ns: int) -> None:
         for camera in self._robot.cameras:
             pixels = world.render(camera.name)
             height, width, _ = pixels.shape
-            image = message_type(topics.IMAGE)(
-                _header(stamp_ns, camera.name), height, width, "rgb8", 0, 3 * width, pixels.reshape(-1)
-            )
-            self._bag.write(f"/{camera.topic}", serialize(image), stamp_ns)
+            fields = _header(stamp_ns, camera.name), height, width, "rgb8", 0, 3 * width, pixels.reshape(-1)
+            self._write(camera.topic, topics.IMAGE, stamp_ns, *fields)
 
     def joint_state(self, positions: np.ndarray, velocities: np.ndarray, stamp_ns: int) -> None:
-        state = message_type(topics.JOINT_STATE)(
-            _header(stamp_ns), list(self._robot.joint_names), positions, velocities, np.zeros_like(positions)
-        )
-        self._bag.write(f"/{self._robot.joint_states.topic}", serialize(state), stamp_ns)
+        fields = _header(stamp_ns), list(self._robot.joint_names), positions, velocities, np.zeros_like(positions)
+        self._write(self._robot.joint_states.topic, topics.JOINT_STATE, stamp_ns, *fields)
 
     def command(self, command: Trajectory, stamp_ns: int) -> None:
         """What an expert publishes at ``stamp_ns``."""
@@ -170,8 +161,10 @@ class _Messages:
             columns = self._robot.columns(output.joints)
             rows = zip(command.positions, command.velocities, command.times_s, strict=True)
             points = [_point(positions[columns], speeds[columns], time_s) for positions, speeds, time_s in rows]
-            message = message_type(TRAJECTORY)(_header(0), list(output.joints), points)
-            self._bag.write(f"/{output.command_topic}", serialize(message), stamp_ns)
+            self._write(output.command_topic, topics.TRAJECTORY, stamp_ns, _header(0), list(output.joints), points)
+
+    def _write(self, topic: str, msgtype: str, stamp_ns: int, *fields: Any) -> None:
+        self._bag.write(f"/{topic}", serialize(message_type(msgtype)(*fields)), stamp_ns)
 
 
 def _point(positions: np.ndarray, velocities: np.ndarray, time_s: float) -> Any:

@@ -17,7 +17,7 @@ FOREARM_M = 0.30
 TOOL_M = 0.16
 
 
-def tool_down(position: np.ndarray, roll_rad: float = 0.0, gripper_rad: float = 0.0) -> np.ndarray:
+def tool_down(position: np.ndarray, roll_rad: float = 0.0) -> np.ndarray:
     """Joint positions ``[6]`` that put the tool tip at ``position`` ``[3]`` (m, base frame), pointing down.
 
     Raises ValueError where the arm cannot reach.
@@ -31,7 +31,7 @@ def tool_down(position: np.ndarray, roll_rad: float = 0.0, gripper_rad: float = 
     elbow = math.acos(cos_elbow)
     inner = math.atan2(FOREARM_M * math.sin(elbow), UPPER_ARM_M + FOREARM_M * math.cos(elbow))
     shoulder = math.atan2(radius, height) - inner
-    return np.array([math.atan2(y, x), shoulder, elbow, math.pi - shoulder - elbow, roll_rad, gripper_rad])
+    return np.array([math.atan2(y, x), shoulder, elbow, math.pi - shoulder - elbow, roll_rad, 0.0])
 
 
 def nearest_reachable(position: np.ndarray) -> np.ndarray:

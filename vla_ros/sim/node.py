@@ -21,7 +21,6 @@ from std_msgs.msg import String
 from vla_ros import topics
 from vla_ros.messages.images import encode_compressed_image, encode_image
 from vla_ros.messages.joints import fill_joint_state
-from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import OutputConfig, RobotConfig, load_robot
 from vla_ros.ros.declare import declare_and_read
 from vla_ros.ros.endpoints import interface_class, make_publisher, subscribe
@@ -31,7 +30,7 @@ from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
 from vla_ros.ros.qos import CAMERA, COMMAND, JOINT_STATES
 from vla_ros.ros.signals import ros_running, stop_on_signals
 from vla_ros.share import robot_file
-from vla_ros.sim.messages import ResetRequest, parse_reset
+from vla_ros.sim.scene import ResetRequest, parse_reset
 from vla_ros.strict import one_line
 from vla_ros.units import MS_PER_NS, NS_PER_S
 
@@ -61,15 +60,14 @@ class SimParams(NodeParameters):
 class SimNode(Node):
     """Topics of the simulated robot; ``run`` steps it in real time and renders, in the thread that calls it.
 
-    Callbacks only parse and put what they got into a queue, which the loop empties before each step.
+    Callbacks only put what they got into a queue, which the loop empties before each step.
     """
 
     def __init__(self) -> None:
         super().__init__("sim_node")
         params = declare_and_read(self, SimParams)
         self._robot = load_robot(robot_file(params.robot))
-        self._simulated = _simulated_robot(self._robot, params.expert)
-        self._num_resets = 0
+        self.simulated = _simulated_robot(self._robot)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._cameras = {
             camera: self.create_publisher(CompressedImage if camera.compressed else Image, camera.topic, CAMERA)
@@ -83,14 +81,14 @@ class SimNode(Node):
         for output in self._robot.outputs:
             kind, topic = interface_class(output.kind.msgtype), output.command_topic
             self.create_subscription(kind, topic, partial(self._on_command, output), COMMAND)
-        period_s = EXPERT_STEPS * self._simulated.world.control_dt_s
+        period_s = EXPERT_STEPS * self.simulated.world.control_dt_s
         self._expert_commands = CommandOutputs(self, self._robot, period_s) if params.expert else None
         subscribe(self, topics.SIM_RESET, self._on_reset)
         self._reset(ResetRequest(params.seed))
 
     def run(self, stop: threading.Event) -> None:
         """Step, render and publish on absolute deadlines until ``stop`` is set."""
-        period_ns = round(self._simulated.world.control_dt_s * NS_PER_S)
+        period_ns = round(self.simulated.world.control_dt_s * NS_PER_S)
         step, deadline_ns = 0, time.monotonic_ns()
         while not stop.is_set():
             while not self._inbox.empty():
@@ -105,13 +103,9 @@ class SimNode(Node):
                 behind = f"{late_ns * MS_PER_NS:.0f} ms behind real time: simulated time stood still"
                 self.get_logger().warning(behind, throttle_duration_sec=5.0)
 
-    def close(self) -> None:
-        """Free the rendering contexts."""
-        self._simulated.close()
-
     def _tick(self, step: int) -> None:
         now_ns = self.get_clock().now().nanoseconds
-        world = self._simulated.world
+        world = self.simulated.world
         if step % JOINT_STATE_STEPS == 0:
             msg = JointState()
             fill_joint_state(msg, self._robot.joint_names, world.joint_positions, world.joint_velocities, now_ns)
@@ -119,16 +113,16 @@ class SimNode(Node):
         if step % CAMERA_STEPS == 0:
             self._publish_images(now_ns)
         if self._expert_commands is not None and step % EXPERT_STEPS == 0:
-            self._expert_commands.send(self._simulated.expert.trajectory(EXPERT_STEPS * world.control_dt_s))
-        is_news = self._simulated.step()
-        if self._view is not None and (is_news or self._simulated.num_steps % VIEW_STEPS == 1):
+            self._expert_commands.send(self.simulated.expert.trajectory(EXPERT_STEPS * world.control_dt_s))
+        is_news = self.simulated.step()
+        if self._view is not None and (is_news or self.simulated.num_steps % VIEW_STEPS == 1):
             self._publish_view(now_ns)
         if is_news:
             self._publish_episode()
 
     def _publish_images(self, stamp_ns: int) -> None:
         for camera, publisher in self._cameras.items():
-            pixels = self._simulated.world.render(camera.name)
+            pixels = self.simulated.world.render(camera.name)
             msg = CompressedImage() if camera.compressed else Image()
             encode = encode_compressed_image if camera.compressed else encode_image
             encode(pixels, msg, stamp_ns, camera.name)
@@ -136,26 +130,20 @@ class SimNode(Node):
 
     def _publish_view(self, stamp_ns: int) -> None:
         msg = Image()
-        encode_image(self._simulated.view(), msg, stamp_ns, f"episode {self._num_resets}")
+        encode_image(self.simulated.view(), msg, stamp_ns, f"episode {self.simulated.num_resets}")
         self._view.publish(msg)
 
     def _on_command(self, output: OutputConfig, msg: Any) -> None:
+        self._inbox.put(partial(self._accept, output, msg, self.get_clock().now().nanoseconds))
+
+    def _accept(self, output: OutputConfig, msg: Any, received_ns: int) -> None:
         try:
             trajectory = output.kind.decode(msg, output.joints, 1.0 / self._robot.control_rate_hz)
+            age_s = (received_ns - trajectory.stamp_ns) / NS_PER_S if trajectory.stamp_ns else None
+            self.simulated.accept(output, trajectory, age_s)
         except ValueError as error:
-            self._refuse(output, str(error))
-            return
-        received_ns = self.get_clock().now().nanoseconds
-        age_s = (received_ns - trajectory.stamp_ns) / NS_PER_S if trajectory.stamp_ns else None
-        self._inbox.put(partial(self._accept, output, trajectory, age_s))
-
-    def _accept(self, output: OutputConfig, trajectory: Trajectory, age_s: float | None) -> None:
-        reason = self._simulated.accept(output, trajectory, age_s)
-        if reason:
-            self._refuse(output, reason)
-
-    def _refuse(self, output: OutputConfig, reason: str) -> None:
-        self.get_logger().error(f"{output.command_topic}: command refused: {reason}", throttle_duration_sec=1.0)
+            refused = f"{output.command_topic}: command refused: {one_line(error)}"
+            self.get_logger().error(refused, throttle_duration_sec=1.0)
 
     def _on_reset(self, msg: String) -> None:
         try:
@@ -167,46 +155,38 @@ class SimNode(Node):
 
     def _reset(self, request: ResetRequest) -> None:
         try:
-            self._simulated.reset(request)
+            self.simulated.reset(request)
         except ValueError as error:
             self.get_logger().error(f"sim/reset: {one_line(error)}")
             return
-        self._num_resets += 1
-        self._blocks.publish(String(data=self._simulated.scene.blocks_json))
-        self._task.publish(String(data=self._simulated.instruction))
+        self._blocks.publish(String(data=self.simulated.scene.blocks_json))
+        self._task.publish(String(data=self.simulated.instruction))
         self._publish_episode()
 
     def _publish_episode(self) -> None:
-        text = json.dumps(asdict(self._simulated.status(self._num_resets)))
+        text = json.dumps(asdict(self.simulated.status))
         self._episode.publish(String(data=text))
         self.get_logger().info(f"episode {text}")
 
 
-def _simulated_robot(robot: RobotConfig, expert: bool) -> SimulatedRobot:
+def _simulated_robot(robot: RobotConfig) -> SimulatedRobot:
     """The simulation, after its first picture. Raises ValueError, saying what to install, where it cannot render."""
     try:
         import mujoco.renderer  # noqa: F401
         import OpenGL  # noqa: F401
+
+        from vla_ros.sim.robot import SimulatedRobot
+
+        simulated = SimulatedRobot(robot)
+        simulated.world.render(robot.camera_names[0])
     except ModuleNotFoundError as error:
         raise ValueError(f"the simulation needs {error.name}; install it with: pip install 'vla_ros[sim]'") from error
-    except Exception as error:
-        raise _no_egl(error) from error
-    from vla_ros.sim.robot import SimulatedRobot
-
-    simulated = SimulatedRobot(robot, expert=expert)
-    try:
-        simulated.world.render(robot.camera_names[0])
-    except Exception as error:
-        raise _no_egl(error) from error
+    except ValueError:  # a robot file for another arm
+        raise
+    except Exception as error:  # which one tells which library is missing: import, attribute and OpenGL errors
+        got = f"no headless OpenGL (EGL) on this machine ({one_line(error, 120)})"
+        raise ValueError(f"{got}; on Debian or Ubuntu: apt install {EGL_PACKAGES}") from error
     return simulated
-
-
-def _no_egl(error: Exception) -> ValueError:
-    """What a missing EGL shows as depends on which library is missing: import, attribute and OpenGL errors."""
-    return ValueError(
-        f"no headless OpenGL (EGL) on this machine ({' '.join(str(error).split())[:120]}); on Debian or Ubuntu: "
-        f"apt install {EGL_PACKAGES}"
-    )
 
 
 def main(args: list[str] | None = None) -> None:
@@ -221,7 +201,7 @@ def main(args: list[str] | None = None) -> None:
         except ValueError as error:
             print(f"sim_node: {error}", file=sys.stderr)
             sys.exit(2)
-        with spinning(node), closing(node):
+        with spinning(node), closing(node.simulated.world):
             node.run(stop)
 
 

@@ -1,4 +1,5 @@
-"""Random scenes for "touch the red block": where the blocks lie, where the arm starts, what the instruction says."""
+"""Random scenes for "touch the red block": where the blocks lie, where the arm starts, what the instruction says; how
+topics ask for them and report them, in JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vla_ros.sim import kinematics
+from vla_ros.strict import explained, parse_config
 
 COLORS = ("red", "green", "blue")
 BLOCK_SIZE_M = 0.05
@@ -85,6 +87,48 @@ class Scene:
         if color not in [block.color for block in self.blocks]:
             raise ValueError(f"target '{color}'; this scene has {', '.join(b.color for b in self.blocks)}")
         return replace(self, target_color=color)
+
+
+@dataclass(frozen=True)
+class ResetRequest:
+    """``sim/reset``: which evaluation scene to start; an instruction or a target block other than the scene's own, if
+    given."""
+
+    seed: int
+    instruction: str | None = None
+    target: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"sim/reset.seed is {self.seed}; expected a whole number from 0 on")
+
+
+@dataclass(frozen=True)
+class EpisodeStatus:
+    """``sim/episode``: ``status`` is running, success, wrong_block or timeout; ``episode`` counts the resets."""
+
+    seed: int
+    instruction: str
+    target: str
+    status: str
+    elapsed_s: float
+    episode: int
+
+    @property
+    def is_success(self) -> bool:
+        return self.status == "success"
+
+    @property
+    def outcome(self) -> str:
+        """For people to read."""
+        return self.status.replace("_", " ")
+
+
+def parse_reset(text: str) -> ResetRequest:
+    """A ``sim/reset`` message's JSON. Raises ValueError in one line for anything else."""
+    with explained("sim/reset is not JSON (", after='); expected {"seed": 1}'):
+        values = json.loads(text)
+    return parse_config(ResetRequest, values, "sim/reset")
 
 
 def sample_scene(seed: int, split: str = "eval", *, anywhere: bool = False) -> Scene:

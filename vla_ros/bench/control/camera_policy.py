@@ -14,7 +14,7 @@ from vla_ros.policies.files import open_policy
 from vla_ros.policies.fill import build_policy
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.share import policy_dir, robot_file
-from vla_ros.transforms.normalize import FieldStats
+from vla_ros.transforms.normalize import compute_stats
 from vla_ros.types import Observation
 
 TASK = "touch the red block"
@@ -51,25 +51,14 @@ def write_policy(folder: Path, robot: RobotConfig) -> None:
         action_mode="absolute",
         normalization="mean_std",
     )
-    images = replace(
-        tiny.images,
-        camera_height=CAMERA_HEIGHT,
-        camera_width=CAMERA_WIDTH,
-        image_height=IMAGE_SIZE,
-        image_width=IMAGE_SIZE,
-        buckets=(BUCKET,),
-    )
+    images = type(tiny.images)(tiny.images.type, CAMERA_HEIGHT, CAMERA_WIDTH, IMAGE_SIZE, IMAGE_SIZE, (BUCKET,))
     middle = (robot.joint_values("lower") + robot.joint_values("upper")) / 2
-    stats = {"state": _stats(middle, 1), "action": _stats(middle, config.action_horizon)}
+    spread = np.stack([middle - ACTION_STD_RAD, middle + ACTION_STD_RAD])[:, None]
+    horizons = {"state": 1, "action": config.action_horizon}
+    stats = {name: compute_stats(spread.repeat(horizon, axis=1)) for name, horizon in horizons.items()}
     processor = type(tiny)(config, data, images, tiny.tokenizer, stats)
     torch.manual_seed(0)
     save_policy(folder, build_policy(config), processor, _observation(robot, middle))
-
-
-def _stats(mean: np.ndarray, horizon: int) -> FieldStats:
-    means = np.tile(mean, (horizon, 1)).astype(np.float32)
-    stds = np.full_like(means, ACTION_STD_RAD)
-    return FieldStats(means, stds, means - 2 * stds, means + 2 * stds)
 
 
 def _observation(robot: RobotConfig, positions: np.ndarray) -> Observation:

@@ -10,7 +10,7 @@ import numpy as np
 from rclpy.node import Node
 from sensor_msgs.msg import Image, JointState
 
-from vla_ros.bench.control.camera_rows import CAMERA_RATE_HZ
+from vla_ros.bench.control.rows import CAMERA_RATE_HZ
 from vla_ros.messages.images import encode_image
 from vla_ros.messages.joints import fill_joint_state
 from vla_ros.messages.times import fill_time
@@ -22,9 +22,7 @@ from vla_ros.ros.outputs import CommandInputs
 from vla_ros.ros.parameters import NodeParameters, robot_parameter
 from vla_ros.ros.qos import CAMERA, JOINT_STATES
 from vla_ros.ros.signals import ros_running, stop_on_signals
-from vla_ros.ros.ticker import Ticker
 from vla_ros.share import robot_file
-from vla_ros.units import NS_PER_S
 
 JOINTS_RATE_HZ = 50
 NUM_PICTURES = 4
@@ -49,18 +47,19 @@ class ControlCameras(Node):
         middle = (robot.joint_values("lower") + robot.joint_values("upper")) / 2
         self._state = middle, np.zeros(robot.num_joints)
         self._cameras = [self.create_publisher(Image, camera.topic, CAMERA) for camera in robot.cameras]
-        self._pictures = cycle(
-            zip(*(_pictures(camera, seed) for seed, camera in enumerate(robot.cameras)), strict=True)
-        )
+        pictures = [_pictures(camera, seed) for seed, camera in enumerate(robot.cameras)]
+        self._pictures = cycle(zip(*pictures, strict=True))
         self._joints = self.create_publisher(JointState, robot.joint_states.topic, JOINT_STATES)
         CommandInputs(self, robot, self._on_command)
+        self.create_timer(1 / CAMERA_RATE_HZ, self._publish_pictures)
+        self.create_timer(1 / JOINTS_RATE_HZ, self._publish_joints)
 
-    def publish_pictures(self, deadline_ns: int) -> None:
+    def _publish_pictures(self) -> None:
         for publisher, msg in zip(self._cameras, next(self._pictures), strict=True):
             fill_time(msg.header.stamp, self.get_clock().now().nanoseconds)
             publisher.publish(msg)
 
-    def publish_joints(self, deadline_ns: int) -> None:
+    def _publish_joints(self) -> None:
         msg = JointState()
         fill_joint_state(msg, self._robot.joint_names, *self._state, self.get_clock().now().nanoseconds)
         self._joints.publish(msg)
@@ -82,15 +81,8 @@ def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop."""
     stopping = stop_on_signals()
     with ros_running(args):
-        node = ControlCameras()
-        rates_hz = ((CAMERA_RATE_HZ, node.publish_pictures), (JOINTS_RATE_HZ, node.publish_joints))
-        tickers = [Ticker(round(NS_PER_S / rate_hz), publish) for rate_hz, publish in rates_hz]
-        with spinning(node):
-            for ticker in tickers:
-                ticker.start()
+        with spinning(ControlCameras()):
             stopping.wait()
-            for ticker in tickers:
-                ticker.stop()
     return 0
 
 

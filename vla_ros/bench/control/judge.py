@@ -7,13 +7,15 @@ order.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
-from vla_ros.hermite import hermite
+from vla_ros.hermite import hermite_at
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import RobotConfig
 from vla_ros.runtime.aim_history import AimHistory
@@ -27,6 +29,17 @@ TOLERANCE = 1e-6
 HISTORY_SIZE = 512
 NO_SEQUENCE = 1 << 63
 """From here on the middleware counts nothing."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """From ``start_ns`` to ``end_ns``."""
+
+    start_ns: int
+    end_ns: int
+
+    def holds(self, t_ns: int) -> bool:
+        return self.start_ns <= t_ns <= self.end_ns
 
 
 @dataclass(frozen=True)
@@ -178,10 +191,10 @@ def chunk_end_ns(chunks: Sequence[HeardChunk]) -> int:
     return last.chunk.due_ns(last.chunk.horizon - 1) + late_ns
 
 
-def lateness_ms(arrivals_ns: Sequence[Sequence[int]], period_s: float) -> np.ndarray:
-    """Interval minus period, ms, over each stretch."""
-    intervals = [np.diff(stretch) for stretch in arrivals_ns if len(stretch) > 1]
-    return np.concatenate(intervals or [np.zeros(0)]) * MS_PER_NS - period_s * 1e3
+def intervals_ms(times_ns: Sequence[int], spans: Sequence[Span]) -> np.ndarray:
+    """Between one time and the next within each span, ms."""
+    kept = [np.diff(sorted(t for t in times_ns if span.holds(t))) for span in spans]
+    return np.concatenate([np.zeros(0), *kept]) * MS_PER_NS
 
 
 def percentile(values: Sequence[float] | np.ndarray, percent: float) -> float | None:
@@ -196,9 +209,9 @@ class _Judge:
 
     def __init__(self, robot: RobotConfig, period_s: float) -> None:
         lower, upper = robot.joint_values("lower"), robot.joint_values("upper")
-        self._middle, self._half = (lower + upper) / 2, (upper - lower) / 2
-        self._max_velocity = robot.joint_values("max_velocity")
-        self._max_acceleration = robot.joint_values("max_acceleration")
+        self._middle = (lower + upper) / 2
+        fastest = robot.joint_values("max_velocity"), robot.joint_values("max_acceleration")
+        self._limits = (upper - lower) / 2, *fastest
         self._period_s = period_s
 
     def ramp(self, command: HeardCommand) -> np.ndarray:
@@ -224,12 +237,8 @@ class _Judge:
 
     def _shares(self, positions: np.ndarray, velocities: np.ndarray, accelerations: np.ndarray) -> np.ndarray:
         """The largest of all joints; what is not finite breaks every limit."""
-        used = (
-            np.abs(positions - self._middle) / self._half,
-            np.abs(velocities) / self._max_velocity,
-            np.abs(accelerations) / self._max_acceleration,
-        )
-        largest = np.array([shares.max(initial=0.0) for shares in used])
+        used = zip((positions - self._middle, velocities, accelerations), self._limits, strict=True)
+        largest = np.array([(np.abs(values) / limit).max(initial=0.0) for values, limit in used])
         return np.where(np.isfinite(largest), largest, np.inf)
 
 
@@ -239,10 +248,7 @@ def _state_after(command: HeardCommand, elapsed_s: float) -> np.ndarray:
     times_s = command.times_s - command.times_s[0]
     if elapsed_s >= times_s[-1]:
         return np.stack((command.positions[-1], command.velocities[-1]))
-    after = int(np.searchsorted(times_s, elapsed_s, side="right"))
-    span_s = times_s[after] - times_s[after - 1]
-    start, end = ((command.positions[k], command.velocities[k]) for k in (after - 1, after))
-    return np.stack(hermite((elapsed_s - times_s[after - 1]) / span_s, span_s, start, end))
+    return np.stack(hermite_at(elapsed_s, times_s, command.positions, command.velocities))
 
 
 def _num_lost(before: HeardCommand | None, command: HeardCommand) -> int:
@@ -253,9 +259,7 @@ def _num_lost(before: HeardCommand | None, command: HeardCommand) -> int:
 
 def _command_in_force(commands: Sequence[HeardCommand], t_ns: int, now_ns: int, period_ns: int) -> np.ndarray | None:
     """The commanded positions at ``t_ns`` as they were known at ``now_ns``."""
-    sent = [command.sent_ns for command in commands]
-    history = AimHistory(HISTORY_SIZE)
-    end = int(np.searchsorted(sent, now_ns))
+    history, end = AimHistory(HISTORY_SIZE), bisect_left(commands, now_ns, key=attrgetter("sent_ns"))
     for command in commands[max(0, end - HISTORY_SIZE) : end]:
         history.add(command.sent_ns + period_ns, command.positions[0])
     return history.at(t_ns) if end else None

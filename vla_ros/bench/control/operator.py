@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vla_ros import topics
+from vla_ros.bench.control.judge import Span
 from vla_ros.bench.control.probe import ControlProbe
-from vla_ros.bench.control.rows import Drive, Driven, Span
-from vla_ros.demo.world import DemoWorld, WorldConfig
+from vla_ros.bench.control.rows import Drive, Driven
+from vla_ros.demo.world import DemoWorld
 from vla_ros.types import Mode
 
 SCENE_S = 4.0
@@ -26,20 +27,20 @@ CLOCK_TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 
 
 class Operator:
-    """Who leads the policy in one world; ``num_drops`` counts how often it fell to HOLD by itself."""
+    """Who leads the policy in one world; ``num_drops`` counts how often it fell to HOLD by itself, ``scenes_ns`` holds
+    when each scene was set up: commands from before are of another pose."""
 
     def __init__(self, world: DemoWorld[ControlProbe]) -> None:
         self.num_drops = 0
+        self.scenes_ns: list[int] = []
         self._world = world
         self._probe = world.client
         self._random = random.Random(0)
-        self._seed = 0
 
     def new_scene(self) -> None:
         """The simulation's next scene, from seed 0 on."""
-        self._world.new_scene(self._seed)
+        self.scenes_ns.append(self._world.new_scene(len(self.scenes_ns)).began_ns)
         self._probe.end_recording()
-        self._seed += 1
 
     def drive_for(self, seconds: float, set_up: Callable[[], None], num_switches: int = 0) -> list[Drive]:
         """The policy drives for so long, and on until there were so many chunk switches; ``set_up`` comes before each
@@ -66,6 +67,11 @@ class Operator:
             self.report_drop()
         self.hold()
         return drive
+
+    def driven(self, drives: Sequence[Drive]) -> Driven:
+        """What has been heard of these drives, and of everything else so far."""
+        config, probe = self._world.config, self._probe
+        return Driven(config.strategy, config.inference_delay_ms, drives, probe.commands(), list(probe.chunks))
 
     def drive_a_little(self) -> None:
         """Let pass what the policy drives before something happens."""
@@ -97,11 +103,6 @@ class Operator:
 
     def _last_line(self) -> str:
         return self._world.processes.last_line("policy_node")
-
-
-def driven_by(config: WorldConfig, drives: Sequence[Drive], probe: ControlProbe) -> Driven:
-    """What a probe has heard of some drives in the world of ``config``."""
-    return Driven(config.strategy, config.inference_delay_ms, drives, probe.commands(), probe.chunks())
 
 
 def _cpu_s(pid: int) -> float:
