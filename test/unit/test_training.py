@@ -13,7 +13,7 @@ from bag_samples import at, image, joint_state, string, trajectory, write_bag
 from PIL import Image
 from safetensors.torch import load_file
 
-from vla_ros.bags.types import message_type, serialize
+from vla_ros.bags.definitions import message_type, serialize
 from vla_ros.bags.write import BagWriter
 from vla_ros.demo import lesson
 from vla_ros.demo.lesson import lesson_of

@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from vla_ros.bags import mcap, sqlite
-from vla_ros.bags.compression import plain_message
 from vla_ros.bags.definitions import Layout, is_same_layout, layout_of
 from vla_ros.bags.files import MCAP_SUFFIX, find_files, storage_suffix
-from vla_ros.bags.order import in_time_order
-from vla_ros.bags.storage import BagTopic, Channel, Contents, DamagedFile, RawMessage
-from vla_ros.bags.tally import Tally
+from vla_ros.bags.storage import BagTopic, Channel, Contents, DamagedFile, RawMessage, plain_message
+from vla_ros.strict import one_line
 from vla_ros.units import NS_PER_S
 
 # As in ROS, a time is a signed 64-bit number; MCAP has room for larger ones.
 MAX_STAMP_NS = (1 << 63) - 1 - NS_PER_S
+# A recorder may look at one topic this much later than at another.
+WINDOW_NS = NS_PER_S
+MAX_HELD_BYTES = 1 << 27
+MAX_KINDS = 100
+
+
+class Tally:
+    """What went wrong: the first line of each kind and how often it came; beyond ``MAX_KINDS`` only their number."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+        self._num: Counter[str] = Counter()
+        self._num_beyond = 0
+
+    def add(self, kind: str, line: str) -> None:
+        """One thing of ``kind`` went wrong; ``line`` says it whole."""
+        if kind in self._first or len(self._first) < MAX_KINDS:
+            self._first.setdefault(kind, one_line(line))
+            self._num[kind] += 1
+        else:
+            self._num_beyond += 1
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What went wrong so far, in the order it was first seen."""
+        lines = [
+            line if self._num[kind] == 1 else f"{line} ({self._num[kind]} times)" for kind, line in self._first.items()
+        ]
+        return (*lines, f"{self._num_beyond} further problems of other kinds") if self._num_beyond else tuple(lines)
 
 
 class BagReader:
@@ -30,8 +58,8 @@ class BagReader:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
-        self._files = find_files(self._path)
+        self.path = Path(path)
+        self._files = find_files(self.path)
         self._tally = Tally()
         for line in self._files.problems:
             self._tally.add(line, line)
@@ -41,10 +69,6 @@ class BagReader:
         self._unindexed: dict[Path, str] = {}
         self._num_read = 0
         self.contents = self._read_contents()
-
-    @property
-    def path(self) -> Path:
-        return self._path
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -106,16 +130,7 @@ class BagReader:
         """Whether a channel's messages are like those of its topic so far."""
         topic = channel.topic
         known = self._channels.setdefault(topic, channel)
-        if known is channel:
-            return True
-        if channel in self._refused:
-            self._report(f"type {topic}", "")
-            return False
-        try:
-            is_same = known == channel or is_same_layout(known, channel)
-        except ValueError:
-            is_same = False
-        if is_same:
+        if channel not in self._refused and is_same_layout(known, channel):
             self._channels[topic] = channel
             return True
         self._refused.add(channel)
@@ -132,7 +147,7 @@ class BagReader:
         )
 
     def _report(self, kind: str, line: str) -> str:
-        line = f"bag {self._path}: {line}"
+        line = f"bag {self.path}: {line}"
         self._tally.add(kind, line)
         return line
 
@@ -161,3 +176,29 @@ class BagReader:
 def _format(path: Path) -> ModuleType:
     """The module that reads such a file."""
     return mcap if storage_suffix(path) == MCAP_SUFFIX else sqlite
+
+
+def in_time_order(messages: Iterable[RawMessage], on_late: Callable[[RawMessage, int], None]) -> Iterator[RawMessage]:
+    """``messages``, written in nearly but not quite the order of their stamps, sorted, as far as ``WINDOW_NS`` and
+    ``MAX_HELD_BYTES`` of them allow.
+
+    One that comes later than that goes to ``on_late``, with the ns by which it is behind, and is left out. A single
+    stamp far ahead holds nothing up: it waits for its time.
+    """
+    waiting: list[tuple[int, int, RawMessage]] = []
+    num_bytes, latest_ns = 0, 0
+    for number, message in enumerate(messages):
+        stamp_ns = message.stamp_ns
+        if stamp_ns < latest_ns:
+            on_late(message, latest_ns - stamp_ns)
+            continue
+        heapq.heappush(waiting, (stamp_ns, number, message))
+        num_bytes += len(message.data)
+        while waiting[0][0] <= stamp_ns - WINDOW_NS or num_bytes > MAX_HELD_BYTES:
+            latest_ns, _, first = heapq.heappop(waiting)
+            num_bytes -= len(first.data)
+            yield first
+            if not waiting:
+                break
+    while waiting:
+        yield heapq.heappop(waiting)[2]
