@@ -15,8 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vla_ros.policies.config import DataConfig, PolicyConfig
 from vla_ros.policies.families import family_of, read_policy_config
 from vla_ros.strict import parse_config
-from vla_ros.training.dataset import INTERVENTIONS
-from vla_ros.training.episodes import EPISODES
+from vla_ros.training.episodes import EPISODES, INTERVENTIONS
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,7 @@ def frame_rule(config: TrainConfig) -> FrameRule:
         namespace=config.namespace,
         episodes=config.episodes,
         keep_failures=config.keep_failures,
+        interventions=config.interventions,
     )
 
 
@@ -133,7 +134,7 @@ def _read_bags(config: TrainConfig, robot: RobotConfig, rule: FrameRule, report:
             f"{folder}: no rosbag2 bag in it; expected folders of bags, .mcap or .db3 files: set bags=FOLDER"
         )
     report(f"reading {len(found.bags)} bags from {folder}")
-    loaded = load_bags(found.bags, robot, rule, config.num_workers, config.interventions)
+    loaded = load_bags(found.bags, robot, rule, config.num_workers)
     for line in (*loaded.problems, *loaded.lines):
         report(line)
     return loaded
