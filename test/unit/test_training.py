@@ -23,8 +23,7 @@ from vla_ros.share import robot_file, share_dir
 from vla_ros.sim.demonstrations import DemonstrationConfig, write_demonstrations
 from vla_ros.training.config import load_train_config
 from vla_ros.training.dataset import FrameRule, load_bags
-from vla_ros.training.initial import policy_from
-from vla_ros.training.run import train
+from vla_ros.training.run import policy_from, train
 from vla_ros.training.samples import split_by_episode
 from vla_ros.training.trainer import Trainer, learning_rate_scale
 from vla_ros.transforms.images import resize

@@ -9,21 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from vla_ros.bags.files import find_bags
+from vla_ros.policies.base import BasePolicy
+from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.directory import save_policy
 from vla_ros.policies.families import family_of
-from vla_ros.policies.files import open_policy
+from vla_ros.policies.files import WEIGHTS_FILE, open_policy
 from vla_ros.policies.fill import build_policy
 from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.training.config import TrainConfig
 from vla_ros.training.dataset import LoadedBags, first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
-from vla_ros.training.initial import policy_from
-from vla_ros.training.lesson import Lesson
-from vla_ros.training.samples import SampleMaker, compute_split_stats, split_by_episode
+from vla_ros.training.samples import Lesson, SampleMaker, compute_split_stats, split_by_episode
 from vla_ros.training.trainer import Trainer, Validation
 
 
@@ -96,6 +97,27 @@ def train(
         problems=loaded.problems,
         validation=validation,
     )
+
+
+def policy_from(config: PolicyConfig, policy_dir: Path) -> BasePolicy:
+    """The policy of ``config`` with the weights of a policy directory, as far as these can be made to fit.
+
+    Raises ValueError for a directory that cannot be read, and weights of other names or shapes.
+    """
+    open_policy(policy_dir)
+    policy = build_policy(config)
+    weights = policy.adapt_weights(load_file(policy_dir / WEIGHTS_FILE))
+    own = dict(policy.named_parameters())
+    wrong = sorted(own.keys() ^ weights.keys()) or [n for n in own if own[n].shape != weights[n].shape]
+    if wrong:
+        raise ValueError(
+            f"initial_policy {policy_dir}: weight {wrong[0]} doesn't fit the policy that is to be trained; expected "
+            "the same policy group, but for action_horizon, which may be larger"
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(weights[name])
+    return policy
 
 
 def _processor_class(config: TrainConfig) -> type[PolicyProcessor]:

@@ -43,7 +43,8 @@ class Validation:
 
 
 class Trainer:
-    """One run. ``policy`` is trained in place; ``averaged`` holds the mean weights that are exported."""
+    """One run. ``policy`` is trained in place and holds the mean weights at the end; ``seconds`` is the time spent in
+    the loop, over all resumptions."""
 
     def __init__(self, config: TrainConfig, policy: BasePolicy, samples: SampleMaker, split: Split) -> None:
         self._config = config
@@ -61,12 +62,7 @@ class Trainer:
         )
         self._average = {name: value.detach().clone() for name, value in self.policy.state_dict().items()}
         self._step = 0
-        self._seconds = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Time spent in the loop, over all resumptions."""
-        return self._seconds
+        self.seconds = 0.0
 
     def run(self, report: Callable[[str], None]) -> Validation:
         """Train to the last step, from the last checkpoint where there is one; ``report`` gets a line now and then."""
@@ -83,21 +79,19 @@ class Trainer:
             while self._step < num_steps:
                 started = time.perf_counter()
                 loss = self._train_step()
-                self._seconds += time.perf_counter() - started
+                self.seconds += time.perf_counter() - started
                 self._step += 1
                 rate = bar.format_dict["rate"] or 0.0
                 bar.set_postfix_str(f"loss {loss:.4f}, {rate * batch_size:.0f} samples/s", refresh=False)
                 bar.update()
                 if self._step % config.validate_every == 0 and self._step < num_steps:
-                    report(f"step {self._step}: {self._log(self.validate())}")
+                    self._validate(report)
                 if self._step % config.checkpoint_every == 0 or self._step == num_steps:
                     self._save()
         self.policy.load_state_dict(self._average)
-        final = self.validate()
-        report(f"step {self._step}: {self._log(final)}")
-        return final
+        return self._validate(report)
 
-    def validate(self) -> Validation:
+    def _validate(self, report: Callable[[str], None]) -> Validation:
         """Judge the averaged weights on held-out episodes."""
         trained = {name: value.detach().clone() for name, value in self.policy.state_dict().items()}
         self.policy.load_state_dict(self._average)
@@ -119,7 +113,13 @@ class Trainer:
         mean = self._samples.stats["action"].mean
         guesses = self._samples.errors(np.broadcast_to(mean, (len(chosen), *mean.shape)), chosen)[:, -1]
         error_rad = tuple(np.concatenate(errors).mean(0).tolist())
-        return Validation(error_rad, tuple(guesses.mean(0).tolist()), float(np.mean(ce_losses)))
+        validation = Validation(error_rad, tuple(guesses.mean(0).tolist()), float(np.mean(ce_losses)))
+        judged = {name: np.round(value, 5).tolist() for name, value in asdict(validation).items()}
+        record = {"step": self._step, "seconds": round(self.seconds, 1), **judged}
+        with (self._run_dir / LOG).open("a") as log:
+            log.write(json.dumps(record) + "\n")
+        report(f"step {self._step}: {validation}")
+        return validation
 
     def _train_step(self) -> float:
         optimizer = self._config.optimizer
@@ -143,18 +143,11 @@ class Trainer:
     def _sample(self, indices: np.ndarray, rng: np.random.Generator) -> Any:
         return self.policy.unpack_batch(self._samples.batch(indices, rng), self._device)
 
-    def _log(self, validation: Validation) -> Validation:
-        judged = {name: np.round(value, 5).tolist() for name, value in asdict(validation).items()}
-        record = {"step": self._step, "seconds": round(self._seconds, 1), **judged}
-        with (self._run_dir / LOG).open("a") as log:
-            log.write(json.dumps(record) + "\n")
-        return validation
-
     def _save(self) -> None:
         """Replace the checkpoint in one move, so that a kill at any moment leaves a whole one."""
         state = {
             "step": self._step,
-            "seconds": self._seconds,
+            "seconds": self.seconds,
             "policy": self.policy.state_dict(),
             "average": self._average,
             "optimizer": self._optimizer.state_dict(),
@@ -172,7 +165,7 @@ class Trainer:
             self.policy.load_state_dict(state["policy"])
             self._optimizer.load_state_dict(state["optimizer"])
             self._average = state["average"]
-            self._step, self._seconds = state["step"], state["seconds"]
+            self._step, self.seconds = state["step"], state["seconds"]
         except Exception as error:  # torch.load raises whatever its unpickler trips over
             problem = " ".join(str(error).split())[:200]
             raise ValueError(
