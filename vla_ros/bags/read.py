@@ -153,15 +153,13 @@ class BagReader:
 
     def _read_contents(self) -> Contents | None:
         """What all files together say they hold; None where one of them doesn't."""
-        files: list[Contents | None] = []
+        known: list[Contents] = []
         for path in self._files.paths:
             try:
-                files.append(_format(path).read_contents(path))
+                known += filter(None, [_format(path).read_contents(path)])
             except (DamagedFile, OSError) as error:
                 self._unindexed[path] = str(error)
-                files.append(None)
-        known = [contents for contents in files if contents is not None]
-        if len(known) < len(files):
+        if len(known) < len(self._files.paths):
             return None
         counts: Counter[tuple[str, str]] = Counter()
         for topic in (topic for contents in known for topic in contents.topics):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+
+from vla_ros.strict import explained
 
 MODES = ("quantile", "mean_std")
 CLAMP = 1.5  # quantile mode only: rare values beyond q01..q99 keep their sign but not their size
@@ -77,20 +79,19 @@ def load_stats(path: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, F
 
     Raises ValueError naming the file and the key.
     """
-    try:
+    with explained(
+        f"{path}: not readable as JSON (", OSError, ValueError, after="); restore it from the policy's origin"
+    ):
         document = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); restore it from the policy's origin") from error
     stats = {}
     for key, shape in shapes.items():
         arrays = {}
-        for name in ("mean", "std", "q01", "q99"):
+        for name in (each.name for each in fields(FieldStats)):
             try:
-                array = np.array(document[key][name], np.float32)
+                arrays[name] = array = np.array(document[key][name], np.float32)
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}: '{key}.{name}' is missing or not a table of numbers") from error
             if array.shape != shape or not np.isfinite(array).all():
                 raise ValueError(f"{path}: '{key}.{name}' has shape {array.shape}; expected finite values of {shape}")
-            arrays[name] = array
         stats[key] = FieldStats(**arrays)
     return stats
