@@ -156,9 +156,11 @@ class BagReader:
         known: list[Contents] = []
         for path in self._files.paths:
             try:
-                known += filter(None, [_format(path).read_contents(path)])
+                contents = _format(path).read_contents(path)
             except (DamagedFile, OSError) as error:
                 self._unindexed[path] = str(error)
+            else:
+                known += [] if contents is None else [contents]
         if len(known) < len(self._files.paths):
             return None
         counts: Counter[tuple[str, str]] = Counter()

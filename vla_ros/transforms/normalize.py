@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from vla_ros.strict import explained
-
 MODES = ("quantile", "mean_std")
 CLAMP = 1.5  # quantile mode only: rare values beyond q01..q99 keep their sign but not their size
 EPSILON = 1e-6
@@ -79,10 +77,10 @@ def load_stats(path: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, F
 
     Raises ValueError naming the file and the key.
     """
-    with explained(
-        f"{path}: not readable as JSON (", OSError, ValueError, after="); restore it from the policy's origin"
-    ):
+    try:
         document = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); restore it from the policy's origin") from error
     stats = {}
     for key, shape in shapes.items():
         arrays = {}
