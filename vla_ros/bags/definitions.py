@@ -14,12 +14,6 @@ from vla_ros.bags.storage import Channel, one_line
 
 TYPES = get_typestore(Stores.ROS2_JAZZY)
 """The message types bags are written with; a bag read back brings its own definitions."""
-_DISTRIBUTIONS = {
-    "humble": Stores.ROS2_HUMBLE,
-    "iron": Stores.ROS2_IRON,
-    "jazzy": Stores.ROS2_JAZZY,
-    "kilted": Stores.ROS2_KILTED,
-}
 # Files without definitions come from Humble, which doesn't name itself.
 _OLDEST = "humble"
 _IDL_SECTION = "=" * 80 + "\nIDL: "
@@ -67,7 +61,7 @@ def layout_of(channel: Channel, distribution: str = _OLDEST) -> Layout:
         raise ValueError(f"messages are serialized as '{channel.serialization}'; expected cdr")
     if channel.definition:
         return _defined(channel)
-    types = get_typestore(_DISTRIBUTIONS.get(distribution, _DISTRIBUTIONS[_OLDEST]))
+    types = get_typestore(Stores.__members__.get(f"ROS2_{distribution.upper()}", Stores.ROS2_HUMBLE))
     if channel.msgtype not in types.fielddefs:
         raise ValueError(f"the bag does not define {channel.msgtype}, and ROS 2 {distribution} has no such type")
     return Layout(channel.msgtype, types, is_standard=True)

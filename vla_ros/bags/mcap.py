@@ -78,7 +78,10 @@ def scan(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[RawMessage]:
                 op, content = _next_record(file)
                 if op in (Op.DATA_END, Op.FOOTER):
                     return
-                yield from records.messages(op, content)
+                if op == Op.CHUNK:
+                    yield from records.chunk(content)
+                elif message := records.take(op, content):
+                    yield message
         except _CutOff as cut:
             with suppress(*_NONSENSE):
                 yield from records.chunk(cut.chunk, is_cut_off=True)
@@ -167,13 +170,6 @@ class _Records:
             encoding = encoding if definition else ""
             self.channels[number] = Channel(topic, full_msgtype(msgtype), serialization, encoding, definition)
         return None
-
-    def messages(self, op: int, content: memoryview) -> Iterator[RawMessage]:
-        """The messages that are wanted in one record."""
-        if op == Op.CHUNK:
-            yield from self.chunk(content)
-        elif message := self.take(op, content):
-            yield message
 
     def chunk(self, content: memoryview, is_cut_off: bool = False) -> Iterator[RawMessage]:
         """The messages of a chunk; of one that is cut off, as many as are whole."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
@@ -64,21 +63,14 @@ HELP = """\
   e  the policy drives    h  hold    x or space  emergency stop    r  reset it    ?  keys    q  quit"""
 
 
-@dataclass(frozen=True)
-class SplitKeys:
-    """Whole keys, and the beginning of an escape sequence whose end is still to come."""
-
-    keys: tuple[str, ...]
-    rest: str
-
-
-def split_keys(text: str) -> SplitKeys:
-    """What a terminal sent, key by key; an arrow is one key."""
+def split_keys(text: str) -> tuple[list[str], str]:
+    """What a terminal sent, key by key (an arrow is one), and the beginning of an escape sequence whose end is still to
+    come."""
     keys, at = [], 0
     while key := KEY.match(text, at):
         keys.append(key[0])
         at = key.end()
-    return SplitKeys(tuple(keys), text[at:])
+    return keys, text[at:]
 
 
 class Jog:

@@ -110,7 +110,8 @@ def load_bags(paths: Sequence[Path], robot: RobotConfig, rule: FrameRule, num_wo
     usable = [bag for bag in read if bag.episodes]
     if not usable:
         where = paths[0].parent if paths else "the data folder"
-        why = "; ".join((*problems[:1], *([f"left out: {_listed(num_left_out)}"] if num_left_out else [])))
+        left_out = ", ".join(f"{num} {reason}" for reason, num in sorted(num_left_out.items()))
+        why = "; ".join((*problems[:1], *([f"left out: {left_out}"] if left_out else [])))
         raise ValueError(f"{where}: no usable frame in {len(paths)} bags; {why or 'record some'}")
     frames = _columns([episode for bag in usable for episode in bag.episodes])
     first = usable[0].episodes[0].samples[0]
@@ -165,7 +166,3 @@ def _columns(episodes: list[Episode]) -> Frames:
         tasks=tuple(episode.task for episode in episodes),
         scenes=tuple(episode.scene for episode in episodes),
     )
-
-
-def _listed(num_left_out: dict[str, int]) -> str:
-    return ", ".join(f"{num} {reason}" for reason, num in sorted(num_left_out.items()) if num)
