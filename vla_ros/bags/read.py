@@ -67,7 +67,6 @@ class BagReader:
         self._refused: set[Channel] = set()
         self._layouts: dict[str, Layout] = {}
         self._unindexed: dict[Path, str] = {}
-        self._num_read = 0
         self.contents = self._read_contents()
 
     @property
@@ -91,9 +90,8 @@ class BagReader:
                 message = RawMessage(channel, stamp_ns, plain_message(data))
             except DamagedFile as error:
                 self._report(channel.topic, f"message of '{channel.topic}': {error}; it is left out")
-                continue
-            self._num_read += 1
-            yield message
+            else:
+                yield message
 
     def layout(self, topic: str) -> Layout:
         """How the messages of a topic that has been read are laid out. Raises ValueError where that cannot be known."""
@@ -107,7 +105,6 @@ class BagReader:
 
     def _stored(self, topics: frozenset[str]) -> Iterator[RawMessage]:
         """Everything up to the first damage, file by file, in the order it was written."""
-        num_before = self._num_read
         num_stored, damage = 0, ""
         for path in self._files.paths:
             try:
@@ -123,7 +120,7 @@ class BagReader:
             else:
                 if path in self._unindexed:
                     self._report(path.name, f"{path.name}: {self._unindexed[path]}; its {num_stored} messages are used")
-        if damage and not num_stored and num_before == self._num_read:
+        if damage and not num_stored:
             raise ValueError(damage)
 
     def _is_usable(self, channel: Channel) -> bool:

@@ -124,15 +124,15 @@ class BagWriter(AbstractContextManager["BagWriter"]):
 
     def _information(self) -> dict[str, Any]:
         mcap = self._mcap
-        starting_time = {"nanoseconds_since_epoch": mcap.first_ns}
-        duration = {"nanoseconds": mcap.last_ns - mcap.first_ns}
-        message_count = mcap.num_messages.total()
+        times = {
+            "starting_time": {"nanoseconds_since_epoch": mcap.first_ns},
+            "duration": {"nanoseconds": mcap.last_ns - mcap.first_ns},
+            "message_count": mcap.num_messages.total(),
+        }
         return {
             "version": VERSION,
             "storage_identifier": "mcap",
-            "starting_time": starting_time,
-            "duration": duration,
-            "message_count": message_count,
+            **times,
             "topics_with_message_count": [
                 {"topic_metadata": metadata, "message_count": mcap.num_messages[channel_id]}
                 for channel_id, metadata in self._topic_metadata.items()
@@ -140,14 +140,7 @@ class BagWriter(AbstractContextManager["BagWriter"]):
             "compression_format": "",
             "compression_mode": "",
             "relative_file_paths": [self._storage_name],
-            "files": [
-                {
-                    "path": self._storage_name,
-                    "starting_time": starting_time,
-                    "duration": duration,
-                    "message_count": message_count,
-                }
-            ],
+            "files": [{"path": self._storage_name, **times}],
             "custom_data": None,
             "ros_distro": os.environ.get("ROS_DISTRO", "unknown"),
         }

@@ -21,6 +21,7 @@ from vla_ros.policies.files import WEIGHTS_FILE, open_policy
 from vla_ros.policies.fill import build_policy
 from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.strict import explained
 from vla_ros.training.config import TrainConfig
 from vla_ros.training.dataset import LoadedBags, first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
@@ -173,7 +174,5 @@ def _check_fit(config: TrainConfig, robot: RobotConfig, lesson: Lesson | None, r
         if given != expected:
             raise ValueError(f"{what} is {list(given)}; robot '{robot.name}' has {list(expected)}: make them equal")
     for camera in robot.cameras:
-        try:
+        with explained(f"camera '{camera.name}': ", after=", or the processor group of the train config"):
             rule.resize(np.zeros((camera.height, camera.width, 3), np.uint8))
-        except ValueError as error:
-            raise ValueError(f"camera '{camera.name}': {error}, or the processor group of the train config") from error
