@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from vla_ros.bags.storage import COMPRESSED_SUFFIX, one_line
+from vla_ros.bags.compression import COMPRESSED_SUFFIX
+from vla_ros.bags.storage import one_line
 
 MCAP_SUFFIX, SQLITE_SUFFIX = ".mcap", ".db3"
 _INFORMATION = "rosbag2_bagfile_information"

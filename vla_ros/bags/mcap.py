@@ -14,20 +14,17 @@ from enum import IntEnum
 from pathlib import Path
 from typing import BinaryIO
 
+from vla_ros.bags.compression import COMPRESSED_SUFFIX, ZstdError, decompress, open_file
 from vla_ros.bags.storage import (
-    COMPRESSED_SUFFIX,
     MAX_BYTES,
     BagTopic,
     Channel,
     Contents,
     DamagedFile,
     RawMessage,
-    ZstdError,
-    decompress,
     full_msgtype,
     full_topic,
     one_line,
-    open_file,
 )
 
 MAGIC = b"\x89MCAP0\r\n"

@@ -10,9 +10,10 @@ from types import ModuleType
 from typing import Any
 
 from vla_ros.bags import mcap, sqlite
+from vla_ros.bags.compression import plain_message
 from vla_ros.bags.definitions import Layout, is_same_layout, layout_of
 from vla_ros.bags.files import MCAP_SUFFIX, find_files, storage_suffix
-from vla_ros.bags.storage import BagTopic, Channel, Contents, DamagedFile, RawMessage, plain_message
+from vla_ros.bags.storage import BagTopic, Channel, Contents, DamagedFile, RawMessage
 from vla_ros.strict import one_line
 from vla_ros.units import NS_PER_S
 

@@ -9,18 +9,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vla_ros.bags.storage import (
-    COMPRESSED_SUFFIX,
-    BagTopic,
-    Channel,
-    Contents,
-    DamagedFile,
-    RawMessage,
-    ZstdError,
-    full_msgtype,
-    full_topic,
-    open_file,
-)
+from vla_ros.bags.compression import COMPRESSED_SUFFIX, ZstdError, open_file
+from vla_ros.bags.storage import BagTopic, Channel, Contents, DamagedFile, RawMessage, full_msgtype, full_topic
 
 
 def scan(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[RawMessage]:

@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from vla_ros.bags.compression import zstd
 from vla_ros.bags.mcap import CHUNK_HEAD, MAGIC, MESSAGE_HEAD, RECORD_HEAD, STATISTICS_HEAD, Op
-from vla_ros.bags.storage import zstd
 
 # Large enough for fast reading, small enough that readers of many bags can hold one of each.
 MAX_CHUNK_BYTES = 4 * 2**20
