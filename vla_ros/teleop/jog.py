@@ -193,7 +193,6 @@ def status_line(robot: RobotConfig, session: JogSession, mode: str, positions: n
     tail = f"{session.jog.speed:.0%}"
     if positions is None:
         return f"{head}  no joint states  {tail}"[:width]
-    texts = []
     for with_names in (True, False):
         joints = []
         for i, (name, position) in enumerate(zip(robot.joint_names, positions, strict=True)):
@@ -201,5 +200,7 @@ def status_line(robot: RobotConfig, session: JogSession, mode: str, positions: n
                 joints.append(f"[{i + 1} {name} {position:+.3f}]")
             else:
                 joints.append(f"{i + 1} {name} {position:+.2f}" if with_names else f"{i + 1} {position:+.2f}")
-        texts.append("  ".join([head, *joints, tail]))
-    return next((text for text in texts if len(text) <= width), texts[-1][:width])
+        line = "  ".join([head, *joints, tail])
+        if len(line) <= width:
+            break
+    return line[:width]
