@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from policy_helpers import make_processor, observation, pi_config, policy_processor
 
-from vla_ros.policies.modules.vlm_bridge.inputs import prefix_mask
 from vla_ros.policies.pi.request import PiRequest
 from vla_ros.transforms.normalize import FieldStats, Normalizer, compute_stats, load_stats, save_stats
+from vla_ros.transforms.prefix import prefix_mask
 
 
 def stats() -> FieldStats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -84,12 +84,13 @@ def load_stats(path: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, F
     stats = {}
     for key, shape in shapes.items():
         arrays = {}
-        for name in (each.name for each in fields(FieldStats)):
+        for name in ("mean", "std", "q01", "q99"):
             try:
-                arrays[name] = array = np.array(document[key][name], np.float32)
+                array = np.array(document[key][name], np.float32)
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}: '{key}.{name}' is missing or not a table of numbers") from error
             if array.shape != shape or not np.isfinite(array).all():
                 raise ValueError(f"{path}: '{key}.{name}' has shape {array.shape}; expected finite values of {shape}")
+            arrays[name] = array
         stats[key] = FieldStats(**arrays)
     return stats

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation, PolicySample, VLMInputs
-from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput, prefix_mask
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.modules.vlm_bridge.processor import IGNORED
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
@@ -21,6 +21,7 @@ from vla_ros.policies.pi.policy import PiPolicy
 from vla_ros.policies.utils.training import FlowDraws
 from vla_ros.strict import explained
 from vla_ros.transforms.images import patchify
+from vla_ros.transforms.prefix import prefix_mask
 
 TOLERANCE = 2e-5  # absolute, float32 on CPU
 # No policy reads it, and a token of small norm amplifies rounding: with oneDNN on and off it already differs by 6e-5.
