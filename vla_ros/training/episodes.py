@@ -31,6 +31,7 @@ from vla_ros.units import NS_PER_S
 HELD = frozenset((Mode.HOLD, Mode.ESTOP))
 EPISODES = ("task", "marker")
 INTERVENTIONS = ("all", "only", "exclude", "upweight")
+# What they are worth is not known.
 UNENDED = "of episodes without an end"
 
 
@@ -137,7 +138,7 @@ class EpisodeCutter:
                 self._is_new_scene = False
                 self._begin(event.received_ns)
             case MarkerEvent() if self._rule.episodes == "marker":
-                self._mark(event)
+                self._mark(event.text, event.received_ns)
 
     def finish(self) -> list[Episode]:
         """The episodes with samples, when the last event has been taken."""
@@ -159,20 +160,17 @@ class EpisodeCutter:
             else:
                 self._span.observations.append(Sample(found.stamp_ns, images, found.joint_positions))
 
-    def _mark(self, event: MarkerEvent) -> None:
-        if event.text != "start" and not self._is_running:
-            self._report(
-                "marker", f"'{event.text}' on {topics.EPISODE_MARKER}, and no 'start' before it: it is ignored"
-            )
+    def _mark(self, text: str, now_ns: int) -> None:
+        if text != "start" and not self._is_running:
+            self._report("marker", f"'{text}' on {topics.EPISODE_MARKER}, and no 'start' before it: it is ignored")
             return
-        # What an episode without an outcome is worth is not known.
-        is_kept = event.text == "success" or (event.text == "failure" and self._rule.keep_failures)
-        left_out = {"failure": "of failed episodes", "discard": "of discarded episodes"}.get(event.text, UNENDED)
+        failed = "" if self._rule.keep_failures else "of failed episodes"
+        outcomes = {"success": "", "failure": failed, "discard": "of discarded episodes"}
         for span in self._marked:
-            span.left_out = "" if is_kept else left_out
+            span.left_out = outcomes.get(text, UNENDED)
         self._marked = []
-        self._is_running = event.text == "start"
-        self._begin(event.received_ns)
+        self._is_running = text == "start"
+        self._begin(now_ns)
 
     def _begin(self, start_ns: int) -> None:
         self._span = None

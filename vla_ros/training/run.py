@@ -19,7 +19,6 @@ from vla_ros.policies.directory import save_policy
 from vla_ros.policies.families import family_of
 from vla_ros.policies.files import WEIGHTS_FILE, open_policy
 from vla_ros.policies.fill import build_policy
-from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.strict import explained
 from vla_ros.training.config import TrainConfig
@@ -79,7 +78,8 @@ def train(
         policy = build_policy(config.policy)
         policy.init_vision(config.vision_pos_emb_init_gain)
     tokenizer = _tokenizer(config, lesson, frames.tasks)
-    processor = _processor_class(config).for_training(config.policy, data, stats, config.processor, tokenizer)
+    processor_class = family_of(config.policy).processor_class()
+    processor = processor_class.for_training(config.policy, data, stats, config.processor, tokenizer)
     trainer = Trainer(config, policy, SampleMaker(frames, processor, lesson), split)
     validation = trainer.run(report)
 
@@ -121,10 +121,6 @@ def policy_from(config: PolicyConfig, policy_dir: Path) -> BasePolicy:
     return policy
 
 
-def _processor_class(config: TrainConfig) -> type[PolicyProcessor]:
-    return family_of(config.policy).processor_class()
-
-
 def _tokenizer(config: TrainConfig, lesson: Lesson | None, tasks: Sequence[str]) -> Tokenizer | None:
     """Where weights come from a policy directory, its own: its ids are what they know."""
     if config.initial_policy:
@@ -138,7 +134,7 @@ def frame_rule(config: TrainConfig) -> FrameRule:
         horizon=config.data.action_horizon,
         chunk_dt_s=config.data.chunk_dt_s,
         offset=config.data.action_offset,
-        resize=_processor_class(config).resizer(config.policy, config.processor),
+        resize=family_of(config.policy).processor_class().resizer(config.policy, config.processor),
         min_gap_s=config.min_frame_gap_s,
         namespace=config.namespace,
         episodes=config.episodes,
@@ -164,7 +160,7 @@ def _read_bags(config: TrainConfig, robot: RobotConfig, rule: FrameRule, report:
 
 
 def _check_fit(config: TrainConfig, robot: RobotConfig, lesson: Lesson | None, rule: FrameRule) -> None:
-    needs_tokenizer = _processor_class(config).settings_type is not None
+    needs_tokenizer = family_of(config.policy).processor_class().settings_type is not None
     if needs_tokenizer and not config.initial_policy and lesson is None:
         raise ValueError("initial_policy and lesson are empty; expected one of them: a tokenizer comes from there")
     for what, given, expected in (
