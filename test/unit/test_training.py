@@ -201,7 +201,10 @@ def test_training_does_not_go_on_from_a_policy_of_other_shapes(bags, tmp_path):
     config = small_config(tmp_path, bags)
     run(config)
     wide = small_config(tmp_path, bags, "policy.action_expert_cfg.intermediate_size=64")
-    with pytest.raises(ValueError, match="weight action_expert.* doesn't fit the policy"):
+    with pytest.raises(
+        ValueError,
+        match=r"initial_policy .*: weights of another shape \(action_expert.* expected the same policy group",
+    ):
         policy_from(wide.policy, Path(config.output_dir))
 
 

@@ -18,7 +18,7 @@ from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.directory import save_policy
 from vla_ros.policies.families import family_of
 from vla_ros.policies.files import WEIGHTS_FILE, open_policy
-from vla_ros.policies.fill import build_policy
+from vla_ros.policies.fill import build_policy, check_shapes
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.strict import explained
 from vla_ros.training.config import TrainConfig
@@ -108,16 +108,10 @@ def policy_from(config: PolicyConfig, policy_dir: Path) -> BasePolicy:
     open_policy(policy_dir)
     policy = build_policy(config)
     weights = policy.adapt_weights(load_file(policy_dir / WEIGHTS_FILE))
-    own = dict(policy.named_parameters())
-    wrong = sorted(own.keys() ^ weights.keys()) or [n for n in own if own[n].shape != weights[n].shape]
-    if wrong:
-        raise ValueError(
-            f"initial_policy {policy_dir}: weight {wrong[0]} doesn't fit the policy that is to be trained; expected "
-            "the same policy group, but for action_horizon, which may be larger"
-        )
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(weights[name])
+    stored = {name: weight.shape for name, weight in weights.items()}
+    with explained(f"initial_policy {policy_dir}: "):
+        check_shapes(stored, policy, "expected the same policy group, but for action_horizon, which may be larger")
+    policy.load_state_dict(weights, strict=False)
     return policy
 
 

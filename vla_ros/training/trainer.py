@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -60,7 +61,7 @@ class Trainer:
             betas=(optimizer.beta1, optimizer.beta2),
             weight_decay=optimizer.weight_decay,
         )
-        self._average = {name: value.detach().clone() for name, value in self.policy.state_dict().items()}
+        self._averaged = copy.deepcopy(self.policy).eval()
         self._step = 0
         self.seconds = 0.0
 
@@ -88,14 +89,11 @@ class Trainer:
                     self._validate(report)
                 if self._step % config.checkpoint_every == 0 or self._step == num_steps:
                     self._save()
-        self.policy.load_state_dict(self._average)
+        self.policy.load_state_dict(self._averaged.state_dict())
         return self._validate(report)
 
     def _validate(self, report: Callable[[str], None]) -> Validation:
         """Judge the averaged weights on held-out episodes."""
-        trained = {name: value.detach().clone() for name, value in self.policy.state_dict().items()}
-        self.policy.load_state_dict(self._average)
-        self.policy.eval()
         rng = np.random.default_rng(self._config.seed)
         chosen = rng.permutation(self._split.validation)[:NUM_VALIDATION_SAMPLES]
         noise = torch.Generator().manual_seed(self._config.seed)
@@ -104,12 +102,10 @@ class Trainer:
             for start in range(0, len(chosen), self._config.optimizer.batch_size):
                 indices = chosen[start : start + self._config.optimizer.batch_size]
                 sample = self._sample(indices, rng)
-                actions = self.policy.sample_batch(sample, noise)
+                actions = self._averaged.sample_batch(sample, noise)
                 said = self._samples.action.denormalize(actions.float().cpu().numpy())
                 errors.append(self._samples.errors(said, indices)[:, -1])
-                ce_losses.append(float(self.policy.compute_loss(sample).parts.get("ce_loss", 0.0)))
-        self.policy.load_state_dict(trained)
-        self.policy.train()
+                ce_losses.append(float(self._averaged.compute_loss(sample).parts.get("ce_loss", 0.0)))
         mean = self._samples.stats["action"].mean
         guesses = self._samples.errors(np.broadcast_to(mean, (len(chosen), *mean.shape)), chosen)[:, -1]
         error_rad = tuple(np.concatenate(errors).mean(0).tolist())
@@ -136,8 +132,9 @@ class Trainer:
         self._optimizer.step()
         # A young average would remember the random start for longer than it is worth.
         decay = min(optimizer.ema_decay, (1 + self._step) / (10 + self._step))
-        for name, value in self.policy.state_dict().items():
-            self._average[name].lerp_(value, 1 - decay)
+        trained = self.policy.state_dict()
+        for name, value in self._averaged.state_dict().items():
+            value.lerp_(trained[name], 1 - decay)
         return loss.detach().item()
 
     def _sample(self, indices: np.ndarray, rng: np.random.Generator) -> Any:
@@ -149,7 +146,7 @@ class Trainer:
             "step": self._step,
             "seconds": self.seconds,
             "policy": self.policy.state_dict(),
-            "average": self._average,
+            "average": self._averaged.state_dict(),
             "optimizer": self._optimizer.state_dict(),
         }
         partial = self._run_dir / f"{CHECKPOINT}.partial"
@@ -164,7 +161,7 @@ class Trainer:
             state: dict[str, Any] = torch.load(path, map_location=self._device, weights_only=True)
             self.policy.load_state_dict(state["policy"])
             self._optimizer.load_state_dict(state["optimizer"])
-            self._average = state["average"]
+            self._averaged.load_state_dict(state["average"])
             self._step, self.seconds = state["step"], state["seconds"]
         except Exception as error:  # torch.load raises whatever its unpickler trips over
             problem = " ".join(str(error).split())[:200]
