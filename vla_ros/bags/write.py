@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import yaml
@@ -149,9 +148,7 @@ class BagWriter(AbstractContextManager["BagWriter"]):
         what = error.strerror or str(error)
         return ValueError(f"bag {self._path}: {what}; what came before is kept; record to a disk with more space")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         # On a full disk the end may fail like what came before it, of which the caller should hear.
         with suppress(ValueError) if error is not None else nullcontext():
             self.close()
@@ -165,4 +162,4 @@ class _Dumper(yaml.CSafeDumper):
 
 
 def _yaml(value: Any) -> str:
-    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False))
