@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from vla_ros.bags.types import TYPES, message_type
+from vla_ros.bags.definitions import TYPES, message_type
 from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
 
 WIDTH, HEIGHT, NUM_CAMERAS, CAMERA_RATE_HZ, JOINT_RATE_HZ = 640, 480, 3, 30, 200

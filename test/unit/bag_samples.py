@@ -9,8 +9,8 @@ import numpy as np
 import yaml
 from rosbags.rosbag2 import CompressionFormat, StoragePlugin, Writer
 
+from vla_ros.bags.definitions import TYPES, message_type, serialize
 from vla_ros.bags.read import BagReader
-from vla_ros.bags.types import TYPES, message_type, serialize
 
 NS_PER_S = 1_000_000_000
 START_NS = 1_700_000_000 * NS_PER_S

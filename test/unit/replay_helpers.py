@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from runtime_helpers import CHUNK_DT_S, HORIZON, MS, ROBOT, S
 
-from vla_ros.bags.types import message_type, serialize
+from vla_ros.bags.definitions import message_type, serialize
 from vla_ros.bags.write import BagWriter
 from vla_ros.messages.trace import Trace, encode_trace
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput

@@ -31,12 +31,12 @@ from bag_samples import (
 from rosbags.rosbag2 import CompressionMode
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from vla_ros.bags import order
+from vla_ros.bags import read as reading
+from vla_ros.bags.definitions import TYPES
 from vla_ros.bags.files import find_bags
 from vla_ros.bags.mcap import MAGIC
 from vla_ros.bags.read import BagReader
 from vla_ros.bags.storage import BagTopic
-from vla_ros.bags.types import TYPES
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 
@@ -317,7 +317,7 @@ def test_one_stamp_far_ahead_holds_nothing_up(tmp_path):
 
 
 def test_no_more_is_held_back_for_sorting_than_fits_into_a_bounded_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(order, "MAX_HELD_BYTES", 40_000)
+    monkeypatch.setattr(reading, "MAX_HELD_BYTES", 40_000)
     bag = write_bag(tmp_path / "bag", [("/camera", image(at(i / 1000), PIXELS), at(i / 1000)) for i in range(50)])
     read, problems = read_stamps(bag)
     assert read == [at(i / 1000) for i in range(50)] and not problems

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from vla_ros.bags.tally import Tally
+from vla_ros.bags.read import Tally
 from vla_ros.check.finding import Part
 from vla_ros.messages import images
 from vla_ros.messages.images import decode_image, decode_pixels

@@ -12,8 +12,8 @@ import pytest
 from replay_helpers import COMMAND_TOPIC, START_NS, Said, swing_policy, task, trajectory, write_bag
 from runtime_helpers import CHUNK_DT_S, HORIZON, MS, PERIOD_NS, ROBOT, S, frame, joints
 
+from vla_ros.bags.definitions import message_type
 from vla_ros.bags.read import BagReader
-from vla_ros.bags.types import message_type
 from vla_ros.observing.observe import NoObservation, Observer, observe
 from vla_ros.recordings.events import FrameEvent, JointsEvent, TaskEvent
 from vla_ros.recordings.feed import Feed

@@ -12,8 +12,7 @@ from policy_helpers import CAMERAS, HORIZON, JOINTS, observation, pi_config, pol
 
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.pi.processor import PiProcessor
-from vla_ros.spaces.component import RobotJoints
-from vla_ros.spaces.joints import REFERENCES
+from vla_ros.spaces.components import REFERENCES, RobotJoints
 from vla_ros.spaces.space import Space, parse_space
 from vla_ros.strict import parse_config
 from vla_ros.training.dataset import Frames

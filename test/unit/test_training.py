@@ -13,7 +13,7 @@ from bag_samples import at, image, joint_state, string, trajectory, write_bag
 from PIL import Image
 from safetensors.torch import load_file
 
-from vla_ros.bags.types import message_type, serialize
+from vla_ros.bags.definitions import message_type, serialize
 from vla_ros.bags.write import BagWriter
 from vla_ros.demo import lesson
 from vla_ros.demo.lesson import lesson_of
@@ -23,8 +23,7 @@ from vla_ros.share import robot_file, share_dir
 from vla_ros.sim.demonstrations import DemonstrationConfig, write_demonstrations
 from vla_ros.training.config import load_train_config
 from vla_ros.training.dataset import FrameRule, load_bags
-from vla_ros.training.initial import policy_from
-from vla_ros.training.run import train
+from vla_ros.training.run import policy_from, train
 from vla_ros.training.samples import split_by_episode
 from vla_ros.training.trainer import Trainer, learning_rate_scale
 from vla_ros.transforms.images import resize
@@ -202,7 +201,10 @@ def test_training_does_not_go_on_from_a_policy_of_other_shapes(bags, tmp_path):
     config = small_config(tmp_path, bags)
     run(config)
     wide = small_config(tmp_path, bags, "policy.action_expert_cfg.intermediate_size=64")
-    with pytest.raises(ValueError, match="weight action_expert.* doesn't fit the policy"):
+    with pytest.raises(
+        ValueError,
+        match=r"initial_policy .*: weights of another shape \(action_expert.* expected the same policy group",
+    ):
         policy_from(wide.policy, Path(config.output_dir))
 
 

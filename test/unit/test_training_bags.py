@@ -94,8 +94,8 @@ def times_s(frames):
     return (frames.joint_positions[:, 0] + 0.5) / 0.1
 
 
-def load(*paths, robot=ROBOT, rule=RULE, **settings):
-    return load_bags(list(paths), robot, rule, **settings)
+def load(*paths, robot=ROBOT, rule=RULE, **changes):
+    return load_bags(list(paths), robot, replace(rule, **changes))
 
 
 def test_groups_of_either_interface_become_one_label_in_the_robots_joint_order(tmp_path):

@@ -11,19 +11,24 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 from rosbags.typesys.store import Typestore
 
 from vla_ros.bags.storage import Channel, one_line
-from vla_ros.bags.types import TYPES
 
-_DISTRIBUTIONS = {
-    "humble": Stores.ROS2_HUMBLE,
-    "iron": Stores.ROS2_IRON,
-    "jazzy": Stores.ROS2_JAZZY,
-    "kilted": Stores.ROS2_KILTED,
-}
+TYPES = get_typestore(Stores.ROS2_JAZZY)
+"""The message types bags are written with; a bag read back brings its own definitions."""
 # Files without definitions come from Humble, which doesn't name itself.
 _OLDEST = "humble"
 _IDL_SECTION = "=" * 80 + "\nIDL: "
 # rclpy's serialize_message pads an empty float64 array at the end of a message.
 _PADDING_BYTES = 4
+
+
+def message_type(msgtype: str) -> type:
+    """The class for a message type such as ``sensor_msgs/msg/Image``."""
+    return TYPES.types[msgtype]
+
+
+def serialize(message: Any) -> memoryview:
+    """The bytes of a message made with ``message_type``."""
+    return TYPES.serialize_cdr(message, message.__msgtype__)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def layout_of(channel: Channel, distribution: str = _OLDEST) -> Layout:
         raise ValueError(f"messages are serialized as '{channel.serialization}'; expected cdr")
     if channel.definition:
         return _defined(channel)
-    types = get_typestore(_DISTRIBUTIONS.get(distribution, _DISTRIBUTIONS[_OLDEST]))
+    types = get_typestore(Stores.__members__.get(f"ROS2_{distribution.upper()}", Stores.ROS2_HUMBLE))
     if channel.msgtype not in types.fielddefs:
         raise ValueError(f"the bag does not define {channel.msgtype}, and ROS 2 {distribution} has no such type")
     return Layout(channel.msgtype, types, is_standard=True)
@@ -64,9 +69,13 @@ def layout_of(channel: Channel, distribution: str = _OLDEST) -> Layout:
 
 def is_same_layout(one: Channel, other: Channel) -> bool:
     """Whether two channels' messages can be read alike, however their definitions are worded."""
-    if (one.msgtype, one.serialization) != (other.msgtype, other.serialization):
+    if one is other or one == other:
+        return True
+    try:
+        is_same = _fields(one) == _fields(other)
+    except ValueError:  # nobody can tell
         return False
-    return one.definition == other.definition or _fields(one) == _fields(other)
+    return is_same and (one.msgtype, one.serialization) == (other.msgtype, other.serialization)
 
 
 def _defined(channel: Channel) -> Layout:

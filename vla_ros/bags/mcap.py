@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from enum import IntEnum
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,13 +28,34 @@ from vla_ros.bags.storage import (
 )
 
 MAGIC = b"\x89MCAP0\r\n"
-_RECORD = struct.Struct("<BQ")
-_MESSAGE = struct.Struct("<HIQQ")
-_CHUNK = struct.Struct("<QQQI")
-_STATISTICS = struct.Struct("<QHIIIIQQ")
+RECORD_HEAD = struct.Struct("<BQ")
+"""Kind, and length of what follows."""
+MESSAGE_HEAD = struct.Struct("<HIQQ")
+"""Channel, sequence number, times of arrival and of publishing, ns; the serialized message follows."""
+CHUNK_HEAD = struct.Struct("<QQQI")
+"""First and last time, ns, bytes without compression, and checksum; compression and records follow."""
+STATISTICS_HEAD = struct.Struct("<QHIIIIQQ")
+"""Numbers of messages, schemas, channels, attachments, metadata and chunks, first and last time, ns; messages by
+channel follow."""
 _LENGTH = struct.Struct("<I")
 _FOOTER_BYTES = 20
-_FOOTER, _SCHEMA, _CHANNEL, _MESSAGE_OP, _CHUNK_OP, _STATISTICS_OP, _DATA_END = 2, 3, 4, 5, 6, 11, 15
+
+
+class Op(IntEnum):
+    """Kinds of records."""
+
+    HEADER = 0x01
+    FOOTER = 0x02
+    SCHEMA = 0x03
+    CHANNEL = 0x04
+    MESSAGE = 0x05
+    CHUNK = 0x06
+    MESSAGE_INDEX = 0x07
+    CHUNK_INDEX = 0x08
+    STATISTICS = 0x0B
+    DATA_END = 0x0F
+
+
 # What bytes that are not MCAP raise.
 _NONSENSE = (DamagedFile, ZstdError, struct.error, LookupError)
 
@@ -51,9 +73,12 @@ def scan(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[RawMessage]:
             while True:
                 start = file.tell()
                 op, content = _next_record(file)
-                if op in (_DATA_END, _FOOTER):
+                if op in (Op.DATA_END, Op.FOOTER):
                     return
-                yield from records.messages(op, content)
+                if op == Op.CHUNK:
+                    yield from records.chunk(content)
+                elif message := records.take(op, content):
+                    yield message
         except _CutOff as cut:
             with suppress(*_NONSENSE):
                 yield from records.chunk(cut.chunk, is_cut_off=True)
@@ -72,10 +97,10 @@ def read_contents(path: Path) -> Contents | None:
     try:
         with open_file(path) as file:
             _check_magic(_read(file, len(MAGIC)))
-            file.seek(-(_RECORD.size + _FOOTER_BYTES + len(MAGIC)), 2)
-            op, size = _RECORD.unpack(file.read(_RECORD.size))
+            file.seek(-(RECORD_HEAD.size + _FOOTER_BYTES + len(MAGIC)), 2)
+            op, size = RECORD_HEAD.unpack(file.read(RECORD_HEAD.size))
             (start,) = struct.unpack_from("<Q", file.read(_FOOTER_BYTES))
-            if (op, size, file.read()) == (_FOOTER, _FOOTER_BYTES, MAGIC) and start:
+            if (op, size, file.read()) == (Op.FOOTER, _FOOTER_BYTES, MAGIC) and start:
                 return _read_summary(file, start)
     except (*_NONSENSE, OSError, _CutOff) as error:
         raise DamagedFile("it has no usable index at its end") from error
@@ -87,16 +112,16 @@ def _read_summary(file: BinaryIO, start: int) -> Contents:
     records = _Records(lambda topic: True)
     statistics: memoryview | None = None
     op = None
-    while op != _FOOTER:
+    while op != Op.FOOTER:
         op, content = _next_record(file)
-        if op in (_SCHEMA, _CHANNEL):
+        if op in (Op.SCHEMA, Op.CHANNEL):
             records.take(op, content)
-        elif op == _STATISTICS_OP:
+        elif op == Op.STATISTICS:
             statistics = content
     if statistics is None:
         raise DamagedFile("its index has no statistics")
-    num_messages, *_, start_ns, end_ns = _STATISTICS.unpack_from(statistics)
-    counts = dict(struct.iter_unpack("<HQ", _prefixed(statistics, _STATISTICS.size)))
+    num_messages, *_, start_ns, end_ns = STATISTICS_HEAD.unpack_from(statistics)
+    counts = dict(struct.iter_unpack("<HQ", _prefixed(statistics, STATISTICS_HEAD.size)))
     channels = records.channels.items()
     topics = tuple(BagTopic(channel.topic, channel.msgtype, counts.get(key, 0)) for key, channel in channels)
     return Contents(topics, *((start_ns, end_ns) if num_messages else (None, None)))
@@ -120,17 +145,17 @@ class _Records:
 
     def take(self, op: int, content: memoryview) -> RawMessage | None:
         """Read a record; a message of a channel that is wanted is returned."""
-        if op == _MESSAGE_OP:
-            number, _, stamp_ns, _ = _MESSAGE.unpack_from(content)
+        if op == Op.MESSAGE:
+            number, _, stamp_ns, _ = MESSAGE_HEAD.unpack_from(content)
             channel = self.channels.get(number)
             if channel is not None:
-                return RawMessage(channel, stamp_ns, content[_MESSAGE.size :])
+                return RawMessage(channel, stamp_ns, content[MESSAGE_HEAD.size :])
             if number not in self._unwanted:
                 raise DamagedFile(f"a message of channel {number}, which has not been declared")
-        elif op == _SCHEMA:
+        elif op == Op.SCHEMA:
             (number,) = struct.unpack_from("<H", content)
             self._schemas[number] = bytes(content)
-        elif op == _CHANNEL:
+        elif op == Op.CHANNEL:
             number, schema = struct.unpack_from("<HH", content)
             topic, serialization = _texts(content, 4, 2)
             topic = full_topic(topic)
@@ -143,18 +168,11 @@ class _Records:
             self.channels[number] = Channel(topic, full_msgtype(msgtype), serialization, encoding, definition)
         return None
 
-    def messages(self, op: int, content: memoryview) -> Iterator[RawMessage]:
-        """The messages that are wanted in one record."""
-        if op == _CHUNK_OP:
-            yield from self.chunk(content)
-        elif message := self.take(op, content):
-            yield message
-
     def chunk(self, content: memoryview, is_cut_off: bool = False) -> Iterator[RawMessage]:
         """The messages of a chunk; of one that is cut off, as many as are whole."""
-        _, _, size, checksum = _CHUNK.unpack_from(content)
-        (compression,) = _texts(content, _CHUNK.size, 1)
-        start = _CHUNK.size + _LENGTH.size + len(compression) + 8
+        _, _, size, checksum = CHUNK_HEAD.unpack_from(content)
+        (compression,) = _texts(content, CHUNK_HEAD.size, 1)
+        start = CHUNK_HEAD.size + _LENGTH.size + len(compression) + 8
         (stored_size,) = struct.unpack_from("<Q", content, start - 8)
         inside = content[start : start + stored_size]
         if compression:
@@ -169,8 +187,8 @@ class _Records:
     def _inside(self, inside: memoryview) -> Iterator[RawMessage]:
         position, end = 0, len(inside)
         while position < end:
-            op, size = _RECORD.unpack_from(inside, position)
-            position += _RECORD.size + size
+            op, size = RECORD_HEAD.unpack_from(inside, position)
+            position += RECORD_HEAD.size + size
             if position > end:
                 raise DamagedFile(f"a record of {size} bytes runs past the end of its chunk")
             if message := self.take(op, inside[position - size : position]):
@@ -198,18 +216,18 @@ def _texts(data: bytes | memoryview, start: int, num_texts: int) -> tuple[str, .
 
 def _next_record(file: BinaryIO) -> tuple[int, memoryview]:
     """A record's opcode and content, which is empty for those that nobody here reads."""
-    head = _read(file, _RECORD.size)
-    if len(head) < _RECORD.size:
+    head = _read(file, RECORD_HEAD.size)
+    if len(head) < RECORD_HEAD.size:
         raise _CutOff
-    op, size = _RECORD.unpack(head)
+    op, size = RECORD_HEAD.unpack(head)
     if not op or size > MAX_BYTES:
         raise DamagedFile(f"a record of kind {op} with {size} bytes; expected at most {MAX_BYTES}")
-    if op not in (_SCHEMA, _CHANNEL, _MESSAGE_OP, _CHUNK_OP, _STATISTICS_OP):
+    if op not in (Op.SCHEMA, Op.CHANNEL, Op.MESSAGE, Op.CHUNK, Op.STATISTICS):
         file.seek(size, 1)
         return op, memoryview(b"")
     content = memoryview(_read(file, size))
     if len(content) < size:
-        raise _CutOff(content) if op == _CHUNK_OP else _CutOff
+        raise _CutOff(content) if op == Op.CHUNK else _CutOff
     return op, content
 
 

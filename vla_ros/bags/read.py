@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,13 +13,41 @@ from vla_ros.bags import mcap, sqlite
 from vla_ros.bags.compression import plain_message
 from vla_ros.bags.definitions import Layout, is_same_layout, layout_of
 from vla_ros.bags.files import MCAP_SUFFIX, find_files, storage_suffix
-from vla_ros.bags.order import in_time_order
 from vla_ros.bags.storage import BagTopic, Channel, Contents, DamagedFile, RawMessage
-from vla_ros.bags.tally import Tally
+from vla_ros.strict import one_line
 from vla_ros.units import NS_PER_S
 
 # As in ROS, a time is a signed 64-bit number; MCAP has room for larger ones.
 MAX_STAMP_NS = (1 << 63) - 1 - NS_PER_S
+# A recorder may look at one topic this much later than at another.
+WINDOW_NS = NS_PER_S
+MAX_HELD_BYTES = 1 << 27
+MAX_KINDS = 100
+
+
+class Tally:
+    """What went wrong: the first line of each kind and how often it came; beyond ``MAX_KINDS`` only their number."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+        self._num: Counter[str] = Counter()
+        self._num_beyond = 0
+
+    def add(self, kind: str, line: str) -> None:
+        """One thing of ``kind`` went wrong; ``line`` says it whole."""
+        if kind in self._first or len(self._first) < MAX_KINDS:
+            self._first.setdefault(kind, one_line(line))
+            self._num[kind] += 1
+        else:
+            self._num_beyond += 1
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What went wrong so far, in the order it was first seen."""
+        lines = [
+            line if self._num[kind] == 1 else f"{line} ({self._num[kind]} times)" for kind, line in self._first.items()
+        ]
+        return (*lines, f"{self._num_beyond} further problems of other kinds") if self._num_beyond else tuple(lines)
 
 
 class BagReader:
@@ -30,8 +59,8 @@ class BagReader:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
-        self._files = find_files(self._path)
+        self.path = Path(path)
+        self._files = find_files(self.path)
         self._tally = Tally()
         for line in self._files.problems:
             self._tally.add(line, line)
@@ -39,12 +68,7 @@ class BagReader:
         self._refused: set[Channel] = set()
         self._layouts: dict[str, Layout] = {}
         self._unindexed: dict[Path, str] = {}
-        self._num_read = 0
         self.contents = self._read_contents()
-
-    @property
-    def path(self) -> Path:
-        return self._path
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -67,9 +91,8 @@ class BagReader:
                 message = RawMessage(channel, stamp_ns, plain_message(data))
             except DamagedFile as error:
                 self._report(channel.topic, f"message of '{channel.topic}': {error}; it is left out")
-                continue
-            self._num_read += 1
-            yield message
+            else:
+                yield message
 
     def layout(self, topic: str) -> Layout:
         """How the messages of a topic that has been read are laid out. Raises ValueError where that cannot be known."""
@@ -83,7 +106,6 @@ class BagReader:
 
     def _stored(self, topics: frozenset[str]) -> Iterator[RawMessage]:
         """Everything up to the first damage, file by file, in the order it was written."""
-        num_before = self._num_read
         num_stored, damage = 0, ""
         for path in self._files.paths:
             try:
@@ -99,23 +121,14 @@ class BagReader:
             else:
                 if path in self._unindexed:
                     self._report(path.name, f"{path.name}: {self._unindexed[path]}; its {num_stored} messages are used")
-        if damage and not num_stored and num_before == self._num_read:
+        if damage and not num_stored:
             raise ValueError(damage)
 
     def _is_usable(self, channel: Channel) -> bool:
         """Whether a channel's messages are like those of its topic so far."""
         topic = channel.topic
         known = self._channels.setdefault(topic, channel)
-        if known is channel:
-            return True
-        if channel in self._refused:
-            self._report(f"type {topic}", "")
-            return False
-        try:
-            is_same = known == channel or is_same_layout(known, channel)
-        except ValueError:
-            is_same = False
-        if is_same:
+        if channel not in self._refused and is_same_layout(known, channel):
             self._channels[topic] = channel
             return True
         self._refused.add(channel)
@@ -132,21 +145,21 @@ class BagReader:
         )
 
     def _report(self, kind: str, line: str) -> str:
-        line = f"bag {self._path}: {line}"
+        line = f"bag {self.path}: {line}"
         self._tally.add(kind, line)
         return line
 
     def _read_contents(self) -> Contents | None:
         """What all files together say they hold; None where one of them doesn't."""
-        files: list[Contents | None] = []
+        known: list[Contents] = []
         for path in self._files.paths:
             try:
-                files.append(_format(path).read_contents(path))
+                contents = _format(path).read_contents(path)
             except (DamagedFile, OSError) as error:
                 self._unindexed[path] = str(error)
-                files.append(None)
-        known = [contents for contents in files if contents is not None]
-        if len(known) < len(files):
+            else:
+                known += [] if contents is None else [contents]
+        if len(known) < len(self._files.paths):
             return None
         counts: Counter[tuple[str, str]] = Counter()
         for topic in (topic for contents in known for topic in contents.topics):
@@ -161,3 +174,29 @@ class BagReader:
 def _format(path: Path) -> ModuleType:
     """The module that reads such a file."""
     return mcap if storage_suffix(path) == MCAP_SUFFIX else sqlite
+
+
+def in_time_order(messages: Iterable[RawMessage], on_late: Callable[[RawMessage, int], None]) -> Iterator[RawMessage]:
+    """``messages``, written in nearly but not quite the order of their stamps, sorted, as far as ``WINDOW_NS`` and
+    ``MAX_HELD_BYTES`` of them allow.
+
+    One that comes later than that goes to ``on_late``, with the ns by which it is behind, and is left out. A single
+    stamp far ahead holds nothing up: it waits for its time.
+    """
+    waiting: list[tuple[int, int, RawMessage]] = []
+    num_bytes, latest_ns = 0, 0
+    for number, message in enumerate(messages):
+        stamp_ns = message.stamp_ns
+        if stamp_ns < latest_ns:
+            on_late(message, latest_ns - stamp_ns)
+            continue
+        heapq.heappush(waiting, (stamp_ns, number, message))
+        num_bytes += len(message.data)
+        while waiting[0][0] <= stamp_ns - WINDOW_NS or num_bytes > MAX_HELD_BYTES:
+            latest_ns, _, first = heapq.heappop(waiting)
+            num_bytes -= len(first.data)
+            yield first
+            if not waiting:
+                break
+    while waiting:
+        yield heapq.heappop(waiting)[2]

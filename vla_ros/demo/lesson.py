@@ -22,7 +22,7 @@ from vla_ros.sim.demonstrations import DemonstrationConfig, write_demonstrations
 from vla_ros.sim.scene import COLORS, EVAL_PHRASES, TRAIN_PHRASES
 from vla_ros.strict import parse_config
 from vla_ros.training.config import TrainConfig
-from vla_ros.training.lesson import Lesson
+from vla_ros.training.samples import Lesson
 from vla_ros.transforms.sample import TextTarget
 
 QUESTION = "where is each block?"

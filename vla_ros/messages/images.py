@@ -16,7 +16,7 @@ import numpy as np
 
 from vla_ros.messages.compressed import find_problem
 from vla_ros.messages.times import fill_time
-from vla_ros.strict import one_line, quoted
+from vla_ros.strict import explained, quoted
 
 # Type and number of a pixel's channels.
 _LAYOUTS = {
@@ -157,22 +157,17 @@ def _decode_compressed(msg: Any) -> np.ndarray:
 
 
 def _convert_unknown(msg: Any) -> np.ndarray:
-    convert, supported = find_cv_bridge(), ", ".join(COLOUR_ENCODINGS)
+    about, supported = f"image encoding '{quoted(msg.encoding)}'", ", ".join(COLOUR_ENCODINGS)
+    expected = f"expected one of {supported}: set the camera driver's encoding"
+    convert = find_cv_bridge()
     if convert is None:
-        raise ValueError(
-            f"image encoding '{quoted(msg.encoding)}' is not supported; expected one of {supported}: set "
-            "the camera driver's encoding, or install ROS's cv_bridge"
-        )
-    try:
+        raise ValueError(f"{about} is not supported; {expected}, or install ROS's cv_bridge")
+    # cv_bridge raises its own types, which exist only where it is installed.
+    with explained(f"{about}: cv_bridge cannot make rgb8 of it (", Exception, after=f"); {expected}"):
         image = np.asarray(convert(msg, "rgb8"))
-    except Exception as error:  # cv_bridge raises its own types, which exist only where it is installed
-        raise ValueError(
-            f"image encoding '{quoted(msg.encoding)}': cv_bridge cannot make rgb8 of it ({one_line(error)}); "
-            f"expected one of {supported}: set the camera driver's encoding"
-        ) from error
     if image.shape != (msg.height, msg.width, 3) or image.dtype != np.uint8:
         raise ValueError(
-            f"image encoding '{quoted(msg.encoding)}': cv_bridge gave {image.dtype} {image.shape}; expected uint8 "
-            f"({msg.height}, {msg.width}, 3): set the camera driver's encoding to one of {supported}"
+            f"{about}: cv_bridge gave {image.dtype} {image.shape}; expected uint8 ({msg.height}, {msg.width}, 3): "
+            f"set the camera driver's encoding to one of {supported}"
         )
     return image

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from vla_ros.spaces.component import RobotJoints
+from vla_ros.spaces.components import RobotJoints
 from vla_ros.spaces.space import Space, joints_space, parse_space
 from vla_ros.transforms.normalize import MODES
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,20 +19,29 @@ from vla_ros.record.topics import RobotTopic
 from vla_ros.units import NS_PER_S
 
 
+@dataclass
+class TopicReport:
+    """What came on one topic. ``num_lost`` is what the middleware says it could not deliver."""
+
+    topic: str
+    type: str
+    num_messages: int = 0
+    num_bytes: int = 0
+    rate_hz: float = 0.0
+    num_lost: int = 0
+
+
 class TopicRecorder:
     """One topic: its subscription, and what came."""
 
     def __init__(self, node: RecordNode, topic: RobotTopic) -> None:
         self.topic = topic
         self.name = node.resolve_topic_name(topic.name)
-        self.num_messages = 0
-        self.num_bytes = 0
-        self.num_lost = 0
-        self.first_ns = 0
-        self.last_ns = 0
+        self.report = TopicReport(self.name, topic.msgtype)
         self.foreign_types: set[str] = set()
         self._node = node
         self._qos = topic.qos
+        self._first_ns = 0
         self._subscription = self._subscribe()
 
     def look(self) -> None:
@@ -50,10 +60,11 @@ class TopicRecorder:
         return [_bag_qos(info.qos_profile) for info in infos if info.topic_type == self.topic.msgtype]
 
     def add(self, stamp_ns: int, num_bytes: int) -> None:
-        self.first_ns = self.first_ns or stamp_ns
-        self.last_ns = stamp_ns
-        self.num_messages += 1
-        self.num_bytes += num_bytes
+        self._first_ns = self._first_ns or stamp_ns
+        span_s = (stamp_ns - self._first_ns) / NS_PER_S
+        self.report.rate_hz = round(self.report.num_messages / span_s, 2) if span_s > 0 else 0.0
+        self.report.num_messages += 1
+        self.report.num_bytes += num_bytes
 
     def _subscribe(self) -> Subscription:
         subscribe = partial(
@@ -70,7 +81,7 @@ class TopicRecorder:
             return subscribe()
 
     def _on_lost(self, info: QoSMessageLostInfo) -> None:
-        self.num_lost += info.total_count_change
+        self.report.num_lost += info.total_count_change
 
     def _qos_for(self, offered: Sequence[QoSProfile]) -> QoSProfile:
         """The present profile, made as weak as the weakest of ``offered``, so that each of them is heard."""
@@ -104,7 +115,7 @@ class RecordNode(Node):
 
     @property
     def num_messages(self) -> int:
-        return sum(topic.num_messages for topic in self.topics)
+        return sum(topic.report.num_messages for topic in self.topics)
 
     def start(self, topics: Sequence[RobotTopic], bag: BagWriter) -> None:
         """Subscribe, and write into ``bag`` whatever comes from now on."""
@@ -118,7 +129,7 @@ class RecordNode(Node):
     def write(self, topic: TopicRecorder, data: bytes, info: dict[str, Any]) -> None:
         # The middleware's own time of arrival: this process may be late in looking. It knows no simulated time.
         stamp_ns = self.get_clock().now().nanoseconds if self._uses_sim_time else info["received_timestamp"]
-        if not topic.num_messages:
+        if not topic.report.num_messages:
             # Only now, when its publishers are known.
             self._bag.add_topic(topic.name, topic.topic.msgtype, topic.offered_qos())
         self._bag.write(topic.name, data, stamp_ns)

@@ -12,12 +12,11 @@ from rclpy.exceptions import InvalidNamespaceException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
 
 from vla_ros.bags.write import BagWriter
-from vla_ros.record.recorder import RecordNode, TopicRecorder
+from vla_ros.record.recorder import RecordNode, TopicRecorder, TopicReport
 from vla_ros.record.topics import recorded_topics
 from vla_ros.robot import load_robot
 from vla_ros.ros.signals import not_a_namespace, ros_running, stop_on_signals
 from vla_ros.share import robot_file
-from vla_ros.units import NS_PER_S
 
 # At most a second may be lost, on a disk that takes a while, too.
 FLUSH_PERIOD_S = 0.5
@@ -42,18 +41,6 @@ class RecordConfig:
 
 
 @dataclass(frozen=True)
-class TopicReport:
-    """One recorded topic. ``num_lost`` is what the middleware says it could not deliver."""
-
-    topic: str
-    type: str
-    num_messages: int
-    num_bytes: int
-    rate_hz: float
-    num_lost: int
-
-
-@dataclass(frozen=True)
 class RecordReport:
     """What a recording holds, and in ``problems`` what it lacks, a line each."""
 
@@ -73,16 +60,16 @@ def record(config: RecordConfig) -> RecordReport:
     robot = load_robot(robot_file(config.robot))
     with ExitStack() as stack:
         recorder = _recorder(config, stack)
-        executor = SingleThreadedExecutor()
+        executor = SingleThreadedExecutor()  # the node knows it, but does not keep it
         executor.add_node(recorder)
         with BagWriter(config.bag) as bag:
             while not recorder.has_time and not stopping.is_set():
-                executor.spin_once(SPIN_S)
+                recorder.executor.spin_once(SPIN_S)
             recorder.start(recorded_topics(robot, config.with_link), bag)
             started_s = time.monotonic()
             print(f"recording {len(recorder.topics)} topics into {config.bag}; Ctrl-C ends it", flush=True)
-            _run(recorder, executor, bag, stopping, config.duration_s)
-            _catch_up(recorder, executor, MAX_LAST_CATCH_UP_S)
+            _run(recorder, bag, stopping, config.duration_s)
+            _catch_up(recorder, MAX_LAST_CATCH_UP_S)
             seconds = round(time.monotonic() - started_s, 2)
         report = RecordReport(str(config.bag), seconds, *_judge(recorder.topics, config.robot))
         recorder.destroy_node()
@@ -100,41 +87,35 @@ def _recorder(config: RecordConfig, stack: ExitStack) -> RecordNode:
         raise ValueError(f"--ros-args {' '.join(config.ros_args)}: {str(error).splitlines()[0]}") from error
 
 
-def _run(
-    recorder: RecordNode,
-    executor: SingleThreadedExecutor,
-    bag: BagWriter,
-    stopping: threading.Event,
-    duration_s: float | None,
-) -> None:
+def _run(recorder: RecordNode, bag: BagWriter, stopping: threading.Event, duration_s: float | None) -> None:
     is_complete = False
     flush_s = started_s = time.monotonic()
     while not stopping.is_set() and (duration_s is None or time.monotonic() < started_s + duration_s):
-        executor.spin_once(SPIN_S)
+        recorder.executor.spin_once(SPIN_S)
         if time.monotonic() < flush_s + FLUSH_PERIOD_S:
             continue
         flush_s = time.monotonic()
         # Topics wait in queues of their own: with all of them empty, what follows in the bag is later, too.
-        _catch_up(recorder, executor, MAX_CATCH_UP_S)
+        _catch_up(recorder, MAX_CATCH_UP_S)
         bag.flush()
         recorder.look()
         # Finding the topics takes a while: whoever starts something to record wants to know since when.
-        if not is_complete and all(topic.num_messages for topic in recorder.topics if topic.topic.is_needed):
+        if not is_complete and all(topic.report.num_messages for topic in recorder.topics if topic.topic.is_needed):
             is_complete = True
             print("every topic of the robot file comes in", flush=True)
 
 
-def _catch_up(recorder: RecordNode, executor: SingleThreadedExecutor, max_s: float) -> None:
+def _catch_up(recorder: RecordNode, max_s: float) -> None:
     """Take what still waits where this process was late."""
     deadline_s, num_idle = time.monotonic() + max_s, 0
     while num_idle < NUM_IDLE_SPINS and time.monotonic() < deadline_s:
         before = recorder.num_messages
-        executor.spin_once(0.0)
+        recorder.executor.spin_once(0.0)
         num_idle = 0 if recorder.num_messages > before else num_idle + 1
 
 
 def _judge(topics: list[TopicRecorder], robot: str) -> tuple[tuple[TopicReport, ...], tuple[str, ...]]:
-    if not any(topic.num_messages for topic in topics):
+    if not any(topic.report.num_messages for topic in topics):
         raise ValueError(
             f"nothing came on any of {len(topics)} topics; check that the robot runs, ROS_DOMAIN_ID, --namespace, "
             f"and the topics in {robot}"
@@ -145,19 +126,7 @@ def _judge(topics: list[TopicRecorder], robot: str) -> tuple[tuple[TopicReport, 
         for topic in topics
         if topic.foreign_types
     ]
-    silent = [topic.name for topic in topics if topic.topic.is_needed and not topic.num_messages]
+    silent = [topic.name for topic in topics if topic.topic.is_needed and not topic.report.num_messages]
     if silent:
         problems.append(f"nothing came on {', '.join(silent)}; check that the robot runs, and its topics in {robot}")
-    return tuple(_report(topic) for topic in topics), tuple(problems)
-
-
-def _report(topic: TopicRecorder) -> TopicReport:
-    span_s = (topic.last_ns - topic.first_ns) / NS_PER_S
-    return TopicReport(
-        topic=topic.name,
-        type=topic.topic.msgtype,
-        num_messages=topic.num_messages,
-        num_bytes=topic.num_bytes,
-        rate_hz=round((topic.num_messages - 1) / span_s, 2) if span_s > 0 else 0.0,
-        num_lost=topic.num_lost,
-    )
+    return tuple(topic.report for topic in topics), tuple(problems)

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from vla_ros import topics
-from vla_ros.bags.read import BagReader
+from vla_ros.bags.read import BagReader, Tally
 from vla_ros.bags.storage import RawMessage
-from vla_ros.bags.tally import Tally
 from vla_ros.messages.compressed import is_whole_jpeg
 from vla_ros.messages.images import decode_frame
 from vla_ros.messages.joints import names_any, positions_by_name

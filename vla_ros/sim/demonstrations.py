@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vla_ros import topics
-from vla_ros.bags.types import message_type, serialize
-from vla_ros.bags.write import BagWriter
-from vla_ros.bags.write_metadata import make_qos
+from vla_ros.bags.definitions import message_type, serialize
+from vla_ros.bags.write import BagWriter, make_qos
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import RobotConfig
 from vla_ros.sim.expert import Expert

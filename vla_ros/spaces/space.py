@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.spaces.component import Component, RobotJoints
-from vla_ros.spaces.joints import Joints
-from vla_ros.spaces.registry import COMPONENTS
-from vla_ros.strict import parse_config
+from vla_ros.spaces.components import Component, Constant, Joint, Joints, RobotJoints
+from vla_ros.strict import explained, parse_config
+
+COMPONENTS: dict[str, type[Component]] = {"joint": Joint, "joints": Joints, "constant": Constant}
+"""What a declaration may name. A name is looked up here and never imported from a file."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,5 @@ def _parse_component(entry: Mapping[str, Any], where: str) -> Component:
     kind = COMPONENTS.get(entry.get("type", ""))
     if kind is None:
         raise ValueError(f"{where}: type is {entry.get('type')!r}; expected one of {', '.join(COMPONENTS)}")
-    try:
+    with explained(f"{where}: "):
         return parse_config(kind, {key: value for key, value in entry.items() if key != "type"}, entry["type"])
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error

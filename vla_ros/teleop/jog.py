@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
@@ -64,21 +63,14 @@ HELP = """\
   e  the policy drives    h  hold    x or space  emergency stop    r  reset it    ?  keys    q  quit"""
 
 
-@dataclass(frozen=True)
-class SplitKeys:
-    """Whole keys, and the beginning of an escape sequence whose end is still to come."""
-
-    keys: tuple[str, ...]
-    rest: str
-
-
-def split_keys(text: str) -> SplitKeys:
-    """What a terminal sent, key by key; an arrow is one key."""
+def split_keys(text: str) -> tuple[list[str], str]:
+    """What a terminal sent, key by key (an arrow is one), and the beginning of an escape sequence whose end is still to
+    come."""
     keys, at = [], 0
     while key := KEY.match(text, at):
         keys.append(key[0])
         at = key.end()
-    return SplitKeys(tuple(keys), text[at:])
+    return keys, text[at:]
 
 
 class Jog:
@@ -201,7 +193,6 @@ def status_line(robot: RobotConfig, session: JogSession, mode: str, positions: n
     tail = f"{session.jog.speed:.0%}"
     if positions is None:
         return f"{head}  no joint states  {tail}"[:width]
-    texts = []
     for with_names in (True, False):
         joints = []
         for i, (name, position) in enumerate(zip(robot.joint_names, positions, strict=True)):
@@ -209,5 +200,7 @@ def status_line(robot: RobotConfig, session: JogSession, mode: str, positions: n
                 joints.append(f"[{i + 1} {name} {position:+.3f}]")
             else:
                 joints.append(f"{i + 1} {name} {position:+.2f}" if with_names else f"{i + 1} {position:+.2f}")
-        texts.append("  ".join([head, *joints, tail]))
-    return next((text for text in texts if len(text) <= width), texts[-1][:width])
+        line = "  ".join([head, *joints, tail])
+        if len(line) <= width:
+            break
+    return line[:width]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import queue
 import signal
 import sys
 import threading
 import time
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from rclpy.exceptions import InvalidParameterTypeException
@@ -67,7 +65,7 @@ class KeyboardParams(NodeParameters):
 
 
 class TeleopKeyboard(Node):
-    """Its callbacks, in the thread that spins it, only keep the newest and queue answers; ``run`` is the key loop."""
+    """Its callbacks, in the thread that spins it, only keep the newest; ``run`` is the key loop."""
 
     def __init__(self) -> None:
         super().__init__("teleop_keyboard")
@@ -76,9 +74,8 @@ class TeleopKeyboard(Node):
         self._session = JogSession(self._robot, PERIOD_S, params.speed)
         self._mode = ""
         self._measured = _Measured(None, 0.0)
-        self._answers: queue.SimpleQueue[tuple[str, Trigger.Response]] = queue.SimpleQueue()
         self._due_s: dict[str, float] = {}
-        self._asked_s: dict[str, float] = {}
+        self._asked: dict[str, tuple[float, Future]] = {}
         self._teleop = make_publisher(self, topics.TELEOP)
         self._estop = make_publisher(self, topics.ESTOP)
         self._triggers = {name: make_client(self, service) for name, service in SERVICES.items()}
@@ -139,18 +136,17 @@ class TeleopKeyboard(Node):
             if not self._triggers[service].service_is_ready():
                 self._session.answer(service, False, f"nobody offers {SERVICES[service]}; does policy_node run?")
                 continue
-            self._asked_s[service] = now_s
-            future = self._triggers[service].call_async(Trigger.Request())
-            future.add_done_callback(partial(self._on_answer, service))
+            self._asked[service] = now_s, self._triggers[service].call_async(Trigger.Request())
 
     def _hear(self, now_s: float) -> None:
-        while not self._answers.empty():
-            service, response = self._answers.get()
-            if self._asked_s.pop(service, None) is not None:
-                self._session.answer(service, response.success, one_line(response.message))
-        for service in [name for name, asked_s in self._asked_s.items() if now_s - asked_s > ANSWER_PATIENCE_S]:
-            del self._asked_s[service]
-            self._session.lines.append(f"{service}: no answer in {ANSWER_PATIENCE_S:g} s")
+        for service, (asked_s, answer) in list(self._asked.items()):
+            if answer.done():
+                self._session.answer(service, answer.result().success, one_line(answer.result().message))
+            elif now_s - asked_s > ANSWER_PATIENCE_S:
+                self._session.lines.append(f"{service}: no answer in {ANSWER_PATIENCE_S:g} s")
+            else:
+                continue
+            del self._asked[service]
 
     def _show(self, terminal: Terminal) -> None:
         for line in self._session.lines:
@@ -172,9 +168,6 @@ class TeleopKeyboard(Node):
             self._measured = _Measured(positions_by_name(msg, self._robot.joint_names)[0], now_s)
         except ValueError as error:
             self._measured = _Measured(None, now_s, str(error))
-
-    def _on_answer(self, service: str, future: Future) -> None:
-        self._answers.put((service, future.result()))
 
 
 def main(args: list[str] | None = None) -> int:

@@ -30,7 +30,7 @@ class Terminal:
         """Characters of the status line: one less than a line, for some terminals wrap a full one."""
         return shutil.get_terminal_size().columns - 1
 
-    def keys(self, timeout_s: float) -> tuple[str, ...]:
+    def keys(self, timeout_s: float) -> list[str]:
         """The keys pressed since the last call, waiting for one at most ``timeout_s``.
 
         Raises EOFError where the terminal is gone.
@@ -38,16 +38,15 @@ class Terminal:
         readable, _, _ = select.select([self._input], [], [], max(timeout_s, 0.0))
         if not readable:
             self._rest = ""  # a lone Escape must not swallow the key after it
-            return ()
+            return []
         try:
             data = os.read(self._input, 1024)
         except OSError as error:
             raise EOFError from error
         if not data:
             raise EOFError
-        split = split_keys(self._rest + data.decode(errors="replace"))
-        self._rest = split.rest
-        return split.keys
+        keys, self._rest = split_keys(self._rest + data.decode(errors="replace"))
+        return keys
 
     def say(self, text: str) -> None:
         """Text that stays, above the status line."""

@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from vla_ros.policies.config import DataConfig, PolicyConfig
 from vla_ros.policies.families import family_of, read_policy_config
-from vla_ros.strict import parse_config
-from vla_ros.training.dataset import INTERVENTIONS
-from vla_ros.training.episodes import EPISODES
+from vla_ros.strict import explained, parse_config
+from vla_ros.training.episodes import EPISODES, INTERVENTIONS
 
 
 @dataclass(frozen=True)
@@ -105,11 +102,10 @@ def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()
     if not (config_dir / "train" / f"{name}.yaml").is_file():
         known = ", ".join(sorted(path.stem for path in (config_dir / "train").glob("*.yaml")))
         raise ValueError(f"train config '{name}' does not exist; {config_dir / 'train'} has {known}")
-    try:
+    # Both libraries raise kinds of their own, and whatever an override makes of their parser.
+    with explained(f"train config '{name}': ", Exception):
         with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
             document: Any = OmegaConf.to_container(compose(f"train/{name}", list(overrides)), resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(f"train config '{name}': {' '.join(str(error).split())}") from error
     where = f"train/{name}.yaml"
     if isinstance(document, dict) and "policy" in document:
         policy = document["policy"] = read_policy_config(document["policy"], f"{where}.policy")

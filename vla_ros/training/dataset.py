@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import starmap
 from pathlib import Path
@@ -20,10 +20,8 @@ from vla_ros.bags.read import BagReader
 from vla_ros.observing.observe import Observer
 from vla_ros.recordings.feed import LEARNED, Feed, observe_event
 from vla_ros.robot import RobotConfig
-from vla_ros.training.episodes import Episode, EpisodeCutter, FrameRule, Sample
-from vla_ros.types import Mode, Observation
-
-INTERVENTIONS = ("all", "only", "exclude", "upweight")
+from vla_ros.training.episodes import Episode, EpisodeCutter, FrameRule
+from vla_ros.types import Observation
 
 
 @dataclass(frozen=True)
@@ -96,14 +94,12 @@ class _Bag:
     problems: tuple[str, ...]
 
 
-def load_bags(
-    paths: Sequence[Path], robot: RobotConfig, rule: FrameRule, num_workers: int = 1, interventions: str = "all"
-) -> LoadedBags:
+def load_bags(paths: Sequence[Path], robot: RobotConfig, rule: FrameRule, num_workers: int = 1) -> LoadedBags:
     """Read ``paths`` in order; a damaged bag is reported, and used up to the damage.
 
-    ``interventions`` is one of ``INTERVENTIONS``. Raises ValueError when nothing usable is left.
+    Raises ValueError when nothing usable is left.
     """
-    jobs = [(path, robot, rule, interventions) for path in paths]
+    jobs = [(path, robot, rule) for path in paths]
     if min(num_workers, len(jobs)) > 1:
         with multiprocessing.get_context("spawn").Pool(min(num_workers, len(jobs))) as pool:
             read = pool.starmap(_read_bag, jobs, chunksize=1)
@@ -114,7 +110,8 @@ def load_bags(
     usable = [bag for bag in read if bag.episodes]
     if not usable:
         where = paths[0].parent if paths else "the data folder"
-        why = "; ".join((*problems[:1], *([f"left out: {_listed(num_left_out)}"] if num_left_out else [])))
+        left_out = ", ".join(f"{num} {reason}" for reason, num in sorted(num_left_out.items()))
+        why = "; ".join((*problems[:1], *([f"left out: {left_out}"] if left_out else [])))
         raise ValueError(f"{where}: no usable frame in {len(paths)} bags; {why or 'record some'}")
     frames = _columns([episode for bag in usable for episode in bag.episodes])
     first = usable[0].episodes[0].samples[0]
@@ -138,7 +135,7 @@ def _open(path: Path, robot: RobotConfig, rule: FrameRule) -> Feed:
     return Feed(BagReader(path), robot, rule.namespace, LEARNED, needed)
 
 
-def _read_bag(path: Path, robot: RobotConfig, rule: FrameRule, interventions: str) -> _Bag:
+def _read_bag(path: Path, robot: RobotConfig, rule: FrameRule) -> _Bag:
     try:
         feed = _open(path, robot, rule)
     except ValueError as error:
@@ -150,26 +147,11 @@ def _read_bag(path: Path, robot: RobotConfig, rule: FrameRule, interventions: st
             cutter.take(event)
     except ValueError as error:
         damage = (str(error),)
-    kept = (replace(episode, samples=list(_select(episode, cutter, interventions))) for episode in cutter.finish())
-    episodes = [episode for episode in kept if episode.samples]
+    episodes = cutter.finish()
     problems = tuple(dict.fromkeys((*feed.problems, *damage)))
     if not (episodes or problems or cutter.num_left_out):
         problems = (f"bag {path}: no images within an episode; check what was recorded",)
     return _Bag(path, episodes, cutter.num_left_out, problems)
-
-
-def _select(episode: Episode, cutter: EpisodeCutter, interventions: str) -> Iterator[Sample]:
-    """The samples of ``episode`` without those that ``interventions`` leaves out, which are counted."""
-    for sample in episode.samples:
-        is_intervention = sample.driver == Mode.TELEOP and Mode.POLICY in cutter.modes
-        if cutter.modes and not sample.driver:
-            cutter.num_left_out[f"from before the first {topics.MODE}"] += 1
-        elif interventions == "only" and not is_intervention:
-            cutter.num_left_out["that are not interventions"] += 1
-        elif interventions == "exclude" and is_intervention:
-            cutter.num_left_out["that are interventions"] += 1
-        else:
-            yield replace(sample, is_intervention=is_intervention)
 
 
 def _columns(episodes: list[Episode]) -> Frames:
@@ -184,7 +166,3 @@ def _columns(episodes: list[Episode]) -> Frames:
         tasks=tuple(episode.task for episode in episodes),
         scenes=tuple(episode.scene for episode in episodes),
     )
-
-
-def _listed(num_left_out: dict[str, int]) -> str:
-    return ", ".join(f"{num} {reason}" for reason, num in sorted(num_left_out.items()) if num)

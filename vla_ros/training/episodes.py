@@ -7,13 +7,14 @@ says. Another instruction in between makes two episodes that end alike.
 
 Every command was given by whoever ``vla_policy/mode`` named last before it. An observation becomes a sample where one
 driver gave all commands from its time to the end of its chunk, so nothing is learned as if somebody had done it who
-handed over on the way; HOLD and ESTOP teach nothing.
+handed over on the way; HOLD and ESTOP teach nothing. Interventions are what a human commanded in a recording in which
+the policy drove, too.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,13 +23,16 @@ from vla_ros import topics
 from vla_ros.observing.observe import Match, Observer
 from vla_ros.recordings.events import BagEvent, CommandEvent, MarkerEvent, ModeEvent, SceneEvent, TaskEvent
 from vla_ros.recordings.feed import observe_event
-from vla_ros.recordings.series import GrowingSeries
+from vla_ros.recordings.series import GrowingSeries, TimeSeries
 from vla_ros.robot import RobotConfig
 from vla_ros.types import Mode
 from vla_ros.units import NS_PER_S
 
 HELD = frozenset((Mode.HOLD, Mode.ESTOP))
 EPISODES = ("task", "marker")
+INTERVENTIONS = ("all", "only", "exclude", "upweight")
+# What they are worth is not known.
+UNENDED = "of episodes without an end"
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class FrameRule:
     """How observations and their labels are cut out of a recording; ``resize`` is what the policy's processor does to a
     camera's image first.
 
-    ``namespace`` is the one the nodes were recorded in, ``episodes`` one of ``EPISODES``.
+    ``namespace`` is the one the nodes were recorded in, ``episodes`` one of ``EPISODES``, ``interventions`` one of
+    ``INTERVENTIONS``.
     """
 
     horizon: int
@@ -47,15 +52,15 @@ class FrameRule:
     namespace: str = ""
     episodes: str = "task"
     keep_failures: bool = False
+    interventions: str = "all"
 
 
 @dataclass(frozen=True)
 class Sample:
     """An observation at ``stamp_ns``, its images resized: uint8 ``[num_cameras, height, width, 3]``.
 
-    When its episode has ended it has a label, ``actions`` ``[horizon, num_joints]``, and a ``driver`` who gave it,
-    empty where the recording does not say; ``is_intervention`` where that was a human, and the policy drove in the
-    recording, too.
+    When its recording has ended it has a label, ``actions`` ``[horizon, num_joints]``, and a ``driver`` who gave it,
+    empty where the recording does not say.
     """
 
     stamp_ns: int
@@ -75,26 +80,19 @@ class Episode:
     samples: list[Sample]
 
 
-class _Commands:
-    """What one output was commanded over time, and by whom."""
-
-    def __init__(self, num_joints: int) -> None:
-        self.rows = GrowingSeries(num_joints)
-        self.drivers: list[str] = []
-
-    def add(self, due_ns: int, row: np.ndarray, driver: str) -> None:
-        if self.rows.add(due_ns, row):
-            self.drivers.append(driver)
-
-
 @dataclass
-class _OpenEpisode:
-    """What the messages of one episode said."""
+class _Span:
+    """What the messages of one episode said: observations, and of each output the commands and who gave each.
+
+    ``left_out`` says why nothing is learned of it, empty where that isn't so.
+    """
 
     start_ns: int
     task: str
     scene: Mapping[str, tuple[float, float]]
-    commands: dict[str, _Commands]
+    commands: dict[str, GrowingSeries]
+    drivers: dict[str, list[str]]
+    left_out: str
     observations: list[Sample] = field(default_factory=list)
 
 
@@ -102,7 +100,7 @@ class EpisodeCutter:
     """Takes a recording's events; ``finish`` gives the episodes, those read before a recording broke off too.
 
     ``num_left_out`` counts images by the reason why there is no observation, and observations by the reason why they
-    are no samples; ``modes`` are those that were named.
+    are no samples.
     """
 
     def __init__(self, robot: RobotConfig, rule: FrameRule, report: Callable[[str, str], None]) -> None:
@@ -114,11 +112,11 @@ class EpisodeCutter:
         self._scene: Mapping[str, tuple[float, float]] = {}
         self._scene_of_task: Mapping[str, tuple[float, float]] = {}
         self._is_new_scene = False
-        self._span: _OpenEpisode | None = None
-        self._undecided: list[Episode] = []
-        self._episodes: list[Episode] = []
+        self._span: _Span | None = None
+        self._spans: list[_Span] = []
+        self._marked: list[_Span] = []
+        self._modes: set[str] = set()
         self.num_left_out: Counter[str] = Counter()
-        self.modes: set[str] = set()
 
     def take(self, event: BagEvent) -> None:
         found = observe_event(self._observer, event)
@@ -126,10 +124,11 @@ class EpisodeCutter:
             self._see(found)
         match event:
             case CommandEvent() if self._span is not None:
-                self._span.commands[event.group].add(event.due_ns, event.trajectory.positions[0], self._mode)
+                if self._span.commands[event.group].add(event.due_ns, event.trajectory.positions[0]):
+                    self._span.drivers[event.group].append(self._mode)
             case ModeEvent():
                 self._mode = event.mode.value
-                self.modes.add(self._mode)
+                self._modes.add(self._mode)
             case SceneEvent() if event.places != self._scene:
                 self._scene, self._is_new_scene = event.places, True
             case TaskEvent() if event.task != self._task or self._is_new_scene:
@@ -139,15 +138,13 @@ class EpisodeCutter:
                 self._is_new_scene = False
                 self._begin(event.received_ns)
             case MarkerEvent() if self._rule.episodes == "marker":
-                self._mark(event)
+                self._mark(event.text, event.received_ns)
 
     def finish(self) -> list[Episode]:
         """The episodes with samples, when the last event has been taken."""
-        self._end()
-        if self._rule.episodes == "marker":
-            self._decide("")
         self.num_left_out += self._observer.num_missed
-        return [episode for episode in self._episodes if episode.samples]
+        episodes = [Episode(span.task, span.scene, list(self._samples(span))) for span in self._spans]
+        return [episode for episode in episodes if episode.samples]
 
     def _see(self, found: Match) -> None:
         if self._span is None:
@@ -163,68 +160,65 @@ class EpisodeCutter:
             else:
                 self._span.observations.append(Sample(found.stamp_ns, images, found.joint_positions))
 
-    def _mark(self, event: MarkerEvent) -> None:
-        if event.text != "start" and not self._is_running:
-            self._report(
-                "marker", f"'{event.text}' on {topics.EPISODE_MARKER}, and no 'start' before it: it is ignored"
-            )
+    def _mark(self, text: str, now_ns: int) -> None:
+        if text != "start" and not self._is_running:
+            self._report("marker", f"'{text}' on {topics.EPISODE_MARKER}, and no 'start' before it: it is ignored")
             return
-        self._end()
-        self._decide("" if event.text == "start" else event.text)
-        self._is_running = event.text == "start"
-        self._begin(event.received_ns)
+        failed = "" if self._rule.keep_failures else "of failed episodes"
+        outcomes = {"success": "", "failure": failed, "discard": "of discarded episodes"}
+        for span in self._marked:
+            span.left_out = outcomes.get(text, UNENDED)
+        self._marked = []
+        self._is_running = text == "start"
+        self._begin(now_ns)
 
     def _begin(self, start_ns: int) -> None:
-        self._end()
-        if self._is_running and self._task:
-            commands = {output.name: _Commands(len(output.joints)) for output in self._robot.outputs}
-            self._span = _OpenEpisode(start_ns, self._task, self._scene_of_task, commands)
-
-    def _end(self) -> None:
-        if self._span is None:
-            return
-        samples = _samples(self._span, self._robot, self._rule, self.num_left_out)
-        ended = Episode(self._span.task, self._span.scene, samples)
-        (self._episodes if self._rule.episodes == "task" else self._undecided).append(ended)
         self._span = None
+        if self._is_running and self._task:
+            commands = {output.name: GrowingSeries(len(output.joints)) for output in self._robot.outputs}
+            drivers: dict[str, list[str]] = {name: [] for name in commands}
+            left_out = UNENDED if self._rule.episodes == "marker" else ""
+            self._span = _Span(start_ns, self._task, self._scene_of_task, commands, drivers, left_out)
+            self._spans.append(self._span)
+            self._marked.append(self._span)
 
-    def _decide(self, outcome: str) -> None:
-        """What becomes of the episodes since ``start``; without an outcome it is not known what they are worth."""
-        if outcome == "success" or (outcome == "failure" and self._rule.keep_failures):
-            self._episodes += self._undecided
-        else:
-            reason = {"failure": "of failed episodes", "discard": "of discarded episodes"}.get(
-                outcome, "of episodes without an end"
-            )
-            self.num_left_out[reason] += sum(len(episode.samples) for episode in self._undecided)
-        self._undecided = []
+    def _samples(self, span: _Span) -> Iterator[Sample]:
+        """The observations of ``span`` that become samples; the others are counted."""
+        series = {name: commands.series() for name, commands in span.commands.items()}
+        for seen in span.observations:
+            sample = self._label(seen, span, series)
+            if isinstance(sample, Sample):
+                yield sample
+            else:
+                self.num_left_out[sample] += 1
 
-
-def _samples(span: _OpenEpisode, robot: RobotConfig, rule: FrameRule, num_left_out: Counter[str]) -> list[Sample]:
-    """The observations of ``span`` whose whole chunk one driver commanded; the others are counted."""
-    series = {name: commands.rows.series() for name, commands in span.commands.items()}
-    due_ns = np.round((np.arange(rule.horizon) + rule.offset) * rule.chunk_dt_s * NS_PER_S).astype(np.int64)
-    samples = []
-    for seen in span.observations:
-        dues_ns = seen.stamp_ns + due_ns
+    def _label(self, seen: Sample, span: _Span, series: Mapping[str, TimeSeries]) -> Sample | str:
+        """An observation whose whole chunk one driver commanded as a sample, or the reason why it is none."""
+        rule, robot = self._rule, self._robot
+        due_s = (np.arange(rule.horizon) + rule.offset) * rule.chunk_dt_s
+        dues_ns = seen.stamp_ns + np.round(due_s * NS_PER_S).astype(np.int64)
         actions = np.empty((rule.horizon, robot.num_joints))
         for output in robot.outputs:
             columns = robot.columns(output.joints)
             actions[:, columns] = series[output.name].at(dues_ns, turns=robot.turns[columns])
         if seen.stamp_ns < span.start_ns:
-            num_left_out["from before their episode"] += 1
-        elif not np.isfinite(actions).all():
-            num_left_out["without commands to the end of their chunk"] += 1
-        else:
-            given = (_drivers(series[name].times_ns, span.commands[name].drivers, seen, dues_ns) for name in series)
-            drivers = set().union(*given)
-            if drivers <= HELD:
-                num_left_out["in HOLD or ESTOP"] += 1
-            elif len(drivers) > 1:
-                num_left_out["whose chunk another driver goes on with"] += 1
-            else:
-                samples.append(replace(seen, actions=actions, driver=drivers.pop()))
-    return samples
+            return "from before their episode"
+        if not np.isfinite(actions).all():
+            return "without commands to the end of their chunk"
+        drivers = set().union(*(_drivers(series[name].times_ns, span.drivers[name], seen, dues_ns) for name in series))
+        if drivers <= HELD:
+            return "in HOLD or ESTOP"
+        if len(drivers) > 1:
+            return "whose chunk another driver goes on with"
+        if span.left_out:
+            return span.left_out
+        driver = drivers.pop()
+        if self._modes and not driver:
+            return f"from before the first {topics.MODE}"
+        is_intervention = driver == Mode.TELEOP and Mode.POLICY in self._modes
+        if rule.interventions == ("exclude" if is_intervention else "only"):
+            return "that are interventions" if is_intervention else "that are not interventions"
+        return replace(seen, actions=actions, driver=driver, is_intervention=is_intervention)
 
 
 def _drivers(times_ns: np.ndarray, drivers: list[str], seen: Sample, dues_ns: np.ndarray) -> set[str]:

@@ -9,21 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from vla_ros.bags.files import find_bags
+from vla_ros.policies.base import BasePolicy
+from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.directory import save_policy
 from vla_ros.policies.families import family_of
-from vla_ros.policies.files import open_policy
-from vla_ros.policies.fill import build_policy
-from vla_ros.policies.processor import PolicyProcessor
+from vla_ros.policies.files import WEIGHTS_FILE, open_policy
+from vla_ros.policies.fill import build_policy, check_shapes
 from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.strict import explained
 from vla_ros.training.config import TrainConfig
 from vla_ros.training.dataset import LoadedBags, first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
-from vla_ros.training.initial import policy_from
-from vla_ros.training.lesson import Lesson
-from vla_ros.training.samples import SampleMaker, compute_split_stats, split_by_episode
+from vla_ros.training.samples import Lesson, SampleMaker, compute_split_stats, split_by_episode
 from vla_ros.training.trainer import Trainer, Validation
 
 
@@ -77,7 +78,8 @@ def train(
         policy = build_policy(config.policy)
         policy.init_vision(config.vision_pos_emb_init_gain)
     tokenizer = _tokenizer(config, lesson, frames.tasks)
-    processor = _processor_class(config).for_training(config.policy, data, stats, config.processor, tokenizer)
+    processor_class = family_of(config.policy).processor_class()
+    processor = processor_class.for_training(config.policy, data, stats, config.processor, tokenizer)
     trainer = Trainer(config, policy, SampleMaker(frames, processor, lesson), split)
     validation = trainer.run(report)
 
@@ -98,8 +100,19 @@ def train(
     )
 
 
-def _processor_class(config: TrainConfig) -> type[PolicyProcessor]:
-    return family_of(config.policy).processor_class()
+def policy_from(config: PolicyConfig, policy_dir: Path) -> BasePolicy:
+    """The policy of ``config`` with the weights of a policy directory, as far as these can be made to fit.
+
+    Raises ValueError for a directory that cannot be read, and weights of other names or shapes.
+    """
+    open_policy(policy_dir)
+    policy = build_policy(config)
+    weights = policy.adapt_weights(load_file(policy_dir / WEIGHTS_FILE))
+    stored = {name: weight.shape for name, weight in weights.items()}
+    with explained(f"initial_policy {policy_dir}: "):
+        check_shapes(stored, policy, "expected the same policy group, but for action_horizon, which may be larger")
+    policy.load_state_dict(weights, strict=False)
+    return policy
 
 
 def _tokenizer(config: TrainConfig, lesson: Lesson | None, tasks: Sequence[str]) -> Tokenizer | None:
@@ -115,11 +128,12 @@ def frame_rule(config: TrainConfig) -> FrameRule:
         horizon=config.data.action_horizon,
         chunk_dt_s=config.data.chunk_dt_s,
         offset=config.data.action_offset,
-        resize=_processor_class(config).resizer(config.policy, config.processor),
+        resize=family_of(config.policy).processor_class().resizer(config.policy, config.processor),
         min_gap_s=config.min_frame_gap_s,
         namespace=config.namespace,
         episodes=config.episodes,
         keep_failures=config.keep_failures,
+        interventions=config.interventions,
     )
 
 
@@ -133,14 +147,14 @@ def _read_bags(config: TrainConfig, robot: RobotConfig, rule: FrameRule, report:
             f"{folder}: no rosbag2 bag in it; expected folders of bags, .mcap or .db3 files: set bags=FOLDER"
         )
     report(f"reading {len(found.bags)} bags from {folder}")
-    loaded = load_bags(found.bags, robot, rule, config.num_workers, config.interventions)
+    loaded = load_bags(found.bags, robot, rule, config.num_workers)
     for line in (*loaded.problems, *loaded.lines):
         report(line)
     return loaded
 
 
 def _check_fit(config: TrainConfig, robot: RobotConfig, lesson: Lesson | None, rule: FrameRule) -> None:
-    needs_tokenizer = _processor_class(config).settings_type is not None
+    needs_tokenizer = family_of(config.policy).processor_class().settings_type is not None
     if needs_tokenizer and not config.initial_policy and lesson is None:
         raise ValueError("initial_policy and lesson are empty; expected one of them: a tokenizer comes from there")
     for what, given, expected in (
@@ -150,7 +164,5 @@ def _check_fit(config: TrainConfig, robot: RobotConfig, lesson: Lesson | None, r
         if given != expected:
             raise ValueError(f"{what} is {list(given)}; robot '{robot.name}' has {list(expected)}: make them equal")
     for camera in robot.cameras:
-        try:
+        with explained(f"camera '{camera.name}': ", after=", or the processor group of the train config"):
             rule.resize(np.zeros((camera.height, camera.width, 3), np.uint8))
-        except ValueError as error:
-            raise ValueError(f"camera '{camera.name}': {error}, or the processor group of the train config") from error

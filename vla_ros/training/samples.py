@@ -1,18 +1,38 @@
-"""Frames to normalised training batches, through the policy's own processor."""
+"""Frames to normalised training batches, through the policy's own processor, and what is taught beside actions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.processor import PolicyProcessor
+from vla_ros.robot import RobotConfig
 from vla_ros.training.dataset import Frames
-from vla_ros.training.lesson import Lesson
 from vla_ros.transforms.normalize import FieldStats, Normalizer, compute_stats
 from vla_ros.transforms.sample import TextTarget, TrainingBatch
+
+
+class Lesson(ABC):
+    """What a run teaches beside actions, handed in by its caller: a question about each scene, and the tokenizer of a
+    policy that starts from random weights."""
+
+    @abstractmethod
+    def prepare(self, folder: Path, robot: RobotConfig, num_workers: int, report: Callable[[str], None]) -> None:
+        """Make the bags of ``folder`` that are missing, before it is read."""
+
+    @abstractmethod
+    def make_tokenizer(self, tasks: Iterable[str], vocab_size: int) -> Tokenizer:
+        """Of at most ``vocab_size`` tokens; ``tasks`` are the bags' instructions."""
+
+    @abstractmethod
+    def ask(self, scene: Mapping[str, tuple[float, float]], rng: np.random.Generator) -> TextTarget:
+        """About a scene of which it is known where things are, x and y in m by name."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -43,7 +44,8 @@ class Validation:
 
 
 class Trainer:
-    """One run. ``policy`` is trained in place; ``averaged`` holds the mean weights that are exported."""
+    """One run. ``policy`` is trained in place and holds the mean weights at the end; ``seconds`` is the time spent in
+    the loop, over all resumptions."""
 
     def __init__(self, config: TrainConfig, policy: BasePolicy, samples: SampleMaker, split: Split) -> None:
         self._config = config
@@ -59,14 +61,9 @@ class Trainer:
             betas=(optimizer.beta1, optimizer.beta2),
             weight_decay=optimizer.weight_decay,
         )
-        self._average = {name: value.detach().clone() for name, value in self.policy.state_dict().items()}
+        self._averaged = copy.deepcopy(self.policy).eval()
         self._step = 0
-        self._seconds = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Time spent in the loop, over all resumptions."""
-        return self._seconds
+        self.seconds = 0.0
 
     def run(self, report: Callable[[str], None]) -> Validation:
         """Train to the last step, from the last checkpoint where there is one; ``report`` gets a line now and then."""
@@ -83,25 +80,20 @@ class Trainer:
             while self._step < num_steps:
                 started = time.perf_counter()
                 loss = self._train_step()
-                self._seconds += time.perf_counter() - started
+                self.seconds += time.perf_counter() - started
                 self._step += 1
                 rate = bar.format_dict["rate"] or 0.0
                 bar.set_postfix_str(f"loss {loss:.4f}, {rate * batch_size:.0f} samples/s", refresh=False)
                 bar.update()
                 if self._step % config.validate_every == 0 and self._step < num_steps:
-                    report(f"step {self._step}: {self._log(self.validate())}")
+                    self._validate(report)
                 if self._step % config.checkpoint_every == 0 or self._step == num_steps:
                     self._save()
-        self.policy.load_state_dict(self._average)
-        final = self.validate()
-        report(f"step {self._step}: {self._log(final)}")
-        return final
+        self.policy.load_state_dict(self._averaged.state_dict())
+        return self._validate(report)
 
-    def validate(self) -> Validation:
+    def _validate(self, report: Callable[[str], None]) -> Validation:
         """Judge the averaged weights on held-out episodes."""
-        trained = {name: value.detach().clone() for name, value in self.policy.state_dict().items()}
-        self.policy.load_state_dict(self._average)
-        self.policy.eval()
         rng = np.random.default_rng(self._config.seed)
         chosen = rng.permutation(self._split.validation)[:NUM_VALIDATION_SAMPLES]
         noise = torch.Generator().manual_seed(self._config.seed)
@@ -110,16 +102,20 @@ class Trainer:
             for start in range(0, len(chosen), self._config.optimizer.batch_size):
                 indices = chosen[start : start + self._config.optimizer.batch_size]
                 sample = self._sample(indices, rng)
-                actions = self.policy.sample_batch(sample, noise)
+                actions = self._averaged.sample_batch(sample, noise)
                 said = self._samples.action.denormalize(actions.float().cpu().numpy())
                 errors.append(self._samples.errors(said, indices)[:, -1])
-                ce_losses.append(float(self.policy.compute_loss(sample).parts.get("ce_loss", 0.0)))
-        self.policy.load_state_dict(trained)
-        self.policy.train()
+                ce_losses.append(float(self._averaged.compute_loss(sample).parts.get("ce_loss", 0.0)))
         mean = self._samples.stats["action"].mean
         guesses = self._samples.errors(np.broadcast_to(mean, (len(chosen), *mean.shape)), chosen)[:, -1]
         error_rad = tuple(np.concatenate(errors).mean(0).tolist())
-        return Validation(error_rad, tuple(guesses.mean(0).tolist()), float(np.mean(ce_losses)))
+        validation = Validation(error_rad, tuple(guesses.mean(0).tolist()), float(np.mean(ce_losses)))
+        judged = {name: np.round(value, 5).tolist() for name, value in asdict(validation).items()}
+        record = {"step": self._step, "seconds": round(self.seconds, 1), **judged}
+        with (self._run_dir / LOG).open("a") as log:
+            log.write(json.dumps(record) + "\n")
+        report(f"step {self._step}: {validation}")
+        return validation
 
     def _train_step(self) -> float:
         optimizer = self._config.optimizer
@@ -136,27 +132,21 @@ class Trainer:
         self._optimizer.step()
         # A young average would remember the random start for longer than it is worth.
         decay = min(optimizer.ema_decay, (1 + self._step) / (10 + self._step))
-        for name, value in self.policy.state_dict().items():
-            self._average[name].lerp_(value, 1 - decay)
+        trained = self.policy.state_dict()
+        for name, value in self._averaged.state_dict().items():
+            value.lerp_(trained[name], 1 - decay)
         return loss.detach().item()
 
     def _sample(self, indices: np.ndarray, rng: np.random.Generator) -> Any:
         return self.policy.unpack_batch(self._samples.batch(indices, rng), self._device)
 
-    def _log(self, validation: Validation) -> Validation:
-        judged = {name: np.round(value, 5).tolist() for name, value in asdict(validation).items()}
-        record = {"step": self._step, "seconds": round(self._seconds, 1), **judged}
-        with (self._run_dir / LOG).open("a") as log:
-            log.write(json.dumps(record) + "\n")
-        return validation
-
     def _save(self) -> None:
         """Replace the checkpoint in one move, so that a kill at any moment leaves a whole one."""
         state = {
             "step": self._step,
-            "seconds": self._seconds,
+            "seconds": self.seconds,
             "policy": self.policy.state_dict(),
-            "average": self._average,
+            "average": self._averaged.state_dict(),
             "optimizer": self._optimizer.state_dict(),
         }
         partial = self._run_dir / f"{CHECKPOINT}.partial"
@@ -171,8 +161,8 @@ class Trainer:
             state: dict[str, Any] = torch.load(path, map_location=self._device, weights_only=True)
             self.policy.load_state_dict(state["policy"])
             self._optimizer.load_state_dict(state["optimizer"])
-            self._average = state["average"]
-            self._step, self._seconds = state["step"], state["seconds"]
+            self._averaged.load_state_dict(state["average"])
+            self._step, self.seconds = state["step"], state["seconds"]
         except Exception as error:  # torch.load raises whatever its unpickler trips over
             problem = " ".join(str(error).split())[:200]
             raise ValueError(

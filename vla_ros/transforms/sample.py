@@ -5,6 +5,7 @@ Arrays of a request have no batch dimension; those of a batch have it first.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
@@ -34,7 +35,7 @@ class RequestView:
 
 
 @dataclass(frozen=True)
-class PolicyRequest:
+class PolicyRequest(ABC):
     """One inference: named tensors and a little text, which a family's own request adds to, packs and unpacks.
 
     ``stamp_ns`` is the observation's ``t_obs``. Real-time chunking adds ``previous_actions`` float32 [horizon,
@@ -52,9 +53,9 @@ class PolicyRequest:
         """Whether it is to continue a chunk."""
         return self.previous_actions is not None
 
+    @abstractmethod
     def view(self) -> RequestView:
         """What it shows."""
-        raise NotImplementedError
 
     def to_tensors(self) -> dict[str, np.ndarray]:
         """The arrays by name, for a safetensors message."""
