@@ -112,7 +112,7 @@ def test_a_baseline_that_lacks_a_setting_is_named_with_it(tmp_path):
 
 def test_settings_are_those_a_baseline_was_made_with(tmp_path):
     found = session(tmp_path, good_bag(tmp_path), settings=ASSUMED)
-    assert from_stored(found.origin.settings) == (ASSUMED, "")
+    assert from_stored(found.origin.settings) == ASSUMED
 
 
 @pytest.mark.parametrize(

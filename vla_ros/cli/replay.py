@@ -60,10 +60,13 @@ def run(args: argparse.Namespace) -> Outcome:
         policies=policies,
         robot=load_robot(robot_file(args.robot)),
         settings=ReplaySettings(
-            args.strategy, args.rate, _latency_ms(args.latency), UNKNOWN_LATENCY_MS if args.latency is None else None
+            strategy=args.strategy,
+            control_rate_hz=args.rate,
+            latency_ms=_latency_ms(args.latency),
+            unknown_latency_ms=UNKNOWN_LATENCY_MS if args.latency is None else None,
+            namespace=args.namespace,
         ),
         driver=args.driver,
-        namespace=args.namespace,
         device=args.device,
         num_threads=args.threads,
     )

@@ -19,13 +19,11 @@ def assert_matches(bag: str | Path, policy: str | Path, baseline: str | Path, ro
     from vla_ros.share import policy_dir, robot_file
 
     expected = read_baseline(Path(baseline))
-    settings, namespace = from_stored(expected.origin.settings, f"baseline {baseline}")
     config = SessionConfig(
         bags=(Path(bag),),
         policies=(policy_dir(str(policy)),),
         robot=load_robot(robot_file(str(robot))),
-        settings=settings,
-        namespace=namespace,
+        settings=from_stored(expected.origin.settings, f"baseline {baseline}"),
     )
     verdict, _ = replay_session(config).judge(expected)
     assert verdict.word == "pass", "\n".join(verdict.reasons)

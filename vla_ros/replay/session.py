@@ -52,7 +52,6 @@ class SessionConfig:
     robot: RobotConfig
     settings: ReplaySettings
     driver: str = "any"
-    namespace: str = ""
     device: str = "cpu"
     num_threads: int = 1
 
@@ -133,7 +132,7 @@ def replay_session(config: SessionConfig, make_progress: MakeProgress = lambda n
         for bag in bags:
             try:
                 with make_progress(f"{bag.name}, {policy.name}") as progress:
-                    replays.append(replay_bag(bag, config.robot, policy, config.settings, config.namespace, progress))
+                    replays.append(replay_bag(bag, config.robot, policy, config.settings, progress))
             except UnusableBag as error:
                 unused.append(str(error))
         if not replays:
@@ -142,9 +141,8 @@ def replay_session(config: SessionConfig, make_progress: MakeProgress = lambda n
         all_replays.append(tuple(replays))
     summaries = tuple(summarize(replays, config.driver) for replays in all_replays)
     paired = paired_differences(*all_replays, config.driver) if len(all_replays) == MAX_POLICIES else ()
-    settings = {**asdict(config.settings), "namespace": config.namespace}
     cameras, machine = policies[0].processor.camera_names, machine_name(config.device, config.num_threads)
-    origin = provenance(config.policies[0], bags, config.robot, cameras, settings, machine)
+    origin = provenance(config.policies[0], bags, config.robot, cameras, asdict(config.settings), machine)
     return ReplaySession(
         config=config,
         replays=tuple(all_replays),

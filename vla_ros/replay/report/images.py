@@ -30,7 +30,7 @@ def moment_images(session: ReplaySession) -> Images:
     robot = session.config.robot
     found = {}
     for bag, times_ns in wanted.items():
-        nearest = _nearest_frames(Feed(BagReader(Path(bag)), robot, session.config.namespace), times_ns)
+        nearest = _nearest_frames(Feed(BagReader(Path(bag)), robot, session.config.settings.namespace), times_ns)
         for time_ns in times_ns:
             frames = (nearest.get((time_ns, camera)) for camera in robot.camera_names)
             found[bag, time_ns] = tuple(frame for frame in frames if frame is not None and _is_decodable(frame))
