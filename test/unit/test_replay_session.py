@@ -15,8 +15,7 @@ from runtime_helpers import ROBOT
 from vla_ros.replay import assert_matches
 from vla_ros.replay.baseline.file import read_baseline
 from vla_ros.replay.judge.verdict import NO_BASELINE
-from vla_ros.replay.report.images import moment_images
-from vla_ros.replay.report.page import render_report, write_report
+from vla_ros.replay.report.page import moment_images, render_report, write_report
 from vla_ros.replay.session import ReplaySession, SessionConfig, replay_session
 from vla_ros.replay.settings import ReplaySettings, from_stored
 

@@ -48,8 +48,6 @@ MODES = tuple(mode.value for mode in Mode)
 REPLAYED = (topics.TELEOP.name, topics.CHUNK.name, topics.TRACE.name)
 LEARNED = (topics.EPISODE_MARKER.name, topics.SIM_BLOCKS.name)
 MAX_PAUSE_S = 10.0
-# How an error's text goes on differs from message to message; what it is about does not.
-_NUMBER = re.compile(r"-?\d[\d.]*")
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ class Feed:
                 try:
                     event = source.read(self._bag.decode(message), message.stamp_ns)
                 except ValueError as error:
-                    self.report(f"{topic} {_NUMBER.sub('#', str(error))}", f"'{topic}': {error}")
+                    self.report(f"{topic} {without_numbers(str(error))}", f"'{topic}': {error}")
                 else:
                     if event is not None:
                         self._report_pause(last_ns, event.received_ns)
@@ -216,6 +214,11 @@ def max_pause_s(robot: RobotConfig) -> float:
     """After so long without a message every watchdog has let go of ``robot``: nothing changes until the next one."""
     ages_s = (robot.joint_states.max_age_s, *(camera.max_age_s for camera in robot.cameras))
     return max(MAX_PAUSE_S, max(ages_s) + robot.watchdogs.max_recovery_s)
+
+
+def without_numbers(line: str) -> str:
+    """What a line is about: its numbers differ from one message, or one moment, to the next."""
+    return re.sub(r"-?\d[\d.]*", "#", line)
 
 
 def resolve_topic(name: str, namespace: str) -> str:

@@ -3,7 +3,6 @@ in the robot file's joint order."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
+from vla_ros.recordings.feed import without_numbers
 from vla_ros.recordings.series import TimeSeries
 from vla_ros.replay.baseline.fingerprint import InputFingerprint
 from vla_ros.types import Answer, Mode
@@ -21,7 +21,6 @@ DRIVERS = (Mode.POLICY, Mode.TELEOP, Mode.HOLD, Mode.ESTOP, "")
 COMMANDED, MEASURED = "commanded", "measured"
 """What a chunk is compared with."""
 DRIVER_FILTERS = {"policy": Mode.POLICY, "teleop": Mode.TELEOP, "any": None}
-_NUMBER = re.compile(r"-?\d[\d.]*")
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class IncidentLog:
     def commanded(self, now_ns: int, reason: str) -> None:
         """A command, and the limit that bounded it: empty where none did."""
         joint = next((name for name in self._joint_names if f"'{name}'" in reason), "")
-        bound = joint, _NUMBER.sub("#", reason)
+        bound = joint, without_numbers(reason)
         if reason and bound == self._bound:
             before = self.incidents[self._bound_at]
             self.incidents[self._bound_at] = replace(before, num_times=before.num_times + 1)

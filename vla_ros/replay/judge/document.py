@@ -60,7 +60,10 @@ def _policy(summary: PolicySummary) -> dict[str, Any]:
         **{f"first_{kind}_events": [vars(found) for found in first] for kind, first in incidents},
         "latency_ms": {name: summary.latency_ms(q) for name, q in (("p50", 50), ("p99", 99), ("max", 100))},
         "interventions": [_by_name(vars(found), names) for found in summary.interventions],
-        "worst": [{name: value for name, value in vars(one).items() if name != "chunk"} for one in summary.worst],
+        "worst": [
+            {name: value for name, value in vars(one).items() if name not in ("replay", "chunk")}
+            for one in summary.worst
+        ],
     }
 
 

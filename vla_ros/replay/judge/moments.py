@@ -46,6 +46,7 @@ class WorstMoment:
     """
 
     bag: str
+    replay: Replay
     chunk: ReplayedChunk
     header_ns: int
     time_s: float
@@ -105,6 +106,7 @@ def _moment(replay: Replay, chunk: ReplayedChunk) -> WorstMoment:
     step, joint = np.unravel_index(np.nanargmax(fractions), errors.shape)
     return WorstMoment(
         bag=replay.bag,
+        replay=replay,
         chunk=chunk,
         header_ns=chunk.header_ns,
         time_s=replay.seconds(chunk.header_ns),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TypeVar
 
+import cv2
 import numpy as np
 
 from vla_ros.recordings.series import TimeSeries
@@ -16,8 +17,8 @@ Values = TypeVar("Values", float, np.ndarray)
 
 NARROWEST = 0.65
 """A picture on a narrow screen shrinks to this part of its width, then scrolls."""
-STRAIGHT = 0.2
-"""Pixels by which a drawn curve may miss a sample."""
+STRAIGHT = 0.15
+"""Pixels by which a drawn curve may pass beside a sample."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,10 @@ class Scale:
 def span_scale(parts: list[np.ndarray], start: float, end: float, min_span: float, low: float | None = None) -> Scale:
     """Holds every finite number of ``parts`` with a little room, and at least ``min_span``; from ``low`` on, if
     given."""
-    flat = np.concatenate([np.zeros(0), *(np.ravel(part) for part in parts)])
-    flat = flat[np.isfinite(flat)]
-    if not len(flat):
-        return Scale(low or 0.0, (low or 0.0) + min_span, start, end)
-    bottom = float(flat.min()) if low is None else low
-    top = max(float(flat.max()), bottom)
+    known = np.concatenate([[] if low is None else [low], *(part[np.isfinite(part)] for part in parts)])
+    bottom, top = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
     missing = max(0.0, min_span - (top - bottom))
-    room = 0.06 * max(top - bottom, min_span)
+    room = 0.06 * (top - bottom + missing)
     if low is not None:
         return Scale(low, top + missing + room, start, end)
     return Scale(bottom - missing / 2 - room, top + missing / 2 + room, start, end)
@@ -100,10 +97,12 @@ def thinned(times: np.ndarray, values: np.ndarray, column: float) -> np.ndarray:
 
 
 def curve(x: np.ndarray, y: np.ndarray) -> str:
-    """The ``d`` of a path through pixels ``x``, ``y``; NaN interrupts it."""
-    is_finite = np.isfinite(y)
-    edges = np.flatnonzero(np.diff(is_finite, prepend=False, append=False))
-    return "".join(_unbroken(x[a:b].tolist(), y[a:b].tolist()) for a, b in zip(edges[::2], edges[1::2], strict=True))
+    """The ``d`` of a path through pixels ``x``, ``y`` without the points that lie on the way from one to another, to
+    within ``STRAIGHT``; NaN interrupts it."""
+    points = np.column_stack([x, y]).astype(np.float32)
+    edges = np.flatnonzero(np.diff(np.isfinite(y), prepend=False, append=False)).reshape(-1, 2)
+    corners = (cv2.approxPolyDP(points[a:b], STRAIGHT, closed=False)[:, 0] for a, b in edges)
+    return "".join("M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in part.tolist()) for part in corners)
 
 
 def thin_curve(series: TimeSeries, x: Scale, y: Scale, start_ns: int, column: float = 1.0) -> str:
@@ -113,25 +112,6 @@ def thin_curve(series: TimeSeries, x: Scale, y: Scale, start_ns: int, column: fl
     times_s = (shown.times_ns - start_ns) / NS_PER_S
     kept = thinned(times_s, shown.values, column * x.pixel)
     return curve(x(times_s[kept]), y(shown.values[kept]))
-
-
-def _unbroken(x: list[float], y: list[float]) -> str:
-    """Without the points that lie on the way to the next, to within ``STRAIGHT``: a cone from the last point kept
-    narrows with each that is left out, and one outside it begins a new one."""
-    parts, start, low, high = [f"M{x[0]:.1f} {y[0]:.1f}"], 0, -math.inf, math.inf
-    for k in range(1, len(x)):
-        step = x[k] - x[start]
-        if step <= 0 or not low <= (y[k] - y[start]) / step <= high:
-            if k - 1 > start:
-                parts.append(f"L{x[k - 1]:.1f} {y[k - 1]:.1f}")
-                start = k - 1
-            low, high, step = -math.inf, math.inf, x[k] - x[start]
-        if step > 0:
-            low = max(low, (y[k] - STRAIGHT - y[start]) / step)
-            high = min(high, (y[k] + STRAIGHT - y[start]) / step)
-    if len(x) - 1 > start:
-        parts.append(f"L{x[-1]:.1f} {y[-1]:.1f}")
-    return "".join(parts)
 
 
 def path(d: str, style: str, tip: str = "") -> str:
