@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vla_ros.messages.trace import Trace
-from vla_ros.recordings.events import CommandEvent, JointsEvent
+from vla_ros.recordings.events import Command
 from vla_ros.recordings.series import GrowingSeries, TimeSeries
 from vla_ros.replay.records import ReplayedChunk, Stretch
 from vla_ros.robot import RobotConfig
-from vla_ros.types import Frame, Mode, Observation
+from vla_ros.types import Frame, JointSample, Mode, Observation
 from vla_ros.units import NS_PER_S
 
 MIN_GAPS = 10
@@ -33,11 +33,11 @@ class Recording:
         self._drivers = [(start_ns, driver)]
         self._tasks: list[tuple[int, str]] = []
 
-    def measure(self, event: JointsEvent) -> None:
-        self._joints.add(event.sample.stamp_ns, event.sample.positions)
+    def measure(self, sample: JointSample) -> None:
+        self._joints.add(sample.stamp_ns, sample.positions)
 
-    def command(self, event: CommandEvent) -> None:
-        self._commands[event.group].add(event.due_ns, event.trajectory.positions[0])
+    def command(self, command: Command) -> None:
+        self._commands[command.group].add(command.due_ns, command.trajectory.positions[0])
 
     def drive(self, now_ns: int, mode: Mode) -> None:
         """Another drives from now on."""

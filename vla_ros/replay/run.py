@@ -12,18 +12,9 @@ from pathlib import Path
 
 from vla_ros import topics
 from vla_ros.bags.read import BagReader
+from vla_ros.messages.trace import Trace
 from vla_ros.observing.policy_fit import match_policy
-from vla_ros.recordings.events import (
-    BagEvent,
-    ChunkEvent,
-    CommandEvent,
-    FrameEvent,
-    JointsEvent,
-    ModeEvent,
-    TaskEvent,
-    TeleopEvent,
-    TraceEvent,
-)
+from vla_ros.recordings.events import BagEvent, Chunk, Command, Task, Teleop
 from vla_ros.recordings.feed import Feed, max_pause_s, resolve_topic
 from vla_ros.recordings.series import GrowingSeries
 from vla_ros.replay.baseline.fingerprint import fingerprint
@@ -35,7 +26,7 @@ from vla_ros.robot import RobotConfig
 from vla_ros.runtime.loop import ControlLoop, LoopSettings, Tick
 from vla_ros.runtime.teleop import TeleopSettings, TeleopTrajectory
 from vla_ros.transforms.sample import PolicyRequest
-from vla_ros.types import Answer, Frame, Mode
+from vla_ros.types import Answer, Frame, JointSample, Mode
 from vla_ros.units import NS_PER_MS, NS_PER_S
 
 AS_RECORDED = "as recorded"
@@ -185,7 +176,7 @@ class BagRun:
         self._log = IncidentLog(robot.joint_names)
         self._was_faulty = self._was_braking = False
         self._rate = CommandRate(period_ns)
-        self._taking_over: TeleopEvent | None = None
+        self._taking_over: BagEvent | None = None
         self._is_undecodable = self._is_task_recorded = False
 
     def take(self, event: BagEvent) -> None:
@@ -195,37 +186,37 @@ class BagRun:
             self._nodes.run_until(paused_ns + self._max_pause_ns)
             self._nodes.skip_ticks(self._now_ns)
         self._nodes.run_until(self._now_ns)
-        match event:
-            case FrameEvent():
-                self._see(event.frame)
-            case JointsEvent():
-                self._loop.sensors.joints.add(event.sample)
-                self._recording.measure(event)
-            case TaskEvent():
+        match event.said:
+            case Frame() as frame:
+                self._see(frame)
+            case JointSample() as sample:
+                self._loop.sensors.joints.add(sample)
+                self._recording.measure(sample)
+            case Task(text):
                 self._is_task_recorded = True
-                self._instruct(event.task)
-            case ModeEvent():
-                self._change_driver(event.mode)
-            case TeleopEvent() if self._loop.mode is Mode.TELEOP:
+                self._instruct(text)
+            case Mode() as mode:
+                self._change_driver(mode)
+            case Teleop() if self._loop.mode is Mode.TELEOP:
                 self._offer_teleop(event)
-            case TeleopEvent():
+            case Teleop():
                 self._taking_over = event  # if it did, the mode comes with the next command
-            case CommandEvent():
-                if self._rate.fits(event.group, event.received_ns):
+            case Command() as command:
+                if self._rate.fits(command.group, event.received_ns):
                     self._nodes.follow_tick(event.received_ns)
-                self._recording.command(event)
-            case ChunkEvent() if self._timing is Timing.OF_CHUNKS:
-                self._nodes.release(event.stamp_ns, self._now_ns)
-            case TraceEvent():
+                self._recording.command(command)
+            case Chunk(trajectory) if self._timing is Timing.OF_CHUNKS:
+                self._nodes.release(trajectory.stamp_ns, self._now_ns)
+            case Trace() as trace:
                 if not self._is_task_recorded:  # a task that is a parameter is in the traces only
-                    self._instruct(event.trace.task)
+                    self._instruct(trace.task)
                 if self._timing is Timing.OF_TRACE:
-                    self._repeat(event)
+                    self._repeat(trace)
         self._drive_as_recorded()
         if self._taking_over is not None and self._loop.mode is Mode.TELEOP:
             self._offer_teleop(self._taking_over)
             self._taking_over = None
-        if isinstance(event, FrameEvent | ModeEvent) and self._timing is not Timing.OF_TRACE:
+        if isinstance(event.said, Frame | Mode) and self._timing is not Timing.OF_TRACE:
             self._nodes.ask(self._now_ns)
 
     def finish(self, bag: str, problems: tuple[str, ...]) -> Replay:
@@ -271,8 +262,7 @@ class BagRun:
         self._loop.sensors.task = task
         self._recording.instruct(self._now_ns, task)
 
-    def _repeat(self, event: TraceEvent) -> None:
-        trace = event.trace
+    def _repeat(self, trace: Trace) -> None:
         try:
             observation = self._frames.observation(trace)
         except ValueError as error:
@@ -296,10 +286,11 @@ class BagRun:
         if self._timing is Timing.OF_TRACE:
             self._frames.add(frame)
 
-    def _offer_teleop(self, event: TeleopEvent) -> None:
-        start_ns = event.stamp_ns or event.received_ns
-        times_ns = tuple(start_ns + round(t * NS_PER_S) for t in event.trajectory.times_s)
-        refusal = self._loop.offer_teleop(TeleopTrajectory(times_ns, event.trajectory.positions), self._now_ns)
+    def _offer_teleop(self, event: BagEvent) -> None:
+        trajectory = event.said.trajectory
+        start_ns = trajectory.stamp_ns or event.received_ns
+        times_ns = tuple(start_ns + round(t * NS_PER_S) for t in trajectory.times_s)
+        refusal = self._loop.offer_teleop(TeleopTrajectory(times_ns, trajectory.positions), self._now_ns)
         if refusal:
             self._log.add(self._now_ns, "processor", f"'{topics.TELEOP}' refused: {refusal}")
 

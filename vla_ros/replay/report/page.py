@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vla_ros.bags.read import BagReader
-from vla_ros.recordings.events import BagEvent, FrameEvent
+from vla_ros.recordings.events import BagEvent
 from vla_ros.recordings.feed import Feed
 from vla_ros.recordings.series import mean_of_known
 from vla_ros.replay.judge.verdict import Verdict
@@ -111,13 +111,13 @@ def moment_images(session: ReplaySession) -> Images:
 def _nearest_frames(events: Iterable[BagEvent], times_ns: Collection[int]) -> dict[tuple[int, str], Frame]:
     nearest: dict[tuple[int, str], Frame] = {}
     for event in events:
-        if not isinstance(event, FrameEvent):
+        frame = event.said
+        if not isinstance(frame, Frame):
             continue
         for time_ns in times_ns:
-            key = (time_ns, event.frame.camera)
-            best = nearest.get(key)
-            if best is None or abs(event.frame.stamp_ns - time_ns) < abs(best.stamp_ns - time_ns):
-                nearest[key] = event.frame
+            best = nearest.get((time_ns, frame.camera))
+            if best is None or abs(frame.stamp_ns - time_ns) < abs(best.stamp_ns - time_ns):
+                nearest[time_ns, frame.camera] = frame
         if event.received_ns > max(times_ns) + NS_PER_S:
             break
     return nearest
