@@ -11,7 +11,7 @@ import numpy as np
 
 from vla_ros.recordings.feed import without_numbers
 from vla_ros.recordings.series import mean_of_known
-from vla_ros.replay.judge.moments import WorstMoment
+from vla_ros.replay.judge.summary import WorstMoment
 from vla_ros.replay.records import COMMANDED, DRIVERS, MEASURED, Incident, Replay, ReplayedChunk, wanted_mode
 from vla_ros.replay.session import ReplaySession
 
