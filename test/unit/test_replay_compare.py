@@ -12,11 +12,11 @@ import pytest
 from compare_helpers import HORIZON, JOINTS, MS, RANGES, START_NS, S, chunk, episodes, event, motion, replay
 
 from vla_ros.recordings.series import TimeSeries
-from vla_ros.replay.judge.document import replay_document
 from vla_ros.replay.judge.paired import paired_differences
 from vla_ros.replay.judge.summary import NUM_FIRST_INCIDENTS, NUM_WORST, summarize
 from vla_ros.replay.judge.verdict import NO_BASELINE, judge_alone, judge_second
 from vla_ros.replay.records import Replay, Stretch
+from vla_ros.replay.session import replay_document
 
 ERROR = (0.02, -0.04, 0.01)
 
