@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vla_ros.cli.output import Outcome, write_json
-from vla_ros.units import NS_PER_S
 
 if TYPE_CHECKING:
     from vla_ros.replay.judge.verdict import Verdict
@@ -117,15 +116,11 @@ def _progress_bar(name: str) -> Iterator[Progress]:
 
     layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of the bag, {remaining} left"
     with tqdm(desc=name, unit="s", dynamic_ncols=True, disable=None) as bar:
-        first_ns: int | None = None
 
-        def show(now_ns: int, start_ns: int | None, end_ns: int | None) -> None:
-            nonlocal first_ns
-            if first_ns is None:
-                first_ns = now_ns if start_ns is None else start_ns
-                if end_ns is not None:
-                    bar.total, bar.bar_format = (end_ns - first_ns) / NS_PER_S, layout
-            bar.update(max(0.0, (now_ns - first_ns) / NS_PER_S - bar.n))
+        def show(passed_s: float, length_s: float | None) -> None:
+            if length_s is not None:
+                bar.total, bar.bar_format = length_s, layout
+            bar.update(max(0.0, passed_s - bar.n))
 
         yield show
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vla_ros.messages.trace import Trace
+from vla_ros.observing.observe import Match
 from vla_ros.recordings.events import Command
 from vla_ros.recordings.series import GrowingSeries, TimeSeries
 from vla_ros.replay.records import ReplayedChunk, Stretch
@@ -107,25 +108,21 @@ class CommandRate:
 
     def __init__(self, period_ns: int) -> None:
         self._period_ns = period_ns
-        self._last_ns: dict[str, int] = {}
-        self._gaps_ns: dict[str, array[int]] = {}
+        self._sent_ns: dict[str, array[int]] = {}
 
     def fits(self, group: str, sent_ns: int) -> bool:
         """Whether a command comes a period after the one before it to its ``group``, give or take a quarter, or is the
         first: then it tells when a tick was."""
-        last_ns = self._last_ns.get(group)
-        self._last_ns[group] = sent_ns
-        if last_ns is None:
-            return True
-        self._gaps_ns.setdefault(group, array("q")).append(sent_ns - last_ns)
-        return self._is_period(sent_ns - last_ns)
+        all_ns = self._sent_ns.setdefault(group, array("q"))
+        all_ns.append(sent_ns)
+        return len(all_ns) < 2 or self._is_period(all_ns[-1] - all_ns[-2])
 
     @property
     def problem(self) -> str:
         """The first group whose commands come at another rate, in one line; empty where all fit."""
-        for group, gaps_ns in self._gaps_ns.items():
-            usual_ns = float(np.median(np.frombuffer(gaps_ns, np.int64)))
-            if len(gaps_ns) >= MIN_GAPS and not self._is_period(usual_ns):
+        for group, all_ns in self._sent_ns.items():
+            gaps_ns = np.diff(all_ns)
+            if len(gaps_ns) >= MIN_GAPS and not self._is_period(usual_ns := float(np.median(gaps_ns))):
                 found_hz, ours_hz = NS_PER_S / max(usual_ns, 1.0), NS_PER_S / self._period_ns
                 return (
                     f"commands to '{group}' come at about {found_hz:.3g} Hz and ours at {ours_hz:.3g} Hz, so they are "
@@ -156,14 +153,8 @@ class KeptFrames:
         Raises ValueError, in one line, for an image that is missing or cannot be decoded.
         """
         frames = {name: self._frame(name, trace) for name in self._frames}
-        headers_ns = {name: frame.header_ns for name, frame in frames.items()}
-        return Observation(
-            stamp_ns=min(headers_ns.values()),
-            headers_ns=headers_ns,
-            images={name: frame.image for name, frame in frames.items()},
-            joint_positions=np.array(trace.joint_positions),
-            task=trace.task,
-        )
+        stamp_ns = min(frame.header_ns for frame in frames.values())
+        return Match(stamp_ns, frames, np.array(trace.joint_positions), trace.task).observation()
 
     def _frame(self, camera: str, trace: Trace) -> Frame:
         kept = self._frames[camera]

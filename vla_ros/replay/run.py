@@ -31,8 +31,8 @@ from vla_ros.units import NS_PER_MS, NS_PER_S
 
 AS_RECORDED = "as recorded"
 MODE, CHUNK, TRACE = topics.MODE.name, topics.CHUNK.name, topics.TRACE.name
-Progress = Callable[[int, int | None, int | None], None]
-"""Gets the bag's time, its start and its end, in ns (None where it does not say)."""
+Progress = Callable[[float, float | None], None]
+"""Gets how far a bag has been replayed and how long it is, in s (None where it does not say)."""
 
 
 class UnusableBag(ValueError):
@@ -75,13 +75,15 @@ def replay_bag(
     plan = _plan(path, settings)
     feed = Feed(reader, robot, settings.namespace)
     start_ns, end_ns = (reader.contents.start_ns, reader.contents.end_ns) if reader.contents else (None, None)
+    length_s = None if start_ns is None or end_ns is None else (end_ns - start_ns) / NS_PER_S
     run: BagRun | None = None
     for event in _events(feed):
         if run is None:
+            start_ns = event.received_ns if start_ns is None else start_ns
             run = BagRun(robot, policy, settings, plan, event.received_ns)
         run.take(event)
         if progress is not None:
-            progress(event.received_ns, start_ns, end_ns)
+            progress((event.received_ns - start_ns) / NS_PER_S, length_s)
     if run is None:
         why = "; ".join(feed.problems) or "it has no message of the robot's topics"
         raise UnusableBag(f"bag {path}: nothing of it can be used: {why}")

@@ -12,7 +12,7 @@ import numpy as np
 from vla_ros.recordings.feed import without_numbers
 from vla_ros.recordings.series import mean_of_known
 from vla_ros.replay.judge.summary import WorstMoment
-from vla_ros.replay.records import COMMANDED, DRIVERS, MEASURED, Incident, Replay, ReplayedChunk, wanted_mode
+from vla_ros.replay.records import COMMANDED, MEASURED, Incident, Replay, ReplayedChunk, wanted_mode
 from vla_ros.replay.session import ReplaySession
 
 
@@ -56,8 +56,7 @@ class Bag:
     @property
     def modes(self) -> list[str]:
         """Who drove, as far as it is known."""
-        found = {mode.label for mode in self.first.modes}
-        return [driver for driver in DRIVERS if driver and driver in found]
+        return list(dict.fromkeys(mode.label for mode in self.first.modes if mode.label))
 
     @property
     def problems(self) -> tuple[str, ...]:

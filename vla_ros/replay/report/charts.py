@@ -14,7 +14,6 @@ from vla_ros.replay.report import svg
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 490.0, 250.0, 52.0, 480.0, 12.0, 206.0
 NUM_BINS = 30
-TABLE_BAR_PIXELS = 170.0
 # A few stragglers don't squeeze the rest of the latencies.
 SHOWN_QUANTILE = 0.995
 
@@ -68,18 +67,6 @@ def latency_histogram(policies: Sequence[PolicySummary]) -> str:
         beside, anchor = (-3, "end") if at > x.end - 26 else (3, "start")
         drawing.text(at + beside, TOP + 9 + 12 * i, f"p{q}", f"tick name{i}", anchor)
     return drawing.svg(WIDTH, HEIGHT, "Latency histogram")
-
-
-def joint_bar(policies: Sequence[PolicySummary], i: int, joint: int) -> str:
-    """A joint's error with policy ``i`` as a bar; the largest error of any policy and joint fills it."""
-    fraction = policies[i].errors.by_joint_fraction[joint]
-    widest = max(float(np.nanmax(policy.errors.by_joint_fraction)) for policy in policies)
-    if not math.isfinite(fraction) or widest <= 0:
-        return ""
-    width = TABLE_BAR_PIXELS / len(policies)
-    drawing = svg.Drawing()
-    drawing.rect(0, 1, max(1.0, width * fraction / widest), 10, f"bar{i}")
-    return drawing.svg(width, 12, svg.percent(fraction), is_inline=True)
 
 
 def difference_bar(difference: PairedDifference, others: Sequence[PairedDifference]) -> str:

@@ -73,7 +73,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, plain=plain, jpeg=jpeg, mean=mean_of_known, nanargmax=np.nanargmax)
+    environment.filters.update(
+        percent=percent, plain=plain, jpeg=jpeg, mean=mean_of_known, nanargmax=np.nanargmax, nanmax=np.nanmax
+    )
     environment.tests["finite"] = math.isfinite
     environment.globals.update(charts=charts, timeline=timeline)
     return environment
