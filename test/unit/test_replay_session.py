@@ -13,7 +13,7 @@ from replay_helpers import JPEG_ROBOT, chunk, commands, jpeg, mode, sensors, swi
 from runtime_helpers import ROBOT
 
 from vla_ros.replay import assert_matches
-from vla_ros.replay.baseline.file import read_baseline
+from vla_ros.replay.baseline.record import read_baseline
 from vla_ros.replay.judge.verdict import NO_BASELINE
 from vla_ros.replay.report.page import moment_images, render_report, write_report
 from vla_ros.replay.session import ReplaySession, SessionConfig, replay_session

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    from vla_ros.replay.baseline.file import read_baseline
+    from vla_ros.replay.baseline.record import read_baseline
     from vla_ros.replay.judge.verdict import FAIL
     from vla_ros.replay.report.page import write_report
     from vla_ros.replay.session import SessionConfig, replay_session

@@ -12,7 +12,7 @@ def assert_matches(bag: str | Path, policy: str | Path, baseline: str | Path, ro
     ``policy`` and ``robot`` are paths or names of packaged ones. Raises ValueError for input that cannot be used.
     """
     # Here, so that the package can be looked at without torch.
-    from vla_ros.replay.baseline.file import read_baseline
+    from vla_ros.replay.baseline.record import read_baseline
     from vla_ros.replay.session import SessionConfig, replay_session
     from vla_ros.replay.settings import from_stored
     from vla_ros.robot import load_robot

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 from vla_ros import topics
@@ -39,24 +38,18 @@ class UnusableBag(ValueError):
     """A bag of which nothing can be replayed; others may be usable."""
 
 
-class Timing(Enum):
-    """When the policy is asked and its answers come: a fixed time after each request; when the recorded policy's came;
-    about the very observations the recorded policy was asked about, when its answers came."""
-
-    FIXED = "fixed"
-    OF_CHUNKS = "recorded chunks"
-    OF_TRACE = "recorded trace"
-
-
 @dataclass(frozen=True)
 class Plan:
-    """What of a bag is followed; ``says_driver``: it has ``vla_policy/mode``. ``latency_ms`` is that of fixed timing,
-    ``is_assumed`` where neither the bag nor the user says it."""
+    """What of a bag is followed; ``says_driver``: it has ``vla_policy/mode``.
 
-    timing: Timing
+    An answer takes ``latency_ms``, ``is_assumed`` where neither the bag nor the user says it. None: it comes when the
+    recorded policy's came, and is, where ``is_traced``, about the very observation that one was asked about.
+    """
+
     says_driver: bool
     latency_ms: float | None = None
     is_assumed: bool = False
+    is_traced: bool = False
 
 
 def replay_bag(
@@ -115,15 +108,15 @@ def _plan(path: Path, settings: ReplaySettings) -> Plan:
     found, damage = _topics_found(BagReader(path), tuple(names.values()))
     says_driver = names[MODE] in found
     if settings.latency_ms is not None:
-        return Plan(Timing.FIXED, says_driver, settings.latency_ms)
+        return Plan(says_driver, settings.latency_ms)
     if names[TRACE] in found:
-        return Plan(Timing.OF_TRACE, says_driver)
+        return Plan(says_driver, is_traced=True)
     if names[CHUNK] not in found and settings.unknown_latency_ms is not None:
-        return Plan(Timing.FIXED, says_driver, settings.unknown_latency_ms, is_assumed=True)
+        return Plan(says_driver, settings.unknown_latency_ms, is_assumed=True)
     if names[CHUNK] not in found:
         missing = f"bag {path} has no chunks on '{names[CHUNK]}' to take the latency from; give one: --latency MS"
         raise UnusableBag(f"{damage}; {missing}") if damage else ValueError(missing)
-    return Plan(Timing.OF_CHUNKS, says_driver)
+    return Plan(says_driver)
 
 
 def _topics_found(reader: BagReader, topics: tuple[str, ...]) -> tuple[set[str], str]:
@@ -153,8 +146,7 @@ class BagRun:
         self._robot = robot
         self._policy = policy
         self._start_ns = self._now_ns = start_ns
-        self._timing = plan.timing
-        self._assumed_latency_ms = plan.latency_ms if plan.is_assumed else None
+        self._plan = plan
         self._frames = KeptFrames(robot)
         self._loop = ControlLoop(
             robot,
@@ -207,18 +199,18 @@ class BagRun:
                 if self._rate.fits(command.group, event.received_ns):
                     self._nodes.follow_tick(event.received_ns)
                 self._recording.command(command)
-            case Chunk(trajectory) if self._timing is Timing.OF_CHUNKS:
+            case Chunk(trajectory) if self._plan.latency_ms is None and not self._plan.is_traced:
                 self._nodes.release(trajectory.stamp_ns, self._now_ns)
             case Trace() as trace:
                 if not self._is_task_recorded:  # a task that is a parameter is in the traces only
                     self._instruct(trace.task)
-                if self._timing is Timing.OF_TRACE:
+                if self._plan.is_traced:
                     self._repeat(trace)
         self._drive_as_recorded()
         if self._taking_over is not None and self._loop.mode is Mode.TELEOP:
             self._offer_teleop(self._taking_over)
             self._taking_over = None
-        if isinstance(event.said, Frame | Mode) and self._timing is not Timing.OF_TRACE:
+        if isinstance(event.said, Frame | Mode) and not self._plan.is_traced:
             self._nodes.ask(self._now_ns)
 
     def finish(self, bag: str, problems: tuple[str, ...]) -> Replay:
@@ -238,7 +230,7 @@ class BagRun:
             commands=commands,
             command_drivers=recorded.drivers(commands.times_ns),
             events=tuple(self._log.incidents),
-            assumed_latency_ms=self._assumed_latency_ms,
+            assumed_latency_ms=self._plan.latency_ms if self._plan.is_assumed else None,
             problems=(*problems, *([f"bag {bag}: {self._rate.problem}"] if self._rate.problem else [])),
         )
 
@@ -285,7 +277,7 @@ class BagRun:
     def _see(self, frame: Frame) -> None:
         self._loop.sensors.cameras[frame.camera].add(frame)
         self._is_undecodable = False
-        if self._timing is Timing.OF_TRACE:
+        if self._plan.is_traced:
             self._frames.add(frame)
 
     def _offer_teleop(self, event: BagEvent) -> None:

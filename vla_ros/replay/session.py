@@ -16,10 +16,9 @@ import torch
 from vla_ros.execution.runner import PolicyRunner
 from vla_ros.policies.directory import load_policy
 from vla_ros.replay.baseline.against import compare_with_baseline
-from vla_ros.replay.baseline.file import stored_tolerances, write_baseline
 from vla_ros.replay.baseline.pairs import Difference
 from vla_ros.replay.baseline.provenance import Provenance, machine_name, provenance
-from vla_ros.replay.baseline.record import Baseline, make_baseline
+from vla_ros.replay.baseline.record import Baseline, make_baseline, stored_tolerances, write_baseline
 from vla_ros.replay.judge.paired import PairedDifference, paired_differences
 from vla_ros.replay.judge.summary import ErrorTable, PolicySummary, summarize
 from vla_ros.replay.judge.verdict import (

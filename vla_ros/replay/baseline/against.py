@@ -20,8 +20,6 @@ def compare_with_baseline(replays: Sequence[Replay], origin: Provenance, baselin
 
     What explains comes before what it explains: other bags, settings, input, behaviour; the policy's files are last. So
     without any of the others the first difference has a bag, a time, a joint and two numbers.
-
-    Raises ValueError where the replays are not of one policy.
     """
     now = make_baseline(replays, origin)
     found = [*_bags(now, baseline), *_settings(now, baseline)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla_ros.recordings.series import mean_of_known, ratio
-from vla_ros.replay.records import COMMANDED, MEASURED, Replay, by_observation, check_same_policy, chunks_of
+from vla_ros.replay.records import COMMANDED, MEASURED, Replay, by_observation, chunks_of
 
 NUM_RESAMPLES = 2000
 SEED = 0
@@ -66,8 +66,6 @@ def paired_differences(a: Sequence[Replay], b: Sequence[Replay], driver: str = "
     Chunks are paired by bag and observation and compared where both have an action due. Raises ValueError where no two
     chunks belong together.
     """
-    check_same_policy(a)
-    check_same_policy(b)
     if a[0].joint_names != b[0].joint_names:
         got = f"'{a[0].policy}' has joints {', '.join(a[0].joint_names)}, '{b[0].policy}' {', '.join(b[0].joint_names)}"
         raise ValueError(f"{got}; expected two policies of one robot")
