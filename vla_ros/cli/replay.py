@@ -142,7 +142,6 @@ def _print_session(session: ReplaySession, verdict: Verdict) -> None:
         print(f"  {'mean error':<18}{'chunk':>10}{'of range':>10}{'command':>10}")
         for row in zip(names, errors, summary.commanded.by_joint_fraction, commands, strict=True):
             print("  {:<18}{:10.4f}{:9.2%} {:10.4f}".format(*row))
-    problems = [*session.unused, *(line for replay in session.replays[0] for line in replay.problems)]
-    for line in problems[:MAX_LINES]:
+    for line in session.problems[:MAX_LINES]:
         print(f"  bag: {line}")
     print(f"\nreplayed in {session.seconds:.1f} s")

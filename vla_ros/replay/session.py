@@ -58,7 +58,11 @@ class SessionConfig:
     def __post_init__(self) -> None:
         """Raises ValueError for an unknown driver or device, one policy given twice, and fewer than one thread."""
         wanted_mode(self.driver)
-        _check_device(self.device)
+        num_gpus = torch.cuda.device_count()
+        if self.device not in ["cpu", *(["cuda"] if num_gpus else []), *(f"cuda:{i}" for i in range(num_gpus))]:
+            raise ValueError(
+                f"--device is '{self.device}'; expected cpu, or cuda where torch sees a GPU (it sees {num_gpus} here)"
+            )
         if self.num_threads < 1:
             raise ValueError(f"--threads is {self.num_threads}; expected at least 1")
         if len({policy.resolve() for policy in self.policies}) < len(self.policies):
@@ -79,6 +83,11 @@ class ReplaySession:
     unused: tuple[str, ...]
     drifts: tuple[str, ...]
     seconds: float
+
+    @property
+    def problems(self) -> list[str]:
+        """What was wrong with the bags, a line for each thing."""
+        return [*self.unused, *(line for replay in self.replays[0] for line in replay.problems)]
 
     def judge(self, baseline: Baseline | None, renewed: str = "") -> tuple[Verdict, tuple[Difference, ...]]:
         """By a stored baseline, else by the other policy, else not at all; a policy whose golden case no longer holds
@@ -101,12 +110,24 @@ class ReplaySession:
         write_baseline(path, make_baseline(self.replays[0], self.origin, stored_tolerances(path)))
 
     def document(self, verdict: Verdict, differences: Sequence[Difference]) -> dict[str, Any]:
-        """What ``--json`` writes."""
+        """What ``--json`` writes, as plain values; unknown numbers are None. Only ``times`` (s) depends on the clock.
+
+        ``mae_by_joint`` and ``command_mae_by_joint`` are in each joint's unit, ``mae``, ``mae_by_step`` and
+        ``command_mae`` fractions of the joints' ranges, all against recorded commands; ``measured`` has the same
+        against measured joints. ``limit_events`` counts commands that a limit bounded; ``first_limit_events`` are runs
+        of them.
+        """
         bag_s = sum((replay.end_ns - replay.start_ns) / NS_PER_S for replays in self.replays for replay in replays)
-        times = {"seconds": self.seconds, "times_real_time": bag_s / self.seconds}
-        document = replay_document(verdict, self.summaries, self.paired, differences, times)
-        problems = [line for replay in self.replays[0] for line in replay.problems]
-        return {**document, "problems": [*self.unused, *problems]}
+        document = {
+            "verdict": verdict.word,
+            "reasons": verdict.reasons,
+            "policies": [_policy(summary) for summary in self.summaries],
+            "differences": [vars(difference) for difference in self.paired],
+            "baseline_differences": [{**vars(difference), "line": difference.line} for difference in differences],
+            "times": {"seconds": self.seconds, "times_real_time": bag_s / self.seconds},
+            "problems": self.problems,
+        }
+        return {name: _plain(value) for name, value in document.items()}
 
 
 def load_replay_policy(name: str, policy_dir: Path, device: torch.device) -> ReplayPolicy:
@@ -153,43 +174,6 @@ def replay_session(config: SessionConfig, make_progress: MakeProgress = lambda n
         drifts=tuple(f"'{policy.name}': {policy.drift}" for policy in policies if policy.drift),
         seconds=time.perf_counter() - started,
     )
-
-
-def replay_document(
-    verdict: Verdict,
-    summaries: Sequence[PolicySummary],
-    paired: Sequence[PairedDifference] = (),
-    from_baseline: Sequence[Difference] = (),
-    times: Mapping[str, float] | None = None,
-) -> dict[str, Any]:
-    """What ``--json`` writes, as plain values; unknown numbers are None. Only ``times`` (s) depends on the clock.
-
-    ``mae_by_joint`` and ``command_mae_by_joint`` are in each joint's unit, ``mae``, ``mae_by_step`` and ``command_mae``
-    fractions of the joints' ranges, all against recorded commands; ``measured`` has the same against measured joints.
-    ``limit_events`` counts commands that a limit bounded; ``first_limit_events`` are runs of them.
-    """
-    document = {
-        "verdict": verdict.word,
-        "reasons": verdict.reasons,
-        "policies": [_policy(summary) for summary in summaries],
-        "differences": [vars(difference) for difference in paired],
-        "baseline_differences": [{**vars(difference), "line": difference.line} for difference in from_baseline],
-        "times": times or {},
-    }
-    return {name: _plain(value) for name, value in document.items()}
-
-
-def _check_device(name: str) -> None:
-    num_gpus = torch.cuda.device_count()
-    try:
-        device = torch.device(name)
-        is_there = device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < num_gpus)
-    except RuntimeError:
-        is_there = False
-    if not is_there:
-        raise ValueError(
-            f"--device is '{name}'; expected cpu, or cuda where torch sees a GPU (it sees {num_gpus} here)"
-        )
 
 
 def _names(directories: Sequence[Path]) -> dict[str, Path]:
