@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from vla_ros.replay.baseline.behaviour_changes import behaviour_changes, first_inexact
 from vla_ros.replay.baseline.input_changes import input_changes
 from vla_ros.replay.baseline.pairs import BAG, FILE, SETTING, Difference, pair_bags
@@ -33,7 +35,7 @@ def compare_with_baseline(replays: Sequence[Replay], origin: Provenance, baselin
     if shown:
         return (*found, *shown, *_files(now, baseline, ELSEWHERE))
     if now.origin.machine != baseline.origin.machine or now.joint_names != baseline.joint_names:
-        deviation = max(bag.largest_deviation for bag in bags)
+        deviation = max((np.abs(pair.deviation).max(initial=0.0) for bag in bags for pair in bag.comparable), default=0)
         effect = f"the policy sees and does the same, chunks to within {deviation:.1g}"
         return (*found, *_files(now, baseline, effect))
     # Whether other files do anything shows in the last bits, for on one machine rounding repeats itself.

@@ -26,7 +26,7 @@ NOISE_TOLERANCE = 1e-5
 
 def input_changes(chunks: Sequence[ChunkPair], baseline: Baseline) -> Iterator[Difference]:
     """One difference for each thing that changed, at the first observation that shows it; names are the baseline's."""
-    pairs = [pair for pair in chunks if pair.has_inputs]
+    pairs = [pair for pair in chunks if None not in _both(pair)]
     if not pairs:
         return
     sizes = _first(
@@ -46,7 +46,7 @@ def input_changes(chunks: Sequence[ChunkPair], baseline: Baseline) -> Iterator[D
     yield from _noise(pairs)
 
 
-def _both(pair: ChunkPair) -> tuple[InputFingerprint, InputFingerprint]:
+def _both(pair: ChunkPair) -> tuple[InputFingerprint | None, InputFingerprint | None]:
     return pair.got.fingerprint, pair.expected.fingerprint
 
 
