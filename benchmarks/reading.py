@@ -172,11 +172,11 @@ def replay_whole(bag: Path) -> Replaying:
 
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     cv2.setNumThreads(1)
-    held: list[tuple[int, float]] = []
+    held: list[tuple[float, float]] = []
 
-    def note(now_ns: int, start_ns: int | None, end_ns: int | None) -> None:
-        if not held or now_ns - held[-1][0] >= NS_PER_S // 4:
-            held.append((now_ns, rss_mb()))
+    def note(passed_s: float, length_s: float | None) -> None:
+        if not held or passed_s - held[-1][0] >= 0.25:
+            held.append((passed_s, rss_mb()))
 
     policy = ReplayPolicy("still", StillProcessor(), lambda request: np.zeros((StillProcessor.chunk_shape.horizon, 6)))
     start_s, start_cpu_s = time.perf_counter(), time.process_time()

@@ -20,7 +20,8 @@ from rosgraph_msgs.msg import Clock
 
 from vla_ros.bags.read import BagReader
 from vla_ros.messages.times import fill_time
-from vla_ros.recordings.events import ChunkEvent, FrameEvent, TraceEvent
+from vla_ros.messages.trace import Trace
+from vla_ros.recordings.events import Chunk
 from vla_ros.recordings.feed import Feed
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import replay_bag
@@ -28,6 +29,7 @@ from vla_ros.replay.session import load_replay_policy
 from vla_ros.replay.settings import ReplaySettings
 from vla_ros.robot import load_robot
 from vla_ros.share import policy_dir, robot_file
+from vla_ros.types import Frame
 
 DEMO_BAG = Path(__file__).parents[1] / "data" / "tabletop_touch"
 S = 1_000_000_000
@@ -88,10 +90,10 @@ def found(online_bag: Path) -> Replay:
 
 def test_a_replay_of_what_the_live_nodes_did_gives_the_same_chunks(online_bag: Path, found: Replay) -> None:
     """All of them, but for those of which the recorder, which best effort reaches, missed an image."""
-    events = list(Feed(BagReader(online_bag), load_robot(robot_file("tabletop"))))
-    recorded = {event.stamp_ns: event.trajectory for event in events if isinstance(event, ChunkEvent)}
-    images = {(event.frame.camera, event.frame.stamp_ns) for event in events if isinstance(event, FrameEvent)}
-    traced = [event.trace.cameras_ns for event in events if isinstance(event, TraceEvent)]
+    said = [event.said for event in Feed(BagReader(online_bag), load_robot(robot_file("tabletop")))]
+    recorded = {one.trajectory.stamp_ns: one.trajectory for one in said if isinstance(one, Chunk)}
+    images = {(frame.camera, frame.stamp_ns) for frame in said if isinstance(frame, Frame)}
+    traced = [trace.cameras_ns for trace in said if isinstance(trace, Trace)]
     lost = [min(cameras_ns.values()) for cameras_ns in traced if not cameras_ns.items() <= images]
     told = [event.line for event in found.events if event.kind == "processor" and "lacks the image" in event.line]
     assert len(found.chunks) >= MIN_CHUNKS and len(told) == len(lost)

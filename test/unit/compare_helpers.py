@@ -14,11 +14,10 @@ from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.pi.request import PiRequest
 from vla_ros.recordings.series import TimeSeries
 from vla_ros.replay.baseline.against import compare_with_baseline
-from vla_ros.replay.baseline.file import read_baseline, write_baseline
 from vla_ros.replay.baseline.fingerprint import fingerprint
 from vla_ros.replay.baseline.pairs import Difference
 from vla_ros.replay.baseline.provenance import Provenance
-from vla_ros.replay.baseline.record import Baseline, make_baseline
+from vla_ros.replay.baseline.record import Baseline, make_baseline, read_baseline, write_baseline
 from vla_ros.replay.records import Incident, Replay, ReplayedChunk, Stretch
 from vla_ros.transforms.images import patchify
 

@@ -27,18 +27,10 @@ from vla_ros.messages import images
 from vla_ros.messages.compressed import is_whole_jpeg
 from vla_ros.messages.images import decode_image, find_cv_bridge
 from vla_ros.observing.buffers import FrameBuffer
-from vla_ros.recordings.events import (
-    ChunkEvent,
-    CommandEvent,
-    FrameEvent,
-    JointsEvent,
-    ModeEvent,
-    TaskEvent,
-    TeleopEvent,
-)
+from vla_ros.recordings.events import Chunk, Command, Task, Teleop
 from vla_ros.recordings.feed import Feed, resolve_topic
 from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
-from vla_ros.types import Frame, Mode
+from vla_ros.types import Frame, JointSample, Mode
 
 HEIGHT, WIDTH = 24, 32
 PIXELS = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
@@ -87,23 +79,24 @@ def test_every_topic_of_the_robot_becomes_an_event_in_recording_order(tmp_path, 
     bag = write_bag(tmp_path / "bag", messages(), storage)
     events, problems = feed_of(as_humble(bag) if is_humble else bag)
     assert problems == ()
-    assert [type(event) for event in events] == [
-        TaskEvent, JointsEvent, FrameEvent, FrameEvent, TeleopEvent, ModeEvent, CommandEvent, CommandEvent, ChunkEvent,
+    assert [type(event.said) for event in events] == [
+        Task, JointSample, Frame, Frame, Teleop, Mode, Command, Command, Chunk,
     ]  # fmt: skip
-    task, joints, raw, packed, teleop, mode, arm, gripper, chunk = events
-    assert (task.received_ns, task.task) == (at(0), "touch it")
-    assert mode.mode is Mode.TELEOP
-    assert (joints.received_ns, joints.sample.stamp_ns) == (at(0.11), at(0.1))
-    assert joints.sample.positions.tolist() == [1, 2, 3] and joints.sample.velocities.tolist() == [0.1, 0.2, 0.3]
-    assert raw.frame.camera == "raw" and (raw.received_ns, raw.frame.stamp_ns) == (at(0.22), at(0.2))
-    assert np.array_equal(raw.frame.image, PIXELS)
-    assert packed.frame.camera == "packed" and np.array_equal(packed.frame.image, decode_image(jpeg(0, PIXELS)))
-    assert teleop.trajectory.positions.tolist() == [[1, 2, 3]] and teleop.stamp_ns == 0
+    received_ns = [event.received_ns for event in events]
+    task, joints, raw, packed, teleop, mode, arm, gripper, chunk = (event.said for event in events)
+    assert (received_ns[0], task.text) == (at(0), "touch it")
+    assert mode is Mode.TELEOP
+    assert (received_ns[1], joints.stamp_ns) == (at(0.11), at(0.1))
+    assert joints.positions.tolist() == [1, 2, 3] and joints.velocities.tolist() == [0.1, 0.2, 0.3]
+    assert raw.camera == "raw" and (received_ns[2], raw.stamp_ns) == (at(0.22), at(0.2))
+    assert np.array_equal(raw.image, PIXELS)
+    assert packed.camera == "packed" and np.array_equal(packed.image, decode_image(jpeg(0, PIXELS)))
+    assert teleop.trajectory.positions.tolist() == [[1, 2, 3]] and teleop.trajectory.stamp_ns == 0
     assert arm.group == "arm" and arm.trajectory.positions.tolist() == [[0.2, 0.1], [0.4, 0.3]]
     assert arm.trajectory.times_s.tolist() == [0.02, 0.04]
     assert gripper.group == "gripper" and gripper.trajectory.positions.tolist() == [[0.7]]
     assert gripper.trajectory.times_s.tolist() == [0.02], "a forward command is meant for one control period ahead"
-    assert chunk.stamp_ns == at(0.1) and chunk.trajectory.positions.shape == (4, 3)
+    assert chunk.trajectory.stamp_ns == at(0.1) and chunk.trajectory.positions.shape == (4, 3)
 
 
 def test_an_encoding_for_cv_bridge_is_read_from_a_bag_as_it_is_live(tmp_path, monkeypatch):
@@ -119,7 +112,7 @@ def test_an_encoding_for_cv_bridge_is_read_from_a_bag_as_it_is_live(tmp_path, mo
         events, problems = with_one_more(tmp_path, ("/raw/image", mosaic, at(0.5)))
     finally:
         find_cv_bridge.cache_clear()
-    assert problems == () and np.array_equal(events[-1].frame.image[..., 1], PIXELS[..., 0])
+    assert problems == () and np.array_equal(events[-1].said.image[..., 1], PIXELS[..., 0])
 
 
 @pytest.mark.parametrize("other_name", ["raw/image", "/raw/image"])
@@ -127,7 +120,7 @@ def test_two_cameras_on_one_topic_both_see_it(tmp_path, other_name):
     twice = dataclasses.replace(ROBOT.cameras[0], name="again", topic=other_name)
     robot = dataclasses.replace(ROBOT, cameras=(*ROBOT.cameras, twice))
     events, problems = feed_of(write_bag(tmp_path / "bag", messages()), robot)
-    frames = [event.frame for event in events if isinstance(event, FrameEvent)]
+    frames = [event.said for event in events if isinstance(event.said, Frame)]
     assert [frame.camera for frame in frames] == ["raw", "again", "packed"] and problems == ()
     assert np.array_equal(frames[1].image, PIXELS)
 
@@ -189,7 +182,7 @@ def test_messages_that_cannot_be_used_are_counted_by_kind_and_the_others_go_on(t
         ("/joint_states", joint_state(at(2), JOINTS, [1, 2, 3]), at(2)),
     ]
     events, problems = with_one_more(tmp_path, *bad)
-    assert len(events) == 10 and isinstance(events[-1], JointsEvent)
+    assert len(events) == 10 and isinstance(events[-1].said, JointSample)
     assert len(problems) == 7 and all("\n" not in line for line in problems)
     assert any("'/joint_states'" in line and "lacks joint 'c'" in line and "(2 times)" in line for line in problems)
     assert any("image of 32x5 pixels; expected 32x24" in line and "(2 times)" in line for line in problems)
@@ -205,8 +198,8 @@ def test_a_header_stamp_that_cannot_be_of_its_moment_is_refused_as_live(tmp_path
 def test_a_command_is_due_after_its_own_stamp_where_it_has_one(tmp_path):
     stamped = trajectory(at(0.5), ["a", "b"], [[0.1, 0.2]], 0.02)
     events, problems = with_one_more(tmp_path, (ARM_TOPIC, stamped, at(0.58)))
-    of_arm = [event for event in events if isinstance(event, CommandEvent) and event.group == "arm"]
-    assert [(event.stamp_ns, event.due_ns) for event in of_arm] == [(0, at(0.34)), (at(0.5), at(0.52))]
+    of_arm = [e.said for e in events if isinstance(e.said, Command) and e.said.group == "arm"]
+    assert [(command.trajectory.stamp_ns, command.due_ns) for command in of_arm] == [(0, at(0.34)), (at(0.5), at(0.52))]
     assert problems == ()
 
 
@@ -235,7 +228,7 @@ def test_a_jpeg_is_decoded_when_somebody_looks_and_only_once(tmp_path, monkeypat
     monkeypatch.setattr(images, "decode_image", lambda msg: calls.append(1) or decode_image(msg))
     events, _ = feed_of(write_bag(tmp_path / "bag", messages()))
     assert len(calls) == 1, "the raw image only"
-    frame = events[3].frame
+    frame = events[3].said
     assert frame.image is frame.image and len(calls) == 2
 
 
@@ -273,8 +266,8 @@ def test_a_frozen_camera_is_known_by_what_it_sent_without_decoding(tmp_path):
     events, _ = with_one_more(tmp_path, *more)
     buffer, still_s = FrameBuffer(), []
     for event in events:
-        if isinstance(event, FrameEvent) and event.frame.camera == "packed":
-            buffer.add(event.frame)
+        if isinstance(event.said, Frame) and event.said.camera == "packed":
+            buffer.add(event.said)
             still_s.append(round(buffer.still_s(0), 3))
     assert still_s == [0.0, 0.3, 0.8, 1.3, 0.0]
 

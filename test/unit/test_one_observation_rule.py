@@ -15,7 +15,7 @@ from runtime_helpers import CHUNK_DT_S, HORIZON, MS, PERIOD_NS, ROBOT, S, frame,
 from vla_ros.bags.definitions import message_type
 from vla_ros.bags.read import BagReader
 from vla_ros.observing.observe import NoObservation, Observer, observe
-from vla_ros.recordings.events import FrameEvent, JointsEvent, TaskEvent
+from vla_ros.recordings.events import Task
 from vla_ros.recordings.feed import Feed
 from vla_ros.replay.run import replay_bag
 from vla_ros.replay.settings import ReplaySettings
@@ -24,7 +24,7 @@ from vla_ros.runtime.handoff import Mode
 from vla_ros.runtime.loop import ControlLoop, LoopSettings
 from vla_ros.training.dataset import LoadedBags, load_bags
 from vla_ros.training.episodes import FrameRule
-from vla_ros.types import ActionChunk, Observation
+from vla_ros.types import ActionChunk, Frame, JointSample, Observation
 
 SECONDS = 3.0
 AT_ONCE = ReplaySettings(latency_ms=0.0)
@@ -103,16 +103,16 @@ def seen_live(path: Path, robot: RobotConfig) -> list[Seen]:
         while next_tick_ns < now_ns:
             loop.tick(next_tick_ns)
             next_tick_ns += PERIOD_NS
-        match event:
-            case JointsEvent():
-                loop.sensors.joints.add(event.sample)
-            case TaskEvent():
-                loop.sensors.task = event.task
-            case FrameEvent():
-                loop.sensors.cameras[event.frame.camera].add(event.frame)
+        match event.said:
+            case JointSample() as sample:
+                loop.sensors.joints.add(sample)
+            case Task(text):
+                loop.sensors.task = text
+            case Frame() as frame:
+                loop.sensors.cameras[frame.camera].add(frame)
         if loop.mode is not Mode.POLICY:
             loop.engage(now_ns)
-        observation = loop.begin_request(now_ns) if isinstance(event, FrameEvent) else None
+        observation = loop.begin_request(now_ns) if isinstance(event.said, Frame) else None
         if observation is not None:
             made.append(seen(observation))
             loop.accept(ActionChunk(observation.stamp_ns, CHUNK_DT_S, 1.0, np.zeros((HORIZON, 2))), now_ns)

@@ -34,10 +34,16 @@ from PIL import Image
 from vla_ros.policies.pi.request import PiRequest
 from vla_ros.recordings.series import TimeSeries
 from vla_ros.replay.baseline.against import compare_with_baseline
-from vla_ros.replay.baseline.file import read_baseline, stored_tolerances, write_baseline
 from vla_ros.replay.baseline.pairs import BAG, BEHAVIOUR, FILE, SETTING
 from vla_ros.replay.baseline.provenance import Provenance, machine_name, provenance
-from vla_ros.replay.baseline.record import Baseline, Tolerances, make_baseline
+from vla_ros.replay.baseline.record import (
+    Baseline,
+    Tolerances,
+    make_baseline,
+    read_baseline,
+    stored_tolerances,
+    write_baseline,
+)
 from vla_ros.replay.judge.verdict import FAIL, PASS, judge_by_baseline
 from vla_ros.replay.records import Replay, ReplayedChunk
 from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig

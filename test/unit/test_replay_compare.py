@@ -9,15 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from compare_helpers import HORIZON, JOINTS, MS, RANGES, START_NS, S, chunk, episodes, event, motion, replay
+from compare_helpers import HORIZON, JOINTS, MS, RANGES, START_NS, S, chunk, episodes, event, motion, origin, replay
 
 from vla_ros.recordings.series import TimeSeries
-from vla_ros.replay.judge.document import replay_document
-from vla_ros.replay.judge.moments import NUM_WORST
 from vla_ros.replay.judge.paired import paired_differences
-from vla_ros.replay.judge.summary import NUM_FIRST_INCIDENTS, summarize
-from vla_ros.replay.judge.verdict import NO_BASELINE, judge_alone, judge_second
+from vla_ros.replay.judge.summary import NUM_FIRST_INCIDENTS, NUM_WORST, summarize
+from vla_ros.replay.judge.verdict import NO_BASELINE
 from vla_ros.replay.records import Replay, Stretch
+from vla_ros.replay.session import ReplaySession
 
 ERROR = (0.02, -0.04, 0.01)
 
@@ -251,9 +250,22 @@ def test_policies_without_a_common_observation_are_refused() -> None:
         paired_differences([replay()], [replay(bag="/data/tuesday", policy="new")])
 
 
+def session_of(*policies: list[Replay]) -> ReplaySession:
+    return ReplaySession(
+        config=None,
+        replays=tuple(map(tuple, policies)),
+        summaries=tuple(map(summarize, policies)),
+        paired=paired_differences(*policies) if len(policies) == 2 else (),
+        origin=origin(),
+        unused=(),
+        drifts=(),
+        seconds=1.0,
+    )
+
+
 def document(replays: list[Replay]) -> dict:
-    summary = summarize(replays)
-    return replay_document(judge_alone(summary), [summary], times={"replay_s": 1.0})
+    found = session_of(replays)
+    return found.document(*found.judge(None))
 
 
 def test_the_json_has_the_promised_keys_and_no_nan() -> None:
@@ -272,9 +284,8 @@ def test_the_json_has_the_promised_keys_and_no_nan() -> None:
 
 def test_the_json_of_two_policies_lists_differences_with_the_promised_keys() -> None:
     old, new = episodes([0.1, 0.2], "old"), episodes([0.2, 0.3], "new")
-    paired = paired_differences([old], [new])
-    summaries = summarize([old]), summarize([new])
-    found = replay_document(judge_second(*summaries, paired), summaries, paired)
+    session = session_of([old], [new])
+    found = session.document(*session.judge(None))
     keys = {"a", "b", "quantity", "difference", "low", "high", "num_episodes"}
     assert all(keys <= difference.keys() for difference in found["differences"])
     assert len(found["differences"]) == 2 * (1 + len(JOINTS))

@@ -24,10 +24,9 @@ from replay_helpers import (
 )
 from runtime_helpers import HORIZON, MS, ROBOT
 
-from vla_ros.replay.bag_run import BagRun
 from vla_ros.replay.judge.summary import summarize
 from vla_ros.replay.records import Replay
-from vla_ros.replay.run import UnusableBag, replay_bag
+from vla_ros.replay.run import BagRun, UnusableBag, replay_bag
 from vla_ros.replay.settings import ReplaySettings
 from vla_ros.robot import RobotConfig, WatchdogConfig
 

@@ -18,8 +18,7 @@ from vla_ros.replay.judge.summary import summarize
 from vla_ros.replay.judge.verdict import PASS, Verdict
 from vla_ros.replay.records import Incident, Replay, ReplayedChunk, Stretch
 from vla_ros.replay.report.bags import short_names
-from vla_ros.replay.report.images import Images
-from vla_ros.replay.report.page import render_report
+from vla_ros.replay.report.page import Images, render_report
 from vla_ros.replay.report.svg import curve, percent, plain, thinned, ticks
 from vla_ros.replay.session import ReplaySession, SessionConfig
 from vla_ros.replay.settings import ReplaySettings

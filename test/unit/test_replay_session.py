@@ -13,10 +13,9 @@ from replay_helpers import JPEG_ROBOT, chunk, commands, jpeg, mode, sensors, swi
 from runtime_helpers import ROBOT
 
 from vla_ros.replay import assert_matches
-from vla_ros.replay.baseline.file import read_baseline
+from vla_ros.replay.baseline.record import read_baseline
 from vla_ros.replay.judge.verdict import NO_BASELINE
-from vla_ros.replay.report.images import moment_images
-from vla_ros.replay.report.page import render_report, write_report
+from vla_ros.replay.report.page import moment_images, render_report, write_report
 from vla_ros.replay.session import ReplaySession, SessionConfig, replay_session
 from vla_ros.replay.settings import ReplaySettings, from_stored
 
@@ -112,7 +111,7 @@ def test_a_baseline_that_lacks_a_setting_is_named_with_it(tmp_path):
 
 def test_settings_are_those_a_baseline_was_made_with(tmp_path):
     found = session(tmp_path, good_bag(tmp_path), settings=ASSUMED)
-    assert from_stored(found.origin.settings) == (ASSUMED, "")
+    assert from_stored(found.origin.settings) == ASSUMED
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,21 @@ Exits 1 where it differs from the baseline, or is worse than the policy before i
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vla_ros.cli.output import Outcome, write_json
 
+if TYPE_CHECKING:
+    from vla_ros.replay.judge.verdict import Verdict
+    from vla_ros.replay.run import Progress
+    from vla_ros.replay.session import ReplaySession
+
 RECORDED = "recorded"
 UNKNOWN_LATENCY_MS = 100.0
+MAX_LINES = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    from vla_ros.cli.replay_page import print_session, progress_bar
-    from vla_ros.replay.baseline.file import read_baseline
+    from vla_ros.replay.baseline.record import read_baseline
     from vla_ros.replay.judge.verdict import FAIL
     from vla_ros.replay.report.page import write_report
     from vla_ros.replay.session import SessionConfig, replay_session
@@ -60,20 +68,23 @@ def run(args: argparse.Namespace) -> Outcome:
         policies=policies,
         robot=load_robot(robot_file(args.robot)),
         settings=ReplaySettings(
-            args.strategy, args.rate, _latency_ms(args.latency), UNKNOWN_LATENCY_MS if args.latency is None else None
+            strategy=args.strategy,
+            control_rate_hz=args.rate,
+            latency_ms=_latency_ms(args.latency),
+            unknown_latency_ms=UNKNOWN_LATENCY_MS if args.latency is None else None,
+            namespace=args.namespace,
         ),
         driver=args.driver,
-        namespace=args.namespace,
         device=args.device,
         num_threads=args.threads,
     )
     baseline = read_baseline(args.baseline) if args.baseline is not None and not updates else None
-    session = replay_session(config, progress_bar)
+    session = replay_session(config, _progress_bar)
     if updates:
         session.write_baseline(args.baseline)
     verdict, differences = session.judge(baseline, renewed=str(args.baseline) if updates else "")
     document = session.document(verdict, differences)
-    print_session(session, verdict)
+    _print_session(session, verdict)
     if args.out is not None:
         page, values = _report_files(Path(args.out))
         write_json(str(values), document)
@@ -96,3 +107,41 @@ def _latency_ms(text: str | None) -> float | None:
 
 def _report_files(out: Path) -> tuple[Path, Path]:
     return (out, out.with_suffix(".json")) if out.suffix == ".html" else (out / "report.html", out / "report.json")
+
+
+@contextmanager
+def _progress_bar(name: str) -> Iterator[Progress]:
+    """A bar in seconds of the bag, with the time left where the bag says how long it is."""
+    from tqdm import tqdm
+
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of the bag, {remaining} left"
+    with tqdm(desc=name, unit="s", dynamic_ncols=True, disable=None) as bar:
+
+        def show(passed_s: float, length_s: float | None) -> None:
+            if length_s is not None:
+                bar.total, bar.bar_format = length_s, layout
+            bar.update(max(0.0, passed_s - bar.n))
+
+        yield show
+
+
+def _print_session(session: ReplaySession, verdict: Verdict) -> None:
+    """Verdict first, then each policy's figures, then what was wrong with the bags."""
+    print(f"\n{verdict.word.upper()}: {verdict.reasons[0]}")
+    for reason in verdict.reasons[1 : 1 + MAX_LINES]:
+        print(f"  {reason}")
+    if len(verdict.reasons) > 1 + MAX_LINES:
+        print(f"  ... and {len(verdict.reasons) - 1 - MAX_LINES} more, in the JSON")
+    for summary in session.summaries:
+        names, errors, commands = summary.joint_names, summary.commanded.by_joint, summary.command_mae
+        print(f"\npolicy {summary.name}  {summary.digest[:12]}")
+        print(f"  {summary.num_chunks} chunks of {len(summary.bags)} bags, {summary.num_episodes} episodes")
+        print(f"  latency p50 {summary.latency_ms(50):.0f} ms, p99 {summary.latency_ms(99):.0f} ms")
+        counts = [summary.num_incidents[kind] for kind in ("limit", "watchdog", "processor")]
+        print("  {} commands bounded by limits, {} stops by watchdogs, {} refusals".format(*counts))
+        print(f"  {'mean error':<18}{'chunk':>10}{'of range':>10}{'command':>10}")
+        for row in zip(names, errors, summary.commanded.by_joint_fraction, commands, strict=True):
+            print("  {:<18}{:10.4f}{:9.2%} {:10.4f}".format(*row))
+    for line in session.problems[:MAX_LINES]:
+        print(f"  bag: {line}")
+    print(f"\nreplayed in {session.seconds:.1f} s")

@@ -23,41 +23,26 @@ from vla_ros.messages.trace import decode_trace
 from vla_ros.messages.trajectories import Trajectory, parse_teleop, parse_trajectory
 from vla_ros.observing.buffers import joint_sample
 from vla_ros.observing.observe import Match, Observer
-from vla_ros.recordings.events import (
-    MARKERS,
-    BagEvent,
-    ChunkEvent,
-    CommandEvent,
-    FrameEvent,
-    JointsEvent,
-    MarkerEvent,
-    ModeEvent,
-    SceneEvent,
-    TaskEvent,
-    TeleopEvent,
-    TraceEvent,
-)
+from vla_ros.recordings.events import MARKERS, BagEvent, Chunk, Command, Marker, Scene, Task, Teleop
 from vla_ros.robot import CameraConfig, OutputConfig, RobotConfig
 from vla_ros.strict import listed, quoted
 from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING, TRAJECTORY
-from vla_ros.types import Frame, Mode
+from vla_ros.types import Frame, JointSample, Mode
 from vla_ros.units import NS_PER_S
 
 MODES = tuple(mode.value for mode in Mode)
 REPLAYED = (topics.TELEOP.name, topics.CHUNK.name, topics.TRACE.name)
 LEARNED = (topics.EPISODE_MARKER.name, topics.SIM_BLOCKS.name)
 MAX_PAUSE_S = 10.0
-# How an error's text goes on differs from message to message; what it is about does not.
-_NUMBER = re.compile(r"-?\d[\d.]*")
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A topic of the robot: its message type, how a message and its time become an event (None: nothing of ours), and
+    """A topic of the robot: its message type, what a message recorded at a time says (None: nothing of ours), and
     whether a bag without it is worth a line."""
 
     msgtype: str
-    read: Callable[[Any, int], BagEvent | None]
+    read: Callable[[Any, int], Any]
     is_needed: bool = False
 
 
@@ -107,14 +92,14 @@ class Feed:
                 readable[topic] = [source for source in self._sources[topic] if self._is_readable(message, source)]
             for source in readable[topic]:
                 try:
-                    event = source.read(self._bag.decode(message), message.stamp_ns)
+                    said = source.read(self._bag.decode(message), message.stamp_ns)
                 except ValueError as error:
-                    self.report(f"{topic} {_NUMBER.sub('#', str(error))}", f"'{topic}': {error}")
+                    self.report(f"{topic} {without_numbers(str(error))}", f"'{topic}': {error}")
                 else:
-                    if event is not None:
-                        self._report_pause(last_ns, event.received_ns)
-                        last_ns = event.received_ns
-                        yield event
+                    if said is not None:
+                        self._report_pause(last_ns, message.stamp_ns)
+                        last_ns = message.stamp_ns
+                        yield BagEvent(message.stamp_ns, said)
         self._report_missing(set(readable))
         if self._foreign_joints and not self._has_own_joints:
             self.report("foreign joints", self._foreign_joints)
@@ -155,8 +140,8 @@ class Feed:
         """Each with the topic's name in the robot file, where two cameras may have one."""
         robot = self._robot
         yield robot.joint_states.topic, _Source(JOINT_STATE, self._joints, is_needed=True)
-        yield topics.TASK.name, _Source(STRING, lambda msg, at_ns: TaskEvent(at_ns, msg.data.strip()), is_needed=True)
-        yield topics.MODE.name, _Source(STRING, lambda msg, at_ns: ModeEvent(at_ns, Mode(_one_of(msg.data, MODES))))
+        yield topics.TASK.name, _Source(STRING, lambda msg, _: Task(msg.data.strip()), is_needed=True)
+        yield topics.MODE.name, _Source(STRING, lambda msg, _: Mode(_one_of(msg.data, MODES)))
         for camera in robot.cameras:
             kind = COMPRESSED_IMAGE if camera.compressed else IMAGE
             yield camera.topic, _Source(kind, partial(_frame, camera), is_needed=True)
@@ -164,17 +149,16 @@ class Feed:
             yield output.command_topic, _Source(output.kind.msgtype, partial(self._command, output), is_needed=True)
 
     def _other_sources(self) -> dict[str, _Source]:
+        names = self._robot.joint_names
         return {
             topics.TELEOP.name: _Source(TRAJECTORY, self._teleop),
-            topics.CHUNK.name: _Source(TRAJECTORY, self._chunk),
-            topics.TRACE.name: _Source(STRING, lambda msg, at_ns: TraceEvent(at_ns, decode_trace(msg.data))),
-            topics.EPISODE_MARKER.name: _Source(
-                STRING, lambda msg, at_ns: MarkerEvent(at_ns, _one_of(msg.data.strip(), MARKERS))
-            ),
-            topics.SIM_BLOCKS.name: _Source(STRING, lambda msg, at_ns: SceneEvent(at_ns, _parse_places(msg.data))),
+            topics.CHUNK.name: _Source(TRAJECTORY, lambda msg, _: Chunk(parse_trajectory(msg, names))),
+            topics.TRACE.name: _Source(STRING, lambda msg, _: decode_trace(msg.data)),
+            topics.EPISODE_MARKER.name: _Source(STRING, lambda msg, _: Marker(_one_of(msg.data.strip(), MARKERS))),
+            topics.SIM_BLOCKS.name: _Source(STRING, lambda msg, _: Scene(_parse_places(msg.data))),
         }
 
-    def _joints(self, msg: Any, received_ns: int) -> JointsEvent | None:
+    def _joints(self, msg: Any, received_ns: int) -> JointSample | None:
         if not names_any(msg, self._robot.joint_names):  # of wheels, or of another arm
             came = listed(msg.name, "no joints")
             self._foreign_joints = (
@@ -185,29 +169,28 @@ class Feed:
         self._has_own_joints = True
         stamp_ns = _stamp(msg, received_ns)
         positions, velocities = positions_by_name(msg, self._robot.joint_names)
-        return JointsEvent(received_ns, joint_sample(stamp_ns, positions, velocities))
+        return joint_sample(stamp_ns, positions, velocities)
 
-    def _teleop(self, msg: Any, received_ns: int) -> TeleopEvent:
+    def _teleop(self, msg: Any, received_ns: int) -> Teleop:
         trajectory = parse_teleop(msg, self._robot.joint_names)
-        return TeleopEvent(received_ns, _checked(trajectory, received_ns, MAX_START_LEAD_S))
+        _start_ns(trajectory, received_ns, MAX_START_LEAD_S)
+        return Teleop(trajectory)
 
-    def _chunk(self, msg: Any, received_ns: int) -> ChunkEvent:
-        return ChunkEvent(received_ns, parse_trajectory(msg, self._robot.joint_names))
-
-    def _command(self, output: OutputConfig, msg: Any, received_ns: int) -> CommandEvent:
+    def _command(self, output: OutputConfig, msg: Any, received_ns: int) -> Command:
         trajectory = output.kind.decode(msg, output.joints, 1.0 / self._robot.control_rate_hz)
-        return CommandEvent(received_ns, _checked(trajectory, received_ns), output.name)
+        due_ns = _start_ns(trajectory, received_ns, MAX_LEAD_S) + round(trajectory.times_s[0] * NS_PER_S)
+        return Command(output.name, due_ns, trajectory)
 
 
 def observe_event(observer: Observer, event: BagEvent) -> Match | None:
     """Tell ``observer`` what ``event`` says, by the rule of the live node; returns as ``Observer.see``."""
-    match event:
-        case FrameEvent():
-            return observer.see(event.frame, event.received_ns)
-        case JointsEvent():
-            observer.sensors.joints.add(event.sample)
-        case TaskEvent():
-            observer.sensors.task = event.task
+    match event.said:
+        case Frame() as frame:
+            return observer.see(frame, event.received_ns)
+        case JointSample() as sample:
+            observer.sensors.joints.add(sample)
+        case Task(text):
+            observer.sensors.task = text
     return None
 
 
@@ -215,6 +198,11 @@ def max_pause_s(robot: RobotConfig) -> float:
     """After so long without a message every watchdog has let go of ``robot``: nothing changes until the next one."""
     ages_s = (robot.joint_states.max_age_s, *(camera.max_age_s for camera in robot.cameras))
     return max(MAX_PAUSE_S, max(ages_s) + robot.watchdogs.max_recovery_s)
+
+
+def without_numbers(line: str) -> str:
+    """What a line is about: its numbers differ from one message, or one moment, to the next."""
+    return re.sub(r"-?\d[\d.]*", "#", line)
 
 
 def resolve_topic(name: str, namespace: str) -> str:
@@ -230,19 +218,20 @@ def _stamp(msg: Any, received_ns: int) -> int:
     return stamp_ns
 
 
-def _checked(trajectory: Trajectory, received_ns: int, max_lead_s: float = MAX_LEAD_S) -> Trajectory:
+def _start_ns(trajectory: Trajectory, received_ns: int, max_lead_s: float) -> int:
+    """When its times count from: the moment of receipt where it has no stamp."""
     if trajectory.stamp_ns:
         check_stamp(trajectory.stamp_ns, received_ns, max_lead_s)
-    return trajectory
+    return trajectory.stamp_ns or received_ns
 
 
-def _frame(camera: CameraConfig, msg: Any, received_ns: int) -> FrameEvent:
+def _frame(camera: CameraConfig, msg: Any, received_ns: int) -> Frame:
     stamp_ns = _stamp(msg, received_ns)
     decode = partial(decode_frame, msg, camera.width, camera.height)
     # A policy looks at one frame in many: decoding is most of the work.
     is_later = camera.compressed and is_whole_jpeg(msg, camera.width, camera.height)
     content, decode_later = (np.frombuffer(msg.data, np.uint8), decode) if is_later else (decode(), None)
-    return FrameEvent(received_ns, Frame(camera.name, stamp_ns, stamp_ns, content, decode_later))
+    return Frame(camera.name, stamp_ns, stamp_ns, content, decode_later)
 
 
 def _one_of(text: str, known: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.runtime.asking import Asking, AskingProcessor
 from vla_ros.runtime.loop import ControlLoop, Tick
-from vla_ros.runtime.policy_driver import MAX_OUTSTANDING
+from vla_ros.runtime.policy_driver import MAX_OUTSTANDING, Asked
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Answer, Observation
 
@@ -39,8 +39,7 @@ class _Due:
     """``arrived_ns`` is None until it is known."""
 
     arrived_ns: int | None
-    asked_ns: int
-    observation: Observation
+    asked: Asked
     request: PolicyRequest
     actions: np.ndarray
 
@@ -128,7 +127,7 @@ class OfflineNodes:
 
     def release(self, header_ns: int, now_ns: int) -> None:
         """The answers to observations up to ``header_ns`` come now, as far as their time was not known."""
-        while self._due and self._due[0].arrived_ns is None and self._due[0].observation.header_ns <= header_ns:
+        while self._due and self._due[0].arrived_ns is None and self._due[0].asked.observation.header_ns <= header_ns:
             self._take(self._due.pop(0), now_ns)
         self.ask(now_ns)
 
@@ -145,8 +144,7 @@ class OfflineNodes:
         if question is None:
             return None
         try:
-            actions = self._infer(question.request)
-            return _Due(None, self._now_ns, question.asked.observation, question.request, actions)
+            return _Due(None, question.asked, question.request, self._infer(question.request))
         except ValueError as error:
             self._asking.fail(f"processor: {error}")
             return None
@@ -159,12 +157,12 @@ class OfflineNodes:
             if len(self._due) == MAX_OUTSTANDING:  # as in the model node: the newest request displaces the one waiting
                 self._due.pop()
                 self._model_free_ns = self._due[-1].arrived_ns
-            self._model_free_ns = max(due.asked_ns, self._model_free_ns) + self._latency_ns
+            self._model_free_ns = max(due.asked.asked_ns, self._model_free_ns) + self._latency_ns
             due = replace(due, arrived_ns=self._model_free_ns)
         self._due.append(due)
 
     def _take(self, due: _Due, now_ns: int) -> None:
         self._now_ns = now_ns
-        answer = self._asking.take(due.observation.stamp_ns, self._processor.digest, due.actions)
+        answer = self._asking.take(due.asked.observation.stamp_ns, self._processor.digest, due.actions)
         if answer is not None:
             self._listener.answered(answer, due.request)

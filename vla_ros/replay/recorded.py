@@ -1,4 +1,5 @@
-"""What the robot did, as its bag says: where it was commanded to, where it was, who drove and what for."""
+"""What the robot did and saw, as its bag says: where it was commanded to, where it was, who drove and what for, and the
+observations that its answers were made of."""
 
 from __future__ import annotations
 
@@ -8,14 +9,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vla_ros.recordings.events import CommandEvent, JointsEvent
+from vla_ros.messages.trace import Trace
+from vla_ros.observing.observe import Match
+from vla_ros.recordings.events import Command
 from vla_ros.recordings.series import GrowingSeries, TimeSeries
 from vla_ros.replay.records import ReplayedChunk, Stretch
 from vla_ros.robot import RobotConfig
-from vla_ros.types import Mode
+from vla_ros.types import Frame, JointSample, Mode, Observation
 from vla_ros.units import NS_PER_S
 
 MIN_GAPS = 10
+KEPT_S = 2.0
+"""An answer that comes later than this after its observation is a fault anyway."""
 
 
 class Recording:
@@ -29,11 +34,11 @@ class Recording:
         self._drivers = [(start_ns, driver)]
         self._tasks: list[tuple[int, str]] = []
 
-    def measure(self, event: JointsEvent) -> None:
-        self._joints.add(event.sample.stamp_ns, event.sample.positions)
+    def measure(self, sample: JointSample) -> None:
+        self._joints.add(sample.stamp_ns, sample.positions)
 
-    def command(self, event: CommandEvent) -> None:
-        self._commands[event.group].add(event.due_ns, event.trajectory.positions[0])
+    def command(self, command: Command) -> None:
+        self._commands[command.group].add(command.due_ns, command.trajectory.positions[0])
 
     def drive(self, now_ns: int, mode: Mode) -> None:
         """Another drives from now on."""
@@ -58,7 +63,7 @@ class Recording:
         return Recorded(
             modes=_stretches(self._drivers, end_ns),
             episodes=_stretches(self._tasks or [(self._start_ns, "")], end_ns),
-            commands=self._whole_commands(),
+            recorded_commands=self._whole_commands(),
             joints=self._joints.series(),
         )
 
@@ -75,11 +80,11 @@ class Recording:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the robot did: ``modes`` say who drove, ``episodes`` what for; ``commands`` are at their due times."""
+    """What the robot did, as ``Replay`` has it."""
 
     modes: tuple[Stretch, ...]
     episodes: tuple[Stretch, ...]
-    commands: TimeSeries
+    recorded_commands: TimeSeries
     joints: TimeSeries
 
     def drivers(self, times_ns: np.ndarray) -> np.ndarray:
@@ -92,7 +97,7 @@ class Recorded:
         driver, *due_drivers = self.drivers(np.array([chunk.header_ns, *due_ns])).tolist()
         episode = int(_index_at(self.episodes, chunk.header_ns))
         is_other = (due_ns > self.episodes[episode].end_ns) | (np.array(due_drivers) != driver)
-        commanded, measured = (series.at(due_ns) for series in (self.commands, self.joints))
+        commanded, measured = (series.at(due_ns) for series in (self.recorded_commands, self.joints))
         commanded[is_other] = measured[is_other] = np.nan
         return replace(chunk, driver=driver, episode=episode, commanded=commanded, measured=measured)
 
@@ -103,25 +108,21 @@ class CommandRate:
 
     def __init__(self, period_ns: int) -> None:
         self._period_ns = period_ns
-        self._last_ns: dict[str, int] = {}
-        self._gaps_ns: dict[str, array[int]] = {}
+        self._sent_ns: dict[str, array[int]] = {}
 
     def fits(self, group: str, sent_ns: int) -> bool:
         """Whether a command comes a period after the one before it to its ``group``, give or take a quarter, or is the
         first: then it tells when a tick was."""
-        last_ns = self._last_ns.get(group)
-        self._last_ns[group] = sent_ns
-        if last_ns is None:
-            return True
-        self._gaps_ns.setdefault(group, array("q")).append(sent_ns - last_ns)
-        return self._is_period(sent_ns - last_ns)
+        all_ns = self._sent_ns.setdefault(group, array("q"))
+        all_ns.append(sent_ns)
+        return len(all_ns) < 2 or self._is_period(all_ns[-1] - all_ns[-2])
 
     @property
     def problem(self) -> str:
         """The first group whose commands come at another rate, in one line; empty where all fit."""
-        for group, gaps_ns in self._gaps_ns.items():
-            usual_ns = float(np.median(np.frombuffer(gaps_ns, np.int64)))
-            if len(gaps_ns) >= MIN_GAPS and not self._is_period(usual_ns):
+        for group, all_ns in self._sent_ns.items():
+            gaps_ns = np.diff(all_ns)
+            if len(gaps_ns) >= MIN_GAPS and not self._is_period(usual_ns := float(np.median(gaps_ns))):
                 found_hz, ours_hz = NS_PER_S / max(usual_ns, 1.0), NS_PER_S / self._period_ns
                 return (
                     f"commands to '{group}' come at about {found_hz:.3g} Hz and ours at {ours_hz:.3g} Hz, so they are "
@@ -131,6 +132,45 @@ class CommandRate:
 
     def _is_period(self, gap_ns: float) -> bool:
         return abs(gap_ns - self._period_ns) <= self._period_ns / 4
+
+
+class KeptFrames:
+    """The frames of the last ``KEPT_S`` of each camera of ``robot``."""
+
+    def __init__(self, robot: RobotConfig) -> None:
+        self._max_skew_s = robot.max_camera_skew_s
+        self._frames: dict[str, dict[int, Frame]] = {name: {} for name in robot.camera_names}
+
+    def add(self, frame: Frame) -> None:
+        kept = self._frames[frame.camera]
+        kept[frame.header_ns] = frame
+        while frame.header_ns - (oldest_ns := next(iter(kept))) > KEPT_S * NS_PER_S:
+            del kept[oldest_ns]
+
+    def observation(self, trace: Trace) -> Observation:
+        """What ``trace`` says, as far as the robot's cameras go: of one that it does not name, the frame nearest to it.
+
+        Raises ValueError, in one line, for an image that is missing or cannot be decoded.
+        """
+        frames = {name: self._frame(name, trace) for name in self._frames}
+        stamp_ns = min(frame.header_ns for frame in frames.values())
+        return Match(stamp_ns, frames, np.array(trace.joint_positions), trace.task).observation()
+
+    def _frame(self, camera: str, trace: Trace) -> Frame:
+        kept = self._frames[camera]
+        if camera in trace.cameras_ns:
+            frame = kept.get(trace.cameras_ns[camera])
+            if frame is None:
+                raise ValueError(f"the bag lacks the image of camera '{camera}' that a chunk was made of")
+            return frame
+        taken_ns = min(trace.cameras_ns.values())
+        nearest = min(kept.values(), key=lambda frame: abs(frame.header_ns - taken_ns), default=None)
+        if nearest is None or abs(nearest.header_ns - taken_ns) > self._max_skew_s * NS_PER_S:
+            raise ValueError(
+                f"no image of camera '{camera}', which the recorded policy did not look at, lies within "
+                f"{self._max_skew_s:g} s of an observation (max_camera_skew_s in the robot file)"
+            )
+        return nearest
 
 
 def _stretches(starts: Sequence[tuple[int, str]], end_ns: int) -> tuple[Stretch, ...]:

@@ -3,25 +3,23 @@ in the robot file's joint order."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 
+from vla_ros.recordings.feed import without_numbers
 from vla_ros.recordings.series import TimeSeries
 from vla_ros.replay.baseline.fingerprint import InputFingerprint
 from vla_ros.types import Answer, Mode
 from vla_ros.units import NS_PER_S
 
-DRIVERS = (Mode.POLICY, Mode.TELEOP, Mode.HOLD, Mode.ESTOP, "")
-"""Who drove when the bag was recorded; empty where it does not say."""
 COMMANDED, MEASURED = "commanded", "measured"
 """What a chunk is compared with."""
+Chunk = TypeVar("Chunk")
 DRIVER_FILTERS = {"policy": Mode.POLICY, "teleop": Mode.TELEOP, "any": None}
-_NUMBER = re.compile(r"-?\d[\d.]*")
 
 
 @dataclass(frozen=True)
@@ -29,10 +27,10 @@ class ReplayedChunk:
     """One chunk of the policy beside what the robot did.
 
     ``header_ns`` is its observation's time, ``asked_ns`` and ``arrived_ns`` when the request was made and the answer
-    came; ``driver`` drove the robot at ``header_ns``, ``episode`` is an index into ``Replay.episodes``. ``positions``
-    ``[horizon, num_joints]`` are due at ``due_ns`` ``[horizon]``; ``commanded`` and ``measured``, of the same shape,
-    are what the robot was commanded and where it was then, NaN where the bag does not say or the episode was over.
-    ``fingerprint`` is of what the model was given.
+    came; ``driver`` drove the robot at ``header_ns``, empty where the bag does not say, ``episode`` is an index into
+    ``Replay.episodes``. ``positions`` ``[horizon, num_joints]`` are due at ``due_ns`` ``[horizon]``; ``commanded`` and
+    ``measured``, of the same shape, are what the robot was commanded and where it was then, NaN where the bag does not
+    say or the episode was over. ``fingerprint`` is of what the model was given.
     """
 
     header_ns: int
@@ -97,7 +95,7 @@ class IncidentLog:
     def commanded(self, now_ns: int, reason: str) -> None:
         """A command, and the limit that bounded it: empty where none did."""
         joint = next((name for name in self._joint_names if f"'{name}'" in reason), "")
-        bound = joint, _NUMBER.sub("#", reason)
+        bound = joint, without_numbers(reason)
         if reason and bound == self._bound:
             before = self.incidents[self._bound_at]
             self.incidents[self._bound_at] = replace(before, num_times=before.num_times + 1)
@@ -143,14 +141,6 @@ class Replay:
     def seconds(self, times_ns: int | np.ndarray) -> float | np.ndarray:
         """Times of the bag as seconds since its start."""
         return (times_ns - self.start_ns) / NS_PER_S
-
-
-class _OfObservation(Protocol):
-    @property
-    def header_ns(self) -> int: ...
-
-
-Chunk = TypeVar("Chunk", bound=_OfObservation)
 
 
 def by_observation(chunks: Sequence[Chunk]) -> dict[tuple[int, int], Chunk]:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vla_ros.execution.runner import PolicyRunner
 from vla_ros.policies.directory import load_policy
 from vla_ros.replay.baseline.against import compare_with_baseline
-from vla_ros.replay.baseline.file import stored_tolerances, write_baseline
 from vla_ros.replay.baseline.pairs import Difference
 from vla_ros.replay.baseline.provenance import Provenance, machine_name, provenance
-from vla_ros.replay.baseline.record import Baseline, make_baseline
-from vla_ros.replay.judge.document import replay_document
+from vla_ros.replay.baseline.record import Baseline, make_baseline, stored_tolerances, write_baseline
 from vla_ros.replay.judge.paired import PairedDifference, paired_differences
-from vla_ros.replay.judge.summary import PolicySummary, summarize
+from vla_ros.replay.judge.summary import ErrorTable, PolicySummary, summarize
 from vla_ros.replay.judge.verdict import (
     ASK_FOR_BASELINE,
     FAIL,
@@ -37,7 +37,7 @@ from vla_ros.robot import RobotConfig
 from vla_ros.units import NS_PER_S
 
 MAX_POLICIES = 2
-
+NUM_DIGITS = 9
 
 MakeProgress = Callable[[str], AbstractContextManager[Progress | None]]
 
@@ -52,14 +52,17 @@ class SessionConfig:
     robot: RobotConfig
     settings: ReplaySettings
     driver: str = "any"
-    namespace: str = ""
     device: str = "cpu"
     num_threads: int = 1
 
     def __post_init__(self) -> None:
         """Raises ValueError for an unknown driver or device, one policy given twice, and fewer than one thread."""
         wanted_mode(self.driver)
-        _check_device(self.device)
+        num_gpus = torch.cuda.device_count()
+        if self.device not in ["cpu", *(["cuda"] if num_gpus else []), *(f"cuda:{i}" for i in range(num_gpus))]:
+            raise ValueError(
+                f"--device is '{self.device}'; expected cpu, or cuda where torch sees a GPU (it sees {num_gpus} here)"
+            )
         if self.num_threads < 1:
             raise ValueError(f"--threads is {self.num_threads}; expected at least 1")
         if len({policy.resolve() for policy in self.policies}) < len(self.policies):
@@ -80,6 +83,11 @@ class ReplaySession:
     unused: tuple[str, ...]
     drifts: tuple[str, ...]
     seconds: float
+
+    @property
+    def problems(self) -> list[str]:
+        """What was wrong with the bags, a line for each thing."""
+        return [*self.unused, *(line for replay in self.replays[0] for line in replay.problems)]
 
     def judge(self, baseline: Baseline | None, renewed: str = "") -> tuple[Verdict, tuple[Difference, ...]]:
         """By a stored baseline, else by the other policy, else not at all; a policy whose golden case no longer holds
@@ -102,12 +110,24 @@ class ReplaySession:
         write_baseline(path, make_baseline(self.replays[0], self.origin, stored_tolerances(path)))
 
     def document(self, verdict: Verdict, differences: Sequence[Difference]) -> dict[str, Any]:
-        """What ``--json`` writes."""
+        """What ``--json`` writes, as plain values; unknown numbers are None. Only ``times`` (s) depends on the clock.
+
+        ``mae_by_joint`` and ``command_mae_by_joint`` are in each joint's unit, ``mae``, ``mae_by_step`` and
+        ``command_mae`` fractions of the joints' ranges, all against recorded commands; ``measured`` has the same
+        against measured joints. ``limit_events`` counts commands that a limit bounded; ``first_limit_events`` are runs
+        of them.
+        """
         bag_s = sum((replay.end_ns - replay.start_ns) / NS_PER_S for replays in self.replays for replay in replays)
-        times = {"seconds": self.seconds, "times_real_time": bag_s / self.seconds}
-        document = replay_document(verdict, self.summaries, self.paired, differences, times)
-        problems = [line for replay in self.replays[0] for line in replay.problems]
-        return {**document, "problems": [*self.unused, *problems]}
+        document = {
+            "verdict": verdict.word,
+            "reasons": verdict.reasons,
+            "policies": [_policy(summary) for summary in self.summaries],
+            "differences": [vars(difference) for difference in self.paired],
+            "baseline_differences": [{**vars(difference), "line": difference.line} for difference in differences],
+            "times": {"seconds": self.seconds, "times_real_time": bag_s / self.seconds},
+            "problems": self.problems,
+        }
+        return {name: _plain(value) for name, value in document.items()}
 
 
 def load_replay_policy(name: str, policy_dir: Path, device: torch.device) -> ReplayPolicy:
@@ -133,7 +153,7 @@ def replay_session(config: SessionConfig, make_progress: MakeProgress = lambda n
         for bag in bags:
             try:
                 with make_progress(f"{bag.name}, {policy.name}") as progress:
-                    replays.append(replay_bag(bag, config.robot, policy, config.settings, config.namespace, progress))
+                    replays.append(replay_bag(bag, config.robot, policy, config.settings, progress))
             except UnusableBag as error:
                 unused.append(str(error))
         if not replays:
@@ -142,9 +162,8 @@ def replay_session(config: SessionConfig, make_progress: MakeProgress = lambda n
         all_replays.append(tuple(replays))
     summaries = tuple(summarize(replays, config.driver) for replays in all_replays)
     paired = paired_differences(*all_replays, config.driver) if len(all_replays) == MAX_POLICIES else ()
-    settings = {**asdict(config.settings), "namespace": config.namespace}
     cameras, machine = policies[0].processor.camera_names, machine_name(config.device, config.num_threads)
-    origin = provenance(config.policies[0], bags, config.robot, cameras, settings, machine)
+    origin = provenance(config.policies[0], bags, config.robot, cameras, asdict(config.settings), machine)
     return ReplaySession(
         config=config,
         replays=tuple(all_replays),
@@ -157,20 +176,64 @@ def replay_session(config: SessionConfig, make_progress: MakeProgress = lambda n
     )
 
 
-def _check_device(name: str) -> None:
-    num_gpus = torch.cuda.device_count()
-    try:
-        device = torch.device(name)
-        is_there = device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < num_gpus)
-    except RuntimeError:
-        is_there = False
-    if not is_there:
-        raise ValueError(
-            f"--device is '{name}'; expected cpu, or cuda where torch sees a GPU (it sees {num_gpus} here)"
-        )
-
-
 def _names(directories: Sequence[Path]) -> dict[str, Path]:
     """Each policy by its folder's name, or by its path where two have the same."""
     by_name = {directory.name: directory for directory in directories}
     return by_name if len(by_name) == len(directories) else {str(directory): directory for directory in directories}
+
+
+def _policy(summary: PolicySummary) -> dict[str, Any]:
+    names = summary.joint_names
+    incidents = summary.first_incidents.items()
+    return {
+        "name": summary.name,
+        "digest": summary.digest,
+        "driver": summary.driver,
+        "bags": summary.bags,
+        "chunks": summary.num_chunks,
+        "chunks_by_driver": summary.num_by_driver,
+        "episodes": summary.num_episodes,
+        **_errors(summary.commanded, names),
+        "measured": _errors(summary.measured, names),
+        "command_mae": summary.command_mae_overall,
+        "command_mae_by_joint": _by_joint(names, summary.command_mae),
+        "commands": summary.num_commands,
+        **{f"{kind}_events": count for kind, count in summary.num_incidents.items()},
+        **{f"first_{kind}_events": [vars(found) for found in first] for kind, first in incidents},
+        "latency_ms": {name: summary.latency_ms(q) for name, q in (("p50", 50), ("p99", 99), ("max", 100))},
+        "interventions": [_by_name(vars(found), names) for found in summary.interventions],
+        "worst": [
+            {name: value for name, value in vars(one).items() if name not in ("replay", "chunk")}
+            for one in summary.worst
+        ],
+    }
+
+
+def _errors(table: ErrorTable, names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "mae": table.overall,
+        "mae_by_joint": _by_joint(names, table.by_joint),
+        "mae_fraction_by_joint": _by_joint(names, table.by_joint_fraction),
+        "mae_by_step": table.by_step_fraction,
+        "mae_by_step_and_joint": _by_joint(names, table.by_step.T),
+    }
+
+
+def _by_joint(names: Sequence[str], values: np.ndarray) -> dict[str, Any]:
+    return dict(zip(names, values, strict=True))
+
+
+def _by_name(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Arrays of ``values`` by joint."""
+    return {key: _by_joint(names, value) if isinstance(value, np.ndarray) else value for key, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Lists, dicts and scalars; floats with NUM_DIGITS significant digits, None where they are not finite."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.{NUM_DIGITS}g}") if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value

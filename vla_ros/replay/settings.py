@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from enum import Enum
 from typing import Any
 
 from vla_ros.runtime.schedule import STRATEGIES
@@ -16,7 +15,7 @@ MAX_RATE_HZ = 1000.0
 class ReplaySettings:
     """``control_rate_hz`` 0 is the robot file's. An answer takes ``latency_ms`` after its request; None: as long as the
     recorded policy's took, and ``unknown_latency_ms`` where a bag holds no chunk of one (None: such a bag is
-    refused)."""
+    refused). ``namespace`` is the one bags were recorded in."""
 
     strategy: str = "latest"
     control_rate_hz: float = 0.0
@@ -24,6 +23,7 @@ class ReplaySettings:
     unknown_latency_ms: float | None = None
     result_timeout_s: float = 1.0
     handoff_ramp_s: float = 0.2
+    namespace: str = ""
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -34,36 +34,16 @@ class ReplaySettings:
             )
 
 
-class Timing(Enum):
-    """When the policy is asked and its answers come: a fixed time after each request; when the recorded policy's came;
-    about the very observations the recorded policy was asked about, when its answers came."""
-
-    FIXED = "fixed"
-    OF_CHUNKS = "recorded chunks"
-    OF_TRACE = "recorded trace"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What of a bag is followed; ``says_driver``: it has ``vla_policy/mode``. ``latency_ms`` is that of fixed timing,
-    ``is_assumed`` where neither the bag nor the user says it."""
-
-    timing: Timing
-    says_driver: bool
-    latency_ms: float | None = None
-    is_assumed: bool = False
-
-
-def from_stored(stored: Mapping[str, Any], where: str = "baseline") -> tuple[ReplaySettings, str]:
-    """The settings and the namespace that a stored result was made with; ``where`` is what to call it.
+def from_stored(stored: Mapping[str, Any], where: str = "baseline") -> ReplaySettings:
+    """The settings that a stored result was made with; ``where`` is what to call it.
 
     Raises ValueError for a setting that it lacks.
     """
     names = [field.name for field in fields(ReplaySettings)]
-    missing = [name for name in (*names, "namespace") if name not in stored]
+    missing = [name for name in names if name not in stored]
     if missing:
         raise ValueError(
-            f"{where}: setting '{missing[0]}' is missing; expected all of {', '.join(names)} and namespace: write it "
-            "anew, --update-baseline"
+            f"{where}: setting '{missing[0]}' is missing; expected all of {', '.join(names[:-1])} and {names[-1]}: "
+            "write it anew, --update-baseline"
         )
-    return ReplaySettings(**{name: stored[name] for name in names}), str(stored["namespace"])
+    return ReplaySettings(**{name: stored[name] for name in names})

@@ -21,7 +21,7 @@ import numpy as np
 
 from vla_ros import topics
 from vla_ros.observing.observe import Match, Observer
-from vla_ros.recordings.events import BagEvent, CommandEvent, MarkerEvent, ModeEvent, SceneEvent, TaskEvent
+from vla_ros.recordings.events import BagEvent, Command, Marker, Scene, Task
 from vla_ros.recordings.feed import observe_event
 from vla_ros.recordings.series import GrowingSeries, TimeSeries
 from vla_ros.robot import RobotConfig
@@ -122,23 +122,23 @@ class EpisodeCutter:
         found = observe_event(self._observer, event)
         if found is not None:
             self._see(found)
-        match event:
-            case CommandEvent() if self._span is not None:
-                if self._span.commands[event.group].add(event.due_ns, event.trajectory.positions[0]):
-                    self._span.drivers[event.group].append(self._mode)
-            case ModeEvent():
-                self._mode = event.mode.value
+        match event.said:
+            case Command(group, due_ns, trajectory) if self._span is not None:
+                if self._span.commands[group].add(due_ns, trajectory.positions[0]):
+                    self._span.drivers[group].append(self._mode)
+            case Mode() as mode:
+                self._mode = mode.value
                 self._modes.add(self._mode)
-            case SceneEvent() if event.places != self._scene:
-                self._scene, self._is_new_scene = event.places, True
-            case TaskEvent() if event.task != self._task or self._is_new_scene:
-                self._task = event.task
+            case Scene(places) if places != self._scene:
+                self._scene, self._is_new_scene = places, True
+            case Task(text) if text != self._task or self._is_new_scene:
+                self._task = text
                 # What has become of an earlier task's scene is not known.
                 self._scene_of_task = self._scene if self._is_new_scene else {}
                 self._is_new_scene = False
                 self._begin(event.received_ns)
-            case MarkerEvent() if self._rule.episodes == "marker":
-                self._mark(event.text, event.received_ns)
+            case Marker(text) if self._rule.episodes == "marker":
+                self._mark(text, event.received_ns)
 
     def finish(self) -> list[Episode]:
         """The episodes with samples, when the last event has been taken."""

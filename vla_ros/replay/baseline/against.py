@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from vla_ros.replay.baseline.behaviour_changes import behaviour_changes, first_inexact
 from vla_ros.replay.baseline.input_changes import input_changes
-from vla_ros.replay.baseline.pairs import BAG, BEHAVIOUR, FILE, INPUT, SETTING, BagPair, Difference, pair_bags
+from vla_ros.replay.baseline.pairs import BAG, FILE, SETTING, Difference, pair_bags
 from vla_ros.replay.baseline.provenance import Provenance
 from vla_ros.replay.baseline.record import Baseline, make_baseline
 from vla_ros.replay.records import Replay
@@ -20,34 +22,28 @@ def compare_with_baseline(replays: Sequence[Replay], origin: Provenance, baselin
 
     What explains comes before what it explains: other bags, settings, input, behaviour; the policy's files are last. So
     without any of the others the first difference has a bag, a time, a joint and two numbers.
-
-    Raises ValueError where the replays are not of one policy.
     """
     now = make_baseline(replays, origin)
     found = [*_bags(now, baseline), *_settings(now, baseline)]
     if set(now.joint_names) != set(baseline.joint_names):
         return (*found, *_files(now, baseline, "nothing else is compared: the joints are others"))
     bags = pair_bags(now, baseline)
-    found += input_changes([pair for bag in bags for pair in bag.chunks], baseline)
-    found += [difference for bag in bags for difference in behaviour_changes(bag, baseline)]
     if not bags:
         return (*found, *_files(now, baseline, "nothing else is compared: no bag is the baseline's"))
-    is_same = not {difference.kind for difference in found} & {INPUT, BEHAVIOUR}
-    if is_same and now.origin.machine == baseline.origin.machine and now.joint_names == baseline.joint_names:
-        return (*found, *_exactly(now, baseline, bags))
-    deviation = max(bag.largest_deviation for bag in bags)
-    effect = f"the policy sees and does the same, chunks to within {deviation:.1g}" if is_same else ELSEWHERE
-    return (*found, *_files(now, baseline, effect))
-
-
-def _exactly(now: Baseline, baseline: Baseline, bags: list[BagPair]) -> tuple[Difference, ...]:
-    """Other files on the machine of the baseline: whether they do anything shows in the last bits, for there rounding
-    repeats itself."""
+    shown = [*input_changes([pair for bag in bags for pair in bag.chunks], baseline)]
+    shown += [difference for bag in bags for difference in behaviour_changes(bag, baseline)]
+    if shown:
+        return (*found, *shown, *_files(now, baseline, ELSEWHERE))
+    if now.origin.machine != baseline.origin.machine or now.joint_names != baseline.joint_names:
+        deviation = max((np.abs(pair.deviation).max(initial=0.0) for bag in bags for pair in bag.comparable), default=0)
+        effect = f"the policy sees and does the same, chunks to within {deviation:.1g}"
+        return (*found, *_files(now, baseline, effect))
+    # Whether other files do anything shows in the last bits, for on one machine rounding repeats itself.
     inexact = first_inexact(bags)
     if inexact is None:
-        return tuple(_files(now, baseline, "the policy sees and does exactly the same"))
+        return (*found, *_files(now, baseline, "the policy sees and does exactly the same"))
     files = tuple(_files(now, baseline, ELSEWHERE))
-    return (inexact, *files) if files else ()
+    return (*found, inexact, *files) if files else tuple(found)
 
 
 def _bags(now: Baseline, baseline: Baseline) -> Iterator[Difference]:

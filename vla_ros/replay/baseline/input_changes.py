@@ -26,19 +26,27 @@ NOISE_TOLERANCE = 1e-5
 
 def input_changes(chunks: Sequence[ChunkPair], baseline: Baseline) -> Iterator[Difference]:
     """One difference for each thing that changed, at the first observation that shows it; names are the baseline's."""
-    pairs = [pair for pair in chunks if pair.has_inputs]
+    pairs = [pair for pair in chunks if None not in _both(pair)]
     if not pairs:
         return
-    sizes = _sizes(pairs)
+    sizes = _first(
+        pairs,
+        "images (time, height, width in patches) or state have another size",
+        lambda given: f"{list(given.image_grid)} of {given.patch_length} values, {len(given.state)} joints",
+    )
     yield from sizes
     if not sizes:
         yield from _images(pairs, baseline.origin.camera_names, baseline.tolerances)
         yield from _states(pairs, baseline.joint_names, baseline.tolerances)
-    yield from _texts(pairs)
+    yield from _first(
+        pairs,
+        "the prompt's tokens changed: tokenizer, prompt or instruction",
+        lambda given: f"{given.num_tokens} tokens, digest {given.tokens}",
+    ) or _first(pairs, "padding, attention mask or position ids changed; digest", lambda given: given.layout)
     yield from _noise(pairs)
 
 
-def _both(pair: ChunkPair) -> tuple[InputFingerprint, InputFingerprint]:
+def _both(pair: ChunkPair) -> tuple[InputFingerprint | None, InputFingerprint | None]:
     return pair.got.fingerprint, pair.expected.fingerprint
 
 
@@ -57,21 +65,6 @@ def _first(pairs: Sequence[ChunkPair], what: str, shown: Callable[[InputFingerpr
         if got != expected:
             return [pair.differ(INPUT, what, got, expected)]
     return []
-
-
-def _sizes(pairs: Sequence[ChunkPair]) -> list[Difference]:
-    def size(given: InputFingerprint) -> str:
-        return f"{list(given.image_grid)} of {given.patch_length} values, {len(given.state)} joints"
-
-    return _first(pairs, "images (time, height, width in patches) or state have another size", size)
-
-
-def _texts(pairs: Sequence[ChunkPair]) -> list[Difference]:
-    def tokens(given: InputFingerprint) -> str:
-        return f"{given.num_tokens} tokens, digest {given.tokens}"
-
-    found = _first(pairs, "the prompt's tokens changed: tokenizer, prompt or instruction", tokens)
-    return found or _first(pairs, "padding, attention mask or position ids changed; digest", lambda given: given.layout)
 
 
 def _images(pairs: Sequence[ChunkPair], names: Sequence[str], tolerances: Tolerances) -> Iterator[Difference]:

@@ -59,10 +59,6 @@ class ChunkPair:
     expected: ChunkRecord
 
     @property
-    def has_inputs(self) -> bool:
-        return self.got.fingerprint is not None and self.expected.fingerprint is not None
-
-    @property
     def has_positions(self) -> bool:
         return self.got.positions is not None and self.expected.positions is not None
 
@@ -90,11 +86,6 @@ class BagPair:
     def comparable(self) -> list[ChunkPair]:
         """Chunks whose actions both sides have."""
         return [p for p in self.chunks if p.has_positions and p.got.positions.shape == p.expected.positions.shape]
-
-    @property
-    def largest_deviation(self) -> float:
-        """Of any action of a chunk, in rad or m; 0 without chunks to compare."""
-        return max((float(np.abs(pair.deviation).max(initial=0.0)) for pair in self.comparable), default=0.0)
 
     def differ(
         self, kind: str, time_ns: int | None, what: str, got: Value, expected: Value, **place: Any

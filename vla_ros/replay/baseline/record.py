@@ -1,18 +1,34 @@
-"""A golden replay: what a policy made of some bags, kept to be compared with later."""
+"""A golden replay: what a policy made of some bags, kept to be compared with later.
+
+It is kept as text: whole numbers, a chunk on each line, so that a version control system shows what changed. One bag
+takes up less than a megabyte, however long it is: of many chunks and commands only every n-th is kept.
+"""
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vla_ros.recordings.series import TimeSeries
-from vla_ros.replay.baseline.fingerprint import InputFingerprint
+from vla_ros.replay.baseline.fingerprint import NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
 from vla_ros.replay.baseline.provenance import Provenance, bag_name
-from vla_ros.replay.records import Incident, Replay, check_same_policy
+from vla_ros.replay.records import Incident, Replay
+from vla_ros.strict import config_to_dict, parse_config
+
+FORMAT = "vla_ros replay baseline 2"
+RENEW = "restore it, or write it anew: --update-baseline"
+# Numbers are written as whole multiples of these: rad or m, normalised values, levels of 255.
+POSITION_UNIT, COMMAND_UNIT = 1e-7, 1e-6
+INPUT_UNITS = {"state": 1e-6, "noise": 1e-6, "coarse": 1e-2, "sketch": 1e-2}
+MAX_CHUNK_NUMBERS, MAX_COMMAND_NUMBERS = 50_000, 20_000
+MAX_INPUTS, MAX_EVENTS = 20, 500
 
 
 @dataclass(frozen=True)
@@ -80,11 +96,7 @@ class Baseline:
 
 
 def make_baseline(replays: Sequence[Replay], origin: Provenance, tolerances: Tolerances = Tolerances()) -> Baseline:
-    """Everything of ``replays`` that a baseline is compared by, bags by name.
-
-    Raises ValueError where the replays are not of one policy.
-    """
-    check_same_policy(replays)
+    """Everything of ``replays``, which are of one policy, that a baseline is compared by, bags by name."""
     bags = sorted((_record(replay) for replay in replays), key=lambda bag: bag.name)
     assert {bag.name for bag in bags} == set(origin.bags), "the origin is that of these bags"
     return Baseline(origin, replays[0].joint_names, tuple(bags), tolerances)
@@ -112,3 +124,173 @@ def _record(replay: Replay) -> BagRecord:
 
 def _checksum(positions: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(positions, np.float64).tobytes())
+
+
+def write_baseline(path: Path, baseline: Baseline) -> None:
+    """Write ``baseline``, thinned. Raises ValueError where the file cannot be written."""
+    document = {
+        "format": FORMAT,
+        "tolerances": config_to_dict(baseline.tolerances),
+        "machine": baseline.origin.machine,
+        "policy_files": dict(baseline.origin.policy_files),
+        "settings": dict(baseline.origin.settings),
+        "joint_names": list(baseline.joint_names),
+        "camera_names": list(baseline.origin.camera_names),
+        "bags": [_bag_document(bag, baseline.origin.bags[bag.name]) for bag in baseline.bags],
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(_lines(document)) + "\n")
+    except OSError as error:
+        raise ValueError(f"baseline {path}: {error.strerror or error}; give a file that can be written") from error
+
+
+def read_baseline(path: Path) -> Baseline:
+    """Raises ValueError, in one line that names the file, where it is missing, not a baseline, or damaged."""
+    try:
+        document = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"baseline {path}: {error.strerror or error}; --update-baseline writes one") from error
+    except ValueError as error:
+        raise ValueError(f"baseline {path}: not valid JSON ({error}); {RENEW}") from error
+    found = document.get("format") if isinstance(document, dict) else type(document).__name__
+    if found != FORMAT:
+        raise ValueError(f"baseline {path}: format is {found!r}; expected '{FORMAT}': {RENEW}")
+    tolerances = _read_tolerances(path, document)
+    try:
+        names = tuple(document["joint_names"])
+        bags = document["bags"]
+        origin = Provenance(
+            policy_files=dict(document["policy_files"]),
+            bags={bag["name"]: bag["digest"] for bag in bags},
+            settings=dict(document["settings"]),
+            camera_names=tuple(document["camera_names"]),
+            machine=str(document["machine"]),
+        )
+        return Baseline(origin, names, tuple(_read_bag(bag, len(names)) for bag in bags), tolerances)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"baseline {path}: damaged ({what}); {RENEW}") from error
+
+
+def stored_tolerances(path: Path) -> Tolerances:
+    """Those of the baseline that ``path`` holds, so that renewing it keeps them; the usual ones where it holds none.
+
+    Raises ValueError for tolerances that are damaged.
+    """
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return Tolerances()
+    return _read_tolerances(path, document) if isinstance(document, dict) else Tolerances()
+
+
+def _read_tolerances(path: Path, document: dict[str, Any]) -> Tolerances:
+    try:
+        return parse_config(Tolerances, document.get("tolerances", {}), "tolerances")
+    except ValueError as error:
+        raise ValueError(f"baseline {path}: {error}; fix its tolerances") from error
+
+
+def _bag_document(bag: BagRecord, digest: str) -> dict[str, Any]:
+    start_ns = bag.start_ns
+    num_numbers = sum(chunk.positions.size for chunk in bag.chunks if chunk.positions is not None)
+    every_chunk = _stride(num_numbers, MAX_CHUNK_NUMBERS)
+    every_command = _stride(bag.commands.values.size, MAX_COMMAND_NUMBERS)
+    with_input = [i for i, chunk in enumerate(bag.chunks) if chunk.fingerprint is not None]
+    with_input = with_input[:: _stride(len(with_input), MAX_INPUTS)]
+    commands = zip(bag.commands.times_ns[::every_command], bag.commands.values[::every_command], strict=True)
+    return {
+        "name": bag.name,
+        "digest": digest,
+        "start_ns": start_ns,
+        "limit_counts": dict(bag.limit_counts),
+        "num_events": len(bag.events),
+        "events": [[e.time_ns - start_ns, e.kind, e.joint, e.line] for e in bag.events[:MAX_EVENTS]],
+        "inputs": [_input_document(i, bag.chunks[i].fingerprint) for i in with_input],
+        "chunks": [_chunk_row(chunk, start_ns, i % every_chunk == 0) for i, chunk in enumerate(bag.chunks)],
+        "commands": [[int(time_ns) - start_ns, *_whole(row, COMMAND_UNIT)] for time_ns, row in commands],
+    }
+
+
+def _stride(count: int, most: int) -> int:
+    return max(1, -(-count // most))
+
+
+def _chunk_row(chunk: ChunkRecord, start_ns: int, is_kept: bool) -> list[int]:
+    """When it was observed after the bag's start, its checksum, then all positions, unless they are left out."""
+    is_kept = is_kept and chunk.positions is not None
+    return [chunk.header_ns - start_ns, chunk.checksum, *(_whole(chunk.positions, POSITION_UNIT) if is_kept else ())]
+
+
+def _input_document(index: int, given: InputFingerprint) -> dict[str, Any]:
+    return {
+        "chunk": index,
+        "image_grid": [n for grid in given.image_grid for n in grid],
+        **{name: getattr(given, name) for name in ("patch_length", "num_tokens", "tokens", "layout")},
+        **{name: _whole(getattr(given, name), unit) for name, unit in INPUT_UNITS.items()},
+    }
+
+
+def _whole(values: np.ndarray, unit: float) -> list[int]:
+    return np.rint(values / unit).astype(np.int64).ravel().tolist()
+
+
+def _read_bag(document: dict[str, Any], num_joints: int) -> BagRecord:
+    start_ns = int(document["start_ns"])
+    inputs = {int(item["chunk"]): _read_input(item) for item in document["inputs"]}
+    chunks = tuple(
+        ChunkRecord(
+            header_ns=start_ns + int(row[0]),
+            checksum=int(row[1]),
+            positions=_numbers(row[2:], POSITION_UNIT, (-1, num_joints)) if len(row) > 2 else None,
+            fingerprint=inputs.get(i),
+        )
+        for i, row in enumerate(document["chunks"])
+    )
+    commands = document["commands"]
+    return BagRecord(
+        name=document["name"],
+        start_ns=start_ns,
+        chunks=chunks,
+        commands=TimeSeries(
+            np.array([start_ns + int(row[0]) for row in commands], np.int64),
+            _numbers([number for row in commands for number in row[1:]], COMMAND_UNIT, (len(commands), num_joints)),
+        ),
+        limit_counts={joint: int(count) for joint, count in document["limit_counts"].items()},
+        events=tuple(Incident(start_ns + time, kind, line, joint) for time, kind, joint, line in document["events"]),
+        num_events=int(document["num_events"]),
+    )
+
+
+def _read_input(item: dict[str, Any]) -> InputFingerprint:
+    grid = np.array(item["image_grid"], np.int64).reshape(-1, 3)
+    shapes = {"coarse": (len(grid), -1, NUM_CHANNELS), "sketch": (len(grid), SKETCH_SIZE), "state": -1, "noise": -1}
+    return InputFingerprint(
+        image_grid=tuple((t, height, width) for t, height, width in grid.tolist()),
+        patch_length=int(item["patch_length"]),
+        num_tokens=int(item["num_tokens"]),
+        tokens=str(item["tokens"]),
+        layout=str(item["layout"]),
+        **{name: _numbers(item[name], unit, shapes[name]) for name, unit in INPUT_UNITS.items()},
+    )
+
+
+def _numbers(values: Sequence[int], unit: float, shape: int | tuple[int, ...]) -> np.ndarray:
+    return np.array(values, np.float64).reshape(shape) * unit
+
+
+def _lines(value: Any, indent: str = "") -> Iterator[str]:
+    """JSON with a line for every value but lists of plain ones, which take one line each."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    is_plain = not any(isinstance(item, (dict, list)) for item in items)
+    if not items or (is_plain and isinstance(value, list)):
+        yield json.dumps(value, separators=(",", ":"))
+        return
+    keys = [f"{json.dumps(key)}: " for key in value] if isinstance(value, dict) else [""] * len(value)
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    yield opening
+    for i, (key, item) in enumerate(zip(keys, items, strict=True)):
+        yield f"{',' if i else ''}\n{indent} {key}"
+        yield from _lines(item, indent + " ")
+    yield f"\n{indent}{closing}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla_ros.recordings.series import mean_of_known, ratio
-from vla_ros.replay.records import COMMANDED, MEASURED, Replay, by_observation, check_same_policy, chunks_of
+from vla_ros.replay.records import COMMANDED, MEASURED, Replay, by_observation, chunks_of
 
 NUM_RESAMPLES = 2000
 SEED = 0
@@ -53,12 +53,11 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Errors [1 + num_joints] of both policies for one observation, overall and by joint, and the episode it is of; NaN
-    where not known."""
+    """``errors`` [2, 1 + num_joints] of both policies for one observation, overall and by joint, and the episode it is
+    of; NaN where not known."""
 
     episode: tuple[str, int]
-    a: np.ndarray
-    b: np.ndarray
+    errors: np.ndarray
 
 
 def paired_differences(a: Sequence[Replay], b: Sequence[Replay], driver: str = "any") -> tuple[PairedDifference, ...]:
@@ -67,8 +66,6 @@ def paired_differences(a: Sequence[Replay], b: Sequence[Replay], driver: str = "
     Chunks are paired by bag and observation and compared where both have an action due. Raises ValueError where no two
     chunks belong together.
     """
-    check_same_policy(a)
-    check_same_policy(b)
     if a[0].joint_names != b[0].joint_names:
         got = f"'{a[0].policy}' has joints {', '.join(a[0].joint_names)}, '{b[0].policy}' {', '.join(b[0].joint_names)}"
         raise ValueError(f"{got}; expected two policies of one robot")
@@ -94,13 +91,10 @@ def _pairs(a: Sequence[Replay], b: Sequence[Replay], driver: str, target: str) -
                 continue
             _, rows, other_rows = np.intersect1d(chunk.due_ns, other[key].due_ns, return_indices=True)
             if len(rows):
-                both = (chunk.offset_from(target)[rows], other[key].offset_from(target)[other_rows])
-                yield _Pair((replay.bag, chunk.episode), *(_errors(offsets, replay.joint_ranges) for offsets in both))
-
-
-def _errors(offsets: np.ndarray, ranges: np.ndarray) -> np.ndarray:
-    by_joint = mean_of_known(np.abs(offsets), axis=0)
-    return np.append(mean_of_known(by_joint / ranges), by_joint)
+                both = np.stack([chunk.offset_from(target)[rows], other[key].offset_from(target)[other_rows]])
+                by_joint = mean_of_known(np.abs(both), axis=1)
+                overall = mean_of_known(by_joint / replay.joint_ranges, axis=1)
+                yield _Pair((replay.bag, chunk.episode), np.column_stack([overall, by_joint]))
 
 
 def _differences(
@@ -109,12 +103,12 @@ def _differences(
     """One for each of ``quantities``, which the pairs' columns are; none for a column without any pair."""
     episodes = {episode: i for i, episode in enumerate(sorted({pair.episode for pair in pairs}))}
     index = np.array([episodes[pair.episode] for pair in pairs])
-    a, b = np.stack([pair.a for pair in pairs]), np.stack([pair.b for pair in pairs])
+    errors = np.stack([pair.errors for pair in pairs])
     for column, quantity in enumerate(quantities):
-        is_known = np.isfinite(a[:, column]) & np.isfinite(b[:, column])
+        is_known = np.isfinite(errors[:, :, column]).all(axis=1)
         if not is_known.any():
             continue
-        first, second = a[is_known, column], b[is_known, column]
+        first, second = errors[is_known, :, column].T
         counts = np.bincount(index[is_known], minlength=len(episodes))
         totals = np.bincount(index[is_known], weights=second - first, minlength=len(episodes))
         low, high = _interval(totals[counts > 0], counts[counts > 0])

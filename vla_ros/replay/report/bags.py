@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from vla_ros.recordings.feed import without_numbers
 from vla_ros.recordings.series import mean_of_known
-from vla_ros.replay.judge.moments import WorstMoment
-from vla_ros.replay.records import COMMANDED, DRIVERS, MEASURED, Incident, Replay, ReplayedChunk, wanted_mode
+from vla_ros.replay.judge.summary import WorstMoment
+from vla_ros.replay.records import COMMANDED, MEASURED, Incident, Replay, ReplayedChunk, wanted_mode
 from vla_ros.replay.session import ReplaySession
 
 
 @dataclass(frozen=True)
 class NumberedMoment:
-    """A worst moment of a ``replay`` by the policy with this index."""
+    """A worst moment of the policy with this index."""
 
     number: int
     policy: int
-    replay: Replay
     moment: WorstMoment
 
 
@@ -57,8 +56,7 @@ class Bag:
     @property
     def modes(self) -> list[str]:
         """Who drove, as far as it is known."""
-        found = {mode.label for mode in self.first.modes}
-        return [driver for driver in DRIVERS if driver and driver in found]
+        return list(dict.fromkeys(mode.label for mode in self.first.modes if mode.label))
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -87,27 +85,24 @@ class Bag:
 
 @dataclass(frozen=True)
 class IncidentGroup:
-    """Incidents of one ``kind`` that say the same but for their numbers, of one policy (an index) in one bag; ``line``
-    is the first's. Of limits ``num_times`` counts commands, of the others incidents."""
+    """Incidents of one policy (an index) in one bag that say the same but for their numbers."""
 
-    bag: str
+    bag: Bag
     policy: int
-    kind: str
-    line: str
-    num_times: int
-    first_s: float
-    last_s: float
+    incidents: Sequence[Incident]
+
+    @property
+    def first(self) -> Incident:
+        return self.incidents[0]
+
+    def seconds(self, index: int) -> float:
+        """When one of them was, since the start of the bag."""
+        return self.bag.first.seconds(self.incidents[index].time_ns)
 
 
 def moments_of(session: ReplaySession) -> tuple[NumberedMoment, ...]:
     """The worst moments of one policy after the other, numbered from 1."""
-    found = [
-        (i, replay, moment)
-        for i, (replays, summary) in enumerate(zip(session.replays, session.summaries, strict=True))
-        for moment in summary.worst
-        for replay in replays
-        if replay.bag == moment.bag
-    ]
+    found = [(i, moment) for i, summary in enumerate(session.summaries) for moment in summary.worst]
     return tuple(NumberedMoment(number, *one) for number, one in enumerate(found, 1))
 
 
@@ -116,7 +111,7 @@ def bags_of(session: ReplaySession, moments: Sequence[NumberedMoment]) -> tuple[
     names = short_names([replay.bag for replay in session.replays[0]])
     mode = wanted_mode(session.config.driver)
     return tuple(
-        Bag(name, replays, tuple(one for one in moments if one.replay.bag == replays[0].bag), mode)
+        Bag(name, replays, tuple(one for one in moments if one.moment.bag == replays[0].bag), mode)
         for name, replays in zip(names, zip(*session.replays, strict=True), strict=True)
     )
 
@@ -136,9 +131,6 @@ def grouped_incidents(bag: Bag) -> list[IncidentGroup]:
     for i, replay in enumerate(bag.replays):
         alike: dict[tuple[str, str, str], list[Incident]] = {}
         for event in replay.events:
-            alike.setdefault((event.kind, event.joint, re.sub(r"\d+(\.\d+)?", "#", event.line)), []).append(event)
-        for (kind, _, _), events in alike.items():
-            first_s, last_s = replay.seconds(events[0].time_ns), replay.seconds(events[-1].time_ns)
-            num_times = sum(event.num_times for event in events)
-            groups.append(IncidentGroup(bag.name, i, kind, events[0].line, num_times, first_s, last_s))
-    return sorted(groups, key=lambda group: group.first_s)
+            alike.setdefault((event.kind, event.joint, without_numbers(event.line)), []).append(event)
+        groups += [IncidentGroup(bag, i, events) for events in alike.values()]
+    return sorted(groups, key=lambda group: group.first.time_ns)

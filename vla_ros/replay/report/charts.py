@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
@@ -13,7 +14,6 @@ from vla_ros.replay.report import svg
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 490.0, 250.0, 52.0, 480.0, 12.0, 206.0
 NUM_BINS = 30
-TABLE_BAR_PIXELS = 170.0
 # A few stragglers don't squeeze the rest of the latencies.
 SHOWN_QUANTILE = 0.995
 
@@ -28,15 +28,17 @@ def step_errors(policies: Sequence[PolicySummary]) -> str:
     ]
     x = svg.Scale(0.0, max(float(policy.ahead_s.max()) for policy in policies), LEFT, RIGHT)
     y = svg.span_scale([values for _, values, _ in lines], BOTTOM, TOP, min_span=0.5, low=0.0)
-    parts = svg.time_axis(x, BOTTOM, TOP, "seconds after the camera image", 6) + svg.value_axis(y, LEFT, RIGHT, 4, " %")
+    drawing = svg.Drawing()
+    drawing.time_axis(x, BOTTOM, TOP, "seconds after the camera image", 6)
+    drawing.value_axis(y, x, 4, " %")
     for i, values, style in lines:
         ahead_s = policies[i].ahead_s
-        parts.append(svg.path(svg.curve(x(ahead_s), y(values)), f"curve wide policy{i} {style}"))
+        drawing.path(svg.curve(x(ahead_s), y(values)), f"curve wide policy{i} {style}")
         for k in np.flatnonzero(np.isfinite(values)) if not style else ():
             which = f"{policies[i].name}, action {k + 1}, {ahead_s[k]:.2f} s ahead"
             tip = f"{which}: {svg.percent(values[k] / 100)} of range"
-            parts.append(svg.disc(x(ahead_s[k]), y(values[k]), 2.5, f"dot{i}", tip))
-    return svg.picture(WIDTH, HEIGHT, "Error by time ahead", parts)
+            drawing.disc(x(ahead_s[k]), y(values[k]), 2.5, f"dot{i}", tip)
+    return drawing.svg(WIDTH, HEIGHT, "Error by time ahead")
 
 
 def latency_histogram(policies: Sequence[PolicySummary]) -> str:
@@ -49,39 +51,22 @@ def latency_histogram(policies: Sequence[PolicySummary]) -> str:
     edges = np.linspace(x.low, x.high, NUM_BINS + 1)
     counts = [np.histogram(np.minimum(policy.latencies_ms, x.high), edges)[0] for policy in policies]
     y = svg.span_scale(counts, BOTTOM, TOP + 14, min_span=1.0, low=0.0)
-    parts = svg.time_axis(x, BOTTOM, TOP, "milliseconds from camera image to answer", 6)
-    parts += svg.value_axis(y, LEFT, RIGHT, is_count=True)
+    drawing = svg.Drawing()
+    drawing.time_axis(x, BOTTOM, TOP, "milliseconds from camera image to answer", 6)
+    drawing.value_axis(y, x, is_count=True)
     share = (x.end - x.start) / NUM_BINS / len(policies)
     for i, (policy, count) in enumerate(zip(policies, counts, strict=True)):
         for k in np.flatnonzero(count):
             more = " or more" if k == NUM_BINS - 1 and together.max() > x.high else ""
             tip = f"{policy.name}: {count[k]} answers in {edges[k]:.0f} to {edges[k + 1]:.0f} ms{more}"
             top = y(float(count[k]))
-            parts.append(svg.rect(x(edges[k]) + i * share + 0.5, top, share - 1, BOTTOM - top, f"bar{i}", tip))
-    for i, policy in enumerate(policies):
-        parts += _quantile_lines(x, policy, i)
-    return svg.picture(WIDTH, HEIGHT, "Latency histogram", parts)
-
-
-def _quantile_lines(x: svg.Scale, policy: PolicySummary, i: int) -> list[str]:
-    parts = []
-    for q in (50, 99):
+            drawing.rect(x(edges[k]) + i * share + 0.5, top, share - 1, BOTTOM - top, f"bar{i}", tip)
+    for (i, policy), q in product(enumerate(policies), (50, 99)):
         at = x(min(policy.latency_ms(q), x.high))
-        parts.append(svg.line(at, TOP + 12 * i, at, BOTTOM, f"quantile policy{i}"))
+        drawing.line(at, TOP + 12 * i, at, BOTTOM, f"quantile policy{i}")
         beside, anchor = (-3, "end") if at > x.end - 26 else (3, "start")
-        parts.append(svg.text(at + beside, TOP + 9 + 12 * i, f"p{q}", f"tick name{i}", anchor))
-    return parts
-
-
-def joint_bar(policies: Sequence[PolicySummary], i: int, joint: int) -> str:
-    """A joint's error with policy ``i`` as a bar; the largest error of any policy and joint fills it."""
-    fraction = policies[i].errors.by_joint_fraction[joint]
-    widest = max(float(np.nanmax(policy.errors.by_joint_fraction)) for policy in policies)
-    if not math.isfinite(fraction) or widest <= 0:
-        return ""
-    width = TABLE_BAR_PIXELS / len(policies)
-    bar = svg.rect(0, 1, max(1.0, width * fraction / widest), 10, f"bar{i}")
-    return svg.picture(width, 12, svg.percent(fraction), [bar], is_inline=True)
+        drawing.text(at + beside, TOP + 9 + 12 * i, f"p{q}", f"tick name{i}", anchor)
+    return drawing.svg(WIDTH, HEIGHT, "Latency histogram")
 
 
 def difference_bar(difference: PairedDifference, others: Sequence[PairedDifference]) -> str:
@@ -89,11 +74,11 @@ def difference_bar(difference: PairedDifference, others: Sequence[PairedDifferen
     alike = np.array([(d.low, d.high, d.difference) for d in others if d.scale == difference.scale])
     widest = float(np.abs(alike[np.isfinite(alike)]).max(initial=0.0)) or 1.0
     x = svg.Scale(-1.05 * widest, 1.05 * widest, 6.0, 214.0)
-    parts = [svg.line(x(0), 0, x(0), 24, "zero")]
+    drawing = svg.Drawing()
+    drawing.line(x(0), 0, x(0), 24, "zero")
     if math.isfinite(difference.low):
         low, high = x(difference.low), x(difference.high)
-        parts.append(svg.line(low, 12, high, 12, "interval"))
-        parts += [svg.line(end, 7, end, 17, "interval") for end in (low, high)]
+        drawing.path(f"M{low:.1f} 12H{high:.1f}M{low:.1f} 7v10M{high:.1f} 7v10", "interval")
     words = svg.plain(difference.difference * difference.scale)
-    parts.append(svg.disc(x(difference.difference), 12, 4, "estimate", words))
-    return svg.picture(220, 24, f"Difference {words}", parts, is_inline=True)
+    drawing.disc(x(difference.difference), 12, 4, "estimate", words)
+    return drawing.svg(220, 24, f"Difference {words}", is_inline=True)

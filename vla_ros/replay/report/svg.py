@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from typing import TypeVar
 
+import cv2
 import numpy as np
 
 from vla_ros.recordings.series import TimeSeries
@@ -16,8 +19,8 @@ Values = TypeVar("Values", float, np.ndarray)
 
 NARROWEST = 0.65
 """A picture on a narrow screen shrinks to this part of its width, then scrolls."""
-STRAIGHT = 0.2
-"""Pixels by which a drawn curve may miss a sample."""
+STRAIGHT = 0.15
+"""Pixels by which a drawn curve may pass beside a sample."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,10 @@ class Scale:
 def span_scale(parts: list[np.ndarray], start: float, end: float, min_span: float, low: float | None = None) -> Scale:
     """Holds every finite number of ``parts`` with a little room, and at least ``min_span``; from ``low`` on, if
     given."""
-    flat = np.concatenate([np.zeros(0), *(np.ravel(part) for part in parts)])
-    flat = flat[np.isfinite(flat)]
-    if not len(flat):
-        return Scale(low or 0.0, (low or 0.0) + min_span, start, end)
-    bottom = float(flat.min()) if low is None else low
-    top = max(float(flat.max()), bottom)
+    known = np.concatenate([[] if low is None else [low], *(part[np.isfinite(part)] for part in parts)])
+    bottom, top = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
     missing = max(0.0, min_span - (top - bottom))
-    room = 0.06 * max(top - bottom, min_span)
+    room = 0.06 * (top - bottom + missing)
     if low is not None:
         return Scale(low, top + missing + room, start, end)
     return Scale(bottom - missing / 2 - room, top + missing / 2 + room, start, end)
@@ -100,10 +99,12 @@ def thinned(times: np.ndarray, values: np.ndarray, column: float) -> np.ndarray:
 
 
 def curve(x: np.ndarray, y: np.ndarray) -> str:
-    """The ``d`` of a path through pixels ``x``, ``y``; NaN interrupts it."""
-    is_finite = np.isfinite(y)
-    edges = np.flatnonzero(np.diff(is_finite, prepend=False, append=False))
-    return "".join(_unbroken(x[a:b].tolist(), y[a:b].tolist()) for a, b in zip(edges[::2], edges[1::2], strict=True))
+    """The ``d`` of a path through pixels ``x``, ``y`` without the points that lie on the way from one to another, to
+    within ``STRAIGHT``; NaN interrupts it."""
+    points = np.column_stack([x, y]).astype(np.float32)
+    edges = np.flatnonzero(np.diff(np.isfinite(y), prepend=False, append=False)).reshape(-1, 2)
+    corners = (cv2.approxPolyDP(points[a:b], STRAIGHT, closed=False)[:, 0] for a, b in edges)
+    return "".join("M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in part.tolist()) for part in corners)
 
 
 def thin_curve(series: TimeSeries, x: Scale, y: Scale, start_ns: int, column: float = 1.0) -> str:
@@ -115,57 +116,6 @@ def thin_curve(series: TimeSeries, x: Scale, y: Scale, start_ns: int, column: fl
     return curve(x(times_s[kept]), y(shown.values[kept]))
 
 
-def _unbroken(x: list[float], y: list[float]) -> str:
-    """Without the points that lie on the way to the next, to within ``STRAIGHT``: a cone from the last point kept
-    narrows with each that is left out, and one outside it begins a new one."""
-    parts, start, low, high = [f"M{x[0]:.1f} {y[0]:.1f}"], 0, -math.inf, math.inf
-    for k in range(1, len(x)):
-        step = x[k] - x[start]
-        if step <= 0 or not low <= (y[k] - y[start]) / step <= high:
-            if k - 1 > start:
-                parts.append(f"L{x[k - 1]:.1f} {y[k - 1]:.1f}")
-                start = k - 1
-            low, high, step = -math.inf, math.inf, x[k] - x[start]
-        if step > 0:
-            low = max(low, (y[k] - STRAIGHT - y[start]) / step)
-            high = min(high, (y[k] + STRAIGHT - y[start]) / step)
-    if len(x) - 1 > start:
-        parts.append(f"L{x[-1]:.1f} {y[-1]:.1f}")
-    return "".join(parts)
-
-
-def path(d: str, style: str, tip: str = "") -> str:
-    """``tip`` is shown where the pointer rests on it; nothing where ``d`` is empty."""
-    closing = f"><title>{escape(tip)}</title></path>" if tip else "/>"
-    return f'<path class="{style}" d="{d}"{closing}' if d else ""
-
-
-def line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
-    return f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def dots(x: np.ndarray, y: np.ndarray, style: str) -> str:
-    """A round dot at each point, as wide as the stroke of ``style``."""
-    d = "".join(f"M{px:.1f} {py:.1f}h0" for px, py in zip(x.tolist(), y.tolist(), strict=True))
-    return path(d, f"dots {style}")
-
-
-def text(x: float, y: float, words: str, style: str = "", anchor: str = "start") -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
-
-
-def rect(x: float, y: float, width: float, height: float, style: str, tip: str = "") -> str:
-    inside = f"<title>{escape(tip)}</title>" if tip else ""
-    size = f'width="{max(width, 0):.1f}" height="{max(height, 0):.1f}"'
-    return f'<rect class="{style}" x="{x:.1f}" y="{y:.1f}" {size}>{inside}</rect>'
-
-
-def disc(x: float, y: float, radius: float, style: str, tip: str) -> str:
-    """A dot with a tooltip."""
-    arc = f"a{radius:g} {radius:g} 0 1 0"
-    return path(f"M{x - radius:.1f} {y:.1f}{arc} {2 * radius:g} 0{arc} -{2 * radius:g} 0", style, tip)
-
-
 def fitted(words: str, width: float, char_width: float = 6.3) -> str:
     """As much of ``words`` as fits into ``width`` pixels, with an ellipsis where it is cut; empty where none does."""
     num_chars = int(width / char_width)
@@ -174,31 +124,66 @@ def fitted(words: str, width: float, char_width: float = 6.3) -> str:
     return words[: num_chars - 1].rstrip() + "…" if num_chars > 3 else ""
 
 
-def picture(width: float, height: float, label: str, parts: list[str], is_inline: bool = False) -> str:
-    """The whole picture; ``label`` says in words what it shows. ``is_inline``: in a line of text."""
-    size = f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label, quote=True)}"'
-    if is_inline:
-        opening = f'<svg class="small" width="{width:g}" height="{height:g}" {size}>'
-    else:
-        opening = f'<svg {size} style="min-width:{NARROWEST * width:.0f}px;max-width:{width:g}px">'
-    return opening + "".join(parts) + "</svg>"
+class Drawing:
+    """A picture, shape by shape: what comes later lies on top. A ``style`` is class names of the page's style sheet; a
+    ``tip`` is shown where the pointer rests."""
 
+    def __init__(self) -> None:
+        self._shapes: list[str] = []
 
-def time_axis(x: Scale, y: float, top: float, unit: str, num_wanted: int = 10) -> list[str]:
-    """Ticks below ``y`` with lines up to ``top``; the last one names the unit."""
-    parts = []
-    for value in ticks(x.low, x.high, num_wanted):
-        parts += [line(x(value), top, x(value), y, "grid"), text(x(value), y + 15, tick_label(value), "tick", "middle")]
-    return [*parts, text(x.end, y + 30, unit, "tick", "end")]
+    def svg(self, width: float, height: float, label: str, is_inline: bool = False) -> str:
+        """All of it; ``label`` says in words what it shows. ``is_inline``: in a line of text."""
+        size = f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label, quote=True)}"'
+        if is_inline:
+            opening = f'<svg class="small" width="{width:g}" height="{height:g}" {size}>'
+        else:
+            opening = f'<svg {size} style="min-width:{NARROWEST * width:.0f}px;max-width:{width:g}px">'
+        return opening + "".join(self._shapes) + "</svg>"
 
+    @contextmanager
+    def link(self, target: str) -> Iterator[None]:
+        """Whatever is drawn within leads to ``target``."""
+        self._shapes.append(f'<a href="{target}">')
+        yield
+        self._shapes.append("</a>")
 
-def value_axis(
-    y: Scale, left: float, right: float, num_wanted: int = 4, unit: str = "", is_count: bool = False
-) -> list[str]:
-    """Ticks left of ``left`` with lines up to ``right``; of a count at whole numbers only."""
-    parts = []
-    for value in ticks(y.low, y.high, num_wanted):
-        if not is_count or value == round(value):
-            parts.append(line(left, y(value), right, y(value), "grid"))
-            parts.append(text(left - 6, y(value) + 4, tick_label(value) + unit, "tick", "end"))
-    return parts
+    def path(self, d: str, style: str, tip: str = "") -> None:
+        """Nothing where ``d`` is empty."""
+        if d:
+            closing = f"><title>{escape(tip)}</title></path>" if tip else "/>"
+            self._shapes.append(f'<path class="{style}" d="{d}"{closing}')
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, style: str) -> None:
+        self._shapes.append(f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
+
+    def dots(self, x: np.ndarray, y: np.ndarray, style: str) -> None:
+        """A round dot at each point, as wide as the stroke of ``style``."""
+        d = "".join(f"M{px:.1f} {py:.1f}h0" for px, py in zip(x.tolist(), y.tolist(), strict=True))
+        self.path(d, f"dots {style}")
+
+    def disc(self, x: float, y: float, radius: float, style: str, tip: str) -> None:
+        arc = f"a{radius:g} {radius:g} 0 1 0"
+        self.path(f"M{x - radius:.1f} {y:.1f}{arc} {2 * radius:g} 0{arc} -{2 * radius:g} 0", style, tip)
+
+    def text(self, x: float, y: float, words: str, style: str = "", anchor: str = "start") -> None:
+        place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+        self._shapes.append(f'<text class="{style}" {place}>{escape(words)}</text>')
+
+    def rect(self, x: float, y: float, width: float, height: float, style: str, tip: str = "") -> None:
+        size = f'width="{max(width, 0):.1f}" height="{max(height, 0):.1f}"'
+        title = f"<title>{escape(tip)}</title>" if tip else ""
+        self._shapes.append(f'<rect class="{style}" x="{x:.1f}" y="{y:.1f}" {size}>{title}</rect>')
+
+    def time_axis(self, x: Scale, y: float, top: float, unit: str, num_wanted: int = 10) -> None:
+        """Ticks below ``y`` with lines up to ``top``; the last one names the unit."""
+        for value in ticks(x.low, x.high, num_wanted):
+            self.line(x(value), top, x(value), y, "grid")
+            self.text(x(value), y + 15, tick_label(value), "tick", "middle")
+        self.text(x.end, y + 30, unit, "tick", "end")
+
+    def value_axis(self, y: Scale, x: Scale, num_wanted: int = 4, unit: str = "", is_count: bool = False) -> None:
+        """Ticks left of the chart with lines through it; of a count at whole numbers only."""
+        for value in ticks(y.low, y.high, num_wanted):
+            if not is_count or value == round(value):
+                self.line(x.start, y(value), x.end, y(value), "grid")
+                self.text(x.start - 6, y(value) + 4, tick_label(value) + unit, "tick", "end")
