@@ -17,7 +17,7 @@ from vla_ros.policies.modules.vlm_bridge.data_types import (  # noqa: E402
 )
 from vla_ros.policies.pi.config import PiConfig  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
-from vla_ros.policies.pi.reference import as_written_actions, plain_actions  # noqa: E402
+from vla_ros.policies.pi.reference.compose import as_written_actions, plain_actions  # noqa: E402
 from vla_ros.policies.pi.released.case import make_input, read_case  # noqa: E402
 from vla_ros.policies.pi.released.weights import load_released  # noqa: E402
 from vla_ros.policies.pi.synthetic import synthetic_request  # noqa: E402

@@ -24,8 +24,12 @@ from vla_ros.policies.modules.vlm_bridge.data_types import (  # noqa: E402
     PolicySample,
     VLMInputs,  # noqa: E402
 )
-from vla_ros.policies.modules.vlm_bridge.smolvlm.bridge import SmolVLMBridge, build_config  # noqa: E402
-from vla_ros.policies.modules.vlm_bridge.smolvlm.forward import position_rows, rounds_positions_down  # noqa: E402
+from vla_ros.policies.modules.vlm_bridge.smolvlm.bridge import (  # noqa: E402  # noqa: E402
+    SmolVLMBridge,
+    build_config,
+    position_rows,
+    rounds_positions_down,
+)
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
 
 TOLERANCE = 1e-5

@@ -16,7 +16,7 @@ from kernels.heads import rotate_heads
 from vla_ros.policies.modules.action_expert import dit
 from vla_ros.policies.modules.layers import decoder, packing
 from vla_ros.policies.modules.layers.packing import PackedLayer, project_qkv
-from vla_ros.policies.modules.vlm_bridge.qwen import forward as qwen
+from vla_ros.policies.modules.vlm_bridge.qwen import bridge as qwen
 from vla_ros.policies.pi.policy import PiPolicy
 from vla_ros.policies.utils.transformers import Rotary
 
@@ -88,7 +88,7 @@ def run_layer(layer: nn.Module, packed: PackedLayer | None, x: Tensor, rotary: R
 
 
 def vision_attention(attn: nn.Module, x: Tensor, rotary: Rotary) -> Tensor:
-    """``qwen.forward._vision_attention``."""
+    """``qwen.bridge._vision_attention``."""
     if not may_run(x):
         return _vision_attention(attn, x, rotary)
     queries, keys, values = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).unbind(-3)

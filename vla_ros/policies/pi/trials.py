@@ -56,7 +56,7 @@ class PiTrials(Trials):
         return len(request.policy_input.input_ids)
 
     def compositions(self, policy: Any) -> Mapping[str, Callable[[Any], Any]]:
-        from vla_ros.policies.pi.reference import as_written_actions, plain_actions
+        from vla_ros.policies.pi.reference.compose import as_written_actions, plain_actions
 
         def run(actions_of: Callable[..., Any]) -> Callable[[Any], Any]:
             return lambda inputs: actions_of(policy, inputs.observation, policy.num_steps, inputs.noise)

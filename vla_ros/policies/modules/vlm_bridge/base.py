@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from vla_ros.policies.modules.layers import decoder
 from vla_ros.policies.modules.layers.packing import PackedLayer, pack_layer
-from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs, VLMOutputs
-from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput, PrefixConfig
 from vla_ros.policies.utils.transformers import Rotary, inverse_frequencies, make_rotary
 
 IGNORED = -100

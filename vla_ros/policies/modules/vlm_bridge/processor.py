@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
-from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput, PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.transforms.images import patchify, resize
 from vla_ros.transforms.prefix import prefix_mask

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
-from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
+from vla_ros.policies.modules.vlm_bridge.inputs import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, Prompt, VLMProcessor, read_int
 
 PAD, BEGIN, END, IMAGE = "<pad>", "<bos>", "<eos>", "<image>"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
+from vla_ros.policies.modules.vlm_bridge.inputs import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.processor import (
     PROMPT_SEPARATOR,
     ProcessorConfig,

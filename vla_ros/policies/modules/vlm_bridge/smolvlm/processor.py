@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
+from vla_ros.policies.modules.vlm_bridge.inputs import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, Prompt, VLMProcessor, read_int
 
 PAD, START, END = "<|im_end|>", "<|im_start|>", "<end_of_utterance>"
