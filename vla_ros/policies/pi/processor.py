@@ -50,7 +50,8 @@ class PiProcessor(PolicyProcessor):
     ) -> None:
         super().__init__(config, data, stats, digest)
         self.images, self.tokenizer = images, tokenizer
-        self._vlm = make_vlm_processor(images, config, tokenizer, len(data.camera_names))
+        backbone: type[VLMProcessor] = BACKBONES[config.vlm_type].processor_class()
+        self._vlm = backbone(images, config, tokenizer, len(data.camera_names))
 
     @classmethod
     def read(
@@ -115,10 +116,3 @@ def read_tokenizer(path: Path, name: str) -> Tokenizer:
     """A tokenizer.json; raises ValueError with its ``name``."""
     with explained(f"{name}: not readable as a tokenizer: ", Exception):  # the library raises just that
         return Tokenizer.from_file(str(path))
-
-
-def make_vlm_processor(
-    images: ProcessorConfig, config: PiConfig, tokenizer: Tokenizer, num_cameras: int
-) -> VLMProcessor:
-    """The processor of the policy's backbone; raises ValueError where its parts don't fit together."""
-    return BACKBONES[config.vlm_type].processor_class()(images, config, tokenizer, num_cameras)
