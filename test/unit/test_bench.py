@@ -27,10 +27,7 @@ from vla_ros.policies.configs import find_config  # noqa: E402
 from vla_ros.policies.modules.action_expert.dit import DiTActionExpert  # noqa: E402
 from vla_ros.policies.pi.stock import stock_forward  # noqa: E402
 from vla_ros.policies.pi.tiny import shrink  # noqa: E402
-from vla_ros.policies.pi.trials import (
-    PiTrials,  # noqa: E402
-    image_size_of,  # noqa: E402
-)
+from vla_ros.policies.pi.trials import PiTrials, image_size_of  # noqa: E402
 
 CPU = torch.device("cpu")
 PROMISED_OPERATORS, PROMISED_BYTES = 600, 1.25e9
@@ -161,10 +158,8 @@ def test_the_sweep_holds_every_point_of_every_axis_and_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(
-        "vla_ros.bench.inference.scale.SWEEPS",
-        {name: (title, values[:2], text) for name, (title, values, text) in SWEEPS.items()},
-    )
+    short = {name: (title, values[:2], text) for name, (title, values, text) in SWEEPS.items()}
+    monkeypatch.setattr("vla_ros.bench.inference.scale.SWEEPS", short)
     lines: list[str] = []
     sweeps = sweep(tiny_sizes(), CPU, torch.float32, 1, lines.append)
     assert [point.num_cameras for point in sweeps["num_cameras"]] == [1, 2]

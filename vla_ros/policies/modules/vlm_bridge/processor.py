@@ -47,13 +47,17 @@ class ProcessorConfig:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One text with its image tokens, unpadded: ids [n], how many of them registers may read, how many at the end are
-    to be predicted; position ids [axes, n] where they don't follow from the mask alone."""
+    """The token ids of one sample, unpadded: what registers may read, the rest of the question, what is to be
+    predicted; position ids [axes, n] where they don't follow from the mask alone."""
 
-    ids: np.ndarray
-    num_before_separator: int
-    num_targets: int
+    before_separator: list[int]
+    question: list[int]
+    targets: list[int]
     positions: np.ndarray | None = None
+
+    @property
+    def ids(self) -> list[int]:
+        return self.before_separator + self.question + self.targets
 
 
 class VLMProcessor(ABC):
@@ -101,24 +105,41 @@ class VLMProcessor(ABC):
 
     @staticmethod
     @abstractmethod
-    def token_positions(attention_mask: np.ndarray, given: np.ndarray | None) -> np.ndarray:
-        """Position ids of the tokens, int64 [batch, axes, seq], from their mask [batch, seq] and the prompts' own
-        ``given`` [batch, axes, seq], where prompts have them."""
-
-    @staticmethod
-    @abstractmethod
-    def register_positions(positions: np.ndarray, attention_mask: np.ndarray, num_registers: int) -> np.ndarray:
-        """Position ids of the registers, int64 [batch, axes, registers], from those of the tokens."""
+    def positions(
+        attention_mask: np.ndarray, given: np.ndarray | None, num_registers: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Position ids of the tokens and of the registers after them, int64 [batch, axes, ...], from the tokens' mask
+        [batch, seq] and the prompts' own ``given`` [batch, axes, seq], where prompts have them."""
 
     @classmethod
-    def prefix_positions(cls, attention_mask: np.ndarray, given: np.ndarray | None, policy: PrefixConfig) -> np.ndarray:
-        """Position ids of the prefix, int64 [batch, axes, prefix]."""
-        positions = cls.token_positions(attention_mask, given)
+    def make_input(
+        cls,
+        policy: PrefixConfig,
+        pixel_values: np.ndarray,
+        image_grid: tuple[tuple[int, int, int], ...],
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray,
+        register_mask: np.ndarray,
+        target_ids: np.ndarray,
+        positions: np.ndarray | None,
+    ) -> PolicyInput:
+        """A batch from padded tokens; ``register_mask`` [batch, seq] is True at those that registers may read where
+        the policy restricts them, ``positions`` are the prompts' own."""
+        columns = np.flatnonzero((target_ids != IGNORED).any(0))
+        tokens, registers = cls.positions(attention_mask, positions, policy.num_obs_registers)
         if policy.zero_pos_id_for_obs_register:
-            registers = np.zeros((*positions.shape[:2], policy.num_obs_registers), np.int64)
-        else:
-            registers = cls.register_positions(positions, attention_mask, policy.num_obs_registers)
-        return np.concatenate((positions, registers), axis=-1)
+            registers = np.zeros_like(registers)
+        seen = register_mask if policy.causal_mask_obs_register else attention_mask
+        return PolicyInput(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            prefix_mask=prefix_mask(attention_mask, seen, policy.num_obs_registers),
+            position_ids=np.concatenate((tokens, registers), axis=-1),
+            target_ids=target_ids if len(columns) else None,
+            image_grid=image_grid,
+            num_target_tokens=target_ids.shape[1] - int(columns[0]) if len(columns) else 0,
+        )
 
     def patchify(self, images: np.ndarray) -> np.ndarray:
         """[batch, cameras, height, width, 3] to [batch, patches, 3 * patch * patch], row by row; channels first."""
@@ -217,22 +238,11 @@ class VLMProcessor(ABC):
             if given is not None:
                 given[i, :, start:end] = prompt.positions
             attention_mask[i, start:end] = True
-            register_mask[i, start : start + prompt.num_before_separator] = True
-            target_ids[i, end - prompt.num_targets : end] = prompt.ids[len(prompt.ids) - prompt.num_targets :]
-        columns = np.flatnonzero((target_ids != IGNORED).any(0))
-        num_target_tokens = length - int(columns[0]) if len(columns) else 0
-        if not self.policy.causal_mask_obs_register:
-            register_mask = attention_mask
-        return PolicyInput(
-            pixel_values=pixel_values,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            prefix_mask=prefix_mask(attention_mask, register_mask, self.policy.num_obs_registers),
-            position_ids=self.prefix_positions(attention_mask, given, self.policy),
-            target_ids=target_ids if num_target_tokens else None,
-            image_grid=(self.grid,) * self.num_cameras,
-            num_target_tokens=num_target_tokens,
-        )
+            register_mask[i, start : start + len(prompt.before_separator)] = True
+            target_ids[i, end - len(prompt.targets) : end] = prompt.targets
+        grid = (self.grid,) * self.num_cameras
+        tokens = input_ids, attention_mask, register_mask, target_ids
+        return self.make_input(self.policy, pixel_values, grid, *tokens, given)
 
     def _bucket(self, length: int) -> int:
         for bucket in self.config.buckets:

@@ -14,14 +14,13 @@ from torch import Tensor
 
 from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation, PolicySample, VLMInputs
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
-from vla_ros.policies.modules.vlm_bridge.processor import IGNORED
+from vla_ros.policies.modules.vlm_bridge.processor import VLMProcessor
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.policy import PiPolicy
 from vla_ros.policies.utils.training import FlowDraws
 from vla_ros.strict import explained
 from vla_ros.transforms.images import patchify
-from vla_ros.transforms.prefix import prefix_mask
 
 TOLERANCE = 2e-5  # absolute, float32 on CPU
 # No policy reads it, and a token of small norm amplifies rounding: with oneDNN on and off it already differs by 6e-5.
@@ -65,23 +64,10 @@ def read_case(path: Path) -> RecordedCase:
 
 def make_input(case: RecordedCase, config: PiConfig) -> PolicyInput:
     """The batched policy input of a case, as our own processor would have made it of the same tokens and pixels."""
-    given = case.given
-    attention_mask = given["attention_mask"]
-    register_mask = given["obs_register_att_mask"] if config.causal_mask_obs_register else attention_mask
-    axes = given["position_ids"][:, :, 0] if "position_ids" in given else None
-    processor = BACKBONES[config.vlm_type].processor_class()
-    patches, grid = _patches(given, config)
-    columns = np.flatnonzero((given["target_ids"] != IGNORED).any(0))
-    return PolicyInput(
-        pixel_values=patches,
-        input_ids=given["input_ids"],
-        attention_mask=attention_mask,
-        prefix_mask=prefix_mask(attention_mask, register_mask, config.num_obs_registers),
-        position_ids=processor.prefix_positions(attention_mask, axes, config),
-        target_ids=given["target_ids"],
-        image_grid=grid,
-        num_target_tokens=given["target_ids"].shape[1] - int(columns[0]) if len(columns) else 0,
-    )
+    processor: type[VLMProcessor] = BACKBONES[config.vlm_type].processor_class()
+    tokens = (case.given[name] for name in ("input_ids", "attention_mask", "obs_register_att_mask", "target_ids"))
+    positions = case.given["position_ids"][:, :, 0] if "position_ids" in case.given else None
+    return processor.make_input(config, *_patches(case.given, config), *tokens, positions)
 
 
 @torch.no_grad()

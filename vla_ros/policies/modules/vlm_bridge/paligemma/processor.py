@@ -50,16 +50,14 @@ class PaliGemmaProcessor(VLMProcessor):
         before = [*self._image_ids, self.ids[BEGIN], *self.encode(task)]
         question = self.separator_ids() + self.encode(generation_prompt) + self.encode("\n")
         targets = [*self.encode(generation_answer), self.ids[END]] if generation_answer else []
-        return Prompt(np.array(before + question + targets, np.int64), len(before), len(targets))
+        return Prompt(before, question, targets)
 
     @staticmethod
-    def token_positions(attention_mask: np.ndarray, given: np.ndarray | None) -> np.ndarray:
-        return attention_mask.cumsum(axis=1, dtype=np.int64)[:, None]
-
-    @staticmethod
-    def register_positions(positions: np.ndarray, attention_mask: np.ndarray, num_registers: int) -> np.ndarray:
-        num_valid = attention_mask.sum(axis=1, dtype=np.int64)
-        return (num_valid[:, None] + 1 + np.arange(num_registers))[:, None]
+    def positions(
+        attention_mask: np.ndarray, given: np.ndarray | None, num_registers: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        tokens = attention_mask.cumsum(axis=1, dtype=np.int64)[:, None]
+        return tokens, tokens[..., -1:] + 1 + np.arange(num_registers)
 
     def _check_image_size(self, unit: int) -> None:
         """Positions are a table for one size, in multiples of the patch."""

@@ -43,22 +43,20 @@ class SmolVLMProcessor(VLMProcessor):
 
     def make_prompt(self, task: str, generation_prompt: str, generation_answer: str) -> Prompt:
         before = [self.ids[START], *self.encode("User:"), *self._image_ids, *self.encode(task)]
-        ids = before + self.separator_ids() + self.encode(generation_prompt)
+        question = self.separator_ids() + self.encode(generation_prompt)
         targets: list[int] = []
         if generation_answer:
             targets = [*self.encode(f" {generation_answer}"), self.ids[END]]
-            ids += [self.ids[END], *self.encode("\nAssistant:")]
-        return Prompt(np.array(ids + targets, np.int64), len(before), len(targets))
+            question += [self.ids[END], *self.encode("\nAssistant:")]
+        return Prompt(before, question, targets)
 
     @staticmethod
-    def token_positions(attention_mask: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+    def positions(
+        attention_mask: np.ndarray, given: np.ndarray | None, num_registers: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         batch, seq = attention_mask.shape
-        return np.broadcast_to(np.arange(seq), (batch, 1, seq))
-
-    @staticmethod
-    def register_positions(positions: np.ndarray, attention_mask: np.ndarray, num_registers: int) -> np.ndarray:
-        batch, seq = attention_mask.shape
-        return np.broadcast_to(np.arange(seq, seq + num_registers), (batch, 1, num_registers))
+        every = np.tile(np.arange(seq + num_registers), (batch, 1, 1))
+        return every[..., :seq], every[..., seq:]
 
     def _check_image_size(self, unit: int) -> None:
         """The tower's own square and no other: its learned positions are for that one."""
