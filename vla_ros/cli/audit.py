@@ -46,8 +46,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _policy(name: str) -> tuple[Any, Any]:
     """Configuration and a request of the published sizes. Raises ValueError where there is no such policy."""
-    from vla_ros.policies.configs import find_policy
-    from vla_ros.policies.families import family_of
+    from vla_ros.policies.families import family_of, find_policy
     from vla_ros.policies.files import open_policy
 
     found = find_policy(name)

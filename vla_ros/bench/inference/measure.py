@@ -6,6 +6,7 @@ import datetime
 import platform
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,5 @@ def _composition(
     actions_of: Callable[[Any], torch.Tensor], subject: Subject, device: torch.device
 ) -> Callable[[], np.ndarray]:
     """From a request on the host to actions on the host, as ``PolicyRunner.run`` goes."""
-
-    @torch.inference_mode()
-    def run() -> np.ndarray:
-        inputs = subject.policy.unpack_request(subject.request, device)
-        return actions_of(inputs)[0].float().cpu().numpy()
-
-    return run
+    unpack = partial(subject.policy.unpack_request, subject.request, device)
+    return torch.inference_mode()(lambda: actions_of(unpack())[0].float().cpu().numpy())

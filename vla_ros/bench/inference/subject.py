@@ -10,9 +10,8 @@ import torch
 
 from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.config import PolicyConfig
-from vla_ros.policies.configs import find_policy
 from vla_ros.policies.directory import load_policy
-from vla_ros.policies.families import family_of
+from vla_ros.policies.families import family_of, find_policy
 from vla_ros.policies.files import open_policy
 from vla_ros.policies.fill import build_policy
 from vla_ros.policies.trials import NUM_CAMERAS

@@ -100,14 +100,14 @@ class PiProcessor(PolicyProcessor):
     ) -> PiRequest:
         return PiRequest(stamp_ns, self._vlm.process(images, task), state, noise)
 
-    def warm_up_requests(self, observation: Observation, with_guidance: bool = False) -> tuple[PiRequest, ...]:
+    def every_shape(self, observation: Observation) -> list[PiRequest]:
         """One for each padded length, shortest first: ``observation`` with instructions that grow."""
         requests: dict[int, PiRequest] = {}
         for num_words in itertools.count(1):
             try:
                 request = self.process(replace(observation, task=" ".join(["a"] * num_words)))
             except ValueError:  # beyond the largest bucket
-                return self._with_guided(tuple(requests.values()), with_guidance)
+                return list(requests.values())
             requests.setdefault(len(request.policy_input.input_ids), request)
         raise AssertionError("a prompt outgrows every bucket in the end")
 

@@ -81,7 +81,6 @@ class VLMProcessor(ABC):
         self.tokenizer = tokenizer
         self.tokenizer.encode_special_tokens = True  # an instruction that spells a special token stays plain text
         self.patch_size = read_int(policy.vlm_config, "vision_config", "patch_size")
-        self._check_image_size(self.patch_size)
         vocab_size = read_int(policy.vlm_config, "text_config", "vocab_size")
         if self.num_embedded_tokens > vocab_size:
             sizes = f"{self.num_embedded_tokens} tokens, the backbone has {vocab_size}"
@@ -117,6 +116,7 @@ class VLMProcessor(ABC):
         policy: PrefixConfig,
         pixel_values: np.ndarray,
         image_grid: tuple[tuple[int, int, int], ...],
+        *,
         input_ids: np.ndarray,
         attention_mask: np.ndarray,
         register_mask: np.ndarray,
@@ -199,7 +199,7 @@ class VLMProcessor(ABC):
             raise ValueError(f"tokenizer.json: special token {token} is missing; restore the policy's tokenizer")
         return token_id
 
-    def _check_image_size(self, unit: int) -> None:
+    def _check_multiple(self, unit: int) -> None:
         height, width = self.config.image_height, self.config.image_width
         if height % unit or width % unit:
             got = f"images of {height}x{width} pixels"
@@ -240,9 +240,16 @@ class VLMProcessor(ABC):
             attention_mask[i, start:end] = True
             register_mask[i, start : start + len(prompt.before_separator)] = True
             target_ids[i, end - len(prompt.targets) : end] = prompt.targets
-        grid = (self.grid,) * self.num_cameras
-        tokens = input_ids, attention_mask, register_mask, target_ids
-        return self.make_input(self.policy, pixel_values, grid, *tokens, given)
+        return self.make_input(
+            self.policy,
+            pixel_values,
+            (self.grid,) * self.num_cameras,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            register_mask=register_mask,
+            target_ids=target_ids,
+            positions=given,
+        )
 
     def _bucket(self, length: int) -> int:
         for bucket in self.config.buckets:

@@ -50,7 +50,10 @@ def read_case(path: Path) -> RecordedCase:
     """Read a ``case.safetensors``; raises ValueError where it is missing, damaged or lacks an input."""
     with explained(f"{path}: not readable (", SafetensorError, OSError, after="); give a recorded case"):
         tensors = load_file(path)
-    given, expected = (_without(tensors, prefix) for prefix in ("in.", "out."))
+    given, expected = (
+        {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+        for prefix in ("in.", "out.")
+    )
     for name, num_dims in _INPUTS.items():
         if name not in given:
             raise ValueError(f"{path}: tensor in.{name} is missing; a case has {', '.join(_INPUTS)}")
@@ -65,9 +68,18 @@ def read_case(path: Path) -> RecordedCase:
 def make_input(case: RecordedCase, config: PiConfig) -> PolicyInput:
     """The batched policy input of a case, as our own processor would have made it of the same tokens and pixels."""
     processor: type[VLMProcessor] = BACKBONES[config.vlm_type].processor_class()
-    tokens = (case.given[name] for name in ("input_ids", "attention_mask", "obs_register_att_mask", "target_ids"))
-    positions = case.given["position_ids"][:, :, 0] if "position_ids" in case.given else None
-    return processor.make_input(config, *_patches(case.given, config), *tokens, positions)
+    given = case.given
+    pixel_values, image_grid = _patches(given, config)
+    return processor.make_input(
+        config,
+        pixel_values,
+        image_grid,
+        input_ids=given["input_ids"],
+        attention_mask=given["attention_mask"],
+        register_mask=given["obs_register_att_mask"],
+        target_ids=given["target_ids"],
+        positions=given["position_ids"][:, :, 0] if "position_ids" in given else None,
+    )
 
 
 @torch.no_grad()
@@ -134,7 +146,3 @@ def _patches(given: Mapping[str, np.ndarray], config: PiConfig) -> tuple[np.ndar
     patch = config.vlm_config["vision_config"]["patch_size"]
     grid = (1, height // patch, width // patch)
     return patchify(pixels.transpose(0, 1, 3, 4, 2), patch), (grid,) * num_cameras
-
-
-def _without(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}

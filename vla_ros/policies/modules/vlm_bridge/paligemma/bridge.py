@@ -28,8 +28,7 @@ from transformers import (
 
 from vla_ros.policies.modules.layers.packing import PackedLayer, gated_mlp, project_qkv
 from vla_ros.policies.modules.layers.siglip import SiglipTower
-from vla_ros.policies.modules.vlm_bridge import build
-from vla_ros.policies.modules.vlm_bridge.base import EmbeddedPrefix, VLMBridge
+from vla_ros.policies.modules.vlm_bridge.base import EmbeddedPrefix, VLMBridge, read_config
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
 from vla_ros.policies.modules.vlm_bridge.inputs import PrefixConfig
 from vla_ros.policies.utils.transformers import Rotary, apply_rotary, rms_norm
@@ -80,25 +79,6 @@ def layer_norms(layer: nn.Module) -> LayerNorms:
     return LayerNorms(first, second, norm_weight(third), norm_weight(fourth))
 
 
-def run_layer(
-    layer: nn.Module,
-    packed: PackedGemmaLayer | None,
-    x: Float[Tensor, "batch prefix hidden"],
-    rotary: Rotary,
-    bias: Float[Tensor, "batch 1 grouped_rows prefix"],
-    num_rows: int,
-) -> Float[Tensor, "batch rows hidden"]:
-    """One decoder layer, of which only the last ``num_rows`` positions are computed."""
-    norms = layer_norms(layer) if packed is None else packed.norms
-    attn, eps = layer.self_attn, layer.input_layernorm.eps
-    projected = project_qkv(attn, packed, gemma_norm(x, norms.before_attention, eps), num_rows)
-    queries, keys, values = (heads.unflatten(-1, (-1, attn.head_dim)) for heads in projected)
-    queries, keys = apply_rotary(queries, rotary.last(num_rows)), apply_rotary(keys, rotary)
-    attended = attn.o_proj(_attend(attn, queries, keys.transpose(1, 2), values.transpose(1, 2), bias))
-    x = x[:, -num_rows:] + gemma_norm(attended, norms.after_attention, eps)
-    return x + gemma_norm(gated_mlp(layer.mlp, packed, gemma_norm(x, norms.before_mlp, eps)), norms.after_mlp, eps)
-
-
 def _attend(
     attn: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
 ) -> Float[Tensor, "batch rows inner"]:
@@ -117,8 +97,6 @@ def _attend(
 
 class PaliGemmaBridge(VLMBridge):
     """PaliGemma 1 or 2, as the text config says; only the weights of its modules are used."""
-
-    run_layer = staticmethod(run_layer)
 
     def __init__(self, config: PrefixConfig) -> None:
         super().__init__(config, PaliGemmaForConditionalGeneration(build_config(config.vlm_config)))
@@ -159,6 +137,24 @@ class PaliGemmaBridge(VLMBridge):
         bias = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
         return bias.unsqueeze(3).expand(-1, -1, -1, num_groups, -1).flatten(2, 3)
 
+    def run_layer(
+        self,
+        layer: Any,
+        packed: PackedGemmaLayer | None,
+        x: Float[Tensor, "batch prefix hidden"],
+        rotary: Rotary,
+        bias: Float[Tensor, "batch 1 grouped_rows prefix"],
+        num_rows: int,
+    ) -> Float[Tensor, "batch rows hidden"]:
+        norms = layer_norms(layer) if packed is None else packed.norms
+        attn, eps = layer.self_attn, layer.input_layernorm.eps
+        projected = project_qkv(attn, packed, gemma_norm(x, norms.before_attention, eps), num_rows)
+        queries, keys, values = (heads.unflatten(-1, (-1, attn.head_dim)) for heads in projected)
+        queries, keys = apply_rotary(queries, rotary.last(num_rows)), apply_rotary(keys, rotary)
+        attended = attn.o_proj(_attend(attn, queries, keys.transpose(1, 2), values.transpose(1, 2), bias))
+        x = x[:, -num_rows:] + gemma_norm(attended, norms.after_attention, eps)
+        return x + gemma_norm(gated_mlp(layer.mlp, packed, gemma_norm(x, norms.before_mlp, eps)), norms.after_mlp, eps)
+
     def final_norm(self, states: Float[Tensor, "batch rows hidden"]) -> Float[Tensor, "batch rows hidden"]:
         norm = self.language_model.norm
         return gemma_norm(states, norm_weight(norm), norm.eps)
@@ -185,7 +181,7 @@ def build_config(document: Mapping[str, Any]) -> PaliGemmaConfig:
         expected = f"expected {' or '.join(TEXT_CONFIGS)}, from the backbone's config.json"
         raise ValueError(f"policy.vlm_config.text_config.model_type is {model_type!r}; {expected}")
     groups = {"text_config": TEXT_CONFIGS[model_type], "vision_config": SiglipVisionConfig}
-    config = build.build_config(PaliGemmaConfig, groups, document, MORE_KEYS)
+    config = read_config(PaliGemmaConfig, groups, document, MORE_KEYS)
     if config.projection_dim != config.text_config.hidden_size:
         sizes = f"projection_dim is {config.projection_dim}, text_config.hidden_size {config.text_config.hidden_size}"
         raise ValueError(f"policy.vlm_config: {sizes}; make them equal")

@@ -18,8 +18,7 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig, Qwen3VLVisionConfig
 
 from vla_ros.policies.modules.layers.pixels import normalize_patches
-from vla_ros.policies.modules.vlm_bridge import build
-from vla_ros.policies.modules.vlm_bridge.base import EmbeddedPrefix, VLMBridge
+from vla_ros.policies.modules.vlm_bridge.base import EmbeddedPrefix, VLMBridge, read_config
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
 from vla_ros.policies.modules.vlm_bridge.inputs import PrefixConfig
 from vla_ros.policies.utils.transformers import Rotary, apply_rotary, constant, inverse_frequencies, make_rotary
@@ -37,10 +36,11 @@ class QwenBridge(VLMBridge):
         return math.prod(grid) // self.causal_model.config.vision_config.spatial_merge_size**2
 
     def embed(self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"]) -> EmbeddedPrefix:
-        images = run_vision(self.causal_model.model.visual, inputs, self.config.image_mean, self.config.image_std)
-        states, is_image = self.join(inputs, images.features, registers), self.is_image(inputs)
+        visual, config = self.causal_model.model.visual, self.config
+        image_features, deepstack = run_vision(visual, inputs, config.image_mean, config.image_std)
+        states, is_image = self.join(inputs, image_features, registers), self.is_image(inputs)
         nothing = torch.zeros_like(states[:, : is_image.shape[1]])
-        added = (nothing.masked_scatter(is_image, features.to(states.dtype)) for features in images.deepstack)
+        added = (nothing.masked_scatter(is_image, features.to(states.dtype)) for features in deepstack)
         return EmbeddedPrefix(states, tuple(F.pad(image, (0, 0, 0, len(registers))) for image in added))
 
     def make_rotary(self, position_ids: Int64[Tensor, "batch 3 prefix"]) -> Rotary:
@@ -50,14 +50,7 @@ class QwenBridge(VLMBridge):
 def build_config(document: Mapping[str, Any]) -> Qwen3VLConfig:
     """The transformers configuration; raises ValueError for a key it doesn't know."""
     groups = {"text_config": Qwen3VLTextConfig, "vision_config": Qwen3VLVisionConfig}
-    return build.build_config(Qwen3VLConfig, groups, document)
-
-
-class VisionOutputs(NamedTuple):
-    """Features of all images of the batch, in order, and those of each deepstack layer."""
-
-    features: Float[Tensor, "image_tokens hidden"]
-    deepstack: tuple[Float[Tensor, "image_tokens hidden"], ...]
+    return read_config(Qwen3VLConfig, groups, document)
 
 
 class _GridConstants(NamedTuple):
@@ -66,8 +59,10 @@ class _GridConstants(NamedTuple):
     rotary: Rotary
 
 
-def run_vision(visual: nn.Module, inputs: VLMInputs, mean: tuple[float, ...], std: tuple[float, ...]) -> VisionOutputs:
-    """All images through the vision tower in one batch; they share one grid."""
+def run_vision(
+    visual: nn.Module, inputs: VLMInputs, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[Float[Tensor, "image_tokens hidden"], list[Float[Tensor, "image_tokens hidden"]]]:
+    """Features of all images, in order, and those of each deepstack layer; one batch, the images share one grid."""
     grid = inputs.image_grid[0]
     assert all(other == grid for other in inputs.image_grid), "images of a batch share one grid"
     num_patches = grid[0] * grid[1] * grid[2]
@@ -88,7 +83,7 @@ def run_vision(visual: nn.Module, inputs: VLMInputs, mean: tuple[float, ...], st
         x = x + block.mlp(block.norm2(x))
         if i in visual.deepstack_visual_indexes:
             deepstack.append(visual.deepstack_merger_list[len(deepstack)](x))
-    return VisionOutputs(visual.merger(x), tuple(deepstack))
+    return visual.merger(x), deepstack
 
 
 def interleaved_rotary(config: object, position_ids: Int64[Tensor, "batch 3 prefix"]) -> Rotary:

@@ -36,7 +36,7 @@ class QwenProcessor(VLMProcessor):
     def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
         super().__init__(config, policy, tokenizer, num_cameras)
         self.merge_size = read_int(policy.vlm_config, "vision_config", "spatial_merge_size")
-        self._check_image_size(self.patch_size * self.merge_size)
+        self._check_multiple(self.patch_size * self.merge_size)
         self._check_image_id(IMAGE_PAD)
         start = tokenizer.token_to_id(START)
         self._user_turn, self._assistant_turn = [], []

@@ -17,8 +17,7 @@ from transformers import LlamaConfig, SmolVLMConfig, SmolVLMForConditionalGenera
 from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
 from vla_ros.policies.modules.layers.siglip import SiglipTower
-from vla_ros.policies.modules.vlm_bridge import build
-from vla_ros.policies.modules.vlm_bridge.base import EmbeddedPrefix, VLMBridge
+from vla_ros.policies.modules.vlm_bridge.base import EmbeddedPrefix, VLMBridge, read_config
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
 from vla_ros.policies.modules.vlm_bridge.inputs import PrefixConfig
 from vla_ros.policies.utils.transformers import constant
@@ -68,7 +67,7 @@ class SmolVLMBridge(VLMBridge):
 def build_config(document: Mapping[str, Any]) -> SmolVLMConfig:
     """The transformers configuration; raises ValueError for a key it doesn't know, or text layers not run here."""
     groups = {"text_config": LlamaConfig, "vision_config": SmolVLMVisionConfig}
-    config = build.build_config(SmolVLMConfig, groups, document, MORE_KEYS)
+    config = read_config(SmolVLMConfig, groups, document, MORE_KEYS)
     for name, group in groups.items():
         got = getattr(config, name)
         if type(got) is not group:

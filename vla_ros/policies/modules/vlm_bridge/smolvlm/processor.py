@@ -33,6 +33,7 @@ class SmolVLMProcessor(VLMProcessor):
 
     def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
         super().__init__(config, policy, tokenizer, num_cameras)
+        self._check_square(read_int(policy.vlm_config, "vision_config", "image_size"))
         scale = read_int(policy.vlm_config, "scale_factor")
         if scale < 1 or self.grid[1] % scale:
             got = f"scale_factor is {scale}, an image has {self.grid[1]} patches a side"
@@ -57,7 +58,3 @@ class SmolVLMProcessor(VLMProcessor):
         batch, seq = attention_mask.shape
         every = np.tile(np.arange(seq + num_registers), (batch, 1, 1))
         return every[..., :seq], every[..., seq:]
-
-    def _check_image_size(self, unit: int) -> None:
-        """The tower's own square and no other: its learned positions are for that one."""
-        self._check_square(read_int(self.policy.vlm_config, "vision_config", "image_size"))
