@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.policies.configs import find_config
+from vla_ros.policies.families import find_config
 from vla_ros.policies.pi.request import PiRequest
-from vla_ros.policies.pi.synthetic import synthetic_request
+from vla_ros.policies.pi.trials import synthetic_request
 from vla_ros.wire import PolicyResult, decode_request, decode_result, encode_request, encode_result
 
 REQUEST_TOPIC, RESULT_TOPIC = "vla_model/request", "vla_model/result"

@@ -31,8 +31,7 @@ from vla_ros.bench.inference.subject import Sizes, Subject, random_subject, size
 from vla_ros.execution.capture import GraphCapture, free_device_memory
 from vla_ros.execution.runner import PolicyRunner
 from vla_ros.policies.directory import load_policy
-from vla_ros.policies.pi.synthetic import image_size_of
-from vla_ros.policies.pi.tiny import shrink
+from vla_ros.policies.pi.trials import image_size_of, shrink
 from vla_ros.share import policy_dir
 
 PUBLISHED = ("pi-qwen", "pi-paligemma", "pi-smol-500m")

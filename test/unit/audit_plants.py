@@ -24,7 +24,7 @@ from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation, VLMOutputs
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.policy import PiPolicy
-from vla_ros.policies.pi.synthetic import synthetic_request
+from vla_ros.policies.pi.trials import synthetic_request
 from vla_ros.transforms.sample import PolicyRequest
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vla_ros.policies.config import DataConfig
-from vla_ros.policies.configs import config_names, find_config
+from vla_ros.policies.families import config_names, find_config
 from vla_ros.policies.modules.action_expert.config import ActionExpertConfig
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig
 from vla_ros.policies.modules.vlm_bridge.qwen.processor import LOCATION_TOKENS, QwenProcessor, train_tokenizer

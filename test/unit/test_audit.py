@@ -26,8 +26,11 @@ from vla_ros.policies.directory import save_policy  # noqa: E402
 from vla_ros.policies.fill import build_policy  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.qwen.bridge import build_config  # noqa: E402
 from vla_ros.policies.pi.request import PiRequest  # noqa: E402
-from vla_ros.policies.pi.synthetic import image_size_of, synthetic_request  # noqa: E402
-from vla_ros.policies.pi.tiny import shrink  # noqa: E402
+from vla_ros.policies.pi.trials import (  # noqa: E402
+    image_size_of,
+    shrink,  # noqa: E402
+    synthetic_request,
+)
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

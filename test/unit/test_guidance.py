@@ -19,6 +19,7 @@ from vla_ros.audit.watch import watched  # noqa: E402
 from vla_ros.execution.runner import PolicyRunner  # noqa: E402
 from vla_ros.execution.staging import Bucket  # noqa: E402
 from vla_ros.policies.directory import infer  # noqa: E402
+from vla_ros.policies.modules.flow_matching import FlowInputs  # noqa: E402
 from vla_ros.policies.modules.guidance import Guidance, check_product_sync, guidance_strength  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
@@ -261,9 +262,9 @@ def test_nothing_waits_for_the_device_in_a_guided_sample() -> None:
         given = make_observation(policy)
         with torch.no_grad():
             grid = policy.make_time_grid(3)
-            policy.sample_actions(given, 3, noise, grid, guidance)  # makes the constants of these shapes
+            policy.sample(FlowInputs(given, noise, guidance), grid)  # makes the constants of these shapes
             with NothingWaits():
-                policy.sample_actions(given, 3, noise, grid, guidance)
+                policy.sample(FlowInputs(given, noise, guidance), grid)
             with watched(host_stands_in=True) as events:
-                policy.sample_actions(given, 3, noise, grid, guidance)
+                policy.sample(FlowInputs(given, noise, guidance), grid)
         assert events == []

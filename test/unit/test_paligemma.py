@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch_helpers import NothingWaits  # noqa: E402
 
+from vla_ros.policies.modules.flow_matching import FlowInputs  # noqa: E402
 from vla_ros.policies.modules.layers.pixels import normalize_patches  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.data_types import PolicySample, VLMInputs  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.paligemma.bridge import PaliGemmaBridge, build_config  # noqa: E402
@@ -173,9 +174,9 @@ def test_nothing_waits_for_the_device_at_inference(kind: str, packed: bool) -> N
         policy.pack_weights()
     with torch.inference_mode():
         grid = policy.make_time_grid(3)
-        policy.sample_actions(sample.observation, 3, noise, grid)  # makes the constants of these shapes
+        policy.sample(FlowInputs(sample.observation, noise), grid)  # makes the constants of these shapes
         with NothingWaits():
-            policy.sample_actions(sample.observation, 3, noise, grid)
+            policy.sample(FlowInputs(sample.observation, noise), grid)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch_helpers import NothingWaits  # noqa: E402
 
+from vla_ros.policies.modules.flow_matching import FlowInputs  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.data_types import PolicySample, VLMInputs  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
 from vla_ros.policies.utils.training import FlowDraws  # noqa: E402
@@ -160,9 +161,9 @@ def test_nothing_waits_for_the_device_at_inference(changes: dict[str, Any]) -> N
     noise = make_draws(1).noise[:, 0]
     with torch.inference_mode():
         grid = policy.make_time_grid(3)
-        policy.sample_actions(sample.observation, 3, noise, grid)  # makes the constants of these shapes
+        policy.sample(FlowInputs(sample.observation, noise), grid)  # makes the constants of these shapes
         with NothingWaits():
-            policy.sample_actions(sample.observation, 3, noise, grid)
+            policy.sample(FlowInputs(sample.observation, noise), grid)
 
 
 def test_training_works_after_an_inference_made_the_constants() -> None:

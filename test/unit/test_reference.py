@@ -11,17 +11,13 @@ from policy_helpers import EXPERT, HORIZON, JOINTS, PUBLISHED, pi_config, traini
 
 torch = pytest.importorskip("torch")
 
-from vla_ros.policies.modules.vlm_bridge.data_types import (  # noqa: E402
-    PolicyObservation,
-    VLMInputs,  # noqa: E402
-)
+from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation, VLMInputs  # noqa: E402
 from vla_ros.policies.pi.config import PiConfig  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
 from vla_ros.policies.pi.reference import as_written_actions, plain_actions  # noqa: E402
 from vla_ros.policies.pi.released.case import make_input, read_case  # noqa: E402
 from vla_ros.policies.pi.released.weights import load_released  # noqa: E402
-from vla_ros.policies.pi.synthetic import synthetic_request  # noqa: E402
-from vla_ros.policies.pi.tiny import shrink  # noqa: E402
+from vla_ros.policies.pi.trials import shrink, synthetic_request  # noqa: E402
 
 # The recorded cases are delivered beside the repository and are too large for it.
 CASES_FOLDER = Path(__file__).resolve().parents[1] / "data" / "pi_parity"

@@ -18,14 +18,19 @@ from torch import Tensor  # noqa: E402
 from torch_helpers import NothingWaits  # noqa: E402
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionEmbeddings  # noqa: E402
 
+from vla_ros.policies.modules.flow_matching import FlowInputs  # noqa: E402
 from vla_ros.policies.modules.layers.pixels import normalize_patches  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.data_types import (  # noqa: E402
     PolicyObservation,
     PolicySample,
     VLMInputs,  # noqa: E402
 )
-from vla_ros.policies.modules.vlm_bridge.smolvlm.bridge import SmolVLMBridge, build_config  # noqa: E402
-from vla_ros.policies.modules.vlm_bridge.smolvlm.forward import position_rows, rounds_positions_down  # noqa: E402
+from vla_ros.policies.modules.vlm_bridge.smolvlm.bridge import (  # noqa: E402  # noqa: E402
+    SmolVLMBridge,
+    build_config,
+    position_rows,
+    rounds_positions_down,
+)
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
 
 TOLERANCE = 1e-5
@@ -150,9 +155,9 @@ def test_nothing_waits_for_the_device_at_inference(changes: dict[str, Any]) -> N
     given, noise = make_observation(policy), torch.randn(2, HORIZON, len(JOINTS))
     with torch.inference_mode():
         grid = policy.make_time_grid(3)
-        policy.sample_actions(given, 3, noise, grid)  # makes the constants of these shapes
+        policy.sample(FlowInputs(given, noise), grid)  # makes the constants of these shapes
         with NothingWaits():
-            policy.sample_actions(given, 3, noise, grid)
+            policy.sample(FlowInputs(given, noise), grid)
 
 
 def test_computing_only_the_rows_that_are_read_changes_nothing() -> None:

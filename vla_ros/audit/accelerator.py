@@ -5,7 +5,6 @@ Tensors of the host stay real, as beside a true device: staging buffers hold num
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -44,10 +43,6 @@ class FakeAccelerator(TorchDispatchMode):
         wrote_to_host = func._schema.is_mutable and isinstance(result, Tensor) and not isinstance(args[0], FakeTensor)
         return args[0] if wrote_to_host else result
 
-    def place(self, module: nn.Module) -> None:
-        """Move a module built on ``meta`` here."""
-        replace_weights(module, lambda weight: torch.empty_like(weight, device=self.device))
-
     def _is_there(self, leaf: Any) -> bool:
         return isinstance(leaf, FakeTensor) or (isinstance(leaf, torch.device) and leaf.type == self.device.type)
 
@@ -56,14 +51,14 @@ class FakeAccelerator(TorchDispatchMode):
         return self._fake_mode.from_tensor(leaf) if is_real else leaf
 
 
-def replace_weights(module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
-    """Parameters and buffers become what ``make`` gives for each; tied ones stay tied."""
+def place(module: nn.Module, device: torch.device | str) -> None:
+    """Bring a module built on ``meta`` to a device, in the mode that is on; tied weights stay tied."""
     made: dict[int, Tensor] = {}
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None and id(tensor) not in made:
-                    new = make(tensor.detach())
+                    new = torch.empty_like(tensor.detach(), device=device)
                     made[id(tensor)] = nn.Parameter(new, False) if isinstance(tensor, nn.Parameter) else new
                 tensors[name] = None if tensor is None else made[id(tensor)]
 

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from vla_ros.audit.accelerator import replace_weights
+from vla_ros.audit.accelerator import place
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.fill import build_policy
 from vla_ros.policies.modules.flow_matching import FlowMatchingPolicy
@@ -57,7 +57,7 @@ class CostCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if func.namespace == "prim" or is_view(func):  # fake tensors ask about themselves in that namespace
+        if func.namespace == "prim" or func.is_view:  # fake tensors ask about themselves in that namespace
             return result
         self._num_operators += 1
         packet = func.overloadpacket
@@ -79,13 +79,6 @@ class CostCounter(TorchDispatchMode):
                 else:
                     self._read.setdefault(_storage(tensor), []).append(_interval(tensor))
         return result
-
-
-def is_view(func: Any) -> bool:
-    """Whether an operator only gives another look at a tensor's memory: its result aliases an input, nothing is
-    written."""
-    aliases = [result.alias_info for result in func._schema.returns]
-    return any(alias is not None and not alias.is_write for alias in aliases)
 
 
 def count(run: Callable[[], object], weights: Iterable[Tensor]) -> Cost:
@@ -121,7 +114,7 @@ def count_published_step(
     if not isinstance(policy, FlowMatchingPolicy):
         return None
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        replace_weights(policy.to(dtype), lambda weight: torch.empty_like(weight, device="cpu"))
+        place(policy.to(dtype), "cpu")
         policy.pack_weights()
         inputs = policy.unpack_request(request)
         prefix = policy.encode_prefix(inputs.observation)

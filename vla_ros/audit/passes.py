@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from vla_ros.audit.accelerator import FakeAccelerator
+from vla_ros.audit.accelerator import FakeAccelerator, place
 from vla_ros.audit.graph import NO_GRAPH, graph_events
 from vla_ros.audit.watch import COPY_IN, COPY_OUT, WAIT, DeviceEvent, UnknownValue, is_caller, shown, watched
 from vla_ros.execution import staging as staging_module
@@ -109,7 +109,7 @@ def accelerator_pass(config: PolicyConfig, request: PolicyRequest, build: Build)
     """``sample``, then the runner's way through its staging buffers; weights in the type they have on a GPU."""
     is_warm, complete = False, True
     with FakeAccelerator() as accelerator, without_gradients(request.is_guided):
-        policy = _build_without_memory(accelerator, build, config, WEIGHTS_DTYPE)
+        policy = _build_on(accelerator.device, build, config, WEIGHTS_DTYPE)
         policy.check_guidance_sync = lambda *_: None  # waits, but once, before the first guided inference
         tensors = batch_of_one(request, accelerator.device)
         try:
@@ -144,7 +144,7 @@ def host_pass(config: PolicyConfig, request: PolicyRequest, build: Build) -> Pas
 def graph_pass(config: PolicyConfig, request: PolicyRequest, build: Build) -> PassReport:
     """The exported graph of ``sample``; where a value decides what runs there is none: what asked for it."""
     with FakeAccelerator(with_symbols=True) as accelerator, without_gradients(request.is_guided):
-        policy = _build_without_memory(accelerator, build, config, torch.float32)
+        policy = _build_on(accelerator.device, build, config, torch.float32)
         policy.pack_weights()
         tensors = batch_of_one(request, accelerator.device)
         try:
@@ -181,12 +181,10 @@ def cuda_pass(config: PolicyConfig, request: PolicyRequest, build: Build) -> Pas
     return PassReport(events, num_declared=1, complete=not events)
 
 
-def _build_without_memory(
-    accelerator: FakeAccelerator, build: Build, config: PolicyConfig, dtype: torch.dtype
-) -> BasePolicy:
+def _build_on(device: torch.device, build: Build, config: PolicyConfig, dtype: torch.dtype) -> BasePolicy:
     with torch.device("meta"):
         policy = build(config).to(dtype).eval()
-    accelerator.place(policy)
+    place(policy, device)
     return policy
 
 

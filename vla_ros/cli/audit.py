@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from vla_ros.cli.output import Outcome
@@ -45,19 +46,13 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _policy(name: str) -> tuple[Any, Any]:
     """Configuration and a request of the published sizes. Raises ValueError where there is no such policy."""
-    from vla_ros.policies.configs import config_names, find_config, is_config
-    from vla_ros.policies.families import family_of
+    from vla_ros.policies.families import family_of, find_policy
     from vla_ros.policies.files import open_policy
-    from vla_ros.share import policy_dir
 
-    if is_config(name):
-        config = find_config(name)
-        return config, family_of(config).make_trials().make_request(config)
-    try:
-        folder = policy_dir(name)
-    except ValueError as error:
-        raise ValueError(f"{error}; configurations are {', '.join(filter(is_config, config_names()))}") from error
-    opened = open_policy(folder)
+    found = find_policy(name)
+    if not isinstance(found, Path):
+        return found, family_of(found).make_trials().make_request(found)
+    opened = open_policy(found)
     return opened.processor.config, opened.golden.request
 
 

@@ -106,27 +106,23 @@ def _bench(args: argparse.Namespace, device: Any, dtype: Any) -> dict[str, Any]:
     from vla_ros.bench.inference.report import report_json, report_text
     from vla_ros.bench.inference.subject import open_subject
 
-    num_rounds = args.repeats or DEFAULT_REPEATS
-    subject = open_subject(args.policy, device, dtype)
-    report = measure(subject, device, num_rounds)
-    print(report_text(report, subject, device, num_rounds))
-    return report_json(report, subject, device, num_rounds)
+    report = measure(open_subject(args.policy, device, dtype), device, args.repeats or DEFAULT_REPEATS)
+    print(report_text(report))
+    return report_json(report)
 
 
 def _scale(args: argparse.Namespace, device: Any, dtype: Any) -> dict[str, Any]:
     import torch
 
     from vla_ros.bench.inference.measure import device_name
-    from vla_ros.bench.inference.plot import write_growth
-    from vla_ros.bench.inference.scale import sweep
+    from vla_ros.bench.inference.scale import sweep, write_growth
     from vla_ros.bench.inference.subject import sizes_of
 
     sizes = sizes_of(args.policy)
     num_rounds = args.repeats or DEFAULT_SCALE_REPEATS
     sweeps = sweep(sizes, device, dtype, num_rounds, lambda line: print(line, flush=True))
-    write_growth(
-        Path(args.scale), f"{sizes.name} on {device_name(device)}, {str(dtype).removeprefix('torch.')}", sweeps
-    )
+    title = f"{sizes.name} on {device_name(device)}, {str(dtype).removeprefix('torch.')}"
+    write_growth(Path(args.scale), title, sweeps)
     print(f"growth: {args.scale}")
     points = {field: [vars(point) for point in swept] for field, swept in sweeps.items()}
     return {"policy": sizes.name, "device_name": device_name(device), "num_threads": torch.get_num_threads(), **points}

@@ -48,7 +48,7 @@ class PolicyRunner:
             self._prepared = policy.prepare()
         self.uncaptured: list[str] = []
         self._capture = GraphCapture(device) if device.type == "cuda" else None
-        self._buckets: dict[Bucket, _BucketRun] = {}
+        self._buckets: dict[Bucket, tuple[StagingArea, _Compute]] = {}
         self._is_guidance_checked = False
 
     def run(self, request: PolicyRequest) -> Inference:
@@ -58,16 +58,17 @@ class PolicyRunner:
         """
         self._policy.check_request(request)
         watch = _StopWatch()
-        bucket_run = self._bucket_run(request)
-        bucket_run.staging.load(request)
+        staging, compute = self._staged(request)
+        staging.load(request)
         watch.lap("copy_in")
         with without_gradients(request.is_guided):
-            output = bucket_run.compute(watch.lap)
-            actions = bucket_run.staging.fetch_sync(output)
+            output = compute(watch.lap)
+            actions = staging.fetch_sync(output)
         watch.lap("copy_out")
         return Inference(actions, watch.laps_ms, sum(watch.laps_ms.values()))
 
-    def _bucket_run(self, request: PolicyRequest) -> _BucketRun:
+    def _staged(self, request: PolicyRequest) -> tuple[StagingArea, _Compute]:
+        """The buffers of a request's shape, and what computes the actions from them."""
         bucket = Bucket.of(request)
         if bucket not in self._buckets:
             if len(self._buckets) >= MAX_BUCKETS:
@@ -85,7 +86,7 @@ class PolicyRunner:
                     self._is_guidance_checked = True
                 if self._capture is not None:
                     compute = self._captured_sync(self._capture, compute)
-            self._buckets[bucket] = _BucketRun(staging, compute)
+            self._buckets[bucket] = staging, compute
         return self._buckets[bucket]
 
     def _captured_sync(self, capture: GraphCapture, compute: _Compute) -> _Compute:
@@ -101,12 +102,6 @@ class PolicyRunner:
             return output
 
         return timed
-
-
-@dataclass(frozen=True)
-class _BucketRun:
-    staging: StagingArea
-    compute: _Compute
 
 
 class _StopWatch:

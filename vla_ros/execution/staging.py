@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,12 +36,11 @@ class StagingArea:
     """
 
     def __init__(self, bucket: Bucket, device: torch.device) -> None:
-        offsets = _offsets(bucket)
         self._is_pinned = device.type == "cuda"
-        self._host = torch.zeros(offsets[-1], dtype=torch.uint8, pin_memory=self._is_pinned)
+        self._host = torch.zeros(sum(map(_num_aligned, bucket.shapes)), dtype=torch.uint8, pin_memory=self._is_pinned)
         self._device = self._host if device.type == "cpu" else torch.zeros_like(self._host, device=device)
-        self._arrays = {name: view.numpy() for name, view in _views(self._host, bucket, offsets).items()}
-        self.tensors = {name: view[None] for name, view in _views(self._device, bucket, offsets).items()}
+        self._arrays = {name: view.numpy() for name, view in _views(self._host, bucket).items()}
+        self.tensors = {name: view[None] for name, view in _views(self._device, bucket).items()}
         self._actions: Tensor | None = None
 
     def load(self, request: PolicyRequest) -> None:
@@ -60,18 +60,15 @@ class StagingArea:
         return self._actions.numpy().copy()
 
 
-def _offsets(bucket: Bucket) -> list[int]:
-    """Where each array begins in the one buffer, then the buffer's size in bytes."""
-    offsets = [0]
-    for _, dtype, shape in bucket.shapes:
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        offsets.append(offsets[-1] + -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES)
-    return offsets
-
-
-def _views(buffer: Tensor, bucket: Bucket, offsets: list[int]) -> dict[str, Tensor]:
-    views = {}
-    for (name, dtype, shape), offset in zip(bucket.shapes, offsets, strict=False):
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        views[name] = buffer[offset : offset + size].view(getattr(torch, dtype)).view(shape)
+def _views(buffer: Tensor, bucket: Bucket) -> dict[str, Tensor]:
+    views, places = {}, buffer.split([_num_aligned(array) for array in bucket.shapes])
+    for (name, dtype, shape), place in zip(bucket.shapes, places, strict=True):
+        kind = getattr(torch, dtype)
+        views[name] = place[: math.prod(shape) * kind.itemsize].view(kind).view(shape)
     return views
+
+
+def _num_aligned(array: tuple[str, str, tuple[int, ...]]) -> int:
+    """How many bytes of the buffer an array takes up."""
+    _, dtype, shape = array
+    return -(-math.prod(shape) * np.dtype(dtype).itemsize // ALIGNMENT_BYTES) * ALIGNMENT_BYTES

@@ -1,4 +1,5 @@
-"""The families of policies there are: where each has its configuration, its processor and its network.
+"""The families of policies there are, where each has its configuration, its processor and its network, and what a
+policy's name means.
 
 A policy.yaml names a family by its ``type``: looked up here, never imported from the file. Classes are loaded when they
 are asked for, so that the robot's side gets configuration and processor without torch. A new family is a folder beside
@@ -10,10 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.processor import PolicyProcessor
+from vla_ros.share import policy_dir, share_dir, share_path
 from vla_ros.strict import parse_config
 
 
@@ -70,6 +75,37 @@ def read_policy_config(document: Any, where: str) -> PolicyConfig:
     if not isinstance(document, Mapping):
         raise ValueError(f"{where} is {type(document).__name__}; expected a mapping of keys to values")
     return parse_config(find_family(document.get("type"), where).config_class(), document, where)
+
+
+def config_names() -> tuple[str, ...]:
+    """The names of all configurations, also those that a packaged policy directory has."""
+    return tuple(sorted(path.stem for path in share_path("config/policy").glob("*.yaml")))
+
+
+def find_config(name: str) -> PolicyConfig:
+    """The configuration of that name; raises ValueError where there is none."""
+    if name not in config_names():
+        raise ValueError(
+            f"policy '{name}' is neither a policy directory nor a configuration; expected one of "
+            f"{', '.join(config_names())} or a directory that vla_ros train or import made"
+        )
+    path = share_path(f"config/policy/{name}.yaml")
+    return read_policy_config(yaml.safe_load(path.read_text()), path.name)
+
+
+def find_policy(name: str) -> Path | PolicyConfig:
+    """A policy directory, by its path or a packaged one by its name, or else the configuration of that name.
+
+    Raises ValueError where there is neither.
+    """
+    if name in config_names() and not (share_dir() / "models" / name).is_dir():
+        return find_config(name)
+    try:
+        return policy_dir(name)
+    except ValueError as error:
+        if len(Path(name).parts) == 1:
+            return find_config(name)  # what it says names the configurations there are
+        raise ValueError(f"{error}; configurations are {', '.join(config_names())}") from error
 
 
 def _load(name: str) -> Any:

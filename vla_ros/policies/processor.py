@@ -23,7 +23,7 @@ class PolicyProcessor(ABC):
     """Turns observations into requests and normalised actions into chunks. Not for use by two threads at once.
 
     A family gives ``request_type``, ``camera_size``, ``make_request`` and, where its policies have several shapes of
-    request or take guidance, ``warm_up_requests`` and ``is_guidable``. ``files`` are what it keeps in a policy
+    request or take guidance, ``every_shape`` and ``is_guidable``. ``files`` are what it keeps in a policy
     directory besides, which it has to ``read`` and ``write``.
     """
 
@@ -100,12 +100,22 @@ class PolicyProcessor(ABC):
         rows = [self.make_request(0, list(views), task, state, noise).to_tensors() for views, task, state in seen]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
+    def every_shape(self, observation: Observation) -> Sequence[PolicyRequest]:
+        """One request for each shape that there can be, of ``observation`` or something like it."""
+        return (self.process(observation),)
+
     def warm_up_requests(self, observation: Observation, with_guidance: bool = False) -> tuple[PolicyRequest, ...]:
-        """One request for each shape that there can be; ``with_guidance`` adds each of them once more, guided.
+        """One request for each shape; ``with_guidance`` adds each once more, guided towards a chunk of zeros.
 
         Raises ValueError where the family takes no guidance.
         """
-        return self._with_guided((self.process(observation),), with_guidance)
+        plain = tuple(self.every_shape(observation))
+        if not with_guidance:
+            return plain
+        self._check_guidable()
+        zeros = np.zeros((self.config.action_horizon, self.config.action_dim), np.float32)
+        weights = np.ones(self.config.action_horizon, np.float32)
+        return (*plain, *(replace(request, previous_actions=zeros, guidance_weights=weights) for request in plain))
 
     def bind(self, limits: Mapping[str, Sequence[float]]) -> None:
         """From now on the joints have these lower and upper ``limits``: those of the robot that is driven."""
@@ -176,15 +186,6 @@ class PolicyProcessor(ABC):
         joints = np.asarray(observation.joint_positions, np.float64)
         targets = self.data.action_space.decode(self._action.denormalize(actions), joints)
         return ActionChunk(observation.stamp_ns, self.data.chunk_dt_s, self.data.action_offset, targets)
-
-    def _with_guided(self, plain: tuple[PolicyRequest, ...], with_guidance: bool) -> tuple[PolicyRequest, ...]:
-        """The requests and, if asked for, the same once more, guided towards a chunk of zeros."""
-        if not with_guidance:
-            return plain
-        self._check_guidable()
-        zeros = np.zeros((self.config.action_horizon, self.config.action_dim), np.float32)
-        weights = np.ones(self.config.action_horizon, np.float32)
-        return (*plain, *(replace(request, previous_actions=zeros, guidance_weights=weights) for request in plain))
 
     def _check_guidable(self) -> None:
         if not self.is_guidable:

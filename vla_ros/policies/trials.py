@@ -7,13 +7,10 @@ policy directories only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.transforms.sample import PolicyRequest
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 NUM_CAMERAS = 2
 
@@ -50,10 +47,10 @@ class Trials:
         """How many the policy reads, padding included; None where it reads no tokens."""
         return None
 
-    def compositions(self, policy: Any) -> Mapping[str, Callable[[Any], Tensor]]:
+    def compositions(self, policy: Any) -> Mapping[str, Callable[[Any], Any]]:
         """Other ways from a policy's inputs to the same actions, by name, to compare with."""
         return {}
 
-    def stock_prefix(self, policy: Any, inputs: Any) -> Callable[[], Tensor] | None:
+    def stock_prefix(self, policy: Any, inputs: Any) -> Callable[[], Any] | None:
         """The prefix as the library that the backbone is of runs it; None where there is none."""
         return None

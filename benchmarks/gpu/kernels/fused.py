@@ -67,7 +67,7 @@ def fused_velocity(
         state_end, action_end, has_position, (_rows(first.scale), _rows(first.shift)), eps, dtype
     )
     following = [*modulations[1:], None]
-    cross = iter(zip(suffix_input.keys, suffix_input.values, strict=True))
+    cross = iter(suffix_input.contexts)
     for block, modulation, after in zip(expert.blocks, modulations, following, strict=True):
         context = next(cross) if block.is_cross else None
         attended = _attend(expert, block, normed, context, suffix_input.pad_bias)

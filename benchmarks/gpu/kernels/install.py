@@ -14,14 +14,15 @@ from kernels.fused import SuffixEnds, can_fuse, fused_velocity
 from kernels.gated import gated
 from kernels.heads import rotate_heads
 from vla_ros.policies.modules.action_expert import dit
-from vla_ros.policies.modules.layers import decoder, packing
+from vla_ros.policies.modules.layers import packing
 from vla_ros.policies.modules.layers.packing import PackedLayer, project_qkv
-from vla_ros.policies.modules.vlm_bridge.qwen import forward as qwen
+from vla_ros.policies.modules.vlm_bridge import base
+from vla_ros.policies.modules.vlm_bridge.qwen import bridge as qwen
 from vla_ros.policies.pi.policy import PiPolicy
 from vla_ros.policies.utils.transformers import Rotary
 
 ACTIVATIONS = {"SiLU": "silu", "SiLUActivation": "silu", "GELUTanh": "gelu_tanh", "PytorchGELUTanh": "gelu_tanh"}
-_predict_suffix, _run_layer, _gated_mlp = PiPolicy.predict_suffix, decoder.run_layer, packing.gated_mlp
+_predict_suffix, _run_layer, _gated_mlp = PiPolicy.predict_suffix, base.VLMBridge.run_layer, packing.gated_mlp
 _vision_attention = qwen._vision_attention
 
 
@@ -31,8 +32,8 @@ def candidates() -> Iterator[None]:
     with (
         patch.object(PiPolicy, "predict_suffix", predict_suffix),
         patch.object(dit, "gated_mlp", gated_mlp),
-        patch.object(decoder, "gated_mlp", gated_mlp),
-        patch.object(qwen, "run_layer", run_layer),
+        patch.object(base, "gated_mlp", gated_mlp),
+        patch.object(base.VLMBridge, "run_layer", run_layer),
         patch.object(qwen, "_vision_attention", vision_attention),
     ):
         yield
@@ -66,12 +67,20 @@ def gated_mlp(mlp: nn.Module, packed: PackedLayer | None, x: Tensor) -> Tensor:
     return packed.down(gated(packed.gate_up(x.flatten(0, -2)), activation)).view(x.shape)
 
 
-def run_layer(layer: nn.Module, packed: PackedLayer | None, x: Tensor, rotary: Rotary, mask: Tensor) -> Tensor:
-    """``decoder.run_layer`` of all rows."""
+def run_layer(
+    bridge: base.VLMBridge,
+    layer: nn.Module,
+    packed: PackedLayer | None,
+    x: Tensor,
+    rotary: Rotary,
+    mask: Tensor,
+    num_rows: int,
+) -> Tensor:
+    """``VLMBridge.run_layer`` of all rows."""
     attn = layer.self_attn
-    if packed is None or mask.shape[2] != x.shape[1] or not may_run(x):
-        return _run_layer(layer, packed, x, rotary, mask)
-    projected = project_qkv(attn, packed, decoder.rms_norm_of(layer.input_layernorm, x), x.shape[1])
+    if packed is None or num_rows != x.shape[1] or not may_run(x):
+        return _run_layer(bridge, layer, packed, x, rotary, mask, num_rows)
+    projected = project_qkv(attn, packed, base.rms_norm_of(layer.input_layernorm, x), x.shape[1])
     queries, keys, values = (heads.unflatten(-1, (-1, attn.head_dim)) for heads in projected)
     norms = (attn.q_norm.weight, attn.k_norm.weight) if hasattr(attn, "q_norm") else None
     eps = attn.q_norm.variance_epsilon if norms is not None else 0.0
@@ -84,11 +93,11 @@ def run_layer(layer: nn.Module, packed: PackedLayer | None, x: Tensor, rotary: R
         enable_gqa=attn.num_key_value_groups > 1,
     )
     x = x + attn.o_proj(out.transpose(1, 2).flatten(-2))
-    return x + gated_mlp(layer.mlp, packed, decoder.rms_norm_of(layer.post_attention_layernorm, x))
+    return x + gated_mlp(layer.mlp, packed, base.rms_norm_of(layer.post_attention_layernorm, x))
 
 
 def vision_attention(attn: nn.Module, x: Tensor, rotary: Rotary) -> Tensor:
-    """``qwen.forward._vision_attention``."""
+    """``qwen.bridge._vision_attention``."""
     if not may_run(x):
         return _vision_attention(attn, x, rotary)
     queries, keys, values = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).unbind(-3)

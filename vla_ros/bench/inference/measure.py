@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
 import platform
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from vla_ros.audit.counting import Cost
 from vla_ros.bench.inference.paired import measure_interleaved, paired_ratio
-from vla_ros.bench.inference.roofline import Peaks, find_peaks
+from vla_ros.bench.inference.report import BenchReport
+from vla_ros.bench.inference.roofline import find_peaks
 from vla_ros.bench.inference.stages import ENCODE_PREFIX, Stages
 from vla_ros.bench.inference.subject import Subject
 from vla_ros.execution.runner import PolicyRunner
@@ -26,74 +27,70 @@ PREPROCESSING = "preprocessing"
 NUM_PREPROCESSING_RUNS = 100
 
 
-@dataclass(frozen=True)
-class BenchReport:
-    """Times are medians in ms. ``speedup`` is the median of how many times as long the other takes, None where there is
-    no other; ``largest_difference`` is that of the actions from the first of the others', None without any.
-
-    ``prefix_cost`` and ``bound_prefix_ms`` are those of all that isn't a denoising step; ``step_cost`` is None and
-    ``bound_suffix_ms`` 0 for a policy that has none.
-    """
-
-    total_ms: float
-    stages_ms: dict[str, float | None]
-    speedup: dict[str, float | None]
-    num_steps: int
-    num_tokens: int | None
-    prefix_cost: Cost
-    step_cost: Cost | None
-    bound_prefix_ms: float
-    bound_suffix_ms: float
-    peaks: Peaks
-    largest_difference: float | None
-    device_name: str
-
-    @property
-    def bound_ms(self) -> float:
-        return self.bound_prefix_ms + self.bound_suffix_ms
-
-
 def measure(subject: Subject, device: torch.device, num_rounds: int) -> BenchReport:
     """Everything there is to know about one subject; its weights get packed."""
-    runner, stages = PolicyRunner(subject.policy, device), Stages(subject, device)
-    trials = family_of(subject.config).make_trials()
-    stock = trials.stock_prefix(subject.policy, subject.policy.unpack_request(subject.request, device))
-    others = {
-        name: _composition(actions_of, subject, device)
-        for name, actions_of in trials.compositions(subject.policy).items()
-    }
-    contenders: dict[str, Callable[[], object]] = {THIS_PATH: lambda: runner.run(subject.request), **others}
-    contenders |= {name: run for name, run in stages.runs.items() if name != ENCODE_PREFIX}
-    if stock is not None:
-        contenders |= {STOCK_PREFIX: torch.inference_mode()(stock), ENCODE_PREFIX: stages.runs[ENCODE_PREFIX]}
-    actions = runner.run(subject.request).actions
+    policy, request, trials = subject.policy, subject.request, family_of(subject.config).make_trials()
+    runner, stages = PolicyRunner(policy, device), Stages(subject, device)
+    others = {name: _composition(run, subject, device) for name, run in trials.compositions(policy).items()}
+    actions = runner.run(request).actions
     differences = [float(np.abs(actions - other()).max()) for other in list(others.values())[:1]]
-    cost, step_cost = stages.cost(), stages.step_cost()
-    peaks = [find_peaks(device, subject.dtype, each.weight_bytes) for each in (cost, step_cost or cost)]
-    times_ms = measure_interleaved(contenders, num_rounds, device)
-    bases = {**dict.fromkeys(others, THIS_PATH), STOCK_PREFIX: ENCODE_PREFIX}
-    if subject.preprocess is not None:  # compared with nothing: many in a row, as from frame to frame
-        times_ms |= measure_interleaved({PREPROCESSING: subject.preprocess}, NUM_PREPROCESSING_RUNS, device)
+    cost, step = stages.cost(), stages.step_cost()
+    peaks = [find_peaks(device, subject.dtype, each.weight_bytes) for each in (cost, step or cost)]
+    times_ms = _times_ms(subject, runner, stages.runs, others, num_rounds, device)
     medians_ms = {name: float(np.median(values)) for name, values in times_ms.items()}
-    names = [PREPROCESSING, *(name for name in stages.runs if name != ENCODE_PREFIX)]
-    num_steps = subject.policy.num_steps if isinstance(subject.policy, FlowMatchingPolicy) else 0
+    bases = {**dict.fromkeys(others, THIS_PATH), STOCK_PREFIX: ENCODE_PREFIX}
+    num_steps = policy.num_steps if isinstance(policy, FlowMatchingPolicy) else 0
     return BenchReport(
-        total_ms=medians_ms[THIS_PATH],
-        stages_ms={name: medians_ms.get(name) for name in names},
         speedup={
             name: paired_ratio(times_ms[name], times_ms[base]) if name in times_ms else None
             for name, base in bases.items()
         },
-        num_steps=num_steps,
-        num_tokens=trials.num_tokens(subject.request),
-        prefix_cost=cost,
-        step_cost=step_cost,
+        stages_ms={name: medians_ms.get(name) for name in (PREPROCESSING, *stages.runs) if name != ENCODE_PREFIX},
+        operators_per_step=step and step.num_operators,
+        weight_bytes_per_step=step and step.weight_bytes,
+        flops_per_step=step and step.flops,
+        total_ms=medians_ms[THIS_PATH],
         bound_prefix_ms=peaks[0].bound_ms(cost),
-        bound_suffix_ms=num_steps * peaks[1].bound_ms(step_cost) if step_cost is not None else 0.0,
+        bound_suffix_ms=num_steps * peaks[1].bound_ms(step) if step is not None else 0.0,
         peaks=peaks[1],
         largest_difference=differences[0] if differences else None,
+        policy=subject.name,
+        num_parameters=sum(parameter.numel() for parameter in policy.parameters()),
+        num_tokens=trials.num_tokens(request),
+        num_cameras=len(request.view().image_grid),
+        horizon=subject.config.action_horizon,
+        num_steps=num_steps,
+        dtype=str(subject.dtype).removeprefix("torch."),
+        device=str(device),
         device_name=device_name(device),
+        num_threads=torch.get_num_threads(),
+        num_rounds=num_rounds,
+        torch=torch.__version__,
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _times_ms(
+    subject: Subject,
+    runner: PolicyRunner,
+    stages: dict[str, Callable[[], object]],
+    others: dict[str, Callable[[], object]],
+    num_rounds: int,
+    device: torch.device,
+) -> dict[str, np.ndarray]:
+    """Of this path, its stages and the others; the backbone's part of the prefix only beside stock transformers."""
+    inputs = subject.policy.unpack_request(subject.request, device)
+    stock = family_of(subject.config).make_trials().stock_prefix(subject.policy, inputs)
+    contenders: dict[str, Callable[[], object]] = {THIS_PATH: lambda: runner.run(subject.request)} | others | stages
+    if stock is not None:
+        contenders[STOCK_PREFIX] = torch.inference_mode()(stock)
+    else:
+        contenders.pop(ENCODE_PREFIX, None)
+    times_ms = measure_interleaved(contenders, num_rounds, device)
+    if subject.preprocess is None:
+        return times_ms
+    # Compared with nothing: many in a row, as from frame to frame.
+    return times_ms | measure_interleaved({PREPROCESSING: subject.preprocess}, NUM_PREPROCESSING_RUNS, device)
 
 
 def device_name(device: torch.device) -> str:
@@ -109,10 +106,5 @@ def _composition(
     actions_of: Callable[[Any], torch.Tensor], subject: Subject, device: torch.device
 ) -> Callable[[], np.ndarray]:
     """From a request on the host to actions on the host, as ``PolicyRunner.run`` goes."""
-
-    @torch.inference_mode()
-    def run() -> np.ndarray:
-        inputs = subject.policy.unpack_request(subject.request, device)
-        return actions_of(inputs)[0].float().cpu().numpy()
-
-    return run
+    unpack = partial(subject.policy.unpack_request, subject.request, device)
+    return torch.inference_mode()(lambda: actions_of(unpack())[0].float().cpu().numpy())

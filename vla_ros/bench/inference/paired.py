@@ -36,15 +36,9 @@ def paired_ratio(other_ms: np.ndarray, ours_ms: np.ndarray) -> float:
 
 
 def _time_ms(run: Callable[[], object], device: torch.device) -> float:
-    run()
-    wait_for(device)
-    start_s = time.perf_counter()
-    run()
-    wait_for(device)
+    for _ in range(2):
+        start_s = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
     return 1e3 * (time.perf_counter() - start_s)
-
-
-def wait_for(device: torch.device) -> None:
-    """Until it has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -1,68 +1,81 @@
-"""A bench report as JSON and as text."""
+"""What a bench found out, as JSON and as text."""
 
 from __future__ import annotations
 
-import datetime
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-from vla_ros.bench.inference.measure import BenchReport
-from vla_ros.bench.inference.subject import Subject
+from vla_ros.bench.inference.roofline import Peaks
 
 _TITLES = {
     "plain_composition": "the plain composition",
     "reference_as_written": "the reference as written",
     "transformers_prefix": "transformers' forward (prefix only)",
 }
+_ROUNDED = ("speedup", "stages_ms", "total_ms", "bound_ms", "bound_ratio", "bound_prefix_ms", "bound_suffix_ms")
 
 
-def report_json(report: BenchReport, subject: Subject, device: torch.device, num_rounds: int) -> dict[str, Any]:
-    """The report with what it was measured on; times in ms."""
-    step = report.step_cost
-    return {
-        "speedup": {name: _rounded(value) for name, value in report.speedup.items()},
-        "stages_ms": {name: _rounded(value) for name, value in report.stages_ms.items()},
-        "bound_ms": _rounded(report.bound_ms),
-        "operators_per_step": None if step is None else step.num_operators,
-        "weight_bytes_per_step": None if step is None else step.weight_bytes,
-        "flops_per_step": None if step is None else step.flops,
-        "total_ms": _rounded(report.total_ms),
-        "bound_ratio": _rounded(report.total_ms / report.bound_ms),
-        "bound_prefix_ms": _rounded(report.bound_prefix_ms),
-        "bound_suffix_ms": _rounded(report.bound_suffix_ms),
-        "peaks": vars(report.peaks),
-        "largest_difference": report.largest_difference,
-        "policy": subject.name,
-        "num_parameters": _num_parameters(subject),
-        "num_tokens": report.num_tokens,
-        "num_cameras": len(subject.request.view().image_grid),
-        "horizon": subject.config.action_horizon,
-        "num_steps": report.num_steps,
-        "dtype": str(subject.dtype).removeprefix("torch."),
-        "device": str(device),
-        "device_name": report.device_name,
-        "num_threads": torch.get_num_threads(),
-        "num_rounds": num_rounds,
-        "torch": torch.__version__,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+@dataclass(frozen=True)
+class BenchReport:
+    """The figures of one policy and what they were measured on. Times are medians in ms.
+
+    ``speedup`` is the median of how many times as long the other takes, None where there is no other;
+    ``largest_difference`` is that of the actions from the first of the others', None without any. ``bound_prefix_ms``
+    is that of all that isn't a denoising step; a policy that has none has no figures of a step and a
+    ``bound_suffix_ms`` of 0.
+    """
+
+    speedup: dict[str, float | None]
+    stages_ms: dict[str, float | None]
+    operators_per_step: int | None
+    weight_bytes_per_step: int | None
+    flops_per_step: int | None
+    total_ms: float
+    bound_prefix_ms: float
+    bound_suffix_ms: float
+    peaks: Peaks
+    largest_difference: float | None
+    policy: str
+    num_parameters: int
+    num_tokens: int | None
+    num_cameras: int
+    horizon: int
+    num_steps: int
+    dtype: str
+    device: str
+    device_name: str
+    num_threads: int
+    num_rounds: int
+    torch: str
+    date: str
+
+    @property
+    def bound_ms(self) -> float:
+        return self.bound_prefix_ms + self.bound_suffix_ms
+
+    @property
+    def bound_ratio(self) -> float:
+        return self.total_ms / self.bound_ms
 
 
-def report_text(report: BenchReport, subject: Subject, device: torch.device, num_rounds: int) -> str:
+def report_json(report: BenchReport) -> dict[str, Any]:
+    """All of it, times and ratios rounded."""
+    return asdict(report) | {name: _rounded(getattr(report, name)) for name in _ROUNDED}
+
+
+def report_text(report: BenchReport) -> str:
     """A page to read."""
-    num_images = len(subject.request.view().image_grid)
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    step, peaks, dtype = report.step_cost, report.peaks, str(subject.dtype).removeprefix("torch.")
+    threads = f", {report.num_threads} threads" if report.device == "cpu" else ""
+    peaks = report.peaks
     lines = [
-        f"{subject.name}: {_num_parameters(subject) / 1e6:.0f} M parameters, {dtype} on {report.device_name}"
-        f"{threads}, torch {torch.__version__}",
-        f"{num_images} images, {report.num_tokens or 'no'} tokens, chunk {subject.config.action_horizon}, "
-        f"{report.num_steps or 'no'} steps; medians of {num_rounds} rounds",
+        f"{report.policy}: {report.num_parameters / 1e6:.0f} M parameters, {report.dtype} on {report.device_name}"
+        f"{threads}, torch {report.torch}",
+        f"{report.num_cameras} images, {report.num_tokens or 'no'} tokens, chunk {report.horizon}, "
+        f"{report.num_steps or 'no'} steps; medians of {report.num_rounds} rounds",
         "",
         *(f"  {name.replace('_', ' '):<18}{_text(value)} ms" for name, value in report.stages_ms.items()),
         f"  {'copy in … copy out':<18}{_text(report.total_ms)} ms in one call",
-        f"  {'bound':<18}{_text(report.bound_ms)} ms; {report.total_ms / report.bound_ms:.2f} times that "
+        f"  {'bound':<18}{_text(report.bound_ms)} ms; {report.bound_ratio:.2f} times that "
         f"(prefix {report.bound_prefix_ms:.3g}, suffix {report.bound_suffix_ms:.3g}; "
         f"{peaks.bytes_per_s / 1e9:.4g} GB/s and {peaks.flops_per_s / 1e9:.4g} GFLOP/s, {peaks.source})",
         "",
@@ -70,9 +83,9 @@ def report_text(report: BenchReport, subject: Subject, device: torch.device, num
     ]
     if report.largest_difference is not None:
         lines.append(f"  actions differ by up to {report.largest_difference:.1e} from the plain composition's")
-    if step is not None:
-        cost = f"{step.num_operators} operators, {step.weight_bytes / 1e9:.4g} GB of weights"
-        lines.append(f"  a step: {cost}, {step.flops / 1e9:.4g} GFLOP")
+    if report.operators_per_step is not None:
+        cost = f"{report.operators_per_step} operators, {report.weight_bytes_per_step / 1e9:.4g} GB of weights"
+        lines.append(f"  a step: {cost}, {report.flops_per_step / 1e9:.4g} GFLOP")
     return "\n".join(lines)
 
 
@@ -84,9 +97,7 @@ def _speedup(value: float | None) -> str:
     return "   not compared with" if value is None else f"{value:6.2f} times as fast as"
 
 
-def _num_parameters(subject: Subject) -> int:
-    return sum(parameter.numel() for parameter in subject.policy.parameters())
-
-
-def _rounded(value: float | None) -> float | None:
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
     return None if value is None else round(value, 4)

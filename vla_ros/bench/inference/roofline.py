@@ -5,14 +5,13 @@ The roofline model: Williams, Waterman and Patterson, "Roofline", CACM 52(4), 20
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.utils.benchmark import Timer
 
 from vla_ros.audit.counting import Cost
-from vla_ros.bench.inference.paired import wait_for
 
 # Peak memory bandwidth in byte/s and dense bfloat16 rate in FLOP/s, of NVIDIA's data sheets; the first match decides.
 DATA_SHEETS = (
@@ -27,7 +26,7 @@ DATA_SHEETS = (
 )
 LARGE_BYTES, SMALL_BYTES = 256 << 20, 1 << 20
 MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
-NUM_TRIALS = 7
+MEASURED_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -57,20 +56,13 @@ def find_peaks(device: torch.device, dtype: torch.dtype, num_bytes: int) -> Peak
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     buffer = torch.zeros(min(max(num_bytes, SMALL_BYTES), LARGE_BYTES) // 4, dtype=torch.float32, device=device)
     return Peaks(
-        bytes_per_s=buffer.nbytes / _shortest_s(buffer.sum, device),
-        flops_per_s=2 * size**3 / _shortest_s(lambda: left @ right, device),
+        bytes_per_s=buffer.nbytes / _shortest_s(buffer.sum),
+        flops_per_s=2 * size**3 / _shortest_s(lambda: left @ right),
         source="measured",
     )
 
 
-def _shortest_s(run: Callable[[], object], device: torch.device) -> float:
-    """Of several times; each long enough for the clock."""
-    times_s = []
-    for _ in range(NUM_TRIALS):
-        start_s, num_runs = time.perf_counter(), 0
-        while num_runs == 0 or time.perf_counter() - start_s < 0.01:
-            run()
-            wait_for(device)
-            num_runs += 1
-        times_s.append((time.perf_counter() - start_s) / num_runs)
-    return min(times_s)
+def _shortest_s(run: Callable[[], object]) -> float:
+    """Of several times, each long enough for the clock; on a GPU it is waited for."""
+    timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+    return min(timer.blocked_autorange(min_run_time=MEASURED_S).times)

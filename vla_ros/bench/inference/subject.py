@@ -10,13 +10,11 @@ import torch
 
 from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.config import PolicyConfig
-from vla_ros.policies.configs import find_config, is_config
 from vla_ros.policies.directory import load_policy
-from vla_ros.policies.families import family_of
+from vla_ros.policies.families import family_of, find_policy
 from vla_ros.policies.files import open_policy
 from vla_ros.policies.fill import build_policy
 from vla_ros.policies.trials import NUM_CAMERAS
-from vla_ros.share import policy_dir
 from vla_ros.transforms.sample import PolicyRequest
 
 
@@ -44,10 +42,12 @@ def open_subject(name: str, device: torch.device, dtype: torch.dtype) -> Subject
 
     Raises ValueError where there is neither.
     """
-    folder = _folder(name)
-    if folder is not None:
-        return _from_directory(folder, device, dtype)
-    return random_subject(sizes_of(name), device, dtype)
+    found = find_policy(name)
+    if not isinstance(found, Path):
+        return random_subject(Sizes(name, found), device, dtype)
+    opened = open_policy(found)
+    policy, golden = load_policy(found, device, dtype).policy, opened.golden
+    return Subject(found.name, policy, golden.request, lambda: opened.processor.process(golden.observation))
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Sizes:
 
 def sizes_of(name: str) -> Sizes:
     """Those of what ``open_subject`` would open."""
-    folder = _folder(name)
-    if folder is not None:
-        processor = open_policy(folder).processor
-        return Sizes(folder.name, processor.config, processor.image_size)
-    return Sizes(name, find_config(name))
+    found = find_policy(name)
+    if not isinstance(found, Path):
+        return Sizes(name, found)
+    processor = open_policy(found).processor
+    return Sizes(found.name, processor.config, processor.image_size)
 
 
 def random_subject(sizes: Sizes, device: torch.device, dtype: torch.dtype, num_cameras: int = NUM_CAMERAS) -> Subject:
@@ -79,22 +79,3 @@ def random_subject(sizes: Sizes, device: torch.device, dtype: torch.dtype, num_c
     policy = policy.to(dtype).eval().requires_grad_(False)
     given = (sizes.config, num_cameras, sizes.image_size)
     return Subject(sizes.name, policy, trials.make_request(*given), trials.make_preprocessing(*given))
-
-
-def _folder(name: str) -> Path | None:
-    """The policy directory that a name means, a path or a packaged one; None where it means a configuration."""
-    if is_config(name):
-        return None
-    try:
-        return policy_dir(name)
-    except ValueError:
-        if len(Path(name).parts) > 1:
-            raise
-        return None  # so that what is said names the configurations there are
-
-
-def _from_directory(folder: Path, device: torch.device, dtype: torch.dtype) -> Subject:
-    opened = open_policy(folder)
-    policy = load_policy(folder, device, dtype).policy
-    golden = opened.golden
-    return Subject(folder.name, policy, golden.request, lambda: opened.processor.process(golden.observation))

@@ -88,16 +88,13 @@ class FlowMatchingPolicy(BasePolicy):
         observation: Any,
         num_steps: int,
         noise: Float[Tensor, "batch horizon action"],
-        time_grid: Any | None = None,
         guidance: Guidance | None = None,
     ) -> Float[Tensor, "batch horizon action"]:
-        """Actions from noise in ``num_steps`` Euler steps; ``time_grid`` spares making it again.
+        """Actions from noise in ``num_steps`` Euler steps.
 
         ``guidance`` draws them towards an older chunk; without it they depend on nothing but observation and noise.
         """
-        grid = time_grid or self.make_time_grid(num_steps)
-        assert grid.num_steps == num_steps, "the time grid was made for another number of steps"
-        return self.sample(FlowInputs(observation, noise, guidance), grid)
+        return self.sample(FlowInputs(observation, noise, guidance), self.make_time_grid(num_steps))
 
     def denoise(
         self,

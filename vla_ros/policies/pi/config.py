@@ -8,7 +8,7 @@ from typing import Any
 
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.modules.action_expert.config import ActionExpertConfig
-from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
+from vla_ros.policies.modules.vlm_bridge.inputs import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 
 

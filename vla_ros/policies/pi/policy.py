@@ -137,8 +137,8 @@ class PiPolicy(FlowMatchingPolicy):
         )
         target = flow_target(sample.actions, draws)
         prefix = self.encode_prefix(sample.observation, with_ce_loss=True)
-        suffix_input, time = self.prepare_suffix(prefix, None), target.time
-        velocity = self.predict_suffix(sample.observation.state, suffix_input, target.noisy, time, target.is_frozen)
+        suffix_input, state = self.prepare_suffix(prefix, None), sample.observation.state
+        velocity = self.predict_suffix(state, suffix_input, target.noisy, draws.time, target.is_frozen)
         mse = flow_mse(velocity, target)
         assert prefix.ce_loss is not None
         total = mse + config.ce_loss_weight * prefix.ce_loss

@@ -50,7 +50,8 @@ class PiProcessor(PolicyProcessor):
     ) -> None:
         super().__init__(config, data, stats, digest)
         self.images, self.tokenizer = images, tokenizer
-        self._vlm = make_vlm_processor(images, config, tokenizer, len(data.camera_names))
+        backbone: type[VLMProcessor] = BACKBONES[config.vlm_type].processor_class()
+        self._vlm = backbone(images, config, tokenizer, len(data.camera_names))
 
     @classmethod
     def read(
@@ -99,14 +100,14 @@ class PiProcessor(PolicyProcessor):
     ) -> PiRequest:
         return PiRequest(stamp_ns, self._vlm.process(images, task), state, noise)
 
-    def warm_up_requests(self, observation: Observation, with_guidance: bool = False) -> tuple[PiRequest, ...]:
+    def every_shape(self, observation: Observation) -> list[PiRequest]:
         """One for each padded length, shortest first: ``observation`` with instructions that grow."""
         requests: dict[int, PiRequest] = {}
         for num_words in itertools.count(1):
             try:
                 request = self.process(replace(observation, task=" ".join(["a"] * num_words)))
             except ValueError:  # beyond the largest bucket
-                return self._with_guided(tuple(requests.values()), with_guidance)
+                return list(requests.values())
             requests.setdefault(len(request.policy_input.input_ids), request)
         raise AssertionError("a prompt outgrows every bucket in the end")
 
@@ -115,10 +116,3 @@ def read_tokenizer(path: Path, name: str) -> Tokenizer:
     """A tokenizer.json; raises ValueError with its ``name``."""
     with explained(f"{name}: not readable as a tokenizer: ", Exception):  # the library raises just that
         return Tokenizer.from_file(str(path))
-
-
-def make_vlm_processor(
-    images: ProcessorConfig, config: PiConfig, tokenizer: Tokenizer, num_cameras: int
-) -> VLMProcessor:
-    """The processor of the policy's backbone; raises ValueError where its parts don't fit together."""
-    return BACKBONES[config.vlm_type].processor_class()(images, config, tokenizer, num_cameras)

@@ -24,11 +24,10 @@ class FlowDraws:
 
 @dataclass(frozen=True)
 class FlowTarget:
-    """What the draws make of clean actions: ``noisy`` ones at a flow ``time``, and the ``velocity`` to be said of them,
-    but where ``is_frozen``."""
+    """What the draws make of clean actions: ``noisy`` ones, and the ``velocity`` to be said of them, but where
+    ``is_frozen``."""
 
     noisy: Float[Tensor, "batch draws horizon action"]
-    time: Float[Tensor, "batch draws"]
     velocity: Float[Tensor, "batch draws horizon action"]
     is_frozen: Bool[Tensor, "batch draws horizon"] | None
 
@@ -53,7 +52,7 @@ def flow_target(actions: Float[Tensor, "batch horizon action"], draws: FlowDraws
     if draws.num_frozen is not None:
         is_frozen = torch.arange(actions.shape[1], device=actions.device) < draws.num_frozen[..., None]
         time = torch.where(is_frozen[..., None], 0.0, time)
-    return FlowTarget(clean + time * (draws.noise - clean), draws.time, draws.noise - clean, is_frozen)
+    return FlowTarget(clean + time * (draws.noise - clean), draws.noise - clean, is_frozen)
 
 
 def flow_mse(velocity: Float[Tensor, "batch draws horizon action"], target: FlowTarget) -> Float[Tensor, ""]:

@@ -6,6 +6,7 @@ draws of noise for one sample share everything that depends on the sample: they 
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -53,16 +54,22 @@ class TimeGrid:
         return len(self.steps)
 
 
+class KeysValues(NamedTuple):
+    """What a cross block attends to."""
+
+    keys: Float[Tensor, "batch kv_heads slice head_dim"]
+    values: Float[Tensor, "batch kv_heads slice head_dim"]
+
+
 @dataclass(frozen=True)
 class SuffixInput:
-    """What the blocks read besides the suffix itself: cross-attention keys and values, one pair for each cross block.
+    """What the blocks read besides the suffix itself: the context of each cross block.
 
     ``pad_bias`` is added to attention scores, -inf at padding, and None where every key is valid; ``time_grid`` is None
     where flow times vary (training).
     """
 
-    keys: tuple[Float[Tensor, "batch kv_heads slice head_dim"], ...]
-    values: tuple[Float[Tensor, "batch kv_heads slice head_dim"], ...]
+    contexts: tuple[KeysValues, ...]
     pad_bias: Float[Tensor, "batch 1 1 slice"] | None
     time_grid: TimeGrid | None
 
@@ -180,19 +187,14 @@ class DiTBlock(nn.Module):
             context=ReorderedLinear(context) if self.is_cross else None,
         )
 
-    def modulate(self, time_embedding: Float[Tensor, "batch draws width"]) -> BlockModulation:
-        return BlockModulation(self.ada_mod1(time_embedding), self.ada_mod2(time_embedding))
-
-    def read(
-        self, context: Float[Tensor, "batch slice hidden"]
-    ) -> tuple[Float[Tensor, "batch kv_heads slice head_dim"], Float[Tensor, "batch kv_heads slice head_dim"]]:
-        """Keys and values of a cross block from the prefix state it attends to."""
+    def read(self, state: Float[Tensor, "batch slice hidden"]) -> KeysValues:
+        """That of a cross block from the prefix state it attends to."""
         attn = self.attn
         if self.packed is None or self.packed.context is None:
-            keys, values = attn.k_proj(context), attn.v_proj(context)
+            keys, values = attn.k_proj(state), attn.v_proj(state)
         else:
-            keys, values = self.packed.context.split(context)
-        return attn.heads(keys, "k_norm").transpose(1, 2), attn.heads(values).transpose(1, 2)
+            keys, values = self.packed.context.split(state)
+        return KeysValues(attn.heads(keys, "k_norm").transpose(1, 2), attn.heads(values).transpose(1, 2))
 
     def forward(
         self,
@@ -248,7 +250,8 @@ class DiTActionExpert(nn.Module):
 
     def modulate(self, time_embedding: Float[Tensor, "batch draws width"]) -> tuple[BlockModulation, ...]:
         """The modulation of every block."""
-        return tuple(block.modulate(time_embedding) for block in self.blocks)
+        mods = ((block.ada_mod1, block.ada_mod2) for block in self.blocks)
+        return tuple(BlockModulation(attention(time_embedding), mlp(time_embedding)) for attention, mlp in mods)
 
     def prepare(
         self,
@@ -256,23 +259,17 @@ class DiTActionExpert(nn.Module):
         pad_mask: Bool[Tensor, "batch slice"] | None,
         time_grid: TimeGrid | None,
     ) -> SuffixInput:
-        """Keys and values of every cross block from the recorded prefix states."""
-        normed: dict[int, Tensor] = {}
-        keys, values = [], []
-        for i, block in enumerate(self.blocks):
-            if not block.is_cross:
-                continue
-            layer = -1 if self.config.only_attend_to_final_layer else i // self.config.cross_attention_every
-            if layer not in normed:
-                state = hidden_states[layer]
-                normed[layer] = rms_norm(state, None, self.config.rms_norm_eps)
-            block_keys, block_values = block.read(normed[layer])
-            keys.append(block_keys)
-            values.append(block_values)
+        """The context of every cross block from the recorded prefix states, one for each or the last for all."""
+        states = hidden_states[-1:] if self.config.only_attend_to_final_layer else hidden_states
+        normed = [rms_norm(state, None, self.config.rms_norm_eps) for state in states]
+        cross = [block for block in self.blocks if block.is_cross]
+        contexts = tuple(block.read(state) for block, state in zip(cross, itertools.cycle(normed), strict=False))
         bias = None
         if pad_mask is not None:  # as numbers: attention would turn truth values into them in every block of every step
-            bias = torch.zeros_like(pad_mask, dtype=values[0].dtype).masked_fill(~pad_mask, -torch.inf)[:, None, None]
-        return SuffixInput(tuple(keys), tuple(values), bias, time_grid)
+            bias = torch.zeros_like(pad_mask, dtype=contexts[0].values.dtype).masked_fill(~pad_mask, -torch.inf)[
+                :, None, None
+            ]
+        return SuffixInput(contexts, bias, time_grid)
 
     def forward(
         self,
@@ -287,8 +284,8 @@ class DiTActionExpert(nn.Module):
         rotary = None
         if self.config.rotary_self_attn:
             rotary = rotary_angles(x.shape[2], self.config.head_dim, self.config.rope_theta, x.device)
-        cross = iter(zip(suffix_input.keys, suffix_input.values, strict=True))
+        contexts = iter(suffix_input.contexts)
         for block, modulation in zip(self.blocks, modulations, strict=True):
-            context = (*next(cross), suffix_input.pad_bias) if block.is_cross else None
+            context = (*next(contexts), suffix_input.pad_bias) if block.is_cross else None
             x = block(x, modulation, context, rotary)
         return rms_norm(x, None, self.config.rms_norm_eps)

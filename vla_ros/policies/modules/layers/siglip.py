@@ -24,6 +24,10 @@ class SiglipTower:
         self._tower, self._mean, self._std = tower, mean, std
         self._packed: tuple[PackedLinear | None, ...] = (None,) * len(tower.encoder.layers)
 
+    def unpacked(self) -> SiglipTower:
+        """The same tower, layer by layer as the model has it."""
+        return SiglipTower(self._tower, self._mean, self._std)
+
     def pack_weights(self) -> None:
         """Lay the query, key and value weights of each layer out for inference."""
         attentions = [layer.self_attn for layer in self._tower.encoder.layers]

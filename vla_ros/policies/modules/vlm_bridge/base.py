@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import torch
@@ -11,15 +13,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from vla_ros.policies.modules.layers import decoder
-from vla_ros.policies.modules.layers.packing import PackedLayer, pack_layer
-from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
+from vla_ros.policies.modules.layers.packing import PackedLayer, gated_mlp, pack_layer, project_qkv
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs, VLMOutputs
-from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
-from vla_ros.policies.utils.transformers import Rotary, inverse_frequencies, make_rotary
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput, PrefixConfig
+from vla_ros.policies.utils.transformers import Rotary, apply_rotary, inverse_frequencies, make_rotary, rms_norm
+from vla_ros.strict import explained
 
 IGNORED = -100
 SAME_POLICY = "give both nodes the same policy directory"
+# Written by released config.json files beside the declared fields; the rope keys are read by transformers itself.
+LEGACY_KEYS = {"architectures", "dtype", "model_type", "rope_scaling", "rope_theta", "torch_dtype"}
 
 
 class EmbeddedPrefix(NamedTuple):
@@ -33,11 +36,9 @@ class EmbeddedPrefix(NamedTuple):
 class VLMBridge(nn.Module, ABC):
     """Runs one kind of VLM over tokens and registers; the transformers model is ``causal_model``.
 
-    Its weights keep their transformers names; its forward pass is ours, over the model's modules. ``run_layer`` is one
-    text layer, ``make_mask`` what that wants to know of who sees whom.
+    Its weights keep their transformers names; its forward pass is ours, over the model's modules. ``make_mask`` is what
+    ``run_layer`` wants to know of who sees whom.
     """
-
-    run_layer: Callable[..., Tensor] = staticmethod(decoder.run_layer)
 
     def __init__(self, config: PrefixConfig, causal_model: nn.Module) -> None:
         super().__init__()
@@ -77,9 +78,35 @@ class VLMBridge(nn.Module, ABC):
         """From True where a query may read a key, once for all layers."""
         return mask
 
+    def run_layer(
+        self,
+        layer: Any,
+        packed: PackedLayer | None,
+        x: Float[Tensor, "batch prefix hidden"],
+        rotary: Rotary,
+        mask: Tensor,
+        num_rows: int,
+    ) -> Float[Tensor, "batch rows hidden"]:
+        """One text layer, of which only the last ``num_rows`` positions are computed: here Llama's, and Qwen's, which
+        also norms queries and keys."""
+        attn = layer.self_attn
+        projected = project_qkv(attn, packed, rms_norm_of(layer.input_layernorm, x), num_rows)
+        queries, keys, values = (heads.unflatten(-1, (-1, attn.head_dim)) for heads in projected)
+        if hasattr(attn, "q_norm"):
+            queries, keys = rms_norm_of(attn.q_norm, queries), rms_norm_of(attn.k_norm, keys)
+        out = F.scaled_dot_product_attention(
+            apply_rotary(queries, rotary.last(num_rows)).transpose(1, 2),
+            apply_rotary(keys, rotary).transpose(1, 2),
+            values.transpose(1, 2),
+            attn_mask=mask[:, :, -num_rows:],
+            enable_gqa=attn.num_key_value_groups > 1,
+        )
+        x = x[:, -num_rows:] + attn.o_proj(out.transpose(1, 2).flatten(-2))
+        return x + gated_mlp(layer.mlp, packed, rms_norm_of(layer.post_attention_layernorm, x))
+
     def final_norm(self, states: Float[Tensor, "batch rows hidden"]) -> Float[Tensor, "batch rows hidden"]:
         """The norm before the language-model head."""
-        return decoder.rms_norm_of(self.language_model.norm, states)
+        return rms_norm_of(self.language_model.norm, states)
 
     def logits(self, states: Float[Tensor, "batch rows hidden"]) -> Float[Tensor, "batch rows vocab"]:
         """The language-model head's, of states before the final norm."""
@@ -185,3 +212,36 @@ class VLMBridge(nn.Module, ABC):
         logits = self.logits(before).float()
         summed = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
         return summed / (targets != IGNORED).sum().clamp(min=1)
+
+
+def rms_norm_of(norm: nn.Module, x: Tensor) -> Tensor:
+    """One of the model's own RMS norms."""
+    return rms_norm(x, norm.weight, norm.variance_epsilon)
+
+
+def read_config(
+    kind: type, groups: Mapping[str, type], document: Mapping[str, Any], more_keys: frozenset[str] = frozenset()
+) -> Any:
+    """The transformers configuration ``kind(**document)``, where ``groups`` names mappings inside it and their classes.
+
+    ``more_keys`` are those that releases of this backbone write besides. Raises ValueError for a missing group and for
+    a key or a value that transformers doesn't take or this package doesn't compute.
+    """
+    _check_keys(document, kind, "policy.vlm_config", more_keys)
+    for group, group_kind in groups.items():
+        if not isinstance(document.get(group), Mapping):
+            raise ValueError(f"policy.vlm_config.{group} is missing; give the group of the backbone's config.json")
+        _check_keys(document[group], group_kind, f"policy.vlm_config.{group}", more_keys)
+    with explained("policy.vlm_config: refused by transformers: ", Exception):
+        config = kind(**deepcopy(dict(document)))  # transformers writes into what it is given
+    rope_type = config.text_config.rope_parameters["rope_type"]
+    if rope_type != "default":
+        raise ValueError(f"policy.vlm_config.text_config: rope_type is '{rope_type}'; only 'default' is computed here")
+    return config
+
+
+def _check_keys(document: Mapping[str, Any], kind: type, where: str, more_keys: frozenset[str]) -> None:
+    known = {field.name for field in fields(kind)} | LEGACY_KEYS | more_keys
+    unknown = sorted(str(key) for key in document if key not in known)
+    if unknown:
+        raise ValueError(f"{where}: unknown key '{unknown[0]}'; see {kind.__name__} of transformers for the known ones")

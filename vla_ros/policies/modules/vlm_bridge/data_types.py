@@ -42,7 +42,8 @@ class VLMInputs:
     @classmethod
     def from_numpy(cls, batch: PolicyInput, device: torch.device | str = "cpu") -> VLMInputs:
         """A *batched* ``PolicyInput`` on ``device``; on CPU the memory is shared."""
-        return cls(**{name: _to_tensor(value, device) for name, value in vars(batch).items()})
+        arrays = {name: value for name, value in vars(batch).items() if isinstance(value, np.ndarray)}
+        return cls(**vars(batch) | {name: torch.from_numpy(value).to(device) for name, value in arrays.items()})
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], image_grid: tuple[tuple[int, int, int], ...]) -> VLMInputs:
@@ -79,7 +80,3 @@ class VLMOutputs:
     hidden_states: tuple[Float[Tensor, "batch slice hidden"], ...]
     pad_mask: Bool[Tensor, "batch slice"] | None
     ce_loss: Float[Tensor, ""] | None = None
-
-
-def _to_tensor(value: object, device: torch.device | str) -> object:
-    return torch.from_numpy(value).to(device) if isinstance(value, np.ndarray) else value

@@ -1,10 +1,32 @@
-"""What a VLM backbone needs of an observation, as plain numpy: no torch, so that the host can make it."""
+"""What a VLM backbone and its processor need of a policy and of an observation. No torch: the host makes it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+
+
+class PrefixConfig:
+    """A policy's configuration, as far as its prefix goes; a policy with a VLM has these among its keys.
+
+    ``vlm_config`` is the backbone's own configuration, ``image_mean`` and ``image_std`` normalise pixels in 0..1, by
+    channel. Registers follow the tokens: they read the tokens before the prompt separator only
+    (``causal_mask_obs_register``), have position 0 (``zero_pos_id_for_obs_register``), and may be all that is read of
+    the prefix (``expert_only_use_register``), without a gradient into it (``detach_encoder_output``).
+    """
+
+    vlm_type: str
+    vlm_config: Mapping[str, Any]
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+    num_obs_registers: int
+    expert_only_use_register: bool
+    causal_mask_obs_register: bool
+    zero_pos_id_for_obs_register: bool
+    detach_encoder_output: bool
 
 
 @dataclass(frozen=True)
@@ -33,5 +55,4 @@ class PolicyInput:
 
     def sample(self, index: int) -> PolicyInput:
         """One sample of a batch, without the batch dimension."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return PolicyInput(**{k: v[index] if isinstance(v, np.ndarray) else v for k, v in values.items()})
+        return replace(self, **{k: v[index] for k, v in vars(self).items() if isinstance(v, np.ndarray)})

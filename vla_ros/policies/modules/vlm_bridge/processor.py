@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
-from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
+from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput, PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.transforms.images import patchify, resize
 from vla_ros.transforms.prefix import prefix_mask
@@ -48,13 +47,17 @@ class ProcessorConfig:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One text with its image tokens, unpadded: ids [n], how many of them registers may read, how many at the end are
-    to be predicted; position ids [axes, n] where they don't follow from the mask alone."""
+    """The token ids of one sample, unpadded: what registers may read, the rest of the question, what is to be
+    predicted; position ids [axes, n] where they don't follow from the mask alone."""
 
-    ids: np.ndarray
-    num_before_separator: int
-    num_targets: int
+    before_separator: list[int]
+    question: list[int]
+    targets: list[int]
     positions: np.ndarray | None = None
+
+    @property
+    def ids(self) -> list[int]:
+        return self.before_separator + self.question + self.targets
 
 
 class VLMProcessor(ABC):
@@ -78,7 +81,6 @@ class VLMProcessor(ABC):
         self.tokenizer = tokenizer
         self.tokenizer.encode_special_tokens = True  # an instruction that spells a special token stays plain text
         self.patch_size = read_int(policy.vlm_config, "vision_config", "patch_size")
-        self._check_image_size(self.patch_size)
         vocab_size = read_int(policy.vlm_config, "text_config", "vocab_size")
         if self.num_embedded_tokens > vocab_size:
             sizes = f"{self.num_embedded_tokens} tokens, the backbone has {vocab_size}"
@@ -102,24 +104,42 @@ class VLMProcessor(ABC):
 
     @staticmethod
     @abstractmethod
-    def token_positions(attention_mask: np.ndarray, given: np.ndarray | None) -> np.ndarray:
-        """Position ids of the tokens, int64 [batch, axes, seq], from their mask [batch, seq] and the prompts' own
-        ``given`` [batch, axes, seq], where prompts have them."""
-
-    @staticmethod
-    @abstractmethod
-    def register_positions(positions: np.ndarray, attention_mask: np.ndarray, num_registers: int) -> np.ndarray:
-        """Position ids of the registers, int64 [batch, axes, registers], from those of the tokens."""
+    def positions(
+        attention_mask: np.ndarray, given: np.ndarray | None, num_registers: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Position ids of the tokens and of the registers after them, int64 [batch, axes, ...], from the tokens' mask
+        [batch, seq] and the prompts' own ``given`` [batch, axes, seq], where prompts have them."""
 
     @classmethod
-    def prefix_positions(cls, attention_mask: np.ndarray, given: np.ndarray | None, policy: PrefixConfig) -> np.ndarray:
-        """Position ids of the prefix, int64 [batch, axes, prefix]."""
-        positions = cls.token_positions(attention_mask, given)
+    def make_input(
+        cls,
+        policy: PrefixConfig,
+        pixel_values: np.ndarray,
+        image_grid: tuple[tuple[int, int, int], ...],
+        *,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray,
+        register_mask: np.ndarray,
+        target_ids: np.ndarray,
+        positions: np.ndarray | None,
+    ) -> PolicyInput:
+        """A batch from padded tokens; ``register_mask`` [batch, seq] is True at those that registers may read where
+        the policy restricts them, ``positions`` are the prompts' own."""
+        columns = np.flatnonzero((target_ids != IGNORED).any(0))
+        tokens, registers = cls.positions(attention_mask, positions, policy.num_obs_registers)
         if policy.zero_pos_id_for_obs_register:
-            registers = np.zeros((*positions.shape[:2], policy.num_obs_registers), np.int64)
-        else:
-            registers = cls.register_positions(positions, attention_mask, policy.num_obs_registers)
-        return np.concatenate((positions, registers), axis=-1)
+            registers = np.zeros_like(registers)
+        seen = register_mask if policy.causal_mask_obs_register else attention_mask
+        return PolicyInput(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            prefix_mask=prefix_mask(attention_mask, seen, policy.num_obs_registers),
+            position_ids=np.concatenate((tokens, registers), axis=-1),
+            target_ids=target_ids if len(columns) else None,
+            image_grid=image_grid,
+            num_target_tokens=target_ids.shape[1] - int(columns[0]) if len(columns) else 0,
+        )
 
     def patchify(self, images: np.ndarray) -> np.ndarray:
         """[batch, cameras, height, width, 3] to [batch, patches, 3 * patch * patch], row by row; channels first."""
@@ -179,7 +199,7 @@ class VLMProcessor(ABC):
             raise ValueError(f"tokenizer.json: special token {token} is missing; restore the policy's tokenizer")
         return token_id
 
-    def _check_image_size(self, unit: int) -> None:
+    def _check_multiple(self, unit: int) -> None:
         height, width = self.config.image_height, self.config.image_width
         if height % unit or width % unit:
             got = f"images of {height}x{width} pixels"
@@ -218,21 +238,17 @@ class VLMProcessor(ABC):
             if given is not None:
                 given[i, :, start:end] = prompt.positions
             attention_mask[i, start:end] = True
-            register_mask[i, start : start + prompt.num_before_separator] = True
-            target_ids[i, end - prompt.num_targets : end] = prompt.ids[len(prompt.ids) - prompt.num_targets :]
-        columns = np.flatnonzero((target_ids != IGNORED).any(0))
-        num_target_tokens = length - int(columns[0]) if len(columns) else 0
-        if not self.policy.causal_mask_obs_register:
-            register_mask = attention_mask
-        return PolicyInput(
-            pixel_values=pixel_values,
+            register_mask[i, start : start + len(prompt.before_separator)] = True
+            target_ids[i, end - len(prompt.targets) : end] = prompt.targets
+        return self.make_input(
+            self.policy,
+            pixel_values,
+            (self.grid,) * self.num_cameras,
             input_ids=input_ids,
             attention_mask=attention_mask,
-            prefix_mask=prefix_mask(attention_mask, register_mask, self.policy.num_obs_registers),
-            position_ids=self.prefix_positions(attention_mask, given, self.policy),
-            target_ids=target_ids if num_target_tokens else None,
-            image_grid=(self.grid,) * self.num_cameras,
-            num_target_tokens=num_target_tokens,
+            register_mask=register_mask,
+            target_ids=target_ids,
+            positions=given,
         )
 
     def _bucket(self, length: int) -> int:

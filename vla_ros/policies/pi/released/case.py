@@ -14,14 +14,13 @@ from torch import Tensor
 
 from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation, PolicySample, VLMInputs
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
-from vla_ros.policies.modules.vlm_bridge.processor import IGNORED
+from vla_ros.policies.modules.vlm_bridge.processor import VLMProcessor
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.policy import PiPolicy
 from vla_ros.policies.utils.training import FlowDraws
 from vla_ros.strict import explained
 from vla_ros.transforms.images import patchify
-from vla_ros.transforms.prefix import prefix_mask
 
 TOLERANCE = 2e-5  # absolute, float32 on CPU
 # No policy reads it, and a token of small norm amplifies rounding: with oneDNN on and off it already differs by 6e-5.
@@ -51,7 +50,10 @@ def read_case(path: Path) -> RecordedCase:
     """Read a ``case.safetensors``; raises ValueError where it is missing, damaged or lacks an input."""
     with explained(f"{path}: not readable (", SafetensorError, OSError, after="); give a recorded case"):
         tensors = load_file(path)
-    given, expected = (_without(tensors, prefix) for prefix in ("in.", "out."))
+    given, expected = (
+        {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+        for prefix in ("in.", "out.")
+    )
     for name, num_dims in _INPUTS.items():
         if name not in given:
             raise ValueError(f"{path}: tensor in.{name} is missing; a case has {', '.join(_INPUTS)}")
@@ -65,22 +67,18 @@ def read_case(path: Path) -> RecordedCase:
 
 def make_input(case: RecordedCase, config: PiConfig) -> PolicyInput:
     """The batched policy input of a case, as our own processor would have made it of the same tokens and pixels."""
+    processor: type[VLMProcessor] = BACKBONES[config.vlm_type].processor_class()
     given = case.given
-    attention_mask = given["attention_mask"]
-    register_mask = given["obs_register_att_mask"] if config.causal_mask_obs_register else attention_mask
-    axes = given["position_ids"][:, :, 0] if "position_ids" in given else None
-    processor = BACKBONES[config.vlm_type].processor_class()
-    patches, grid = _patches(given, config)
-    columns = np.flatnonzero((given["target_ids"] != IGNORED).any(0))
-    return PolicyInput(
-        pixel_values=patches,
+    pixel_values, image_grid = _patches(given, config)
+    return processor.make_input(
+        config,
+        pixel_values,
+        image_grid,
         input_ids=given["input_ids"],
-        attention_mask=attention_mask,
-        prefix_mask=prefix_mask(attention_mask, register_mask, config.num_obs_registers),
-        position_ids=processor.prefix_positions(attention_mask, axes, config),
+        attention_mask=given["attention_mask"],
+        register_mask=given["obs_register_att_mask"],
         target_ids=given["target_ids"],
-        image_grid=grid,
-        num_target_tokens=given["target_ids"].shape[1] - int(columns[0]) if len(columns) else 0,
+        positions=given["position_ids"][:, :, 0] if "position_ids" in given else None,
     )
 
 
@@ -148,7 +146,3 @@ def _patches(given: Mapping[str, np.ndarray], config: PiConfig) -> tuple[np.ndar
     patch = config.vlm_config["vision_config"]["patch_size"]
     grid = (1, height // patch, width // patch)
     return patchify(pixels.transpose(0, 1, 3, 4, 2), patch), (grid,) * num_cameras
-
-
-def _without(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}

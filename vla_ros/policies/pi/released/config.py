@@ -129,12 +129,10 @@ def _image_size(processor: Mapping[str, Any]) -> tuple[int, int] | None:
 
 def _resolve(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """``document`` with every ``${key.path}`` replaced; any other interpolation is refused."""
-    interpolated = False
-    for where, value in _leaves(document, ""):
-        if isinstance(value, str) and "${" in value:
-            interpolated = True
-            if "${" in _PLAIN_INTERPOLATION.sub("", value):
-                raise ValueError(f"{where} is '{value}'; only another key may stand in ${{…}}: write the value there")
+    interpolated = [leaf for leaf in _leaves(document, "") if "${" in str(leaf[1])]
+    for where, value in interpolated:
+        if "${" in _PLAIN_INTERPOLATION.sub("", value):
+            raise ValueError(f"{where} is '{value}'; only another key may stand in ${{…}}: write the value there")
     if not interpolated:
         return document
     from omegaconf import OmegaConf
@@ -197,11 +195,8 @@ def _require(group: Mapping[str, Any], kind: type, where: str, optional: tuple[s
 
 def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
     """Every scalar of a document with its dotted place."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _leaves(item, f"{where}.{key}" if where else str(key))
-    elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            yield from _leaves(item, f"{where}.{i}")
-    else:
+    if not isinstance(value, (Mapping, list, tuple)):
         yield where, value
+        return
+    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+        yield from _leaves(item, f"{where}.{key}" if where else str(key))

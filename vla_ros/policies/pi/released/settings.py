@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_ros.policies.config import DataConfig
-from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig
+from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, read_int
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.released.config import ReleasedConfig
@@ -90,13 +90,10 @@ def fit_size(size: tuple[int, int], unit: int, pixels: tuple[int, int]) -> tuple
 def _backbone_size(
     vlm_config: Mapping[str, Any], image_config: Path | None, camera_size: tuple[int, int]
 ) -> tuple[int, int]:
-    vision = vlm_config.get("vision_config")
-    vision = vision if isinstance(vision, Mapping) else {}
-    if type(vision.get("image_size")) is int:  # position embeddings for images of one size
-        return vision["image_size"], vision["image_size"]
-    patch, merge = vision.get("patch_size"), vision.get("spatial_merge_size")
-    if type(patch) is not int or type(merge) is not int or patch < 1 or merge < 1:
-        raise ValueError(f"config.json: vision_config has patch_size {patch!r} and spatial_merge_size {merge!r}")
+    if "image_size" in vlm_config["vision_config"]:  # position embeddings for images of one size
+        side = read_int(vlm_config, "vision_config", "image_size")
+        return side, side
+    patch, merge = (read_int(vlm_config, "vision_config", key) for key in ("patch_size", "spatial_merge_size"))
     return fit_size(camera_size, patch * merge, _pixel_range(image_config))
 
 

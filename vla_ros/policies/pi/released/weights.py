@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,6 +103,5 @@ def _has_own_head(checkpoint: Checkpoint) -> bool:
 
 def _renamed(changes: tuple[tuple[str, str], ...], name: str) -> str:
     for then, now in changes:
-        if name.startswith(CAUSAL_MODEL + then):
-            return CAUSAL_MODEL + now + name.removeprefix(CAUSAL_MODEL + then)
+        name = re.sub(f"^{re.escape(CAUSAL_MODEL + then)}", CAUSAL_MODEL + now, name)
     return name

@@ -1,14 +1,23 @@
-"""The PaliGemma bridge: builds the transformers model from its config and encodes the prefix with it."""
+"""The PaliGemma bridge, 1 and 2: builds the transformers model from its config and encodes the prefix with its modules.
+
+Same values as transformers' own eager forward (to rounding), for fixed shapes, without what a policy doesn't need: no
+caches, no masks of its own, no host synchronisation, no rows of the last layer that nobody reads. Gemma 2 (arXiv
+2408.00118, section 2) differs by norms after attention and MLP, a query scale of its own and squashed attention scores;
+its sliding window is wider than any prefix. Only parameters are read, no buffers: a model that was filled from a file
+has none.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     Gemma2Config,
     GemmaConfig,
@@ -17,20 +26,12 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from vla_ros.policies.modules.layers.packing import PackedLayer, gated_mlp, project_qkv
 from vla_ros.policies.modules.layers.siglip import SiglipTower
-from vla_ros.policies.modules.vlm_bridge import build
-from vla_ros.policies.modules.vlm_bridge.base import EmbeddedPrefix, VLMBridge
-from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
+from vla_ros.policies.modules.vlm_bridge.base import EmbeddedPrefix, VLMBridge, read_config
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
-from vla_ros.policies.modules.vlm_bridge.paligemma.forward import (
-    PackedGemmaLayer,
-    embed_prefix,
-    gemma_norm,
-    grouped_bias,
-    layer_norms,
-    norm_weight,
-    run_layer,
-)
+from vla_ros.policies.modules.vlm_bridge.inputs import PrefixConfig
+from vla_ros.policies.utils.transformers import Rotary, apply_rotary, rms_norm
 
 TEXT_CONFIGS = {"gemma": GemmaConfig, "gemma2": Gemma2Config}
 # Written by releases, some in one group and some in another; none of them changes a value that is computed here.
@@ -41,10 +42,61 @@ MORE_KEYS = frozenset(
 )
 
 
-class PaliGemmaBridge(VLMBridge):
-    """PaliGemma 1 or 2, as the text config says; only the weights of its modules are used, see ``forward``."""
+class LayerNorms(NamedTuple):
+    """What a layer's RMS norms multiply by, ``1 + weight`` in float32; None where Gemma 1 has no such norm."""
 
-    run_layer = staticmethod(run_layer)
+    before_attention: Float[Tensor, "hidden"]
+    after_attention: Float[Tensor, "hidden"] | None
+    before_mlp: Float[Tensor, "hidden"]
+    after_mlp: Float[Tensor, "hidden"] | None
+
+
+@dataclass(frozen=True)
+class PackedGemmaLayer(PackedLayer):
+    """With the norms as they are applied."""
+
+    norms: LayerNorms
+
+
+def gemma_norm(
+    x: Float[Tensor, "batch rows hidden"], weight: Float[Tensor, "hidden"] | None, eps: float
+) -> Float[Tensor, "batch rows hidden"]:
+    """RMS norm computed in float32 to the end, returned as ``x`` came; without ``weight``, ``x`` itself."""
+    return x if weight is None else rms_norm(x.float(), weight, eps).to(x.dtype)
+
+
+def norm_weight(norm: nn.Module) -> Float[Tensor, "hidden"]:
+    """What one of the model's RMS norms multiplies by."""
+    return 1.0 + norm.weight.float()
+
+
+def layer_norms(layer: nn.Module) -> LayerNorms:
+    """Those of one layer; what is called ``post_attention_layernorm`` comes before the MLP in Gemma 1."""
+    first, second = norm_weight(layer.input_layernorm), norm_weight(layer.post_attention_layernorm)
+    if not hasattr(layer, "pre_feedforward_layernorm"):
+        return LayerNorms(first, None, second, None)
+    third, fourth = layer.pre_feedforward_layernorm, layer.post_feedforward_layernorm
+    return LayerNorms(first, second, norm_weight(third), norm_weight(fourth))
+
+
+def _attend(
+    attn: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+) -> Float[Tensor, "batch rows inner"]:
+    """Query heads that share a key head become rows of it, side by side: nothing is copied for them."""
+    rows_and_groups = queries.shape[1], attn.num_key_value_groups
+    grouped = queries.unflatten(2, (-1, attn.num_key_value_groups)).transpose(1, 2).flatten(2, 3)
+    bias = bias[:, :, -grouped.shape[2] :]
+    cap = getattr(attn, "attn_logit_softcapping", None)
+    if cap is None:
+        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=bias, scale=attn.scaling)
+    else:
+        scores = torch.tanh(grouped @ keys.transpose(-1, -2) * (attn.scaling / cap)) * cap + bias
+        out = F.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype) @ values
+    return out.unflatten(2, rows_and_groups).transpose(1, 2).flatten(2)
+
+
+class PaliGemmaBridge(VLMBridge):
+    """PaliGemma 1 or 2, as the text config says; only the weights of its modules are used."""
 
     def __init__(self, config: PrefixConfig) -> None:
         super().__init__(config, PaliGemmaForConditionalGeneration(build_config(config.vlm_config)))
@@ -54,17 +106,54 @@ class PaliGemmaBridge(VLMBridge):
         return math.prod(grid)
 
     def embed(self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"]) -> EmbeddedPrefix:
+        return EmbeddedPrefix(self.join(inputs, self.see(inputs, self.vision), registers))
+
+    def see(self, inputs: VLMInputs, vision: SiglipTower) -> Float[Tensor, "images image_tokens hidden"]:
+        """The image tokens of all images of the batch, in order."""
         model = self.causal_model.model
-        states = self.vision(inputs.pixel_values, model.vision_tower.embeddings.position_embedding.weight)
-        features = model.multi_modal_projector(states)
-        return EmbeddedPrefix(
-            embed_prefix(self.language_model, inputs.input_ids, self.is_image(inputs), features, registers)
-        )
+        states = vision(inputs.pixel_values, model.vision_tower.embeddings.position_embedding.weight)
+        return model.multi_modal_projector(states)
+
+    def join(
+        self,
+        inputs: VLMInputs,
+        image_features: Float[Tensor, "images image_tokens hidden"],
+        registers: Float[Tensor, "registers hidden"],
+    ) -> Float[Tensor, "batch prefix hidden"]:
+        """Token and register embeddings times ``sqrt(hidden)``, image features as they are."""
+        table, is_image = self.language_model.embed_tokens.weight, self.is_image(inputs)
+        known = inputs.input_ids.masked_fill(is_image.squeeze(-1), 0)  # an image token's id may lie beyond the table
+        tokens = F.embedding(known, table)
+        x = torch.cat((tokens, registers.to(table.dtype).expand(len(tokens), -1, -1)), dim=1)
+        scale = torch.full((), x.shape[-1] ** 0.5, dtype=x.dtype, device=x.device)  # rounded as the embeddings are
+        mask = F.pad(is_image, (0, 0, 0, len(registers)))
+        return (x * scale).masked_scatter(mask, image_features.to(x.dtype))
 
     def make_mask(
         self, mask: Bool[Tensor, "batch 1 prefix prefix"], dtype: torch.dtype
     ) -> Float[Tensor, "batch 1 grouped_rows prefix"]:
-        return grouped_bias(mask, self.language_model.layers[0].self_attn.num_key_value_groups, dtype)
+        """What is added to attention scores; each row as often as heads share a key head."""
+        num_groups = self.language_model.layers[0].self_attn.num_key_value_groups
+        bias = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
+        return bias.unsqueeze(3).expand(-1, -1, -1, num_groups, -1).flatten(2, 3)
+
+    def run_layer(
+        self,
+        layer: Any,
+        packed: PackedGemmaLayer | None,
+        x: Float[Tensor, "batch prefix hidden"],
+        rotary: Rotary,
+        bias: Float[Tensor, "batch 1 grouped_rows prefix"],
+        num_rows: int,
+    ) -> Float[Tensor, "batch rows hidden"]:
+        norms = layer_norms(layer) if packed is None else packed.norms
+        attn, eps = layer.self_attn, layer.input_layernorm.eps
+        projected = project_qkv(attn, packed, gemma_norm(x, norms.before_attention, eps), num_rows)
+        queries, keys, values = (heads.unflatten(-1, (-1, attn.head_dim)) for heads in projected)
+        queries, keys = apply_rotary(queries, rotary.last(num_rows)), apply_rotary(keys, rotary)
+        attended = attn.o_proj(_attend(attn, queries, keys.transpose(1, 2), values.transpose(1, 2), bias))
+        x = x[:, -num_rows:] + gemma_norm(attended, norms.after_attention, eps)
+        return x + gemma_norm(gated_mlp(layer.mlp, packed, gemma_norm(x, norms.before_mlp, eps)), norms.after_mlp, eps)
 
     def final_norm(self, states: Float[Tensor, "batch rows hidden"]) -> Float[Tensor, "batch rows hidden"]:
         norm = self.language_model.norm
@@ -92,7 +181,7 @@ def build_config(document: Mapping[str, Any]) -> PaliGemmaConfig:
         expected = f"expected {' or '.join(TEXT_CONFIGS)}, from the backbone's config.json"
         raise ValueError(f"policy.vlm_config.text_config.model_type is {model_type!r}; {expected}")
     groups = {"text_config": TEXT_CONFIGS[model_type], "vision_config": SiglipVisionConfig}
-    config = build.build_config(PaliGemmaConfig, groups, document, MORE_KEYS)
+    config = read_config(PaliGemmaConfig, groups, document, MORE_KEYS)
     if config.projection_dim != config.text_config.hidden_size:
         sizes = f"projection_dim is {config.projection_dim}, text_config.hidden_size {config.text_config.hidden_size}"
         raise ValueError(f"policy.vlm_config: {sizes}; make them equal")

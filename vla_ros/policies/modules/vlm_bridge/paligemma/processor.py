@@ -6,13 +6,10 @@ break; in training also the generation answer and ``<eos>``. Padding is on the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
-from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
+from vla_ros.policies.modules.vlm_bridge.inputs import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, Prompt, VLMProcessor, read_int
 
 PAD, BEGIN, END, IMAGE = "<pad>", "<bos>", "<eos>", "<image>"
@@ -30,8 +27,12 @@ class PaliGemmaProcessor(VLMProcessor):
     pads_left = False
 
     def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
-        self._image_id = image_token_id(policy.vlm_config)
+        vlm = policy.vlm_config
+        self._image_id = read_int(vlm, "image_token_id" if "image_token_id" in vlm else "image_token_index")
         super().__init__(config, policy, tokenizer, num_cameras)
+        self._check_multiple(self.patch_size)
+        vision = {"image_size": DEFAULT_IMAGE_SIZE, **vlm["vision_config"]}
+        self._check_square(read_int({"vision_config": vision}, "vision_config", "image_size"))
         known = [token for token in PLACE_TOKENS if tokenizer.token_to_id(token) is not None]
         tokenizer.add_tokens([AddedToken(token, normalized=False) for token in known])
         if tokenizer.token_to_id(IMAGE) not in (None, self._image_id):
@@ -50,22 +51,14 @@ class PaliGemmaProcessor(VLMProcessor):
         before = [*self._image_ids, self.ids[BEGIN], *self.encode(task)]
         question = self.separator_ids() + self.encode(generation_prompt) + self.encode("\n")
         targets = [*self.encode(generation_answer), self.ids[END]] if generation_answer else []
-        return Prompt(np.array(before + question + targets, np.int64), len(before), len(targets))
+        return Prompt(before, question, targets)
 
     @staticmethod
-    def token_positions(attention_mask: np.ndarray, given: np.ndarray | None) -> np.ndarray:
-        return attention_mask.cumsum(axis=1, dtype=np.int64)[:, None]
-
-    @staticmethod
-    def register_positions(positions: np.ndarray, attention_mask: np.ndarray, num_registers: int) -> np.ndarray:
-        num_valid = attention_mask.sum(axis=1, dtype=np.int64)
-        return (num_valid[:, None] + 1 + np.arange(num_registers))[:, None]
-
-    def _check_image_size(self, unit: int) -> None:
-        """Positions are a table for one size, in multiples of the patch."""
-        super()._check_image_size(unit)
-        vision = {"image_size": DEFAULT_IMAGE_SIZE, **self.policy.vlm_config["vision_config"]}
-        self._check_square(read_int({"vision_config": vision}, "vision_config", "image_size"))
+    def positions(
+        attention_mask: np.ndarray, given: np.ndarray | None, num_registers: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        tokens = attention_mask.cumsum(axis=1, dtype=np.int64)[:, None]
+        return tokens, tokens[..., -1:] + 1 + np.arange(num_registers)
 
     def _check_window(self) -> None:
         """Every other layer of Gemma 2 sees a window only; prefixes lie within it, so that it never matters."""
@@ -79,8 +72,3 @@ class PaliGemmaProcessor(VLMProcessor):
         if longest > window:
             got = f"the largest bucket and the registers make {longest} positions"
             raise ValueError(f"processor.json: {got}; the backbone attends to {window} of them: use smaller buckets")
-
-
-def image_token_id(vlm_config: Mapping[str, Any]) -> int:
-    """The id of image tokens, under either of its names; raises ValueError where it is missing."""
-    return read_int(vlm_config, "image_token_id" if "image_token_id" in vlm_config else "image_token_index")

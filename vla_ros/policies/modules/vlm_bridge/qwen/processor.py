@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
+from vla_ros.policies.modules.vlm_bridge.inputs import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.processor import (
     PROMPT_SEPARATOR,
     ProcessorConfig,
@@ -36,7 +36,7 @@ class QwenProcessor(VLMProcessor):
     def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
         super().__init__(config, policy, tokenizer, num_cameras)
         self.merge_size = read_int(policy.vlm_config, "vision_config", "spatial_merge_size")
-        self._check_image_size(self.patch_size * self.merge_size)
+        self._check_multiple(self.patch_size * self.merge_size)
         self._check_image_id(IMAGE_PAD)
         start = tokenizer.token_to_id(START)
         self._user_turn, self._assistant_turn = [], []
@@ -52,22 +52,19 @@ class QwenProcessor(VLMProcessor):
         if generation_answer:
             question += self._assistant_turn
             targets = [*self.encode(generation_answer), self.ids[END]]
-        ids = np.array(before + question + targets, np.int64)
-        num_text = len(ids) - len(self._image_ids)
-        text = np.broadcast_to(np.arange(num_text) + self._num_image_positions, (3, num_text))
-        return Prompt(ids, len(before), len(targets), np.concatenate((self._image_positions, text), axis=1))
+        num_text = len(before + question + targets) - len(self._image_ids)
+        text = np.tile(np.arange(num_text) + self._num_image_positions, (3, 1))
+        return Prompt(before, question, targets, np.concatenate((self._image_positions, text), axis=1))
 
     @staticmethod
-    def token_positions(attention_mask: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+    def positions(
+        attention_mask: np.ndarray, given: np.ndarray | None, num_registers: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         assert given is not None, "mRoPE ids depend on where images are"
-        return given
-
-    @staticmethod
-    def register_positions(positions: np.ndarray, attention_mask: np.ndarray, num_registers: int) -> np.ndarray:
         # Counted from the left, padding included, as released checkpoints were trained.
         last = attention_mask.sum(1, keepdims=True) - 1
-        first = np.take_along_axis(positions[:, 0], last, axis=1) + 1
-        return np.repeat((first + np.arange(num_registers))[:, None], positions.shape[1], axis=1)
+        first = np.take_along_axis(given[:, 0], last, axis=1) + 1
+        return given, np.repeat((first + np.arange(num_registers))[:, None], given.shape[1], axis=1)
 
     def patchify(self, images: np.ndarray) -> np.ndarray:
         """[batch, cameras, height, width, 3] to [batch, patches, 3 * patch * patch], patches in merge-block order."""

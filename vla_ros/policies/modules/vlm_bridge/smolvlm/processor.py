@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from vla_ros.policies.modules.vlm_bridge.config import PrefixConfig
+from vla_ros.policies.modules.vlm_bridge.inputs import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, Prompt, VLMProcessor, read_int
 
 PAD, START, END = "<|im_end|>", "<|im_start|>", "<end_of_utterance>"
@@ -33,6 +33,7 @@ class SmolVLMProcessor(VLMProcessor):
 
     def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
         super().__init__(config, policy, tokenizer, num_cameras)
+        self._check_square(read_int(policy.vlm_config, "vision_config", "image_size"))
         scale = read_int(policy.vlm_config, "scale_factor")
         if scale < 1 or self.grid[1] % scale:
             got = f"scale_factor is {scale}, an image has {self.grid[1]} patches a side"
@@ -43,23 +44,17 @@ class SmolVLMProcessor(VLMProcessor):
 
     def make_prompt(self, task: str, generation_prompt: str, generation_answer: str) -> Prompt:
         before = [self.ids[START], *self.encode("User:"), *self._image_ids, *self.encode(task)]
-        ids = before + self.separator_ids() + self.encode(generation_prompt)
+        question = self.separator_ids() + self.encode(generation_prompt)
         targets: list[int] = []
         if generation_answer:
             targets = [*self.encode(f" {generation_answer}"), self.ids[END]]
-            ids += [self.ids[END], *self.encode("\nAssistant:")]
-        return Prompt(np.array(ids + targets, np.int64), len(before), len(targets))
+            question += [self.ids[END], *self.encode("\nAssistant:")]
+        return Prompt(before, question, targets)
 
     @staticmethod
-    def token_positions(attention_mask: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+    def positions(
+        attention_mask: np.ndarray, given: np.ndarray | None, num_registers: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         batch, seq = attention_mask.shape
-        return np.broadcast_to(np.arange(seq), (batch, 1, seq))
-
-    @staticmethod
-    def register_positions(positions: np.ndarray, attention_mask: np.ndarray, num_registers: int) -> np.ndarray:
-        batch, seq = attention_mask.shape
-        return np.broadcast_to(np.arange(seq, seq + num_registers), (batch, 1, num_registers))
-
-    def _check_image_size(self, unit: int) -> None:
-        """The tower's own square and no other: its learned positions are for that one."""
-        self._check_square(read_int(self.policy.vlm_config, "vision_config", "image_size"))
+        every = np.tile(np.arange(seq + num_registers), (batch, 1, 1))
+        return every[..., :seq], every[..., seq:]
