@@ -234,7 +234,9 @@ def faults(camera_names: tuple[str, ...]) -> Mapping[str, Fault]:
         "model node killed": Fault(_model_killed, ("vla_model",)),
         "model node stopped": Fault(_stopped("model_node"), ("vla_model",)),
         "model node deactivated": Fault(_model_deactivated, ("not active",)),
-        "control loop away": Fault(_stopped("policy_node", OVERRUN_S), ("the control thread did not run for",), ("POLICY",)),
+        "control loop away": Fault(
+            _stopped("policy_node", OVERRUN_S), ("the control thread did not run for",), ("POLICY",)
+        ),
         "a result that is not finite": Fault(_answered(_nan), ("not finite",)),
         "a result too wide": Fault(_answered(_too_wide), ("shape",)),
         "a result too short": Fault(_answered(_too_short), ("shape",)),

@@ -27,7 +27,6 @@ MAY_IMPORT = {
     "vla_ros.strict": set(),
     "vla_ros.topics": set(),
     "vla_ros.types": {"numpy"},
-    "vla_ros.hermite": {"numpy"},
     "vla_ros.interpolate": {"numpy"},
     "vla_ros.units": set(),
     # Messages know nothing of a robot; a robot's outputs are made of them.
@@ -52,7 +51,7 @@ MAY_IMPORT = {
     "vla_ros.observing": {"numpy", "vla_ros.interpolate", "vla_ros.topics", "vla_ros.types", "vla_ros.robot"},
     "vla_ros.runtime": {
         "numpy",
-        "vla_ros.hermite",
+        "vla_ros.interpolate",
         "vla_ros.observing",
         "vla_ros.robot",
         "vla_ros.topics",
@@ -114,7 +113,7 @@ MAY_IMPORT = {
     | TORCH,
     "vla_ros.bench.control.judge": {
         "numpy",
-        "vla_ros.hermite",
+        "vla_ros.interpolate",
         "vla_ros.messages.trajectories",
         "vla_ros.robot",
         "vla_ros.runtime",
@@ -155,7 +154,7 @@ MAY_IMPORT = {
         "mujoco",
         "tqdm",
         "vla_ros.bags",
-        "vla_ros.hermite",
+        "vla_ros.interpolate",
         "vla_ros.messages.trajectories",
         "vla_ros.outputs",
         "vla_ros.robot",
@@ -220,7 +219,7 @@ ROS_LAYERS = (
 EVERYTHING = (*ROS_LAYERS, "vla_ros.cli")
 # From the ground up: a room imports those before it. The table above says which of them.
 ORDER = (
-    "share strict units hermite interpolate topics types urdf wire messages outputs robot bags observing runtime "
+    "share strict units interpolate topics types urdf wire messages outputs robot bags observing runtime "
     "recordings spaces transforms policies execution audit replay ros sim training record teleop check demo view "
     "nodes bench cli"
 ).split()

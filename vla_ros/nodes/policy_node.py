@@ -19,7 +19,7 @@ from vla_ros.nodes.inputs import HumanInputs, SensorInputs
 from vla_ros.nodes.model_link import ModelLink
 from vla_ros.nodes.params import PolicyNodeParams
 from vla_ros.nodes.policy_reports import ChunkReports, PolicyDiagnostics
-from vla_ros.observing.policy_fit import match_policy
+from vla_ros.observing.observe import match_policy
 from vla_ros.policies.files import load_processor
 from vla_ros.robot import RobotConfig, read_robot_file
 from vla_ros.ros.clock import StampMap, steady_now_ns

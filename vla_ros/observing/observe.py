@@ -4,8 +4,8 @@ and of training."""
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -143,3 +143,23 @@ def _matching_frames(cameras: Mapping[str, FrameBuffer]) -> dict[str, Frame]:
     frames = {name: frame for name, frame in nearest.items() if frame is not None}
     assert len(frames) == len(cameras), "sensor_fault has checked it"
     return frames
+
+
+def match_policy(robot: RobotConfig, joint_names: Sequence[str], camera_names: Sequence[str]) -> RobotConfig:
+    """``robot`` with just the cameras a policy looks at, in the policy's order.
+
+    Raises ValueError where the policy's joints or cameras are not the robot's.
+    """
+    if tuple(joint_names) != robot.joint_names:
+        raise ValueError(
+            f"the policy has joints {', '.join(joint_names)} and robot '{robot.name}' has "
+            f"{', '.join(robot.joint_names)}; expected the same in the same order: fix joints in the robot file"
+        )
+    missing = [name for name in camera_names if name not in robot.camera_names]
+    if missing:
+        raise ValueError(
+            f"the policy looks at camera '{missing[0]}' and robot '{robot.name}' has {', '.join(robot.camera_names)}; "
+            "add it to cameras in the robot file"
+        )
+    cameras = {camera.name: camera for camera in robot.cameras}
+    return replace(robot, cameras=tuple(cameras[name] for name in camera_names))

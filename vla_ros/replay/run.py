@@ -12,7 +12,7 @@ from pathlib import Path
 from vla_ros import topics
 from vla_ros.bags.read import BagReader
 from vla_ros.messages.trace import Trace
-from vla_ros.observing.policy_fit import match_policy
+from vla_ros.observing.observe import match_policy
 from vla_ros.recordings.events import BagEvent, Chunk, Command, Task, Teleop
 from vla_ros.recordings.feed import Feed, max_pause_s, resolve_topic
 from vla_ros.recordings.series import GrowingSeries

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.hermite import hermite_at
+from vla_ros.interpolate import hermite_at
 from vla_ros.types import ActionChunk
 from vla_ros.units import NS_PER_S
 

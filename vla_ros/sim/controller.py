@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vla_ros.hermite import hermite_at
+from vla_ros.interpolate import hermite_at
 from vla_ros.messages.trajectories import Trajectory
 
 MAX_END_VELOCITY = 1e-5

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.hermite import hermite_at
+from vla_ros.interpolate import hermite_at
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import RobotConfig
 from vla_ros.runtime.aim_history import AimHistory
