@@ -18,6 +18,7 @@ from vla_ros.strict import parse_config
 from vla_ros.urdf import Urdf, parse_urdf, read_urdf
 
 FAULT_ACTIONS = ("hold", "recover")
+STAMPS, LEADS = ("tick", "zero"), (1, 2)
 # Smoothing delays commands by max_acceleration / max_jerk: half a second at most.
 MIN_JERK_PER_S = 2.0
 # Files have 3.14 for pi.
@@ -93,17 +94,28 @@ class JointStateConfig:
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """A group of joints with one controller; ``interface`` is a name of ``outputs.INTERFACES``."""
+    """A group of joints with one controller; ``interface`` is a name of ``outputs.INTERFACES``.
+
+    Trajectories are stamped with the ``tick`` they belong to, so that a late one changes nothing, or ``zero``: they
+    start on receipt, for a controller on another clock. A command is due ``lead_periods`` control periods after its
+    tick: with two, what comes late by up to a period finds the one before still under way.
+    """
 
     name: str
     joints: tuple[str, ...]
     interface: str = "trajectory"
     topic: str = ""
+    stamp: str = "tick"
+    lead_periods: int = 1
 
     def __post_init__(self) -> None:
-        if self.interface not in INTERFACES:
-            expected = f"expected one of {', '.join(INTERFACES)}"
-            raise ValueError(f"output '{self.name}': interface '{self.interface}'; {expected}")
+        for key, known in (("interface", tuple(INTERFACES)), ("stamp", STAMPS), ("lead_periods", LEADS)):
+            if getattr(self, key) not in known:
+                expected = f"expected one of {', '.join(map(str, known))}"
+                raise ValueError(f"output '{self.name}': {key} is '{getattr(self, key)}'; {expected}")
+        if self.lead_periods > 1 and not self.kind.names_joints:
+            got = f"lead_periods is {self.lead_periods} for interface '{self.interface}', whose messages have no times"
+            raise ValueError(f"output '{self.name}': {got}; expected 1")
 
     @property
     def kind(self) -> Interface:
@@ -216,6 +228,11 @@ class RobotConfig:
     def joint_limits(self) -> dict[str, tuple[float, float]]:
         """Lower and upper limit of each joint, rad or m."""
         return {joint.name: (joint.lower, joint.upper) for joint in self.joints}
+
+    @property
+    def is_stamped(self) -> bool:
+        """Whether each controller knows which tick a command belongs to, so that one that is late is not delayed."""
+        return all(output.stamp == "tick" and output.kind.names_joints for output in self.outputs)
 
     @cached_property
     def turns(self) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROBOT_FILE
+from controller_motion import motion_use, sine_scene
 from std_msgs.msg import Float64MultiArray
 
 from vla_ros.messages.trajectories import Trajectory
@@ -17,8 +18,10 @@ from vla_ros.robot import OutputConfig, RobotConfig, load_robot
 from vla_ros.ros.endpoints import interface_class
 from vla_ros.ros.outputs import CommandInputs, CommandOutputs
 from vla_ros.runtime.limits import BrakingRamp
+from vla_ros.share import robot_file
 
 PERIOD_S = 0.02
+PERIOD_NS, TICK_NS = 20_000_000, 1_700_000_000_000_000_000
 
 
 class Wires:
@@ -56,7 +59,7 @@ def heard_from(robot: RobotConfig, **options: Any) -> tuple[Wires, CommandOutput
 
 def test_what_goes_to_an_arm_and_a_hand_is_one_command_of_all_joints() -> None:
     _, outputs, heard = heard_from(ARM_AND_HAND)
-    outputs.publish(RAMP)
+    outputs.publish(RAMP, TICK_NS)
     (command,) = heard
     np.testing.assert_array_equal(command.positions, RAMP.positions[:1])
     assert command.times_s.tolist() == [PERIOD_S] and command.velocities is None
@@ -64,29 +67,72 @@ def test_what_goes_to_an_arm_and_a_hand_is_one_command_of_all_joints() -> None:
 
 def test_a_robot_of_trajectories_alone_is_heard_with_its_braking_ramp() -> None:
     _, outputs, heard = heard_from(robot_of(OutputConfig("all", NAMES)))
-    outputs.publish(RAMP)
+    outputs.publish(RAMP, TICK_NS)
     (command,) = heard
     np.testing.assert_array_equal(command.positions, RAMP.positions)
     np.testing.assert_array_equal(command.velocities, RAMP.velocities)
     np.testing.assert_allclose(command.times_s, PERIOD_S + RAMP.times_s)
 
 
+@pytest.mark.parametrize(
+    ("stamp", "tick_ns", "stamp_ns"), [("tick", TICK_NS, TICK_NS), ("zero", TICK_NS, 0), ("tick", -5, 0)]
+)
+def test_a_command_is_stamped_with_its_tick_or_starts_on_receipt(stamp: str, tick_ns: int, stamp_ns: int) -> None:
+    _, outputs, heard = heard_from(robot_of(OutputConfig("all", NAMES, stamp=stamp)))
+    outputs.publish(RAMP, tick_ns)
+    assert heard[0].stamp_ns == stamp_ns and heard[0].times_s[0] == PERIOD_S
+
+
+def test_two_periods_ahead_a_command_comes_behind_the_one_of_the_tick_before() -> None:
+    _, outputs, heard = heard_from(robot_of(OutputConfig("all", NAMES, lead_periods=2)))
+    later = BrakingRamp(RAMP.times_s, RAMP.positions + 1.0, RAMP.velocities)
+    for tick, ramp in ((0, RAMP), (1, later), (3, RAMP)):
+        outputs.publish(ramp, TICK_NS + tick * PERIOD_NS)
+    alone, behind, after_a_missed_tick = heard
+    np.testing.assert_allclose(alone.times_s, 2 * PERIOD_S + RAMP.times_s)
+    np.testing.assert_allclose(behind.times_s, [PERIOD_S, *(2 * PERIOD_S + RAMP.times_s)])
+    np.testing.assert_array_equal(behind.positions, [RAMP.positions[0], *later.positions])
+    np.testing.assert_array_equal(behind.velocities, [RAMP.velocities[0], *later.velocities])
+    assert behind.stamp_ns == TICK_NS + PERIOD_NS
+    np.testing.assert_allclose(after_a_missed_tick.times_s, alone.times_s)
+
+
+LATE_S = np.abs(np.random.default_rng(0).normal(0.0, 1.71e-3 / 2.576, 500))
+
+
+@pytest.mark.parametrize(
+    ("options", "late_s", "is_good"),
+    [
+        ({}, LATE_S, True),
+        ({"stamp": "zero"}, LATE_S, False),
+        ({"lead_periods": 2}, 8 * LATE_S, True),
+        ({}, 8 * LATE_S, False),
+    ],
+)
+def test_the_motion_that_late_commands_cause_keeps_near_the_limits(
+    options: dict[str, Any], late_s: np.ndarray, is_good: bool
+) -> None:
+    robot = load_robot(robot_file("tabletop"))
+    use = motion_use([sine_scene(robot, late_s, **options)], robot)
+    assert use.is_good == is_good and not use.num_refused, use
+
+
 def test_a_part_that_is_lost_costs_one_command_and_no_more() -> None:
     wires, outputs, heard = heard_from(ARM_AND_HAND)
     wires.lose = ARM_AND_HAND.outputs[1].command_topic
-    outputs.publish(RAMP)
+    outputs.publish(RAMP, TICK_NS)
     wires.lose = ""
-    outputs.publish(BrakingRamp(RAMP.times_s, RAMP.positions + 1.0, RAMP.velocities))
+    outputs.publish(BrakingRamp(RAMP.times_s, RAMP.positions + 1.0, RAMP.velocities), TICK_NS)
     assert [command.positions[0].tolist() for command in heard] == [(RAMP.positions[0] + 1.0).tolist()]
 
 
 def test_what_no_controller_could_follow_is_told_or_raised() -> None:
     broken = BrakingRamp(RAMP.times_s, RAMP.positions * np.nan, RAMP.velocities)
     with pytest.raises(ValueError, match="not finite|finite ones"):
-        heard_from(ARM_AND_HAND)[1].publish(broken)
+        heard_from(ARM_AND_HAND)[1].publish(broken, TICK_NS)
     told: list[str] = []
     _, outputs, heard = heard_from(ARM_AND_HAND, on_refused=told.append)
-    outputs.publish(broken)
+    outputs.publish(broken, TICK_NS)
     assert len(told) == 2 and not heard
 
 

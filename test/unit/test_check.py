@@ -49,6 +49,7 @@ STAMPS_NS = stream().stamps_ns
 EARLY_NS = STAMPS_NS[0] + np.array([-200, -150]) * MS
 HALF_BACK_NS = np.concatenate([STAMPS_NS[:50], STAMPS_NS[:50]])
 
+OTHER_CLOCK = graph(joint_states=joints_seen(stream=stream(period_ms=10, age_ms=60, num=500)))
 SPOILT = {
     # what is wrong: (graph, level, subject, part of what was got, part of where to fix it)
     "no publisher": (front(topic=TopicSeen("/front/image")), "FAIL", "camera front: publisher", "nobody", "topic of"),
@@ -130,6 +131,10 @@ SPOILT = {
         graph(joint_states=joints_seen(positions={"elbow": Range(-90.0, -89.0)})),
         *("FAIL", "joint states: limits", "elbow at -90.000", "degrees"),
     ),
+    "driver on another clock": (
+        OTHER_CLOCK,
+        *("WARN", "joint states: clock", "60 ms before they arrive, at best", "stamp: zero"),
+    ),
     "on the stop": (
         graph(joint_states=joints_seen(positions={"shoulder": Range(-1.01, 0.0)})),
         *("WARN", "joint states: limits", "shoulder at -1.010", "inward only"),
@@ -188,6 +193,11 @@ def test_people_are_heard_whatever_the_quality_of_service_of_their_device():
     heard = {"estop": BOOL, "teleop": TRAJECTORY}
     seen = graph(**{name: topic(f"/vla_policy/{name}", kind, reliable=False) for name, kind in heard.items()})
     assert problems(seen) == []
+
+
+def test_a_driver_on_another_clock_is_no_problem_where_commands_start_on_receipt():
+    robot = replace(ROBOT, outputs=tuple(replace(output, stamp="zero") for output in ROBOT.outputs))
+    assert problems(OTHER_CLOCK, robot) == []
 
 
 def test_an_image_late_once_is_a_warning_and_late_as_a_rule_a_failure():

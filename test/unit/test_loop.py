@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -225,8 +226,25 @@ def test_commands_stay_bounded_whatever_the_policy_says(rig):
     assert rig.loop.mode is Mode.POLICY
 
 
-def test_after_a_command_that_went_out_late_nothing_is_made_up_for():
+STAMPED_ZERO = replace(ROBOT, outputs=(replace(ROBOT.outputs[0], stamp="zero"),))
+
+
+def test_after_a_command_that_went_out_late_with_its_stamp_the_next_continues_its_ramp():
     rig = Rig()
+    rig.engage()
+    rig.answer(rig.ask())
+    before = rig.tick(10)
+    rig.loop.sent(rig.now_ns + 60 * MS)
+    rig.now_ns += 60 * MS
+    after = rig.tick()
+    elapsed_s = (after.command.stamp_ns - before.command.stamp_ns) / S
+    where = np.array([np.interp(elapsed_s, before.ramp.times_s, column) for column in before.ramp.positions.T])
+    assert (np.abs(before.ramp.velocities[0]) > 0.1).any() and elapsed_s == pytest.approx(0.08)
+    np.testing.assert_allclose(after.command.positions, where, atol=0.02)
+
+
+def test_after_a_command_that_went_out_late_without_a_stamp_nothing_is_made_up_for():
+    rig = Rig(robot=STAMPED_ZERO)
     rig.engage()
     rig.answer(rig.ask())
     before = rig.tick(10).command
@@ -238,8 +256,9 @@ def test_after_a_command_that_went_out_late_nothing_is_made_up_for():
     rig.assert_within_limits()
 
 
-def test_a_command_sent_far_too_late_is_an_overrun():
-    rig = Rig()
+@pytest.mark.parametrize("robot", [ROBOT, STAMPED_ZERO], ids=["stamped", "not stamped"])
+def test_a_command_sent_far_too_late_is_an_overrun(robot):
+    rig = Rig(robot=robot)
     rig.engage()
     rig.answer(rig.ask())
     rig.tick(3)

@@ -44,7 +44,10 @@ def test_an_output_without_a_topic_gets_its_controllers_usual_one(tmp_path):
         (lambda d: d["joints"][1].update(name="base_yaw"), "'base_yaw' is named twice"),
         (lambda d: d["outputs"][0]["joints"].append("elbow"), "unknown joint 'elbow'"),
         (lambda d: d["outputs"][0]["joints"].remove("gripper"), "'gripper' is in no output"),
-        (lambda d: d["outputs"][0].update(interface="velocity"), "interface 'velocity'"),
+        (lambda d: d["outputs"][0].update(interface="velocity"), "interface is 'velocity'"),
+        (lambda d: d["outputs"][0].update(stamp="now"), "stamp is 'now'; expected one of tick, zero"),
+        (lambda d: d["outputs"][0].update(lead_periods=3), "lead_periods is '3'; expected one of 1, 2"),
+        (lambda d: d["outputs"][0].update(interface="forward", lead_periods=2), "whose messages have no times"),
         (
             lambda d: d["outputs"].append({"name": "hand", "joints": [d["outputs"][0]["joints"].pop()]}),
             "outputs 'arm' and 'hand' both command 'joint_trajectory_controller/joint_trajectory'",

@@ -67,7 +67,22 @@ def judge_joint_states(robot: RobotConfig, graph: GraphSeen) -> Part:
             _judge_names(part, robot, seen)
             _judge_positions(part, robot, seen)
         _judge_stamps(part, seen.stream, max_age_s)
+        if len(seen.stream) and not part.fails("stamps") and any(output.stamp == "tick" for output in robot.outputs):
+            _judge_clock(part, seen, 1.0 / robot.control_rate_hz)
     return part
+
+
+def _judge_clock(part: Part, seen: JointStatesSeen, period_s: float) -> None:
+    """Whether the driver's clock is ours, as far as its stamps say: controllers follow commands by it."""
+    ages_s = seen.stream.ages_s
+    age_s = float(ages_s[np.abs(ages_s).argmin()])
+    if abs(age_s) > period_s:
+        side = "before" if age_s > 0 else "after"
+        got = f"joint states are stamped {abs(age_s) * 1e3:.0f} ms {side} they arrive, at best"
+        expected = (
+            f"at most a control period, {period_s * 1e3:.0f} ms: commands are stamped with their tick (stamp: tick)"
+        )
+        part.warn("clock", got, expected, "synchronise both machines (chrony), or stamp: zero for the outputs")
 
 
 def _judge_pictures(part: Part, camera: CameraConfig, seen: CameraSeen, has_cv_bridge: bool) -> None:

@@ -166,13 +166,13 @@ class PolicyNode(ManagedNode):
             model_fault = link.fault()
             with self._control.lock:
                 tick = loop.tick(deadline_ns, model_fault)
-            self._publish_tick(loop, tick)
+            self._publish_tick(loop, tick, deadline_ns)
         except Exception:  # a bug must not leave the robot in motion
             self._problems.report("control", f"control failed: {traceback.format_exc()}")
             with self._control.lock:
                 loop.hold("control failed, its traceback is in the log")
 
-    def _publish_tick(self, loop: ControlLoop, tick: Tick) -> None:
+    def _publish_tick(self, loop: ControlLoop, tick: Tick, deadline_ns: int) -> None:
         for event in tick.events:
             self.get_logger().info(event)
         # With every command, and before it: a recorded bag then says of each who drove.
@@ -181,7 +181,7 @@ class PolicyNode(ManagedNode):
         if tick.ramp is None:
             return
         assert self._configured is not None
-        self._configured.outputs.publish(tick.ramp)
+        self._configured.outputs.publish(tick.ramp, self._stamps.to_ros_ns(deadline_ns))
         now_ns = steady_now_ns()
         with self._control.lock:
             loop.sent(now_ns)

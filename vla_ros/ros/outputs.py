@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
@@ -15,6 +17,7 @@ from vla_ros.robot import OutputConfig, RobotConfig
 from vla_ros.ros import qos
 from vla_ros.ros.endpoints import interface_class
 from vla_ros.runtime.limits import BrakingRamp
+from vla_ros.units import NS_PER_S
 
 
 class CommandOutputs:
@@ -23,11 +26,13 @@ class CommandOutputs:
     def __init__(self, node: Node, robot: RobotConfig, period_s: float) -> None:
         self._node = node
         self._period_s = period_s
-        self._outputs = [_Output(node, robot, output) for output in robot.outputs]
+        self._outputs = [_Output(node, robot, output, period_s) for output in robot.outputs]
 
-    def publish(self, ramp: BrakingRamp) -> None:
-        """The command, due one control period from now, and the braking ramp behind it."""
-        self.send(Trajectory(0, self._period_s + ramp.times_s, ramp.positions, ramp.velocities))
+    def publish(self, ramp: BrakingRamp, tick_ns: int) -> None:
+        """The command of the tick at ``tick_ns``, ROS time, due one control period after it, and the braking ramp
+        behind it."""
+        # Before simulated time has begun there may be no such stamp; 0 is "from now on".
+        self.send(Trajectory(max(tick_ns, 0), self._period_s + ramp.times_s, ramp.positions, ramp.velocities))
 
     def send(self, trajectory: Trajectory) -> None:
         """A trajectory of all joints, to each controller those that it has."""
@@ -40,8 +45,11 @@ class CommandOutputs:
 
 
 class _Output:
-    def __init__(self, node: Node, robot: RobotConfig, config: OutputConfig) -> None:
+    def __init__(self, node: Node, robot: RobotConfig, config: OutputConfig, period_s: float) -> None:
         self._joints, self._encode = config.joints, config.kind.encode
+        self._is_stamped = config.stamp == "tick"
+        self._delay_s = (config.lead_periods - 1) * period_s
+        self._before: Trajectory | None = None
         self._columns = robot.columns(config.joints)
         kind = interface_class(config.kind.msgtype)
         self.publisher: Publisher = node.create_publisher(kind, config.command_topic, qos.COMMAND)
@@ -49,7 +57,25 @@ class _Output:
     def publish(self, whole: Trajectory) -> None:
         velocities = None if whole.velocities is None else whole.velocities[:, self._columns]
         trajectory = Trajectory(whole.stamp_ns, whole.times_s, whole.positions[:, self._columns], velocities)
-        self.publisher.publish(self._encode(_new, trajectory, self._joints))
+        if self._delay_s:
+            self._before, trajectory = trajectory, _delayed(trajectory, self._delay_s, self._before)
+        stamp_ns = trajectory.stamp_ns if self._is_stamped else 0
+        self.publisher.publish(self._encode(_new, replace(trajectory, stamp_ns=stamp_ns), self._joints))
+
+
+def _delayed(trajectory: Trajectory, delay_s: float, before: Trajectory | None) -> Trajectory:
+    """``trajectory`` so much later, through the first point of the one ``before``, delayed alike, where that was of the
+    tick before: a command that is late then changes nothing of the motion under way."""
+    times_s = trajectory.times_s + delay_s
+    age_s = np.inf if before is None else (trajectory.stamp_ns - before.stamp_ns) / NS_PER_S
+    if before is None or before.velocities is None or trajectory.velocities is None or abs(age_s / delay_s - 1) > 0.1:
+        return replace(trajectory, times_s=times_s)
+    return Trajectory(
+        trajectory.stamp_ns,
+        np.concatenate([trajectory.times_s[:1], times_s]),
+        np.concatenate([before.positions[:1], trajectory.positions]),
+        np.concatenate([before.velocities[:1], trajectory.velocities]),
+    )
 
 
 class CommandInputs:

@@ -23,8 +23,9 @@ TOLERANCE = 1e-9
 class BrakingRamp:
     """How a motion ends: ``positions`` and ``velocities`` ``[num_points, num_joints]`` at ``times_s`` ``[num_points]``.
 
-    The first point is the command itself at 0 s, the last has no velocity; each joint brakes as hard as allowed, and a
-    point stands wherever the acceleration of one of them changes, so that a cubic through the points is exact.
+    The first point is the command itself at 0 s, the last has no velocity. For one period the motion goes on as it
+    does, so that a command that comes late finds the robot where it would be; then each joint brakes as hard as
+    allowed. A point stands wherever the acceleration of one changes, so that a cubic through the points is exact.
     """
 
     times_s: np.ndarray
@@ -58,6 +59,7 @@ class Limiter:
         self._is_smooth = False  # whether the smoother's commands led to the present state
         self._positions: np.ndarray | None = None
         self._velocities = np.zeros(robot.num_joints)
+        self._change = np.zeros(robot.num_joints)  # of the velocities, by the last command
 
     @property
     def positions(self) -> np.ndarray | None:
@@ -75,6 +77,7 @@ class Limiter:
         assert np.isfinite(positions).all()
         self._positions = positions.astype(np.float64)
         self._velocities = np.zeros(len(positions))
+        self._change = np.zeros(len(positions))
         self._is_smooth = False
 
     def follow(self, target: Target, stamp_ns: int) -> Command:
@@ -115,17 +118,29 @@ class Limiter:
     def skip(self, num_periods: int) -> None:
         """Let periods pass without a command: the robot has followed the last one's braking ramp meanwhile."""
         if self._positions is not None:
-            self._positions, self._velocities = self._braked(self._positions, self._velocities, num_periods)
+            coasted = self._coasted(self._positions, self._velocities)
+            self._positions, self._velocities = self._braked(*coasted, num_periods - 1)
+            self._change = -self._velocities  # it brakes by now, should more periods pass
             self._is_smooth = False
 
     def braking_ramp(self, command: Command) -> BrakingRamp:
-        """From ``command`` to rest as ``brake`` would do it."""
-        num_full_steps = np.floor(np.abs(command.velocities) / (self._max_acceleration * self._dt))
-        moving = command.velocities != 0
-        steps = np.unique(np.concatenate(([0.0], num_full_steps[moving], num_full_steps[moving] + 1.0)))
-        states = [self._braked(command.positions, command.velocities, k) for k in steps]
+        """From ``command``, the last one given, to rest."""
+        now = command.positions, command.velocities
+        if not command.velocities.any():
+            return BrakingRamp(np.zeros(1), *(values[None] for values in now))
+        coasted = self._coasted(*now)
+        num_full_steps = np.floor(np.abs(coasted[1]) / (self._max_acceleration * self._dt))[coasted[1] != 0]
+        steps = np.unique(np.concatenate(([0.0], num_full_steps, num_full_steps + 1.0)))
+        states = [now, *(self._braked(*coasted, k) for k in steps)]
         positions, velocities = (np.stack(values) for values in zip(*states, strict=True))
-        return BrakingRamp(steps * self._dt, positions, velocities)
+        return BrakingRamp(np.concatenate(([0.0], 1.0 + steps)) * self._dt, positions, velocities)
+
+    def _coasted(self, positions: np.ndarray, velocities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities one period later with the last command's acceleration, but for a joint that would
+        turn round, which stops."""
+        wanted = velocities + self._change
+        goes_on = self._bounded(np.where(wanted * velocities > 0, wanted, 0.0), positions, velocities)
+        return positions + 0.5 * self._dt * (velocities + goes_on), goes_on
 
     def _braked(self, positions: np.ndarray, velocities: np.ndarray, num_steps: float) -> tuple[np.ndarray, np.ndarray]:
         """Positions and velocities after ``num_steps`` steps of ``brake``."""
@@ -152,6 +167,7 @@ class Limiter:
 
     def _advance(self, velocities: np.ndarray, stamp_ns: int, reason: str) -> Command:
         self._positions = self._positions + 0.5 * self._dt * (self._velocities + velocities)
+        self._change = velocities - self._velocities
         self._velocities = velocities
         return Command(stamp_ns, self._positions, velocities, reason)
 

@@ -76,7 +76,7 @@ class ControlLoop:
         self._teleop = Teleop(settings.teleop)
         self._policy = PolicyDriver(STRATEGIES[settings.strategy](), settings.result_timeout_s / 2)
         self._aims = AimHistory(round(AIM_HISTORY_S * settings.control_rate_hz))
-        self._missed = MissedTicks(self._period_ns)
+        self._missed = MissedTicks(self._period_ns, robot.is_stamped)
         self._waiting_since_ns = 0
         self._engaged_ns = 0
         self._no_observation = ""

@@ -13,6 +13,7 @@ import rclpy
 
 from vla_ros.nodes.params import PolicyNodeParams
 from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.ros.clock import StampMap
 from vla_ros.ros.declare import declare_and_read
 from vla_ros.ros.outputs import CommandOutputs
 from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
@@ -56,8 +57,12 @@ def main(args: list[str] | None = None) -> int:
         ramp, outputs = ramp_in_motion(robot, period_s), CommandOutputs(node, idle_robot(robot), period_s)
         gc.collect()
         gc.freeze()
-        tick_priority = PolicyNodeParams.realtime_priority
-        ticker = Ticker(round(period_s * NS_PER_S), lambda deadline_ns: outputs.publish(ramp), tick_priority)
+        stamps, tick_priority = StampMap(node.get_clock()), PolicyNodeParams.realtime_priority
+
+        def publish(deadline_ns: int) -> None:
+            outputs.publish(ramp, stamps.to_ros_ns(deadline_ns))
+
+        ticker = Ticker(round(period_s * NS_PER_S), publish, tick_priority)
         ticker.start()
         stopping.wait()
         ticker.stop()

@@ -45,7 +45,8 @@ class Span:
 @dataclass(frozen=True)
 class HeardCommand:
     """One command with its braking ramp: ``positions`` and ``velocities`` ``[num_points, num_joints]`` at ``times_s``
-    after ``sent_ns``; ``mode`` says who drove, ``sequence`` counts what its publisher sent (None where not known)."""
+    after ``stamp_ns`` (0: on receipt); ``mode`` says who drove, ``sequence`` counts what its publisher sent (None where
+    not known)."""
 
     sent_ns: int
     arrived_ns: int
@@ -54,6 +55,7 @@ class HeardCommand:
     times_s: np.ndarray
     positions: np.ndarray
     velocities: np.ndarray
+    stamp_ns: int = 0
 
     @classmethod
     def of(cls, trajectory: Trajectory, info: Mapping[str, Any], mode: str = "") -> HeardCommand:
@@ -70,6 +72,7 @@ class HeardCommand:
             times_s=trajectory.times_s,
             positions=trajectory.positions,
             velocities=trajectory.velocities,
+            stamp_ns=trajectory.stamp_ns,
         )
 
 
@@ -222,8 +225,10 @@ class _Judge:
     def step(self, before: HeardCommand, command: HeardCommand) -> np.ndarray:
         """The step from one command to the next, both by the velocities they name and by their positions; of the
         numbers of missed ticks that their times allow, the one that speaks for the command: a loop that leaves out the
-        ticks it missed never leaves out more than have passed since its last command went out."""
-        gap = (command.sent_ns - before.sent_ns) / NS_PER_S / self._period_s
+        ticks it missed never leaves out more than have passed since its last command went out, or was stamped."""
+        is_stamped = command.stamp_ns and before.stamp_ns
+        gap_ns = command.stamp_ns - before.stamp_ns if is_stamped else command.sent_ns - before.sent_ns
+        gap = gap_ns / NS_PER_S / self._period_s
         max_missed = max(0, round(gap) - 1)
         found = [self._step(_state_after(before, n * self._period_s), command) for n in range(max_missed + 1)]
         return min(found, key=lambda shares: float(shares.max()))

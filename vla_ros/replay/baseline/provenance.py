@@ -15,12 +15,14 @@ from vla_ros.robot import RobotConfig
 from vla_ros.strict import config_to_dict
 
 Setting = str | int | float | bool | None
+NOT_REPLAYED = ("stamp", "lead_periods")
+"""Values of a robot without effect in a replay, whose commands nobody follows."""
 
 
 @dataclass(frozen=True)
 class Provenance:
     """SHA-256 of each file of the policy directory by its path inside it, and of each bag by its name (``bag_name``);
-    every setting and every value of the robot by its dotted name; the policy's cameras in their order.
+    every setting and value of the robot that a replay depends on by its dotted name; the policy's cameras in order.
 
     ``machine`` is what numbers are computed by: where it is the same, the same computation gives the same bits.
     """
@@ -51,7 +53,11 @@ def provenance(
     return Provenance(
         policy_files=dict(_policy_files(policy_dir)),
         bags={name: _digest(find_files(Path(bag)).paths) for name, bag in zip(names, bags, strict=True)},
-        settings=dict(_flat("", {**settings, "robot": config_to_dict(robot)})),
+        settings={
+            name: value
+            for name, value in _flat("", {**settings, "robot": config_to_dict(robot)})
+            if name.rpartition(".")[2] not in NOT_REPLAYED
+        },
         camera_names=tuple(camera_names),
         machine=machine,
     )
