@@ -53,11 +53,6 @@ def stand_in(folder: Path) -> Path:
     return before if not folder.exists() and before.is_dir() else folder
 
 
-def is_stand_in(folder: Path) -> bool:
-    """Whether a folder is what ``stand_in`` gives for another."""
-    return folder.name.startswith(".") and folder.name.endswith(PREVIOUS.removeprefix(".{}"))
-
-
 def _find(name: str, packaged: str, what: str) -> Path:
     path = Path(name).expanduser()
     if stand_in(path).exists():

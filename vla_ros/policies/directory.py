@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -15,9 +16,8 @@ from vla_ros.policies.base import BasePolicy, without_gradients
 from vla_ros.policies.config import CONFIG_FILE
 from vla_ros.policies.files import GOLDEN_FILE, WEIGHTS_FILE, OpenPolicy, open_policy, replaced_whole, write_files
 from vla_ros.policies.fill import build_on_meta, check_shapes, fill_policy
-from vla_ros.policies.golden import GoldenCase, make_golden, write_golden
+from vla_ros.policies.golden import GoldenCase, decode_golden, write_golden
 from vla_ros.policies.processor import PolicyProcessor
-from vla_ros.policies.weights import read_weights
 from vla_ros.strict import explained
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Observation
@@ -92,7 +92,8 @@ def save_policy(
         was_training = policy.training
         actions = infer(policy.eval(), request, next(policy.parameters()).device)
         policy.train(was_training)
-        write_golden(folder / GOLDEN_FILE, make_golden(processor, observation, request, actions))
+        decoded = decode_golden(processor, observation, actions)
+        write_golden(folder / GOLDEN_FILE, GoldenCase(observation, request, actions, decoded))
 
 
 def infer(policy: BasePolicy, request: PolicyRequest, device: torch.device) -> np.ndarray:
@@ -103,21 +104,27 @@ def infer(policy: BasePolicy, request: PolicyRequest, device: torch.device) -> n
 
 
 def _fill(policy: BasePolicy, path: Path, device: torch.device, dtype: torch.dtype) -> str:
-    """Straight from the file to the device, one weight after the other: a policy may be as large as the memory. Returns
-    the SHA-256 of what was read."""
+    """One weight after the other, because a policy may be as large as the memory, each first into memory of its own:
+    the file's, mapped, is whatever is copied over it later. Returns the SHA-256 of the file as it was read."""
     weights: dict[str, Tensor] = {}
-
-    def check(stored: Mapping[str, tuple[int, ...]]) -> None:
-        wanted = {name: shape for name, shape in stored.items() if not policy.is_obsolete(name)}
-        check_shapes(wanted, policy, "weights and policy.yaml don't belong together")
-
-    def take(name: str, value: Tensor) -> None:
-        if not policy.is_obsolete(name):
-            weights[name] = value.to(device, dtype)
-
-    digest = read_weights(path, check, take)
+    with (
+        explained(f"{path.name}: damaged (", SafetensorError, OSError, after="); restore it"),
+        safe_open(path, framework="pt") as file,
+        path.open("rb") as raw,
+    ):
+        stored = {name: file.get_slice(name).get_shape() for name in file.offset_keys()}
+        with explained(f"{path.name}: "):
+            wanted = {name: shape for name, shape in stored.items() if not policy.is_obsolete(name)}
+            check_shapes(wanted, policy, "weights and policy.yaml don't belong together")
+        length = raw.read(8)
+        digest = hashlib.sha256(length + raw.read(int.from_bytes(length, "little")))
+        for name in stored:  # as they lie in the file, without gaps
+            value = file.get_tensor(name).clone()
+            digest.update(value.flatten().view(torch.uint8).numpy())
+            if name in wanted:
+                weights[name] = value.to(device, dtype)
     fill_policy(policy, weights.pop)
-    return digest
+    return digest.hexdigest()
 
 
 def _drift_of_actions(golden: GoldenCase, actions: np.ndarray, tolerance: float) -> str:

@@ -23,7 +23,7 @@ from vla_ros.policies.families import family_of, find_family, read_policy_config
 from vla_ros.policies.golden import GoldenCase, decoding_drift, preprocessing_drift, read_golden
 from vla_ros.policies.kinds import kind_of
 from vla_ros.policies.processor import PolicyProcessor, check_sizes, read_text, stats_shapes
-from vla_ros.share import PREVIOUS, is_stand_in, stand_in
+from vla_ros.share import PREVIOUS, stand_in
 from vla_ros.strict import config_to_dict, explained, parse_config
 from vla_ros.transforms.normalize import load_stats, save_stats
 
@@ -98,9 +98,10 @@ def open_policy(
         drift = preprocessing_drift(golden, processor.process(golden.observation)) or decoding_drift(golden, processor)
     if drift and refuse_drift:
         raise ValueError(f"policy directory {given}: {drift}")
-    notes = [f"{given} was being replaced when that was interrupted; {policy_dir}, the one before it, is used instead"]
-    notes = notes if is_stand_in(policy_dir) else []
-    if golden.decoded is None:
+    notes = []
+    if policy_dir != given:
+        notes.append(f"the replacement of {given} was interrupted; {policy_dir}, the one before, is used instead")
+    if not golden.decoded:
         notes.append(
             f"policy directory {given}: its {GOLDEN_FILE} is of an earlier release and doesn't say what actions decode "
             "to: other action statistics or times would not be noticed; export it again"

@@ -6,6 +6,7 @@ A policy whose preprocessing or output drifted still gives actions, only wrong o
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,39 +24,35 @@ PIXEL_TOLERANCE = 1  # of 255: image libraries round differently from release to
 FLOAT_TOLERANCE = 1e-5
 DECODED_TOLERANCE = 1e-6  # rad or m, and s: the same numbers are decoded again, so that only rounding differs
 ELSEWHERE = 0.1  # rad or m
-DECODES = "what actions mean"
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What actions decode to: ``targets`` float64 [2, horizon, num_joints], SI, in the order of ``joint_names``, and
-    their ``due_s`` after the observation, float64 [horizon].
-
-    The first are of the golden actions. The second are of a ramp from -1 to 1 and of other joint positions: joints that
-    were at 0, or actions that are, would hide what they are relative to and how large they are.
-    """
-
-    joint_names: tuple[str, ...]
-    targets: np.ndarray
-    due_s: np.ndarray
 
 
 @dataclass(frozen=True)
 class GoldenCase:
     """``observation`` is raw, ``request`` its processed form with fixed noise, ``actions`` float32 [horizon,
-    action_dim] the normalised result; ``decoded`` is missing in a file of an earlier release."""
+    action_dim] the normalised result; ``decoded`` as ``decode_golden`` makes it, empty in a file of an earlier release.
+    """
 
     observation: Observation
     request: PolicyRequest
     actions: np.ndarray
-    decoded: Decoded | None = None
+    decoded: Mapping[str, np.ndarray]
 
 
-def make_golden(
-    processor: PolicyProcessor, observation: Observation, request: PolicyRequest, actions: np.ndarray
-) -> GoldenCase:
-    """The golden case of a request and its actions, with what they decode to."""
-    return GoldenCase(observation, request, actions, _decode(processor, observation, actions))
+def decode_golden(processor: PolicyProcessor, observation: Observation, actions: np.ndarray) -> dict[str, np.ndarray]:
+    """What actions mean: the times after the observation at which they are due, float64 [horizon] in s, and each
+    joint's targets, float64 [2, horizon] in rad or m.
+
+    The first targets are of ``actions``. The second are of a ramp from -1 to 1 and of other joint positions: joints or
+    actions that are 0 would hide what they are relative to and how large they are.
+    """
+    ramp = np.linspace(-1.0, 1.0, actions.size, dtype=np.float32).reshape(actions.shape)
+    elsewhere = replace(observation, joint_positions=observation.joint_positions + ELSEWHERE)
+    chunks = processor.decode(actions, observation), processor.decode(ramp, elsewhere)
+    targets, shape = np.stack([chunk.positions for chunk in chunks]), processor.chunk_shape
+    due_s = (np.arange(shape.horizon) + shape.offset) * shape.dt_s
+    return {"due times": due_s} | {
+        f"targets of {name}": targets[..., i] for i, name in enumerate(processor.joint_names)
+    }
 
 
 def write_golden(path: Path, golden: GoldenCase) -> None:
@@ -63,11 +60,9 @@ def write_golden(path: Path, golden: GoldenCase) -> None:
     observation = golden.observation
     tensors = {f"image.{name}": image for name, image in observation.images.items()}
     tensors |= {f"request.{name}": array for name, array in golden.request.to_tensors().items()}
+    tensors |= {f"decoded.{name}": array for name, array in golden.decoded.items()}
     tensors |= {"joint_positions": observation.joint_positions, "actions": golden.actions}
     metadata = {**golden.request.metadata(), "task": observation.task, "cameras": json.dumps(list(observation.images))}
-    if golden.decoded is not None:
-        tensors |= {"decoded": golden.decoded.targets, "due_s": golden.decoded.due_s}
-        metadata["joints"] = json.dumps(golden.decoded.joint_names)
     save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, metadata=metadata)
 
 
@@ -88,41 +83,23 @@ def read_golden(path: Path, request_type: type[PolicyRequest]) -> GoldenCase:
             joint_positions=tensors["joint_positions"],
             task=metadata["task"],
         )
-        decoded = None
-        if "joints" in metadata:
-            decoded = Decoded(tuple(json.loads(metadata["joints"])), tensors["decoded"], tensors["due_s"])
+        decoded = {n.removeprefix("decoded."): x for n, x in tensors.items() if n.startswith("decoded.")}
         return GoldenCase(observation, request, tensors["actions"], decoded)
 
 
 def decoding_drift(golden: GoldenCase, processor: PolicyProcessor) -> str:
     """Decode the golden actions again: one line that says what drifted, or nothing."""
-    stored = golden.decoded
-    if stored is None:
-        return ""
-    again = _decode(processor, golden.observation, golden.actions)
-    if stored.joint_names != again.joint_names:
-        return _drift(
-            "joints", f"are {list(stored.joint_names)}, {CONFIG_FILE} says {list(again.joint_names)}", DECODES
-        )
-    for name, before, now in (
-        ("due times", stored.due_s, again.due_s),
-        ("joint targets", stored.targets, again.targets),
-    ):
-        if before.shape != now.shape:
-            return _drift(name, f"are {list(before.shape)}, now {list(now.shape)}", DECODES)
+    again = decode_golden(processor, golden.observation, golden.actions)
+    for name, before in golden.decoded.items():
+        now = again.get(name)
+        if now is None or now.shape != before.shape:
+            return _drift(name, "are missing or of another number", "what actions mean")
         worst = np.abs(before - now).max()
         if not worst <= DECODED_TOLERANCE:
-            return _drift(name, f"differ by up to {worst:.3g}, expected at most {DECODED_TOLERANCE}", DECODES)
+            return _drift(
+                name, f"differ by up to {worst:.3g}, expected at most {DECODED_TOLERANCE}", "what actions mean"
+            )
     return ""
-
-
-def _decode(processor: PolicyProcessor, observation: Observation, actions: np.ndarray) -> Decoded:
-    ramp = np.linspace(-1.0, 1.0, actions.size, dtype=np.float32).reshape(actions.shape)
-    elsewhere = replace(observation, joint_positions=observation.joint_positions + ELSEWHERE)
-    chunks = processor.decode(actions, observation), processor.decode(ramp, elsewhere)
-    shape = processor.chunk_shape
-    due_s = (np.arange(shape.horizon) + shape.offset) * shape.dt_s
-    return Decoded(processor.joint_names, np.stack([chunk.positions for chunk in chunks]), due_s)
 
 
 def preprocessing_drift(golden: GoldenCase, request: PolicyRequest) -> str:

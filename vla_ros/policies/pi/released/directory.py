@@ -10,7 +10,7 @@ import torch
 
 from vla_ros.policies.directory import infer
 from vla_ros.policies.files import GOLDEN_FILE, WEIGHTS_FILE, open_policy, replaced_whole, write_files
-from vla_ros.policies.golden import make_golden, write_golden
+from vla_ros.policies.golden import GoldenCase, decode_golden, write_golden
 from vla_ros.policies.importing.precision import float32_arithmetic
 from vla_ros.policies.importing.writer import write_safetensors
 from vla_ros.policies.pi.processor import PiProcessor, read_tokenizer
@@ -83,7 +83,8 @@ def _write(folder: Path, policy: ReleasedPolicy, processor: PiProcessor) -> str:
     request = processor.process(observation)
     with float32_arithmetic(policy.memory):
         actions = infer(policy.policy, request, torch.device("cpu"))
-    write_golden(folder / GOLDEN_FILE, make_golden(processor, observation, request, actions))
+    decoded = decode_golden(processor, observation, actions)
+    write_golden(folder / GOLDEN_FILE, GoldenCase(observation, request, actions, decoded))
     return open_policy(folder).processor.digest
 
 
