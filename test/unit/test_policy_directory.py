@@ -346,6 +346,8 @@ for _ in range(30):
     os.waitpid(child, 0)
     _, status = os.waitpid(in_child(lambda: load_policy(folder, "cpu")), 0)
     print("lost" if status else "whole", flush=True)
+    if status:
+        sys.exit(1)
 """
 
 
