@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from vla_ros.policies.config import CONFIG_FILE
-from vla_ros.policies.processor import PolicyProcessor
+from vla_ros.policies.processor import PolicyProcessor, stats_shapes
 from vla_ros.strict import explained
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Observation
@@ -39,8 +39,8 @@ class GoldenCase:
 
 
 def decode_golden(processor: PolicyProcessor, observation: Observation, actions: np.ndarray) -> dict[str, np.ndarray]:
-    """What actions mean: the times after the observation at which they are due, float64 [horizon] in s, and each
-    joint's targets, float64 [2, horizon] in rad or m.
+    """What actions mean: the times after the observation at which they are due, float64 [horizon] in s, each joint's
+    targets, float64 [2, horizon] in rad or m, and all statistics, those that the normalization doesn't use, too.
 
     The first targets are of ``actions``. The second are of a ramp from -1 to 1 and of other joint positions: joints or
     actions that are 0 would hide what they are relative to and how large they are.
@@ -50,8 +50,11 @@ def decode_golden(processor: PolicyProcessor, observation: Observation, actions:
     chunks = processor.decode(actions, observation), processor.decode(ramp, elsewhere)
     targets, shape = np.stack([chunk.positions for chunk in chunks]), processor.chunk_shape
     due_s = (np.arange(shape.horizon) + shape.offset) * shape.dt_s
-    return {"due times": due_s} | {
-        f"targets of {name}": targets[..., i] for i, name in enumerate(processor.joint_names)
+    read = stats_shapes(processor.config)  # and no others, which nobody uses
+    return {
+        "due times": due_s,
+        **{f"targets of {name}": targets[..., i] for i, name in enumerate(processor.joint_names)},
+        **{f"{key}.{name}": array for key in read for name, array in vars(processor.stats[key]).items()},
     }
 
 
