@@ -91,24 +91,21 @@ def test_a_spinner_stops_when_its_thread_comes_to_wait_a_moment_later(ros: None,
     get_nodes = spinner._executor.get_nodes
 
     def slow_get_nodes() -> list[Node]:
+        nodes = get_nodes()
         arrived.set()
         may_go_on.wait()
-        return get_nodes()
+        return nodes
 
     monkeypatch.setattr(spinner._executor, "get_nodes", slow_get_nodes)  # after it looked whether it is to end
     spinner.start()
     arrived.wait()
     stopping = threading.Thread(target=spinner.stop, daemon=True)
     stopping.start()
-    wait_until(lambda: not stopping.is_alive() or stopping_has_woken(spinner), "the wake-up")
+    wait_until(spinner._stopped.done, "the wake-up")
     may_go_on.set()
     stopping.join(threads.LIMIT_S - 1.0)
     assert not stopping.is_alive() and not spinner._thread.is_alive()
     node.destroy_node()
-
-
-def stopping_has_woken(spinner: Spinner) -> bool:
-    return spinner._stopped.done()
 
 
 def test_a_callback_that_never_returns_is_named_and_left_behind(ros: None, monkeypatch, capfd) -> None:
