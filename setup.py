@@ -11,8 +11,8 @@ from setuptools import find_packages, setup
 
 PACKAGE = "vla_ros"
 EXECUTABLES = {
-    "policy_node": "vla_ros.nodes.policy_node:main",
-    "model_node": "vla_ros.nodes.model_node:main",
+    "policy_node": "vla_ros.nodes.start:policy_node",
+    "model_node": "vla_ros.nodes.start:model_node",
     "sim_node": "vla_ros.sim.node:main",
     "teleop_keyboard": "vla_ros.teleop.keyboard:main",
     "player": "vla_ros.record.player:main",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+PREVIOUS = ".{}.previous"
+"""The name of a folder that is being replaced."""
+
 
 def share_dir() -> Path:
     """The folder that holds ``config/``, ``launch/`` and ``models/``.
@@ -44,9 +47,15 @@ def policy_dir(name: str) -> Path:
     return _find(name, f"models/{name}", "policy")
 
 
+def stand_in(folder: Path) -> Path:
+    """The folder itself; where it was being replaced when that was interrupted between two names, the one before it."""
+    before = folder.with_name(PREVIOUS.format(folder.name)) if folder.name else folder
+    return before if not folder.exists() and before.is_dir() else folder
+
+
 def _find(name: str, packaged: str, what: str) -> Path:
     path = Path(name).expanduser()
-    if path.exists():
+    if stand_in(path).exists():
         return path
     if len(path.parts) == 1:
         try:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import stat
+import subprocess
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +18,12 @@ from policy_helpers import POLICY_FILES, observation, pi_config, policy_processo
 
 torch = pytest.importorskip("torch")
 
+from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from vla_ros import share  # noqa: E402
 from vla_ros.policies.directory import infer, load_policy, save_policy  # noqa: E402
-from vla_ros.policies.files import load_processor  # noqa: E402
+from vla_ros.policies.files import digest_of, load_processor, open_policy  # noqa: E402
 from vla_ros.policies.fill import build_policy  # noqa: E402
 
 
@@ -162,3 +170,229 @@ def test_what_an_observation_lacks_is_named(saved: Path) -> None:
         processor.process(replace(good, joint_positions=good.joint_positions[:2]))
     with pytest.raises(ValueError, match="actions have values that are not finite"):
         processor.decode(np.full((4, 3), np.nan, np.float32), good)
+
+
+def edit_stats(policy_dir: Path, key: str, field: str, factor: float) -> None:
+    path = policy_dir / "norm_stats.json"
+    document = json.loads(path.read_text())
+    document[key][field] = (factor * np.array(document[key][field])).tolist()
+    path.write_text(json.dumps(document))
+
+
+def edit_config(policy_dir: Path, old: str, new: str) -> None:
+    edit(policy_dir / "policy.yaml", old, new)
+
+
+DECODED = "what actions mean drifted: golden"
+
+
+@pytest.mark.parametrize("normalization", ["quantile", "mean_std"])
+@pytest.mark.parametrize("state", ["with state", "without state"])
+@pytest.mark.parametrize("actions", ["as inferred", "zero"])
+def test_whatever_changes_the_joint_targets_is_refused(
+    tmp_path: Path, normalization: str, state: str, actions: str
+) -> None:
+    torch.manual_seed(0)
+    has_state = state == "with state"
+    config = pi_config() if has_state else pi_config(use_state=False, state_history=0)
+    processor = policy_processor(config, normalization=normalization, state_history=int(has_state))
+    policy, at_zero = build_policy(config), replace(observation(), joint_positions=np.zeros(3))
+    if actions == "zero":
+        policy.action_out_proj.weight.data.zero_(), policy.action_out_proj.bias.data.zero_()
+    save_policy(tmp_path / "saved", policy, processor, at_zero)
+    changes = {
+        **{
+            f"action.{field}": partial(edit_stats, key="action", field=field, factor=1.5)
+            for field in ("mean", "std", "q01", "q99")
+        },
+        "reference": partial(edit_config, old="action_mode: null", new="action_mode: absolute"),
+        "dt": partial(edit_config, old="chunk_dt_s: 0.1", new="chunk_dt_s: 0.11"),
+        "offset": partial(edit_config, old="action_offset: 1.0", new="action_offset: 0.0"),
+        "joints": partial(edit_config, old="- base\n  - shoulder", new="- shoulder\n  - base"),
+    }
+    for what, change in changes.items():
+        folder = tmp_path / what
+        shutil.copytree(tmp_path / "saved", folder)
+        change(folder)
+        assert DECODED in refusal(folder), what
+        assert load_policy(folder, "cpu", refuse_drift=False).drift, what
+    load_policy(tmp_path / "saved", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("chunk_dt_s: 0.1", "chunk_dt_s: 1.0e+9", "data.chunk_dt_s is 1000000000.0; expected 0.001 to 10.0 s"),
+        ("chunk_dt_s: 0.1", "chunk_dt_s: 1.0e-9", "data.chunk_dt_s is 1e-09; expected 0.001 to 10.0 s"),
+        (
+            "action_offset: 1.0",
+            "action_offset: -1000",
+            "data.action_offset is -1000.0, in actions; expected at most the",
+        ),
+    ],
+)
+def test_times_that_no_robot_can_have_are_refused(policy_dir: Path, old: str, new: str, expected: str) -> None:
+    edit(policy_dir / "policy.yaml", old, new)
+    assert expected in refusal(policy_dir)
+
+
+@pytest.mark.parametrize(
+    ("field", "factor", "expected"),
+    [
+        ("std", -1.0, "std below 0"),
+        ("std", 0.0, "a std is 0"),
+        ("mean", 1e12, "expected at most 1e+06"),
+        ("q99", -9.0, "q99 below q01"),
+        ("mean", float("inf"), "expected finite values"),
+    ],
+)
+def test_statistics_that_no_data_can_have_are_refused(
+    policy_dir: Path, field: str, factor: float, expected: str
+) -> None:
+    edit(policy_dir / "policy.yaml", "normalization: quantile", "normalization: mean_std")
+    edit_stats(policy_dir, "action", field, factor)
+    assert expected in refusal(policy_dir)
+
+
+def test_a_directory_of_an_earlier_release_loads_and_says_what_it_lacks(policy_dir: Path) -> None:
+    path = policy_dir / "golden.safetensors"
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("decoded.")}
+        metadata = file.metadata()
+    assert not load_policy(policy_dir, "cpu").notes
+    save_file(tensors, path, metadata)
+    (note,) = load_policy(policy_dir, "cpu").notes
+    assert "golden.safetensors is of an earlier release" in note and "export it again" in note
+
+
+def test_what_was_checked_runs_whatever_becomes_of_the_files(policy_dir: Path) -> None:
+    loaded = load_policy(policy_dir, "cpu")
+    request = loaded.warm_up_requests[0]
+    before = infer(loaded.policy, request, torch.device("cpu"))
+    path = policy_dir / "model.safetensors"
+    assert str(path) not in Path("/proc/self/maps").read_text()  # or the process would be killed when it gets shorter
+    with path.open("r+b") as file:  # in place, as cp, scp and rsync --inplace do
+        file.seek(-20_000, 2)
+        file.write(bytes(20_000))
+    np.testing.assert_array_equal(infer(loaded.policy, request, torch.device("cpu")), before)
+    assert loaded.digest != digest_of(policy_dir)
+
+
+def test_files_that_change_while_they_are_read_are_refused(policy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(*args: object) -> str:
+        edit(policy_dir / "processor/processor.json", '"camera_height"', ' "camera_height"')
+        return "hash"
+
+    with pytest.raises(ValueError, match="its files changed while they were read; load it again"):
+        open_policy(policy_dir, hash_weights=change)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (b"[]", "damaged ("),
+        (b"{" * 30_000, "damaged ("),
+        (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}', "damaged ("),
+        (b'{"a": {"dtype": "F32", "shape": [1099511627776], "data_offsets": [0, 8]}}', "damaged ("),
+        (b'{"a": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}}', "missing weights"),
+        (b'{"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}', "damaged ("),
+        (b"{}", "damaged ("),
+    ],
+)
+def test_a_file_of_weights_that_cannot_be_is_refused(policy_dir: Path, header: bytes, expected: str) -> None:
+    (policy_dir / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    assert f"model.safetensors: {expected}" in refusal(policy_dir, "policy")
+
+
+# It forks, and so must not have computed anything before: no thread of a library survives that.
+KILLED_EXPORTS = """
+import os, signal, sys, time
+from pathlib import Path
+import numpy as np
+import torch
+from vla_ros.policies.directory import load_policy, save_policy
+from vla_ros.policies.files import open_policy
+from vla_ros.policies.fill import build_on_meta
+
+torch.set_num_threads(1)
+folder, rng = Path(sys.argv[1]), np.random.default_rng(0)
+build_on_meta(open_policy(folder).processor.config, "")  # imports all there is to import
+
+def export():
+    loaded, observation = load_policy(folder, "cpu"), open_policy(folder).golden.observation
+    while True:  # each is another one
+        loaded.policy.action_out_proj.bias.data += 0.01
+        save_policy(folder, loaded.policy, loaded.processor, observation)
+
+def in_child(run):
+    child = os.fork()
+    if child == 0:
+        try:
+            run()
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), flush=True)
+            os._exit(1)
+    return child
+
+def changed_ns():
+    path = folder / "policy.yaml"
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+for _ in range(30):
+    before_ns, child = changed_ns(), in_child(export)
+    while changed_ns() in (0, before_ns):
+        time.sleep(0.001)
+    time.sleep(rng.uniform(0.0, 0.1))  # when it is killed is what this is about
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    _, status = os.waitpid(in_child(lambda: load_policy(folder, "cpu")), 0)
+    print("lost" if status else "whole", flush=True)
+    if status:
+        sys.exit(1)
+"""
+
+
+def test_an_export_killed_at_any_moment_leaves_a_policy_that_loads(policy_dir: Path) -> None:
+    command = [sys.executable, "-c", KILLED_EXPORTS, str(policy_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.stdout.split() == 30 * ["whole"], done.stdout + done.stderr
+
+
+def test_an_export_killed_between_its_two_renames_leaves_the_policy_before_it(
+    policy_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_policy(policy_dir, "cpu")
+
+    def rename(path: Path, target: Path) -> Path:
+        if target == policy_dir:
+            raise KeyboardInterrupt
+        os.rename(path, target)
+        return target
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "rename", rename)
+        save_policy(policy_dir, loaded.policy, loaded.processor, observation())
+    assert not policy_dir.exists()
+    assert share.policy_dir(str(policy_dir)) == policy_dir
+    again = load_policy(policy_dir, "cpu")
+    assert again.digest == loaded.digest
+    assert "was interrupted; " in again.notes[0]
+    save_policy(policy_dir, loaded.policy, loaded.processor, observation())
+    assert not load_policy(policy_dir, "cpu").notes
+    assert [path.name for path in policy_dir.parent.iterdir()] == [policy_dir.name]
+
+
+def test_an_export_keeps_what_else_lies_in_the_folder(policy_dir: Path) -> None:
+    loaded = load_policy(policy_dir, "cpu")
+    (policy_dir / "README.md").write_text("mine")
+    save_policy(policy_dir, loaded.policy, loaded.processor, observation())
+    assert (policy_dir / "README.md").read_text() == "mine"
+    assert stat.S_IMODE(policy_dir.stat().st_mode) & 0o055  # others may read it
+
+
+def test_an_export_refuses_the_folder_it_runs_in(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_policy(saved, "cpu")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is the folder that this runs in; give another folder"):
+        save_policy(".", loaded.policy, loaded.processor, observation())

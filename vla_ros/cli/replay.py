@@ -87,9 +87,10 @@ def run(args: argparse.Namespace) -> Outcome:
     _print_session(session, verdict)
     if args.out is not None:
         page, values = _report_files(Path(args.out))
+        replaces = ", in place of the one before" if page.exists() or values.exists() else ""
         write_json(str(values), document)
         write_report(session, verdict, page)
-        print(f"report: {page}")
+        print(f"report: {page}{replaces}")
     return Outcome(document, verdict.word != FAIL)
 
 

@@ -1,23 +1,25 @@
-"""``vla_model``: one policy on one device. Requests in, actions out; knows nothing of robots."""
+"""``vla_model``: one policy on one device. Requests in, actions out; knows nothing of robots.
+
+What imports torch is imported in *configure*: that takes seconds, and the node is heard by then.
+"""
 
 from __future__ import annotations
 
-import gc
-from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from vla_ros import topics
-from vla_ros.execution.capture import free_device_memory
-from vla_ros.nodes.model_worker import INFERENCE, ModelWorker, load_served_policy
 from vla_ros.nodes.params import ModelNodeParams
 from vla_ros.ros.declare import declare, guard, read
-from vla_ros.ros.endpoints import make_publisher
-from vla_ros.ros.managed import ManagedNode, run_managed
-from vla_ros.ros.problems import Problems
+from vla_ros.ros.endpoints import make_publisher, make_steady_timer
+from vla_ros.ros.managed import ManagedNode, Role, run_managed
+from vla_ros.ros.problems import INFERENCE, Problems
 from vla_ros.ros.reports import diagnostics, distribution_values, make_status
 from vla_ros.share import policy_dir
+
+if TYPE_CHECKING:
+    from vla_ros.nodes.model_worker import ModelWorker
 
 STATUS_PERIOD_S = 0.1
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -36,23 +38,24 @@ class ModelNode(ManagedNode):
         self._device = ""
         self._status_publisher = make_publisher(self, topics.STATUS.private)
         self._diagnostics_publisher = make_publisher(self, topics.DIAGNOSTICS)
-        self.create_steady_timer(STATUS_PERIOD_S, self._publish_status)
-        self.create_steady_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        # In a thread of its own: it goes on while a transition keeps this node's own busy.
+        self._reports = Role(self, "status")
+        make_steady_timer(self._reports.node, STATUS_PERIOD_S, self._publish_status)
+        make_steady_timer(self._reports.node, DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        self._reports.start()
+
+    def destroy_node(self) -> None:
+        self._reports.stop()
+        super().destroy_node()
 
     def configure(self) -> None:
+        from vla_ros.nodes import model_worker
+
         params = read(self, ModelNodeParams)
-        device = _device(params.device)
-        torch.set_num_threads(params.num_threads)
-        load = partial(
-            load_served_policy,
-            policy_dir(params.policy),
-            device,
-            _dtype(params.dtype, device),
-            with_guidance=params.strategy == "rtc",
-            delay_ms=params.inference_delay_ms,
-        )
-        self._worker = ModelWorker(self, load, self._problems)
-        self._digest, self._device = self._worker.start_sync(), str(device)
+        load = model_worker.loader(params, policy_dir(params.policy), self.get_logger().warning)
+        self._worker = model_worker.ModelWorker(self, load, self._problems)
+        policy = self._worker.start_sync()
+        self._digest, self._device = policy.digest, policy.device
 
     def activate(self) -> None:
         assert self._worker is not None
@@ -63,11 +66,9 @@ class ModelNode(ManagedNode):
             self._worker.serve(False)
 
     def cleanup(self) -> None:
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
-            gc.unfreeze()
-            free_device_memory()  # else other programs would not get what the policy had
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.stop()
         self._digest = self._device = ""
 
     def _status(self, with_timings: bool) -> DiagnosticStatus:
@@ -91,20 +92,6 @@ class ModelNode(ManagedNode):
 
     def _publish_diagnostics(self) -> None:
         self._diagnostics_publisher.publish(diagnostics(self, self._status(with_timings=True)))
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("parameter device is 'cuda' and torch sees no GPU; give cpu or auto, or install CUDA torch")
-    return torch.device(name)
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
 def main(args: list[str] | None = None) -> int:

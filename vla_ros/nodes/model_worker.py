@@ -10,18 +10,21 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from rclpy.node import Node
 
 from vla_ros import topics
+from vla_ros.execution.capture import free_device_memory
 from vla_ros.execution.runner import PolicyRunner
+from vla_ros.nodes.params import ModelNodeParams
 from vla_ros.policies.directory import load_policy
 from vla_ros.ros.clock import steady_now_ns
 from vla_ros.ros.mailbox import Mail, Mailbox, send
 from vla_ros.ros.managed import Role
-from vla_ros.ros.problems import Problems
+from vla_ros.ros.problems import INFERENCE, Problems
 from vla_ros.ros.statistics import Distribution
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.units import MS_PER_NS
@@ -29,8 +32,6 @@ from vla_ros.wire import REQUEST, PolicyResult, decode_request, encode_result
 
 NUM_WARM_UP_RUNS = 3
 WORKER_NICENESS = 10
-INFERENCE = "inference"
-"""The source of problems after which no result comes."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,27 @@ class ServedPolicy:
     runner: PolicyRunner
     request_type: type[PolicyRequest]
     digest: str
+    device: str
     delay_ms: float
 
 
-def load_served_policy(
-    policy_dir: Path, device: torch.device, dtype: torch.dtype, with_guidance: bool, delay_ms: float
+def loader(params: ModelNodeParams, policy_dir: Path, warn: Callable[[str], object]) -> Callable[[], ServedPolicy]:
+    """What loads the policy that the parameters ask for, and tells ``warn`` what is to be known about it.
+
+    Raises ValueError for a device that isn't there.
+    """
+    device = _device(params.device)
+    torch.set_num_threads(params.num_threads)
+    return partial(_load, params, policy_dir, device, warn)
+
+
+def _load(
+    params: ModelNodeParams, policy_dir: Path, device: torch.device, warn: Callable[[str], object]
 ) -> ServedPolicy:
     """Load and warm up: every shape of request has run, and on a GPU its graph is captured."""
-    loaded = load_policy(policy_dir, device, dtype, with_guidance=with_guidance)
+    loaded = load_policy(policy_dir, device, _dtype(params.dtype, device), with_guidance=params.strategy == "rtc")
+    for note in loaded.notes:
+        warn(note)
     runner = PolicyRunner(loaded.policy, device)
     for request in loaded.warm_up_requests:
         for _ in range(NUM_WARM_UP_RUNS):
@@ -55,7 +69,22 @@ def load_served_policy(
     # Else the collector walks through all of torch now and then, half a second in the middle of an inference.
     gc.collect()
     gc.freeze()
-    return ServedPolicy(runner, loaded.processor.request_type, loaded.digest, delay_ms)
+    request_type = loaded.processor.request_type
+    return ServedPolicy(runner, request_type, loaded.digest, str(device), params.inference_delay_ms)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("parameter device is 'cuda' and torch sees no GPU; give cpu or auto, or install CUDA torch")
+    return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
 class ModelWorker:
@@ -66,7 +95,7 @@ class ModelWorker:
         self.timings_ms: dict[str, Distribution] = {INFERENCE: Distribution()}
         self._logger = owner.get_logger()
         self._load = load
-        self._loading: Future[str] = Future()
+        self._loading: Future[ServedPolicy] = Future()
         self._problems = problems
         self._role = Role(owner, "link")
         self._results = self._role.publisher(topics.RESULT.private)
@@ -76,16 +105,19 @@ class ModelWorker:
         """Take requests from now on, or drop them."""
         self._requests.is_open = is_serving
 
-    def start_sync(self) -> str:
-        """Load and start; returns the policy's digest, or raises what loading raised."""
+    def start_sync(self) -> ServedPolicy:
+        """Load and start; raises what loading raised."""
         self._role.start()
         self._requests.start()
         return self._loading.result()
 
     def stop(self) -> None:
-        """Returns when the inference in progress has ended."""
+        """Returns when the inference in progress has ended, and gives back the memory that the policy had."""
         self._requests.stop()
         self._role.stop()
+        self._loading = Future()  # it holds the policy
+        gc.unfreeze()
+        free_device_memory()  # else other programs would not get it
 
     def _work(self) -> None:
         # On CPU an inference fills a core for long: whoever receives images and commands there goes first.
@@ -95,7 +127,7 @@ class ModelWorker:
         except BaseException as error:
             self._loading.set_exception(error)
             return
-        self._loading.set_result(policy.digest)
+        self._loading.set_result(policy)
         for mail in self._requests:
             assert mail is not None, "nobody rings without a request"
             try:

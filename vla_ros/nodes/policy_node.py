@@ -149,6 +149,7 @@ class PolicyNode(ManagedNode):
     def cleanup(self) -> None:
         self._parts.close()
         self._configured = self._diagnostics.description = None
+        gc.unfreeze()  # or what refers to itself would never be collected
 
     def _load_robot(self, path: Path) -> RobotConfig:
         file = read_robot_file(path)

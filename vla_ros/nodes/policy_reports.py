@@ -17,7 +17,7 @@ from vla_ros.messages.trajectories import Trajectory, fill_trajectory
 from vla_ros.nodes.control import Control
 from vla_ros.nodes.params import CONTROL_PERIOD
 from vla_ros.ros.clock import StampMap
-from vla_ros.ros.endpoints import make_publisher
+from vla_ros.ros.endpoints import make_publisher, make_steady_timer
 from vla_ros.ros.managed import ManagedNode
 from vla_ros.ros.problems import Problems
 from vla_ros.ros.reports import diagnostics, distribution_values, make_status, over_budget
@@ -43,7 +43,7 @@ class PolicyDiagnostics:
         self._problems = problems
         self._publisher = make_publisher(node, topics.DIAGNOSTICS)
         self.restart(0.0, {})
-        node.create_steady_timer(PERIOD_S, self._publish)
+        make_steady_timer(node, PERIOD_S, self._publish)
 
     def restart(self, period_ms: float, budgets_ms: Mapping[str, float]) -> None:
         """Start counting again; ``budgets_ms`` is what a stage may take at p99, by default the control period

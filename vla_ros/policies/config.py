@@ -12,6 +12,7 @@ from vla_ros.spaces.space import Space, joints_space, parse_space
 from vla_ros.transforms.normalize import MODES
 
 CONFIG_FILE = "policy.yaml"
+CHUNK_DT_BOUNDS_S = (1e-3, 10.0)
 # What an action of a directory without data.action is relative to.
 ACTION_MODES = {"relative": "observation", "absolute": "absolute"}
 
@@ -59,8 +60,12 @@ class DataConfig:
         if self.action is not None and self.action_mode is not None:
             got = f"data.action_mode is '{self.action_mode}' beside data.action"
             raise ValueError(f"{got}; remove it: each component says it by its reference")
-        if self.chunk_dt_s <= 0:
-            raise ValueError(f"data.chunk_dt_s is {self.chunk_dt_s}; expected seconds above 0")
+        low, high = CHUNK_DT_BOUNDS_S
+        if not low <= self.chunk_dt_s <= high:
+            raise ValueError(f"data.chunk_dt_s is {self.chunk_dt_s}; expected {low} to {high} s between actions")
+        if not abs(self.action_offset) <= self.action_horizon:
+            got = f"data.action_offset is {self.action_offset}, in actions"
+            raise ValueError(f"{got}; expected at most the horizon, {self.action_horizon}, either way")
         for name, limits in self.joint_limits.items():
             if not _is_pair(limits):
                 raise ValueError(

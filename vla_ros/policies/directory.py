@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from vla_ros.policies.base import BasePolicy, without_gradients
 from vla_ros.policies.config import CONFIG_FILE
-from vla_ros.policies.files import GOLDEN_FILE, WEIGHTS_FILE, open_policy, write_files
+from vla_ros.policies.files import GOLDEN_FILE, WEIGHTS_FILE, OpenPolicy, open_policy, replaced_whole, write_files
 from vla_ros.policies.fill import build_on_meta, check_shapes, fill_policy
-from vla_ros.policies.golden import GoldenCase, write_golden
+from vla_ros.policies.golden import GoldenCase, decode_golden, write_golden
 from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.strict import explained
 from vla_ros.transforms.sample import PolicyRequest
@@ -27,12 +29,13 @@ ACTION_TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 @dataclass(frozen=True)
 class LoadedPolicy:
     """A policy on its device and its processor; ``warm_up_requests`` are one for each shape that the processor makes,
-    ``drift`` is one line where the golden case no longer holds, else empty."""
+    ``drift`` is one line where the golden case no longer holds, else empty; ``notes`` as those of an ``OpenPolicy``."""
 
     policy: BasePolicy
     processor: PolicyProcessor
     warm_up_requests: tuple[PolicyRequest, ...]
     drift: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -54,35 +57,43 @@ def load_policy(
     that drifted; what drifted is only told with ``refuse_drift`` off.
     """
     policy_dir, device = Path(policy_dir), torch.device(device)
-    opened = open_policy(policy_dir, refuse_drift)
-    with explained(f"policy directory {policy_dir}: "):
+    policy: BasePolicy | None = None
+
+    def fill(opened: OpenPolicy, path: Path) -> str:
+        nonlocal policy
         policy = build_on_meta(opened.processor.config, CONFIG_FILE)
-        _fill(policy, policy_dir / WEIGHTS_FILE, device, dtype)
-        policy = policy.to(device).eval()
+        return _fill(policy, path, device, dtype)
+
+    opened = open_policy(policy_dir, refuse_drift, fill)
+    assert policy is not None
+    policy = policy.to(device).eval()
+    with explained(f"policy directory {policy_dir}: "):
         actions = infer(policy, opened.golden.request, device)
         requests = opened.processor.warm_up_requests(opened.golden.observation, with_guidance)
     drift = opened.drift or _drift_of_actions(opened.golden, actions, ACTION_TOLERANCES[dtype])
     if drift and refuse_drift:
         raise ValueError(f"policy directory {policy_dir}: {drift}")
-    return LoadedPolicy(policy, opened.processor, requests, drift)
+    return LoadedPolicy(policy, opened.processor, requests, drift, opened.notes)
 
 
 def save_policy(
     policy_dir: str | Path, policy: BasePolicy, processor: PolicyProcessor, observation: Observation
 ) -> None:
-    """Write a complete policy directory; ``observation`` (a real one) becomes its golden case.
+    """Write a complete policy directory, which takes the place of one that is there in one move; ``observation`` (a
+    real one) becomes its golden case.
 
-    Raises ValueError where the observation doesn't fit the policy.
+    Raises ValueError where the observation doesn't fit the policy, or the directory can't be written.
     """
-    policy_dir = Path(policy_dir)
-    write_files(policy_dir, processor)
-    weights = {name: value.detach().cpu().contiguous() for name, value in policy.named_parameters()}
-    save_file(weights, policy_dir / WEIGHTS_FILE)
-    request = processor.process(observation)
-    was_training = policy.training
-    actions = infer(policy.eval(), request, next(policy.parameters()).device)
-    policy.train(was_training)
-    write_golden(policy_dir / GOLDEN_FILE, GoldenCase(observation, request, actions))
+    with replaced_whole(Path(policy_dir)) as folder:
+        write_files(folder, processor)
+        weights = {name: value.detach().cpu().contiguous() for name, value in policy.named_parameters()}
+        save_file(weights, folder / WEIGHTS_FILE)
+        request = processor.process(observation)
+        was_training = policy.training
+        actions = infer(policy.eval(), request, next(policy.parameters()).device)
+        policy.train(was_training)
+        decoded = decode_golden(processor, observation, actions)
+        write_golden(folder / GOLDEN_FILE, GoldenCase(observation, request, actions, decoded))
 
 
 def infer(policy: BasePolicy, request: PolicyRequest, device: torch.device) -> np.ndarray:
@@ -92,17 +103,28 @@ def infer(policy: BasePolicy, request: PolicyRequest, device: torch.device) -> n
     return actions[0].float().cpu().numpy()
 
 
-def _fill(policy: BasePolicy, path: Path, device: torch.device, dtype: torch.dtype) -> None:
-    """Straight from the file to the device, one weight after the other: a policy may be as large as the memory."""
+def _fill(policy: BasePolicy, path: Path, device: torch.device, dtype: torch.dtype) -> str:
+    """One weight after the other, because a policy may be as large as the memory, each first into memory of its own:
+    the file's, mapped, is whatever is copied over it later. Returns the SHA-256 of the file as it was read."""
+    weights: dict[str, Tensor] = {}
     with (
         explained(f"{path.name}: damaged (", SafetensorError, OSError, after="); restore it"),
-        safe_open(path, framework="pt", device=str(device)) as file,
+        safe_open(path, framework="pt") as file,
+        path.open("rb") as raw,
     ):
-        names = [name for name in file.keys() if not policy.is_obsolete(name)]
-        stored = {name: file.get_slice(name).get_shape() for name in names}
+        stored = {name: file.get_slice(name).get_shape() for name in file.offset_keys()}
         with explained(f"{path.name}: "):
-            check_shapes(stored, policy, "weights and policy.yaml don't belong together")
-        fill_policy(policy, lambda name: file.get_tensor(name).to(dtype))
+            wanted = {name: shape for name, shape in stored.items() if not policy.is_obsolete(name)}
+            check_shapes(wanted, policy, "weights and policy.yaml don't belong together")
+        length = raw.read(8)
+        digest = hashlib.sha256(length + raw.read(int.from_bytes(length, "little")))
+        for name in stored:  # as they lie in the file, without gaps
+            value = file.get_tensor(name).clone()
+            digest.update(value.flatten().view(torch.uint8).numpy())
+            if name in wanted:
+                weights[name] = value.to(device, dtype)
+    fill_policy(policy, weights.pop)
+    return digest.hexdigest()
 
 
 def _drift_of_actions(golden: GoldenCase, actions: np.ndarray, tolerance: float) -> str:

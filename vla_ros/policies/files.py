@@ -7,6 +7,11 @@ the family's processor keeps, in ``processor/`` as a rule.
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +20,10 @@ import yaml
 
 from vla_ros.policies.config import CONFIG_FILE, DataConfig
 from vla_ros.policies.families import family_of, find_family, read_policy_config
-from vla_ros.policies.golden import GoldenCase, preprocessing_drift, read_golden
+from vla_ros.policies.golden import GoldenCase, decoding_drift, preprocessing_drift, read_golden
+from vla_ros.policies.kinds import kind_of
 from vla_ros.policies.processor import PolicyProcessor, check_sizes, read_text, stats_shapes
+from vla_ros.share import PREVIOUS, stand_in
 from vla_ros.strict import config_to_dict, explained, parse_config
 from vla_ros.transforms.normalize import load_stats, save_stats
 
@@ -27,19 +34,30 @@ GOLDEN_FILE = "golden.safetensors"
 
 def file_names(policy_dir: Path) -> tuple[str, ...]:
     """The files of a policy directory, in the order in which they make its digest. Raises ValueError where its
-    policy.yaml doesn't say what it is."""
+    policy.yaml doesn't say what it is, or one is missing."""
+    _check_file(policy_dir, CONFIG_FILE)  # it says which others there are
     policy = _read_groups(policy_dir)["policy"]
     family = find_family(policy.get("type") if isinstance(policy, dict) else None, f"{CONFIG_FILE}: policy")
-    return (CONFIG_FILE, WEIGHTS_FILE, STATS_FILE, *family.processor_class().files, GOLDEN_FILE)
+    names = (CONFIG_FILE, WEIGHTS_FILE, STATS_FILE, *family.processor_class().files, GOLDEN_FILE)
+    for name in names:
+        _check_file(policy_dir, name)
+    return names
+
+
+def _check_file(policy_dir: Path, name: str) -> None:
+    if not (policy_dir / name).is_file():
+        raise ValueError(f"file {name} is missing; restore it or export again")
 
 
 def digest_of(policy_dir: Path) -> str:
     """SHA-256 over names and contents of the policy's files: equal where two nodes have the same policy."""
-    digest = hashlib.sha256()
-    for name in file_names(policy_dir):
-        with (policy_dir / name).open("rb") as file:
-            digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
+    return _digest({name: hash_file(policy_dir / name) for name in file_names(policy_dir)})
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of what a file holds."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_processor(policy_dir: str | Path) -> PolicyProcessor:
@@ -54,46 +72,118 @@ def load_processor(policy_dir: str | Path) -> PolicyProcessor:
 @dataclass(frozen=True)
 class OpenPolicy:
     """A policy directory as read: its processor and its golden case; ``drift`` is one line where the preprocessing of
-    that has changed, else empty."""
+    that or what its actions mean has changed, else empty; ``notes`` are lines of what else is to be known."""
 
     processor: PolicyProcessor
     golden: GoldenCase
     drift: str = ""
+    notes: tuple[str, ...] = ()
 
 
-def open_policy(policy_dir: Path, refuse_drift: bool = True) -> OpenPolicy:
-    """Read everything but the weights and check the preprocessing; errors as ``load_processor``."""
-    if not policy_dir.is_dir():
-        raise ValueError(f"policy directory {policy_dir} does not exist; give one that vla_ros train or import made")
-    with explained(f"policy directory {policy_dir}: "):
+def open_policy(
+    policy_dir: Path, refuse_drift: bool = True, hash_weights: Callable[[OpenPolicy, Path], str] | None = None
+) -> OpenPolicy:
+    """Read everything but the weights and check preprocessing and decoding; errors as ``load_processor``.
+
+    Whoever reads the weights, too, does it in ``hash_weights``, and returns the SHA-256 of what was read: the digest is
+    then of what runs, whatever becomes of the files meanwhile.
+    """
+    given, policy_dir = policy_dir, stand_in(policy_dir)
+    _check_there(policy_dir)
+    with explained(f"policy directory {given}: "):
+        names = [name for name in file_names(policy_dir) if name != WEIGHTS_FILE]
+        hashes = {name: hash_file(policy_dir / name) for name in names}
         processor = _read(policy_dir)
         golden = read_golden(policy_dir / GOLDEN_FILE, processor.request_type)
-        drift = preprocessing_drift(golden, processor.process(golden.observation))
+        drift = preprocessing_drift(golden, processor.process(golden.observation)) or decoding_drift(golden, processor)
     if drift and refuse_drift:
-        raise ValueError(f"policy directory {policy_dir}: {drift}")
-    return OpenPolicy(processor, golden, drift)
+        raise ValueError(f"policy directory {given}: {drift}")
+    notes = []
+    if policy_dir != given:
+        notes.append(f"the replacement of {given} was interrupted; {policy_dir}, the one before, is used instead")
+    if not golden.decoded:
+        notes.append(
+            f"policy directory {given}: its {GOLDEN_FILE} is of an earlier release and doesn't say what actions decode "
+            "to: other action statistics or times would not be noticed; export it again"
+        )
+    opened = OpenPolicy(processor, golden, drift, tuple(notes))
+    with explained(f"policy directory {given}: "):
+        weights = policy_dir / WEIGHTS_FILE
+        hash_of_weights = hash_file(weights) if hash_weights is None else hash_weights(opened, weights)
+        if hashes != {name: hash_file(policy_dir / name) for name in names}:
+            raise ValueError("its files changed while they were read; load it again")
+        processor.digest = _digest({**hashes, WEIGHTS_FILE: hash_of_weights})
+    return opened
 
 
 def write_files(policy_dir: Path, processor: PolicyProcessor) -> None:
     """Everything of a policy directory but weights and golden case."""
-    policy_dir.mkdir(parents=True, exist_ok=True)
     groups = {"policy": config_to_dict(processor.config), "data": config_to_dict(processor.data)}
     (policy_dir / CONFIG_FILE).write_text(yaml.safe_dump(groups, sort_keys=False, width=120))
     save_stats(policy_dir / STATS_FILE, processor.stats)
     processor.write(policy_dir)
 
 
+@contextmanager
+def replaced_whole(out: Path) -> Iterator[Path]:
+    """A new folder beside ``out``, which takes its name, and its place where there is one, only when the block has
+    ended; whatever else than a policy lies in ``out`` stays. Nothing is left behind where the block fails.
+
+    Raises ValueError where that can't be written, or ``out`` is where this program runs.
+    """
+    out = out.resolve()
+    if Path.cwd().is_relative_to(out):
+        raise ValueError(f"{out} is the folder that this runs in; give another folder")
+    before = out.with_name(PREVIOUS.format(out.name))
+    with explained(f"{out}: ", OSError, shutil.Error, after="; give a folder with room that can be written"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            folder = aside / out.name  # one below, for mkdtemp's folder is closed to others
+            folder.mkdir()
+            yield folder
+            if out.exists():
+                shutil.rmtree(before, ignore_errors=True)
+                shutil.copytree(out, folder, symlinks=True, copy_function=_keep, dirs_exist_ok=True)
+                out.rename(before)
+            # Killed in between: ``stand_in`` finds the one before.
+            folder.rename(out)
+            shutil.rmtree(before, ignore_errors=True)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _keep(source: str, target: str) -> None:
+    """``source`` under another name, too, unless that is taken."""
+    if not os.path.lexists(target):
+        try:
+            os.link(source, target)
+        except OSError:  # some file systems can't
+            shutil.copy2(source, target)
+
+
+def _check_there(policy_dir: Path) -> None:
+    if not policy_dir.exists():
+        raise ValueError(f"policy directory {policy_dir} does not exist; give one that vla_ros train or import made")
+    if not (policy_dir / CONFIG_FILE).is_file() and (kind := kind_of(policy_dir)):
+        raise ValueError(f"policy {policy_dir} {kind}")
+
+
+def _digest(hashes: Mapping[str, str]) -> str:
+    """Weights come second, as they did in each directory there is."""
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, WEIGHTS_FILE, *(name for name in hashes if name not in (CONFIG_FILE, WEIGHTS_FILE))):
+        digest.update(f"{name}\0{hashes[name]}\n".encode())
+    return digest.hexdigest()
+
+
 def _read(policy_dir: Path) -> PolicyProcessor:
-    is_there = (policy_dir / CONFIG_FILE).is_file()  # it says which others there are
-    for name in file_names(policy_dir) if is_there else (CONFIG_FILE,):
-        if not (policy_dir / name).is_file():
-            raise ValueError(f"file {name} is missing; restore it or export again")
     groups = _read_groups(policy_dir)
     config = read_policy_config(groups["policy"], f"{CONFIG_FILE}: policy")
     data = parse_config(DataConfig, groups["data"], f"{CONFIG_FILE}: data")
     check_sizes(config, data)  # first, so that the sizes of the statistics are not blamed for it
     stats = load_stats(policy_dir / STATS_FILE, stats_shapes(config))
-    return family_of(config).processor_class().read(policy_dir, config, data, stats, digest_of(policy_dir))
+    return family_of(config).processor_class().read(policy_dir, config, data, stats, "")
 
 
 def _read_groups(policy_dir: Path) -> dict[str, Any]:

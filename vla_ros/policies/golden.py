@@ -6,29 +6,56 @@ A policy whose preprocessing or output drifted still gives actions, only wrong o
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from vla_ros.policies.config import CONFIG_FILE
+from vla_ros.policies.processor import PolicyProcessor, stats_shapes
 from vla_ros.strict import explained
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Observation
 
 PIXEL_TOLERANCE = 1  # of 255: image libraries round differently from release to release
 FLOAT_TOLERANCE = 1e-5
+DECODED_TOLERANCE = 1e-6  # rad or m, and s: the same numbers are decoded again, so that only rounding differs
+ELSEWHERE = 0.1  # rad or m
 
 
 @dataclass(frozen=True)
 class GoldenCase:
     """``observation`` is raw, ``request`` its processed form with fixed noise, ``actions`` float32 [horizon,
-    action_dim] the normalised result."""
+    action_dim] the normalised result; ``decoded`` as ``decode_golden`` makes it, empty in a file of an earlier release.
+    """
 
     observation: Observation
     request: PolicyRequest
     actions: np.ndarray
+    decoded: Mapping[str, np.ndarray]
+
+
+def decode_golden(processor: PolicyProcessor, observation: Observation, actions: np.ndarray) -> dict[str, np.ndarray]:
+    """What actions mean: the times after the observation at which they are due, float64 [horizon] in s, each joint's
+    targets, float64 [2, horizon] in rad or m, and all statistics, those that the normalization doesn't use, too.
+
+    The first targets are of ``actions``. The second are of a ramp from -1 to 1 and of other joint positions: joints or
+    actions that are 0 would hide what they are relative to and how large they are.
+    """
+    ramp = np.linspace(-1.0, 1.0, actions.size, dtype=np.float32).reshape(actions.shape)
+    elsewhere = replace(observation, joint_positions=observation.joint_positions + ELSEWHERE)
+    chunks = processor.decode(actions, observation), processor.decode(ramp, elsewhere)
+    targets, shape = np.stack([chunk.positions for chunk in chunks]), processor.chunk_shape
+    due_s = (np.arange(shape.horizon) + shape.offset) * shape.dt_s
+    read = stats_shapes(processor.config)  # and no others, which nobody uses
+    return {
+        "due times": due_s,
+        **{f"targets of {name}": targets[..., i] for i, name in enumerate(processor.joint_names)},
+        **{f"{key}.{name}": array for key in read for name, array in vars(processor.stats[key]).items()},
+    }
 
 
 def write_golden(path: Path, golden: GoldenCase) -> None:
@@ -36,6 +63,7 @@ def write_golden(path: Path, golden: GoldenCase) -> None:
     observation = golden.observation
     tensors = {f"image.{name}": image for name, image in observation.images.items()}
     tensors |= {f"request.{name}": array for name, array in golden.request.to_tensors().items()}
+    tensors |= {f"decoded.{name}": array for name, array in golden.decoded.items()}
     tensors |= {"joint_positions": observation.joint_positions, "actions": golden.actions}
     metadata = {**golden.request.metadata(), "task": observation.task, "cameras": json.dumps(list(observation.images))}
     save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, metadata=metadata)
@@ -58,7 +86,23 @@ def read_golden(path: Path, request_type: type[PolicyRequest]) -> GoldenCase:
             joint_positions=tensors["joint_positions"],
             task=metadata["task"],
         )
-        return GoldenCase(observation, request, tensors["actions"])
+        decoded = {n.removeprefix("decoded."): x for n, x in tensors.items() if n.startswith("decoded.")}
+        return GoldenCase(observation, request, tensors["actions"], decoded)
+
+
+def decoding_drift(golden: GoldenCase, processor: PolicyProcessor) -> str:
+    """Decode the golden actions again: one line that says what drifted, or nothing."""
+    again = decode_golden(processor, golden.observation, golden.actions)
+    for name, before in golden.decoded.items():
+        now = again.get(name)
+        if now is None or now.shape != before.shape:
+            return _drift(name, "are missing or of another number", "what actions mean")
+        worst = np.abs(before - now).max()
+        if not worst <= DECODED_TOLERANCE:
+            return _drift(
+                name, f"differ by up to {worst:.3g}, expected at most {DECODED_TOLERANCE}", "what actions mean"
+            )
+    return ""
 
 
 def preprocessing_drift(golden: GoldenCase, request: PolicyRequest) -> str:
@@ -87,8 +131,8 @@ def _tolerance(kind: np.dtype) -> float:
     return PIXEL_TOLERANCE if kind == np.uint8 else FLOAT_TOLERANCE if kind.kind == "f" else 0.0
 
 
-def _drift(name: str, difference: str) -> str:
+def _drift(name: str, difference: str, what: str = "preprocessing") -> str:
     return (
-        f"preprocessing drifted: golden {name} {difference}; the processor, the statistics or a library changed since "
-        "export: restore them or export the policy again"
+        f"{what} drifted: golden {name} {difference}; {CONFIG_FILE}, the processor, the statistics or a library "
+        "changed since export: restore them or export the policy again"
     )

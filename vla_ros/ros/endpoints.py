@@ -1,4 +1,4 @@
-"""Publishers, subscriptions, services and clients of what ``topics`` names."""
+"""Publishers, subscriptions, services and clients of what ``topics`` names, and timers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from rclpy.client import Client
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
@@ -67,3 +68,8 @@ def make_client(node: Node, service: Service) -> Client:
 def serve(node: Node, service: Service, callback: Callable[[Any, Any], Any]) -> None:
     """Offer a service."""
     node.create_service(interface_class(service.type), service.name, callback)
+
+
+def make_steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> None:
+    """A timer that runs on where ROS time, which may be simulated, stands still."""
+    node.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))

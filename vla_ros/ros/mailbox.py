@@ -14,6 +14,7 @@ from std_msgs.msg import UInt8MultiArray
 from vla_ros.ros.clock import steady_now_ns
 from vla_ros.ros.managed import Role
 from vla_ros.ros.problems import Problems
+from vla_ros.ros.threads import ended
 from vla_ros.topics import Topic
 from vla_ros.wire import check_kind
 
@@ -53,8 +54,7 @@ class Mailbox:
         with self._changed:
             self._is_closing = True
             self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join()
+        ended(self._thread)
 
     def ring(self) -> None:
         """Wake the worker without a message."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import traceback
@@ -11,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 import rclpy
-from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -20,11 +20,15 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 
+from vla_ros.ros.clock import steady_now_ns
 from vla_ros.ros.dds import use_default_dds_profile
 from vla_ros.ros.endpoints import hear, make_publisher, subscribe
 from vla_ros.ros.signals import stop_on_signals
+from vla_ros.ros.threads import ended
 from vla_ros.topics import Topic
+from vla_ros.units import NS_PER_S
 
 RCLError = rclpy_implementation.RCLError
 ERROR_PERIOD_S = 1.0
@@ -39,11 +43,24 @@ class ManagedNode(LifecycleNode):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.is_configured = self.is_active = False
-        self.failure = "not configured"
+        self.is_configured = self.is_active = self.is_ending = False
+        self.role_nodes: dict[str, Node] = {}
+        self._loading_ns: int | None = None
+        self._failure = "not configured"
         # On Jazzy an invalid transition raises out of spin() and would end the node.
         handler = self._service_change_state.callback
         self._service_change_state.callback = lambda *args: self._change_state(handler, *args)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether *configure* runs."""
+        return self._loading_ns is not None
+
+    @property
+    def failure(self) -> str:
+        """Why the node doesn't work; empty where it does, or would if it were active."""
+        since_ns = self._loading_ns
+        return self._failure if since_ns is None else f"loading since {(steady_now_ns() - since_ns) // NS_PER_S} s"
 
     def configure(self) -> None:
         """Load and make everything that needs no robot."""
@@ -57,30 +74,31 @@ class ManagedNode(LifecycleNode):
     def cleanup(self) -> None:
         """Undo ``configure``, also one that ended half-way."""
 
-    def create_steady_timer(self, period_s: float, callback: Callable[[], None]) -> None:
-        """A timer that runs on where ROS time, which may be simulated, stands still."""
-        self.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
-
     def start_itself(self) -> None:
         """Configure and activate, as ``autostart`` asks for."""
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        if self._succeeds("configure", self.configure):
-            self.failure, self.is_configured = "", True
+        self._loading_ns = steady_now_ns()  # before it looks: whoever ends the node sees that it loads, or is seen
+        try:
+            is_configured = not self.is_ending and self._succeeds("configure", self.configure)
+        finally:
+            self._loading_ns = None
+        if is_configured:
+            self._failure, self.is_configured = "", True
             self.get_logger().info("configured")
             return TransitionCallbackReturn.SUCCESS
         self._succeeds("cleanup", self.cleanup)
         return TransitionCallbackReturn.FAILURE
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        if not self._succeeds("activate", self.activate):
-            failure = self.failure
+        if self.is_ending or not self._succeeds("activate", self.activate):
+            failure = self._failure
             self._succeeds("deactivate", self.deactivate)
-            self.failure = failure
+            self._failure = failure
             return TransitionCallbackReturn.FAILURE
-        self.is_active, self.failure = True, ""
+        self.is_active, self._failure = True, ""
         self.get_logger().info("active")
         return TransitionCallbackReturn.SUCCESS
 
@@ -90,7 +108,7 @@ class ManagedNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS if done else TransitionCallbackReturn.ERROR
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.failure, self.is_configured = "not configured", False
+        self._failure, self.is_configured = "not configured", False
         done = self._succeeds("cleanup", self.cleanup)
         return TransitionCallbackReturn.SUCCESS if done else TransitionCallbackReturn.ERROR
 
@@ -108,15 +126,20 @@ class ManagedNode(LifecycleNode):
         self.is_configured = False
         self._succeeds("cleanup", self.cleanup)
 
+    def destroy_node(self) -> None:
+        for node in self.role_nodes.values():
+            node.destroy_node()
+        super().destroy_node()
+
     def _succeeds(self, transition: str, action: Callable[[], None]) -> bool:
         try:
             action()
         except ValueError as error:
-            self.failure = str(error)
+            self._failure = str(error)
             self.get_logger().error(f"cannot {transition}: {error}")
             return False
         except Exception:  # rclpy would swallow it without a word
-            self.failure = f"cannot {transition}: {traceback.format_exc(limit=-1).splitlines()[-1]}"
+            self._failure = f"cannot {transition}: {traceback.format_exc(limit=-1).splitlines()[-1]}"
             self.get_logger().error(f"cannot {transition}:\n{traceback.format_exc()}")
             return False
         return True
@@ -137,21 +160,27 @@ class Spinner:
         self._node = node
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(node)
+        self._stopped: Future[None] = Future()
         self._thread = threading.Thread(target=self._spin, name=node.get_name(), daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Returns when no callback runs any more."""
-        self._executor.shutdown()
-        if self._thread.is_alive():
-            self._thread.join()
+    def stop(self) -> bool:
+        """Returns when no callback runs any more, or False where one doesn't end in time."""
+        # Only when its thread has ended may the executor be shut down: that takes away the guard which wakes the
+        # thread, and where the thread comes to wait for it a moment later, it waits for ever.
+        self._stopped.set_result(None)
+        self._executor.wake()
+        has_ended = ended(self._thread)
+        if has_ended:
+            self._executor.shutdown()
+        return has_ended
 
     def _spin(self) -> None:
         while self._node.context.ok():
             try:
-                return self._executor.spin()
+                return self._executor.spin_until_future_complete(self._stopped)
             except Exception:  # the emergency stop must be heard after a bug in another callback, too
                 line = f"a callback failed:\n{traceback.format_exc()}"
                 self._node.get_logger().error(line, throttle_duration_sec=ERROR_PERIOD_S)
@@ -171,18 +200,22 @@ def spinning(node: Node) -> Iterator[None]:
 class Role:
     """A helper node with a thread of its own, so that no role waits for another's callbacks.
 
-    It takes no remaps by itself: topics are resolved by the owner, whose names users know.
+    It takes no remaps by itself: topics are resolved by the owner, whose names users know. A managed owner keeps the
+    node for the next role of that name, because each one that is made and destroyed leaves 0.1 MB behind.
     """
 
     def __init__(self, owner: Node, role: str) -> None:
         self._owner = owner
-        self.node = rclpy.create_node(
+        self._kept = owner.role_nodes if isinstance(owner, ManagedNode) else {}
+        self._role = role
+        self.node = self._kept.pop(role, None) or rclpy.create_node(
             f"{owner.get_name()}_{role}",
             namespace=owner.get_namespace(),
             use_global_arguments=False,
             start_parameter_services=False,
             enable_rosout=False,
         )
+        self._own_publishers = list(self.node.publishers)
         self._spinner = Spinner(self.node)
 
     def topic(self, name: str) -> str:
@@ -205,9 +238,21 @@ class Role:
         self._spinner.start()
 
     def stop(self) -> None:
-        """Returns when no callback runs any more; the node is gone then."""
-        self._spinner.stop()
-        self.node.destroy_node()
+        """Returns when no callback runs any more; what was made on the node is gone then. A node whose callback doesn't
+        end is left to it."""
+        if not self._spinner.stop():
+            return
+        for subscription in list(self.node.subscriptions):
+            self.node.destroy_subscription(subscription)
+        for publisher in list(self.node.publishers):
+            if publisher not in self._own_publishers:
+                self.node.destroy_publisher(publisher)
+        group = self.node.default_callback_group
+        group.entities = {entity for entity in group.entities if entity() is not None}  # rclpy itself forgets none
+        if isinstance(self._owner, ManagedNode):
+            self._kept[self._role] = self.node
+        else:
+            self.node.destroy_node()
 
 
 def run_managed(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> int:
@@ -223,10 +268,15 @@ def run_managed(make_node: Callable[[], ManagedNode], args: list[str] | None = N
         rclpy.shutdown()
         return 2
     spinner = Spinner(node)
-    if node.get_parameter("autostart").value and not stopping.is_set():
-        node.start_itself()
     spinner.start()
+    autostart = threading.Thread(target=node.start_itself, name="autostart", daemon=True)
+    if node.get_parameter("autostart").value and not stopping.is_set():
+        autostart.start()
     stopping.wait()
+    node.is_ending = True
+    if node.is_loading:  # which nothing can interrupt; nobody was promised anything yet
+        os._exit(0)
+    ended(autostart)
     spinner.stop()
     node.close()
     node.destroy_node()

@@ -12,6 +12,8 @@ from vla_ros.units import NS_PER_S
 
 REPEAT_LOG_S = 5.0
 FORGET_S = 3.0
+INFERENCE = "inference"
+"""The source of problems after which no result comes."""
 
 
 @dataclass(frozen=True)

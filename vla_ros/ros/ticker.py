@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from vla_ros.ros.clock import steady_now_ns
+from vla_ros.ros.threads import ended
 from vla_ros.units import NS_PER_S
 
 
@@ -34,8 +35,7 @@ class Ticker:
     def stop(self) -> None:
         """Returns when the last tick has ended."""
         self._stopping.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        ended(self._thread)
 
     def _run(self) -> None:
         if self._realtime_priority:

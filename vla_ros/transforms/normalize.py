@@ -12,6 +12,8 @@ import numpy as np
 MODES = ("quantile", "mean_std")
 CLAMP = 1.5  # quantile mode only: rare values beyond q01..q99 keep their sign but not their size
 EPSILON = 1e-6
+MAX_VALUE = 1e6
+"""Of statistics; no unit makes more of a joint."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,15 @@ class FieldStats:
 
 @dataclass(frozen=True)
 class Normalizer:
-    """Maps values of one key to about -1..1 and back; ``mode`` is ``quantile`` or ``mean_std``."""
+    """Maps values of one key to about -1..1 and back; ``mode`` is ``quantile`` or ``mean_std``, which a std of 0 can't
+    be. Raises ValueError for one."""
 
     mode: str
     stats: FieldStats
+
+    def __post_init__(self) -> None:
+        if self.mode == "mean_std" and not (self.stats.std > 0).all():
+            raise ValueError("normalization is mean_std and a std is 0; expected each above it: use quantile")
 
     def normalize(self, values: np.ndarray) -> np.ndarray:
         """``values`` [..., horizon, dim] in SI units to float32 of the same shape."""
@@ -93,4 +100,13 @@ def load_stats(path: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, F
                 raise ValueError(f"{path}: '{key}.{name}' has shape {array.shape}; expected finite values of {shape}")
             arrays[name] = array
         stats[key] = FieldStats(**arrays)
+        _check_sane(stats[key], f"{path}: '{key}'")
     return stats
+
+
+def _check_sane(stats: FieldStats, where: str) -> None:
+    largest = max(float(np.abs(array).max(initial=0.0)) for array in vars(stats).values())
+    if largest > MAX_VALUE:
+        raise ValueError(f"{where} has {largest:g}; expected at most {MAX_VALUE:g} in any unit: compute it again")
+    if (stats.std < 0).any() or (stats.q99 < stats.q01).any():
+        raise ValueError(f"{where} has std below 0, or q99 below q01; restore it from the policy's origin")

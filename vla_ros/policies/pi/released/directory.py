@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +9,8 @@ import numpy as np
 import torch
 
 from vla_ros.policies.directory import infer
-from vla_ros.policies.files import GOLDEN_FILE, WEIGHTS_FILE, open_policy, write_files
-from vla_ros.policies.golden import GoldenCase, write_golden
+from vla_ros.policies.files import GOLDEN_FILE, WEIGHTS_FILE, open_policy, replaced_whole, write_files
+from vla_ros.policies.golden import GoldenCase, decode_golden, write_golden
 from vla_ros.policies.importing.precision import float32_arithmetic
 from vla_ros.policies.importing.writer import write_safetensors
 from vla_ros.policies.pi.processor import PiProcessor, read_tokenizer
@@ -64,7 +61,8 @@ def import_run(
         tokenizer=read_tokenizer(tokenizer, str(tokenizer)),
         stats=read_released_stats(find_stats(run, stats), stats_shapes(config)),
     )
-    digest = _write_aside(out, lambda folder: _write(folder, policy, processor))
+    with replaced_whole(out) as folder:
+        digest = _write(folder, policy, processor)
     parameters = list(policy.policy.parameters())
     return ImportReport(
         model=run.model,
@@ -85,7 +83,8 @@ def _write(folder: Path, policy: ReleasedPolicy, processor: PiProcessor) -> str:
     request = processor.process(observation)
     with float32_arithmetic(policy.memory):
         actions = infer(policy.policy, request, torch.device("cpu"))
-    write_golden(folder / GOLDEN_FILE, GoldenCase(observation, request, actions))
+    decoded = decode_golden(processor, observation, actions)
+    write_golden(folder / GOLDEN_FILE, GoldenCase(observation, request, actions, decoded))
     return open_policy(folder).processor.digest
 
 
@@ -111,22 +110,3 @@ def _check_free(out: Path) -> None:
         return
     if out.exists():
         raise ValueError(f"{out} exists and is not empty; give a new folder, or remove it")
-
-
-def _write_aside(out: Path, write: Callable[[Path], str]) -> str:
-    """``write`` into a new folder beside ``out``, which takes the name ``out`` only when it is complete."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise ValueError(f"{out}: {error.strerror or error}; give a folder that can be written") from error
-    try:
-        folder = aside / out.name  # one below, for mkdtemp's folder is closed to others
-        folder.mkdir()
-        result = write(folder)
-        folder.replace(out)
-        return result
-    except OSError as error:
-        raise ValueError(f"{out}: {error.strerror or error}; give a folder with room that can be written") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,140 @@
+"""The life of a node: it ends when it is told to, is heard while it loads, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.node import Node
+from ros_harness import SOURCE_ROOT, wait_until
+from std_msgs.msg import Bool
+
+from vla_ros.nodes import model_worker
+from vla_ros.nodes.model_node import ModelNode
+from vla_ros.ros import threads
+from vla_ros.ros.managed import Role, Spinner, spinning
+from vla_ros.topics import BOOL, Qos, Topic
+
+# It loads for ever, and hardly lets another thread have the interpreter.
+SLOW_MODEL_NODE = """
+import sys
+from vla_ros.nodes import model_worker, start
+
+def load(*_):
+    print("loading", flush=True)
+    while True:
+        sum(range(1_000_000))
+
+model_worker.loader = load
+sys.exit(start.model_node())
+"""
+NUM_CYCLES = 40
+
+
+def test_a_model_node_is_heard_while_it_loads(ros: None, monkeypatch) -> None:
+    may_end = threading.Event()
+
+    def load() -> None:
+        may_end.wait()
+        raise ValueError("no such policy")
+
+    monkeypatch.setattr(model_worker, "loader", lambda *_: load)
+    heard: list[DiagnosticStatus] = []
+    node, listener = ModelNode(), rclpy.create_node("listener")
+    listener.create_subscription(DiagnosticStatus, "vla_model/status", heard.append, 10)
+    configuring = threading.Thread(target=node.trigger_configure)
+    with spinning(listener):
+        configuring.start()
+        wait_until(lambda: heard and heard[-1].message == "loading since 1 s", "its age")
+        assert heard[-1].level == DiagnosticStatus.ERROR
+        may_end.set()
+        configuring.join()
+        wait_until(lambda: heard[-1].message == "no such policy", "the reason")
+    node.close()
+    node.destroy_node()
+    listener.destroy_node()
+
+
+def test_a_node_that_loads_ends_at_once_on_a_signal(tmp_path: Path) -> None:
+    log = tmp_path / "node.log"
+    with log.open("wb") as file:
+        node = subprocess.Popen(
+            [sys.executable, "-c", SLOW_MODEL_NODE, "--ros-args", "-p", "autostart:=true"],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={k: v for k, v in os.environ.items() if k != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"},
+            cwd=SOURCE_ROOT,
+        )
+    try:
+        wait_until(lambda: "loading" in log.read_text(), "the load", 120.0)
+        begun_s = time.monotonic()
+        node.send_signal(signal.SIGINT)
+        assert node.wait(20.0) == 0
+        assert time.monotonic() - begun_s < 1.0
+        assert "Traceback" not in log.read_text()
+    finally:
+        node.kill()
+        node.wait()
+
+
+def test_a_spinner_stops_when_its_thread_comes_to_wait_a_moment_later(ros: None, monkeypatch) -> None:
+    node = rclpy.create_node("late")
+    spinner, arrived, may_go_on = Spinner(node), threading.Event(), threading.Event()
+    get_nodes = spinner._executor.get_nodes
+
+    def slow_get_nodes() -> list[Node]:
+        nodes = get_nodes()
+        arrived.set()
+        may_go_on.wait()
+        return nodes
+
+    monkeypatch.setattr(spinner._executor, "get_nodes", slow_get_nodes)  # after it looked whether it is to end
+    spinner.start()
+    arrived.wait()
+    stopping = threading.Thread(target=spinner.stop, daemon=True)
+    stopping.start()
+    wait_until(spinner._stopped.done, "the wake-up")
+    may_go_on.set()
+    stopping.join(threads.LIMIT_S - 1.0)
+    assert not stopping.is_alive() and not spinner._thread.is_alive()
+    node.destroy_node()
+
+
+def test_a_callback_that_never_returns_is_named_and_left_behind(ros: None, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(threads, "LIMIT_S", 0.2)
+    owner, has_begun, may_end = rclpy.create_node("owner"), threading.Event(), threading.Event()
+
+    def hang(msg: Bool) -> None:
+        has_begun.set()
+        may_end.wait()
+
+    role = Role(owner, "stuck")
+    role.subscribe(Topic("said", BOOL, Qos.LATCHED), hang)
+    publisher = role.publisher(Topic("said", BOOL, Qos.LATCHED))
+    role.start()
+    publisher.publish(Bool())
+    assert has_begun.wait(20.0)
+    role.stop()
+    assert "thread 'owner_stuck' has not ended in 0.2 s; it is left behind" in capfd.readouterr().err
+    may_end.set()
+    role.stop()
+    owner.destroy_node()
+
+
+def test_a_life_that_begins_again_and_again_leaves_little_behind(tmp_path: Path) -> None:
+    script, figures = SOURCE_ROOT / "benchmarks" / "lifecycle.py", tmp_path / "figures.json"
+    command = [sys.executable, str(script), "--cycles", str(NUM_CYCLES), "--max-kb", "100", "--json", str(figures)]
+    env = {k: v for k, v in os.environ.items() if k != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
+    env["PYTHONPATH"] = os.pathsep.join([str(SOURCE_ROOT), env.get("PYTHONPATH", "")])
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    # So few tell 0.1 MB from 0.6: a node that is made for each role, and each time.
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(figures.read_text())["cycles"] == NUM_CYCLES
