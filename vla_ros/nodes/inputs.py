@@ -3,17 +3,18 @@ check, convert, hand on and return."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
+from std_msgs.msg import Bool
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros import topics
 from vla_ros.messages.images import decode_frame, find_cv_bridge
-from vla_ros.messages.joints import names_any, positions_by_name
+from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.times import MAX_START_LEAD_S, time_to_ns
 from vla_ros.messages.trajectories import parse_teleop
 from vla_ros.nodes.control import Control
@@ -23,6 +24,7 @@ from vla_ros.ros.clock import StampMap, steady_now_ns
 from vla_ros.ros.managed import Role
 from vla_ros.ros.problems import Problems
 from vla_ros.ros.qos import JOINT_STATES
+from vla_ros.ros.rivals import Rivals
 from vla_ros.runtime.teleop import TeleopTrajectory
 from vla_ros.topics import Qos, Topic
 from vla_ros.types import Frame
@@ -53,13 +55,21 @@ class _Inputs:
 
 
 class SensorInputs(_Inputs):
-    """Cameras and joint states. What arrives goes into ``sensors`` while that is set, else it is dropped."""
+    """Cameras and joint states. What arrives goes into ``sensors`` while that is set, else it is dropped; ``rivals``
+    gets to know who publishes which joints."""
 
     def __init__(
-        self, owner: Node, robot: RobotConfig, stamps: StampMap, problems: Problems, on_frame: Callable[[], None]
+        self,
+        owner: Node,
+        robot: RobotConfig,
+        stamps: StampMap,
+        problems: Problems,
+        rivals: Rivals,
+        on_frame: Callable[[], None],
     ) -> None:
         super().__init__(owner, robot, stamps, problems, "cameras", "joints")
         self.sensors: SensorBuffers | None = None
+        self._rivals = rivals
         self._on_frame = on_frame
         self._own_joints_ns = 0
         find_cv_bridge()  # loaded before the first picture waits for it
@@ -68,7 +78,8 @@ class SensorInputs(_Inputs):
             kind = topics.COMPRESSED_IMAGE if camera.compressed else topics.IMAGE
             cameras.subscribe(Topic(camera.topic, kind, Qos.SENSOR), partial(self._on_image, camera))
         joint_states = Topic(robot.joint_states.topic, topics.JOINT_STATE, Qos.SENSOR)
-        joints.subscribe(joint_states, self._on_joint_state, JOINT_STATES)
+        self._joints_topic = joints.topic(joint_states.name)
+        joints.subscribe_bounded(joint_states, self._on_joint_state, self._refuse_joints, JOINT_STATES)
 
     def _on_image(self, camera: CameraConfig, msg: Any) -> None:
         sensors = self.sensors
@@ -84,9 +95,14 @@ class SensorInputs(_Inputs):
         sensors.cameras[camera.name].add(Frame(camera.name, stamp_ns, header_ns, image))
         self._on_frame()
 
-    def _on_joint_state(self, msg: Any) -> None:
+    def _refuse_joints(self, why: object) -> None:
+        self._problems.report("joint state", f"joint state on '{self._robot.joint_states.topic}': {why}")
+
+    def _on_joint_state(self, msg: Any, info: Mapping[str, Any]) -> None:
         sensors, now_ns = self.sensors, steady_now_ns()
-        if sensors is None or names_any(msg, self._robot.joint_names):
+        own = [name for name in msg.name if name in self._robot.joint_names]
+        self._rivals.hear(self._joints_topic, info.get("publication_sequence_number"), own)
+        if sensors is None or own:
             self._own_joints_ns = now_ns
         elif now_ns - self._own_joints_ns < FOREIGN_ONLY_S * NS_PER_S:
             return
@@ -96,7 +112,7 @@ class SensorInputs(_Inputs):
             stamp_ns = self._stamps.to_steady_ns(time_to_ns(msg.header.stamp))
             positions, velocities = positions_by_name(msg, self._robot.joint_names)
         except ValueError as error:
-            return self._problems.report("joint state", f"joint state on '{self._robot.joint_states.topic}': {error}")
+            return self._refuse_joints(error)
         sensors.joints.add(joint_sample(stamp_ns, positions, velocities))
 
 
@@ -105,7 +121,7 @@ class HumanInputs(_Inputs):
     the stick wait, and not even that a stop.
 
     ``control`` gets checked trajectories and what the emergency stop says; the button ``takeover_button`` of ``joy``
-    takes over when it goes down.
+    takes over when it goes down; a stop silent for ``stop_timeout_s`` is pressed (0: however long).
     """
 
     def __init__(
@@ -116,15 +132,38 @@ class HumanInputs(_Inputs):
         problems: Problems,
         control: Control,
         takeover_button: int = NO_BUTTON,
+        stop_timeout_s: float = 0.0,
     ) -> None:
         super().__init__(owner, robot, stamps, problems, "stop", "human")
         self._control = control
+        self._stop_timeout_s = stop_timeout_s
+        self._stop_heard_ns, self._is_stop_silent = steady_now_ns(), False
         self._was_down = True  # held when the node starts is not pressed
         stop, role = self._roles
-        stop.hear(topics.ESTOP.private, lambda msg: control.press_estop(msg.data))
-        role.hear(topics.TELEOP.private, self._on_trajectory)
+        stop.hear(topics.ESTOP.private, self._on_stop, partial(problems.report, "estop"))
+        role.hear(topics.TELEOP.private, self._on_trajectory, self._refuse_trajectory)
         if takeover_button != NO_BUTTON:
-            role.subscribe(topics.JOY, partial(self._on_joy, takeover_button))
+            refuse = partial(problems.report, topics.JOY.name)
+            role.subscribe_bounded(topics.JOY, partial(self._on_joy, takeover_button), refuse)
+
+    def watch_stop(self) -> None:
+        """With ``estop_timeout_s`` a stop that is not heard for longer is a pressed one: its publisher, the cable or
+        the network may be what has ended."""
+        silence_s = (steady_now_ns() - self._stop_heard_ns) / NS_PER_S
+        if 0 < self._stop_timeout_s < silence_s:
+            got = f"nothing came on '{topics.ESTOP}' for {silence_s:.2f} s"
+            self._problems.report("estop", f"{got}; expected within {self._stop_timeout_s:g} s (estop_timeout_s)")
+            if not self._is_stop_silent:
+                self._is_stop_silent = True
+                self._control.press_estop(True)
+
+    def _on_stop(self, msg: Bool) -> None:
+        self._stop_heard_ns, self._is_stop_silent = steady_now_ns(), False
+        self._control.press_estop(msg.data)
+
+    def _refuse_trajectory(self, why: str) -> None:
+        self._control.reject_teleop(why)
+        self._problems.report("teleop", f"'{topics.TELEOP}' refused: {why}")
 
     def _on_trajectory(self, msg: JointTrajectory) -> None:
         try:
@@ -135,12 +174,11 @@ class HumanInputs(_Inputs):
             times_ns = tuple(start_ns + round(t * NS_PER_S) for t in trajectory.times_s)
             refusal = self._control.offer_teleop(TeleopTrajectory(times_ns, trajectory.positions))
         except ValueError as error:
-            refusal = str(error)
-            self._control.reject_teleop(refusal)
+            return self._refuse_trajectory(str(error))
         if refusal:
             self._problems.report("teleop", f"'{topics.TELEOP}' refused: {refusal}")
 
-    def _on_joy(self, button: int, msg: Joy) -> None:
+    def _on_joy(self, button: int, msg: Joy, _: Mapping[str, Any]) -> None:
         if button >= len(msg.buttons):
             return self._problems.report(
                 topics.JOY.name,

@@ -18,6 +18,7 @@ from vla_ros.ros.managed import ManagedNode, run_managed
 from vla_ros.ros.problems import Problems
 from vla_ros.ros.reports import diagnostics, distribution_values, make_status
 from vla_ros.share import policy_dir
+from vla_ros.wire import read_link_key
 
 STATUS_PERIOD_S = 0.1
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -51,7 +52,7 @@ class ModelNode(ManagedNode):
             with_guidance=params.strategy == "rtc",
             delay_ms=params.inference_delay_ms,
         )
-        self._worker = ModelWorker(self, load, self._problems)
+        self._worker = ModelWorker(self, load, self._problems, read_link_key(params.link_key_file))
         self._digest, self._device = self._worker.start_sync(), str(device)
 
     def activate(self) -> None:

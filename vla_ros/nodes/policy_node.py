@@ -7,6 +7,7 @@ import sys
 import traceback
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rclpy.clock import JumpThreshold, TimeJump
@@ -14,6 +15,7 @@ from rclpy.duration import Duration
 from std_msgs.msg import String
 
 from vla_ros import topics
+from vla_ros.messages.bounds import check_task
 from vla_ros.nodes.control import Control
 from vla_ros.nodes.inputs import HumanInputs, SensorInputs
 from vla_ros.nodes.model_link import ModelLink
@@ -28,12 +30,14 @@ from vla_ros.ros.endpoints import hear, make_publisher
 from vla_ros.ros.managed import ManagedNode, run_managed
 from vla_ros.ros.outputs import CommandOutputs
 from vla_ros.ros.problems import Problems
+from vla_ros.ros.rivals import LOOK_PERIOD_S, Rivals
 from vla_ros.ros.robot_description import RobotDescription
 from vla_ros.ros.ticker import Ticker
 from vla_ros.runtime.loop import ControlLoop, LoopSettings, Tick
 from vla_ros.share import policy_dir, robot_file
 from vla_ros.types import Mode
 from vla_ros.units import NS_PER_S
+from vla_ros.wire import read_link_key
 
 MAX_CLOCK_JUMP_S = 1.0
 MIN_BACKWARD_JUMP_S = 0.001
@@ -51,6 +55,7 @@ class _Configured:
     realtime_priority: int
     link: ModelLink
     sensors: SensorInputs
+    human: HumanInputs
     outputs: CommandOutputs
 
 
@@ -63,7 +68,8 @@ class PolicyNode(ManagedNode):
         guard(self, PolicyNodeParams, lambda: self.is_configured)
         self._problems = Problems(self.get_logger())
         self._stamps = StampMap(self.get_clock())
-        self._control = Control(self._problems, lambda: self.failure)
+        self._rivals = Rivals(self, self._problems)
+        self._control = Control(self._problems, self._rivals, lambda: self.failure)
         self._configured: _Configured | None = None
         self._parts = ExitStack()
         self._ticker: Ticker | None = None
@@ -71,7 +77,8 @@ class PolicyNode(ManagedNode):
         self._modes = make_publisher(self, topics.MODE.private)
         self._chunks = ChunkReports(self, self._stamps)
         self._diagnostics = PolicyDiagnostics(self, self._control, self._problems)
-        hear(self, topics.TASK.private, lambda msg: self._control.set_task(msg.data))
+        hear(self, topics.TASK.private, self._on_task, partial(self._problems.report, "task"))
+        self.create_steady_timer(LOOK_PERIOD_S, self._look_for_rivals)
         self._control.offer_services(self)
         threshold = JumpThreshold(
             min_forward=Duration(seconds=MAX_CLOCK_JUMP_S),
@@ -106,20 +113,34 @@ class PolicyNode(ManagedNode):
             self._problems,
             lambda answer: self._chunks.publish(answer, robot.joint_names),
             params.model_timeout_s,
+            read_link_key(params.link_key_file),
         )
         self._parts.callback(link.stop)
-        sensors = SensorInputs(self, robot, self._stamps, self._problems, link.wake)
+        sensors = SensorInputs(self, robot, self._stamps, self._problems, self._rivals, link.wake)
         self._parts.callback(sensors.stop)
-        human = HumanInputs(self, robot, self._stamps, self._problems, self._control, params.takeover_button)
+        human = HumanInputs(
+            self,
+            robot,
+            self._stamps,
+            self._problems,
+            self._control,
+            params.takeover_button,
+            params.estop_timeout_s,
+        )
         self._parts.callback(human.stop)
         for part in (link, sensors, human):
             part.start()
-        self._configured = _Configured(robot, settings, period_ns, params.realtime_priority, link, sensors, outputs)
+        self._configured = _Configured(
+            robot, settings, period_ns, params.realtime_priority, link, sensors, human, outputs
+        )
         self._publish_mode(Mode.HOLD)
 
     def activate(self) -> None:
         configured = self._configured
         assert configured is not None
+        self._look_for_rivals()
+        if self._rivals.line:
+            raise ValueError(self._rivals.line)
         loop = ControlLoop(configured.robot, configured.settings)
         self._control.begin(loop, configured.link)
         configured.sensors.sensors = loop.sensors
@@ -164,7 +185,11 @@ class PolicyNode(ManagedNode):
             return
         try:
             model_fault = link.fault()
+            assert self._configured is not None
+            self._configured.human.watch_stop()
             with self._control.lock:
+                if self._rivals.line and loop.mode in (Mode.POLICY, Mode.TELEOP):
+                    loop.hold(self._rivals.line)
                 tick = loop.tick(deadline_ns, model_fault)
             self._publish_tick(loop, tick, deadline_ns)
         except Exception:  # a bug must not leave the robot in motion
@@ -190,6 +215,17 @@ class PolicyNode(ManagedNode):
     def _publish_mode(self, mode: Mode) -> None:
         self._published_mode = mode
         self._modes.publish(String(data=mode.value))
+
+    def _on_task(self, msg: String) -> None:
+        try:
+            check_task(msg.data)
+        except ValueError as error:
+            return self._problems.report("task", f"'{topics.TASK}' refused: {error}")
+        self._control.set_task(msg.data)
+
+    def _look_for_rivals(self) -> None:
+        outputs = () if self._configured is None else self._configured.outputs.topics
+        self._rivals.look(self._modes.topic_name, *outputs)
 
     def _on_time_jump(self, jump: TimeJump) -> None:
         self._stamps.forget()

@@ -19,10 +19,9 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
-from rclpy.signals import SignalHandlerOptions
 
-from vla_ros.ros.dds import use_default_dds_profile
-from vla_ros.ros.endpoints import hear, make_publisher, subscribe
+from vla_ros.ros.endpoints import Refuse, Take, hear, make_publisher, subscribe, subscribe_bounded
+from vla_ros.ros.security import start_ros
 from vla_ros.ros.signals import stop_on_signals
 from vla_ros.topics import Topic
 
@@ -193,9 +192,15 @@ class Role:
         """Listen to a topic as the owner resolves it, with its own quality of service unless ``profile`` is another."""
         subscribe(self.node, replace(topic, name=self.topic(topic.name)), callback, profile)
 
-    def hear(self, topic: Topic, callback: Callable[[Any], None]) -> None:
-        """Listen to a topic as the owner resolves it, whatever its publishers' quality of service."""
-        hear(self.node, replace(topic, name=self.topic(topic.name)), callback)
+    def subscribe_bounded(
+        self, topic: Topic, callback: Take, refuse: Refuse, profile: QoSProfile | None = None
+    ) -> None:
+        """As ``subscribe``, to what anybody may send in any size; ``refuse`` gets in one line what is too large."""
+        subscribe_bounded(self.node, replace(topic, name=self.topic(topic.name)), callback, refuse, profile)
+
+    def hear(self, topic: Topic, callback: Callable[[Any], None], refuse: Refuse) -> None:
+        """As ``subscribe_bounded``, whatever the publishers' quality of service."""
+        hear(self.node, replace(topic, name=self.topic(topic.name)), callback, refuse)
 
     def publisher(self, topic: Topic) -> Publisher:
         """A publisher on a topic as the owner resolves it."""
@@ -213,11 +218,12 @@ class Role:
 def run_managed(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> int:
     """The life of a managed node's process: until SIGINT or SIGTERM. Returns the exit code."""
     stopping = stop_on_signals()
-    use_default_dds_profile()
-    # rclpy's own handlers would take the context away from under running threads.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
+        start_ros(args)
         node = make_node()
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     except (InvalidParameterTypeException, ParameterException) as error:
         print(f"unusable parameter: {error}", file=sys.stderr)
         rclpy.shutdown()

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import rclpy
-from rclpy.signals import SignalHandlerOptions
 
-from vla_ros.ros.dds import use_default_dds_profile
+from vla_ros.ros.security import start_ros
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -34,9 +33,8 @@ def interrupt_on_signals(*others: signal.Signals) -> None:
 
 @contextmanager
 def ros_running(args: Sequence[str] | None = None) -> Iterator[None]:
-    """ROS from its start to its end; signals stay this program's own, or rclpy would end ROS under running threads."""
-    use_default_dds_profile()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    """ROS from its start to its end. Raises ValueError as ``start_ros`` does."""
+    start_ros(args)
     try:
         yield
     finally:
