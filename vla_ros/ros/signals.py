@@ -22,6 +22,7 @@ def stop_on_signals(*others: signal.Signals) -> threading.Event:
     stopping = threading.Event()
     for number in (*ENDING, *others):
         signal.signal(number, lambda *_: stopping.set())
+    _release()
     return stopping
 
 
@@ -29,6 +30,12 @@ def interrupt_on_signals(*others: signal.Signals) -> None:
     """SIGINT, SIGTERM and ``others`` raise KeyboardInterrupt in the main thread."""
     for number in (*ENDING, *others):
         signal.signal(number, signal.default_int_handler)
+    _release()
+
+
+def _release() -> None:
+    """Whoever started this process may have held interrupts until it can handle them."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 @contextmanager
