@@ -79,7 +79,7 @@ def measure(num_stops: int) -> dict[str, dict[str, float]]:
         stopper = Stopper()
         try:
             with spinning(stopper), stopper.playing():
-                stopper.wait_for(Mode.HOLD, START_TIMEOUT_S)
+                stopper.wait_for(Mode.TELEOP, START_TIMEOUT_S)
                 calm = [stopper.stop() for _ in range(num_stops)]
                 stopper.is_leading = False
                 processes.start("flood", [sys.executable, __file__, "--flood"])
