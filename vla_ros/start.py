@@ -29,9 +29,10 @@ def begin_as_node() -> None:
 
 
 def _run(module: str) -> int | None:
-    """Its ``main``. Python raises KeyboardInterrupt wherever it is, and swallows it in callbacks of what is being
-    imported: until the node has handlers of its own, an interrupt ends it at once, as SIGTERM does."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Its ``main``. Python raises KeyboardInterrupt wherever it is, which what is being imported may swallow: until the
+    node has handlers of its own it ends at once, for nobody was promised anything yet."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
     _follow_launch()
     return import_module(module).main()
 

@@ -39,8 +39,12 @@ def rival(graph) -> Iterator[Rival]:
     with spinning(node):
         yield publish
     node.destroy_node()
-    control = "vla_policy: control"
-    wait_until(lambda: "publishers" not in graph.probe.diagnostic(control).message, "diagnostics without a rival")
+
+    def is_over() -> bool:
+        values = graph.probe.diagnostic("vla_policy: control").values
+        return not any(value.key.startswith("problem: publishers") for value in values)
+
+    wait_until(is_over, "diagnostics without a rival")
 
 
 def joints_of(probe: Probe, *names: str) -> JointState:

@@ -67,8 +67,11 @@ def test_budgets_are_read_by_stage():
     }
 
 
-@pytest.mark.parametrize(("name", "what"), [("robot", "robot 'nobody'"), ("policy", "policy 'nobody'")])
-def test_a_robot_or_a_policy_that_is_not_there_is_named(name: str, what: str):
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("robot", "robot 'nobody' does not exist.*: tabletop"), ("policy", "policy 'nobody' .*: tiny")],
+)
+def test_a_robot_or_a_policy_that_is_not_there_is_named_and_so_are_those_that_are(name: str, what: str):
     with pytest.raises(ValueError, match=what):
         PolicyNodeParams(**{name: "nobody"})
 

@@ -132,6 +132,7 @@ class _Watcher(Node):
             cameras=self._cameras,
             joint_states=self._joint_states,
             outputs={output.name: self._output(output) for output in self._robot.outputs},
+            of_the_nodes=tuple(self._topic(topic.name) for topic in (topics.MODE, topics.STATUS, topics.RESULT)),
             has_cv_bridge=find_spec("cv_bridge") is not None,
             **{name: self._topic(topic) for name, topic in INPUTS.items()},
         )

@@ -31,6 +31,7 @@ from vla_ros.types import Frame
 from vla_ros.units import NS_PER_S
 
 NO_BUTTON = -1
+UNNUMBERED: Mapping[str, Any] = {}
 # Joint states of wheels or of another arm are normal beside our own; nothing but such for this long isn't.
 FOREIGN_ONLY_S = 3.0
 
@@ -38,11 +39,11 @@ FOREIGN_ONLY_S = 3.0
 class _Inputs:
     """Subscriptions of some roles, each in a thread of its own."""
 
-    def __init__(self, owner: Node, robot: RobotConfig, stamps: StampMap, problems: Problems, *roles: str) -> None:
+    def __init__(self, robot: RobotConfig, stamps: StampMap, problems: Problems, *roles: Role) -> None:
         self._robot = robot
         self._stamps = stamps
         self._problems = problems
-        self._roles = [Role(owner, role) for role in roles]
+        self._roles = roles
 
     def start(self) -> None:
         for role in self._roles:
@@ -64,12 +65,12 @@ class SensorInputs(_Inputs):
         robot: RobotConfig,
         stamps: StampMap,
         problems: Problems,
-        rivals: Rivals,
         on_frame: Callable[[], None],
+        rivals: Rivals | None = None,
     ) -> None:
-        super().__init__(owner, robot, stamps, problems, "cameras", "joints")
+        super().__init__(robot, stamps, problems, Role(owner, "cameras"), Role(owner, "joints"))
         self.sensors: SensorBuffers | None = None
-        self._rivals = rivals
+        self._rivals = rivals or Rivals(owner, problems)
         self._on_frame = on_frame
         self._own_joints_ns = 0
         find_cv_bridge()  # loaded before the first picture waits for it
@@ -78,8 +79,7 @@ class SensorInputs(_Inputs):
             kind = topics.COMPRESSED_IMAGE if camera.compressed else topics.IMAGE
             cameras.subscribe(Topic(camera.topic, kind, Qos.SENSOR), partial(self._on_image, camera))
         joint_states = Topic(robot.joint_states.topic, topics.JOINT_STATE, Qos.SENSOR)
-        self._joints_topic = joints.topic(joint_states.name)
-        joints.subscribe_bounded(joint_states, self._on_joint_state, self._refuse_joints, JOINT_STATES)
+        joints.subscribe(joint_states, self._on_joint_state, JOINT_STATES, self._refuse_joints)
 
     def _on_image(self, camera: CameraConfig, msg: Any) -> None:
         sensors = self.sensors
@@ -98,10 +98,10 @@ class SensorInputs(_Inputs):
     def _refuse_joints(self, why: object) -> None:
         self._problems.report("joint state", f"joint state on '{self._robot.joint_states.topic}': {why}")
 
-    def _on_joint_state(self, msg: Any, info: Mapping[str, Any]) -> None:
+    def _on_joint_state(self, msg: Any, info: Mapping[str, Any] = UNNUMBERED) -> None:
         sensors, now_ns = self.sensors, steady_now_ns()
         own = [name for name in msg.name if name in self._robot.joint_names]
-        self._rivals.hear(self._joints_topic, info.get("publication_sequence_number"), own)
+        self._rivals.hear(self._robot.joint_states.topic, info.get("publication_sequence_number"), own)
         if sensors is None or own:
             self._own_joints_ns = now_ns
         elif now_ns - self._own_joints_ns < FOREIGN_ONLY_S * NS_PER_S:
@@ -117,8 +117,8 @@ class SensorInputs(_Inputs):
 
 
 class HumanInputs(_Inputs):
-    """Teleop trajectories and a takeover button in one thread, the emergency stop in another: nothing makes a hand on
-    the stick wait, and not even that a stop.
+    """Teleop trajectories and a takeover button in one thread, the emergency stop in another and as another DDS
+    participant: nothing makes a hand on the stick wait, and not even a flood of its messages a stop.
 
     ``control`` gets checked trajectories and what the emergency stop says; the button ``takeover_button`` of ``joy``
     takes over when it goes down; a stop silent for ``stop_timeout_s`` is pressed (0: however long).
@@ -134,7 +134,7 @@ class HumanInputs(_Inputs):
         takeover_button: int = NO_BUTTON,
         stop_timeout_s: float = 0.0,
     ) -> None:
-        super().__init__(owner, robot, stamps, problems, "stop", "human")
+        super().__init__(robot, stamps, problems, Role(owner, "stop", is_apart=True), Role(owner, "human"))
         self._control = control
         self._stop_timeout_s = stop_timeout_s
         self._stop_heard_ns, self._is_stop_silent = steady_now_ns(), False
@@ -144,7 +144,7 @@ class HumanInputs(_Inputs):
         role.hear(topics.TELEOP.private, self._on_trajectory, self._refuse_trajectory)
         if takeover_button != NO_BUTTON:
             refuse = partial(problems.report, topics.JOY.name)
-            role.subscribe_bounded(topics.JOY, partial(self._on_joy, takeover_button), refuse)
+            role.subscribe(topics.JOY, partial(self._on_joy, takeover_button), None, refuse)
 
     def watch_stop(self) -> None:
         """With ``estop_timeout_s`` a stop that is not heard for longer is a pressed one: its publisher, the cable or

@@ -62,7 +62,7 @@ class ModelLink:
         self._requests = self._role.publisher(topics.REQUEST)
         self._results = Mailbox(self._role, topics.RESULT, RESULT, problems, self._work, key=key)
         self._rivals = Rivals(owner, problems)
-        self._role.subscribe_bounded(topics.STATUS, self._on_status, partial(problems.report, "status"))
+        self._role.subscribe(topics.STATUS, self._on_status, None, partial(problems.report, "status"))
 
     def start(self) -> None:
         self._role.start()
@@ -103,7 +103,7 @@ class ModelLink:
         return Fault("model", refusal) if refusal else None
 
     def _on_status(self, msg: DiagnosticStatus, info: Mapping[str, Any]) -> None:
-        self._rivals.hear(self._role.topic(topics.STATUS.name), info.get("publication_sequence_number"))
+        self._rivals.hear(topics.STATUS.name, info.get("publication_sequence_number"))
         self._status, self._status_ns = msg, steady_now_ns()
 
     def _work(self) -> None:
@@ -139,7 +139,7 @@ class ModelLink:
             return self._results.refuse(error)
         if result.stamp_ns in self._published_ns:
             # Questions are stamped upward, and each has one answer.
-            self._rivals.hear(self._role.topic(topics.RESULT.name), result.stamp_ns)
+            self._rivals.hear(topics.RESULT.name, result.stamp_ns)
         answer = asking.take(result.stamp_ns, result.digest, result.actions)
         if answer is not None:
             self._add_stages(result, self._published_ns[result.stamp_ns], mail.arrived_ns)

@@ -116,7 +116,7 @@ class PolicyNode(ManagedNode):
             read_link_key(params.link_key_file),
         )
         self._parts.callback(link.stop)
-        sensors = SensorInputs(self, robot, self._stamps, self._problems, self._rivals, link.wake)
+        sensors = SensorInputs(self, robot, self._stamps, self._problems, link.wake, self._rivals)
         self._parts.callback(sensors.stop)
         human = HumanInputs(
             self,

@@ -38,25 +38,27 @@ def make_publisher(node: Node, topic: Topic) -> Publisher:
 
 
 def subscribe(
-    node: Node, topic: Topic, callback: Callable[..., None], profile: QoSProfile | None = None, is_raw: bool = False
+    node: Node,
+    topic: Topic,
+    callback: Callable[..., None],
+    profile: QoSProfile | None = None,
+    refuse: Refuse | None = None,
 ) -> Subscription:
-    """Listen to a topic, with its own quality of service unless ``profile`` is another; messages that are raw stay
-    serialized."""
-    profile = PROFILES[topic.qos] if profile is None else profile
-    return node.create_subscription(interface_class(topic.type), topic.name, callback, profile, raw=is_raw)
+    """Listen to a topic, with its own quality of service unless ``profile`` is another.
 
-
-def subscribe_bounded(
-    node: Node, topic: Topic, callback: Take, refuse: Refuse, profile: QoSProfile | None = None
-) -> None:
-    """Listen to what anybody may send in any size: what is larger than ``MAX_BYTES`` is refused in one line before it
-    is taken apart, which in Python takes seconds that no other thread has then."""
-    subscribe(node, topic, _bounded(topic, callback, refuse), profile, is_raw=True)
+    Where there is ``refuse``, anybody may send in any size: what is larger than ``MAX_BYTES`` is refused in one line
+    before it is taken apart, which in Python takes seconds that no other thread has then; ``callback`` gets the
+    middleware's word on each message, too.
+    """
+    kind, profile = interface_class(topic.type), PROFILES[topic.qos] if profile is None else profile
+    if refuse is None:
+        return node.create_subscription(kind, topic.name, callback, profile)
+    return node.create_subscription(kind, topic.name, _bounded(topic, callback, refuse), profile, raw=True)
 
 
 def hear(node: Node, topic: Topic, callback: Callable[[Any], None], refuse: Refuse) -> None:
     """Listen to whoever publishes a topic, whatever their quality of service, and to what a latched one said last;
-    within bounds, as ``subscribe_bounded``.
+    within bounds, as ``subscribe``.
 
     A subscription that asks for more than a publisher offers hears nothing of it, and one that asks for less misses
     what was latched: there is one for each, and every message is taken once, by when it was sent.
@@ -72,7 +74,7 @@ def hear(node: Node, topic: Topic, callback: Callable[[Any], None], refuse: Refu
         take(data, info)
 
     for profile in HEARD:
-        subscribe(node, topic, take_once, profile, is_raw=True)
+        node.create_subscription(interface_class(topic.type), topic.name, take_once, profile, raw=True)
 
 
 def _bounded(topic: Topic, callback: Take, refuse: Refuse) -> Callable[[bytes, Mapping[str, Any]], None]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import rclpy
 from rclpy.clock import Clock, ClockType
+from rclpy.context import Context
 from rclpy.exceptions import InvalidParameterTypeException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -19,8 +20,9 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
 
-from vla_ros.ros.endpoints import Refuse, Take, hear, make_publisher, subscribe, subscribe_bounded
+from vla_ros.ros.endpoints import Refuse, hear, make_publisher, subscribe
 from vla_ros.ros.security import start_ros
 from vla_ros.ros.signals import stop_on_signals
 from vla_ros.topics import Topic
@@ -134,7 +136,7 @@ class Spinner:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._executor = SingleThreadedExecutor()
+        self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(node)
         self._thread = threading.Thread(target=self._spin, name=node.get_name(), daemon=True)
 
@@ -170,13 +172,18 @@ def spinning(node: Node) -> Iterator[None]:
 class Role:
     """A helper node with a thread of its own, so that no role waits for another's callbacks.
 
-    It takes no remaps by itself: topics are resolved by the owner, whose names users know.
+    It takes no remaps by itself: topics are resolved by the owner, whose names users know. ``is_apart``: as a DDS
+    participant of its own, whose messages don't wait, or get lost, behind those of the process's other topics.
     """
 
-    def __init__(self, owner: Node, role: str) -> None:
+    def __init__(self, owner: Node, role: str, is_apart: bool = False) -> None:
         self._owner = owner
+        self._context = Context() if is_apart else None
+        if self._context is not None:
+            rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         self.node = rclpy.create_node(
             f"{owner.get_name()}_{role}",
+            context=self._context or owner.context,
             namespace=owner.get_namespace(),
             use_global_arguments=False,
             start_parameter_services=False,
@@ -188,18 +195,18 @@ class Role:
         """``name`` as the owner resolves it."""
         return self._owner.resolve_topic_name(name)
 
-    def subscribe(self, topic: Topic, callback: Callable[..., None], profile: QoSProfile | None = None) -> None:
-        """Listen to a topic as the owner resolves it, with its own quality of service unless ``profile`` is another."""
-        subscribe(self.node, replace(topic, name=self.topic(topic.name)), callback, profile)
-
-    def subscribe_bounded(
-        self, topic: Topic, callback: Take, refuse: Refuse, profile: QoSProfile | None = None
+    def subscribe(
+        self,
+        topic: Topic,
+        callback: Callable[..., None],
+        profile: QoSProfile | None = None,
+        refuse: Refuse | None = None,
     ) -> None:
-        """As ``subscribe``, to what anybody may send in any size; ``refuse`` gets in one line what is too large."""
-        subscribe_bounded(self.node, replace(topic, name=self.topic(topic.name)), callback, refuse, profile)
+        """Listen to a topic as the owner resolves it; ``endpoints.subscribe`` says how."""
+        subscribe(self.node, replace(topic, name=self.topic(topic.name)), callback, profile, refuse)
 
     def hear(self, topic: Topic, callback: Callable[[Any], None], refuse: Refuse) -> None:
-        """As ``subscribe_bounded``, whatever the publishers' quality of service."""
+        """As ``subscribe``, whatever the publishers' quality of service."""
         hear(self.node, replace(topic, name=self.topic(topic.name)), callback, refuse)
 
     def publisher(self, topic: Topic) -> Publisher:
@@ -213,6 +220,8 @@ class Role:
         """Returns when no callback runs any more; the node is gone then."""
         self._spinner.stop()
         self.node.destroy_node()
+        if self._context is not None:
+            self._context.try_shutdown()
 
 
 def run_managed(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> int:

@@ -74,6 +74,7 @@ class Rivals:
             self._found(topic)
 
     def _found(self, topic: str) -> None:
+        topic = self._node.resolve_topic_name(topic)
         publishers = self._node.get_publishers_info_by_topic(topic)
         names = sorted(f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in publishers)
         got = f"'{topic}' has {len(names)} publishers: {', '.join(names)}"
