@@ -16,6 +16,7 @@ from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
 
 from vla_ros.messages.bounds import MAX_BYTES
+from vla_ros.ros.bounded import Bound
 from vla_ros.ros.qos import HEARD, PROFILES
 from vla_ros.strict import one_line
 from vla_ros.topics import Service, Topic
@@ -50,10 +51,10 @@ def subscribe(
     before it is taken apart, which in Python takes seconds that no other thread has then; ``callback`` gets the
     middleware's word on each message, too.
     """
-    kind, profile = interface_class(topic.type), PROFILES[topic.qos] if profile is None else profile
+    profile = PROFILES[topic.qos] if profile is None else profile
     if refuse is None:
-        return node.create_subscription(kind, topic.name, callback, profile)
-    return node.create_subscription(kind, topic.name, _bounded(topic, callback, refuse), profile, raw=True)
+        return node.create_subscription(interface_class(topic.type), topic.name, callback, profile)
+    return _subscribe_bounded(node, topic, _opened(topic, callback, refuse), refuse, profile)
 
 
 def hear(node: Node, topic: Topic, callback: Callable[[Any], None], refuse: Refuse) -> None:
@@ -64,7 +65,7 @@ def hear(node: Node, topic: Topic, callback: Callable[[Any], None], refuse: Refu
     what was latched: there is one for each, and every message is taken once, by when it was sent.
     """
     taken: deque[int] = deque(maxlen=NUM_TAKEN)
-    take = _bounded(topic, lambda msg, _: callback(msg), refuse)
+    take = _opened(topic, lambda msg, _: callback(msg), refuse)
 
     def take_once(data: bytes, info: Mapping[str, Any]) -> None:
         sent_ns = info["source_timestamp"]
@@ -74,15 +75,22 @@ def hear(node: Node, topic: Topic, callback: Callable[[Any], None], refuse: Refu
         take(data, info)
 
     for profile in HEARD:
-        node.create_subscription(interface_class(topic.type), topic.name, take_once, profile, raw=True)
+        _subscribe_bounded(node, topic, take_once, refuse, profile)
 
 
-def _bounded(topic: Topic, callback: Take, refuse: Refuse) -> Callable[[bytes, Mapping[str, Any]], None]:
-    kind, most = interface_class(topic.type), MAX_BYTES[topic.type]
+def _subscribe_bounded(node: Node, topic: Topic, take: Take, refuse: Refuse, profile: QoSProfile) -> Subscription:
+    most = MAX_BYTES[topic.type]
+    bound = Bound(most, take, lambda size: refuse(f"message has {size} bytes; expected at most {most}"))
+    subscription = node.create_subscription(interface_class(topic.type), topic.name, bound.look, profile, raw=True)
+    subscription.bound = bound
+    return subscription
+
+
+def _opened(topic: Topic, callback: Take, refuse: Refuse) -> Take:
+    """``callback`` for serialized messages; what isn't one is refused."""
+    kind = interface_class(topic.type)
 
     def take(data: bytes, info: Mapping[str, Any]) -> None:
-        if len(data) > most:
-            return refuse(f"message has {len(data)} bytes; expected at most {most}")
         try:
             msg = deserialize_message(data, kind)
         except Exception as error:  # each middleware raises its own

@@ -14,7 +14,6 @@ import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.exceptions import InvalidParameterTypeException, ParameterException
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
@@ -22,6 +21,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
+from vla_ros.ros.bounded import BoundedExecutor
 from vla_ros.ros.endpoints import Refuse, hear, make_publisher, subscribe
 from vla_ros.ros.security import start_ros
 from vla_ros.ros.signals import stop_on_signals
@@ -136,7 +136,7 @@ class Spinner:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._executor = SingleThreadedExecutor(context=node.context)
+        self._executor = BoundedExecutor(context=node.context)
         self._executor.add_node(node)
         self._thread = threading.Thread(target=self._spin, name=node.get_name(), daemon=True)
 
