@@ -78,7 +78,7 @@ class PolicyNode(ManagedNode):
         self._chunks = ChunkReports(self, self._stamps)
         self._diagnostics = PolicyDiagnostics(self, self._control, self._problems)
         hear(self, topics.TASK.private, self._on_task, partial(self._problems.report, "task"))
-        self.create_steady_timer(LOOK_PERIOD_S, self._look_for_rivals)
+        self.create_steady_timer(LOOK_PERIOD_S, lambda: self._rivals.look(*self._own_topics()))
         self._control.offer_services(self)
         threshold = JumpThreshold(
             min_forward=Duration(seconds=MAX_CLOCK_JUMP_S),
@@ -138,9 +138,7 @@ class PolicyNode(ManagedNode):
     def activate(self) -> None:
         configured = self._configured
         assert configured is not None
-        self._look_for_rivals()
-        if self._rivals.line:
-            raise ValueError(self._rivals.line)
+        self._rivals.check(*self._own_topics())
         loop = ControlLoop(configured.robot, configured.settings)
         self._control.begin(loop, configured.link)
         configured.sensors.sensors = loop.sensors
@@ -223,9 +221,9 @@ class PolicyNode(ManagedNode):
             return self._problems.report("task", f"'{topics.TASK}' refused: {error}")
         self._control.set_task(msg.data)
 
-    def _look_for_rivals(self) -> None:
-        outputs = () if self._configured is None else self._configured.outputs.topics
-        self._rivals.look(self._modes.topic_name, *outputs)
+    def _own_topics(self) -> tuple[str, ...]:
+        """What nobody else may publish."""
+        return (self._modes.topic_name, *(() if self._configured is None else self._configured.outputs.topics))
 
     def _on_time_jump(self, jump: TimeJump) -> None:
         self._stamps.forget()

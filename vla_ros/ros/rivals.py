@@ -5,11 +5,13 @@ discovery shows it, even a silent one. On one that it hears (joint states, the m
 heard is a rival: discovery shows a killed node until its lease ends (20 s with Fast DDS), and the one started in its
 place is no rival of it. A publisher numbers its messages upward, so one step back is a restart, and several in
 ``WINDOW_S`` are two publishers that talk in turn. A policy node started again after a kill never learns of its own dead
-twin, which doesn't announce itself any more, and can be active at once.
+twin, which doesn't announce itself any more: it can be active ``DISCOVERY_S`` after its start, when it knows of the
+living.
 """
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from rclpy.node import Node
 
 LOOK_PERIOD_S = 0.2
+DISCOVERY_S = 2.0
 WINDOW_S = 1.0
 FORGET_S = 1.0
 NUM_STEPS_BACK = 3
@@ -54,11 +57,21 @@ class Rivals:
         self._problems = problems
         self._turns: defaultdict[str, Turns] = defaultdict(Turns)
         self._line, self._found_ns = "", 0
+        self._since_ns = steady_now_ns()
 
     @property
     def line(self) -> str:
         """Who publishes what must come from one; empty where that is over for ``FORGET_S``."""
         return self._line if steady_now_ns() - self._found_ns <= FORGET_S * NS_PER_S else ""
+
+    def check(self, *topics: str) -> None:
+        """As ``look``, once others have had the time to be discovered. Raises ValueError where there is a rival."""
+        self.look(*topics)
+        while not self.line and steady_now_ns() - self._since_ns < DISCOVERY_S * NS_PER_S:
+            time.sleep(LOOK_PERIOD_S / 4)
+            self.look(*topics)
+        if self.line:
+            raise ValueError(self.line)
 
     def look(self, *topics: str) -> None:
         """At who publishes topics that the node itself publishes, once each."""
