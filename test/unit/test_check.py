@@ -165,6 +165,10 @@ SPOILT = {
             "end the others",
         ),
     ),
+    "images lost": (
+        graph(num_lost={ROBOT.cameras[0].topic: 40}, dds_profile="PROFILES=fastdds.xml"),
+        *("WARN", "images: lost", "40 of", "with PROFILES=fastdds.xml"),
+    ),
     "two model nodes": (
         graph(of_the_nodes=(TopicSeen("/vla_model/status", (Endpoint("/vla_model", STATUS),) * 2),)),
         *("FAIL", "rivals: /vla_model/status", "has 2 publishers: /vla_model, /vla_model", "end the others"),

@@ -201,7 +201,7 @@ class OutputSeen:
 @dataclass(frozen=True)
 class GraphSeen:
     """Everything seen in ``seconds``; cameras and outputs by their name in the robot file; ``of_the_nodes`` are topics
-    that one of the two nodes alone publishes."""
+    that one of the two nodes alone publishes; ``num_lost`` counts images by topic, and ``dds_profile`` is against it."""
 
     seconds: float
     cameras: Mapping[str, CameraSeen]
@@ -212,3 +212,5 @@ class GraphSeen:
     estop: TopicSeen
     has_cv_bridge: bool = False
     of_the_nodes: tuple[TopicSeen, ...] = ()
+    num_lost: Mapping[str, int] = field(default_factory=dict)
+    dds_profile: str = ""
