@@ -201,7 +201,7 @@ class OutputSeen:
 @dataclass(frozen=True)
 class GraphSeen:
     """Everything seen in ``seconds``; cameras and outputs by their name in the robot file; ``of_the_nodes`` are topics
-    that one of the two nodes alone publishes; ``num_lost`` counts images by topic, and ``dds_profile`` is against it."""
+    that one of the two nodes alone publishes; ``num_lost`` counts images by topic, ``dds_profile`` helps."""
 
     seconds: float
     cameras: Mapping[str, CameraSeen]
