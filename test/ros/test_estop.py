@@ -47,7 +47,11 @@ def flood(graph) -> Iterator[list[str]]:
 
     thread = threading.Thread(target=send)
     thread.start()
-    yield ["'vla_policy/teleop' refused: message has", "joint state on 'joint_states': message has"]
+    yield [
+        "'vla_policy/teleop' refused: message has",
+        "'vla_policy/task' refused: message has",
+        "joint state on 'joint_states': message has",
+    ]
     ending.set()
     thread.join()
     for publisher, _ in sent:

@@ -140,11 +140,11 @@ class HumanInputs(_Inputs):
         self._stop_heard_ns, self._is_stop_silent = steady_now_ns(), False
         self._was_down = True  # held when the node starts is not pressed
         stop, role = self._roles
-        stop.hear(topics.ESTOP.private, self._on_stop, partial(problems.report, "estop"))
+        stop.hear(topics.ESTOP.private, self._on_stop, problems.refusing(topics.ESTOP))
         role.hear(topics.TELEOP.private, self._on_trajectory, self._refuse_trajectory)
         if takeover_button != NO_BUTTON:
-            refuse = partial(problems.report, topics.JOY.name)
-            role.subscribe(topics.JOY, partial(self._on_joy, takeover_button), None, refuse)
+            press = partial(self._on_joy, takeover_button)
+            role.subscribe(topics.JOY, press, None, problems.refusing(topics.JOY))
 
     def watch_stop(self) -> None:
         """With ``estop_timeout_s`` a stop that is not heard for longer is a pressed one: its publisher, the cable or

@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -62,7 +61,7 @@ class ModelLink:
         self._requests = self._role.publisher(topics.REQUEST)
         self._results = Mailbox(self._role, topics.RESULT, RESULT, problems, self._work, key=key)
         self._rivals = Rivals(owner, problems)
-        self._role.subscribe(topics.STATUS, self._on_status, None, partial(problems.report, "status"))
+        self._role.subscribe(topics.STATUS, self._on_status, None, problems.refusing(topics.STATUS))
 
     def start(self) -> None:
         self._role.start()

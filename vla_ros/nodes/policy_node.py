@@ -7,7 +7,6 @@ import sys
 import traceback
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from rclpy.clock import JumpThreshold, TimeJump
@@ -77,7 +76,8 @@ class PolicyNode(ManagedNode):
         self._modes = make_publisher(self, topics.MODE.private)
         self._chunks = ChunkReports(self, self._stamps)
         self._diagnostics = PolicyDiagnostics(self, self._control, self._problems)
-        hear(self, topics.TASK.private, self._on_task, partial(self._problems.report, "task"))
+        self._refuse_task = self._problems.refusing(topics.TASK)
+        hear(self, topics.TASK.private, self._on_task, self._refuse_task)
         self.create_steady_timer(LOOK_PERIOD_S, lambda: self._rivals.look(*self._own_topics()))
         self._control.offer_services(self)
         threshold = JumpThreshold(
@@ -218,7 +218,7 @@ class PolicyNode(ManagedNode):
         try:
             check_task(msg.data)
         except ValueError as error:
-            return self._problems.report("task", f"'{topics.TASK}' refused: {error}")
+            return self._refuse_task(error)
         self._control.set_task(msg.data)
 
     def _own_topics(self) -> tuple[str, ...]:
