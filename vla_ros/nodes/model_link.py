@@ -136,9 +136,6 @@ class ModelLink:
             result = decode_result(mail.data)
         except ValueError as error:
             return self._results.refuse(error)
-        if result.stamp_ns in self._published_ns:
-            # Questions are stamped upward, and each has one answer.
-            self._rivals.hear(topics.RESULT.name, result.stamp_ns)
         answer = asking.take(result.stamp_ns, result.digest, result.actions)
         if answer is not None:
             self._add_stages(result, self._published_ns[result.stamp_ns], mail.arrived_ns)

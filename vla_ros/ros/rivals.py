@@ -1,7 +1,7 @@
 """Who else publishes what must come from one: a second policy node, model node or driver on one robot.
 
 The rule. On a topic that a node publishes itself (commands, mode) every other publisher is a rival from the moment
-discovery shows it, even a silent one. On one that it hears (joint states, the model's status and answers) only who is
+discovery shows it, even a silent one. On one that it hears (joint states, the model's status) only who is
 heard is a rival: discovery shows a killed node until its lease ends (20 s with Fast DDS), and the one started in its
 place is no rival of it. A publisher numbers its messages upward, so one step back is a restart, and several in
 ``WINDOW_S`` are two publishers that talk in turn. A policy node started again after a kill never learns of its own dead
