@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 from dataclasses import dataclass, field, fields
@@ -119,6 +120,7 @@ class Stubs:
                 for kind, action in by_kind
                 if kind == "Node"
             },
+            environments=[action.kwargs.get("additional_env") for kind, action in by_kind if kind == "Node"],
         )
 
 
@@ -169,6 +171,12 @@ def test_a_demo_is_found_on_this_machine_only_and_a_policy_as_far_as_ros_says(
     assert launched.run("demo.launch.py").arguments["discovery"]["default_value"] == "localhost"
     argument = launched.run("policy.launch.py").arguments["discovery"]
     assert argument["default_value"] == default and {"localhost", "subnet", default} == set(argument["choices"])
+
+
+@pytest.mark.parametrize("name", ["policy.launch.py", "demo.launch.py", "replay.launch.py"])
+def test_every_launched_node_is_told_whom_it_ends_with(launched, name: str):
+    environments = launched.run(name).environments
+    assert environments and all(one == {"VLA_ROS_PARENT": str(os.getpid())} for one in environments)
 
 
 def test_a_replay_needs_a_bag_and_shares_the_robot_with_the_policy(launched):
