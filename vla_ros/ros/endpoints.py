@@ -82,7 +82,7 @@ def _subscribe_bounded(node: Node, topic: Topic, take: Take, refuse: Refuse, pro
     most = MAX_BYTES[topic.type]
     bound = Bound(most, take, lambda size: refuse(f"message has {size} bytes; expected at most {most}"))
     subscription = node.create_subscription(interface_class(topic.type), topic.name, bound.look, profile, raw=True)
-    subscription.bound = bound
+    subscription.bound = bound  # type: ignore[attr-defined]  # read by BoundedExecutor
     return subscription
 
 

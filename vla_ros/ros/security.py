@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import rclpy
@@ -31,12 +32,11 @@ def start_ros(args: Sequence[str] | None = None) -> None:
         print(f"vla_ros: nothing is protected: {problem}{UNLESS}", file=sys.stderr, flush=True)
     elif problem:
         raise ValueError(f"{MISSING}{problem}{UNLESS}")
-    if os.environ.get(ENABLE) != "true":
-        return rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    with explained(MISSING, rclpy_implementation.RCLError, after=UNLESS):
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-        # Fast DDS without its security libraries, as the wheels have it, fails only here.
-        rclpy.create_node("vla_security", start_parameter_services=False, enable_rosout=False).destroy_node()
+    is_on = os.environ.get(ENABLE) == "true"
+    with explained(MISSING, rclpy_implementation.RCLError, after=UNLESS) if is_on else nullcontext():
+        rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
+        if is_on:  # Fast DDS without its security libraries, as the wheels have it, fails only here
+            rclpy.create_node("vla_security", start_parameter_services=False, enable_rosout=False).destroy_node()
 
 
 def keystore_problem(environment: Mapping[str, str]) -> str:
