@@ -6,21 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from vla_ros.record.recorder import TopicReport
 from vla_ros.record.run import _judge
 from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE
 
 
 def recorded(msgtype: str, num_messages: int, num_lost: int) -> SimpleNamespace:
-    return SimpleNamespace(
-        name="/front/image",
-        topic=SimpleNamespace(msgtype=msgtype, is_needed=True),
-        foreign_types=set(),
-        num_messages=num_messages,
-        num_lost=num_lost,
-        num_bytes=1000,
-        first_ns=0,
-        last_ns=10**9,
-    )
+    report = TopicReport("/front/image", msgtype, num_messages, num_lost=num_lost)
+    return SimpleNamespace(topic=SimpleNamespace(is_needed=True), foreign_types=set(), report=report)
 
 
 @pytest.mark.parametrize(
