@@ -17,6 +17,7 @@ from rclpy.exceptions import InvalidParameterTypeException, ParameterException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
@@ -29,6 +30,7 @@ from vla_ros.topics import Topic
 
 RCLError = rclpy_implementation.RCLError
 ERROR_PERIOD_S = 1.0
+NO_TYPE_SERVICE = Parameter("start_type_description_service", value=False)
 
 
 class ManagedNode(LifecycleNode):
@@ -187,6 +189,7 @@ class Role:
             namespace=owner.get_namespace(),
             use_global_arguments=False,
             start_parameter_services=False,
+            parameter_overrides=[NO_TYPE_SERVICE],
             enable_rosout=False,
         )
         self._spinner = Spinner(self.node)
