@@ -18,6 +18,7 @@ from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.times import MAX_START_LEAD_S, time_to_ns
 from vla_ros.messages.trajectories import parse_teleop
 from vla_ros.nodes.control import Control
+from vla_ros.nodes.params import PolicyNodeParams
 from vla_ros.observing.buffers import SensorBuffers, joint_sample
 from vla_ros.robot import CameraConfig, RobotConfig
 from vla_ros.ros.clock import StampMap, steady_now_ns
@@ -121,7 +122,7 @@ class HumanInputs(_Inputs):
     participant: nothing makes a hand on the stick wait, and not even a flood of its messages a stop.
 
     ``control`` gets checked trajectories and what the emergency stop says; the button ``takeover_button`` of ``joy``
-    takes over when it goes down; a stop silent for ``stop_timeout_s`` is pressed (0: however long).
+    takes over when it goes down; a stop silent for ``estop_timeout_s`` is pressed.
     """
 
     def __init__(
@@ -131,19 +132,18 @@ class HumanInputs(_Inputs):
         stamps: StampMap,
         problems: Problems,
         control: Control,
-        takeover_button: int = NO_BUTTON,
-        stop_timeout_s: float = 0.0,
+        params: PolicyNodeParams,
     ) -> None:
         super().__init__(robot, stamps, problems, Role(owner, "stop", is_apart=True), Role(owner, "human"))
         self._control = control
-        self._stop_timeout_s = stop_timeout_s
+        self._stop_timeout_s = params.estop_timeout_s
         self._stop_heard_ns, self._is_stop_silent = steady_now_ns(), False
         self._was_down = True  # held when the node starts is not pressed
         stop, role = self._roles
         stop.hear(topics.ESTOP.private, self._on_stop, problems.refusing(topics.ESTOP))
         role.hear(topics.TELEOP.private, self._on_trajectory, self._refuse_trajectory)
-        if takeover_button != NO_BUTTON:
-            press = partial(self._on_joy, takeover_button)
+        if params.takeover_button != NO_BUTTON:
+            press = partial(self._on_joy, params.takeover_button)
             role.subscribe(topics.JOY, press, None, problems.refusing(topics.JOY))
 
     def watch_stop(self) -> None:

@@ -118,15 +118,7 @@ class PolicyNode(ManagedNode):
         self._parts.callback(link.stop)
         sensors = SensorInputs(self, robot, self._stamps, self._problems, link.wake, self._rivals)
         self._parts.callback(sensors.stop)
-        human = HumanInputs(
-            self,
-            robot,
-            self._stamps,
-            self._problems,
-            self._control,
-            params.takeover_button,
-            params.estop_timeout_s,
-        )
+        human = HumanInputs(self, robot, self._stamps, self._problems, self._control, params)
         self._parts.callback(human.stop)
         for part in (link, sensors, human):
             part.start()
