@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vla_ros.messages import bounds, images
+from vla_ros.messages import images
 from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.trajectories import parse_teleop
 from vla_ros.nodes.params import PolicyNodeParams
+from vla_ros.types import check_task
 from vla_ros.wire import MAX_BYTES, REQUEST, RESULT, open_message
 
 MANY = 10_000_000
@@ -56,12 +57,12 @@ def jpeg(width: int, height: int) -> bytes:
 
 TOO_LARGE: dict[str, tuple[Callable[[], object], str]] = {
     "an instruction": (
-        lambda: bounds.check_task("touch " * MANY),
-        "instruction has 60000000 characters; expected at most 2000",
+        lambda: check_task("touch " * MANY),
+        "instruction has 60000000 characters; expected at most 4000",
     ),
     "an instruction as a parameter": (
-        lambda: PolicyNodeParams(task="x" * 2001),
-        "parameter task: instruction has 2001 characters; expected at most 2000",
+        lambda: PolicyNodeParams(task="x" * 4001),
+        "parameter task: instruction has 4001 characters; expected at most 4000",
     ),
     "joint names": (
         lambda: positions_by_name(SimpleNamespace(name=Many(), position=[], velocity=[]), JOINTS),

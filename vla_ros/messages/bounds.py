@@ -6,11 +6,10 @@ from collections.abc import Sized
 
 from vla_ros import topics
 
-MAX_TASK_CHARACTERS = 2000
 MAX_NAMES = 500
 MAX_POINTS = 1000
 MAX_BYTES_PER_PIXEL = 8
-# Of a whole message, as it is sent: the bounds above, with room for names and headers.
+# Of a whole message, as it is sent: these bounds and an instruction's, with room for names and headers.
 MAX_BYTES = {
     topics.BOOL: 64,
     topics.STRING: 16_384,
@@ -25,8 +24,3 @@ def check_count(what: str, items: Sized, limit: int) -> None:
     """Raises ValueError for more than ``limit``; ``what`` begins the line, such as ``trajectory has {} points``."""
     if len(items) > limit:
         raise ValueError(f"{what.format(len(items))}; expected at most {limit}")
-
-
-def check_task(task: str) -> None:
-    """Raises ValueError for an instruction that is too long for any policy."""
-    check_count("instruction has {} characters", task, MAX_TASK_CHARACTERS)

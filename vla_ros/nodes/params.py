@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vla_ros.messages.bounds import check_task
 from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
 from vla_ros.ros.statistics import STAGES
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.runtime.teleop import TAKEOVERS, TeleopSettings
 from vla_ros.share import policy_dir, robot_file
 from vla_ros.strict import explained
+from vla_ros.types import check_task
 from vla_ros.wire import read_link_key
 
 CONTROL_PERIOD = "control_period"

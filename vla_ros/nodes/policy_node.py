@@ -14,7 +14,6 @@ from rclpy.duration import Duration
 from std_msgs.msg import String
 
 from vla_ros import topics
-from vla_ros.messages.bounds import check_task
 from vla_ros.nodes.control import Control
 from vla_ros.nodes.inputs import HumanInputs, SensorInputs
 from vla_ros.nodes.model_link import ModelLink
@@ -34,7 +33,7 @@ from vla_ros.ros.robot_description import RobotDescription
 from vla_ros.ros.ticker import Ticker
 from vla_ros.runtime.loop import ControlLoop, LoopSettings, Tick
 from vla_ros.share import policy_dir, robot_file
-from vla_ros.types import Mode
+from vla_ros.types import Mode, check_task
 from vla_ros.units import NS_PER_S
 from vla_ros.wire import read_link_key
 
