@@ -117,8 +117,8 @@ def test_a_second_policy_node_is_not_active_and_one_started_after_a_kill_is(
     try:
         wait_until(lambda: "active" in first.log and probe.commands, "the first's commands", 120.0)
         second = start("second")
-        wait_until(lambda: "has 2 publishers: /twins/vla_policy, /twins/vla_policy" in second.log, "the rival", 120.0)
-        assert "cannot activate" in second.log
+        wait_until(lambda: "cannot activate: " in second.log, "the second's refusal", 120.0)
+        assert "has 2 publishers: /twins/vla_policy, /twins/vla_policy; expected one" in second.log
         for node in (first, second):
             node.stop(signal.SIGKILL)
         third = start("third")
