@@ -10,14 +10,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGE = "vla_ros"
-EXECUTABLES = {
-    "policy_node": "vla_ros.nodes.start:policy_node",
-    "model_node": "vla_ros.nodes.start:model_node",
-    "sim_node": "vla_ros.sim.node:main",
-    "teleop_keyboard": "vla_ros.teleop.keyboard:main",
-    "player": "vla_ros.record.player:main",
-    "vla_ros": "vla_ros.cli:main",
-}
+EXECUTABLES = ("policy_node", "model_node", "sim_node", "teleop_keyboard", "player", "vla_ros")
 ROS_MESSAGES = ("diagnostic-msgs", "sensor-msgs", "std-msgs", "std-srvs", "trajectory-msgs")
 
 
@@ -80,5 +73,5 @@ setup(
         "train": ["jinja2", "rosbags", "tqdm"],
         "dev": ["mypy", "pytest<9", "pytest-timeout", "ruff", "types-PyYAML"],
     },
-    entry_points={"console_scripts": [f"{name} = {target}" for name, target in EXECUTABLES.items()]},
+    entry_points={"console_scripts": [f"{name} = {PACKAGE}.start:{name}" for name in EXECUTABLES]},
 )

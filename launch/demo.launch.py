@@ -12,7 +12,7 @@ from launch.actions import IncludeLaunchDescription, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from vla_ros.ros.launching import arguments, values
+from vla_ros.ros.launching import arguments, discovery, values, with_parent
 from vla_ros.sim.node import SimParams
 
 
@@ -23,8 +23,9 @@ def generate_launch_description() -> LaunchDescription:
         executable="sim_node",
         namespace=LaunchConfiguration("namespace"),
         parameters=[values(SimParams)],
+        additional_env=with_parent(),
         output="screen",
         on_exit=Shutdown(reason="the simulated robot has ended"),
     )
-    # The policy's own arguments come before the simulation, which shares robot and namespace.
-    return LaunchDescription([*arguments(SimParams, without=("robot",)), policy, sim_node])
+    # The policy's own arguments come before the simulation, which shares robot and namespace; it is for one machine.
+    return LaunchDescription([*discovery("localhost"), *arguments(SimParams, without=("robot",)), policy, sim_node])

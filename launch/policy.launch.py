@@ -5,6 +5,7 @@ They start in HOLD; ``vla_policy/engage`` lets the policy drive.
 
 from __future__ import annotations
 
+import os
 from time import strftime
 
 from launch import LaunchDescription
@@ -13,7 +14,16 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from vla_ros.nodes.params import ModelNodeParams, PolicyNodeParams
-from vla_ros.ros.launching import BOOLEAN, argument, arguments, value, values
+from vla_ros.ros.launching import (
+    BOOLEAN,
+    DISCOVERY_RANGE,
+    argument,
+    arguments,
+    discovery,
+    value,
+    values,
+    with_parent,
+)
 from vla_ros.ros.parameters import NodeParameters
 
 LEVELS = ("debug", "info", "warn", "error", "fatal")
@@ -29,6 +39,8 @@ def generate_launch_description() -> LaunchDescription:
             argument("log_level", "info", "Lowest severity that both nodes log.", LEVELS),
             argument("record", "false", "Record the robot's topics and the nodes' into a bag.", BOOLEAN),
             argument("record_to", strftime("recording_%Y%m%d-%H%M%S"), "Folder of the new bag (record:=true)."),
+            # As it is set where launch runs, else as ROS has it.
+            *discovery(os.environ.get(DISCOVERY_RANGE, "subnet").lower()),
             # The policy node goes to HOLD meanwhile, and stays there until somebody engages again.
             _node(
                 "model_node",
@@ -50,6 +62,7 @@ def _node(executable: str, kind: type[NodeParameters], **options: object) -> Nod
         namespace=LaunchConfiguration("namespace"),
         parameters=[{**values(kind), "use_sim_time": value("use_sim_time", bool)}],
         arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+        additional_env=with_parent(),
         output="screen",
         **options,
     )
@@ -62,6 +75,7 @@ def _recorder() -> Node:
         namespace=LaunchConfiguration("namespace"),
         parameters=[{"use_sim_time": value("use_sim_time", bool)}],
         arguments=["record", "--robot", LaunchConfiguration("robot"), "--out", LaunchConfiguration("record_to")],
+        additional_env=with_parent(),
         output="screen",
         condition=IfCondition(LaunchConfiguration("record")),
     )

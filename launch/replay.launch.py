@@ -14,7 +14,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from vla_ros.record.player import PlayerParams
-from vla_ros.ros.launching import arguments, values
+from vla_ros.ros.launching import arguments, values, with_parent
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -28,6 +28,7 @@ def generate_launch_description() -> LaunchDescription:
                 executable="player",
                 namespace=LaunchConfiguration("namespace"),
                 parameters=[values(PlayerParams)],
+                additional_env=with_parent(),
                 output="screen",
                 on_exit=Shutdown(reason="the bag has ended"),
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 PREVIOUS = ".{}.previous"
@@ -39,12 +40,12 @@ def share_path(name: str) -> Path:
 
 def robot_file(name: str) -> Path:
     """A robot file by its path, or a packaged one by its name. Raises ValueError where neither exists."""
-    return _find(name, f"config/robots/{name}.yaml", "robot")
+    return _find(name, "config/robots", ".yaml", "robot")
 
 
 def policy_dir(name: str) -> Path:
     """A policy directory by its path, or a packaged one by its name. Raises ValueError where neither exists."""
-    return _find(name, f"models/{name}", "policy")
+    return _find(name, "models", "", "policy")
 
 
 def stand_in(folder: Path) -> Path:
@@ -53,13 +54,12 @@ def stand_in(folder: Path) -> Path:
     return before if not folder.exists() and before.is_dir() else folder
 
 
-def _find(name: str, packaged: str, what: str) -> Path:
+def _find(name: str, folder: str, suffix: str, what: str) -> Path:
     path = Path(name).expanduser()
     if stand_in(path).exists():
         return path
     if len(path.parts) == 1:
-        try:
-            return share_path(packaged)
-        except ValueError as error:
-            raise ValueError(f"{what} '{name}' is neither a path nor packaged: {error}") from error
-    raise ValueError(f"{what} '{name}' does not exist; give a path or the name of a packaged one")
+        with suppress(ValueError):
+            return share_path(f"{folder}/{name}{suffix}")
+    known = ", ".join(sorted(entry.stem for entry in share_path(folder).iterdir() if entry.suffix == suffix))
+    raise ValueError(f"{what} '{name}' does not exist; give a path, or the name of a packaged one: {known}")

@@ -15,6 +15,15 @@ import numpy as np
 
 from vla_ros.units import NS_PER_S
 
+# More than any policy reads of it, and tokenized within milliseconds.
+MAX_TASK_CHARACTERS = 4000
+
+
+def check_task(task: str) -> None:
+    """Raises ValueError for an instruction that is too long."""
+    if len(task) > MAX_TASK_CHARACTERS:
+        raise ValueError(f"instruction has {len(task)} characters; expected at most {MAX_TASK_CHARACTERS}")
+
 
 class Mode(StrEnum):
     """``HOLD`` keeps the last command, ``TELEOP`` follows a human, ``POLICY`` the policy's chunks; ``ESTOP`` brakes and

@@ -1,15 +1,18 @@
 """Tensors as bytes, for the two topics between the policy node and the model node.
 
-The format is safetensors: a JSON header and raw little-endian arrays, nothing in it that could be executed.
+The format is safetensors: a JSON header and raw little-endian arrays, nothing in it that could be executed. Where both
+nodes share a key, ``SIGNED`` and the message's HMAC-SHA256 come before it.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
 import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,12 +21,16 @@ from safetensors.numpy import load
 
 from vla_ros.strict import quoted
 
-MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 MAX_HEADER_BYTES = 1024 * 1024
 HEADER_ALIGNMENT = 8
 KIND = "kind"
 REQUEST = "vla_ros request 1"
 RESULT = "vla_ros result 1"
+MAX_BYTES = {REQUEST: 256 * 1024 * 1024, RESULT: 1024 * 1024}
+# As the size of a header it would be absurd: never the beginning of a message that isn't signed.
+SIGNED = b"VLA_HMAC"
+NUM_MAC_BYTES = 32
+MIN_KEY_BYTES, MAX_KEY_BYTES = 16, 4096
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,47 @@ class PolicyResult:
     actions: np.ndarray
     inference_ms: float
     timings_ms: Mapping[str, float]
+
+
+def read_link_key(file: str) -> bytes:
+    """The key that both nodes share, white space around it left out; empty without a file.
+
+    Raises ValueError where the file can't be read or holds no key.
+    """
+    if not file:
+        return b""
+    try:
+        with Path(file).expanduser().open("rb") as opened:
+            key = opened.read(MAX_KEY_BYTES + 1).strip()
+    except OSError as error:
+        raise ValueError(f"link_key_file '{file}': {error.strerror or error}; give both nodes the same file") from error
+    if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
+        expected = f"expected {MIN_KEY_BYTES} to {MAX_KEY_BYTES}: openssl rand -hex 32 makes one"
+        raise ValueError(f"link_key_file '{file}' holds {len(key)} bytes; {expected}")
+    return key
+
+
+def sign(data: bytes, key: bytes) -> bytes:
+    """A message as it goes over the link: with its HMAC before it where there is a key, else as it is."""
+    return SIGNED + hmac.digest(key, data, "sha256") + data if key else data
+
+
+def open_message(data: bytes, kind: str, key: bytes = b"") -> bytes:
+    """The message of that ``kind`` in what came over the link. Raises ValueError where it is another, too large, or not
+    signed with ``key``."""
+    if len(data) > MAX_BYTES[kind]:
+        raise ValueError(f"message has {len(data)} bytes; expected at most {MAX_BYTES[kind]}")
+    is_signed, fix = data.startswith(SIGNED), "give both nodes the same link_key_file"
+    if is_signed != bool(key):
+        got = "signed, and this node has no key" if is_signed else "not signed; expected one signed with the shared key"
+        raise ValueError(f"message is {got}: {fix}")
+    if key:
+        start = len(SIGNED) + NUM_MAC_BYTES
+        mac, data = data[len(SIGNED) : start], data[start:]
+        if not hmac.compare_digest(mac, hmac.digest(key, data, "sha256")):
+            raise ValueError(f"message is signed with another key, or changed on the way: {fix}")
+    check_kind(data, kind)
+    return data
 
 
 def encode_request(request: Request) -> bytes:
@@ -125,8 +173,6 @@ def _dtype_name(dtype: np.dtype) -> str:
 
 def check_kind(data: bytes, kind: str) -> Mapping[str, str]:
     """Look at the header alone: the text in it. Raises ValueError where ``data`` is not of that ``kind``."""
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise ValueError(f"message has {len(data)} bytes; expected at most {MAX_MESSAGE_BYTES}")
     metadata = _read_metadata(data)
     if metadata.get(KIND) != kind:
         raise ValueError(

@@ -32,6 +32,7 @@ from vla_ros.check.seen import ControllerSettings, Endpoint, Picture, Range, Str
 from vla_ros.robot import OutputConfig
 
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
+STATUS = "diagnostic_msgs/msg/DiagnosticStatus"
 BOOL = "std_msgs/msg/Bool"
 FORWARD_ROBOT = replace(ROBOT, outputs=(OutputConfig("arm", ("shoulder", "elbow"), "forward"),))
 FORWARD = "std_msgs/msg/Float64MultiArray"
@@ -154,6 +155,23 @@ SPOILT = {
     "another driver": (
         graph(outputs={"arm": output_seen(publishers=(Endpoint("/rviz", TRAJECTORY),))}),
         *("WARN", "output arm: drivers", "/rviz publishes commands too", "end them"),
+    ),
+    "two policy nodes": (
+        graph(outputs={"arm": output_seen(publishers=(Endpoint("/vla_policy", TRAJECTORY),) * 2)}),
+        *(
+            "FAIL",
+            "rivals: /joint_trajectory_controller/joint_trajectory",
+            "/vla_policy, /vla_policy",
+            "end the others",
+        ),
+    ),
+    "images lost": (
+        graph(num_lost={ROBOT.cameras[0].topic: 40}, dds_profile="PROFILES=fastdds.xml"),
+        *("WARN", "images: lost", "40 of", "with PROFILES=fastdds.xml"),
+    ),
+    "two model nodes": (
+        graph(of_the_nodes=(TopicSeen("/vla_model/status", (Endpoint("/vla_model", STATUS),) * 2),)),
+        *("FAIL", "rivals: /vla_model/status", "has 2 publishers: /vla_model, /vla_model", "end the others"),
     ),
     "controller's joints": (
         graph(outputs={"arm": output_seen(ControllerSettings(("shoulder",), SET_WELL))}),

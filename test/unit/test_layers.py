@@ -219,7 +219,7 @@ ROS_LAYERS = (
 EVERYTHING = (*ROS_LAYERS, "vla_ros.cli")
 # From the ground up: a room imports those before it. The table above says which of them.
 ORDER = (
-    "share strict units interpolate topics types urdf wire messages outputs robot bags observing runtime "
+    "share start strict units interpolate topics types urdf wire messages outputs robot bags observing runtime "
     "recordings spaces transforms policies execution audit replay ros sim training record teleop check demo view "
     "nodes bench cli"
 ).split()

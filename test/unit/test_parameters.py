@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 from dataclasses import dataclass, field, fields
@@ -67,8 +68,11 @@ def test_budgets_are_read_by_stage():
     }
 
 
-@pytest.mark.parametrize(("name", "what"), [("robot", "robot 'nobody'"), ("policy", "policy 'nobody'")])
-def test_a_robot_or_a_policy_that_is_not_there_is_named(name: str, what: str):
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("robot", "robot 'nobody' does not exist.*: tabletop"), ("policy", "policy 'nobody' .*: tiny")],
+)
+def test_a_robot_or_a_policy_that_is_not_there_is_named_and_so_are_those_that_are(name: str, what: str):
     with pytest.raises(ValueError, match=what):
         PolicyNodeParams(**{name: "nobody"})
 
@@ -85,12 +89,13 @@ class Stubs:
     """Stands for the packages ``launch`` and ``launch_ros``, which only a ROS installation has."""
 
     MODULES = {
-        "launch": ("LaunchDescription", "Substitution"),
+        "launch": ("Action", "LaunchDescription", "Substitution"),
         "launch.actions": (
-            "DeclareLaunchArgument", "IncludeLaunchDescription", "SetLaunchConfiguration", "Shutdown",
+            "DeclareLaunchArgument", "IncludeLaunchDescription", "SetEnvironmentVariable", "SetLaunchConfiguration",
+            "Shutdown",
         ),
         "launch.conditions": ("IfCondition",),
-        "launch.substitutions": ("LaunchConfiguration",),
+        "launch.substitutions": ("LaunchConfiguration", "PythonExpression"),
         "launch_ros": (),
         "launch_ros.actions": ("Node",),
         "launch_ros.parameter_descriptions": ("ParameterValue",),
@@ -115,6 +120,7 @@ class Stubs:
                 for kind, action in by_kind
                 if kind == "Node"
             },
+            environments=[action.kwargs.get("additional_env") for kind, action in by_kind if kind == "Node"],
         )
 
 
@@ -155,6 +161,24 @@ def test_an_argument_says_what_may_be_given_and_what_is_taken_without_it(launche
     assert arguments["autostart"]["default_value"] == "true", "a launched policy starts by itself"
 
 
+@pytest.mark.parametrize(("in_force", "default"), [("", "subnet"), ("LOCALHOST", "localhost"), ("OFF", "off")])
+def test_a_demo_is_found_on_this_machine_only_and_a_policy_as_far_as_ros_says(
+    launched, monkeypatch, in_force: str, default: str
+):
+    monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE", raising=False)
+    if in_force:
+        monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", in_force)
+    assert launched.run("demo.launch.py").arguments["discovery"]["default_value"] == "localhost"
+    argument = launched.run("policy.launch.py").arguments["discovery"]
+    assert argument["default_value"] == default and {"localhost", "subnet", default} == set(argument["choices"])
+
+
+@pytest.mark.parametrize("name", ["policy.launch.py", "demo.launch.py", "replay.launch.py"])
+def test_every_launched_node_is_told_whom_it_ends_with(launched, name: str):
+    environments = launched.run(name).environments
+    assert environments and all(one == {"VLA_ROS_PARENT": str(os.getpid())} for one in environments)
+
+
 def test_a_replay_needs_a_bag_and_shares_the_robot_with_the_policy(launched):
     found = launched.run("replay.launch.py")
     assert found.arguments["bag"]["default_value"] is None
@@ -164,4 +188,4 @@ def test_a_replay_needs_a_bag_and_shares_the_robot_with_the_policy(launched):
 
 def test_a_launched_demo_has_a_scene_to_start_with(launched):
     found = launched.run("demo.launch.py")
-    assert set(found.arguments) == {"seed"} and set(found.nodes["sim_node"]) == {"robot", "seed"}
+    assert set(found.arguments) == {"seed", "discovery"} and set(found.nodes["sim_node"]) == {"robot", "seed"}

@@ -118,3 +118,55 @@ def test_damaged_messages_raise_nothing_but_value_error():
                         PiRequest.from_tensors(decoded.tensors, decoded.metadata)
                 except ValueError:
                     pass
+
+
+KEY, OTHER = b"k" * 32, b"o" * 32
+SIGNING = {
+    "no key": (b"", b"", ""),
+    "one key": (KEY, KEY, ""),
+    "two keys": (KEY, OTHER, "message is signed with another key, or changed on the way"),
+    "a key here only": (b"", KEY, "message is not signed; expected one signed with the shared key"),
+    "a key there only": (KEY, b"", "message is signed, and this node has no key"),
+}
+
+
+@pytest.mark.parametrize("what", SIGNING)
+def test_a_message_is_taken_only_from_who_has_the_same_key(what: str):
+    theirs, ours, line = SIGNING[what]
+    for kind, data in (
+        (wire.REQUEST, wire.encode_request(make_request())),
+        (wire.RESULT, wire.encode_result(make_result())),
+    ):
+        sent = wire.sign(data, theirs)
+        assert (sent == data) == (not theirs), "without a key the bytes are what they were"
+        if not line:
+            assert wire.open_message(sent, kind, ours) == data
+            continue
+        with pytest.raises(ValueError, match=line):
+            wire.open_message(sent, kind, ours)
+
+
+def test_a_signed_message_that_was_changed_anywhere_is_refused():
+    sent = wire.sign(wire.encode_result(make_result()), KEY)
+    for place in range(0, len(sent), 37):
+        changed = bytearray(sent)
+        changed[place] ^= 1
+        with pytest.raises(ValueError, match="signed"):
+            wire.open_message(bytes(changed), wire.RESULT, KEY)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [(None, "No such file"), (b"short", "holds 5 bytes; expected 16 to 4096"), (b"x" * 10_000, "expected 16 to 4096")],
+)
+def test_a_file_without_a_usable_key_is_refused(tmp_path, content: bytes | None, line: str):
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=line):
+        wire.read_link_key(str(file))
+
+
+def test_a_key_is_the_same_with_and_without_a_line_end(tmp_path):
+    (tmp_path / "key").write_bytes(KEY + b"\n")
+    assert wire.read_link_key(str(tmp_path / "key")) == KEY and wire.read_link_key("") == b""

@@ -11,6 +11,7 @@ from vla_ros import topics
 from vla_ros.check.finding import Finding, Level, Part
 from vla_ros.check.seen import ControllerSettings, Endpoint, GraphSeen, OutputSeen, TopicSeen, names
 from vla_ros.check.sensors import judge_camera, judge_joint_states, judge_skew
+from vla_ros.check.transport import judge_lost, judge_rivals
 from vla_ros.robot import OutputConfig, RobotConfig
 
 
@@ -35,6 +36,7 @@ def judge(robot: RobotConfig, seen: GraphSeen, policy: PolicyNeeds | None = None
     sound = [seen.cameras[name] for name in used if not cameras[name].fails("stamps", "age")]
     parts = [*cameras.values(), judge_skew(sound, robot.max_camera_skew_s), judge_joint_states(robot, seen)]
     parts += [_judge_output(output, seen.outputs[output.name]) for output in robot.outputs]
+    parts += [judge_lost(robot, seen), judge_rivals(seen)]
     parts += [_judge_people(seen), *([_judge_policy(robot, policy)] if policy is not None else [])]
     for name in cameras.keys() - used:
         findings = cameras[name].findings

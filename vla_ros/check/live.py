@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ from typing import Any
 import rclpy
 from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import GetParameters
+from rclpy.event_handler import QoSMessageLostInfo, SubscriptionEventCallbacks, UnsupportedEventTypeError
 from rclpy.exceptions import InvalidNamespaceException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
@@ -34,6 +36,7 @@ from vla_ros.check.seen import (
 from vla_ros.outputs import Interface
 from vla_ros.robot import OutputConfig, RobotConfig, load_robot, read_robot_file
 from vla_ros.ros import qos
+from vla_ros.ros.dds import profile_assignment
 from vla_ros.ros.robot_description import load_robot_in_graph
 from vla_ros.ros.signals import interrupt_on_signals, not_a_namespace, ros_running
 
@@ -103,6 +106,7 @@ class _Watcher(Node):
         self._use_sim_time = use_sim_time
         self._is_watching = False
         self._questions: dict[tuple[str, str], _ControllerQuestion] = {}
+        self._num_lost = Counter[str]()
         self._cameras = {camera.name: CameraSeen(TopicSeen(camera.topic)) for camera in robot.cameras}
         self._joint_states = JointStatesSeen(TopicSeen(robot.joint_states.topic), joint_names=robot.joint_names)
         for camera in robot.cameras:
@@ -132,6 +136,9 @@ class _Watcher(Node):
             cameras=self._cameras,
             joint_states=self._joint_states,
             outputs={output.name: self._output(output) for output in self._robot.outputs},
+            of_the_nodes=tuple(self._topic(topic.name) for topic in (topics.MODE, topics.STATUS, topics.RESULT)),
+            num_lost=self._num_lost,
+            dds_profile=profile_assignment(),
             has_cv_bridge=find_spec("cv_bridge") is not None,
             **{name: self._topic(topic) for name, topic in INPUTS.items()},
         )
@@ -144,13 +151,22 @@ class _Watcher(Node):
                 question.pursue()
 
     def _keep(self, kind: type, seen: CameraSeen | JointStatesSeen) -> None:
+        topic = seen.topic.name
+
         def keep(msg: Any, info: dict[str, Any]) -> None:
             # The middleware's own time of arrival: this process may be late in looking. It knows no simulated time.
             now_ns = self.get_clock().now().nanoseconds if self._use_sim_time else info["received_timestamp"]
             if self._is_watching:
                 seen.add(msg, now_ns)
 
-        self.create_subscription(kind, seen.topic.name, keep, qos.WATCH)
+        def count(info: QoSMessageLostInfo) -> None:
+            self._num_lost[topic] += info.total_count_change if self._is_watching else 0
+
+        try:
+            events = SubscriptionEventCallbacks(message_lost=count)
+            self.create_subscription(kind, topic, keep, qos.WATCH, event_callbacks=events)
+        except UnsupportedEventTypeError:  # a middleware that doesn't tell
+            self.create_subscription(kind, topic, keep, qos.WATCH)
 
     def _output(self, output: OutputConfig) -> OutputSeen:
         topic = self._topic(output.command_topic)

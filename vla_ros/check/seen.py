@@ -200,7 +200,8 @@ class OutputSeen:
 
 @dataclass(frozen=True)
 class GraphSeen:
-    """Everything seen in ``seconds``; cameras and outputs by their name in the robot file."""
+    """Everything seen in ``seconds``; cameras and outputs by their name in the robot file; ``of_the_nodes`` are topics
+    that one of the two nodes alone publishes; ``num_lost`` counts images by topic, ``dds_profile`` helps."""
 
     seconds: float
     cameras: Mapping[str, CameraSeen]
@@ -210,3 +211,6 @@ class GraphSeen:
     teleop: TopicSeen
     estop: TopicSeen
     has_cv_bridge: bool = False
+    of_the_nodes: tuple[TopicSeen, ...] = ()
+    num_lost: Mapping[str, int] = field(default_factory=dict)
+    dds_profile: str = ""

@@ -145,4 +145,5 @@ def _print_session(session: ReplaySession, verdict: Verdict) -> None:
             print("  {:<18}{:10.4f}{:9.2%} {:10.4f}".format(*row))
     for line in session.problems[:MAX_LINES]:
         print(f"  bag: {line}")
-    print(f"\nreplayed in {session.seconds:.1f} s")
+    strategy = session.config.settings.strategy
+    print(f"\nreplayed in {session.seconds:.1f} s, with strategy {strategy} whatever the bags were recorded with")

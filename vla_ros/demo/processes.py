@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
@@ -10,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+
+from vla_ros.start import begin_as_node, end_with_parent
 
 STOP_SIGNALS = ((signal.SIGINT, 5.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0))
 """What a child that should end is sent, and how long it then has, s."""
@@ -24,8 +25,6 @@ NODE_MODULES = {
     "control_cameras": "vla_ros.bench.control.cameras",
 }
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PR_SET_PDEATHSIG = 1
-LIBC = ctypes.CDLL(None)
 LOG_PREFIX = re.compile(r"^\[\w+\] \[[\d.]+\] \[[^\]]+\]: ")
 """Level, time and name before what a ROS node logs."""
 
@@ -55,10 +54,10 @@ class Processes(AbstractContextManager["Processes"]):
         """Start the node ``name`` with ROS parameters; what it prints goes to ``<name>.log``."""
         # JSON is YAML, too: text in quotes, so that a path like 1e5 stays text.
         assignments = [part for key, value in parameters.items() for part in ("-p", f"{key}:={json.dumps(value)}")]
-        self.start(name, [sys.executable, "-m", NODE_MODULES[name], "--ros-args", *assignments])
+        self.start(name, [sys.executable, "-m", NODE_MODULES[name], "--ros-args", *assignments], begin_as_node)
 
-    def start(self, name: str, command: Sequence[str]) -> None:
-        """Start ``command`` as the child ``name``."""
+    def start(self, name: str, command: Sequence[str], begin: Callable[[], None] = end_with_parent) -> None:
+        """Start ``command`` as the child ``name``; ``begin`` is called in it before."""
         self._log_dir.mkdir(parents=True, exist_ok=True)
         # A child that an interruption keeps from being written down here would never be ended.
         with open(self._log_path(name), "wb") as log, held_interruptions():
@@ -69,7 +68,7 @@ class Processes(AbstractContextManager["Processes"]):
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=begin,
             )
 
     def check(self) -> None:
@@ -113,8 +112,3 @@ class Processes(AbstractContextManager["Processes"]):
 
     def _log_path(self, name: str) -> Path:
         return self._log_dir / f"{name}.log"
-
-
-def _end_with_parent() -> None:
-    """Runs in the child, before its program: a parent that is killed cannot end it any more."""
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

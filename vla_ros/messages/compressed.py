@@ -15,6 +15,7 @@ from vla_ros.strict import quoted
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+_PNG_SIZE = slice(16, 24)
 # Grey, and grey with alpha, in the byte behind the bit depth.
 _PNG_COLOUR_TYPE, _PNG_GREY = slice(25, 26), (b"\x00", b"\x04")
 # Baseline, extended and progressive; of all others the decoder decides.
@@ -76,6 +77,16 @@ def find_problem(msg: Any) -> str:
     if (data[:2] == _JPEG_START and not (jpeg and jpeg.is_whole)) or (is_png and _PNG_END not in data):
         return f"{about} breaks off after {len(data)} bytes; expected a whole picture: check the network and the driver"
     return ""
+
+
+def header_size(msg: Any) -> tuple[int, int] | None:
+    """Height and width by the header of a JPEG or PNG in a CompressedImage; None where neither begins in it."""
+    data = np.frombuffer(msg.data, np.uint8).tobytes()
+    if data.startswith(_PNG_START) and len(data) >= _PNG_SIZE.stop:
+        width, height = (int.from_bytes(data[i : i + 4], "big") for i in (_PNG_SIZE.start, _PNG_SIZE.start + 4))
+        return height, width
+    jpeg = _read_jpeg(data)
+    return jpeg[:2] if jpeg is not None and jpeg.height else None
 
 
 def is_whole_jpeg(msg: Any, width: int, height: int) -> bool:

@@ -14,7 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vla_ros.messages.compressed import find_problem
+from vla_ros.messages.bounds import MAX_BYTES_PER_PIXEL
+from vla_ros.messages.compressed import find_problem, header_size
 from vla_ros.messages.times import fill_time
 from vla_ros.strict import explained, quoted
 
@@ -30,6 +31,7 @@ _LAYOUTS = {
 }
 _TO_RGB = {"bgr8": cv2.COLOR_BGR2RGB, "bgra8": cv2.COLOR_BGRA2RGB, "mono8": cv2.COLOR_GRAY2RGB}
 DEPTH_ENCODINGS = ("16UC1", "32FC1")
+MAX_HEADERS_BYTES = 65_536
 COLOUR_ENCODINGS = tuple(name for name in _LAYOUTS if name not in DEPTH_ENCODINGS)
 
 Converter = Callable[[Any, str], np.ndarray]
@@ -61,11 +63,18 @@ def decode_image(msg: Any) -> np.ndarray:
 
 
 def decode_frame(msg: Any, width: int, height: int) -> np.ndarray:
-    """As ``decode_image``: uint8 ``[height, width, 3]``. Raises ValueError for another size, too."""
-    image = decode_image(msg)
-    if image.shape != (height, width, 3):
+    """As ``decode_image``: uint8 ``[height, width, 3]``. Raises ValueError for another size, too, as soon as that is
+    known: nothing is decoded then."""
+    most = MAX_BYTES_PER_PIXEL * width * height + MAX_HEADERS_BYTES
+    if len(msg.data) > most:
+        raise ValueError(f"image has {len(msg.data)} bytes; expected at most {most} for {width}x{height} pixels")
+    declared = (msg.height, msg.width) if hasattr(msg, "encoding") else header_size(msg)
+    if declared == (height, width) or declared is None:
+        image = decode_image(msg)
+        declared = image.shape[:2]
+    if declared != (height, width):
         raise ValueError(
-            f"image of {image.shape[1]}x{image.shape[0]} pixels; expected {width}x{height}: "
+            f"image of {declared[1]}x{declared[0]} pixels; expected {width}x{height}: "
             "fix width and height in the robot file, or the driver's settings"
         )
     return image

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vla_ros.messages.bounds import MAX_NAMES, check_count
 from vla_ros.messages.times import fill_time
 from vla_ros.strict import listed
 
@@ -22,9 +23,10 @@ def positions_by_name(msg: Any, joint_names: Sequence[str]) -> tuple[np.ndarray,
 
     Returns ``[num_joints]`` float64 each, rad and rad/s; velocities are None where not every one of these joints has
     one: the driver sends none, fewer than names, or NaN, as for a joint without a velocity sensor. What the message
-    says of further joints is ignored. Raises ValueError for a missing or repeated joint, another number of positions
-    than of names, and a position that is not finite.
+    says of further joints is ignored. Raises ValueError for too many names, a missing or repeated joint, another number
+    of positions than of names, and a position that is not finite.
     """
+    check_count("joint state has {} names", msg.name, MAX_NAMES)
     names = list(msg.name)
     rows = [_row(names, name) for name in joint_names]
     if len(msg.position) != len(names):

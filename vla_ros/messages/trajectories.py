@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vla_ros.messages.bounds import MAX_NAMES, MAX_POINTS, check_count
 from vla_ros.messages.times import fill_time, time_to_ns
 from vla_ros.strict import quoted
 from vla_ros.units import NS_PER_S
@@ -31,8 +32,9 @@ class Trajectory:
 def parse_trajectory(msg: Any, joint_names: Sequence[str]) -> Trajectory:
     """A JointTrajectory message as a ``Trajectory`` whose columns are ``joint_names``.
 
-    Raises ValueError for a joint that is missing, unknown or named twice, no points, points without positions or with a
-    wrong number of values, velocities in some points only, a value that is not finite, and times that do not increase.
+    Raises ValueError for too many names, a joint that is missing, unknown or named twice, no points, points without
+    positions or with a wrong number of values, velocities in some points only, a value that is not finite, and times
+    that do not increase.
     """
     columns = _columns(list(msg.joint_names), joint_names)
     if not len(msg.points):
@@ -53,8 +55,9 @@ def parse_trajectory(msg: Any, joint_names: Sequence[str]) -> Trajectory:
 def parse_teleop(msg: Any, joint_names: Sequence[str]) -> Trajectory:
     """What a human says, by name: the columns are ``joint_names``, NaN where the message doesn't name that joint.
 
-    Raises ValueError as ``parse_trajectory`` does, and where no joint is named.
+    Raises ValueError as ``parse_trajectory`` does, where no joint is named, and for more points than any hand sends.
     """
+    check_count("trajectory has {} points", msg.points, MAX_POINTS)
     columns = [i for i, name in enumerate(joint_names) if name in msg.joint_names]
     if not columns:
         raise ValueError(f"trajectory names none of the joints {', '.join(joint_names)}")
@@ -103,6 +106,7 @@ def join_trajectories(parts: Sequence[tuple[Sequence[int], Trajectory]]) -> Traj
 
 def _columns(given: list[str], joint_names: Sequence[str]) -> list[int]:
     """Where each of ``joint_names`` stands in the message."""
+    check_count("trajectory has {} joint names", given, MAX_NAMES)
     repeated = [name for name in given if given.count(name) > 1]
     if repeated:
         raise ValueError(f"trajectory names joint '{quoted(repeated[0])}' twice; expected {', '.join(joint_names)}")

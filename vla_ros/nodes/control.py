@@ -14,6 +14,7 @@ from vla_ros.nodes.model_link import ModelLink
 from vla_ros.ros.clock import steady_now_ns
 from vla_ros.ros.endpoints import serve
 from vla_ros.ros.problems import Problems
+from vla_ros.ros.rivals import Rivals
 from vla_ros.runtime.loop import ESTOP_LATCHED, ControlLoop
 from vla_ros.runtime.teleop import TeleopTrajectory
 from vla_ros.types import Mode
@@ -23,15 +24,17 @@ class Control:
     """``loop`` and ``link`` while the node is active, None else; ``lock`` is held around every call of the loop.
 
     The emergency stop and the instruction outlive the loops. Methods that return text return the reason for a refusal,
-    empty on success; ``why_inactive`` says why the node is not active, where there is a reason.
+    empty on success; ``why_inactive`` says why the node is not active, where there is a reason. Nobody drives while
+    there are ``rivals``.
     """
 
-    def __init__(self, problems: Problems, why_inactive: Callable[[], str]) -> None:
+    def __init__(self, problems: Problems, rivals: Rivals, why_inactive: Callable[[], str]) -> None:
         self.lock = threading.Lock()
         self.loop: ControlLoop | None = None
         self.link: ModelLink | None = None
         self.task = ""
         self._problems = problems
+        self._rivals = rivals
         self._why_inactive = why_inactive
         self._is_estop_pressed = self._is_estop_latched = False
 
@@ -71,7 +74,7 @@ class Control:
         fault = None if link is None else link.fault()
         if fault is not None:
             return fault.line
-        refusal = self._tell(lambda loop: loop.engage(steady_now_ns()))
+        refusal = self._rivals.line or self._tell(lambda loop: loop.engage(steady_now_ns()))
         if link is not None and not refusal:
             link.wake()
         # Why a sensor is stale is often that what it sends was refused.
@@ -80,7 +83,7 @@ class Control:
 
     def takeover(self) -> str:
         """Let the human drive."""
-        return self._tell(lambda loop: loop.takeover(steady_now_ns()))
+        return self._rivals.line or self._tell(lambda loop: loop.takeover(steady_now_ns()))
 
     def hold(self) -> str:
         """Come to rest; a node that is not active holds anyway."""
@@ -111,7 +114,8 @@ class Control:
 
     def offer_teleop(self, trajectory: TeleopTrajectory) -> str:
         """A human's trajectory."""
-        refusal, link = self._tell(lambda loop: loop.offer_teleop(trajectory, steady_now_ns())), self.link
+        refusal, link = self._rivals.line, self.link
+        refusal = refusal or self._tell(lambda loop: loop.offer_teleop(trajectory, steady_now_ns()))
         if link is not None:
             link.wake()
         return refusal

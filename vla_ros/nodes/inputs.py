@@ -3,32 +3,36 @@ check, convert, hand on and return."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
+from std_msgs.msg import Bool
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros import topics
 from vla_ros.messages.images import decode_frame, find_cv_bridge
-from vla_ros.messages.joints import names_any, positions_by_name
+from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.times import MAX_START_LEAD_S, time_to_ns
 from vla_ros.messages.trajectories import parse_teleop
 from vla_ros.nodes.control import Control
+from vla_ros.nodes.params import PolicyNodeParams
 from vla_ros.observing.buffers import SensorBuffers, joint_sample
 from vla_ros.robot import CameraConfig, RobotConfig
 from vla_ros.ros.clock import StampMap, steady_now_ns
 from vla_ros.ros.managed import Role
 from vla_ros.ros.problems import Problems
 from vla_ros.ros.qos import JOINT_STATES
+from vla_ros.ros.rivals import Rivals
 from vla_ros.runtime.teleop import TeleopTrajectory
 from vla_ros.topics import Qos, Topic
 from vla_ros.types import Frame
 from vla_ros.units import NS_PER_S
 
 NO_BUTTON = -1
+UNNUMBERED: Mapping[str, Any] = {}
 # Joint states of wheels or of another arm are normal beside our own; nothing but such for this long isn't.
 FOREIGN_ONLY_S = 3.0
 
@@ -36,11 +40,11 @@ FOREIGN_ONLY_S = 3.0
 class _Inputs:
     """Subscriptions of some roles, each in a thread of its own."""
 
-    def __init__(self, owner: Node, robot: RobotConfig, stamps: StampMap, problems: Problems, *roles: str) -> None:
+    def __init__(self, robot: RobotConfig, stamps: StampMap, problems: Problems, *roles: Role) -> None:
         self._robot = robot
         self._stamps = stamps
         self._problems = problems
-        self._roles = [Role(owner, role) for role in roles]
+        self._roles = roles
 
     def start(self) -> None:
         for role in self._roles:
@@ -53,13 +57,21 @@ class _Inputs:
 
 
 class SensorInputs(_Inputs):
-    """Cameras and joint states. What arrives goes into ``sensors`` while that is set, else it is dropped."""
+    """Cameras and joint states. What arrives goes into ``sensors`` while that is set, else it is dropped; ``rivals``
+    gets to know who publishes which joints."""
 
     def __init__(
-        self, owner: Node, robot: RobotConfig, stamps: StampMap, problems: Problems, on_frame: Callable[[], None]
+        self,
+        owner: Node,
+        robot: RobotConfig,
+        stamps: StampMap,
+        problems: Problems,
+        on_frame: Callable[[], None],
+        rivals: Rivals | None = None,
     ) -> None:
-        super().__init__(owner, robot, stamps, problems, "cameras", "joints")
+        super().__init__(robot, stamps, problems, Role(owner, "cameras"), Role(owner, "joints"))
         self.sensors: SensorBuffers | None = None
+        self._rivals = rivals or Rivals(owner, problems)
         self._on_frame = on_frame
         self._own_joints_ns = 0
         find_cv_bridge()  # loaded before the first picture waits for it
@@ -68,7 +80,7 @@ class SensorInputs(_Inputs):
             kind = topics.COMPRESSED_IMAGE if camera.compressed else topics.IMAGE
             cameras.subscribe(Topic(camera.topic, kind, Qos.SENSOR), partial(self._on_image, camera))
         joint_states = Topic(robot.joint_states.topic, topics.JOINT_STATE, Qos.SENSOR)
-        joints.subscribe(joint_states, self._on_joint_state, JOINT_STATES)
+        joints.subscribe(joint_states, self._on_joint_state, JOINT_STATES, self._refuse_joints)
 
     def _on_image(self, camera: CameraConfig, msg: Any) -> None:
         sensors = self.sensors
@@ -84,9 +96,14 @@ class SensorInputs(_Inputs):
         sensors.cameras[camera.name].add(Frame(camera.name, stamp_ns, header_ns, image))
         self._on_frame()
 
-    def _on_joint_state(self, msg: Any) -> None:
+    def _refuse_joints(self, why: object) -> None:
+        self._problems.report("joint state", f"joint state on '{self._robot.joint_states.topic}': {why}")
+
+    def _on_joint_state(self, msg: Any, info: Mapping[str, Any] = UNNUMBERED) -> None:
         sensors, now_ns = self.sensors, steady_now_ns()
-        if sensors is None or names_any(msg, self._robot.joint_names):
+        own = [name for name in msg.name if name in self._robot.joint_names]
+        self._rivals.hear(self._robot.joint_states.topic, info.get("publication_sequence_number"), own)
+        if sensors is None or own:
             self._own_joints_ns = now_ns
         elif now_ns - self._own_joints_ns < FOREIGN_ONLY_S * NS_PER_S:
             return
@@ -96,16 +113,16 @@ class SensorInputs(_Inputs):
             stamp_ns = self._stamps.to_steady_ns(time_to_ns(msg.header.stamp))
             positions, velocities = positions_by_name(msg, self._robot.joint_names)
         except ValueError as error:
-            return self._problems.report("joint state", f"joint state on '{self._robot.joint_states.topic}': {error}")
+            return self._refuse_joints(error)
         sensors.joints.add(joint_sample(stamp_ns, positions, velocities))
 
 
 class HumanInputs(_Inputs):
-    """Teleop trajectories and a takeover button in one thread, the emergency stop in another: nothing makes a hand on
-    the stick wait, and not even that a stop.
+    """Teleop trajectories and a takeover button in one thread, the emergency stop in another and as another DDS
+    participant: nothing makes a hand on the stick wait, and not even a flood of its messages a stop.
 
     ``control`` gets checked trajectories and what the emergency stop says; the button ``takeover_button`` of ``joy``
-    takes over when it goes down.
+    takes over when it goes down; a stop silent for ``estop_timeout_s`` is pressed.
     """
 
     def __init__(
@@ -115,16 +132,38 @@ class HumanInputs(_Inputs):
         stamps: StampMap,
         problems: Problems,
         control: Control,
-        takeover_button: int = NO_BUTTON,
+        params: PolicyNodeParams,
     ) -> None:
-        super().__init__(owner, robot, stamps, problems, "stop", "human")
+        super().__init__(robot, stamps, problems, Role(owner, "stop", is_apart=True), Role(owner, "human"))
         self._control = control
+        self._stop_timeout_s = params.estop_timeout_s
+        self._stop_heard_ns, self._is_stop_silent = steady_now_ns(), False
         self._was_down = True  # held when the node starts is not pressed
         stop, role = self._roles
-        stop.hear(topics.ESTOP.private, lambda msg: control.press_estop(msg.data))
-        role.hear(topics.TELEOP.private, self._on_trajectory)
-        if takeover_button != NO_BUTTON:
-            role.subscribe(topics.JOY, partial(self._on_joy, takeover_button))
+        stop.hear(topics.ESTOP.private, self._on_stop, problems.refusing(topics.ESTOP))
+        role.hear(topics.TELEOP.private, self._on_trajectory, self._refuse_trajectory)
+        if params.takeover_button != NO_BUTTON:
+            press = partial(self._on_joy, params.takeover_button)
+            role.subscribe(topics.JOY, press, None, problems.refusing(topics.JOY))
+
+    def watch_stop(self) -> None:
+        """With ``estop_timeout_s`` a stop that is not heard for longer is a pressed one: its publisher, the cable or
+        the network may be what has ended."""
+        silence_s = (steady_now_ns() - self._stop_heard_ns) / NS_PER_S
+        if 0 < self._stop_timeout_s < silence_s:
+            got = f"nothing came on '{topics.ESTOP}' for {silence_s:.2f} s"
+            self._problems.report("estop", f"{got}; expected within {self._stop_timeout_s:g} s (estop_timeout_s)")
+            if not self._is_stop_silent:
+                self._is_stop_silent = True
+                self._control.press_estop(True)
+
+    def _on_stop(self, msg: Bool) -> None:
+        self._stop_heard_ns, self._is_stop_silent = steady_now_ns(), False
+        self._control.press_estop(msg.data)
+
+    def _refuse_trajectory(self, why: str) -> None:
+        self._control.reject_teleop(why)
+        self._problems.report("teleop", f"'{topics.TELEOP}' refused: {why}")
 
     def _on_trajectory(self, msg: JointTrajectory) -> None:
         try:
@@ -135,12 +174,11 @@ class HumanInputs(_Inputs):
             times_ns = tuple(start_ns + round(t * NS_PER_S) for t in trajectory.times_s)
             refusal = self._control.offer_teleop(TeleopTrajectory(times_ns, trajectory.positions))
         except ValueError as error:
-            refusal = str(error)
-            self._control.reject_teleop(refusal)
+            return self._refuse_trajectory(str(error))
         if refusal:
             self._problems.report("teleop", f"'{topics.TELEOP}' refused: {refusal}")
 
-    def _on_joy(self, button: int, msg: Joy) -> None:
+    def _on_joy(self, button: int, msg: Joy, _: Mapping[str, Any]) -> None:
         if button >= len(msg.buttons):
             return self._problems.report(
                 topics.JOY.name,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
@@ -19,6 +19,7 @@ from vla_ros.ros.clock import steady_now_ns
 from vla_ros.ros.mailbox import Mail, Mailbox, send
 from vla_ros.ros.managed import Role
 from vla_ros.ros.problems import Problems
+from vla_ros.ros.rivals import Rivals
 from vla_ros.ros.statistics import STAGES, Distribution
 from vla_ros.runtime.asking import Asking, digest_refusal
 from vla_ros.runtime.loop import ControlLoop
@@ -42,6 +43,7 @@ class ModelLink:
         problems: Problems,
         on_chunk: Callable[[Answer], None],
         model_timeout_s: float,
+        key: bytes = b"",
     ) -> None:
         self.stages_ms: dict[str, Distribution] = {stage: Distribution() for stage in STAGES}
         self._logger = owner.get_logger()
@@ -50,14 +52,16 @@ class ModelLink:
         self._problems = problems
         self._on_chunk = on_chunk
         self._model_timeout_s = model_timeout_s
+        self._key = key
         self._asking: Asking | None = None
         self._published_ns: dict[int, int] = {}
         self._status: DiagnosticStatus | None = None
         self._status_ns = 0
         self._role = Role(owner, "link")
         self._requests = self._role.publisher(topics.REQUEST)
-        self._results = Mailbox(self._role, topics.RESULT, RESULT, problems, self._work)
-        self._role.subscribe(topics.STATUS, self._on_status)
+        self._results = Mailbox(self._role, topics.RESULT, RESULT, problems, self._work, key=key)
+        self._rivals = Rivals(owner, problems)
+        self._role.subscribe(topics.STATUS, self._on_status, None, problems.refusing(topics.STATUS))
 
     def start(self) -> None:
         self._role.start()
@@ -84,6 +88,8 @@ class ModelLink:
         status, name, topic = self._status, topics.MODEL_NODE, self._role.topic(topics.STATUS.name)
         if status is None:
             return Fault("model", f"{name} is not heard on '{topic}'; start it")
+        if self._rivals.line:
+            return Fault("model", self._rivals.line)
         age_s = (steady_now_ns() - self._status_ns) / NS_PER_S
         if age_s > self._model_timeout_s:
             limit = f"expected every {self._model_timeout_s:g} s at least"
@@ -95,7 +101,8 @@ class ModelLink:
         refusal = digest_refusal(digest, self._processor.digest)
         return Fault("model", refusal) if refusal else None
 
-    def _on_status(self, msg: DiagnosticStatus) -> None:
+    def _on_status(self, msg: DiagnosticStatus, info: Mapping[str, Any]) -> None:
+        self._rivals.hear(topics.STATUS.name, info.get("publication_sequence_number"))
         self._status, self._status_ns = msg, steady_now_ns()
 
     def _work(self) -> None:
@@ -120,7 +127,7 @@ class ModelLink:
         published_ns = steady_now_ns()
         newest = dict(list(self._published_ns.items())[1 - MAX_OUTSTANDING :])
         self._published_ns = {**newest, stamp_ns: published_ns}
-        send(self._requests, data)
+        send(self._requests, data, self._key)
         self._add("stamp_age", asked_ns - stamp_ns)
         self._add("preprocessing", published_ns - asked_ns)
 

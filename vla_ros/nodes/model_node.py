@@ -17,6 +17,7 @@ from vla_ros.ros.managed import ManagedNode, Role, run_managed
 from vla_ros.ros.problems import INFERENCE, Problems
 from vla_ros.ros.reports import diagnostics, distribution_values, make_status
 from vla_ros.share import policy_dir
+from vla_ros.wire import read_link_key
 
 if TYPE_CHECKING:
     from vla_ros.nodes.model_worker import ModelWorker
@@ -53,7 +54,8 @@ class ModelNode(ManagedNode):
 
         params = read(self, ModelNodeParams)
         load = model_worker.loader(params, policy_dir(params.policy), self.get_logger().warning)
-        self._worker = model_worker.ModelWorker(self, load, self._problems)
+        key = read_link_key(params.link_key_file)
+        self._worker = model_worker.ModelWorker(self, load, self._problems, key)
         policy = self._worker.start_sync()
         self._digest, self._device = policy.digest, policy.device
 

@@ -91,7 +91,7 @@ class ModelWorker:
     """Answers the requests that come while it serves. Captured graphs belong to the thread that
     made them, so ``load`` is called in this one."""
 
-    def __init__(self, owner: Node, load: Callable[[], ServedPolicy], problems: Problems) -> None:
+    def __init__(self, owner: Node, load: Callable[[], ServedPolicy], problems: Problems, key: bytes = b"") -> None:
         self.timings_ms: dict[str, Distribution] = {INFERENCE: Distribution()}
         self._logger = owner.get_logger()
         self._load = load
@@ -99,7 +99,9 @@ class ModelWorker:
         self._problems = problems
         self._role = Role(owner, "link")
         self._results = self._role.publisher(topics.RESULT.private)
-        self._requests = Mailbox(self._role, topics.REQUEST.private, REQUEST, problems, self._work, is_open=False)
+        request = topics.REQUEST.private
+        self._requests = Mailbox(self._role, request, REQUEST, problems, self._work, is_open=False, key=key)
+        self._key = key
 
     def serve(self, is_serving: bool) -> None:
         """Take requests from now on, or drop them."""
@@ -150,7 +152,7 @@ class ModelWorker:
         time.sleep(1e-3 * policy.delay_ms)
         timings_ms = {"queue": queue_ms, **inference.timings_ms, "delay": policy.delay_ms}
         result = PolicyResult(request.stamp_ns, policy.digest, inference.actions, inference.total_ms, timings_ms)
-        send(self._results, encode_result(result))
+        send(self._results, encode_result(result), self._key)
         self.timings_ms[INFERENCE].add(inference.total_ms)
         for name, value_ms in timings_ms.items():
             self.timings_ms.setdefault(name, Distribution()).add(value_ms)

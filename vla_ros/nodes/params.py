@@ -10,6 +10,9 @@ from vla_ros.ros.statistics import STAGES
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.runtime.teleop import TAKEOVERS, TeleopSettings
 from vla_ros.share import policy_dir, robot_file
+from vla_ros.strict import explained
+from vla_ros.types import check_task
+from vla_ros.wire import read_link_key
 
 CONTROL_PERIOD = "control_period"
 
@@ -22,9 +25,13 @@ class SharedParams(NodeParameters):
     policy: str = parameter("tiny_touch", "Policy directory, or the name of a packaged one.")
     strategy: str = parameter("latest", "How action chunks follow each other.", choices=tuple(STRATEGIES))
 
+    link_key_file: str = parameter("", "File with a key for requests and results: nobody else can answer as the model.")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         policy_dir(self.policy)
+        with explained("parameter "):
+            read_link_key(self.link_key_file)
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,14 @@ class PolicyNodeParams(SharedParams):
     teleop_timeout_s: float = parameter(
         0.5, "Go to HOLD when the human is silent for longer.", unit="s", low=0.0, high=5.0, is_open=True
     )
+    estop_timeout_s: float = parameter(
+        0.0,
+        "An emergency stop that is silent for longer is a pressed one; 0: it may be silent.",
+        unit="s",
+        low=0.02,
+        high=60.0,
+        or_zero=True,
+    )
     takeover_button: int = parameter(
         -1, "Index of the button of 'joy' that takes over; -1: no button.", low=-1, high=99
     )
@@ -70,6 +85,8 @@ class PolicyNodeParams(SharedParams):
     def __post_init__(self) -> None:
         super().__post_init__()
         robot_file(self.robot)
+        with explained("parameter task: "):
+            check_task(self.task)
         assert self.stage_budgets_ms is not None  # raises where an entry cannot be used
 
     @property

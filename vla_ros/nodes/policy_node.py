@@ -28,12 +28,14 @@ from vla_ros.ros.endpoints import hear, make_publisher
 from vla_ros.ros.managed import ManagedNode, run_managed
 from vla_ros.ros.outputs import CommandOutputs
 from vla_ros.ros.problems import Problems
+from vla_ros.ros.rivals import LOOK_PERIOD_S, Rivals
 from vla_ros.ros.robot_description import RobotDescription
 from vla_ros.ros.ticker import Ticker
 from vla_ros.runtime.loop import ControlLoop, LoopSettings, Tick
 from vla_ros.share import policy_dir, robot_file
-from vla_ros.types import Mode
+from vla_ros.types import Mode, check_task
 from vla_ros.units import NS_PER_S
+from vla_ros.wire import read_link_key
 
 MAX_CLOCK_JUMP_S = 1.0
 MIN_BACKWARD_JUMP_S = 0.001
@@ -51,6 +53,7 @@ class _Configured:
     realtime_priority: int
     link: ModelLink
     sensors: SensorInputs
+    human: HumanInputs
     outputs: CommandOutputs
 
 
@@ -63,7 +66,8 @@ class PolicyNode(ManagedNode):
         guard(self, PolicyNodeParams, lambda: self.is_configured)
         self._problems = Problems(self.get_logger())
         self._stamps = StampMap(self.get_clock())
-        self._control = Control(self._problems, lambda: self.failure)
+        self._rivals = Rivals(self, self._problems)
+        self._control = Control(self._problems, self._rivals, lambda: self.failure)
         self._configured: _Configured | None = None
         self._parts = ExitStack()
         self._ticker: Ticker | None = None
@@ -71,7 +75,9 @@ class PolicyNode(ManagedNode):
         self._modes = make_publisher(self, topics.MODE.private)
         self._chunks = ChunkReports(self, self._stamps)
         self._diagnostics = PolicyDiagnostics(self, self._control, self._problems)
-        hear(self, topics.TASK.private, lambda msg: self._control.set_task(msg.data))
+        self._refuse_task = self._problems.refusing(topics.TASK)
+        hear(self, topics.TASK.private, self._on_task, self._refuse_task)
+        self.create_steady_timer(LOOK_PERIOD_S, lambda: self._rivals.look(*self._own_topics()))
         self._control.offer_services(self)
         threshold = JumpThreshold(
             min_forward=Duration(seconds=MAX_CLOCK_JUMP_S),
@@ -106,20 +112,24 @@ class PolicyNode(ManagedNode):
             self._problems,
             lambda answer: self._chunks.publish(answer, robot.joint_names),
             params.model_timeout_s,
+            read_link_key(params.link_key_file),
         )
         self._parts.callback(link.stop)
-        sensors = SensorInputs(self, robot, self._stamps, self._problems, link.wake)
+        sensors = SensorInputs(self, robot, self._stamps, self._problems, link.wake, self._rivals)
         self._parts.callback(sensors.stop)
-        human = HumanInputs(self, robot, self._stamps, self._problems, self._control, params.takeover_button)
+        human = HumanInputs(self, robot, self._stamps, self._problems, self._control, params)
         self._parts.callback(human.stop)
         for part in (link, sensors, human):
             part.start()
-        self._configured = _Configured(robot, settings, period_ns, params.realtime_priority, link, sensors, outputs)
+        self._configured = _Configured(
+            robot, settings, period_ns, params.realtime_priority, link, sensors, human, outputs
+        )
         self._publish_mode(Mode.HOLD)
 
     def activate(self) -> None:
         configured = self._configured
         assert configured is not None
+        self._rivals.check(*self._own_topics())
         loop = ControlLoop(configured.robot, configured.settings)
         self._control.begin(loop, configured.link)
         configured.sensors.sensors = loop.sensors
@@ -165,7 +175,11 @@ class PolicyNode(ManagedNode):
             return
         try:
             model_fault = link.fault()
+            assert self._configured is not None
+            self._configured.human.watch_stop()
             with self._control.lock:
+                if self._rivals.line and loop.mode in (Mode.POLICY, Mode.TELEOP):
+                    loop.hold(self._rivals.line)
                 tick = loop.tick(deadline_ns, model_fault)
             self._publish_tick(loop, tick, deadline_ns)
         except Exception:  # a bug must not leave the robot in motion
@@ -191,6 +205,17 @@ class PolicyNode(ManagedNode):
     def _publish_mode(self, mode: Mode) -> None:
         self._published_mode = mode
         self._modes.publish(String(data=mode.value))
+
+    def _on_task(self, msg: String) -> None:
+        try:
+            check_task(msg.data)
+        except ValueError as error:
+            return self._refuse_task(error)
+        self._control.set_task(msg.data)
+
+    def _own_topics(self) -> tuple[str, ...]:
+        """What nobody else may publish."""
+        return (self._modes.topic_name, *(() if self._configured is None else self._configured.outputs.topics))
 
     def _on_time_jump(self, jump: TimeJump) -> None:
         self._stamps.forget()

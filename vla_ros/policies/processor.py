@@ -16,7 +16,7 @@ from vla_ros.strict import explained
 from vla_ros.transforms.chunking import guidance_weights
 from vla_ros.transforms.normalize import FieldStats, Normalizer
 from vla_ros.transforms.sample import PolicyRequest, TextTarget
-from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation
+from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation, check_task
 
 
 class PolicyProcessor(ABC):
@@ -141,6 +141,7 @@ class PolicyProcessor(ABC):
         Raises ValueError for a missing camera, an image of another size or type, joints of another number or not
         finite, an empty task, or one that is too long.
         """
+        check_task(observation.task)
         missing = [name for name in self.camera_names if name not in observation.images]
         if missing:
             got = ", ".join(observation.images) or "none"

@@ -35,6 +35,7 @@ from vla_ros.ros.managed import spinning
 from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
 from vla_ros.ros.signals import interrupt_on_signals, ros_running
 from vla_ros.share import robot_file
+from vla_ros.start import end_with_parent
 from vla_ros.units import NS_PER_S
 
 LATCHED_TOPICS = (topics.TASK.name, topics.ESTOP.name)
@@ -127,7 +128,7 @@ class Player(Node):
         options += ["--disable-keyboard-controls", "--topics", *played]
         command = ["ros2", "bag", "play", self.params.bag, *options]
         try:
-            child = subprocess.Popen(command)
+            child = subprocess.Popen(command, preexec_fn=end_with_parent)
         except OSError as error:
             raise ValueError(
                 f"ros2 bag play cannot be started ({error.strerror or error}); source ROS 2, or player:=own"

@@ -15,8 +15,10 @@ from vla_ros.bags.write import BagWriter
 from vla_ros.record.recorder import RecordNode, TopicRecorder, TopicReport
 from vla_ros.record.topics import recorded_topics
 from vla_ros.robot import load_robot
+from vla_ros.ros.dds import profile_assignment
 from vla_ros.ros.signals import not_a_namespace, ros_running, stop_on_signals
 from vla_ros.share import robot_file
+from vla_ros.topics import COMPRESSED_IMAGE, IMAGE
 
 # At most a second may be lost, on a disk that takes a while, too.
 FLUSH_PERIOD_S = 0.5
@@ -25,6 +27,7 @@ SPIN_S = 0.1
 MAX_CATCH_UP_S = 0.25
 MAX_LAST_CATCH_UP_S = 1.0
 NUM_IDLE_SPINS = 3
+MAX_LOST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,12 @@ def _judge(topics: list[TopicRecorder], robot: str) -> tuple[tuple[TopicReport, 
         f"{topic.topic.msgtype}: check {robot}, or remap one of them"
         for topic in topics
         if topic.foreign_types
+    ]
+    problems += [
+        f"{report.num_lost} images of {report.topic} were lost on the way, {report.num_messages} came; start who "
+        f"publishes them with {profile_assignment()}"
+        for report in (topic.report for topic in topics)
+        if report.type in (IMAGE, COMPRESSED_IMAGE) and report.num_lost > MAX_LOST_SHARE * report.num_messages
     ]
     silent = [topic.name for topic in topics if topic.topic.is_needed and not topic.report.num_messages]
     if silent:

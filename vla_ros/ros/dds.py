@@ -18,10 +18,16 @@ def use_default_dds_profile() -> None:
     Does nothing where the user has set a profile. Fast DDS 3 (Kilted) warns if the older name is set at all, so the
     name is chosen by rclpy's version. Other middlewares ignore both names.
     """
-    if os.environ.get(KILTED) or os.environ.get(JAZZY):
-        return
+    if not (os.environ.get(KILTED) or os.environ.get(JAZZY)):
+        name, _, path = profile_assignment().partition("=")
+        os.environ[name] = path
+
+
+def profile_assignment() -> str:
+    """The environment variable with which any program's images come through, as a shell takes it."""
     try:
         major = int(version("rclpy").split(".")[0])
     except PackageNotFoundError:
         major = FIRST_RCLPY_WITH_FAST_DDS_3
-    os.environ[KILTED if major >= FIRST_RCLPY_WITH_FAST_DDS_3 else JAZZY] = str(share_path("config/fastdds.xml"))
+    name = KILTED if major >= FIRST_RCLPY_WITH_FAST_DDS_3 else JAZZY
+    return f"{name}={share_path('config/fastdds.xml')}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -13,11 +13,17 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
+from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
 
+from vla_ros.messages.bounds import MAX_BYTES
+from vla_ros.ros.bounded import Bound
 from vla_ros.ros.qos import HEARD, PROFILES
+from vla_ros.strict import one_line
 from vla_ros.topics import Service, Topic
 
+Take = Callable[[Any, Mapping[str, Any]], None]
+Refuse = Callable[[str], None]
 NUM_TAKEN = 64
 
 
@@ -34,30 +40,65 @@ def make_publisher(node: Node, topic: Topic) -> Publisher:
 
 
 def subscribe(
-    node: Node, topic: Topic, callback: Callable[..., None], profile: QoSProfile | None = None
+    node: Node,
+    topic: Topic,
+    callback: Callable[..., None],
+    profile: QoSProfile | None = None,
+    refuse: Refuse | None = None,
 ) -> Subscription:
-    """Listen to a topic, with its own quality of service unless ``profile`` is another."""
+    """Listen to a topic, with its own quality of service unless ``profile`` is another.
+
+    Where there is ``refuse``, anybody may send in any size: what is larger than ``MAX_BYTES`` is refused in one line
+    before it is taken apart, which in Python takes seconds that no other thread has then; ``callback`` gets the
+    middleware's word on each message, too.
+    """
     profile = PROFILES[topic.qos] if profile is None else profile
-    return node.create_subscription(interface_class(topic.type), topic.name, callback, profile)
+    if refuse is None:
+        return node.create_subscription(interface_class(topic.type), topic.name, callback, profile)
+    return _subscribe_bounded(node, topic, _opened(topic, callback, refuse), refuse, profile)
 
 
-def hear(node: Node, topic: Topic, callback: Callable[[Any], None]) -> None:
-    """Listen to whoever publishes a topic, whatever their quality of service, and to what a latched one said last.
+def hear(node: Node, topic: Topic, callback: Callable[[Any], None], refuse: Refuse) -> None:
+    """Listen to whoever publishes a topic, whatever their quality of service, and to what a latched one said last;
+    within bounds, as ``subscribe``.
 
     A subscription that asks for more than a publisher offers hears nothing of it, and one that asks for less misses
     what was latched: there is one for each, and every message is taken once, by when it was sent.
     """
     taken: deque[int] = deque(maxlen=NUM_TAKEN)
+    take = _opened(topic, lambda msg, _: callback(msg), refuse)
 
-    def take_once(msg: Any, info: dict[str, Any]) -> None:
+    def take_once(data: bytes, info: Mapping[str, Any]) -> None:
         sent_ns = info["source_timestamp"]
         if sent_ns and sent_ns in taken:
             return
         taken.append(sent_ns)
-        callback(msg)
+        take(data, info)
 
     for profile in HEARD:
-        subscribe(node, topic, take_once, profile)
+        _subscribe_bounded(node, topic, take_once, refuse, profile)
+
+
+def _subscribe_bounded(node: Node, topic: Topic, take: Take, refuse: Refuse, profile: QoSProfile) -> Subscription:
+    most = MAX_BYTES[topic.type]
+    bound = Bound(most, take, lambda size: refuse(f"message has {size} bytes; expected at most {most}"))
+    subscription = node.create_subscription(interface_class(topic.type), topic.name, bound.look, profile, raw=True)
+    subscription.bound = bound  # type: ignore[attr-defined]  # read by BoundedExecutor
+    return subscription
+
+
+def _opened(topic: Topic, callback: Take, refuse: Refuse) -> Take:
+    """``callback`` for serialized messages; what isn't one is refused."""
+    kind = interface_class(topic.type)
+
+    def take(data: bytes, info: Mapping[str, Any]) -> None:
+        try:
+            msg = deserialize_message(data, kind)
+        except Exception as error:  # each middleware raises its own
+            return refuse(f"message is not a valid {topic.type}: {one_line(error)}")
+        callback(msg, info)
+
+    return take
 
 
 def make_client(node: Node, service: Service) -> Client:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from launch import Substitution
-from launch.actions import DeclareLaunchArgument
-from launch.substitutions import LaunchConfiguration
+from launch import Action, Substitution
+from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration, PythonExpression
 from launch_ros.parameter_descriptions import ParameterValue
 
 from vla_ros.ros.parameters import Declared, NodeParameters, declared_parameters
+from vla_ros.start import PARENT
 
 BOOLEAN = ("true", "false")
+DISCOVERY_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 
 
 def argument(
@@ -19,6 +22,14 @@ def argument(
 ) -> DeclareLaunchArgument:
     """One argument of a launch file; it must be given where it has no default."""
     return DeclareLaunchArgument(name, default_value=default, description=description, choices=choices)
+
+
+def discovery(default: str) -> list[Action]:
+    """How far nodes are found, as an argument, and so for everything launched after it."""
+    ranges = tuple(dict.fromkeys(("localhost", "subnet", default)))
+    text = "Which machines' nodes can be heard, drive and answer: this one's, or the subnet's (docs/security.md)."
+    value = PythonExpression(["'", LaunchConfiguration("discovery"), "'.upper()"])
+    return [argument("discovery", default, text, ranges), SetEnvironmentVariable(DISCOVERY_RANGE, value)]
 
 
 def arguments(
@@ -40,6 +51,11 @@ def arguments(
 def values(kind: type[NodeParameters]) -> dict[str, ParameterValue]:
     """What a node gets of the launch file's arguments."""
     return {name: value(name, type(one.default)) for name, one in _launched(kind).items()}
+
+
+def with_parent() -> dict[str, str]:
+    """The environment of a node that ends when this launch does, even when that is killed."""
+    return {PARENT: str(os.getpid())}
 
 
 def value(name: str, kind: type) -> ParameterValue:

@@ -16,7 +16,7 @@ from vla_ros.ros.managed import Role
 from vla_ros.ros.problems import Problems
 from vla_ros.ros.threads import ended
 from vla_ros.topics import Topic
-from vla_ros.wire import check_kind
+from vla_ros.wire import open_message, sign
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,20 @@ class Mail:
 
 class Mailbox:
     """What comes on ``topic`` of ``role``, while ``is_open``; ``work`` runs in a thread of its own and iterates over
-    this."""
+    this. With a ``key`` only what is signed with it is taken."""
 
     def __init__(
-        self, role: Role, topic: Topic, kind: str, problems: Problems, work: Callable[[], None], is_open: bool = True
+        self,
+        role: Role,
+        topic: Topic,
+        kind: str,
+        problems: Problems,
+        work: Callable[[], None],
+        is_open: bool = True,
+        key: bytes = b"",
     ) -> None:
         self.is_open = is_open
+        self._key = key
         self._kind = kind
         self._source = topic.name.rpartition("/")[2]
         self._topic = role.topic(topic.name)
@@ -80,9 +88,9 @@ class Mailbox:
     def _on_message(self, msg: UInt8MultiArray) -> None:
         if not self.is_open:
             return
-        mail = Mail(steady_now_ns(), bytes(msg.data))
-        try:
-            check_kind(mail.data, self._kind)  # or garbage would displace a message that still waits
+        now_ns = steady_now_ns()
+        try:  # or garbage would displace a message that still waits
+            mail = Mail(now_ns, open_message(bytes(msg.data), self._kind, self._key))
         except ValueError as error:
             return self.refuse(error)
         with self._changed:
@@ -90,8 +98,8 @@ class Mailbox:
         self.ring()
 
 
-def send(publisher: Publisher, data: bytes) -> None:
-    """Publish bytes on the link."""
+def send(publisher: Publisher, data: bytes, key: bytes = b"") -> None:
+    """Publish bytes on the link, signed where there is a key."""
     payload = array("B")
-    payload.frombytes(data)
+    payload.frombytes(sign(data, key))
     publisher.publish(UInt8MultiArray(data=payload))

@@ -12,19 +12,21 @@ from dataclasses import replace
 from typing import Any
 
 import rclpy
+from rclpy.context import Context
 from rclpy.exceptions import InvalidParameterTypeException, ParameterException
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
+from vla_ros.ros.bounded import BoundedExecutor
 from vla_ros.ros.clock import steady_now_ns
-from vla_ros.ros.dds import use_default_dds_profile
-from vla_ros.ros.endpoints import hear, make_publisher, subscribe
+from vla_ros.ros.endpoints import Refuse, hear, make_publisher, subscribe
+from vla_ros.ros.security import start_ros
 from vla_ros.ros.signals import stop_on_signals
 from vla_ros.ros.threads import ended
 from vla_ros.topics import Topic
@@ -32,6 +34,7 @@ from vla_ros.units import NS_PER_S
 
 RCLError = rclpy_implementation.RCLError
 ERROR_PERIOD_S = 1.0
+NO_TYPE_SERVICE = Parameter("start_type_description_service", value=False)
 
 
 class ManagedNode(LifecycleNode):
@@ -128,7 +131,7 @@ class ManagedNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         for node in self.role_nodes.values():
-            node.destroy_node()
+            _destroy(node, self)
         super().destroy_node()
 
     def _succeeds(self, transition: str, action: Callable[[], None]) -> bool:
@@ -158,7 +161,7 @@ class Spinner:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._executor = SingleThreadedExecutor()
+        self._executor = BoundedExecutor(context=node.context)
         self._executor.add_node(node)
         self._stopped: Future[None] = Future()
         self._thread = threading.Thread(target=self._spin, name=node.get_name(), daemon=True)
@@ -201,18 +204,21 @@ class Role:
     """A helper node with a thread of its own, so that no role waits for another's callbacks.
 
     It takes no remaps by itself: topics are resolved by the owner, whose names users know. A managed owner keeps the
-    node for the next role of that name, because each one that is made and destroyed leaves 0.1 MB behind.
+    node for the next role of that name, because each one that is made and destroyed leaves 0.1 MB behind. ``is_apart``:
+    as a DDS participant of its own, whose messages don't wait, or get lost, behind those of the process's other topics.
     """
 
-    def __init__(self, owner: Node, role: str) -> None:
+    def __init__(self, owner: Node, role: str, is_apart: bool = False) -> None:
         self._owner = owner
         self._kept = owner.role_nodes if isinstance(owner, ManagedNode) else {}
         self._role = role
         self.node = self._kept.pop(role, None) or rclpy.create_node(
             f"{owner.get_name()}_{role}",
+            context=_context_apart() if is_apart else owner.context,
             namespace=owner.get_namespace(),
             use_global_arguments=False,
             start_parameter_services=False,
+            parameter_overrides=[NO_TYPE_SERVICE],
             enable_rosout=False,
         )
         self._own_publishers = list(self.node.publishers)
@@ -222,13 +228,19 @@ class Role:
         """``name`` as the owner resolves it."""
         return self._owner.resolve_topic_name(name)
 
-    def subscribe(self, topic: Topic, callback: Callable[..., None], profile: QoSProfile | None = None) -> None:
-        """Listen to a topic as the owner resolves it, with its own quality of service unless ``profile`` is another."""
-        subscribe(self.node, replace(topic, name=self.topic(topic.name)), callback, profile)
+    def subscribe(
+        self,
+        topic: Topic,
+        callback: Callable[..., None],
+        profile: QoSProfile | None = None,
+        refuse: Refuse | None = None,
+    ) -> None:
+        """Listen to a topic as the owner resolves it; ``endpoints.subscribe`` says how."""
+        subscribe(self.node, replace(topic, name=self.topic(topic.name)), callback, profile, refuse)
 
-    def hear(self, topic: Topic, callback: Callable[[Any], None]) -> None:
-        """Listen to a topic as the owner resolves it, whatever its publishers' quality of service."""
-        hear(self.node, replace(topic, name=self.topic(topic.name)), callback)
+    def hear(self, topic: Topic, callback: Callable[[Any], None], refuse: Refuse) -> None:
+        """As ``subscribe``, whatever the publishers' quality of service."""
+        hear(self.node, replace(topic, name=self.topic(topic.name)), callback, refuse)
 
     def publisher(self, topic: Topic) -> Publisher:
         """A publisher on a topic as the owner resolves it."""
@@ -252,17 +264,30 @@ class Role:
         if isinstance(self._owner, ManagedNode):
             self._kept[self._role] = self.node
         else:
-            self.node.destroy_node()
+            _destroy(self.node, self._owner)
+
+
+def _context_apart() -> Context:
+    context = Context()
+    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
+    return context
+
+
+def _destroy(node: Node, owner: Node) -> None:
+    node.destroy_node()
+    if node.context is not owner.context:
+        node.context.try_shutdown()
 
 
 def run_managed(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> int:
     """The life of a managed node's process: until SIGINT or SIGTERM. Returns the exit code."""
     stopping = stop_on_signals()
-    use_default_dds_profile()
-    # rclpy's own handlers would take the context away from under running threads.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
+        start_ros(args)
         node = make_node()
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     except (InvalidParameterTypeException, ParameterException) as error:
         print(f"unusable parameter: {error}", file=sys.stderr)
         rclpy.shutdown()

@@ -39,6 +39,11 @@ class CommandOutputs:
         for output in self._outputs:
             output.publish(trajectory)
 
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The full names of what is published."""
+        return tuple(output.publisher.topic_name for output in self._outputs)
+
     def destroy(self) -> None:
         for output in self._outputs:
             self._node.destroy_publisher(output.publisher)

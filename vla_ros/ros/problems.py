@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from vla_ros.ros.clock import steady_now_ns
 from vla_ros.strict import one_line
+from vla_ros.topics import Topic
 from vla_ros.units import NS_PER_S
 
 REPEAT_LOG_S = 5.0
@@ -40,6 +42,10 @@ class Problems:
             self._problems[source] = _Problem(line, now_ns if is_new else known.logged_ns, now_ns)
         if is_new:
             self._logger.warning(line)
+
+    def refusing(self, topic: Topic) -> Callable[[object], None]:
+        """Reports why a message on ``topic`` cannot be used."""
+        return lambda why: self.report(topic.name.rpartition("/")[2], f"'{topic}' refused: {why}")
 
     def current(self) -> dict[str, str]:
         """Lines by source."""

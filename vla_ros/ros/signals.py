@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import rclpy
-from rclpy.signals import SignalHandlerOptions
 
-from vla_ros.ros.dds import use_default_dds_profile
+from vla_ros.ros.security import start_ros
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -23,6 +22,7 @@ def stop_on_signals(*others: signal.Signals) -> threading.Event:
     stopping = threading.Event()
     for number in (*ENDING, *others):
         signal.signal(number, lambda *_: stopping.set())
+    _release()
     return stopping
 
 
@@ -30,13 +30,18 @@ def interrupt_on_signals(*others: signal.Signals) -> None:
     """SIGINT, SIGTERM and ``others`` raise KeyboardInterrupt in the main thread."""
     for number in (*ENDING, *others):
         signal.signal(number, signal.default_int_handler)
+    _release()
+
+
+def _release() -> None:
+    """Whoever started this process may have held interrupts until it can handle them."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 @contextmanager
 def ros_running(args: Sequence[str] | None = None) -> Iterator[None]:
-    """ROS from its start to its end; signals stay this program's own, or rclpy would end ROS under running threads."""
-    use_default_dds_profile()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    """ROS from its start to its end. Raises ValueError as ``start_ros`` does."""
+    start_ros(args)
     try:
         yield
     finally:

@@ -195,14 +195,14 @@ def main(args: list[str] | None = None) -> None:
     os.environ.setdefault("MUJOCO_GL", "egl")
     # Software rendering would otherwise take every core, which inference and the control loop need more.
     os.environ.setdefault("LP_NUM_THREADS", "1")
-    with ros_running(args):
-        try:
+    try:
+        with ros_running(args):
             node = SimNode()
-        except ValueError as error:
-            print(f"sim_node: {error}", file=sys.stderr)
-            sys.exit(2)
-        with spinning(node), closing(node.simulated.world):
-            node.run(stop)
+            with spinning(node), closing(node.simulated.world):
+                node.run(stop)
+    except ValueError as error:
+        print(f"sim_node: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

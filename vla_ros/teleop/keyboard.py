@@ -175,14 +175,14 @@ def main(args: list[str] | None = None) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return _refuse("standard input and output are not a terminal; run it in one: ros2 run vla_ros teleop_keyboard")
     stop = stop_on_signals(signal.SIGHUP, signal.SIGQUIT)
-    with ros_running(args):
-        try:
+    try:
+        with ros_running(args):
             node = TeleopKeyboard()
-        except (ValueError, InvalidParameterTypeException) as error:
-            return _refuse(" ".join(str(error).split()))
-        with spinning(node), Terminal(sys.stdin, sys.stdout) as terminal:
-            node.run(terminal, stop)
-        node.destroy_node()
+            with spinning(node), Terminal(sys.stdin, sys.stdout) as terminal:
+                node.run(terminal, stop)
+            node.destroy_node()
+    except (ValueError, InvalidParameterTypeException) as error:
+        return _refuse(" ".join(str(error).split()))
     return 0
 
 

@@ -1,0 +1,203 @@
+"""Times the emergency stop: from the message on ``estop`` to the first command that brakes, on a live policy node, by
+the senders' own stamps. First calm, then while another process floods that node with all that is far too large: teleop
+trajectories of 60,000 points, instructions of 50 MB and joint states of 200,000 names.
+
+Each stop is reset before the next. Calm, a human drives; under the flood the robot holds, for an unusable message of a
+human's ends in HOLD. Exits 1 above ``--max-calm-ms`` or ``--max-flood-ms`` at p99: a period and 5 ms, two and 10 ms.
+
+    python benchmarks/estop.py [--stops 200] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from rclpy.node import Node
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from vla_ros import topics
+from vla_ros.demo.processes import Processes
+from vla_ros.robot import load_robot
+from vla_ros.ros import qos
+from vla_ros.ros.endpoints import make_client, make_publisher, subscribe
+from vla_ros.ros.managed import spinning
+from vla_ros.ros.outputs import CommandInputs
+from vla_ros.ros.signals import ros_running
+from vla_ros.share import robot_file
+from vla_ros.types import Mode
+
+ROBOT = "tabletop"
+NUM_POINTS, NUM_TASK_BYTES, NUM_NAMES = 60_000, 50_000_000, 200_000
+FLOOD_PAUSE_S = 0.05
+START_TIMEOUT_S, PATIENCE_S, ASK_EVERY_S = 120.0, 60.0, 0.25
+JOINTS_PERIOD_S, TELEOP_PERIOD_S = 0.01, 0.02
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stops", type=int, default=200, metavar="N", help="how many of each kind (default 200)")
+    parser.add_argument("--max-calm-ms", type=float, default=25.0, metavar="MS", help="exit 1 above it (default 25)")
+    parser.add_argument("--max-flood-ms", type=float, default=50.0, metavar="MS", help="exit 1 above it (default 50)")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures here")
+    parser.add_argument("--flood", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.environ.setdefault("ROS_DOMAIN_ID", str(101 + os.getpid() % 100))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    if args.flood:
+        flood()
+        return 0
+    figures = measure(args.stops)
+    for name, values in figures.items():
+        print(f"{name:<6} {values['stops']} stops, ms to the first braking command: {values['p50_ms']} p50, ", end="")
+        print(f"{values['p99_ms']} p99, {values['max_ms']} max")
+    if args.json:
+        Path(args.json).write_text(json.dumps(figures, indent=2) + "\n")
+    good = figures["calm"]["p99_ms"] <= args.max_calm_ms and figures["flood"]["p99_ms"] <= args.max_flood_ms
+    return 0 if good else 1
+
+
+def measure(num_stops: int) -> dict[str, dict[str, float]]:
+    """The figures of both kinds."""
+    with ros_running(), tempfile.TemporaryDirectory() as logs, Processes(Path(logs)) as processes:
+        processes.start_node("policy_node", {"robot": ROBOT, "autostart": True})
+        stopper = Stopper()
+        try:
+            with spinning(stopper), stopper.playing():
+                stopper.wait_for(Mode.TELEOP, START_TIMEOUT_S)
+                calm = [stopper.stop() for _ in range(num_stops)]
+                stopper.is_leading = False
+                processes.start("flood", [sys.executable, __file__, "--flood"])
+                time.sleep(2.0)  # until its messages are made
+                flooded = [stopper.stop() for _ in range(num_stops)]
+                processes.check()
+        finally:
+            stopper.destroy_node()
+    return {"calm": summary(calm), "flood": summary(flooded)}
+
+
+def summary(delays_s: list[float]) -> dict[str, float]:
+    p50, p99 = np.percentile(delays_s, (50, 99)) * 1e3
+    return {"stops": len(delays_s), "p50_ms": round(p50, 2), "p99_ms": round(p99, 2), "max_ms": 1e3 * max(delays_s)}
+
+
+class Stopper(Node):
+    """A robot that is where it is told to be, a hand that leads it, and a stop button."""
+
+    def __init__(self) -> None:
+        super().__init__("stopper")
+        self.is_leading = True
+        self._robot = robot = load_robot(robot_file(ROBOT))
+        self._positions = np.zeros(robot.num_joints)
+        self._joints = self.create_publisher(JointState, robot.joint_states.topic, qos.JOINT_STATES)
+        self._stop, self._teleop = make_publisher(self, topics.ESTOP), make_publisher(self, topics.TELEOP)
+        self._reset = make_client(self, topics.RESET_ESTOP)
+        self._mode, self._stopped_ns, self._braked_ns = "", 0, 0
+        self._changed = threading.Condition()
+        subscribe(self, topics.MODE, self._on_mode)
+        CommandInputs(self, robot, self._on_command)
+
+    @contextmanager
+    def playing(self) -> Iterator[None]:
+        """Sensors and, while ``is_leading``, a hand are heard."""
+        ending = threading.Event()
+        threads = [threading.Thread(target=run, args=(ending,)) for run in (self._play, self._lead)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            ending.set()
+            for thread in threads:
+                thread.join()
+
+    def wait_for(self, mode: Mode, patience_s: float = PATIENCE_S) -> None:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._mode == mode, patience_s):
+                raise SystemExit(f"no {mode} in {patience_s:g} s; {self._mode or 'nothing'} was heard last")
+
+    def stop(self) -> float:
+        """Press the stop, see the robot brake, and reset: from the one to the other, s."""
+        if self.is_leading:
+            self.wait_for(Mode.TELEOP)
+        time.sleep(np.random.default_rng().uniform(0.02, 0.06))  # anywhere in a control period
+        with self._changed:
+            self._stopped_ns = self._braked_ns = 0
+            pressed_ns = time.time_ns()
+            self._stop.publish(Bool(data=True))
+            if not self._changed.wait_for(lambda: self._braked_ns, PATIENCE_S):
+                raise SystemExit(f"no braking command in {PATIENCE_S:g} s")
+            braked_ns = self._braked_ns
+        self._stop.publish(Bool(data=False))
+        while self._mode == Mode.ESTOP:
+            self._reset.call_async(Trigger.Request())
+            with self._changed:
+                self._changed.wait_for(lambda: self._mode != Mode.ESTOP, ASK_EVERY_S)
+        return (braked_ns - pressed_ns) * 1e-9
+
+    def _on_mode(self, msg: String, info: dict[str, Any]) -> None:
+        with self._changed:
+            if msg.data == Mode.ESTOP and not self._stopped_ns:
+                self._stopped_ns = info["source_timestamp"]
+            self._mode = msg.data
+            self._changed.notify_all()
+
+    def _on_command(self, trajectory: Any, info: dict[str, Any]) -> None:
+        with self._changed:
+            self._positions = trajectory.positions[0]
+            # A mode is published before the first command of who has it.
+            if self._stopped_ns and info["source_timestamp"] >= self._stopped_ns and not self._braked_ns:
+                self._braked_ns = info["source_timestamp"]
+            self._changed.notify_all()
+
+    def _play(self, ending: threading.Event) -> None:
+        while not ending.wait(JOINTS_PERIOD_S):
+            msg = JointState(name=self._robot.joint_names, position=self._positions.tolist())
+            msg.header.stamp = self.get_clock().now().to_msg()
+            self._joints.publish(msg)
+
+    def _lead(self, ending: threading.Event) -> None:
+        began_s = time.monotonic()
+        while not ending.wait(TELEOP_PERIOD_S):
+            if self.is_leading:
+                hand = 0.1 * np.sin(time.monotonic() - began_s) * np.ones(self._robot.num_joints)
+                point = JointTrajectoryPoint(positions=hand.tolist())
+                self._teleop.publish(JointTrajectory(joint_names=self._robot.joint_names, points=[point]))
+
+
+def flood() -> None:
+    """Publish what is far too large, for ever: serialized once, so that sending costs next to nothing."""
+    robot = load_robot(robot_file(ROBOT))
+    with ros_running():
+        node = rclpy.create_node("flood")
+        points = [JointTrajectoryPoint(positions=[0.0] * robot.num_joints)] * NUM_POINTS
+        messages = {
+            topics.TELEOP: JointTrajectory(joint_names=robot.joint_names, points=points),
+            topics.TASK: String(data="touch " * (NUM_TASK_BYTES // 6)),
+        }
+        sent = [(make_publisher(node, topic), serialize_message(msg)) for topic, msg in messages.items()]
+        joints = JointState(name=[f"joint {i}" for i in range(NUM_NAMES)])
+        sent.append((node.create_publisher(JointState, robot.joint_states.topic, 1), serialize_message(joints)))
+        while True:
+            for publisher, data in sent:
+                publisher.publish(data)
+                time.sleep(FLOOD_PAUSE_S)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
