@@ -26,7 +26,8 @@ from vla_ros.topics import BOOL, Qos, Topic
 # It loads for ever, and hardly lets another thread have the interpreter.
 SLOW_MODEL_NODE = """
 import sys
-from vla_ros.nodes import model_worker, start
+from vla_ros import start
+from vla_ros.nodes import model_worker
 
 def load(*_):
     print("loading", flush=True)
