@@ -31,11 +31,15 @@ class Recovery:
 
     def allows(self, fault: Fault, now_ns: int) -> bool:
         """Whether ``fault`` may be braked through: by its kind, and as long as it hasn't lasted too long."""
-        if self.cause is not None and self.lasts_too_long(now_ns):
+        if self.needs_human(fault) or (self.cause is not None and self.lasts_too_long(now_ns)):
             return False
         # After a jump of the clock sensors are silent for a moment: that is part of it.
         kind = "clock" if self.cause is not None and self.cause.kind == "clock" else fault.kind
         return self._watchdogs.action(kind) == "recover"
+
+    def needs_human(self, fault: Fault) -> bool:
+        """Whether nobody watched over the robot for so long that going on by itself is out of the question."""
+        return fault.kind == "overrun" and (fault.age_s or 0.0) > self._watchdogs.max_recovery_s
 
     def lasts_too_long(self, now_ns: int) -> bool:
         return now_ns - self._since_ns > self._watchdogs.max_recovery_s * NS_PER_S
