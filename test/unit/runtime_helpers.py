@@ -46,8 +46,8 @@ def fill_sensors(sensors: SensorBuffers, now_ns: int, positions: tuple[float, fl
 
 
 class Rig:
-    """A loop with a clock of its own, an arm that is where it was last commanded, and sensors that stay fresh; all unless
-    told otherwise (``arm``: where somebody holds it)."""
+    """A loop with a clock of its own, an arm that is where it was last commanded unless somebody holds it at ``arm``,
+    and sensors that stay fresh unless told otherwise."""
 
     def __init__(self, settings: LoopSettings | None = None, robot: RobotConfig = ROBOT) -> None:
         self.loop = ControlLoop(robot, settings or LoopSettings(50.0, 0.5, handoff_ramp_s=0.0))

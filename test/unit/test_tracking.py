@@ -80,8 +80,6 @@ def test_an_arm_that_is_moved_by_hand_is_named_and_commanded_to_stay_where_it_th
     push(rig, num_ticks)
     rig.tick(2)
     assert rig.ticks[-1].command is None and rig.loop.mode is mode, "it has only just come to rest"
-    for refusal in (rig.loop.engage(rig.now_ns), rig.loop.takeover(rig.now_ns), rig.loop.reset_estop()):
-        assert "is measured 0.70 from where" in refusal or mode is not Mode.ESTOP or "ESTOP" in refusal
     for _ in range(SETTLED):
         rig.tick()
         assert gap(rig) <= 1.0

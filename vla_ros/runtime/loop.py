@@ -78,7 +78,7 @@ class ControlLoop:
         self._period_ns = round(NS_PER_S / settings.control_rate_hz)
         self._limiter = Limiter(robot, self._period_ns / NS_PER_S)
         self._handoff = Handoff()
-        self._teleop = Teleop(settings.teleop)
+        self._teleop = Teleop(settings.teleop, self._period_ns)
         self._policy = PolicyDriver(STRATEGIES[settings.strategy](), settings.result_timeout_s / 2)
         self._aims = PositionHistory(round(AIM_HISTORY_S * settings.control_rate_hz))
         self._tracking = Tracking(robot, self.sensors, settings.is_followed)
