@@ -86,7 +86,7 @@ class ControlLoop:
         self._waiting_since_ns = 0
         self._engaged_ns = 0
         self._no_observation = ""
-        self._recovery = Recovery(robot.watchdogs)
+        self._recovery = Recovery(robot.watchdogs, self._period_ns / NS_PER_S)
         self._ramp = Ramp(settings.handoff_ramp_s, self._period_ns)
 
     @property

@@ -13,9 +13,11 @@ UNTIL_ANSWERED = ("result", "answer", "chunk")
 class Recovery:
     """``cause`` is what is braked for now, None where nothing is."""
 
-    def __init__(self, watchdogs: WatchdogConfig) -> None:
+    def __init__(self, watchdogs: WatchdogConfig, period_s: float) -> None:
+        """Ticks are ``period_s`` apart."""
         self.cause: Fault | None = None
         self._watchdogs = watchdogs
+        self._period_s = period_s
         self._since_ns = 0
 
     def begin(self, cause: Fault, now_ns: int) -> None:
@@ -39,7 +41,9 @@ class Recovery:
 
     def needs_human(self, fault: Fault) -> bool:
         """Whether nobody watched over the robot for so long that going on by itself is out of the question."""
-        return fault.kind == "overrun" and (fault.age_s or 0.0) > self._watchdogs.max_recovery_s
+        # Missed ticks are counted: the absence was up to two periods longer.
+        absence_s = (fault.age_s or 0.0) + 2 * self._period_s
+        return fault.kind == "overrun" and absence_s > self._watchdogs.max_recovery_s
 
     def lasts_too_long(self, now_ns: int) -> bool:
         return now_ns - self._since_ns > self._watchdogs.max_recovery_s * NS_PER_S
