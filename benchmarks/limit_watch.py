@@ -18,9 +18,11 @@ from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import RobotConfig
 from vla_ros.ros.outputs import CommandInputs
 from vla_ros.ros.qos import EVERYTHING
-from vla_ros.units import MS_PER_NS
+from vla_ros.units import MS_PER_NS, NS_PER_S
 
 BATCH_SIZE = 50
+ANEW_NS = NS_PER_S // 5
+"""Who rested and was silent for so long begins anew, from where the arm is measured."""
 
 
 class LimitWatch:
@@ -68,6 +70,9 @@ class LimitWatch:
             return self._on_unreadable(str(error))
         with self._lock:
             # Several, for on a busy machine commands are heard long after they were sent.
+            before = (self._before + self._heard)[-1:]
+            if before and not before[0].velocities[0].any() and command.sent_ns - before[0].sent_ns > ANEW_NS:
+                self._segments_ns.appendleft(command.sent_ns)
             while self._segments_ns and command.sent_ns >= self._segments_ns[0]:
                 self._judge()
                 self._before = []

@@ -22,6 +22,7 @@ def generate_launch_description() -> LaunchDescription:
         [
             *arguments(PlayerParams, without=("robot",)),
             SetLaunchConfiguration("use_sim_time", "true"),
+            SetLaunchConfiguration("is_followed", "false"),
             IncludeLaunchDescription(str(Path(__file__).with_name("policy.launch.py"))),
             Node(
                 package="vla_ros",

@@ -9,6 +9,11 @@ import numpy as np
 TURN = 2 * math.pi
 
 
+def whole_turns(step: np.ndarray, turns: np.ndarray | bool) -> np.ndarray:
+    """What of ``step``, joints last, is whole turns of a joint that ``turns`` without end, and so is no motion."""
+    return np.where(turns & (np.abs(step) > TURN / 2), TURN * np.round(step / TURN), 0.0)
+
+
 def between(early: np.ndarray, late: np.ndarray, weight: np.ndarray | float, turns: np.ndarray | bool) -> np.ndarray:
     """From ``early`` at ``weight`` 0 to ``late`` at 1; arguments are broadcast, joints last.
 
@@ -16,7 +21,7 @@ def between(early: np.ndarray, late: np.ndarray, weight: np.ndarray | float, tur
     is given near the sample that is nearer in time: from 3.1 to -3.1 over pi, not over 0.
     """
     step = late - early
-    passed = np.where(turns & (np.abs(step) > TURN / 2), TURN * np.round(step / TURN), 0.0)
+    passed = whole_turns(step, turns)
     if not passed.any():
         return early + weight * step
     return early + weight * (step - passed) + np.where(np.asarray(weight) < 0.5, 0.0, passed)

@@ -23,6 +23,9 @@ STAMPS, LEADS = ("tick", "zero"), (1, 2)
 MIN_JERK_PER_S = 2.0
 # Files have 3.14 for pi.
 NEARLY_A_TURN = 0.99 * TURN
+# An arm that follows commands d seconds late is d times its speed behind: drivers take 10 to 100 ms, so that ordinary
+# motion stays within half of this even at full speed.
+TRACKING_S = 0.2
 
 
 def _check_positive(what: str, config: Any, *names: str) -> None:
@@ -42,7 +45,8 @@ def _check_once(what: str, names: Sequence[str]) -> None:
 @dataclass(frozen=True)
 class JointConfig:
     """Limits of one joint: rad, rad/s, rad/s², rad/s³ (m, m/s, … for a sliding joint). ``max_jerk`` None: not
-    limited."""
+    limited. ``max_tracking_error`` is how far it may be measured from where it is commanded, rad or m; None: as far
+    as it gets in ``TRACKING_S`` at its velocity limit."""
 
     name: str
     lower: float
@@ -50,11 +54,13 @@ class JointConfig:
     max_velocity: float
     max_acceleration: float
     max_jerk: float | None = None
+    max_tracking_error: float | None = None
 
     def __post_init__(self) -> None:
         if self.lower >= self.upper:
             raise ValueError(f"joint '{self.name}': lower {self.lower} is not below upper {self.upper}")
-        _check_positive(f"joint '{self.name}': ", self, "max_velocity", "max_acceleration")
+        given = [] if self.max_tracking_error is None else ["max_tracking_error"]
+        _check_positive(f"joint '{self.name}': ", self, "max_velocity", "max_acceleration", *given)
         if self.max_jerk is not None and self.max_jerk < MIN_JERK_PER_S * self.max_acceleration:
             raise ValueError(
                 f"joint '{self.name}': max_jerk is {self.max_jerk:g}; expected at least {MIN_JERK_PER_S:g} times "
@@ -134,12 +140,14 @@ class WatchdogConfig:
 
     ``result`` is an answer that doesn't come in time, ``answer`` one that cannot be used, ``chunk`` one that is used up
     before the next: these are over when an answer is followed. ``clock`` is a jump of ROS time, ``overrun`` control
-    ticks missed for ``max_overrun_s``. What lasts longer than ``max_recovery_s`` ends in HOLD.
+    ticks missed for ``max_overrun_s``, ``tracking`` an arm that isn't where it is commanded. What lasts longer than
+    ``max_recovery_s`` ends in HOLD, ticks missed for so long, too.
     """
 
     camera: str = "hold"
     frozen_camera: str = "hold"
     joints: str = "hold"
+    tracking: str = "hold"
     result: str = "hold"
     answer: str = "hold"
     chunk: str = "hold"
@@ -239,6 +247,12 @@ class RobotConfig:
         """Which joints may turn without end, bool ``[num_joints]``: those that are free to make a whole turn, as a
         continuous joint's limits are."""
         return self.joint_values("upper") - self.joint_values("lower") >= NEARLY_A_TURN
+
+    @cached_property
+    def max_tracking_errors(self) -> np.ndarray:
+        """``max_tracking_error`` of each joint, or its default, ``[num_joints]`` float64."""
+        errors = [joint.max_tracking_error or TRACKING_S * joint.max_velocity for joint in self.joints]
+        return np.array(errors, dtype=np.float64)
 
     def columns(self, joint_names: Sequence[str]) -> list[int]:
         """Where joints, such as those of an output, stand among all."""

@@ -58,7 +58,8 @@ class Frame:
 
 @dataclass(frozen=True)
 class JointSample:
-    """Measured joint state: ``positions`` and ``velocities`` are ``[num_joints]`` float64, taken at ``stamp_ns``."""
+    """Measured joint state: ``positions`` and ``velocities`` are ``[num_joints]`` float64, taken at ``stamp_ns``;
+    velocities are not a number where nobody knows them."""
 
     stamp_ns: int
     positions: np.ndarray

@@ -41,6 +41,7 @@ START_PATIENCE_S = 240.0
 ANSWER_PATIENCE_S = 3.0
 CAMERA_PERIOD_S = 0.05
 JOINTS_PER_FRAME = 4
+PUSH_STEP_S = 0.01
 SOURCE_ROOT = Path(__file__).parents[2]
 MAX_UNHEARD_SHARE = 0.02
 OPEN_PROBES: list[Probe] = []
@@ -121,6 +122,8 @@ class Probe:
         self.image_size = (robot.cameras[0].height, robot.cameras[0].width)
         self.silent: set[str] = set()
         self.frozen: set[str] = set()
+        self.is_held = False
+        self.largest_gap = 0.0
         self.clock_offset_ns = 0
         self.joint_names = list(robot.joint_names)
         self.commands: list[JointTrajectory] = []
@@ -161,7 +164,7 @@ class Probe:
     def reset(self) -> None:
         """Healthy sensors again, and nothing that the nodes said remembered; images sent before may still be seen."""
         self.encoding, self.joint_names = "rgb8", list(self.robot.joint_names)
-        self.silent, self.frozen = set(), set()
+        self.silent, self.frozen, self.is_held = set(), set(), False
         self.image_size = (self.robot.cameras[0].height, self.robot.cameras[0].width)
         for kept in (self.commands, self.command_times_s, self.chunks):
             kept.clear()
@@ -189,6 +192,16 @@ class Probe:
             point.time_from_start = Duration(seconds=(i + 1) / self.robot.control_rate_hz).to_msg()
             msg.points.append(point)
         self._teleop.publish(msg)
+
+    def push(self, goal: np.ndarray, speed: float) -> None:
+        """Move the arm by hand, in rad and rad/s; from now on it doesn't follow commands until ``is_held`` is false."""
+        self.is_held = True
+        way = goal - self.positions
+        num_steps = max(1, round(float(np.abs(way).max()) / speed / PUSH_STEP_S))
+        start, self.largest_gap = self.positions, 0.0
+        for i in range(1, num_steps + 1):
+            time.sleep(PUSH_STEP_S)  # as a hand takes its time
+            self.positions = start + way * (i / num_steps)
 
     def mode(self) -> str:
         return self.modes[-1] if self.modes else ""
@@ -270,7 +283,11 @@ class Probe:
     def _on_command(self, msg: JointTrajectory) -> None:
         self.command_times_s.append(time.monotonic())
         self.commands.append(msg)
-        self.positions = np.array(msg.points[0].positions)
+        commanded = np.array(msg.points[0].positions)
+        gap = np.abs(commanded - self.positions) / self.robot.max_tracking_errors
+        self.largest_gap = max(self.largest_gap, float(gap.max()))
+        if not self.is_held:
+            self.positions = commanded
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         self._diagnostics.update({status.name: status for status in msg.status})

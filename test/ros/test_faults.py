@@ -81,10 +81,23 @@ def too_few(actions: np.ndarray) -> np.ndarray:
     return actions[:3]
 
 
+def sticks(rig: Rig) -> None:
+    """The arm stays where it is, and the policy wants it far away."""
+    rig.probe.is_held = True
+    rig.model.spoil = lambda actions: np.full_like(actions, 1e3)
+
+
+def jumps(rig: Rig) -> None:
+    rig.probe.is_held = True
+    rig.probe.positions = rig.probe.positions + [-0.6 if rig.probe.positions[0] > 0 else 0.6, 0.0, 0.0]
+
+
 FAULTS: dict[str, tuple[Callable[[Rig], None], str]] = {
     "a camera falls silent": (lambda rig: rig.probe.silent.add("top"), "camera 'top' is"),
     "a camera is frozen": (lambda rig: rig.probe.frozen.add("top"), "camera 'top' is frozen"),
     "joint states fall silent": (lambda rig: rig.probe.silent.add("joints"), "joint state on"),
+    "the arm does not follow": (sticks, "max_tracking_error"),
+    "joint states jump": (jumps, "jumped: joint 'base' by 0.60"),
     "an image has another size": (lambda rig: setattr(rig.probe, "image_size", (8, 8)), "image of 8x8"),
     "an image has another encoding": (lambda rig: setattr(rig.probe, "encoding", "bayer_rggb8"), "bayer_rggb8"),
     "a joint is missing": (lambda rig: rig.probe.joint_names.pop(), "lacks joint 'wrist'"),

@@ -161,6 +161,18 @@ def test_a_missing_joint_is_named_and_ends_policy(graph):
     wait_for_hold_because(graph, "joint 'wrist'")
 
 
+def test_after_an_absence_of_seconds_the_policy_does_not_go_on_by_itself(graph):
+    """Though the robot file's default is to recover from an overrun."""
+    drive(graph)
+    graph.policy_node.pause(2.0)
+    wait_for_hold_because(graph, "the control thread did not run for")
+    wait_until(lambda: not any(graph.probe.commands[-1].points[0].velocities), "rest")
+    graph.probe.commands.clear()
+    wait_until(lambda: len(graph.probe.commands) > 100, "commands")
+    held = [command.points[0].positions for command in graph.probe.commands]
+    assert held == held[:1] * len(held) and graph.probe.mode() == "HOLD"
+
+
 def test_a_policy_other_than_the_models_refuses_engage(graph, tmp_path):
     other = tmp_path / "other_policy"
     shutil.copytree(graph.policy_dir, other)

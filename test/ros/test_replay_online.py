@@ -64,7 +64,7 @@ def online_bag(ros: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         recorder = subprocess.Popen(command, stdout=log, stderr=log, env=env, cwd=SOURCE_ROOT)
     nodes = [
         NodeProcess("nodes.model_node", folder / "model_node.log", common),
-        NodeProcess("nodes.policy_node", folder / "policy_node.log", common),
+        NodeProcess("nodes.policy_node", folder / "policy_node.log", {**common, "is_followed": False}),
     ]
     try:
         with simulated_time(BagReader(DEMO_BAG).contents.start_ns) as tell_time:

@@ -46,13 +46,16 @@ def fill_sensors(sensors: SensorBuffers, now_ns: int, positions: tuple[float, fl
 
 
 class Rig:
-    """A loop with a clock of its own, and sensors that stay fresh unless told otherwise."""
+    """A loop with a clock of its own, an arm that is where it was last commanded unless somebody holds it at ``arm``,
+    and sensors that stay fresh unless told otherwise."""
 
     def __init__(self, settings: LoopSettings | None = None, robot: RobotConfig = ROBOT) -> None:
         self.loop = ControlLoop(robot, settings or LoopSettings(50.0, 0.5, handoff_ramp_s=0.0))
         self.now_ns = 100 * S
         self.fresh = {"front", "wrist", "joints"}
         self.frozen: set[str] = set()
+        self.arm: tuple[float, ...] | None = None
+        self.measured: tuple[float, ...] = (0.0, 0.0)
         self.ticks: list[Tick] = []
         fill_sensors(self.loop.sensors, self.now_ns)
 
@@ -69,8 +72,11 @@ class Rig:
                     taken = replace(taken, content=np.zeros_like(taken.content))
                 self.loop.sensors.cameras[camera].add(taken)
             if "joints" in self.fresh:
-                self.loop.sensors.joints.add(joints(self.now_ns - 2 * MS, 0.0, 0.0))
+                self.loop.sensors.joints.add(joints(self.now_ns - 2 * MS, *self.measured))
             self.ticks.append(self.loop.tick(self.now_ns))
+            command = self.ticks[-1].command
+            follows = self.measured if command is None else tuple(command.positions.tolist())
+            self.measured = follows if self.arm is None else self.arm
         return self.ticks[-1]
 
     def engage(self) -> None:

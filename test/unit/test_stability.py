@@ -75,6 +75,22 @@ def test_an_arm_comes_to_rest_where_a_still_hand_is(rate_hz: int, ahead_ms: int,
     arm.assert_at_rest()
 
 
+@pytest.mark.parametrize("ahead_ms", [0, 20, 33, 100])
+@pytest.mark.parametrize("rate_hz", [5, 10, 15, 20, 30, 50, 100, 200])
+def test_an_arm_moves_as_steadily_as_the_hand_that_leads_it(rate_hz: int, ahead_ms: int) -> None:
+    """However seldom the hand is heard: its path doesn't end before it is heard again."""
+    loop = ControlLoop(ROBOT, LoopSettings(50.0))
+    arm, way = Arm(loop), GOAL - START
+    every_ms = 1000 // rate_hz
+    for ms in range(4000):
+        arm.step(ms)
+        if ms % every_ms == 0:
+            hand = START + way * (ms + ahead_ms) / 4000
+            assert loop.offer_teleop(TeleopTrajectory((arm.now_ns + ahead_ms * MS + 1,), hand[None]), arm.now_ns) == ""
+    steady = float(np.abs(way / ROBOT.joint_values("max_velocity")).max()) / 4.0
+    np.testing.assert_allclose(arm.speeds[100:], steady, rtol=0.02)
+
+
 @pytest.mark.parametrize("max_jerk", JERKS)
 @pytest.mark.parametrize("answer_ms", [5, 20, 80, 200, 450])
 @pytest.mark.parametrize("strategy", STRATEGIES)

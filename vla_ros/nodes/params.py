@@ -73,6 +73,9 @@ class PolicyNodeParams(SharedParams):
         0.2, "Over how long a change of driver is blended; 0: at once, within limits.", unit="s", low=0.0, high=5.0
     )
     shadow: bool = parameter(True, "Ask the policy while a human drives, too, so that it can take over again at once.")
+    is_followed: bool = parameter(
+        True, "An arm follows the commands, and is watched doing so; false where a bag plays the joint states."
+    )
     realtime_priority: int = parameter(
         10, "SCHED_FIFO priority of the ticker where permitted; 0: an ordinary thread.", low=0, high=99
     )

@@ -99,6 +99,7 @@ class PolicyNode(ManagedNode):
             teleop=params.teleop,
             handoff_ramp_s=params.handoff_ramp_s,
             shadow=params.shadow,
+            is_followed=params.is_followed,
         )
         self._control.task = self._control.task or params.task.strip()
         self._diagnostics.restart(1e3 / settings.control_rate_hz, params.stage_budgets_ms)
@@ -194,7 +195,7 @@ class PolicyNode(ManagedNode):
         if tick.mode is not self._published_mode or tick.command is not None:
             self._publish_mode(tick.mode)
         if tick.ramp is None:
-            return
+            return self._diagnostics.pause()
         assert self._configured is not None
         self._configured.outputs.publish(tick.ramp, self._stamps.to_ros_ns(deadline_ns))
         now_ns = steady_now_ns()

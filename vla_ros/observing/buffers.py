@@ -7,10 +7,11 @@ sees either the old one or the new one.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vla_ros.interpolate import between
+from vla_ros.interpolate import between, whole_turns
 from vla_ros.robot import RobotConfig
 from vla_ros.types import Frame, JointSample
 from vla_ros.units import NS_PER_S
@@ -18,6 +19,11 @@ from vla_ros.units import NS_PER_S
 NUM_FRAMES = 8
 NUM_JOINT_SAMPLES = 512
 NUM_FIRST_ROWS = 16
+# An arm that is pushed by hand may be faster than its limit, not twice as fast; stamps of a driver that was held up lie
+# closer together than what they stand for.
+MAX_SPEED_FACTOR = 2.0
+MIN_SPAN_S = 0.1
+MIN_VELOCITY_SPAN_S = 0.005
 
 
 class FrameBuffer:
@@ -54,22 +60,60 @@ class FrameBuffer:
         return min(reversed(self._frames), key=lambda frame: abs(frame.stamp_ns - stamp_ns), default=None)
 
 
+@dataclass(frozen=True)
+class Jump:
+    """Two joint samples, one after the other and ``span_s`` apart, that no arm can give: ``joint``, by its column, is
+    ``distance`` further in the one of ``stamp_ns``."""
+
+    stamp_ns: int
+    joint: int
+    distance: float
+    span_s: float
+
+
 class JointBuffer:
     """The last ``NUM_JOINT_SAMPLES`` joint samples, oldest first. A sample not newer than the newest is ignored.
 
-    ``turns`` says which joints turn without end, bool ``[num_joints]``; any may where nobody knows.
+    ``turns`` says which joints turn without end, bool ``[num_joints]``; any may where nobody knows. ``jump`` is the
+    last one there was: a joint that was far faster than ``max_velocities`` ``[num_joints]``. Velocities that a driver
+    doesn't send, or that no arm can have, come of the sample before.
     """
 
-    def __init__(self, turns: np.ndarray | bool = True) -> None:
+    def __init__(self, turns: np.ndarray | bool = True, max_velocities: np.ndarray | float = math.inf) -> None:
+        self.jump: Jump | None = None
         self._turns = turns
+        self._max_speeds = MAX_SPEED_FACTOR * max_velocities
         self._samples: tuple[JointSample, ...] = ()
 
     def add(self, sample: JointSample) -> None:
-        if not self._samples or sample.stamp_ns > self._samples[-1].stamp_ns:
-            self._samples = (*self._samples[1 - NUM_JOINT_SAMPLES :], sample)
+        newest, velocities = self.newest(), np.full_like(sample.positions, np.nan)
+        if newest is not None:
+            span_s = (sample.stamp_ns - newest.stamp_ns) / NS_PER_S
+            step = self.way(newest.positions, sample.positions)
+            excess = np.abs(step) / self._max_speeds - max(abs(span_s), MIN_SPAN_S)
+            if (excess > 0).any():
+                joint = int(excess.argmax())
+                self.jump = Jump(max(sample.stamp_ns, newest.stamp_ns), joint, float(abs(step[joint])), abs(span_s))
+            if span_s <= 0:
+                return
+            velocities = step / max(span_s, MIN_VELOCITY_SPAN_S)
+        if not (np.abs(sample.velocities) <= self._max_speeds).all():
+            sample = replace(sample, velocities=velocities)
+        self._samples = (*self._samples[1 - NUM_JOINT_SAMPLES :], sample)
 
     def clear(self) -> None:
-        self._samples = ()
+        self._samples, self.jump = (), None
+
+    def way(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """From one ``[num_joints]`` to another, the short way for a joint that turns without end."""
+        step = end - start
+        return step - whole_turns(step, self._turns)
+
+    def since(self, stamp_ns: int) -> tuple[JointSample, ...]:
+        """The samples from ``stamp_ns`` on, and the one before."""
+        samples = self._samples
+        num_older = sum(sample.stamp_ns < stamp_ns for sample in samples)
+        return samples[max(num_older - 1, 0) :]
 
     def newest(self) -> JointSample | None:
         samples = self._samples
@@ -105,7 +149,7 @@ class SensorBuffers:
 
     def __init__(self, robot: RobotConfig) -> None:
         self.cameras = {name: FrameBuffer() for name in robot.camera_names}
-        self.joints = JointBuffer(robot.turns)
+        self.joints = JointBuffer(robot.turns, robot.joint_values("max_velocity"))
         self.task = ""
 
     def clear(self) -> None:
@@ -121,5 +165,5 @@ def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def joint_sample(stamp_ns: int, positions: np.ndarray, velocities: np.ndarray | None) -> JointSample:
-    """A joint sample; a driver that sends no velocities is taken to be at rest."""
-    return JointSample(stamp_ns, positions, np.zeros_like(positions) if velocities is None else velocities)
+    """A joint sample; velocities that a driver doesn't send are not a number."""
+    return JointSample(stamp_ns, positions, np.full_like(positions, np.nan) if velocities is None else velocities)

@@ -8,6 +8,8 @@ from vla_ros.observing.buffers import SensorBuffers
 from vla_ros.robot import RobotConfig
 from vla_ros.units import NS_PER_S
 
+SETTLING_S = 0.25
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -30,6 +32,20 @@ def joint_fault(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Faul
         line = f"joint state on '{topic}' is {age_s:.2f} s old; expected at most {limit_s:g} s"
         return Fault("joints", line, age_s, limit_s)
     return None
+
+
+def jump_fault(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Fault | None:
+    """A joint that was elsewhere within the last ``SETTLING_S`` than an arm can have moved it."""
+    jump = sensors.joints.jump
+    if jump is None or now_ns - jump.stamp_ns > SETTLING_S * NS_PER_S:
+        return None
+    joint = robot.joints[jump.joint]
+    line = (
+        f"joint state on '{robot.joint_states.topic}' jumped: joint '{joint.name}' by {jump.distance:.2f} within "
+        f"{jump.span_s:.3f} s; expected no more than max_velocity {joint.max_velocity:g} allows: is there a second "
+        "publisher?"
+    )
+    return Fault("joints", line)
 
 
 def camera_fault(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Fault | None:

@@ -157,6 +157,7 @@ class BagRun:
                 # Who takes over, and when, is as recorded.
                 teleop=TeleopSettings(takeover="request", timeout_s=math.inf),
                 handoff_ramp_s=settings.handoff_ramp_s,
+                is_followed=False,
             ),
         )
         period_ns = round(NS_PER_S / rate_hz)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vla_ros import topics
 from vla_ros.types import Mode
 
@@ -14,6 +16,8 @@ class Handoff:
         self._why = "just started"
         self._is_faulty = False
         self._is_pressed = False
+        self._troubles: dict[str, str] = {}
+        self._present: set[str] = set()
         self._changes: list[str] = []
 
     @property
@@ -22,13 +26,13 @@ class Handoff:
 
     @property
     def why(self) -> str:
-        """What led to the present mode, in one line."""
-        return self._why
+        """What led to the present mode, and what has gone wrong since, in one line."""
+        return "; ".join((self._why, *self._troubles.values()))
 
     @property
     def is_faulty(self) -> bool:
-        """Whether a fault, and no person, led to the present mode."""
-        return self._is_faulty
+        """Whether a fault, and no person, led to the present mode, or something has gone wrong since."""
+        return self._is_faulty or bool(self._troubles)
 
     def change(self, mode: Mode, why: str, is_fault: bool = False) -> None:
         """Give the robot to ``mode``; while it has it already, the first reason stays, and ESTOP stays whatever
@@ -61,6 +65,20 @@ class Handoff:
         """Note something else worth a line."""
         self._changes.append(line)
 
+    def trouble(self, lines: Mapping[str, str]) -> None:
+        """What is wrong now although nobody drives, a line for each kind; it stays named until the mode changes."""
+        for kind in lines.keys() - self._present:
+            self.note(f"{self._mode.value}: {lines[kind]}")
+        self._troubles |= lines
+        self._present = set(lines)
+
+    def settled(self, kind: str, outcome: str) -> None:
+        """What has become of it."""
+        if kind in self._troubles:
+            self._troubles[kind] += f"; {outcome}"
+        self.note(f"{self._mode.value}: {outcome}")
+
     def _set(self, mode: Mode, why: str, is_fault: bool) -> None:
         self._mode, self._why, self._is_faulty = mode, why, is_fault
+        self._troubles, self._present = {}, set()
         self._changes.append(f"{mode.value}: {why}")

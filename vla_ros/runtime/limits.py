@@ -62,6 +62,11 @@ class Limiter:
         self._change = np.zeros(robot.num_joints)  # of the velocities, by the last command
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether the last command has no velocity."""
+        return not self._velocities.any()
+
+    @property
     def positions(self) -> np.ndarray | None:
         """Positions ``[num_joints]`` of the last command; None before ``start_at``."""
         return self._positions
@@ -72,13 +77,15 @@ class Limiter:
         is_delayed = (self._smoother.delay_s > 0) & np.isfinite(target.positions)
         return np.where(is_delayed, target.positions, command.positions)
 
-    def start_at(self, positions: np.ndarray) -> None:
-        """Take measured ``positions`` ``[num_joints]``, at rest, as the state the next command continues from."""
+    def start_at(self, positions: np.ndarray, velocities: np.ndarray | None = None, age_s: float = 0.0) -> np.ndarray:
+        """Take what was measured ``age_s`` ago as the state the next command continues from: ``positions`` and
+        ``velocities`` ``[num_joints]``, None at rest. An arm in motion has been braking since; returns where it is."""
         assert np.isfinite(positions).all()
-        self._positions = positions.astype(np.float64)
-        self._velocities = np.zeros(len(positions))
-        self._change = np.zeros(len(positions))
+        moving = np.zeros(len(positions)) if velocities is None else self._within_limits(velocities, positions)
+        self._positions, self._velocities = self._braked(positions.astype(np.float64), moving, age_s / self._dt)
+        self._change = -self._velocities
         self._is_smooth = False
+        return self._positions
 
     def follow(self, target: Target, stamp_ns: int) -> Command:
         """The command closest to ``target`` that keeps every limit; a target that is not finite is dropped: brake."""
@@ -158,12 +165,15 @@ class Limiter:
         """``wanted`` velocities within what the limits leave after a state; the acceleration limit has the last
         word."""
         step = self._max_acceleration * self._dt
-        drift = positions + 0.5 * self._dt * velocities
-        up = _stoppable_velocity(np.maximum(self._upper - drift, 0.0), self._max_acceleration, self._dt)
-        down = _stoppable_velocity(np.maximum(drift - self._lower, 0.0), self._max_acceleration, self._dt)
-        bounded = np.clip(wanted, -self._max_velocity, self._max_velocity)
-        bounded = np.clip(bounded, -down, up)
+        bounded = self._within_limits(wanted, positions + 0.5 * self._dt * velocities)
         return np.clip(bounded, velocities - step, velocities + step)
+
+    def _within_limits(self, velocities: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """``velocities`` within the velocity limit and what can be braked before the position limits."""
+        up = _stoppable_velocity(np.maximum(self._upper - positions, 0.0), self._max_acceleration, self._dt)
+        down = _stoppable_velocity(np.maximum(positions - self._lower, 0.0), self._max_acceleration, self._dt)
+        bounded = np.clip(velocities, -self._max_velocity, self._max_velocity)
+        return np.clip(bounded, -down, up)
 
     def _advance(self, velocities: np.ndarray, stamp_ns: int, reason: str) -> Command:
         self._positions = self._positions + 0.5 * self._dt * (self._velocities + velocities)

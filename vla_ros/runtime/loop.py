@@ -12,11 +12,11 @@ import numpy as np
 
 from vla_ros import topics
 from vla_ros.observing.buffers import SensorBuffers
-from vla_ros.observing.freshness import Fault, frozen_fault, joint_fault, sensor_fault
+from vla_ros.observing.freshness import Fault, frozen_fault, jump_fault, sensor_fault
 from vla_ros.observing.observe import NoObservation, observe
 from vla_ros.robot import RobotConfig
-from vla_ros.runtime.aim_history import AimHistory
 from vla_ros.runtime.handoff import Handoff
+from vla_ros.runtime.history import PositionHistory
 from vla_ros.runtime.limits import BrakingRamp, Limiter
 from vla_ros.runtime.missed import MissedTicks
 from vla_ros.runtime.path import Ramp, Target
@@ -24,20 +24,23 @@ from vla_ros.runtime.policy_driver import Asked, PolicyDriver
 from vla_ros.runtime.recovery import Recovery
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.runtime.teleop import Teleop, TeleopSettings, TeleopTrajectory
+from vla_ros.runtime.tracking import Tracking
 from vla_ros.runtime.watchdogs import overrun_fault, result_fault, silence_fault
-from vla_ros.types import ActionChunk, ChunkShape, Command, Continuation, Mode, Observation
+from vla_ros.types import ActionChunk, ChunkShape, Command, Continuation, JointSample, Mode, Observation
 from vla_ros.units import NS_PER_S
 
 AIM_HISTORY_S = 5.0
 MAX_SHADOW_AGE_S = 0.5
 MAX_SHADOW_DISTANCE = 0.15
 ESTOP_LATCHED = f"{Mode.ESTOP.value} is latched; call '{topics.RESET_ESTOP}' first"
+NOT_BEGUN = "the control loop has not begun"
 
 
 @dataclass(frozen=True)
 class LoopSettings:
     """``control_rate_hz`` is the ticks' rate; a result later than ``result_timeout_s`` is a fault; a change of driver
-    is drawn out over ``handoff_ramp_s``; with ``shadow`` the policy is asked while a human drives, too."""
+    is drawn out over ``handoff_ramp_s``; with ``shadow`` the policy is asked while a human drives, too.
+    ``is_followed`` says that an arm follows the commands, to be watched doing so: the arm of a bag doesn't."""
 
     control_rate_hz: float
     result_timeout_s: float = 1.0
@@ -45,14 +48,16 @@ class LoopSettings:
     teleop: TeleopSettings = TeleopSettings()
     handoff_ramp_s: float = 0.2
     shadow: bool = True
+    is_followed: bool = True
 
 
 @dataclass(frozen=True)
 class Tick:
     """What one tick gives: the mode, the command due one period later with its braking ramp, and what happened.
 
-    ``command`` and ``ramp`` are None before the first joint state. ``observation_age_ns`` is how old the observation
-    behind the command is; None where no chunk is followed. ``events`` are lines worth a log entry.
+    ``command`` and ``ramp`` are None before the first joint state, and while the arm is away from where it was left:
+    its controller keeps the last one. ``observation_age_ns`` is how old the observation behind the command is; None
+    where no chunk is followed. ``events`` are lines worth a log entry.
     """
 
     mode: Mode
@@ -73,14 +78,15 @@ class ControlLoop:
         self._period_ns = round(NS_PER_S / settings.control_rate_hz)
         self._limiter = Limiter(robot, self._period_ns / NS_PER_S)
         self._handoff = Handoff()
-        self._teleop = Teleop(settings.teleop)
+        self._teleop = Teleop(settings.teleop, self._period_ns)
         self._policy = PolicyDriver(STRATEGIES[settings.strategy](), settings.result_timeout_s / 2)
-        self._aims = AimHistory(round(AIM_HISTORY_S * settings.control_rate_hz))
+        self._aims = PositionHistory(round(AIM_HISTORY_S * settings.control_rate_hz))
+        self._tracking = Tracking(robot, self.sensors, settings.is_followed)
         self._missed = MissedTicks(self._period_ns, robot.is_stamped)
         self._waiting_since_ns = 0
         self._engaged_ns = 0
         self._no_observation = ""
-        self._recovery = Recovery(robot.watchdogs)
+        self._recovery = Recovery(robot.watchdogs, self._period_ns / NS_PER_S)
         self._ramp = Ramp(settings.handoff_ramp_s, self._period_ns)
 
     @property
@@ -89,12 +95,12 @@ class ControlLoop:
 
     @property
     def why(self) -> str:
-        """What led to the present mode, in one line."""
+        """What led to the present mode, and what has become of the arm since, in one line."""
         return self._handoff.why
 
     @property
     def is_faulty(self) -> bool:
-        """Whether a fault, and no person, led to the present mode."""
+        """Whether a fault, and no person, led to the present mode, or the arm isn't where it was left."""
         return self._handoff.is_faulty
 
     @property
@@ -118,8 +124,9 @@ class ControlLoop:
             return ""
         if self.mode is Mode.ESTOP:
             return ESTOP_LATCHED
-        if self._limiter.positions is None:
-            return f"no joint state has come on '{self._robot.joint_states.topic}'"
+        refusal = self._tracking.refusal(now_ns)
+        if refusal or self._limiter.positions is None:
+            return refusal or NOT_BEGUN
         observation = observe(self._robot, self.sensors, now_ns)
         if isinstance(observation, NoObservation):
             return observation.reason
@@ -147,9 +154,9 @@ class ControlLoop:
             return ""
         if self.mode is Mode.ESTOP:
             return ESTOP_LATCHED
-        fault = joint_fault(self._robot, self.sensors, now_ns)
-        if fault is not None or self._limiter.positions is None:
-            return fault.line if fault is not None else "the control loop has not begun"
+        refusal = self._tracking.refusal(now_ns)
+        if refusal or self._limiter.positions is None:
+            return refusal or NOT_BEGUN
         self._release()
         self._fault = None
         self._teleop.start(now_ns)
@@ -201,7 +208,8 @@ class ControlLoop:
 
     def reset_estop(self) -> str:
         """From ESTOP to HOLD. Returns the reason for a refusal."""
-        return self._handoff.reset_estop()
+        refusal = self._tracking.distance() if self.mode is Mode.ESTOP else ""
+        return refusal or self._handoff.reset_estop()
 
     def clock_jumped(self, line: str, now_ns: int) -> None:
         """ROS time has jumped: nothing stamped before is of any use."""
@@ -274,43 +282,43 @@ class ControlLoop:
         ``model_fault`` is what is wrong with the model node now.
         """
         num_missed = self._missed.before(now_ns)
-        if num_missed:
+        if num_missed and self._limiter.positions is not None:
             self._limiter.skip(num_missed)
+            self._tracking.commanded(now_ns, self._limiter.positions)
         missed_ns = num_missed * self._period_ns + self._missed.take_late_ns()
         if self._limiter.positions is None:
-            self._start_from_measurement(now_ns)
-        commanded = self._limiter.positions
-        if commanded is None:
-            return Tick(self.mode, None, None, None, self._handoff.take_changes())
+            self._begin_at(self._tracking.start(now_ns), now_ns)
         due_ns = now_ns + self._period_ns
         self._watch(now_ns, due_ns, missed_ns, model_fault)
-        target = self._target(due_ns, commanded)
+        commanded = self._limiter.positions
+        target = None if commanded is None else self._target(due_ns, commanded)
+        if commanded is None or (target is None and not self._can_stay(now_ns)):
+            return Tick(self.mode, None, None, None, self._handoff.take_changes())
         command = self._limiter.follow(target, due_ns) if target is not None else self._limiter.brake(due_ns)
         self._aims.add(due_ns, command.positions if target is None else self._limiter.aim(target, command))
+        self._tracking.commanded(due_ns, command.positions)
         followed_ns = self._policy.followed_ns if target is not None and self.mode is Mode.POLICY else None
         age_ns = None if followed_ns is None else now_ns - followed_ns
-        ramp = self._limiter.braking_ramp(command)
-        return Tick(self.mode, command, ramp, age_ns, self._handoff.take_changes())
+        return Tick(self.mode, command, self._limiter.braking_ramp(command), age_ns, self._handoff.take_changes())
 
     def sent(self, now_ns: int) -> None:
         """The last tick's command has gone out."""
         self._missed.sent(now_ns)
 
     def _target(self, due_ns: int, commanded: np.ndarray) -> Target | None:
-        if self._recovery.cause is not None:
+        if self._recovery.cause is not None or self.mode not in (Mode.POLICY, Mode.TELEOP):
             return None
-        if self.mode is Mode.POLICY:
-            return self._ramp.lead_in(self._policy.target(due_ns), commanded, due_ns)
-        if self.mode is Mode.TELEOP:
-            return self._ramp.lead_in(self._teleop.target(due_ns), commanded, due_ns)
-        return None
+        target = self._policy.target(due_ns) if self.mode is Mode.POLICY else self._teleop.target(due_ns)
+        return self._ramp.lead_in(target, commanded, due_ns)
 
     def _watch(self, now_ns: int, due_ns: int, missed_ns: int, model_fault: Fault | None) -> None:
         """Let go, or brake until it is over, where going on would be blind."""
         if self.mode is Mode.TELEOP:
-            fault = silence_fault(self._teleop.silence_s(now_ns), self._settings.teleop.timeout_s)
-            fault = fault or joint_fault(self._robot, self.sensors, now_ns)
+            silence = silence_fault(self._teleop.silence_s(now_ns), self._settings.teleop.timeout_s)
+            fault = silence or self._tracking.arm_fault(now_ns)
             overrun = overrun_fault(self._robot, missed_ns / NS_PER_S)
+            if fault is None and overrun is not None and self._recovery.needs_human(overrun):
+                fault = overrun
             if fault is not None:
                 self._fault = fault
                 self.hold(fault.line)
@@ -319,7 +327,9 @@ class ControlLoop:
                 self._handoff.note(overrun.line)
             return
         if self.mode is not Mode.POLICY:
-            return
+            away, jump = self._tracking.fault(), jump_fault(self._robot, self.sensors, now_ns)
+            self._fault = away or jump or self._fault
+            return self._handoff.trouble({fault.kind: fault.line for fault in (away, jump) if fault is not None})
         fault, cause = self._policy_fault(now_ns, due_ns, missed_ns, model_fault), self._recovery.cause
         if fault is not None:
             self._act_on(fault, now_ns)
@@ -332,6 +342,7 @@ class ControlLoop:
     def _policy_fault(self, now_ns: int, due_ns: int, missed_ns: int, model_fault: Fault | None) -> Fault | None:
         fault = (
             overrun_fault(self._robot, missed_ns / NS_PER_S)
+            or self._tracking.arm_fault(now_ns)
             or sensor_fault(self._robot, self.sensors, now_ns)
             or frozen_fault(self._robot, self.sensors, self._engaged_ns)
             or model_fault
@@ -350,6 +361,17 @@ class ControlLoop:
             why = self._no_observation or f"no newer result came from {topics.MODEL_NODE}"
             return Fault("chunk", f"the action chunk is used up: {why}")
         return None
+
+    def _can_stay(self, now_ns: int) -> bool:
+        """Whether there is something to command while nobody drives. An arm that is away from the last command, come to
+        rest, is commanded to stay where it is once it rests there."""
+        if not self._limiter.is_at_rest or not self._tracking.look(now_ns):
+            return True
+        place = self._tracking.resting_place(now_ns)
+        if place is not None:
+            self._begin_at(place, now_ns)
+            self._handoff.settled("tracking", "it rests and is commanded to stay where it is now")
+        return place is not None
 
     def _act_on(self, fault: Fault, now_ns: int) -> None:
         """HOLD, or brake and stay where the robot file says so and it hasn't lasted too long."""
@@ -370,7 +392,9 @@ class ControlLoop:
         self._recovery.end()
         self._ramp.restart()
 
-    def _start_from_measurement(self, now_ns: int) -> None:
-        sample = self.sensors.joints.newest()
-        if sample is not None and now_ns - sample.stamp_ns <= self._robot.joint_states.max_age_s * NS_PER_S:
-            self._limiter.start_at(sample.positions)
+    def _begin_at(self, measured: JointSample | None, now_ns: int) -> None:
+        if measured is not None:
+            age_s = max(0, now_ns - measured.stamp_ns) / NS_PER_S
+            positions = self._limiter.start_at(measured.positions, measured.velocities, age_s)
+            self._aims.restart(now_ns, positions)
+            self._tracking.restart(now_ns, positions)

@@ -13,9 +13,11 @@ UNTIL_ANSWERED = ("result", "answer", "chunk")
 class Recovery:
     """``cause`` is what is braked for now, None where nothing is."""
 
-    def __init__(self, watchdogs: WatchdogConfig) -> None:
+    def __init__(self, watchdogs: WatchdogConfig, period_s: float) -> None:
+        """Ticks are ``period_s`` apart."""
         self.cause: Fault | None = None
         self._watchdogs = watchdogs
+        self._period_s = period_s
         self._since_ns = 0
 
     def begin(self, cause: Fault, now_ns: int) -> None:
@@ -31,11 +33,17 @@ class Recovery:
 
     def allows(self, fault: Fault, now_ns: int) -> bool:
         """Whether ``fault`` may be braked through: by its kind, and as long as it hasn't lasted too long."""
-        if self.cause is not None and self.lasts_too_long(now_ns):
+        if self.needs_human(fault) or (self.cause is not None and self.lasts_too_long(now_ns)):
             return False
         # After a jump of the clock sensors are silent for a moment: that is part of it.
         kind = "clock" if self.cause is not None and self.cause.kind == "clock" else fault.kind
         return self._watchdogs.action(kind) == "recover"
+
+    def needs_human(self, fault: Fault) -> bool:
+        """Whether nobody watched over the robot for so long that going on by itself is out of the question."""
+        # Missed ticks are counted: the absence was up to two periods longer.
+        absence_s = (fault.age_s or 0.0) + 2 * self._period_s
+        return fault.kind == "overrun" and absence_s > self._watchdogs.max_recovery_s
 
     def lasts_too_long(self, now_ns: int) -> bool:
         return now_ns - self._since_ns > self._watchdogs.max_recovery_s * NS_PER_S

@@ -9,7 +9,7 @@ from vla_ros.robot import RobotConfig
 
 def overrun_fault(robot: RobotConfig, missed_s: float) -> Fault | None:
     """Control ticks that did not come for ``missed_s``."""
-    limit_s = robot.watchdogs.max_overrun_s
+    limit_s = min(robot.watchdogs.max_overrun_s, robot.watchdogs.max_recovery_s)
     if missed_s <= limit_s:
         return None
     line = f"the control thread did not run for {missed_s:.2f} s; expected at most {limit_s:g} s"

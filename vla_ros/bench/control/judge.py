@@ -18,7 +18,7 @@ import numpy as np
 from vla_ros.interpolate import hermite_at
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import RobotConfig
-from vla_ros.runtime.aim_history import AimHistory
+from vla_ros.runtime.history import PositionHistory
 from vla_ros.runtime.policy_driver import PolicyDriver
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.types import ActionChunk
@@ -264,7 +264,7 @@ def _num_lost(before: HeardCommand | None, command: HeardCommand) -> int:
 
 def _command_in_force(commands: Sequence[HeardCommand], t_ns: int, now_ns: int, period_ns: int) -> np.ndarray | None:
     """The commanded positions at ``t_ns`` as they were known at ``now_ns``."""
-    history, end = AimHistory(HISTORY_SIZE), bisect_left(commands, now_ns, key=attrgetter("sent_ns"))
+    history, end = PositionHistory(HISTORY_SIZE), bisect_left(commands, now_ns, key=attrgetter("sent_ns"))
     for command in commands[max(0, end - HISTORY_SIZE) : end]:
         history.add(command.sent_ns + period_ns, command.positions[0])
     return history.at(t_ns) if end else None

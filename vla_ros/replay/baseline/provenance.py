@@ -15,7 +15,7 @@ from vla_ros.robot import RobotConfig
 from vla_ros.strict import config_to_dict
 
 Setting = str | int | float | bool | None
-NOT_REPLAYED = ("stamp", "lead_periods")
+NOT_REPLAYED = ("stamp", "lead_periods", "max_tracking_error", "tracking")
 """Values of a robot without effect in a replay, whose commands nobody follows."""
 
 
