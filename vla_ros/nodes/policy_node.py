@@ -24,7 +24,7 @@ from vla_ros.policies.files import load_processor
 from vla_ros.robot import RobotConfig, read_robot_file
 from vla_ros.ros.clock import StampMap, steady_now_ns
 from vla_ros.ros.declare import declare, guard, read
-from vla_ros.ros.endpoints import hear, make_publisher
+from vla_ros.ros.endpoints import hear, make_publisher, make_steady_timer
 from vla_ros.ros.managed import ManagedNode, run_managed
 from vla_ros.ros.outputs import CommandOutputs
 from vla_ros.ros.problems import Problems
@@ -77,7 +77,7 @@ class PolicyNode(ManagedNode):
         self._diagnostics = PolicyDiagnostics(self, self._control, self._problems)
         self._refuse_task = self._problems.refusing(topics.TASK)
         hear(self, topics.TASK.private, self._on_task, self._refuse_task)
-        self.create_steady_timer(LOOK_PERIOD_S, lambda: self._rivals.look(*self._own_topics()))
+        make_steady_timer(self, LOOK_PERIOD_S, lambda: self._rivals.look(*self._own_topics()))
         self._control.offer_services(self)
         threshold = JumpThreshold(
             min_forward=Duration(seconds=MAX_CLOCK_JUMP_S),
