@@ -28,6 +28,7 @@ DISCOVERY_S = 2.0
 WINDOW_S = 1.0
 FORGET_S = 1.0
 NUM_STEPS_BACK = 3
+UNKNOWN, NAMELESS = "_NODE_NAME_UNKNOWN_", "a node not known by name yet"
 NO_SEQUENCE = 2**64 - 1
 """What a middleware says that doesn't number messages: where it doesn't, nobody is found by what is heard."""
 
@@ -90,6 +91,7 @@ class Rivals:
         topic = self._node.resolve_topic_name(topic)
         publishers = self._node.get_publishers_info_by_topic(topic)
         names = sorted(f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in publishers)
+        names = [NAMELESS if UNKNOWN in name else name for name in names]
         got = f"'{topic}' has {len(names)} publishers: {', '.join(names)}"
         self._line, self._found_ns = f"{got}; expected one for this robot: end the others", steady_now_ns()
         self._problems.report(f"publishers of {topic}", self._line)
