@@ -216,6 +216,36 @@ def test_a_picture_that_breaks_off_is_refused_though_a_decoder_would_repair_it(s
         decode_image(SimpleNamespace(format="jpeg", data=damage(data)))
 
 
+RESTARTS = [cv2.IMWRITE_JPEG_RST_INTERVAL, 3]
+FULL_CHROMA = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+PICTURES = {
+    "noise": np.random.default_rng(1).integers(0, 256, (96, 128, 3), np.uint8),
+    "flat": np.full((100, 75, 3), 40, np.uint8),
+    "a slope": np.add.outer(np.arange(120), np.arange(160)).astype(np.uint8)[..., None].repeat(3, axis=-1),
+}
+
+
+@pytest.mark.parametrize("settings", [[], RESTARTS, FULL_CHROMA], ids=["plain", "with restarts", "full chroma"])
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_jpeg_cut_in_its_middle_is_refused_though_its_end_marker_was_put_back(name, settings):
+    data = cv2.imencode(".jpg", PICTURES[name], settings)[1].tobytes()
+    assert decode_image(SimpleNamespace(format="jpeg", data=data)).shape == PICTURES[name].shape
+    scan = data.index(b"\xff\xda") + 14
+    for share in (0.1, 0.3, 0.5, 0.7, 0.85):
+        cut = data[: scan + int((len(data) - 2 - scan) * share)].rstrip(b"\xff") + b"\xff\xd9"
+        with pytest.raises(ValueError, match="breaks off after .* whole picture"):
+            decode_image(SimpleNamespace(format="jpeg", data=cut))
+
+
+@pytest.mark.parametrize("settings", [[], RESTARTS], ids=["plain", "with restarts"])
+def test_a_picture_that_ends_in_the_grey_that_decoders_fill_up_with_is_taken(settings):
+    for grey_from in (0, 64, 80):
+        pixels = PICTURES["noise"].copy()
+        pixels[grey_from:] = 128
+        data = cv2.imencode(".jpg", pixels, settings)[1].tobytes()
+        assert (decode_image(SimpleNamespace(format="jpeg", data=data))[-1] == 128).all()
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_what_a_driver_pads_a_whole_picture_with_does_no_harm(suffix):
     data = noise(suffix) + bytes(100)

@@ -1,6 +1,7 @@
 """From demonstrations through bags to a policy directory, at a size that takes seconds."""
 
 import json
+import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -258,6 +259,69 @@ def test_what_lies_beside_the_bags_is_named_and_what_can_be_read_of_them_is(bags
     assert f"skipped in {tmp_path / 'bags'}, not a bag: notes.txt" in lines
 
 
+def contents(folder):
+    """Every file below a folder, and every folder, with what is in it and when it was written."""
+    paths = sorted(folder.rglob("*"))
+    return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in [folder, *paths]}
+
+
+def test_nothing_is_written_where_the_users_bags_lie_and_they_alone_are_trained_on(robot, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recorded = record_driven(tmp_path / "mine" / "live", robot, "left")
+    (tmp_path / "mine" / "notes.txt").write_text("the good ones")
+    before, lines = contents(tmp_path / "mine"), []
+    wanted = ("namespace=left", "optimizer.num_steps=1", "+demonstrations.num_episodes=2")
+    report = run(small_config(tmp_path, [recorded], *wanted), lines.append)
+    assert contents(tmp_path / "mine") == before and not (tmp_path / "outputs").exists()
+    assert report.num_episodes == 2 and report.num_by_driver.keys() == {"POLICY", "TELEOP"}
+    assert any("no demonstrations are made" in line for line in lines)
+
+
+def made_of(folder, num_episodes=EPISODES.num_episodes, seed=EPISODES.seed):
+    """Overrides that train on the demonstrations of ``EPISODES`` in ``folder``."""
+    made = (f"+demonstrations.num_episodes={num_episodes}", f"+demonstrations.seed={seed}")
+    return ("bags=''", f"demonstrations_dir={folder}", *made, "+demonstrations.tail_s=2.08", "optimizer.num_steps=1")
+
+
+def test_without_bags_the_demonstrations_in_their_own_folder_are_trained_on(bags, tmp_path):
+    before = contents(bags[0].parent)
+    assert run(small_config(tmp_path, bags, *made_of(bags[0].parent))).num_samples == 36
+    assert contents(bags[0].parent) == before
+
+
+@pytest.mark.parametrize("beside", ["live", "demo_00000", "notes.txt"])
+def test_demonstrations_are_not_written_beside_anything_else(bags, robot, tmp_path, beside):
+    folder = tmp_path / "mine"
+    if beside == "notes.txt":
+        folder.mkdir()
+        (folder / beside).write_text("not a bag")
+    else:
+        record_driven(folder / beside, robot, "left")
+    before = contents(folder)
+    with pytest.raises(
+        ValueError, match="mine holds other things than demonstrations of .* set another demonstrations_dir"
+    ) as no:
+        run(small_config(tmp_path, bags, *made_of(folder)))
+    assert "\n" not in str(no.value) and contents(folder) == before
+
+
+@pytest.mark.parametrize("change", [{"num_episodes": 7}, {"seed": 4}])
+def test_demonstrations_made_with_other_settings_are_not_taken_for_those_that_are_wanted(bags, tmp_path, change):
+    with pytest.raises(
+        ValueError, match="bags0 holds other things than demonstrations of .* set another demonstrations_dir"
+    ):
+        run(small_config(tmp_path, bags, *made_of(bags[0].parent, **change)))
+
+
+@pytest.mark.parametrize("name", ["run_dir", "output_dir"])
+@pytest.mark.parametrize("below", ["", "/run"])
+def test_what_training_writes_does_not_go_among_the_bags(bags, tmp_path, name, below):
+    before = contents(bags[0].parent)
+    with pytest.raises(ValueError, match=f"{name} .* lies among the bags of"):
+        run(small_config(tmp_path, bags, f"{name}={bags[0].parent}{below}"))
+    assert contents(bags[0].parent) == before
+
+
 @pytest.mark.parametrize(
     ("override", "named"),
     [
@@ -294,6 +358,112 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(bags, tmp_path, monk
         assert torch.equal(value, second[name]), name
 
 
+@pytest.fixture(scope="module")
+def stopped(bags, tmp_path_factory):
+    """The run_dir of a run that ended after two steps."""
+    folder = tmp_path_factory.mktemp("stopped")
+    run(small_config(folder, bags, "optimizer.num_steps=2"))
+    return folder / "run"
+
+
+def resumed(tmp_path, stopped, bags, *overrides):
+    """The lines of going on with ``stopped`` to step 4, and the trainer."""
+    shutil.copytree(stopped, tmp_path / "run")
+    trainers, lines = [], []
+
+    class Watched(Trainer):
+        def __init__(self, *args):
+            trainers.append(self)
+            super().__init__(*args)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("vla_ros.training.run.Trainer", Watched)
+        run(small_config(tmp_path, bags, *overrides), lines.append)
+    return lines, trainers[0]
+
+
+def test_a_resumed_run_says_which_settings_changed_and_goes_on_with_them(bags, stopped, tmp_path):
+    changes = {"learning_rate": 1e-5, "beta1": 0.5, "beta2": 0.7, "weight_decay": 0.3, "batch_size": 4, "num_steps": 4}
+    overrides = [f"++optimizer.{name}={value}" for name, value in changes.items()]
+    lines, trainer = resumed(tmp_path, stopped, bags, *overrides)
+    for name, value in changes.items():
+        (line,) = (line for line in lines if line.startswith(f"optimizer.{name} was "))
+        assert line.endswith(f" and is {value} from step 2 on")
+    (group,) = trainer._optimizer.param_groups
+    assert (group["betas"], group["weight_decay"]) == ((0.5, 0.7), 0.3) and 0 < group["lr"] <= 1e-5
+    again = []
+    run(small_config(tmp_path, bags, *overrides), again.append)
+    assert not any(" was " in line for line in again), "what was said once is what the run has from then on"
+
+
+def test_a_resumed_run_that_is_as_it_was_says_nothing_of_settings(bags, stopped, tmp_path):
+    config, lines = small_config(stopped.parent, bags, "optimizer.num_steps=2"), []
+    run(config, lines.append)
+    assert not any(" was " in line for line in lines) and any("resumed" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (["seed=1"], ["seed was 0 and is 1"]),
+        (
+            ["seed=1", "data.normalization=quantile", "+optimizer.beta1=0.5"],
+            ["seed was 0 and is 1", "data.normalization was mean_std and is quantile"],
+        ),
+        (["policy.action_expert_cfg.hidden_size=64"], ["policy.action_expert_cfg.hidden_size was 32 and is 64"]),
+        (["validation_share=0.4"], ["validation_share was 0.2 and is 0.4"]),
+        (["vision_pos_emb_init_gain=0.4"], ["vision_pos_emb_init_gain was 0.5 and is 0.4"]),
+        (["min_frame_gap_s=0.5"], ["min_frame_gap_s was 0.0 and is 0.5", "samples was 36 of 6 episodes ("]),
+        (["optimizer.num_steps=1"], ["optimizer.num_steps is 1 and ", "at step 2; expected more steps"]),
+    ],
+)
+def test_settings_that_the_weights_were_made_with_cannot_change_in_a_run(bags, stopped, tmp_path, changes, named):
+    with pytest.raises(ValueError) as refused:
+        resumed(tmp_path, stopped, bags, *changes)
+    assert all(name in str(refused.value) for name in named) and "\n" not in str(refused.value)
+    assert (tmp_path / "run" / "settings.json").read_bytes() == (stopped / "settings.json").read_bytes()
+
+
+def test_a_run_does_not_go_on_with_other_bags_but_does_where_they_were_moved(bags, robot, stopped, tmp_path):
+    shutil.copytree(bags[0], tmp_path / "moved" / "demo")
+    lines, _ = resumed(tmp_path / "same", stopped, bags, f"bags={tmp_path / 'moved'}")
+    assert any(line.startswith("bags was ") for line in lines)
+    shutil.copytree(bags[0], tmp_path / "moved" / "again")
+    with pytest.raises(ValueError, match=r"samples was 36 of 6 episodes \(\w+\) and is 72 of 12 episodes"):
+        resumed(tmp_path / "more", stopped, bags, f"bags={tmp_path / 'moved'}")
+
+
+def test_a_run_of_an_earlier_release_goes_on_and_says_that_its_settings_are_not_known(bags, stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / "old")
+    (tmp_path / "old" / "settings.json").unlink()
+    lines, _ = resumed(tmp_path, tmp_path / "old", bags)
+    assert any("settings.json is missing, so what has changed is not known" in line for line in lines)
+
+
+def test_the_log_has_the_mean_loss_of_the_steps_since_the_last_record(bags, tmp_path, monkeypatch, capsys):
+    losses, step = [], Trainer._train_step
+    monkeypatch.setattr(Trainer, "_train_step", lambda trainer: losses.append(step(trainer)) or losses[-1])
+    run(small_config(tmp_path, bags))
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    expected = [np.mean(losses[:2]), np.mean(losses[2:])]
+    assert [record["loss"] for record in log] == pytest.approx(expected, abs=1e-5) and len(losses) == 4
+    rates = re.findall(r"([\d.]+) samples/s", capsys.readouterr().err)
+    assert rates and min(map(float, rates)) > 0
+
+
+def test_a_batch_larger_than_what_there_is_to_train_on_is_told(bags, tmp_path):
+    lines = []
+    run(small_config(tmp_path, bags, "optimizer.batch_size=31", "optimizer.num_steps=1"), lines.append)
+    (line,) = (line for line in lines if "batch_size" in line)
+    assert line.endswith("is 31; each step takes all 24 samples")
+
+
+def test_a_run_whose_loss_is_no_longer_finite_ends_and_keeps_its_checkpoint(bags, tmp_path, stopped):
+    with pytest.raises(ValueError, match=r"step \d: the loss is (nan|inf); lower optimizer.learning_rate"):
+        resumed(tmp_path, stopped, bags, "optimizer.learning_rate=1e30", "optimizer.num_steps=9", "checkpoint_every=9")
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == (stopped / "checkpoint.pt").read_bytes()
+
+
 def test_a_damaged_checkpoint_is_refused_by_name(bags, tmp_path):
     config = small_config(tmp_path, bags)
     (tmp_path / "run").mkdir()
@@ -313,6 +483,15 @@ def test_a_damaged_checkpoint_is_refused_by_name(bags, tmp_path):
         ("episodes=tasks", "episodes is 'tasks'; expected one of task, marker"),
         ("interventions=some", "interventions is 'some'; expected one of all, only, exclude, upweight"),
         ("intervention_weight=0", "above 0"),
+        ("intervention_weight=3", "interventions is 'all'; expected upweight with intervention_weight"),
+        ("keep_failures=true", "episodes is 'task'; expected marker with keep_failures"),
+        ("validate_every=0", "validate_every is 0; expected at least 1"),
+        ("checkpoint_every=0", "checkpoint_every is 0; expected at least 1"),
+        ("validation_share=-0.5", "validation_share is -0.5; expected at least 0"),
+        ("min_frame_gap_s=-1", "min_frame_gap_s is -1; expected at least 0"),
+        ("seed=-1", "seed is -1; expected at least 0"),
+        ("num_threads=0", "num_threads is 0; expected at least 1"),
+        ("+optimizer.max_grad_norm=0", "max_grad_norm must be above 0"),
     ],
 )
 def test_a_wrong_config_key_is_refused_in_one_line(bags, tmp_path, override, named):

@@ -18,6 +18,7 @@ from bag_samples import (
     write_bag,
 )
 
+from vla_ros.messages.trace import Trace, encode_trace
 from vla_ros.policies.config import DataConfig
 from vla_ros.robot import CameraConfig, JointConfig, JointStateConfig, OutputConfig, RobotConfig
 from vla_ros.training.dataset import first_observation, load_bags
@@ -144,6 +145,26 @@ def test_an_image_taken_before_the_task_changed_is_none_of_the_new_episode(tmp_p
     loaded = load(path, rule=replace(RULE, offset=2.0))
     taken = times_s(loaded.frames)[loaded.frames.episode == 1]
     assert taken.min() == pytest.approx(1.0) and loaded.num_left_out["from before their episode"] == 1
+
+
+def traced(text, time_s):
+    """A chunk that was taken then, and its instruction."""
+    line = encode_trace(Trace({"front": at(time_s - 0.1)}, (0.0,) * 3, text, at(time_s - 0.1), at(time_s)))
+    return say("vla_policy/trace", line, time_s)
+
+
+def test_a_task_that_was_a_parameter_is_taken_from_the_traces_as_in_a_replay(tmp_path):
+    traces = [traced(text, t) for text, t in ((" lift it ", 0.5), ("lift it", 1.0), ("drop it", 2.0), ("drop it", 2.5))]
+    loaded = load(bag(tmp_path / "bag", *traces, drive(0.0, 4.0)))
+    assert loaded.frames.tasks == ("lift it", "drop it") and not loaded.problems
+    taken = times_s(loaded.frames)
+    assert taken.min() == pytest.approx(0.5) and taken.max() > 3.0
+    assert loaded.num_left_out["without an instruction"] == 7, "two cameras, each seen before the first trace"
+
+
+def test_a_task_that_was_published_is_not_that_of_the_traces(tmp_path):
+    parts = task("lift it", 0.0), traced("drop it", 0.5), traced("drop it", 1.0), drive(0.0, 2.0)
+    assert load(bag(tmp_path / "bag", *parts)).frames.tasks == ("lift it",)
 
 
 def test_a_new_scene_of_the_demo_begins_an_episode_though_the_task_is_the_same(tmp_path):

@@ -30,6 +30,9 @@ _LAYOUTS = {
     "32FC1": ("f4", 1),
 }
 _TO_RGB = {"bgr8": cv2.COLOR_BGR2RGB, "bgra8": cv2.COLOR_BGRA2RGB, "mono8": cv2.COLOR_GRAY2RGB}
+# The pixels as the sensor laid them out: an EXIF rotation would change height and width behind the robot file.
+_DECODING = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_JPEG_FILL = 128  # what libjpeg makes of missing pixels
 DEPTH_ENCODINGS = ("16UC1", "32FC1")
 MAX_HEADERS_BYTES = 65_536
 COLOUR_ENCODINGS = tuple(name for name in _LAYOUTS if name not in DEPTH_ENCODINGS)
@@ -151,18 +154,27 @@ def _decode_compressed(msg: Any) -> np.ndarray:
     if problem := find_problem(msg):
         raise ValueError(problem)
     data = np.frombuffer(msg.data, np.uint8)
-    # The pixels as the sensor laid them out: an EXIF rotation would change height and width behind the robot file.
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    about = f"compressed image of format '{quoted(msg.format)}'"
     try:
-        image = cv2.imdecode(data, flags) if len(data) else None
+        image = cv2.imdecode(data, _DECODING) if len(data) else None
     except cv2.error:  # of a size that nothing could hold
         image = None
     if image is None:
-        raise ValueError(
-            f"compressed image of format '{quoted(msg.format)}' and {len(data)} bytes cannot be decoded; expected a "
-            "whole JPEG or PNG colour picture: check the camera's image transport"
-        )
+        expected = "expected a whole JPEG or PNG colour picture: check the camera's image transport"
+        raise ValueError(f"{about} and {len(data)} bytes cannot be decoded; {expected}")
+    if (image[-1, -1] == _JPEG_FILL).all() and _is_filled_up(data, image):
+        expected = "expected a whole picture: check the network and the driver"
+        raise ValueError(f"{about} breaks off after less than its {len(data)} bytes; {expected}")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _is_filled_up(data: np.ndarray, image: np.ndarray) -> bool:
+    """Whether a JPEG's pixels end before its end marker does: then further bytes before the marker become pixels."""
+    before, end, after = data.tobytes().rpartition(b"\xff\xd9")
+    # Behind one of them goes on whatever has restart markers.
+    more = b"".join(bytes(range(64)) + bytes((0xFF, marker)) for marker in range(0xD0, 0xD8))
+    longer = np.frombuffer(before + more + end + after, np.uint8)
+    return bool(end) and not np.array_equal(np.asarray(cv2.imdecode(longer, _DECODING)), image)
 
 
 def _convert_unknown(msg: Any) -> np.ndarray:

@@ -19,7 +19,7 @@ from vla_ros.messages.compressed import is_whole_jpeg
 from vla_ros.messages.images import decode_frame
 from vla_ros.messages.joints import names_any, positions_by_name
 from vla_ros.messages.times import MAX_LEAD_S, MAX_START_LEAD_S, check_stamp, time_to_ns
-from vla_ros.messages.trace import decode_trace
+from vla_ros.messages.trace import Trace, decode_trace
 from vla_ros.messages.trajectories import Trajectory, parse_teleop, parse_trajectory
 from vla_ros.observing.buffers import joint_sample
 from vla_ros.observing.observe import Match, Observer
@@ -32,7 +32,7 @@ from vla_ros.units import NS_PER_S
 
 MODES = tuple(mode.value for mode in Mode)
 REPLAYED = (topics.TELEOP.name, topics.CHUNK.name, topics.TRACE.name)
-LEARNED = (topics.EPISODE_MARKER.name, topics.SIM_BLOCKS.name)
+LEARNED = (topics.EPISODE_MARKER.name, topics.SIM_BLOCKS.name, topics.TRACE.name)
 MAX_PAUSE_S = 10.0
 
 
@@ -50,8 +50,8 @@ class Feed:
     """The events of ``robot`` in ``bag``, recorded in ``namespace``; iterate over it once.
 
     Sensors, commands, instructions and drivers are always among them, of other topics those in ``also``; a bag without
-    one of ``needed`` has a problem. ``problems`` are those of the bag and, one line for each kind, of messages that
-    could not be used.
+    one of ``needed`` has a problem. An instruction that was a parameter comes with each trace, as long as none was
+    published. ``problems`` are those of the bag and, one line for each kind, of messages that could not be used.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Feed:
         for name, source in chain(self._robot_sources(), ((name, others[name]) for name in also)):
             source = replace(source, is_needed=source.is_needed or name in needed)
             self._sources.setdefault(resolve_topic(name, namespace), []).append(source)
+        self._task_topic = resolve_topic(topics.TASK.name, namespace)
         self._tally = Tally()
         self._has_own_joints = False
         self._foreign_joints = ""
@@ -85,6 +86,7 @@ class Feed:
     def __iter__(self) -> Iterator[BagEvent]:
         """Raises ValueError where nothing of the bag can be read."""
         readable: dict[str, list[_Source]] = {}
+        kinds: set[type] = set()
         last_ns: int | None = None
         for message in self._bag.messages(tuple(self._sources)):
             topic = message.topic
@@ -100,7 +102,10 @@ class Feed:
                         self._report_pause(last_ns, message.stamp_ns)
                         last_ns = message.stamp_ns
                         yield BagEvent(message.stamp_ns, said)
-        self._report_missing(set(readable))
+                        kinds.add(type(said))
+                        if isinstance(said, Trace) and Task not in kinds:
+                            yield BagEvent(message.stamp_ns, Task(said.task.strip()))
+        self._report_missing({*readable, self._task_topic} if Trace in kinds else set(readable))
         if self._foreign_joints and not self._has_own_joints:
             self.report("foreign joints", self._foreign_joints)
 

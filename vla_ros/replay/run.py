@@ -172,7 +172,7 @@ class BagRun:
         self._was_faulty = self._was_braking = False
         self._rate = CommandRate(period_ns)
         self._taking_over: BagEvent | None = None
-        self._is_undecodable = self._is_task_recorded = False
+        self._is_undecodable = False
 
     def take(self, event: BagEvent) -> None:
         """One event; ticks and answers due before it come first."""
@@ -188,8 +188,8 @@ class BagRun:
                 self._loop.sensors.joints.add(sample)
                 self._recording.measure(sample)
             case Task(text):
-                self._is_task_recorded = True
-                self._instruct(text)
+                self._loop.sensors.task = text
+                self._recording.instruct(self._now_ns, text)
             case Mode() as mode:
                 self._change_driver(mode)
             case Teleop() if self._loop.mode is Mode.TELEOP:
@@ -202,11 +202,8 @@ class BagRun:
                 self._recording.command(command)
             case Chunk(trajectory) if self._plan.latency_ms is None and not self._plan.is_traced:
                 self._nodes.release(trajectory.stamp_ns, self._now_ns)
-            case Trace() as trace:
-                if not self._is_task_recorded:  # a task that is a parameter is in the traces only
-                    self._instruct(trace.task)
-                if self._plan.is_traced:
-                    self._repeat(trace)
+            case Trace() as trace if self._plan.is_traced:
+                self._repeat(trace)
         self._drive_as_recorded()
         if self._taking_over is not None and self._loop.mode is Mode.TELEOP:
             self._offer_teleop(self._taking_over)
@@ -252,10 +249,6 @@ class BagRun:
     def failed(self, now_ns: int, problem: str) -> None:
         self._log.add(now_ns, "processor", problem)
         self._look_for_trouble()  # a fault that comes of it is told by now
-
-    def _instruct(self, task: str) -> None:
-        self._loop.sensors.task = task
-        self._recording.instruct(self._now_ns, task)
 
     def _repeat(self, trace: Trace) -> None:
         try:

@@ -7,10 +7,11 @@ so this runs far faster than real time.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from vla_ros.sim.world import TabletopWorld
 
 EPISODES_PER_BAG = 500
+_SETTINGS = Path(".demonstrations", "settings.json")  # what a folder of them was made with
 _EPISODE_GAP_S = 1.0
 _EPOCH_NS = 1_700_000_000_000_000_000
 _STATE_PERIOD_STEPS = 8
@@ -62,16 +64,21 @@ def write_demonstrations(
     """Write the bags ``demo_00000`` … into ``folder``; yields each when it is complete, skipping those already there.
 
     A bag is written beside its final name and moved there when whole, so an interrupted run leaves no half bag. Raises
-    ValueError for a robot with an output that takes no trajectories.
+    ValueError for a robot with an output that takes no trajectories, and where ``folder`` holds anything else.
     """
     other = [output.name for output in robot.outputs if output.kind.msgtype != topics.TRAJECTORY]
     if other:
         got = f"output '{other[0]}' of robot '{robot.name}' takes no trajectories"
         raise ValueError(f"{got}; demonstrations need interface trajectory for each output")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"demo_{index:05d}" for index in range(config.num_bags)]
-    missing = [path for path in paths if not (path / "metadata.yaml").exists()]
+    missing = [path for path in paths if not path.exists()]
+    settings, wanted, there = folder / _SETTINGS, json.dumps(asdict(config)), set(folder.glob("[!.]*"))
+    if there and (there - set(paths) or not settings.is_file() or settings.read_text() != wanted):
+        raise ValueError(f"{folder} holds other things than demonstrations of {wanted}; set another demonstrations_dir")
+    if not there:
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text(wanted)
     yield from (path for path in paths if path not in missing)
     # spawn: an EGL context and a thread pool do not survive a fork.
     with multiprocessing.get_context("spawn").Pool(max(1, min(num_workers, len(missing)))) as pool:

@@ -34,19 +34,20 @@ class OptimizerConfig:
         for name in ("num_steps", "batch_size", "warmup_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}; expected at least 1")
-        if self.learning_rate <= 0 or not 0 <= self.ema_decay < 1:
-            raise ValueError("optimizer: learning_rate must be above 0 and ema_decay in 0..1")
+        if min(self.learning_rate, self.max_grad_norm) <= 0 or not 0 <= self.ema_decay < 1:
+            raise ValueError("optimizer: learning_rate and max_grad_norm must be above 0 and ema_decay in 0..1")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run.
 
-    ``bags`` is the folder the bags are read from. ``lesson`` names what is taught beside actions, ``demonstrations``
-    the bags it makes first; what both mean is for the command line to know. Every ``validate_every`` steps the run is
-    judged on the last ``validation_share`` of the episodes, which it never trains on. ``run_dir`` holds checkpoints and
-    the log, ``output_dir`` gets the policy directory. ``processor`` is what the family's processor takes from a train
-    config (its ``settings_type``), ``vocab_size`` the size of a tokenizer that the lesson makes.
+    ``bags`` is the folder the bags are read from; nothing is written there. ``lesson`` names what is taught beside
+    actions, ``demonstrations`` the bags it makes in ``demonstrations_dir``, which are made and read only where ``bags``
+    is empty; what both mean is for the command line to know. Every ``validate_every`` steps the run is judged on the
+    last ``validation_share`` of the episodes, which it never trains on. ``run_dir`` holds checkpoints and the log,
+    ``output_dir`` gets the policy directory. ``processor`` is what the family's processor takes from a train config
+    (its ``settings_type``), ``vocab_size`` the size of a tokenizer that the lesson makes.
 
     ``initial_policy`` is a policy directory to go on from: its weights and its tokenizer, not its statistics. Empty
     starts from random weights; ``vision_pos_emb_init_gain`` is the standard deviation the vision tower's position
@@ -72,6 +73,7 @@ class TrainConfig:
     initial_policy: str = ""
     lesson: str = ""
     demonstrations: Mapping[str, Any] | None = None
+    demonstrations_dir: str = ""
     namespace: str = ""
     episodes: str = "task"
     keep_failures: bool = False
@@ -92,6 +94,14 @@ class TrainConfig:
                 raise ValueError(f"{name} is '{getattr(self, name)}'; expected one of {', '.join(choices)}")
         if self.intervention_weight <= 0:
             raise ValueError(f"intervention_weight is {self.intervention_weight:g}; expected a number above 0")
+        from_one = ("validate_every", "checkpoint_every", "num_threads")
+        for name in (*from_one, "seed", "min_frame_gap_s", "validation_share"):
+            if getattr(self, name) < (least := int(name in from_one)):
+                raise ValueError(f"{name} is {getattr(self, name):g}; expected at least {least}")
+        if self.keep_failures and self.episodes != "marker":
+            raise ValueError(f"episodes is '{self.episodes}'; expected marker with keep_failures")
+        if self.interventions != "upweight" and self.intervention_weight != TrainConfig.intervention_weight:
+            raise ValueError(f"interventions is '{self.interventions}'; expected upweight with intervention_weight")
 
 
 def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -10,7 +10,7 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import starmap
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -77,10 +77,8 @@ class LoadedBags:
         drivers = ", ".join(f"{num} {driver}" for driver, num in sorted(frames.num_by_driver.items()))
         num_interventions = int(frames.is_intervention.sum())
         interventions = f" ({num_interventions} of them interventions)" if num_interventions else ""
-        summary = (
-            f"{len(frames)} samples of {len(frames.tasks)} episodes, {frames.images.nbytes / 1e9:.1f} GB; "
-            f"drivers: {drivers}{interventions}"
-        )
+        size = f"{len(frames)} samples of {len(frames.tasks)} episodes, {frames.images.nbytes / 1e9:.1f} GB"
+        summary = f"{size}; drivers: {drivers}{interventions}"
         return (summary, *(f"left out: {num} frames {reason}" for reason, num in sorted(self.num_left_out.items())))
 
 
@@ -99,20 +97,19 @@ def load_bags(paths: Sequence[Path], robot: RobotConfig, rule: FrameRule, num_wo
 
     Raises ValueError when nothing usable is left.
     """
-    jobs = [(path, robot, rule) for path in paths]
-    if min(num_workers, len(jobs)) > 1:
-        with multiprocessing.get_context("spawn").Pool(min(num_workers, len(jobs))) as pool:
-            read = pool.starmap(_read_bag, jobs, chunksize=1)
+    read_bag = partial(_read_bag, robot=robot, rule=rule)
+    if min(num_workers, len(paths)) > 1:
+        with multiprocessing.get_context("spawn").Pool(min(num_workers, len(paths))) as pool:
+            read = pool.map(read_bag, paths, chunksize=1)
     else:
-        read = list(starmap(_read_bag, jobs))
+        read = [read_bag(path) for path in paths]
     problems = tuple(problem for bag in read for problem in bag.problems)
     num_left_out = sum((bag.num_left_out for bag in read), Counter())
     usable = [bag for bag in read if bag.episodes]
     if not usable:
-        where = paths[0].parent if paths else "the data folder"
         left_out = ", ".join(f"{num} {reason}" for reason, num in sorted(num_left_out.items()))
         why = "; ".join((*problems[:1], *([f"left out: {left_out}"] if left_out else [])))
-        raise ValueError(f"{where}: no usable frame in {len(paths)} bags; {why or 'record some'}")
+        raise ValueError(f"{paths[0].parent}: no usable frame in {len(paths)} bags; {why or 'record some'}")
     frames = _columns([episode for bag in usable for episode in bag.episodes])
     first = usable[0].episodes[0].samples[0]
     return LoadedBags(frames, usable[0].path, first.stamp_ns, dict(num_left_out), problems)

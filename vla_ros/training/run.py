@@ -64,12 +64,12 @@ def train(
     data.action_space.check_fit(config.policy.action_dim, "policy.action_dim")
     if config.policy.state_history:
         data.state_space.check_fit(config.policy.state_dim, "policy.state_dim")
-    if lesson is not None:
-        lesson.prepare(Path(config.bags), robot, config.num_workers, report)
-    loaded = _read_bags(config, robot, rule, report)
+    loaded = _read_bags(config, robot, rule, lesson, report)
     frames = loaded.frames
     weight = config.intervention_weight if config.interventions == "upweight" else 1.0
     split = split_by_episode(frames, config.validation_share, weight)
+    if split.share is None and len(split.train) < config.optimizer.batch_size:
+        report(f"optimizer.batch_size is {config.optimizer.batch_size}; each step takes all {len(split.train)} samples")
     stats = compute_split_stats(frames, split, data)
     torch.manual_seed(config.seed)
     if config.initial_policy:
@@ -137,8 +137,20 @@ def frame_rule(config: TrainConfig) -> FrameRule:
     )
 
 
-def _read_bags(config: TrainConfig, robot: RobotConfig, rule: FrameRule, report: Callable[[str], None]) -> LoadedBags:
-    folder = Path(config.bags)
+def _read_bags(
+    config: TrainConfig, robot: RobotConfig, rule: FrameRule, lesson: Lesson | None, report: Callable[[str], None]
+) -> LoadedBags:
+    """Of the user's folder, where nothing is written; without one, of the demonstrations, which are made first."""
+    if not (config.bags or config.demonstrations_dir):
+        raise ValueError("bags and demonstrations_dir are empty; expected a folder of bags: set bags=FOLDER")
+    folder = Path(config.bags or config.demonstrations_dir)
+    for name, written in (("run_dir", config.run_dir), ("output_dir", config.output_dir)):
+        if Path(written).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{name} {written} lies among the bags of {folder}; expected a folder outside of it")
+    if lesson is not None and not config.bags:
+        lesson.prepare(folder, robot, config.num_workers, report)
+    elif config.demonstrations is not None:
+        report("bags are given, so no demonstrations are made; those have a folder of their own, demonstrations_dir")
     found = find_bags(folder)
     if found.others:
         report(f"skipped in {folder}, not a bag: {', '.join(found.others)}")

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -86,6 +87,11 @@ class SampleMaker:
         self._states, self._labels = _encode(frames, data)
         self._state = Normalizer(data.normalization, self.stats["state"])
         self.action = Normalizer(data.normalization, self.stats["action"])
+
+    def __str__(self) -> str:
+        """How many there are, and a checksum of their instructions and actions."""
+        tasks, actions = self._frames.tasks, self._frames.actions
+        return f"{len(actions)} of {len(tasks)} episodes ({crc32(repr(tasks).encode() + actions.tobytes()):08x})"
 
     def errors(self, vectors: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """How far actions, not normalised, ``[batch, horizon, action_dim]`` are from what was commanded, by joint:

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,16 @@ from torch import nn
 from tqdm import tqdm
 
 from vla_ros.policies.base import BasePolicy
+from vla_ros.strict import config_to_dict, explained
 from vla_ros.training.config import OptimizerConfig, TrainConfig
 from vla_ros.training.samples import SampleMaker, Split
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
+SETTINGS = "settings.json"
+# Settings of a run that may change in it: they count from the next step on, or say where the same run takes place.
+LATER = ("optimizer.", "intervention_weight", "validate_every", "checkpoint_every", "num_workers", "num_threads")
+PLACES = ("bags", "demonstrations", "run_dir", "output_dir", "device")
 NUM_VALIDATION_SAMPLES = 512
 
 
@@ -62,19 +67,24 @@ class Trainer:
             weight_decay=optimizer.weight_decay,
         )
         self._averaged = copy.deepcopy(self.policy).eval()
-        self._step = 0
+        self._step = self._num_seen = 0
+        self._losses: list[float] = []
         self.seconds = 0.0
 
     def run(self, report: Callable[[str], None]) -> Validation:
         """Train to the last step, from the last checkpoint where there is one; ``report`` gets a line now and then."""
         self._run_dir.mkdir(parents=True, exist_ok=True)
-        self._resume(report)
-        config = self._config
-        num_steps, batch_size = config.optimizer.num_steps, config.optimizer.batch_size
-        quiet = not sys.stderr.isatty()  # a log file wants a line now and then, not every step
+        settings = dict(_named(config_to_dict(self._config))) | {"samples": str(self._samples)}
+        if (checkpoint := self._run_dir / CHECKPOINT).exists():
+            changed = _changed_settings(self._run_dir, settings)
+            self._resume(checkpoint, report)
+            for line in changed:
+                report(f"{line} from step {self._step} on")
+        (self._run_dir / SETTINGS).write_text(json.dumps(settings, indent=1))
+        config, num_steps, resumed_s = self._config, self._config.optimizer.num_steps, self.seconds
         bar = tqdm(
             total=num_steps, initial=self._step, unit="step", smoothing=0.05, dynamic_ncols=True,
-            mininterval=30.0 if quiet else 0.1, maxinterval=60.0,
+            mininterval=0.1 if sys.stderr.isatty() else 30.0, maxinterval=60.0,  # a log wants a line now and then
         )  # fmt: skip
         with bar:
             while self._step < num_steps:
@@ -82,8 +92,11 @@ class Trainer:
                 loss = self._train_step()
                 self.seconds += time.perf_counter() - started
                 self._step += 1
-                rate = bar.format_dict["rate"] or 0.0
-                bar.set_postfix_str(f"loss {loss:.4f}, {rate * batch_size:.0f} samples/s", refresh=False)
+                if not math.isfinite(loss):
+                    raise ValueError(f"step {self._step}: the loss is {loss}; lower optimizer.learning_rate")
+                self._losses.append(loss)
+                rate = f"{self._num_seen / (self.seconds - resumed_s):.1f} samples/s"
+                bar.set_postfix_str(f"loss {loss:.4f}, {rate}", refresh=False)
                 bar.update()
                 if self._step % config.validate_every == 0 and self._step < num_steps:
                     self._validate(report)
@@ -93,7 +106,7 @@ class Trainer:
         return self._validate(report)
 
     def _validate(self, report: Callable[[str], None]) -> Validation:
-        """Judge the averaged weights on held-out episodes."""
+        """Judge the averaged weights on held-out episodes, and log that beside the mean loss since the last time."""
         rng = np.random.default_rng(self._config.seed)
         chosen = rng.permutation(self._split.validation)[:NUM_VALIDATION_SAMPLES]
         noise = torch.Generator().manual_seed(self._config.seed)
@@ -111,7 +124,9 @@ class Trainer:
         error_rad = tuple(np.concatenate(errors).mean(0).tolist())
         validation = Validation(error_rad, tuple(guesses.mean(0).tolist()), float(np.mean(ce_losses)))
         judged = {name: np.round(value, 5).tolist() for name, value in asdict(validation).items()}
-        record = {"step": self._step, "seconds": round(self.seconds, 1), **judged}
+        loss = round(float(np.mean(self._losses)), 5) if self._losses else None
+        self._losses.clear()
+        record = {"step": self._step, "seconds": round(self.seconds, 1), "loss": loss, **judged}
         with (self._run_dir / LOG).open("a") as log:
             log.write(json.dumps(record) + "\n")
         report(f"step {self._step}: {validation}")
@@ -123,6 +138,7 @@ class Trainer:
         rng = np.random.default_rng([self._config.seed, self._step])
         torch.manual_seed(self._config.seed * 1_000_003 + self._step)
         indices = self._split.draw(rng, optimizer.batch_size)
+        self._num_seen += len(indices)
         for group in self._optimizer.param_groups:
             group["lr"] = optimizer.learning_rate * learning_rate_scale(optimizer, self._step)
         self._optimizer.zero_grad()
@@ -153,14 +169,12 @@ class Trainer:
         torch.save(state, partial)
         os.replace(partial, self._run_dir / CHECKPOINT)
 
-    def _resume(self, report: Callable[[str], None]) -> None:
-        path = self._run_dir / CHECKPOINT
-        if not path.exists():
-            return
+    def _resume(self, path: Path, report: Callable[[str], None]) -> None:
         try:
             state: dict[str, Any] = torch.load(path, map_location=self._device, weights_only=True)
             self.policy.load_state_dict(state["policy"])
-            self._optimizer.load_state_dict(state["optimizer"])
+            groups = self._optimizer.state_dict()["param_groups"]  # those of the config, which may be others
+            self._optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
             self._averaged.load_state_dict(state["average"])
             self._step, self.seconds = state["step"], state["seconds"]
         except Exception as error:  # torch.load raises whatever its unpickler trips over
@@ -168,6 +182,8 @@ class Trainer:
             raise ValueError(
                 f"{path}: cannot resume from it ({problem}); delete it, or give another run_dir"
             ) from error
+        if (num_steps := self._config.optimizer.num_steps) < self._step:
+            raise ValueError(f"optimizer.num_steps is {num_steps} and {path} at step {self._step}; expected more steps")
         report(f"resumed from {path} at step {self._step}")
 
 
@@ -185,3 +201,25 @@ def training_device(name: str) -> torch.device:
     if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
         raise ValueError(f"device '{name}' is not available; expected auto, cpu, or cuda on a machine with a GPU")
     return torch.device(name)
+
+
+def _changed_settings(run_dir: Path, now: Mapping[str, Any]) -> tuple[str, ...]:
+    """A line for each setting that ``run_dir`` has otherwise; raises ValueError, naming each, for those that stay."""
+    path = run_dir / SETTINGS
+    if not path.exists():
+        return (f"{path} is missing, so what has changed is not known: the settings are those of now",)
+    with explained(f"{path}: ", OSError, TypeError, ValueError, after="; delete it, or give another run_dir"):
+        then = dict(json.loads(path.read_text()))
+    changed = (name for name in sorted({*then, *now}) if then.get(name) != now.get(name))
+    lines = {name: f"{name} was {then.get(name)} and is {now.get(name)}" for name in changed}
+    refused = "; ".join(line for name, line in lines.items() if not name.startswith(LATER + PLACES))
+    if refused:
+        raise ValueError(f"{run_dir} cannot be resumed: {refused}; set back what changed, or give another run_dir")
+    return tuple(lines.values())
+
+
+def _named(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    """Every setting in nested mappings with its dotted name."""
+    if not isinstance(value, Mapping):
+        return [(name, value)]
+    return [item for key, inner in value.items() for item in _named(inner, f"{name}.{key}" if name else key)]
