@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from vla_ros.interpolate import TURN
 from vla_ros.outputs import INTERFACES, Interface
-from vla_ros.strict import parse_config
+from vla_ros.strict import explained, parse_config, parse_yaml, read_text
 from vla_ros.urdf import Urdf, parse_urdf, read_urdf
 
 FAULT_ACTIONS = ("hold", "recover")
@@ -282,16 +281,14 @@ class RobotFile:
         contradictory limits, a repeated name, an output that names an unknown joint, limits beyond the URDF's, or a
         topic's URDF that isn't given.
         """
-        try:
+        with explained(f"robot file {self.path}: "):
             urdf = self._urdf(urdf_text)
             document = self.document if urdf is None else _filled(self.document, urdf)
             robot = parse_config(RobotConfig, document, "robot")
             for joint in robot.joints:
                 if urdf is not None:
                     urdf.check(joint.name, joint.lower, joint.upper, joint.max_velocity)
-        except ValueError as error:
-            raise ValueError(f"robot file {self.path}: {error}") from error
-        return robot
+            return robot
 
     def _urdf(self, text: str | None) -> Urdf | None:
         """The URDF that the file names; None where it names none, or nothing that can be a path or a topic."""
@@ -315,11 +312,11 @@ def read_robot_file(path: str | Path) -> RobotFile:
     """Read a robot file without checking it. Raises ValueError, naming it, where it is missing or isn't YAML."""
     path = Path(path)
     try:
-        document = yaml.safe_load(path.read_text())
+        document = parse_yaml(read_text(path))
     except OSError as error:
         raise ValueError(f"robot file {path}: {error.strerror or error}; give the path of a robot YAML") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"robot file {path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ValueError(f"robot file {path}: not readable as YAML: {error}") from error
     return RobotFile(path, document)
 
 

@@ -1,18 +1,34 @@
-"""Strict reading of configuration mappings into frozen dataclasses: unknown, missing and mistyped keys are refused."""
+"""Strict reading of what somebody else wrote: its size and its shape are looked at before any work is done with it, and
+configuration mappings become frozen dataclasses, where unknown, missing and mistyped keys are refused."""
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import pickletools
+import re
+import stat
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
 
 Config = TypeVar("Config")
 MAX_QUOTED = 80
 MAX_LISTED = 20
 MAX_LINE = 2000
+MAX_TEXT_BYTES = 4 << 20
+MAX_NODES = 100_000  # of a YAML document, where an alias counts as what it stands for
+MAX_DEPTH = 64
+MAX_INT = 2**63 - 1
+MAX_HEADER_BYTES = 8 << 20  # of safetensors: each of its tensors takes about a hundred
+# What a file may unpack to: the same picture again and again is packed 200 to 1.
+FREE_UNPACKED_BYTES, MAX_PACKING = 64 << 20, 1000
 _NAMES = {float: "a finite number", int: "a whole number", str: "a string", bool: "true or false"}
 
 
@@ -34,6 +50,121 @@ def parse_config(kind: type[Config], document: Any, where: str) -> Config:
     if missing:
         raise ValueError("; ".join(missing))
     return kind(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in document.items()})
+
+
+def check_regular(path: str | Path) -> None:
+    """Before a library opens it: raises ValueError where ``path`` is there and is not a regular file."""
+    kind = os.stat(path).st_mode
+    if not stat.S_ISREG(kind):
+        what = "a folder" if stat.S_ISDIR(kind) else "a pipe or a device"
+        raise ValueError(f"it is {what}; expected a regular file")
+
+
+def read_text(path: str | Path, max_bytes: int = MAX_TEXT_BYTES, errors: str = "strict") -> str:
+    """A text file, UTF-8, where ``errors`` says what becomes of other bytes. Raises OSError as ``open`` does, and
+    ValueError for one that is too large, is something else than a regular file, or isn't UTF-8."""
+    check_regular(path)
+    with open(path, "rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"it has more than {max_bytes} bytes; expected at most so many")
+    try:
+        return data.decode("utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 text: {error.reason} at byte {error.start}") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML document says.
+
+    Raises ValueError, in one line, for what isn't YAML, and for one that nests too deeply, stands for too much by its
+    aliases, has a key twice in a mapping or a number beyond 64 bits.
+    """
+    try:
+        _check_events(text)
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _measure(node, {})
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(one_line(error)) from error
+    except Exception as error:  # whatever values raise that don't fit their tags
+        raise ValueError(f"a value doesn't fit its tag ({type(error).__name__})") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON document says.
+
+    Raises ValueError, in one line, for what isn't JSON, and for one that nests too deeply, has a key twice in an object
+    or a whole number beyond 64 bits.
+    """
+    text = text if isinstance(text, str) else text.decode(errors="replace")
+    parse_int = _whole if _LONG_NUMBER.search(text) else None
+    try:
+        document = json.loads(text, object_pairs_hook=_object, parse_int=parse_int)
+    except RecursionError as error:
+        raise ValueError(f"it nests more than {MAX_DEPTH} levels") from error
+    except ValueError as error:
+        raise ValueError(one_line(error)) from error
+    level: list[Any] = [[document]]
+    for _ in range(MAX_DEPTH + 1):
+        inner = (item for items in level for item in (items.values() if isinstance(items, dict) else items))
+        level = [item for item in inner if isinstance(item, dict | list)]
+    if level:
+        raise ValueError(f"it nests more than {MAX_DEPTH} levels")
+    return document
+
+
+def leaves(document: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Every value of a document that is neither a mapping nor a list, with its dotted place."""
+    if not isinstance(document, Mapping | list | tuple):
+        yield where, document
+        return
+    for key, item in document.items() if isinstance(document, Mapping) else enumerate(document):
+        yield from leaves(item, f"{where}.{key}" if where else str(key))
+
+
+def check_safetensors(path: str | Path) -> None:
+    """Before the library reads it: raises ValueError, or OSError, for a header that is cut off or no policy's."""
+    check_regular(path)
+    with open(path, "rb") as file:
+        num_bytes = int.from_bytes(file.read(8), "little")
+    if num_bytes > min(MAX_HEADER_BYTES, os.path.getsize(path)):
+        raise ValueError(f"a header of {num_bytes} bytes; expected at most {MAX_HEADER_BYTES}, and what the file has")
+
+
+def check_pickle(program: bytes) -> None:
+    """Raises ValueError for a pickle that stands for more than it holds: tuples of a tuple that is there twice, which
+    would be hashed for ever as a key, far places in memory, and bytes that aren't there."""
+    num_kept, tuples, last = 0, set(), ""
+    for opcode, argument, _ in pickletools.genops(program):
+        if opcode.name.endswith(("PUT", "MEMOIZE")):
+            place = num_kept if argument is None else argument
+            num_kept += 1
+            tuples |= {place} if last.startswith("TUPLE") else set()
+            if place > MAX_NODES:
+                raise ValueError(f"it keeps more than {MAX_NODES} values")
+        elif opcode.name in ("DUP", "BYTEARRAY8") or (opcode.name.endswith("GET") and argument in tuples):
+            raise ValueError("a tuple is used twice, or bytes may change; expected what numpy or torch save")
+        last = opcode.name
+
+
+def max_unpacked_bytes(num_packed: int) -> int:
+    """How many bytes so many compressed ones may stand for."""
+    return FREE_UNPACKED_BYTES + MAX_PACKING * num_packed
+
+
+def check_range(where: str, config: Any, low: float, high: float, *names: str) -> None:
+    """Raises ValueError for the first of these fields of ``config`` that lies outside."""
+    for name in names:
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise ValueError(f"{where}{name} is {value}; expected at least {low} and at most {high}")
 
 
 @contextmanager
@@ -72,6 +203,75 @@ def config_to_dict(config: Any) -> Any:
     if isinstance(config, (tuple, list)):
         return [config_to_dict(value) for value in config]
     return config
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Builds nothing but plain values."""
+
+
+def _construct_int(loader: Any, node: yaml.ScalarNode) -> int:
+    return _whole(loader.construct_yaml_int(node) if len(node.value) < MAX_QUOTED else node.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_LONG_NUMBER = re.compile(r"\d{19}")
+
+
+def _whole(value: int | str) -> int:
+    if (isinstance(value, str) and len(value) > 20) or abs(int(value)) > MAX_INT:
+        raise ValueError(f"number {quoted(str(value))} is beyond 64 bits")
+    return int(value)
+
+
+def _check_events(text: str) -> None:
+    """How large a document is and how deep it nests, before anything recurses into it."""
+    num, depth = 0, 0
+    for event in yaml.parse(text, Loader=_Loader):
+        num += isinstance(event, yaml.NodeEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if num > MAX_NODES or depth > MAX_DEPTH:
+            raise ValueError(f"it has more than {MAX_NODES} values or {MAX_DEPTH} levels")
+
+
+def _measure(node: yaml.Node, seen: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """How many nodes a node stands for, and how deep they nest; ``seen`` are those known, (0, 0) one that is not done
+    yet."""
+    known = seen.get(id(node))
+    if known == (0, 0):
+        raise ValueError("an alias stands for itself")
+    if known is not None:
+        return known
+    seen[id(node)] = (0, 0)
+    children = node.value if isinstance(node, yaml.SequenceNode) else []
+    if isinstance(node, yaml.MappingNode):
+        children = [child for pair in node.value for child in pair]
+        _check_keys([key for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+    num, depth = 1, 1
+    for child in children:
+        of_child = _measure(child, seen)
+        num, depth = num + of_child[0], max(depth, 1 + of_child[1])
+        if num > MAX_NODES or depth > MAX_DEPTH:
+            raise ValueError(f"its aliases stand for more than {MAX_NODES} values or {MAX_DEPTH} levels")
+    seen[id(node)] = num, depth
+    return num, depth
+
+
+def _check_keys(keys: Sequence[yaml.ScalarNode]) -> None:
+    first: dict[tuple[str, str], yaml.ScalarNode] = {}
+    for key in keys:
+        other = first.setdefault((key.tag, key.value), key)
+        if other is not key:
+            lines = f"lines {other.start_mark.line + 1} and {key.start_mark.line + 1}"
+            raise ValueError(f"key '{quoted(key.value)}' is given twice, in {lines}; remove one")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f"key '{quoted(repeated)}' is given twice; remove one")
+    return document
 
 
 def _unknown(kind: Any, document: Mapping[Any, Any]) -> list[str]:
@@ -115,8 +315,12 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError(f"{where} is {quoted(repr(value))}; expected a mapping of keys to values")
         return dict(value)
+    if type(value) is int and abs(value) > MAX_INT:
+        raise ValueError(f"{where} is {quoted(hex(value))}; expected a number of at most 64 bits")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is str and isinstance(value, str) and not value.isprintable():
+        raise ValueError(f"{where} is '{quoted(value)}'; expected text without control characters or line ends")
     if type(value) is not hint or (hint is float and not math.isfinite(value)):
         raise ValueError(f"{where} is {quoted(repr(value))}; expected {_NAMES.get(hint, hint.__name__)}")
     return value

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from vla_ros.strict import quoted
+from vla_ros.strict import one_line, parse_json, quoted
 
 MAX_HEADER_BYTES = 1024 * 1024
 HEADER_ALIGNMENT = 8
@@ -135,7 +135,7 @@ def decode_result(data: bytes) -> PolicyResult:
         got = "none" if actions is None else f"{actions.dtype} {actions.shape}"
         raise ValueError(f"result has actions {got}; expected float32 [horizon, action_dim]")
     try:
-        timings = json.loads(message.metadata["timings_ms"])
+        timings = parse_json(message.metadata["timings_ms"])
         result = PolicyResult(
             stamp_ns=int(message.metadata["stamp_ns"]),
             digest=message.metadata["digest"],
@@ -143,8 +143,9 @@ def decode_result(data: bytes) -> PolicyResult:
             inference_ms=float(message.metadata["inference_ms"]),
             timings_ms={str(name): float(value) for name, value in timings.items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"result lacks usable metadata ({error!r}); expected what encode_result writes") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        what = one_line(repr(error))
+        raise ValueError(f"result lacks usable metadata ({what}); expected what encode_result writes") from error
     if not all(math.isfinite(value) for value in (result.inference_ms, *result.timings_ms.values())):
         raise ValueError("result has a duration that is not finite; expected milliseconds")
     return result
@@ -187,7 +188,7 @@ def _decode(data: bytes, kind: str) -> TensorMessage:
     try:
         tensors = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"message is not valid safetensors: {' '.join(str(error).split())}") from error
+        raise ValueError(f"message is not valid safetensors: {one_line(error)}") from error
     return TensorMessage(tensors, metadata)
 
 
@@ -199,8 +200,8 @@ def _read_metadata(data: bytes) -> Mapping[str, str]:
     if size > min(MAX_HEADER_BYTES, len(data) - 8):
         raise ValueError(f"message declares a header of {size} bytes; expected at most what follows")
     try:
-        header: Any = json.loads(data[8 : 8 + size])
-    except (ValueError, RecursionError) as error:
+        header: Any = parse_json(data[8 : 8 + size])
+    except ValueError as error:
         raise ValueError("message has a header that is not valid JSON; expected safetensors") from error
     metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):

@@ -24,7 +24,7 @@ MODULES = {
 TORCH = {"torch", "jaxtyping"}
 MAY_IMPORT = {
     "vla_ros.share": set(),
-    "vla_ros.strict": set(),
+    "vla_ros.strict": {"yaml"},
     "vla_ros.topics": set(),
     "vla_ros.types": {"numpy"},
     "vla_ros.interpolate": {"numpy"},

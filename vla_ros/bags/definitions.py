@@ -6,16 +6,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from rosbags.interfaces import Nodetype
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from vla_ros.bags.storage import Channel, one_line
+from vla_ros.strict import MAX_DEPTH
 
 TYPES = get_typestore(Stores.ROS2_JAZZY)
 """The message types bags are written with; a bag read back brings its own definitions."""
 # Files without definitions come from Humble, which doesn't name itself.
 _OLDEST = "humble"
+# Far beyond any type there is: the library makes code for each value of a message that isn't a number.
+MAX_CHARACTERS, MAX_VALUES = 1 << 16, 2000
 _IDL_SECTION = "=" * 80 + "\nIDL: "
 # rclpy's serialize_message pads an empty float64 array at the end of a message.
 _PADDING_BYTES = 4
@@ -85,6 +89,9 @@ def _defined(channel: Channel) -> Layout:
         return Layout(channel.msgtype, TYPES, is_standard=True)
     types = get_typestore(Stores.EMPTY)
     try:
+        num = _num_values((Nodetype.NAME, channel.msgtype), fields, {})
+        if num > MAX_VALUES:
+            raise ValueError(f"it has {num} values; expected at most {MAX_VALUES}")
         types.register(_parse(channel))
     except Exception as error:  # the library's parser raises many kinds
         raise _refusal(channel, error) from error
@@ -96,8 +103,26 @@ def _fields(channel: Channel) -> dict[str, Any]:
     return {name: fields for name, (_, fields) in _parse(channel).items()}
 
 
+def _num_values(field: Any, fields: dict[str, Any], known: dict[str, int], depth: int = 0) -> int:
+    """How many values a field has at least, with an array of numbers as one; ``known`` are those of types."""
+    kind, what = field
+    if kind == Nodetype.BASE:
+        return 1
+    if kind != Nodetype.NAME:
+        is_numbers = what[0][0] == Nodetype.BASE and what[0][1][0] != "string"
+        num = what[1] if kind == Nodetype.ARRAY and not is_numbers else 1
+        return num * _num_values(what[0], fields, known, depth)
+    if depth > MAX_DEPTH:
+        raise ValueError(f"it nests more than {MAX_DEPTH} levels")
+    if what not in known:
+        known[what] = 1 + sum(_num_values(inner, fields, known, depth + 1) for _, inner in fields.get(what, ()))
+    return known[what]
+
+
 @lru_cache(maxsize=256)
 def _parse(channel: Channel) -> dict[str, Any]:
+    if len(channel.definition) > MAX_CHARACTERS:
+        raise _refusal(channel, ValueError(f"{len(channel.definition)} characters; expected at most {MAX_CHARACTERS}"))
     text = channel.definition.replace("\r\n", "\n").replace("\r", "\n")
     try:
         if channel.definition_format == "ros2msg":

@@ -26,6 +26,7 @@ from vla_ros.bags.storage import (
     full_topic,
     one_line,
 )
+from vla_ros.strict import max_unpacked_bytes
 
 MAGIC = b"\x89MCAP0\r\n"
 RECORD_HEAD = struct.Struct("<BQ")
@@ -65,7 +66,7 @@ def scan(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[RawMessage]:
 
     Their data are views of the chunk they came in. Raises DamagedFile where the file breaks off or makes no sense.
     """
-    records = _Records(is_wanted)
+    records = _Records(is_wanted, max_unpacked_bytes(path.stat().st_size))
     with open_file(path) as file:
         start = 0
         try:
@@ -135,13 +136,15 @@ class _CutOff(Exception):
 
 
 class _Records:
-    """What schemas and channels have said so far, and the messages that refer to them."""
+    """What schemas and channels have said so far, and the messages that refer to them; all chunks together unpack to at
+    most ``num_left`` bytes."""
 
-    def __init__(self, is_wanted: Callable[[str], bool]) -> None:
+    def __init__(self, is_wanted: Callable[[str], bool], num_left: int = 0) -> None:
         self.channels: dict[int, Channel] = {}
         self._unwanted: set[int] = set()
         self._schemas: dict[int, bytes] = {}
         self._is_wanted = is_wanted
+        self._num_left = num_left
 
     def take(self, op: int, content: memoryview) -> RawMessage | None:
         """Read a record; a message of a channel that is wanted is returned."""
@@ -176,7 +179,8 @@ class _Records:
         (stored_size,) = struct.unpack_from("<Q", content, start - 8)
         inside = content[start : start + stored_size]
         if compression:
-            inside = memoryview(decompress(inside, compression, size))
+            inside = memoryview(decompress(inside, compression, min(size, self._num_left)))
+            self._num_left -= len(inside)
             # A flipped byte of a chunk that isn't compressed stays where it is; in one that is, it spreads.
             if checksum and not is_cut_off and zlib.crc32(inside) != checksum:
                 raise DamagedFile("a chunk's checksum is wrong")

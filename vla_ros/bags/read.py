@@ -14,7 +14,7 @@ from vla_ros.bags.compression import plain_message
 from vla_ros.bags.definitions import Layout, is_same_layout, layout_of
 from vla_ros.bags.files import MCAP_SUFFIX, find_files, storage_suffix
 from vla_ros.bags.storage import BagTopic, Channel, Contents, DamagedFile, RawMessage
-from vla_ros.strict import one_line
+from vla_ros.strict import max_unpacked_bytes, one_line
 from vla_ros.units import NS_PER_S
 
 # As in ROS, a time is a signed 64-bit number; MCAP has room for larger ones.
@@ -80,6 +80,7 @@ class BagReader:
 
         Raises ValueError, with the first problem, where none can be read because of the damage.
         """
+        num_left = max_unpacked_bytes(sum(path.stat().st_size for path in self._files.paths))
         for channel, stamp_ns, data in in_time_order(self._stored(frozenset(topics)), self._on_late):
             if stamp_ns > MAX_STAMP_NS:
                 line = (
@@ -88,10 +89,11 @@ class BagReader:
                 self._report(f"stamp {channel.topic}", line)
                 continue
             try:
-                message = RawMessage(channel, stamp_ns, plain_message(data))
+                message = RawMessage(channel, stamp_ns, plain_message(data, num_left))
             except DamagedFile as error:
                 self._report(channel.topic, f"message of '{channel.topic}': {error}; it is left out")
             else:
+                num_left -= len(message.data) - len(data)
                 yield message
 
     def layout(self, topic: str) -> Layout:

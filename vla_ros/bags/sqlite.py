@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +11,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from vla_ros.bags.compression import COMPRESSED_SUFFIX, ZstdError, open_file
-from vla_ros.bags.storage import BagTopic, Channel, Contents, DamagedFile, RawMessage, full_msgtype, full_topic
+from vla_ros.bags.storage import (
+    MAX_BYTES,
+    BagTopic,
+    Channel,
+    Contents,
+    DamagedFile,
+    RawMessage,
+    full_msgtype,
+    full_topic,
+)
+from vla_ros.strict import quoted
+
+_TABLES = ("messages", "topics", "message_definitions")
+# Of sqlite's virtual machine; a row takes about ten.
+FREE_STEPS, STEPS = 20_000_000, 10_000
 
 
 def scan(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[RawMessage]:
@@ -63,9 +78,22 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
                 connection.text_factory = lambda text: text.decode(errors="replace")
                 # Without it sqlite refuses a file shorter than its header says, down to the rows that are there.
                 connection.execute("PRAGMA writable_schema=ON")
+                _limit(connection, plain.stat().st_size + (log.stat().st_size if log.exists() else 0))
                 yield connection
     except (sqlite3.Error, ZstdError, EOFError) as error:
         raise DamagedFile(f"its database is damaged ({error})") from error
+
+
+def _limit(connection: sqlite3.Connection, num_bytes: int) -> None:
+    """What a file says must not decide how long sqlite works: nothing it holds is a program, or larger than itself."""
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(MAX_BYTES, 2 * num_bytes + (1 << 16)))
+    num_left = itertools.count(FREE_STEPS // STEPS + num_bytes // STEPS, -1)
+    connection.set_progress_handler(lambda: next(num_left) < 0, STEPS)
+    for name, kind, text in connection.execute("SELECT name, type, sql FROM sqlite_master").fetchall():
+        if name in _TABLES and (kind != "table" or not str(text).upper().startswith("CREATE TABLE")):
+            raise DamagedFile(f"its '{name}' is a {quoted(str(kind))}; expected a table of rows")
+        if name in _TABLES and any(row[6] for row in connection.execute(f"PRAGMA table_xinfo({name})")):
+            raise DamagedFile(f"its table '{name}' computes columns; expected rows that are stored")
 
 
 def _channels(connection: sqlite3.Connection) -> dict[int, Channel]:

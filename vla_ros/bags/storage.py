@@ -8,7 +8,7 @@ from typing import NamedTuple
 from vla_ros import strict
 
 # No message, and no chunk of messages, is larger: what says so is damaged, and would take all memory.
-MAX_BYTES = 1 << 30
+MAX_BYTES = 1 << 27
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_json(args.json, outcome.figures)
         return DONE if outcome.is_good else BELOW_THRESHOLD
     except ValueError as error:
-        code, problem = UNUSABLE, str(error)
+        from vla_ros.strict import one_line
+
+        code, problem = UNUSABLE, one_line(error)
     except ModuleNotFoundError as error:
         install = f"install what this needs with pip install 'vla_ros{args.extras}'"
         code, problem = UNUSABLE, f"the Python package '{error.name}' is missing; {install}"

@@ -7,6 +7,7 @@ be empty, or the codec alone from drivers.
 from __future__ import annotations
 
 import re
+import struct
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ _PNG_COLOUR_TYPE, _PNG_GREY = slice(25, 26), (b"\x00", b"\x04")
 # Baseline, extended and progressive; of all others the decoder decides.
 _FRAME_MARKERS, _SCAN_MARKER = (0xC0, 0xC1, 0xC2), 0xDA
 _DEPTH = re.compile(r"(8|16|32|64)[usf]c[12]?|mono16")
+MAX_PIXELS = 1 << 26  # memory is taken for what a header says
 COLOUR_FORMATS = "'jpeg', 'png' or 'rgb8; jpeg compressed bgr8'"
 
 
@@ -66,12 +68,15 @@ def find_problem(msg: Any) -> str:
     that it is a whole one."""
     data = np.frombuffer(msg.data, np.uint8).tobytes()
     jpeg = _read_jpeg(data) if data[:2] == _JPEG_START else None
-    is_png = data.startswith(_PNG_START)
+    is_png = data.startswith(_PNG_START) and len(data) >= 24
     is_grey = jpeg.num_channels == 1 if jpeg else is_png and data[_PNG_COLOUR_TYPE] in _PNG_GREY
     refusal = refuse_format(msg.format)
     if not refusal and is_grey and ";" in msg.format and not msg.format.casefold().startswith("mono8"):
         refusal = Refusal("grey", "set the driver's encoding to rgb8")
     about = f"compressed image of format '{quoted(msg.format)}'"
+    height, width = jpeg[:2] if jpeg else struct.unpack_from(">4xII", data, 12)[::-1] if is_png else (0, 0)
+    if height * width > MAX_PIXELS:
+        return f"{about} has {width}x{height} pixels; expected at most {MAX_PIXELS}: fix the camera's driver"
     if refusal:
         return f"{about} is {refusal.what}; expected a colour picture, such as {COLOUR_FORMATS}: {refusal.fix}"
     if (data[:2] == _JPEG_START and not (jpeg and jpeg.is_whole)) or (is_png and _PNG_END not in data):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from vla_ros import topics
-from vla_ros.strict import quoted
+from vla_ros.strict import parse_json, quoted
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ def encode_trace(trace: Trace) -> str:
 def decode_trace(line: str) -> Trace:
     """The inverse; raises ValueError for any other line."""
     try:
-        document = json.loads(line)
+        document = parse_json(line)
         cameras_ns = {str(name): int(stamp) for name, stamp in document["cameras_ns"].items()}
         joint_positions = tuple(map(float, document["joint_positions"]))
         return Trace(
             cameras_ns, joint_positions, str(document["task"]), int(document["asked_ns"]), int(document["taken_ns"])
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"'{quoted(line)}' is not the trace of a chunk; expected what {topics.TRACE} says") from error

@@ -18,7 +18,7 @@ from vla_ros.policies.files import GOLDEN_FILE, WEIGHTS_FILE, OpenPolicy, open_p
 from vla_ros.policies.fill import build_on_meta, check_shapes, fill_policy
 from vla_ros.policies.golden import GoldenCase, decode_golden, write_golden
 from vla_ros.policies.processor import PolicyProcessor
-from vla_ros.strict import explained
+from vla_ros.strict import check_safetensors, explained
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Observation
 
@@ -97,8 +97,12 @@ def save_policy(
 
 
 def infer(policy: BasePolicy, request: PolicyRequest, device: torch.device) -> np.ndarray:
-    """The normalised actions float32 [horizon, action_dim] for one request, without any buffers; waits for them."""
-    with without_gradients(request.is_guided):
+    """The normalised actions float32 [horizon, action_dim] for one request, without any buffers; waits for them.
+
+    Raises ValueError where the configuration's sizes don't go together.
+    """
+    # Sizes that don't go together show as whatever a library raises.
+    with explained(f"{CONFIG_FILE}: the policy cannot be computed: ", Exception), without_gradients(request.is_guided):
         actions = policy.sample(policy.unpack_request(request, device), policy.prepare())
     return actions[0].float().cpu().numpy()
 
@@ -107,6 +111,8 @@ def _fill(policy: BasePolicy, path: Path, device: torch.device, dtype: torch.dty
     """One weight after the other, because a policy may be as large as the memory, each first into memory of its own:
     the file's, mapped, is whatever is copied over it later. Returns the SHA-256 of the file as it was read."""
     weights: dict[str, Tensor] = {}
+    with explained(f"{path.name}: damaged (", OSError, ValueError, after="); restore it"):
+        check_safetensors(path)
     with (
         explained(f"{path.name}: damaged (", SafetensorError, OSError, after="); restore it"),
         safe_open(path, framework="pt") as file,

@@ -14,12 +14,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.share import policy_dir, share_dir, share_path
-from vla_ros.strict import parse_config
+from vla_ros.strict import parse_config, parse_yaml, read_text
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def find_config(name: str) -> PolicyConfig:
             f"{', '.join(config_names())} or a directory that vla_ros train or import made"
         )
     path = share_path(f"config/policy/{name}.yaml")
-    return read_policy_config(yaml.safe_load(path.read_text()), path.name)
+    return read_policy_config(parse_yaml(read_text(path)), path.name)
 
 
 def find_policy(name: str) -> Path | PolicyConfig:

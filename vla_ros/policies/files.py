@@ -24,7 +24,7 @@ from vla_ros.policies.golden import GoldenCase, decoding_drift, preprocessing_dr
 from vla_ros.policies.kinds import kind_of
 from vla_ros.policies.processor import PolicyProcessor, check_sizes, read_text, stats_shapes
 from vla_ros.share import PREVIOUS, stand_in
-from vla_ros.strict import config_to_dict, explained, parse_config
+from vla_ros.strict import config_to_dict, explained, parse_config, parse_yaml
 from vla_ros.transforms.normalize import load_stats, save_stats
 
 WEIGHTS_FILE = "model.safetensors"
@@ -187,7 +187,7 @@ def _read(policy_dir: Path) -> PolicyProcessor:
 
 
 def _read_groups(policy_dir: Path) -> dict[str, Any]:
-    document = read_text(policy_dir / CONFIG_FILE, CONFIG_FILE, yaml.safe_load)
+    document = read_text(policy_dir / CONFIG_FILE, CONFIG_FILE, parse_yaml)
     if not isinstance(document, dict) or set(document) != {"policy", "data"}:
         got = ", ".join(map(str, document)) if isinstance(document, dict) else type(document).__name__
         raise ValueError(f"{CONFIG_FILE}: has {got}; expected the two groups policy and data")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.families import family_of
+from vla_ros.strict import one_line
 
 NUM_NAMED = 3  # of a long list
 
@@ -25,10 +26,10 @@ def build_on_meta(config: PolicyConfig, where: str) -> BasePolicy:
     try:
         with torch.device("meta"):
             return build_policy(config)
-    except ValueError:
-        raise
+    except ValueError as error:
+        raise ValueError(one_line(error)) from error
     except Exception as error:  # whatever a model library raises for sizes that don't go together
-        raise ValueError(f"{where}: sizes that don't go together: {' '.join(repr(error).split())}") from error
+        raise ValueError(f"{where}: sizes that don't go together: {one_line(repr(error))}") from error
 
 
 def shared_names(policy: BasePolicy) -> dict[str, str]:

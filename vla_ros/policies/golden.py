@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from vla_ros.policies.config import CONFIG_FILE
 from vla_ros.policies.processor import PolicyProcessor, stats_shapes
-from vla_ros.strict import explained
+from vla_ros.strict import check_safetensors, explained, parse_json
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Observation
 
@@ -71,14 +71,16 @@ def write_golden(path: Path, golden: GoldenCase) -> None:
 
 def read_golden(path: Path, request_type: type[PolicyRequest]) -> GoldenCase:
     """Read ``golden.safetensors``, with the family's own request in it; raises ValueError where it is damaged."""
-    kinds = (SafetensorError, OSError, KeyError, TypeError, ValueError)
+    # A dtype that numpy doesn't have is an AttributeError.
+    kinds = (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError)
     with explained(f"{path.name}: damaged (", *kinds, after="); export the policy again"):
+        check_safetensors(path)
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         processed = {n.removeprefix("request."): x for n, x in tensors.items() if n.startswith("request.")}
         request = request_type.from_tensors(processed, metadata)
-        cameras = json.loads(metadata["cameras"])
+        cameras = parse_json(metadata["cameras"])
         observation = Observation(
             stamp_ns=request.stamp_ns,
             headers_ns=dict.fromkeys(cameras, request.stamp_ns),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from vla_ros.strict import quoted
+from vla_ros.strict import parse_json, quoted, read_text
 
-MAX_CONFIG_BYTES = 1 << 20
 IMPORT = "import it with vla_ros import"
 RECORDING = "replay or train on it with vla_ros replay or vla_ros train"
 EXPORT = "train or import a policy for this package"
@@ -59,6 +57,6 @@ def kind_of(path: Path) -> str:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text()) if path.stat().st_size <= MAX_CONFIG_BYTES else None
-    except (OSError, ValueError, RecursionError):
+        return parse_json(read_text(path))
+    except (OSError, ValueError):
         return None

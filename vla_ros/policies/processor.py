@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import yaml
 
+from vla_ros import strict
 from vla_ros.policies.config import CONFIG_FILE, DataConfig, PolicyConfig
 from vla_ros.strict import explained
 from vla_ros.transforms.chunking import guidance_weights
@@ -221,5 +221,5 @@ def check_sizes(policy: PolicyConfig, data: DataConfig) -> None:
 
 def read_text(path: Path, name: str, parse: Callable[[str], Any]) -> Any:
     """A file of a policy directory as ``parse`` reads it; raises ValueError with its ``name``."""
-    with explained(f"{name}: not readable: ", OSError, ValueError, yaml.YAMLError):
-        return parse(path.read_text())
+    with explained(f"{name}: not readable: ", OSError, ValueError):
+        return parse(strict.read_text(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from vla_ros.observing.buffers import joint_sample
 from vla_ros.observing.observe import Match, Observer
 from vla_ros.recordings.events import MARKERS, BagEvent, Chunk, Command, Marker, Scene, Task, Teleop
 from vla_ros.robot import CameraConfig, OutputConfig, RobotConfig
-from vla_ros.strict import listed, quoted
+from vla_ros.strict import listed, parse_json, quoted
 from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING, TRAJECTORY
 from vla_ros.types import Frame, JointSample, Mode
 from vla_ros.units import NS_PER_S
@@ -247,6 +246,6 @@ def _one_of(text: str, known: Sequence[str]) -> str:
 
 def _parse_places(text: str) -> dict[str, tuple[float, float]]:
     try:
-        return {str(name): (float(x), float(y)) for name, (x, y) in json.loads(text).items()}
+        return {str(name): (float(x), float(y)) for name, (x, y) in parse_json(text).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"'{quoted(text)}' is not a JSON object of names and their [x, y] in m") from error

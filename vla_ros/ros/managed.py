@@ -29,6 +29,7 @@ from vla_ros.ros.endpoints import Refuse, hear, make_publisher, subscribe
 from vla_ros.ros.security import start_ros
 from vla_ros.ros.signals import stop_on_signals
 from vla_ros.ros.threads import ended
+from vla_ros.strict import one_line
 from vla_ros.topics import Topic
 from vla_ros.units import NS_PER_S
 
@@ -138,8 +139,8 @@ class ManagedNode(LifecycleNode):
         try:
             action()
         except ValueError as error:
-            self._failure = str(error)
-            self.get_logger().error(f"cannot {transition}: {error}")
+            self._failure = one_line(error)
+            self.get_logger().error(f"cannot {transition}: {self._failure}")
             return False
         except Exception:  # rclpy would swallow it without a word
             self._failure = f"cannot {transition}: {traceback.format_exc(limit=-1).splitlines()[-1]}"
@@ -151,7 +152,7 @@ class ManagedNode(LifecycleNode):
         try:
             return handler(request, response)
         except RCLError as error:
-            self.get_logger().error(f"refused transition {request.transition.id}: {error}")
+            self.get_logger().error(f"refused transition {request.transition.id}: {one_line(error)}")
             response.success = False
             return response
 

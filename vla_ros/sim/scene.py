@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vla_ros.sim import kinematics
-from vla_ros.strict import explained, parse_config
+from vla_ros.strict import explained, parse_config, parse_json
 
 COLORS = ("red", "green", "blue")
 BLOCK_SIZE_M = 0.05
@@ -127,7 +127,7 @@ class EpisodeStatus:
 def parse_reset(text: str) -> ResetRequest:
     """A ``sim/reset`` message's JSON. Raises ValueError in one line for anything else."""
     with explained("sim/reset is not JSON (", after='); expected {"seed": 1}'):
-        values = json.loads(text)
+        values = parse_json(text)
     return parse_config(ResetRequest, values, "sim/reset")
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros.strict import check_range
 from vla_ros.units import SI_PER_UNIT
 
 REFERENCES = ("absolute", "observation", "previous")
@@ -167,8 +168,7 @@ class Constant(Component):
     value: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size is {self.size}; expected at least 1")
+        check_range("", self, 1, 10_000, "size")
 
     def encode(self, targets: np.ndarray, measured: np.ndarray, robot: RobotJoints) -> np.ndarray:
         return np.full((*targets.shape[:-1], self.size), self.value)

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from vla_ros.policies.config import DataConfig, PolicyConfig
 from vla_ros.policies.families import family_of, read_policy_config
-from vla_ros.strict import explained, parse_config
+from vla_ros.strict import MAX_DEPTH, MAX_LINE, explained, parse_config, quoted
 from vla_ros.training.episodes import EPISODES, INTERVENTIONS
 
 
@@ -112,6 +112,10 @@ def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()
     if not (config_dir / "train" / f"{name}.yaml").is_file():
         known = ", ".join(sorted(path.stem for path in (config_dir / "train").glob("*.yaml")))
         raise ValueError(f"train config '{name}' does not exist; {config_dir / 'train'} has {known}")
+    for text in overrides:
+        if len(text) > MAX_LINE or sum(map(text.count, "[{(")) > MAX_DEPTH:
+            expected = f"expected at most {MAX_LINE} characters and {MAX_DEPTH} brackets"
+            raise ValueError(f"train config '{name}': override '{quoted(text)}' is too long; {expected}")
     # Both libraries raise kinds of their own, and whatever an override makes of their parser.
     with explained(f"train config '{name}': ", Exception):
         with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):

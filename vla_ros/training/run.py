@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
@@ -107,7 +108,8 @@ def policy_from(config: PolicyConfig, policy_dir: Path) -> BasePolicy:
     """
     open_policy(policy_dir)
     policy = build_policy(config)
-    weights = policy.adapt_weights(load_file(policy_dir / WEIGHTS_FILE))
+    with explained(f"initial_policy {policy_dir}: {WEIGHTS_FILE}: damaged (", SafetensorError, OSError, after=")"):
+        weights = policy.adapt_weights(load_file(policy_dir / WEIGHTS_FILE))
     stored = {name: weight.shape for name, weight in weights.items()}
     with explained(f"initial_policy {policy_dir}: "):
         check_shapes(stored, policy, "expected the same policy group, but for action_horizon, which may be larger")

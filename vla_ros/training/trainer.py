@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from vla_ros.policies.base import BasePolicy
-from vla_ros.strict import config_to_dict, explained
+from vla_ros.strict import config_to_dict, explained, one_line, parse_json, read_text
 from vla_ros.training.config import OptimizerConfig, TrainConfig
 from vla_ros.training.samples import SampleMaker, Split
 
@@ -178,7 +178,8 @@ class Trainer:
             self._averaged.load_state_dict(state["average"])
             self._step, self.seconds = state["step"], state["seconds"]
         except Exception as error:  # torch.load raises whatever its unpickler trips over
-            problem = " ".join(str(error).split())[:200]
+            # Torch's advice to trust the file is not passed on.
+            problem = "it holds other things than weights" if "weights_only" in str(error) else one_line(error, 200)
             raise ValueError(
                 f"{path}: cannot resume from it ({problem}); delete it, or give another run_dir"
             ) from error
@@ -209,7 +210,7 @@ def _changed_settings(run_dir: Path, now: Mapping[str, Any]) -> tuple[str, ...]:
     if not path.exists():
         return (f"{path} is missing, so what has changed is not known: the settings are those of now",)
     with explained(f"{path}: ", OSError, TypeError, ValueError, after="; delete it, or give another run_dir"):
-        then = dict(json.loads(path.read_text()))
+        then = dict(parse_json(read_text(path)))
     changed = (name for name in sorted({*then, *now}) if then.get(name) != now.get(name))
     lines = {name: f"{name} was {then.get(name)} and is {now.get(name)}" for name in changed}
     refused = "; ".join(line for name, line in lines.items() if not name.startswith(LATER + PLACES))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vla_ros.strict import explained, parse_json, read_text
+
 MODES = ("quantile", "mean_std")
 CLAMP = 1.5  # quantile mode only: rare values beyond q01..q99 keep their sign but not their size
 EPSILON = 1e-6
@@ -84,17 +86,15 @@ def load_stats(path: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, F
 
     Raises ValueError naming the file and the key.
     """
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); restore it from the policy's origin") from error
+    with explained(f"{path}: not readable as JSON (", OSError, ValueError, after="); restore it from its origin"):
+        document = parse_json(read_text(path))
     stats = {}
     for key, shape in shapes.items():
         arrays = {}
         for name in ("mean", "std", "q01", "q99"):
             try:
                 array = np.array(document[key][name], np.float32)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise ValueError(f"{path}: '{key}.{name}' is missing or not a table of numbers") from error
             if array.shape != shape or not np.isfinite(array).all():
                 raise ValueError(f"{path}: '{key}.{name}' has shape {array.shape}; expected finite values of {shape}")

@@ -12,6 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from vla_ros.strict import quoted
+
 STAMP = "stamp_ns"
 # Every family's, in a request that continues a chunk: number of dimensions; float32.
 _GUIDANCE = {"previous_actions": 2, "guidance_weights": 1}
@@ -86,7 +88,7 @@ def read_stamp(metadata: Mapping[str, str]) -> int:
     try:
         return int(metadata[STAMP])
     except (KeyError, ValueError) as error:
-        raise ValueError(f"request: metadata {dict(metadata)!r} lacks a usable {STAMP}") from error
+        raise ValueError(f"request: metadata {quoted(repr(dict(metadata)))} lacks a usable {STAMP}") from error
 
 
 def read_guidance(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray | None]:

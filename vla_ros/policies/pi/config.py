@@ -10,6 +10,10 @@ from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.modules.action_expert.config import ActionExpertConfig
 from vla_ros.policies.modules.vlm_bridge.inputs import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
+from vla_ros.strict import check_range
+
+# Far beyond any policy there is: what a file says decides how much is computed.
+MAX_SIZE, MAX_STEPS = 10_000, 1000
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,9 @@ class PiConfig(PolicyConfig, PrefixConfig):
     def __post_init__(self) -> None:
         if self.vlm_type not in BACKBONES:
             raise ValueError(f"policy.vlm_type is '{self.vlm_type}'; expected one of {', '.join(BACKBONES)}")
-        for name in ("action_horizon", "action_dim", "state_dim", "num_steps", "num_noise_per_sample"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"policy.{name} is {getattr(self, name)}; expected at least 1")
-        if self.state_history < 0:
-            raise ValueError(f"policy.state_history is {self.state_history}; expected at least 0")
+        check_range("policy.", self, 1, MAX_SIZE, "action_horizon", "action_dim", "state_dim")
+        check_range("policy.", self, 1, MAX_STEPS, "num_steps", "num_noise_per_sample")
+        check_range("policy.", self, 0, MAX_STEPS, "state_history", "num_obs_registers")
         if not 0 <= self.max_frozen_actions < self.action_horizon:
             expected = f"at least 0 and below action_horizon, {self.action_horizon}"
             raise ValueError(f"policy.max_frozen_actions is {self.max_frozen_actions}; expected {expected}")

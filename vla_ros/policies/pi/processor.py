@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,9 +18,10 @@ from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.request import PiRequest
 from vla_ros.policies.processor import PolicyProcessor, read_text
-from vla_ros.strict import config_to_dict, explained, parse_config
+from vla_ros.strict import config_to_dict, parse_config, parse_json
 from vla_ros.transforms.normalize import FieldStats
 from vla_ros.transforms.sample import TextTarget
+from vla_ros.transforms.tokenizer import read_tokenizer
 from vla_ros.types import Observation
 
 TOKENIZER_FILE = "processor/tokenizer.json"
@@ -57,7 +57,7 @@ class PiProcessor(PolicyProcessor):
     def read(
         cls, policy_dir: Path, config: PiConfig, data: DataConfig, stats: Mapping[str, FieldStats], digest: str
     ) -> PiProcessor:
-        sizes = read_text(policy_dir / PROCESSOR_FILE, PROCESSOR_FILE, json.loads)
+        sizes = read_text(policy_dir / PROCESSOR_FILE, PROCESSOR_FILE, parse_json)
         tokenizer = read_tokenizer(policy_dir / TOKENIZER_FILE, TOKENIZER_FILE)
         return cls(config, data, parse_config(ProcessorConfig, sizes, PROCESSOR_FILE), tokenizer, stats, digest)
 
@@ -103,16 +103,12 @@ class PiProcessor(PolicyProcessor):
     def every_shape(self, observation: Observation) -> list[PiRequest]:
         """One for each padded length, shortest first: ``observation`` with instructions that grow."""
         requests: dict[int, PiRequest] = {}
-        for num_words in itertools.count(1):
+        num_words = 1
+        while True:
             try:
                 request = self.process(replace(observation, task=" ".join(["a"] * num_words)))
             except ValueError:  # beyond the largest bucket
                 return list(requests.values())
-            requests.setdefault(len(request.policy_input.input_ids), request)
-        raise AssertionError("a prompt outgrows every bucket in the end")
-
-
-def read_tokenizer(path: Path, name: str) -> Tokenizer:
-    """A tokenizer.json; raises ValueError with its ``name``."""
-    with explained(f"{name}: not readable as a tokenizer: ", Exception):  # the library raises just that
-        return Tokenizer.from_file(str(path))
+            mask = request.policy_input.attention_mask
+            requests.setdefault(len(mask), request)
+            num_words += max(1, (len(mask) - int(mask.sum())) // 4)  # a word takes four tokens at most

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
+from vla_ros.strict import parse_json, quoted
 from vla_ros.transforms.sample import PolicyRequest, RequestView, check_tensor, read_guidance, read_stamp
 
 _INPUT_TENSORS: dict[str, tuple[tuple[str, ...], int]] = {
@@ -74,6 +75,6 @@ class PiRequest(PolicyRequest):
 def read_grid(metadata: Mapping[str, str]) -> tuple[tuple[int, int, int], ...]:
     """(time, height, width) of each image in patches; raises ValueError where the text of a request lacks it."""
     try:
-        return tuple((int(t), int(h), int(w)) for t, h, w in json.loads(metadata["image_grid"]))
+        return tuple((int(t), int(h), int(w)) for t, h, w in parse_json(metadata["image_grid"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"request: metadata {dict(metadata)!r} lacks a usable image_grid") from error
+        raise ValueError(f"request: metadata {quoted(repr(dict(metadata)))} lacks a usable image_grid") from error

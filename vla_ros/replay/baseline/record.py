@@ -20,7 +20,7 @@ from vla_ros.recordings.series import TimeSeries
 from vla_ros.replay.baseline.fingerprint import NUM_CHANNELS, SKETCH_SIZE, InputFingerprint
 from vla_ros.replay.baseline.provenance import Provenance, bag_name
 from vla_ros.replay.records import Incident, Replay
-from vla_ros.strict import config_to_dict, parse_config
+from vla_ros.strict import config_to_dict, explained, one_line, parse_config, parse_json, quoted, read_text
 
 FORMAT = "vla_ros replay baseline 2"
 RENEW = "restore it, or write it anew: --update-baseline"
@@ -29,6 +29,7 @@ POSITION_UNIT, COMMAND_UNIT = 1e-7, 1e-6
 INPUT_UNITS = {"state": 1e-6, "noise": 1e-6, "coarse": 1e-2, "sketch": 1e-2}
 MAX_CHUNK_NUMBERS, MAX_COMMAND_NUMBERS = 50_000, 20_000
 MAX_INPUTS, MAX_EVENTS = 20, 500
+MAX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -148,14 +149,14 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
 def read_baseline(path: Path) -> Baseline:
     """Raises ValueError, in one line that names the file, where it is missing, not a baseline, or damaged."""
     try:
-        document = json.loads(path.read_text())
+        document = parse_json(read_text(path, MAX_BYTES))
     except OSError as error:
         raise ValueError(f"baseline {path}: {error.strerror or error}; --update-baseline writes one") from error
     except ValueError as error:
         raise ValueError(f"baseline {path}: not valid JSON ({error}); {RENEW}") from error
     found = document.get("format") if isinstance(document, dict) else type(document).__name__
     if found != FORMAT:
-        raise ValueError(f"baseline {path}: format is {found!r}; expected '{FORMAT}': {RENEW}")
+        raise ValueError(f"baseline {path}: format is {quoted(repr(found))}; expected '{FORMAT}': {RENEW}")
     tolerances = _read_tolerances(path, document)
     try:
         names = tuple(document["joint_names"])
@@ -169,7 +170,7 @@ def read_baseline(path: Path) -> Baseline:
         )
         return Baseline(origin, names, tuple(_read_bag(bag, len(names)) for bag in bags), tolerances)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        what = f"{type(error).__name__}: {one_line(error)}"
         raise ValueError(f"baseline {path}: damaged ({what}); {RENEW}") from error
 
 
@@ -179,17 +180,15 @@ def stored_tolerances(path: Path) -> Tolerances:
     Raises ValueError for tolerances that are damaged.
     """
     try:
-        document = json.loads(path.read_text())
+        document = parse_json(read_text(path, MAX_BYTES))
     except (OSError, ValueError):
         return Tolerances()
     return _read_tolerances(path, document) if isinstance(document, dict) else Tolerances()
 
 
 def _read_tolerances(path: Path, document: dict[str, Any]) -> Tolerances:
-    try:
+    with explained(f"baseline {path}: ", after="; fix its tolerances"):
         return parse_config(Tolerances, document.get("tolerances", {}), "tolerances")
-    except ValueError as error:
-        raise ValueError(f"baseline {path}: {error}; fix its tolerances") from error
 
 
 def _bag_document(bag: BagRecord, digest: str) -> dict[str, Any]:

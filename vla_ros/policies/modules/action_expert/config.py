@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vla_ros.strict import check_range
+
+# Far beyond any model there is.
+MAX_LAYERS, MAX_WIDTH = 256, 1 << 17
 QK_NORMS = ("layernorm", "rmsnorm", "none")
 
 
@@ -28,8 +32,11 @@ class ActionExpertConfig:
     def __post_init__(self) -> None:
         if self.qk_norm not in QK_NORMS:
             raise ValueError(f"action_expert_cfg.qk_norm is '{self.qk_norm}'; expected one of {', '.join(QK_NORMS)}")
+        where, heads = "action_expert_cfg.", ("num_attention_heads", "num_key_value_heads")
+        check_range(where, self, 1, MAX_WIDTH, "hidden_size", "intermediate_size", "head_dim", *heads)
+        check_range(where, self, 1, MAX_LAYERS, "num_hidden_layers", "cross_attention_every")
         if self.num_attention_heads % self.num_key_value_heads:
             heads = f"{self.num_attention_heads} heads, {self.num_key_value_heads} key/value heads"
             raise ValueError(f"action_expert_cfg: {heads}; the first must be a multiple of the second")
-        if self.cross_attention_every < 1 or self.head_dim % 2 or self.hidden_size % 2:
-            raise ValueError("action_expert_cfg: cross_attention_every must be >= 1, head_dim and hidden_size even")
+        if self.head_dim % 2 or self.hidden_size % 2:
+            raise ValueError("action_expert_cfg: head_dim and hidden_size must be even")

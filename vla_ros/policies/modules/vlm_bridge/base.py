@@ -13,14 +13,17 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from vla_ros.policies.modules.action_expert.config import MAX_LAYERS
 from vla_ros.policies.modules.layers.packing import PackedLayer, gated_mlp, pack_layer, project_qkv
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs, VLMOutputs
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput, PrefixConfig
 from vla_ros.policies.utils.transformers import Rotary, apply_rotary, inverse_frequencies, make_rotary, rms_norm
-from vla_ros.strict import explained
+from vla_ros.strict import explained, leaves, quoted
 
 IGNORED = -100
 SAME_POLICY = "give both nodes the same policy directory"
+# Far beyond any model there is.
+MAX_NUMBER, _LAYERS = 1 << 24, ("layers", ".depth")
 # Written by released config.json files beside the declared fields; the rope keys are read by transformers itself.
 LEGACY_KEYS = {"architectures", "dtype", "model_type", "rope_scaling", "rope_theta", "torch_dtype"}
 
@@ -232,6 +235,7 @@ def read_config(
         if not isinstance(document.get(group), Mapping):
             raise ValueError(f"policy.vlm_config.{group} is missing; give the group of the backbone's config.json")
         _check_keys(document[group], group_kind, f"policy.vlm_config.{group}", more_keys)
+    _check_sizes(document)
     with explained("policy.vlm_config: refused by transformers: ", Exception):
         config = kind(**deepcopy(dict(document)))  # transformers writes into what it is given
     rope_type = config.text_config.rope_parameters["rope_type"]
@@ -240,8 +244,17 @@ def read_config(
     return config
 
 
+def _check_sizes(document: Mapping[str, Any]) -> None:
+    """Raises ValueError for a number of layers, or any other, that no model has."""
+    for where, value in leaves(document, "policy.vlm_config"):
+        most = MAX_LAYERS if where.endswith(_LAYERS) else MAX_NUMBER
+        if type(value) is int and not -MAX_NUMBER <= value <= most:
+            raise ValueError(f"{where} is {value}; expected at most {most}")
+
+
 def _check_keys(document: Mapping[str, Any], kind: type, where: str, more_keys: frozenset[str]) -> None:
     known = {field.name for field in fields(kind)} | LEGACY_KEYS | more_keys
     unknown = sorted(str(key) for key in document if key not in known)
     if unknown:
-        raise ValueError(f"{where}: unknown key '{unknown[0]}'; see {kind.__name__} of transformers for the known ones")
+        key = quoted(unknown[0])
+        raise ValueError(f"{where}: unknown key '{key}'; see {kind.__name__} of transformers for the known ones")

@@ -14,12 +14,16 @@ from tokenizers import Tokenizer
 
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput, PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
+from vla_ros.strict import check_range, quoted
 from vla_ros.transforms.images import patchify, resize
 from vla_ros.transforms.prefix import prefix_mask
+from vla_ros.transforms.tokenizer import without_panic
 
 PROMPT_SEPARATOR = "<<<PROMPT_SEP>>>"
 IGNORED = -100
 NUM_CACHED_TEXTS = 16384
+# Of an image's side, of an image that a model sees, of a prompt; of shapes of prompts.
+MAX_SIDE, MAX_PATCHES, MAX_TOKENS, MAX_BUCKETS = 8192, 1 << 16, 8192, 32
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,13 @@ class ProcessorConfig:
         known = [backbone.processor for backbone in BACKBONES.values()]
         if self.type not in known:
             raise ValueError(f"processor.json: type is '{self.type}'; expected one of {', '.join(known)}")
-        if not self.buckets or list(self.buckets) != sorted(set(self.buckets)) or self.buckets[0] < 1:
-            raise ValueError(f"processor.json: buckets are {list(self.buckets)}; expected increasing lengths above 0")
-        for name in ("camera_height", "camera_width", "image_height", "image_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"processor.json: {name} is {getattr(self, name)}; expected pixels above 0")
+        check_range("processor.json: ", self, 1, MAX_SIDE, "camera_height", "camera_width")
+        check_range("processor.json: ", self, 1, MAX_SIDE // 4, "image_height", "image_width")
+        is_list = 0 < len(self.buckets) <= MAX_BUCKETS and list(self.buckets) == sorted(set(self.buckets))
+        if not is_list or not 1 <= self.buckets[0] <= self.buckets[-1] <= MAX_TOKENS:
+            got = quoted(str(list(self.buckets)))
+            expected = f"expected increasing lengths from 1 to {MAX_TOKENS}, at most {MAX_BUCKETS}"
+            raise ValueError(f"processor.json: buckets are {got}; {expected}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class VLMProcessor(ABC):
     @property
     def num_embedded_tokens(self) -> int:
         """How many tokens the backbone must have an embedding for."""
-        return self.tokenizer.get_vocab_size()
+        return 1 + max(self.tokenizer.get_vocab().values(), default=-1)
 
     @abstractmethod
     def make_prompt(self, task: str, generation_prompt: str, generation_answer: str) -> Prompt:
@@ -186,7 +192,8 @@ class VLMProcessor(ABC):
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, without special tokens."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        with without_panic():
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def separator_ids(self) -> list[int]:
         """The prompt separator: one token where the tokenizer has it, else as text."""
@@ -201,8 +208,10 @@ class VLMProcessor(ABC):
 
     def _check_multiple(self, unit: int) -> None:
         height, width = self.config.image_height, self.config.image_width
+        got = f"images of {height}x{width} pixels"
+        if self.grid[1] * self.grid[2] > MAX_PATCHES:
+            raise ValueError(f"processor.json: {got} make more than {MAX_PATCHES} patches of {self.patch_size} pixels")
         if height % unit or width % unit:
-            got = f"images of {height}x{width} pixels"
             raise ValueError(f"processor.json: {got}; height and width must be multiples of {unit}")
 
     def _check_square(self, size: int) -> None:
@@ -213,7 +222,7 @@ class VLMProcessor(ABC):
             raise ValueError(f"processor.json: {got}; the backbone sees {size}x{size}: set both to {size}")
 
     def _check_image_id(self, token: str) -> None:
-        expected = read_int(self.policy.vlm_config, "image_token_id")
+        expected = read_int(self.policy.vlm_config, "image_token_id", least=0)
         if self.ids[token] != expected:
             got = f"{token} is {self.ids[token]}, the backbone's image_token_id {expected}"
             raise ValueError(f"tokenizer.json: {got}; make them equal")
@@ -259,12 +268,12 @@ class VLMProcessor(ABC):
         raise ValueError(f"the prompt has {length} tokens; the largest bucket is {largest}: shorten the instruction")
 
 
-def read_int(vlm_config: Mapping[str, Any], *path: str) -> int:
+def read_int(vlm_config: Mapping[str, Any], *path: str, least: int = 1) -> int:
     """A whole number of the backbone's configuration; raises ValueError where it is missing or something else."""
     value: Any = vlm_config
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
-    if type(value) is not int or value < 0:
+    if type(value) is not int or value < least:
         name = ".".join(("policy.vlm_config", *path))
         raise ValueError(f"{name} is {value!r}; expected the whole number from the backbone's config.json")
     return value

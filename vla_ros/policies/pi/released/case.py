@@ -19,7 +19,7 @@ from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.policy import PiPolicy
 from vla_ros.policies.utils.training import FlowDraws
-from vla_ros.strict import explained
+from vla_ros.strict import check_safetensors, explained
 from vla_ros.transforms.images import patchify
 
 TOLERANCE = 2e-5  # absolute, float32 on CPU
@@ -48,7 +48,9 @@ class RecordedCase:
 
 def read_case(path: Path) -> RecordedCase:
     """Read a ``case.safetensors``; raises ValueError where it is missing, damaged or lacks an input."""
-    with explained(f"{path}: not readable (", SafetensorError, OSError, after="); give a recorded case"):
+    kinds = (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError)
+    with explained(f"{path}: not readable (", *kinds, after="); give a recorded case"):
+        check_safetensors(path)
         tensors = load_file(path)
     given, expected = (
         {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}

@@ -5,18 +5,27 @@ Classes are compared with a fixed registry and never imported; interpolations ma
 
 from __future__ import annotations
 
-import json
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vla_ros.policies.modules.action_expert.config import ActionExpertConfig
 from vla_ros.policies.pi.config import PiConfig
-from vla_ros.strict import explained, parse_config
+from vla_ros.strict import (
+    MAX_DEPTH,
+    MAX_LINE,
+    MAX_NODES,
+    explained,
+    leaves,
+    parse_config,
+    parse_json,
+    parse_yaml,
+    quoted,
+    read_text,
+)
 
 # What a released cfg.yaml may name, and what it is here.
 POLICY_TARGETS = {"vla_scratch.policies.pi.policy.PiPolicy": "PiPolicy"}
@@ -34,7 +43,8 @@ FIXED_IN_EXPERT = {"attn_dropout": 0.0, "mlp_dropout": 0.0, "attention_dropout":
 UNUSED_IN_EXPERT = "max_position_embeddings"
 # Not in a released cfg.yaml: ours to choose.
 OURS = ("type", "vlm_config", "num_steps", "max_frozen_actions", "image_mean", "image_std")
-_PLAIN_INTERPOLATION = re.compile(r"\$\{[A-Za-z_][\w.]*\}", re.ASCII)
+MAX_NAME = 200  # no file has a longer one
+_INTERPOLATION = re.compile(r"\$\{([A-Za-z_][\w.]*)\}", re.ASCII)
 _PROCESSOR_KEYS = {"_target_", "processor_class", "model_id", "max_length", "padding", "target_size"}
 _PROCESSOR_KEYS |= {"truncation", "image_size_longest_edge", "max_image_size_longest_edge"}
 
@@ -54,8 +64,9 @@ class ReleasedConfig:
         with explained("cfg.yaml: "):
             config = parse_config(PiConfig, {**self.policy, "vlm_config": dict(vlm_config)}, "policy")
         kinds = vlm_config.get("architectures") or [config.vlm_type]
+        kinds = kinds if isinstance(kinds, list) else [kinds]
         if config.vlm_type not in kinds:
-            got = f"the VLM's config.json describes {kinds[0]}, cfg.yaml names {config.vlm_type}"
+            got = f"the VLM's config.json describes {quoted(str(kinds[0]))}, cfg.yaml names {config.vlm_type}"
             raise ValueError(f"{got}; give the config.json of '{self.model_id}' with --vlm")
         return config
 
@@ -66,11 +77,11 @@ def read_released_config(path: Path) -> ReleasedConfig:
     Raises ValueError, naming the key, for a class outside the registry, an interpolation that would run a resolver, an
     unknown or missing key, and a value this package computes nothing for.
     """
-    with explained(f"{path}: not readable as YAML: ", OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError):
-        document = yaml.safe_load(path.read_text())
+    with explained(f"{path}: not readable as YAML: ", OSError, ValueError):
+        document = parse_yaml(read_text(path))
     if not isinstance(document, Mapping) or not isinstance(document.get("policy"), Mapping):
         raise ValueError(f"{path}: has no group 'policy'; give the cfg.yaml of a released Pi policy")
-    with explained(f"{path}: ", ValueError, RecursionError):
+    with explained(f"{path}: "):
         return _read(_resolve(document))
 
 
@@ -78,7 +89,7 @@ def read_vlm_config(path: Path) -> dict[str, Any]:
     """The VLM's ``config.json`` as a mapping; raises ValueError where it is not one."""
     give = "give the VLM's config.json with --vlm"
     with explained(f"{path}: not readable as JSON (", OSError, ValueError, after=f"); {give}"):
-        document = json.loads(path.read_text())
+        document = parse_json(read_text(path))
     if not isinstance(document, dict):
         raise ValueError(f"{path}: is {type(document).__name__}; expected the mapping of the VLM's config.json")
     return document
@@ -100,8 +111,9 @@ def _read(document: Mapping[str, Any]) -> ReleasedConfig:
     if target not in POLICY_TARGETS:
         raise ValueError(f"policy._target_ is '{target}'; expected {', '.join(POLICY_TARGETS)}")
     model_id, transforms = policy.pop("model_id", None), policy.pop("transforms", None)
-    if not isinstance(model_id, str) or not model_id:
-        raise ValueError(f"policy.model_id is {model_id!r}; expected the VLM's name")
+    if not isinstance(model_id, str) or not 0 < len(model_id) <= MAX_NAME:
+        got = quoted(repr(model_id))
+        raise ValueError(f"policy.model_id is {got}; expected the VLM's name, at most {MAX_NAME} characters")
     policy |= {"type": POLICY_TARGETS[target], "action_expert_cfg": _expert(policy.get("action_expert_cfg"))}
     _require(policy, PiConfig, "policy", OURS)
     data = document.get("data")
@@ -129,23 +141,44 @@ def _image_size(processor: Mapping[str, Any]) -> tuple[int, int] | None:
 
 def _resolve(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """``document`` with every ``${key.path}`` replaced; any other interpolation is refused."""
-    interpolated = [leaf for leaf in _leaves(document, "") if "${" in str(leaf[1])]
-    for where, value in interpolated:
-        if "${" in _PLAIN_INTERPOLATION.sub("", value):
-            raise ValueError(f"{where} is '{value}'; only another key may stand in ${{…}}: write the value there")
-    if not interpolated:
-        return document
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    with explained("", OmegaConfBaseException, after="; write the value there"):
-        resolved = OmegaConf.to_container(OmegaConf.create(dict(document)), resolve=True)
+    for where, value in leaves(document, ""):
+        if isinstance(value, str) and "${" in _INTERPOLATION.sub("", value):
+            raise ValueError(
+                f"{where} is '{quoted(value)}'; only another key may stand in ${{…}}: write the value there"
+            )
+    resolved = _resolved(document, document, itertools.count(), 0)
     assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
+    return resolved
+
+
+def _resolved(value: Any, document: Any, num: Iterator[int], depth: int) -> Any:
+    """``value`` with what it names; ``num`` counts what stands there then: that may be far more than the file holds."""
+    if next(num) > MAX_NODES or depth > MAX_DEPTH:
+        raise ValueError(f"its interpolations stand for more than {MAX_NODES} values or {MAX_DEPTH} levels")
+    if isinstance(value, Mapping):
+        return {str(key): _resolved(item, document, num, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolved(item, document, num, depth + 1) for item in value]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    if match := _INTERPOLATION.fullmatch(value):
+        return _resolved(_find(match[1], document), document, num, depth + 1)
+    text = _INTERPOLATION.sub(lambda match: str(_resolved(match[0], document, num, depth + 1)), value)
+    if len(text) > MAX_LINE:
+        raise ValueError(f"'{quoted(value)}' stands for more than {MAX_LINE} characters; write the value there")
+    return text
+
+
+def _find(path: str, document: Any) -> Any:
+    for key in path.split("."):
+        if not isinstance(document, Mapping) or key not in document:
+            raise ValueError(f"interpolation key '{quoted(path)}' not found; write the value there")
+        document = document[key]
+    return document
 
 
 def _check_targets(document: Mapping[str, Any]) -> None:
-    for where, value in _leaves(document, ""):
+    for where, value in leaves(document, ""):
         if where.rpartition(".")[2] != "_target_":
             continue
         if where.startswith("policy."):
@@ -191,12 +224,3 @@ def _require(group: Mapping[str, Any], kind: type, where: str, optional: tuple[s
     missing = [field.name for field in fields(kind) if field.name not in (*group, *optional)]
     if missing:
         raise ValueError(f"{where}: key '{missing[0]}' is missing; write the value the run was trained with")
-
-
-def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """Every scalar of a document with its dotted place."""
-    if not isinstance(value, (Mapping, list, tuple)):
-        yield where, value
-        return
-    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-        yield from _leaves(item, f"{where}.{key}" if where else str(key))

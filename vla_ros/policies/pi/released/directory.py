@@ -13,13 +13,14 @@ from vla_ros.policies.files import GOLDEN_FILE, WEIGHTS_FILE, open_policy, repla
 from vla_ros.policies.golden import GoldenCase, decode_golden, write_golden
 from vla_ros.policies.importing.precision import float32_arithmetic
 from vla_ros.policies.importing.writer import write_safetensors
-from vla_ros.policies.pi.processor import PiProcessor, read_tokenizer
+from vla_ros.policies.pi.processor import PiProcessor
 from vla_ros.policies.pi.released.config import read_released_config
 from vla_ros.policies.pi.released.settings import RobotSettings, data_config, processor_config
 from vla_ros.policies.pi.released.source import find_image_config, find_run, find_stats, find_tokenizer, find_vlm_config
 from vla_ros.policies.pi.released.statistics import read_released_stats
 from vla_ros.policies.pi.released.weights import ReleasedPolicy, fill_policy
 from vla_ros.policies.processor import stats_shapes
+from vla_ros.transforms.tokenizer import read_tokenizer
 from vla_ros.types import Observation
 
 GOLDEN_TASK = "move to the red block"

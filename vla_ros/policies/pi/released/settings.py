@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, read_
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.released.config import ReleasedConfig
-from vla_ros.strict import explained
+from vla_ros.strict import explained, parse_json, read_text
 
 # Qwen3-VL's preprocessor_config.json where a release comes without one: least and most pixels of an image.
 PIXEL_RANGE = (65536, 16777216)
@@ -102,7 +101,7 @@ def _pixel_range(path: Path | None) -> tuple[int, int]:
         return PIXEL_RANGE
     what = "not readable as the settings of an image processor"
     with explained(f"{path}: {what} (", OSError, AttributeError, ValueError, after="); restore it"):
-        document = json.loads(path.read_text())
+        document = parse_json(read_text(path))
         size = document.get("size") or {}
         least = size.get("shortest_edge", document.get("min_pixels", PIXEL_RANGE[0]))
         most = size.get("longest_edge", document.get("max_pixels", PIXEL_RANGE[1]))

@@ -5,6 +5,7 @@ Entries are flat (``state/mean_``, ``state.mean_``) or, as releases have them, p
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from vla_ros.strict import explained, one_line
+from vla_ros.strict import check_pickle, check_regular, explained, one_line
 from vla_ros.transforms.normalize import FieldStats
 
 # The names of each key in releases, and of each statistic.
@@ -22,7 +23,7 @@ KEYS = {
     "action": ("action", "actions", "action_chunk.actions"),
 }
 FIELDS = {"mean": "mean_", "std": "std_", "q01": "q01", "q99": "q99"}
-MAX_BYTES = 64 << 20
+MAX_BYTES, MAX_ENTRIES = 64 << 20, 1000
 _NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 
 
@@ -38,7 +39,7 @@ def read_released_stats(path: Path, shapes: Mapping[str, tuple[int, int]]) -> di
         give = "give an .npz of numpy arrays"
         raise ValueError(f"{path}: not readable as statistics ({one_line(error)}); {give}") from error
     except Exception as error:  # a pickle that doesn't fit together fails in any of many ways
-        raise ValueError(f"{path}: damaged ({' '.join(repr(error).split())}); restore it") from error
+        raise ValueError(f"{path}: damaged ({one_line(repr(error))}); restore it") from error
     with explained(f"{path}: "):
         return {key: _field(key, _components(key, entries), shape) for key, shape in shapes.items()}
 
@@ -73,10 +74,11 @@ def _field(key: str, components: Mapping[str, Any], shape: tuple[int, int]) -> F
 
 
 def _read_entries(path: Path) -> dict[str, Any]:
+    check_regular(path)
     with zipfile.ZipFile(path) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-        if sum(member.file_size for member in members) > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES >> 20} MiB")
+        if sum(member.file_size for member in members) > MAX_BYTES or len(members) > MAX_ENTRIES:
+            raise ValueError(f"more than {MAX_BYTES >> 20} MiB or {MAX_ENTRIES} entries")
         entries = {}
         for member in members:
             with archive.open(member) as file:
@@ -91,7 +93,9 @@ def _read_array(file: IO[bytes]) -> Any:
         raise ValueError(f"format {version} of numpy")
     shape, fortran, dtype = read_header[version](file)
     if dtype.hasobject:
-        value = _plain(_ArrayUnpickler(file).load())
+        program = file.read()
+        check_pickle(program)
+        value = _plain(_ArrayUnpickler(io.BytesIO(program)).load(), {})
         return value[0] if shape == () and isinstance(value, list) and len(value) == 1 else value
     data = np.frombuffer(file.read(), dtype)
     return data.reshape(shape, order="F" if fortran else "C")
@@ -158,12 +162,18 @@ class _ArrayUnpickler(pickle.Unpickler):
         return self._ADMITTED[module, name]
 
 
-def _plain(value: Any) -> Any:
-    """Stand-ins replaced by what they hold."""
+def _plain(value: Any, known: dict[int, Any]) -> Any:
+    """Stand-ins replaced by what they hold; ``known`` is what was replaced before, by its id."""
+    if id(value) not in known:
+        known[id(value)] = _replaced(value, known)
+    return known[id(value)]
+
+
+def _replaced(value: Any, known: dict[int, Any]) -> Any:
     if isinstance(value, (_Array, _Scalar)):
-        return _plain(value.value)
+        return _plain(value.value, known)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, known) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, known) for item in value]
     return value

@@ -28,7 +28,7 @@ class PaliGemmaProcessor(VLMProcessor):
 
     def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
         vlm = policy.vlm_config
-        self._image_id = read_int(vlm, "image_token_id" if "image_token_id" in vlm else "image_token_index")
+        self._image_id = read_int(vlm, "image_token_id" if "image_token_id" in vlm else "image_token_index", least=0)
         super().__init__(config, policy, tokenizer, num_cameras)
         self._check_multiple(self.patch_size)
         vision = {"image_size": DEFAULT_IMAGE_SIZE, **vlm["vision_config"]}

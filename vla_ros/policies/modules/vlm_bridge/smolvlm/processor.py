@@ -34,7 +34,7 @@ class SmolVLMProcessor(VLMProcessor):
     def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
         super().__init__(config, policy, tokenizer, num_cameras)
         self._check_square(read_int(policy.vlm_config, "vision_config", "image_size"))
-        scale = read_int(policy.vlm_config, "scale_factor")
+        scale = read_int(policy.vlm_config, "scale_factor", least=0)
         if scale < 1 or self.grid[1] % scale:
             got = f"scale_factor is {scale}, an image has {self.grid[1]} patches a side"
             raise ValueError(f"policy.vlm_config: {got}; the second must be a multiple of the first")
