@@ -37,6 +37,7 @@ PERIOD_NS = S // 50
 MIN_CHUNKS = 2  # a busy machine makes few of the bag's 4.5 s
 MAX_CHUNK_DIFFERENCE = 1e-5
 MIN_SHARE = 0.8
+RESULT_TIMEOUT_S = 3.0  # a busy machine takes a second for an answer
 
 
 @contextmanager
@@ -56,6 +57,7 @@ def online_bag(ros: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the live nodes made of the demo's sensors; the bag plays when both are active and everything is recorded."""
     folder = tmp_path_factory.mktemp("online")
     common = {"use_sim_time": True, "autostart": True}
+    policys = {**common, "is_followed": False, "result_timeout_s": RESULT_TIMEOUT_S}
     command = [sys.executable, "-m", "vla_ros.cli", "record", "--out", str(folder / "online"), "--use-sim-time"]
     env = {key: value for key, value in os.environ.items() if key != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
     env["PYTHONPATH"] = str(SOURCE_ROOT)
@@ -64,7 +66,7 @@ def online_bag(ros: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         recorder = subprocess.Popen(command, stdout=log, stderr=log, env=env, cwd=SOURCE_ROOT)
     nodes = [
         NodeProcess("nodes.model_node", folder / "model_node.log", common),
-        NodeProcess("nodes.policy_node", folder / "policy_node.log", {**common, "is_followed": False}),
+        NodeProcess("nodes.policy_node", folder / "policy_node.log", policys),
     ]
     try:
         with simulated_time(BagReader(DEMO_BAG).contents.start_ns) as tell_time:
@@ -85,7 +87,12 @@ def online_bag(ros: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(online_bag: Path) -> Replay:
     policy = load_replay_policy("tiny_touch", policy_dir("tiny_touch"), torch.device("cpu"))
-    return replay_bag(online_bag, load_robot(robot_file("tabletop")), policy, ReplaySettings(latency_ms=None))
+    return replay_bag(
+        online_bag,
+        load_robot(robot_file("tabletop")),
+        policy,
+        ReplaySettings(latency_ms=None, result_timeout_s=RESULT_TIMEOUT_S),
+    )
 
 
 def test_a_replay_of_what_the_live_nodes_did_gives_the_same_chunks(online_bag: Path, found: Replay) -> None:

@@ -56,7 +56,7 @@ def test_the_published_expert_has_957_million_parameters() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_step_of_the_published_expert_stays_below_the_promised_operators_and_weights(dtype: torch.dtype) -> None:
     vlm = PUBLISHED["pi-qwen"].vlm_config  # of the backbone, a step sees the hidden size only
-    text = {**vlm["text_config"], "num_hidden_layers": 12, "vocab_size": 1000}
+    text = {**vlm["text_config"], "num_hidden_layers": 12}
     vision = {**vlm["vision_config"], "depth": 1, "deepstack_visual_indexes": []}
     config = replace(PUBLISHED["pi-qwen"], vlm_config={**vlm, "text_config": text, "vision_config": vision})
     cost = count_published_step(config, PiTrials().make_request(config), dtype)

@@ -23,7 +23,7 @@ PROMPT_SEPARATOR = "<<<PROMPT_SEP>>>"
 IGNORED = -100
 NUM_CACHED_TEXTS = 16384
 # Of an image's side, of an image that a model sees, of a prompt; of shapes of prompts.
-MAX_SIDE, MAX_PATCHES, MAX_TOKENS, MAX_BUCKETS = 8192, 1 << 16, 8192, 32
+MAX_SIDE, MAX_PATCHES, MAX_TOKENS, MAX_BUCKETS = 8192, 1 << 16, 8192, 256
 
 
 @dataclass(frozen=True)
