@@ -25,6 +25,8 @@ NEARLY_A_TURN = 0.99 * TURN
 # An arm that follows commands d seconds late is d times its speed behind: drivers take 10 to 100 ms, so that ordinary
 # motion stays within half of this even at full speed.
 TRACKING_S = 0.2
+# A joint this quick from one end to the other is a gripper's: what it holds keeps it away from where it is commanded.
+QUICK_S = 1.0
 
 
 def _check_positive(what: str, config: Any, *names: str) -> None:
@@ -45,7 +47,7 @@ def _check_once(what: str, names: Sequence[str]) -> None:
 class JointConfig:
     """Limits of one joint: rad, rad/s, rad/s², rad/s³ (m, m/s, … for a sliding joint). ``max_jerk`` None: not
     limited. ``max_tracking_error`` is how far it may be measured from where it is commanded, rad or m; None: as far
-    as it gets in ``TRACKING_S`` at its velocity limit."""
+    as it gets in ``TRACKING_S`` at its velocity limit, or anywhere for one that is through in ``QUICK_S``."""
 
     name: str
     lower: float
@@ -250,8 +252,13 @@ class RobotConfig:
     @cached_property
     def max_tracking_errors(self) -> np.ndarray:
         """``max_tracking_error`` of each joint, or its default, ``[num_joints]`` float64."""
-        errors = [joint.max_tracking_error or TRACKING_S * joint.max_velocity for joint in self.joints]
-        return np.array(errors, dtype=np.float64)
+        travels, velocities = (
+            np.ptp([self.joint_values("lower"), self.joint_values("upper")], axis=0),
+            self.joint_values("max_velocity"),
+        )
+        defaults = np.where(travels < QUICK_S * velocities, travels, TRACKING_S * velocities)
+        given = self.joint_values("max_tracking_error")  # NaN where it is None
+        return np.where(np.isnan(given), defaults, given)
 
     def columns(self, joint_names: Sequence[str]) -> list[int]:
         """Where joints, such as those of an output, stand among all."""

@@ -133,6 +133,14 @@ def test_the_robot_file_says_how_far_by_joint() -> None:
         replace(shoulder, max_tracking_error=0.0)
 
 
+def test_a_quick_joint_such_as_a_grippers_may_be_kept_away_by_what_it_holds() -> None:
+    shoulder, elbow = ROBOT.joints
+    gripper = replace(elbow, lower=-0.4, upper=0.4, max_velocity=1.0)
+    np.testing.assert_allclose(replace(ROBOT, joints=(shoulder, gripper)).max_tracking_errors, [0.3, 0.8])
+    given = replace(gripper, max_tracking_error=0.1)
+    np.testing.assert_allclose(replace(ROBOT, joints=(shoulder, given)).max_tracking_errors, [0.3, 0.1])
+
+
 def test_a_driver_that_starts_again_elsewhere_is_followed_there() -> None:
     rig = Rig()
     rig.tick(5)
@@ -268,7 +276,7 @@ def test_a_loop_that_begins_while_the_arm_moves_brakes_within_its_limits(age_ms:
         measured_s = (age_ms - ago_ms) / 1e3
         velocities = np.array([speed, 0.0]) if has_velocities else None
         positions = np.array([arm(measured_s), 0.0])
-        loop.sensors.joints.add(joint_sample(now_ns - ago_ms * MS, positions, velocities))
+        loop.sensors.joints.add(joint_sample(now_ns - ago_ms * MS, positions, velocities, missing=np.nan))
     before = speed
     for i in range(15):
         command = loop.tick(now_ns + i * PERIOD_NS).command

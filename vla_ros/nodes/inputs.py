@@ -3,6 +3,7 @@ check, convert, hand on and return."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -114,7 +115,7 @@ class SensorInputs(_Inputs):
             positions, velocities = positions_by_name(msg, self._robot.joint_names)
         except ValueError as error:
             return self._refuse_joints(error)
-        sensors.joints.add(joint_sample(stamp_ns, positions, velocities))
+        sensors.joints.add(joint_sample(stamp_ns, positions, velocities, missing=math.nan))
 
 
 class HumanInputs(_Inputs):

@@ -164,6 +164,8 @@ def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
     return np.array_equal(one[:NUM_FIRST_ROWS], other[:NUM_FIRST_ROWS]) and np.array_equal(one, other)
 
 
-def joint_sample(stamp_ns: int, positions: np.ndarray, velocities: np.ndarray | None) -> JointSample:
-    """A joint sample; velocities that a driver doesn't send are not a number."""
-    return JointSample(stamp_ns, positions, np.full_like(positions, np.nan) if velocities is None else velocities)
+def joint_sample(
+    stamp_ns: int, positions: np.ndarray, velocities: np.ndarray | None, missing: float = 0.0
+) -> JointSample:
+    """A joint sample; velocities that are None are ``missing``: at rest, or with NaN, known from the sample before."""
+    return JointSample(stamp_ns, positions, np.full_like(positions, missing) if velocities is None else velocities)

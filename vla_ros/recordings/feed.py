@@ -173,7 +173,7 @@ class Feed:
         self._has_own_joints = True
         stamp_ns = _stamp(msg, received_ns)
         positions, velocities = positions_by_name(msg, self._robot.joint_names)
-        return joint_sample(stamp_ns, positions, velocities)
+        return joint_sample(stamp_ns, positions, velocities, missing=np.nan)
 
     def _teleop(self, msg: Any, received_ns: int) -> Teleop:
         trajectory = parse_teleop(msg, self._robot.joint_names)
