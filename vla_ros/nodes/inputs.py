@@ -25,7 +25,7 @@ from vla_ros.robot import CameraConfig, RobotConfig
 from vla_ros.ros.clock import StampMap, steady_now_ns
 from vla_ros.ros.managed import Role
 from vla_ros.ros.problems import Problems
-from vla_ros.ros.qos import JOINT_STATES
+from vla_ros.ros.qos import ANYBODY, JOINT_STATES
 from vla_ros.ros.rivals import Rivals
 from vla_ros.runtime.teleop import TeleopTrajectory
 from vla_ros.topics import Qos, Topic
@@ -142,7 +142,8 @@ class HumanInputs(_Inputs):
         self._was_down = True  # held when the node starts is not pressed
         stop, role = self._roles
         stop.hear(topics.ESTOP.private, self._on_stop, problems.refusing(topics.ESTOP))
-        role.hear(topics.TELEOP.private, self._on_trajectory, self._refuse_trajectory)
+        # Of whoever publishes; but what a latched one said before is of no use.
+        role.subscribe(topics.TELEOP.private, self._on_trajectory, ANYBODY, self._refuse_trajectory)
         if params.takeover_button != NO_BUTTON:
             press = partial(self._on_joy, params.takeover_button)
             role.subscribe(topics.JOY, press, None, problems.refusing(topics.JOY))
@@ -166,7 +167,7 @@ class HumanInputs(_Inputs):
         self._control.reject_teleop(why)
         self._problems.report("teleop", f"'{topics.TELEOP}' refused: {why}")
 
-    def _on_trajectory(self, msg: JointTrajectory) -> None:
+    def _on_trajectory(self, msg: JointTrajectory, info: Mapping[str, Any]) -> None:
         try:
             trajectory = parse_teleop(msg, self._robot.joint_names)
             start_ns = steady_now_ns()

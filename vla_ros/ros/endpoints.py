@@ -10,6 +10,7 @@ from typing import Any
 
 from rclpy.client import Client
 from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
@@ -75,14 +76,23 @@ def hear(node: Node, topic: Topic, callback: Callable[[Any], None], refuse: Refu
         taken.append(sent_ns)
         take(data, info)
 
+    # By itself rclpy warns that nothing is heard of a publisher, whom another of these subscriptions hears.
+    silent = SubscriptionEventCallbacks(use_default_callbacks=False)
     for profile in HEARD:
-        _subscribe_bounded(node, topic, take_once, refuse, profile)
+        _subscribe_bounded(node, topic, take_once, refuse, profile, silent)
 
 
-def _subscribe_bounded(node: Node, topic: Topic, take: Take, refuse: Refuse, profile: QoSProfile) -> Subscription:
-    most = MAX_BYTES[topic.type]
+def _subscribe_bounded(
+    node: Node,
+    topic: Topic,
+    take: Take,
+    refuse: Refuse,
+    profile: QoSProfile,
+    events: SubscriptionEventCallbacks | None = None,
+) -> Subscription:
+    most, kind = MAX_BYTES[topic.type], interface_class(topic.type)
     bound = Bound(most, take, lambda size: refuse(f"message has {size} bytes; expected at most {most}"))
-    subscription = node.create_subscription(interface_class(topic.type), topic.name, bound.look, profile, raw=True)
+    subscription = node.create_subscription(kind, topic.name, bound.look, profile, event_callbacks=events, raw=True)
     subscription.bound = bound  # type: ignore[attr-defined]  # read by BoundedExecutor
     return subscription
 

@@ -24,11 +24,9 @@ COMMAND = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 LATCHED = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 REPORT = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE, depth=10)
 
-# Between them they match every publisher.
-HEARD = (
-    _profile(ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE),
-    _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE),
-    LATCHED,
-)
+# Every publisher can serve it.
+ANYBODY = _profile(ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
+# Between them they match every publisher at its best.
+HEARD = (ANYBODY, _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE), LATCHED)
 
 PROFILES = {Qos.SENSOR: CAMERA, Qos.COMMAND: COMMAND, Qos.LATCHED: LATCHED, Qos.REPORT: REPORT}
