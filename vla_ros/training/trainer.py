@@ -19,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from vla_ros.policies.base import BasePolicy
+from vla_ros.policies.directory import find_device
 from vla_ros.strict import config_to_dict, explained, one_line, parse_json, read_text
 from vla_ros.training.config import OptimizerConfig, TrainConfig
 from vla_ros.training.samples import SampleMaker, Split
@@ -57,7 +58,7 @@ class Trainer:
         self._samples = samples
         self._split = split
         self._run_dir = Path(config.run_dir)
-        self._device = training_device(config.device)
+        self._device = find_device(config.device, "device")
         self.policy = policy.to(self._device)
         optimizer = config.optimizer
         self._optimizer = torch.optim.AdamW(
@@ -193,15 +194,6 @@ def learning_rate_scale(config: OptimizerConfig, step: int) -> float:
     warmup = (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
     return min(warmup, 0.5 * (1.0 + math.cos(math.pi * max(0.0, progress))))
-
-
-def training_device(name: str) -> torch.device:
-    """``auto`` takes the GPU where there is one. Raises ValueError for a device this machine lacks."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
-        raise ValueError(f"device '{name}' is not available; expected auto, cpu, or cuda on a machine with a GPU")
-    return torch.device(name)
 
 
 def _changed_settings(run_dir: Path, now: Mapping[str, Any]) -> tuple[str, ...]:
