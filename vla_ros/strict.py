@@ -10,7 +10,7 @@ import pickletools
 import re
 import stat
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -157,6 +157,12 @@ def check_pickle(program: bytes) -> None:
 def max_unpacked_bytes(num_packed: int) -> int:
     """How many bytes so many compressed ones may stand for."""
     return FREE_UNPACKED_BYTES + MAX_PACKING * num_packed
+
+
+def check_count(what: str, kind: str, items: Sized, limit: int) -> None:
+    """Raises ValueError where ``what`` (a trajectory, say) has more than ``limit`` of a ``kind`` (points)."""
+    if len(items) > limit:
+        raise ValueError(f"{what} has {len(items)} {kind}; expected at most {limit}")
 
 
 def check_range(where: str, config: Any, low: float, high: float, *names: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from vla_ros.strict import MAX_TEXT_BYTES, read_text
+from vla_ros.strict import MAX_TEXT_BYTES, check_count, read_text
 
 MOVING_TYPES = ("revolute", "continuous", "prismatic")
 # A document type may define entities that expand without end; no URDF needs one.
@@ -86,8 +86,7 @@ def read_urdf(path: Path) -> Urdf:
 
 def parse_urdf(text: str, where: str) -> Urdf:
     """The joints of a URDF's ``text``. Raises ValueError, beginning with ``where``, for any but an expanded URDF."""
-    if len(text) > MAX_TEXT_BYTES:
-        raise ValueError(f"{where} has {len(text)} characters; expected at most {MAX_TEXT_BYTES}")
+    check_count(where, "characters", text, MAX_TEXT_BYTES)
     for markup in REFUSED_MARKUP:
         if markup in text:
             raise ValueError(f"{where} contains {markup}; expected none: remove the document type")

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from vla_ros.strict import one_line, parse_json, quoted
+from vla_ros.strict import check_count, one_line, parse_json, quoted
 
 MAX_HEADER_BYTES = 1024 * 1024
 HEADER_ALIGNMENT = 8
@@ -90,8 +90,7 @@ def sign(data: bytes, key: bytes) -> bytes:
 def open_message(data: bytes, kind: str, key: bytes = b"") -> bytes:
     """The message of that ``kind`` in what came over the link. Raises ValueError where it is another, too large, or not
     signed with ``key``."""
-    if len(data) > MAX_BYTES[kind]:
-        raise ValueError(f"message has {len(data)} bytes; expected at most {MAX_BYTES[kind]}")
+    check_count("message", "bytes", data, MAX_BYTES[kind])
     is_signed, fix = data.startswith(SIGNED), "give both nodes the same link_key_file"
     if is_signed != bool(key):
         got = "signed, and this node has no key" if is_signed else "not signed; expected one signed with the shared key"
