@@ -67,7 +67,7 @@ def read_text(path: str | Path, max_bytes: int = MAX_TEXT_BYTES, errors: str = "
     with open(path, "rb") as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise ValueError(f"it has more than {max_bytes} bytes; expected at most so many")
+        raise ValueError(f"it has more than {max_bytes} bytes, the most that is read")
     try:
         return data.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
@@ -135,7 +135,7 @@ def check_safetensors(path: str | Path) -> None:
     with open(path, "rb") as file:
         num_bytes = int.from_bytes(file.read(8), "little")
     if num_bytes > min(MAX_HEADER_BYTES, os.path.getsize(path)):
-        raise ValueError(f"a header of {num_bytes} bytes; expected at most {MAX_HEADER_BYTES}, and what the file has")
+        raise ValueError(f"its header has {num_bytes} bytes; expected at most {MAX_HEADER_BYTES}, all within the file")
 
 
 def check_pickle(program: bytes) -> None:

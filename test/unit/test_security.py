@@ -41,8 +41,8 @@ def test_a_keystore_with_enclaves_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environment", "code", "words"),
     [
-        (ENFORCED, 2, "ROS security is demanded and missing: ROS_SECURITY_ENABLE is true (Enforce)"),
-        (ENFORCED | {"ROS_SECURITY_KEYSTORE": "."}, 2, "ROS security is demanded and missing: "),
+        (ENFORCED, 2, "ROS security is required and not available: ROS_SECURITY_ENABLE is true (Enforce)"),
+        (ENFORCED | {"ROS_SECURITY_KEYSTORE": "."}, 2, "ROS security is required and not available: "),
         (ON, 0, "nothing is protected: ROS_SECURITY_ENABLE is true (Permissive)"),
     ],
     ids=["no keystore", "a keystore without keys", "nothing to protect with"],

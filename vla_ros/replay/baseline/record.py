@@ -23,7 +23,7 @@ from vla_ros.replay.records import Incident, Replay
 from vla_ros.strict import config_to_dict, explained, one_line, parse_config, parse_json, quoted, read_text
 
 FORMAT = "vla_ros replay baseline 2"
-RENEW = "restore it, or write it anew: --update-baseline"
+RENEW = "restore it, or write it anew with --update-baseline"
 # Numbers are written as whole multiples of these: rad or m, normalised values, levels of 255.
 POSITION_UNIT, COMMAND_UNIT = 1e-7, 1e-6
 INPUT_UNITS = {"state": 1e-6, "noise": 1e-6, "coarse": 1e-2, "sketch": 1e-2}
