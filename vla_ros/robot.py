@@ -25,7 +25,7 @@ NEARLY_A_TURN = 0.99 * TURN
 # An arm that follows commands d seconds late is d times its speed behind: drivers take 10 to 100 ms, so that ordinary
 # motion stays within half of this even at full speed.
 TRACKING_S = 0.2
-# A joint this quick from one end to the other is a gripper's: what it holds keeps it away from where it is commanded.
+# A joint that crosses its range this quickly is a gripper's, which is stopped by what it holds.
 QUICK_S = 1.0
 
 
@@ -47,7 +47,7 @@ def _check_once(what: str, names: Sequence[str]) -> None:
 class JointConfig:
     """Limits of one joint: rad, rad/s, rad/s², rad/s³ (m, m/s, … for a sliding joint). ``max_jerk`` None: not
     limited. ``max_tracking_error`` is how far it may be measured from where it is commanded, rad or m; None: as far
-    as it gets in ``TRACKING_S`` at its velocity limit, or anywhere for one that is through in ``QUICK_S``."""
+    as it gets in ``TRACKING_S`` at its velocity limit, or all its range for one that crosses it in ``QUICK_S``."""
 
     name: str
     lower: float
