@@ -318,13 +318,9 @@ class RobotFile:
 def read_robot_file(path: str | Path) -> RobotFile:
     """Read a robot file without checking it. Raises ValueError, naming it, where it is missing or isn't YAML."""
     path = Path(path)
-    try:
-        document = parse_yaml(read_text(path))
-    except OSError as error:
-        raise ValueError(f"robot file {path}: {error.strerror or error}; give the path of a robot YAML") from error
-    except ValueError as error:
-        raise ValueError(f"robot file {path}: not readable as YAML: {error}") from error
-    return RobotFile(path, document)
+    missing = explained(f"robot file {path}: ", OSError, after="; give the path of a robot YAML")
+    with missing, explained(f"robot file {path}: not readable as YAML: "):
+        return RobotFile(path, parse_yaml(read_text(path)))
 
 
 def load_robot(path: str | Path) -> RobotConfig:

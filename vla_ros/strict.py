@@ -176,11 +176,11 @@ def check_range(where: str, config: Any, low: float, high: float, *names: str) -
 @contextmanager
 def explained(before: str, *kinds: type[Exception], after: str = "") -> Iterator[None]:
     """Inside its ``with``, an error of ``kinds`` (else a ValueError) becomes a ValueError in one line: ``before``, what
-    it says, ``after``."""
+    it says (of an OSError the reason, for ``before`` names the file), ``after``."""
     try:
         yield
     except kinds or (ValueError,) as error:  # noqa: B030
-        raise ValueError(f"{before}{one_line(error)}{after}") from error
+        raise ValueError(f"{before}{one_line(getattr(error, 'strerror', None) or error)}{after}") from error
 
 
 def one_line(error: Exception | str, num_characters: int = MAX_LINE) -> str:

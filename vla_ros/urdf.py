@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from vla_ros.strict import MAX_TEXT_BYTES, check_count, read_text
+from vla_ros.strict import MAX_TEXT_BYTES, check_count, explained, read_text
 
 MOVING_TYPES = ("revolute", "continuous", "prismatic")
 # A document type may define entities that expand without end; no URDF needs one.
@@ -75,12 +75,9 @@ class Urdf:
 def read_urdf(path: Path) -> Urdf:
     """The joints of a URDF file. Raises ValueError, naming the file, for one that can't be used."""
     where = f"URDF {path}"
-    try:
+    missing = explained(f"{where}: ", OSError, after="; give its path relative to the robot file")
+    with missing, explained(f"{where}: not readable as text: "):
         text = read_text(path)
-    except OSError as error:
-        raise ValueError(f"{where}: {error.strerror or error}; give its path relative to the robot file") from error
-    except ValueError as error:
-        raise ValueError(f"{where}: not readable as text: {error}") from error
     return parse_urdf(text, where)
 
 

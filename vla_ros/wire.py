@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from vla_ros.strict import check_count, one_line, parse_json, quoted
+from vla_ros.strict import check_count, explained, one_line, parse_json, quoted
 
 MAX_HEADER_BYTES = 1024 * 1024
 HEADER_ALIGNMENT = 8
@@ -71,11 +71,9 @@ def read_link_key(file: str) -> bytes:
     """
     if not file:
         return b""
-    try:
-        with Path(file).expanduser().open("rb") as opened:
-            key = opened.read(MAX_KEY_BYTES + 1).strip()
-    except OSError as error:
-        raise ValueError(f"link_key_file '{file}': {error.strerror or error}; give both nodes the same file") from error
+    missing = explained(f"link_key_file '{file}': ", OSError, after="; give both nodes the same file")
+    with missing, Path(file).expanduser().open("rb") as opened:
+        key = opened.read(MAX_KEY_BYTES + 1).strip()
     if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
         expected = f"expected {MIN_KEY_BYTES} to {MAX_KEY_BYTES}: openssl rand -hex 32 makes one"
         raise ValueError(f"link_key_file '{file}' holds {len(key)} bytes; {expected}")
