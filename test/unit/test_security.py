@@ -25,7 +25,7 @@ ENFORCED = ON | {"ROS_SECURITY_STRATEGY": "Enforce"}
         ({"ROS_SECURITY_ENABLE": "false"}, ""),
         (ON, "ROS_SECURITY_ENABLE is true (Permissive) and ROS_SECURITY_KEYSTORE is not set"),
         (ENFORCED, "ROS_SECURITY_ENABLE is true (Enforce) and ROS_SECURITY_KEYSTORE is not set"),
-        (ENFORCED | {"ROS_SECURITY_KEYSTORE": "/nowhere"}, "'/nowhere', without a folder enclaves"),
+        (ENFORCED | {"ROS_SECURITY_KEYSTORE": "/nowhere"}, "'/nowhere', which has no folder 'enclaves'"),
     ],
 )
 def test_a_keystore_that_is_missing_where_security_is_on_is_named(environment: dict[str, str], line: str) -> None:

@@ -46,5 +46,5 @@ def keystore_problem(environment: Mapping[str, str]) -> str:
     got, strategy = environment.get(KEYSTORE, ""), environment.get(STRATEGY) or "Permissive"
     if (Path(got) / "enclaves").is_dir() and got:
         return ""
-    where = f"{KEYSTORE} is '{got}', without a folder enclaves" if got else f"{KEYSTORE} is not set"
+    where = f"{KEYSTORE} is '{got}', which has no folder 'enclaves'" if got else f"{KEYSTORE} is not set"
     return f"{ENABLE} is true ({strategy}) and {where}; expected a keystore made by ros2 security create_keystore"
