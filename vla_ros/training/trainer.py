@@ -200,7 +200,7 @@ def _changed_settings(run_dir: Path, now: Mapping[str, Any]) -> tuple[str, ...]:
     """A line for each setting that ``run_dir`` has otherwise; raises ValueError, naming each, for those that stay."""
     path = run_dir / SETTINGS
     if not path.exists():
-        return (f"{path} is missing, so what has changed since is not known: the present settings are used",)
+        return (f"{path} is missing, so what has changed is not known: the present settings are used",)
     with explained(f"{path}: ", OSError, TypeError, ValueError, after="; delete it, or give another run_dir"):
         then = dict(parse_json(read_text(path)))
     changed = (name for name in sorted({*then, *now}) if then.get(name) != now.get(name))
