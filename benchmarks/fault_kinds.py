@@ -1,4 +1,4 @@
-"""What can go wrong from outside the nodes: each fault as a context that injects it and mends it again."""
+"""What can go wrong from outside the nodes: each fault as a context that injects it and ends it again."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _sensor(spoiler: Callable[[], Spoiler], *streams: str) -> Injection:
 
 
 def _stopped(process: str, for_s: float | None = None) -> Injection:
-    """A process stands still: until mended, or ``for_s``."""
+    """A process stands still: until ended, or ``for_s``."""
 
     @contextmanager
     def inject(stage: Stage) -> Iterator[None]:
@@ -125,7 +125,7 @@ def _answered(answer: Answer, digest: str = "") -> Injection:
 
 
 def _repeated(action: Callable[[FaultClient], None], num: int | None = None) -> Injection:
-    """Do something again and again: until mended, or ``num`` times."""
+    """Do something again and again: until ended, or ``num`` times."""
 
     @contextmanager
     def inject(stage: Stage) -> Iterator[None]:

@@ -39,7 +39,7 @@ WAY_S = (0.5, 1.5)
 """How long the policy has driven in a scene when the fault comes."""
 PATIENCE_S, RECOVERY_S, MODE_PATIENCE_S = 10.0, 15.0, 0.5
 QUIET_S = 0.5
-"""So long after a fault is mended the policy must not drive by itself."""
+"""So long after a fault is over the policy must not drive by itself."""
 MAX_TRIES = 3
 """Attempts to engage, or to inject a fault before anything else stops the policy."""
 WARM_UP_S, WARM_UP_SHARE = 120.0, 0.25
@@ -153,7 +153,7 @@ class Run:
         return Outcome(name, start_s - self._began_s, named_s, mode, problem, said)
 
     def _problem(self, fault: Fault, mode: str, modes: set[str]) -> str:
-        """What is wrong with the mode that a fault led to, and with what follows when it is mended."""
+        """What is wrong with the mode that a fault led to, and with what follows when it is over."""
         expected = " or ".join(fault.modes)
         if mode not in fault.modes:
             return f"mode is {mode}; expected {expected}"

@@ -25,7 +25,7 @@ NEARLY_A_TURN = 0.99 * TURN
 # An arm that follows commands d seconds late is d times its speed behind: drivers take 10 to 100 ms, so that ordinary
 # motion stays within half of this even at full speed.
 TRACKING_S = 0.2
-# A joint this quick from one end to the other is a gripper's: what it holds keeps it away from where it is commanded.
+# A joint that crosses its range this quickly is a gripper's, which is stopped by what it holds.
 QUICK_S = 1.0
 
 
@@ -47,7 +47,7 @@ def _check_once(what: str, names: Sequence[str]) -> None:
 class JointConfig:
     """Limits of one joint: rad, rad/s, rad/s², rad/s³ (m, m/s, … for a sliding joint). ``max_jerk`` None: not
     limited. ``max_tracking_error`` is how far it may be measured from where it is commanded, rad or m; None: as far
-    as it gets in ``TRACKING_S`` at its velocity limit, or anywhere for one that is through in ``QUICK_S``."""
+    as it gets in ``TRACKING_S`` at its velocity limit, or all its range for one that crosses it in ``QUICK_S``."""
 
     name: str
     lower: float
@@ -318,13 +318,9 @@ class RobotFile:
 def read_robot_file(path: str | Path) -> RobotFile:
     """Read a robot file without checking it. Raises ValueError, naming it, where it is missing or isn't YAML."""
     path = Path(path)
-    try:
-        document = parse_yaml(read_text(path))
-    except OSError as error:
-        raise ValueError(f"robot file {path}: {error.strerror or error}; give the path of a robot YAML") from error
-    except ValueError as error:
-        raise ValueError(f"robot file {path}: not readable as YAML: {error}") from error
-    return RobotFile(path, document)
+    missing = explained(f"robot file {path}: ", OSError, after="; give the path of a robot YAML")
+    with missing, explained(f"robot file {path}: not readable as YAML: "):
+        return RobotFile(path, parse_yaml(read_text(path)))
 
 
 def load_robot(path: str | Path) -> RobotConfig:

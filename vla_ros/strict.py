@@ -10,7 +10,7 @@ import pickletools
 import re
 import stat
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -67,7 +67,7 @@ def read_text(path: str | Path, max_bytes: int = MAX_TEXT_BYTES, errors: str = "
     with open(path, "rb") as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise ValueError(f"it has more than {max_bytes} bytes; expected at most so many")
+        raise ValueError(f"it has more than {max_bytes} bytes, the most that is read")
     try:
         return data.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
@@ -135,7 +135,7 @@ def check_safetensors(path: str | Path) -> None:
     with open(path, "rb") as file:
         num_bytes = int.from_bytes(file.read(8), "little")
     if num_bytes > min(MAX_HEADER_BYTES, os.path.getsize(path)):
-        raise ValueError(f"a header of {num_bytes} bytes; expected at most {MAX_HEADER_BYTES}, and what the file has")
+        raise ValueError(f"its header has {num_bytes} bytes; expected at most {MAX_HEADER_BYTES}, all within the file")
 
 
 def check_pickle(program: bytes) -> None:
@@ -159,6 +159,12 @@ def max_unpacked_bytes(num_packed: int) -> int:
     return FREE_UNPACKED_BYTES + MAX_PACKING * num_packed
 
 
+def check_count(what: str, kind: str, items: Sized, limit: int) -> None:
+    """Raises ValueError where ``what`` (a trajectory, say) has more than ``limit`` of a ``kind`` (points)."""
+    if len(items) > limit:
+        raise ValueError(f"{what} has {len(items)} {kind}; expected at most {limit}")
+
+
 def check_range(where: str, config: Any, low: float, high: float, *names: str) -> None:
     """Raises ValueError for the first of these fields of ``config`` that lies outside."""
     for name in names:
@@ -170,11 +176,11 @@ def check_range(where: str, config: Any, low: float, high: float, *names: str) -
 @contextmanager
 def explained(before: str, *kinds: type[Exception], after: str = "") -> Iterator[None]:
     """Inside its ``with``, an error of ``kinds`` (else a ValueError) becomes a ValueError in one line: ``before``, what
-    it says, ``after``."""
+    it says (of an OSError the reason, for ``before`` names the file), ``after``."""
     try:
         yield
     except kinds or (ValueError,) as error:  # noqa: B030
-        raise ValueError(f"{before}{one_line(error)}{after}") from error
+        raise ValueError(f"{before}{one_line(getattr(error, 'strerror', None) or error)}{after}") from error
 
 
 def one_line(error: Exception | str, num_characters: int = MAX_LINE) -> str:

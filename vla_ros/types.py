@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from vla_ros.strict import check_count
 from vla_ros.units import NS_PER_S
 
 # More than any policy reads of it, and tokenized within milliseconds.
@@ -21,8 +22,7 @@ MAX_TASK_CHARACTERS = 4000
 
 def check_task(task: str) -> None:
     """Raises ValueError for an instruction that is too long."""
-    if len(task) > MAX_TASK_CHARACTERS:
-        raise ValueError(f"instruction has {len(task)} characters; expected at most {MAX_TASK_CHARACTERS}")
+    check_count("instruction", "characters", task, MAX_TASK_CHARACTERS)
 
 
 class Mode(StrEnum):

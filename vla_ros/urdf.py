@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from vla_ros.strict import MAX_TEXT_BYTES, read_text
+from vla_ros.strict import MAX_TEXT_BYTES, check_count, explained, read_text
 
 MOVING_TYPES = ("revolute", "continuous", "prismatic")
 # A document type may define entities that expand without end; no URDF needs one.
@@ -75,19 +75,15 @@ class Urdf:
 def read_urdf(path: Path) -> Urdf:
     """The joints of a URDF file. Raises ValueError, naming the file, for one that can't be used."""
     where = f"URDF {path}"
-    try:
+    missing = explained(f"{where}: ", OSError, after="; give its path relative to the robot file")
+    with missing, explained(f"{where}: not readable as text: "):
         text = read_text(path)
-    except OSError as error:
-        raise ValueError(f"{where}: {error.strerror or error}; give its path relative to the robot file") from error
-    except ValueError as error:
-        raise ValueError(f"{where}: not readable as text: {error}") from error
     return parse_urdf(text, where)
 
 
 def parse_urdf(text: str, where: str) -> Urdf:
     """The joints of a URDF's ``text``. Raises ValueError, beginning with ``where``, for any but an expanded URDF."""
-    if len(text) > MAX_TEXT_BYTES:
-        raise ValueError(f"{where} has {len(text)} characters; expected at most {MAX_TEXT_BYTES}")
+    check_count(where, "characters", text, MAX_TEXT_BYTES)
     for markup in REFUSED_MARKUP:
         if markup in text:
             raise ValueError(f"{where} contains {markup}; expected none: remove the document type")

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from vla_ros.strict import one_line, parse_json, quoted
+from vla_ros.strict import check_count, explained, one_line, parse_json, quoted
 
 MAX_HEADER_BYTES = 1024 * 1024
 HEADER_ALIGNMENT = 8
@@ -71,11 +71,9 @@ def read_link_key(file: str) -> bytes:
     """
     if not file:
         return b""
-    try:
-        with Path(file).expanduser().open("rb") as opened:
-            key = opened.read(MAX_KEY_BYTES + 1).strip()
-    except OSError as error:
-        raise ValueError(f"link_key_file '{file}': {error.strerror or error}; give both nodes the same file") from error
+    missing = explained(f"link_key_file '{file}': ", OSError, after="; give both nodes the same file")
+    with missing, Path(file).expanduser().open("rb") as opened:
+        key = opened.read(MAX_KEY_BYTES + 1).strip()
     if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
         expected = f"expected {MIN_KEY_BYTES} to {MAX_KEY_BYTES}: openssl rand -hex 32 makes one"
         raise ValueError(f"link_key_file '{file}' holds {len(key)} bytes; {expected}")
@@ -90,8 +88,7 @@ def sign(data: bytes, key: bytes) -> bytes:
 def open_message(data: bytes, kind: str, key: bytes = b"") -> bytes:
     """The message of that ``kind`` in what came over the link. Raises ValueError where it is another, too large, or not
     signed with ``key``."""
-    if len(data) > MAX_BYTES[kind]:
-        raise ValueError(f"message has {len(data)} bytes; expected at most {MAX_BYTES[kind]}")
+    check_count("message", "bytes", data, MAX_BYTES[kind])
     is_signed, fix = data.startswith(SIGNED), "give both nodes the same link_key_file"
     if is_signed != bool(key):
         got = "signed, and this node has no key" if is_signed else "not signed; expected one signed with the shared key"

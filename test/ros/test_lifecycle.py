@@ -54,7 +54,7 @@ def test_a_model_node_is_heard_while_it_loads(ros: None, monkeypatch) -> None:
     configuring = threading.Thread(target=node.trigger_configure)
     with spinning(listener):
         configuring.start()
-        wait_until(lambda: heard and heard[-1].message == "loading since 1 s", "its age")
+        wait_until(lambda: heard and heard[-1].message == "loading for 1 s", "its age")
         assert heard[-1].level == DiagnosticStatus.ERROR
         may_end.set()
         configuring.join()

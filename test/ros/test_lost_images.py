@@ -25,6 +25,6 @@ def test_lost_images_are_named_with_the_dds_profile(msgtype: str, num_messages: 
     assert len(problems) == is_named
     for line in problems:
         assert line.startswith(
-            f"{num_lost} images of /front/image were lost on the way, {num_messages} came; start who"
+            f"{num_lost} images of /front/image were lost on the way, {num_messages} came; start their"
         )
         assert "PROFILES_FILE=" in line and line.endswith("config/fastdds.xml")

@@ -157,7 +157,7 @@ def test_the_same_bag_gives_the_same_json_but_for_the_times(tmp_path: Path) -> N
         (["no_such_bag"], "no_such_bag"),
         ([str(BAG), "--latency", "soon"], "--latency is soon; expected recorded, or 0 to 60000 ms"),
         ([str(BAG), "--update-baseline"], "--update-baseline without --baseline FILE"),
-        ([str(BAG), "--device", "gpu"], "--device is 'gpu'; expected cpu, or cuda where torch sees a GPU"),
+        ([str(BAG), "--device", "gpu"], "--device is 'gpu'; expected auto, cpu, or cuda where torch sees a GPU"),
         ([str(BAG), "--threads", "0"], "--threads is 0; expected at least 1"),
         ([str(BAG), "--strategy", "wish"], "strategy is 'wish'; expected one of latest, ensemble, rtc"),
         ([str(BAG), "--driver", "nobody"], "driver is 'nobody'; expected one of policy, teleop, any"),

@@ -70,9 +70,9 @@ def test_a_session_of_broken_bags_alone_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"device": "gpu"}, "--device is 'gpu'; expected cpu, or cuda"),
-        ({"device": "cuda:99"}, "--device is 'cuda:99'; expected cpu, or cuda"),
-        ({"device": ""}, "--device is ''; expected cpu, or cuda"),
+        ({"device": "gpu"}, "--device is 'gpu'; expected auto, cpu, or cuda"),
+        ({"device": "cuda:99"}, "--device is 'cuda:99'; expected auto, cpu, or cuda"),
+        ({"device": ""}, "--device is ''; expected auto, cpu, or cuda"),
         ({"num_threads": 0}, "--threads is 0; expected at least 1"),
         ({"num_threads": -2}, "--threads is -2; expected at least 1"),
     ],

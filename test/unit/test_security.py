@@ -25,7 +25,7 @@ ENFORCED = ON | {"ROS_SECURITY_STRATEGY": "Enforce"}
         ({"ROS_SECURITY_ENABLE": "false"}, ""),
         (ON, "ROS_SECURITY_ENABLE is true (Permissive) and ROS_SECURITY_KEYSTORE is not set"),
         (ENFORCED, "ROS_SECURITY_ENABLE is true (Enforce) and ROS_SECURITY_KEYSTORE is not set"),
-        (ENFORCED | {"ROS_SECURITY_KEYSTORE": "/nowhere"}, "'/nowhere', without a folder enclaves"),
+        (ENFORCED | {"ROS_SECURITY_KEYSTORE": "/nowhere"}, "'/nowhere', which has no folder 'enclaves'"),
     ],
 )
 def test_a_keystore_that_is_missing_where_security_is_on_is_named(environment: dict[str, str], line: str) -> None:
@@ -41,8 +41,8 @@ def test_a_keystore_with_enclaves_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environment", "code", "words"),
     [
-        (ENFORCED, 2, "ROS security is demanded and missing: ROS_SECURITY_ENABLE is true (Enforce)"),
-        (ENFORCED | {"ROS_SECURITY_KEYSTORE": "."}, 2, "ROS security is demanded and missing: "),
+        (ENFORCED, 2, "ROS security is required and not available: ROS_SECURITY_ENABLE is true (Enforce)"),
+        (ENFORCED | {"ROS_SECURITY_KEYSTORE": "."}, 2, "ROS security is required and not available: "),
         (ON, 0, "nothing is protected: ROS_SECURITY_ENABLE is true (Permissive)"),
     ],
     ids=["no keystore", "a keystore without keys", "nothing to protect with"],

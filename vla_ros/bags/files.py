@@ -8,8 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from vla_ros.bags.compression import COMPRESSED_SUFFIX
-from vla_ros.bags.storage import one_line
-from vla_ros.strict import parse_yaml, read_text
+from vla_ros.strict import explained, parse_yaml, read_text
 
 MCAP_SUFFIX, SQLITE_SUFFIX = ".mcap", ".db3"
 _INFORMATION = "rosbag2_bagfile_information"
@@ -104,12 +103,9 @@ def storage_suffix(path: Path) -> str:
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
-    try:
+    missing = explained("its metadata.yaml cannot be read (", OSError, after=")")
+    with missing, explained("its metadata.yaml is not valid YAML (", after=")"):
         document = parse_yaml(read_text(path, errors="replace"))
-    except OSError as error:
-        raise ValueError(f"its metadata.yaml cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise ValueError(f"its metadata.yaml is not valid YAML ({one_line(error)})") from error
     information = document.get(_INFORMATION) if isinstance(document, dict) else None
     names = information.get("relative_file_paths") if isinstance(information, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

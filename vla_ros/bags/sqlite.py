@@ -93,7 +93,7 @@ def _limit(connection: sqlite3.Connection, num_bytes: int) -> None:
         if name in _TABLES and (kind != "table" or not str(text).upper().startswith("CREATE TABLE")):
             raise DamagedFile(f"its '{name}' is a {quoted(str(kind))}; expected a table of rows")
         if name in _TABLES and any(row[6] for row in connection.execute(f"PRAGMA table_xinfo({name})")):
-            raise DamagedFile(f"its table '{name}' computes columns; expected rows that are stored")
+            raise DamagedFile(f"its table '{name}' has computed columns; expected stored ones")
 
 
 def _channels(connection: sqlite3.Connection) -> dict[int, Channel]:

@@ -14,6 +14,7 @@ from rosbags.rosbag2.metadata import dump_qos_v9
 
 from vla_ros.bags.definitions import TYPES
 from vla_ros.bags.write_mcap import McapWriter
+from vla_ros.strict import explained
 
 # Of metadata.yaml, as ROS 2 Jazzy and newer write it.
 VERSION = 9
@@ -55,15 +56,11 @@ class BagWriter(AbstractContextManager["BagWriter"]):
         self._topic_metadata: dict[int, dict[str, Any]] = {}
         self._pending: list[tuple[int, int, bytes | memoryview]] = []
         self._num_pending_bytes = 0
-        try:
+        taken = explained(f"bag {self._path}: ", FileExistsError, after="; give a folder that does not exist yet")
+        with explained(f"bag {self._path}: ", OSError, after="; give a folder that can be written"), taken:
             self._path.mkdir(parents=True)
             self._mcap = McapWriter(self._path / self._storage_name, "vla_ros", compress)
             self._write_metadata()
-        except FileExistsError as error:
-            raise ValueError(f"bag {self._path} exists; give a folder that does not exist yet") from error
-        except OSError as error:
-            what = error.strerror or str(error)
-            raise ValueError(f"bag {self._path}: {what}; give a folder that can be written") from error
 
     def add_topic(self, topic: str, msgtype: str, offered_qos: Sequence[Qos] = (make_qos(),)) -> None:
         """Declare ``topic`` before its first message; ``offered_qos`` is what its publishers offer."""
@@ -88,23 +85,19 @@ class BagWriter(AbstractContextManager["BagWriter"]):
 
     def flush(self) -> None:
         """Hand everything to the kernel, and say in ``metadata.yaml`` what there is now."""
-        try:
+        with self._disk_failing():
             self._write_pending()
             self._mcap.end_chunk()
             self._write_metadata()
-        except OSError as error:
-            raise self._disk_failed(error) from error
 
     def close(self) -> None:
         """Finish the bag."""
-        try:
+        with self._disk_failing():
             try:
                 self._write_pending()
             finally:
                 self._mcap.finish()
                 self._write_metadata()
-        except OSError as error:
-            raise self._disk_failed(error) from error
 
     def _write_pending(self) -> None:
         """In the order of time, which spares readers much."""
@@ -144,9 +137,9 @@ class BagWriter(AbstractContextManager["BagWriter"]):
             "ros_distro": os.environ.get("ROS_DISTRO", "unknown"),
         }
 
-    def _disk_failed(self, error: OSError) -> ValueError:
-        what = error.strerror or str(error)
-        return ValueError(f"bag {self._path}: {what}; what came before is kept; record to a disk with more space")
+    def _disk_failing(self) -> AbstractContextManager[None]:
+        fix = "; what came before is kept; record to a disk with more space"
+        return explained(f"bag {self._path}: ", OSError, after=fix)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         # On a full disk the end may fail like what came before it, of which the caller should hear.

@@ -87,18 +87,13 @@ def _inference(args: argparse.Namespace) -> Outcome:
 
     import torch
 
-    device = _device(args.device, torch)
+    from vla_ros.policies.directory import find_device
+
+    device = find_device(args.device or "auto", "--device")
     if args.num_threads is not None:
         torch.set_num_threads(args.num_threads)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     return Outcome((_bench if args.scale is None else _scale)(args, device, dtype))
-
-
-def _device(name: str | None, torch: Any) -> Any:
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise ValueError("--device cuda, and torch sees no GPU; give --device cpu or install CUDA torch")
-    return torch.device(name or ("cuda" if available else "cpu"))
 
 
 def _bench(args: argparse.Namespace, device: Any, dtype: Any) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strategy", default="latest", help="how chunks follow each other: latest, ensemble or rtc")
     parser.add_argument("--rate", type=float, default=0.0, metavar="HZ", help="commands (default 0: the robot file's)")
     parser.add_argument("--namespace", default="", help="namespace that the bags were recorded in")
-    parser.add_argument("--device", default="cpu", help="where the model runs (default cpu)")
+    parser.add_argument("--device", default="cpu", help="where the model runs: cpu (default), cuda or auto")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="for one operation on the CPU (default 1)")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
-
 from vla_ros import topics
 
 MAX_NAMES = 500
@@ -18,9 +16,3 @@ MAX_BYTES = {
     topics.JOY.type: 16_384,
     topics.STATUS.type: 131_072,
 }
-
-
-def check_count(what: str, items: Sized, limit: int) -> None:
-    """Raises ValueError for more than ``limit``; ``what`` begins the line, such as ``trajectory has {} points``."""
-    if len(items) > limit:
-        raise ValueError(f"{what.format(len(items))}; expected at most {limit}")

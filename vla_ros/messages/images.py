@@ -164,7 +164,7 @@ def _decode_compressed(msg: Any) -> np.ndarray:
         raise ValueError(f"{about} and {len(data)} bytes cannot be decoded; {expected}")
     if (image[-1, -1] == _JPEG_FILL).all() and _is_filled_up(data, image):
         expected = "expected a whole picture: check the network and the driver"
-        raise ValueError(f"{about} breaks off after less than its {len(data)} bytes; {expected}")
+        raise ValueError(f"{about} breaks off after part of its {len(data)} bytes; {expected}")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

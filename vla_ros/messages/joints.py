@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.messages.bounds import MAX_NAMES, check_count
+from vla_ros.messages.bounds import MAX_NAMES
 from vla_ros.messages.times import fill_time
-from vla_ros.strict import listed
+from vla_ros.strict import check_count, listed
 
 
 def names_any(msg: Any, joint_names: Collection[str]) -> bool:
@@ -26,7 +26,7 @@ def positions_by_name(msg: Any, joint_names: Sequence[str]) -> tuple[np.ndarray,
     says of further joints is ignored. Raises ValueError for too many names, a missing or repeated joint, another number
     of positions than of names, and a position that is not finite.
     """
-    check_count("joint state has {} names", msg.name, MAX_NAMES)
+    check_count("joint state", "names", msg.name, MAX_NAMES)
     names = list(msg.name)
     rows = [_row(names, name) for name in joint_names]
     if len(msg.position) != len(names):

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.messages.bounds import MAX_NAMES, MAX_POINTS, check_count
+from vla_ros.messages.bounds import MAX_NAMES, MAX_POINTS
 from vla_ros.messages.times import fill_time, time_to_ns
-from vla_ros.strict import quoted
+from vla_ros.strict import check_count, quoted
 from vla_ros.units import NS_PER_S
 
 
@@ -57,7 +57,7 @@ def parse_teleop(msg: Any, joint_names: Sequence[str]) -> Trajectory:
 
     Raises ValueError as ``parse_trajectory`` does, where no joint is named, and for more points than any hand sends.
     """
-    check_count("trajectory has {} points", msg.points, MAX_POINTS)
+    check_count("trajectory", "points", msg.points, MAX_POINTS)
     columns = [i for i, name in enumerate(joint_names) if name in msg.joint_names]
     if not columns:
         raise ValueError(f"trajectory names none of the joints {', '.join(joint_names)}")
@@ -106,7 +106,7 @@ def join_trajectories(parts: Sequence[tuple[Sequence[int], Trajectory]]) -> Traj
 
 def _columns(given: list[str], joint_names: Sequence[str]) -> list[int]:
     """Where each of ``joint_names`` stands in the message."""
-    check_count("trajectory has {} joint names", given, MAX_NAMES)
+    check_count("trajectory", "joint names", given, MAX_NAMES)
     repeated = [name for name in given if given.count(name) > 1]
     if repeated:
         raise ValueError(f"trajectory names joint '{quoted(repeated[0])}' twice; expected {', '.join(joint_names)}")

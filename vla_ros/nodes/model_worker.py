@@ -20,7 +20,7 @@ from vla_ros import topics
 from vla_ros.execution.capture import free_device_memory
 from vla_ros.execution.runner import PolicyRunner
 from vla_ros.nodes.params import ModelNodeParams
-from vla_ros.policies.directory import load_policy
+from vla_ros.policies.directory import find_device, load_policy
 from vla_ros.ros.clock import steady_now_ns
 from vla_ros.ros.mailbox import Mail, Mailbox, send
 from vla_ros.ros.managed import Role
@@ -50,7 +50,7 @@ def loader(params: ModelNodeParams, policy_dir: Path, warn: Callable[[str], obje
 
     Raises ValueError for a device that isn't there.
     """
-    device = _device(params.device)
+    device = find_device(params.device, "parameter device")
     torch.set_num_threads(params.num_threads)
     return partial(_load, params, policy_dir, device, warn)
 
@@ -71,14 +71,6 @@ def _load(
     gc.freeze()
     request_type = loaded.processor.request_type
     return ServedPolicy(runner, request_type, loaded.digest, str(device), params.inference_delay_ms)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("parameter device is 'cuda' and torch sees no GPU; give cpu or auto, or install CUDA torch")
-    return torch.device(name)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

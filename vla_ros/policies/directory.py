@@ -42,6 +42,18 @@ class LoadedPolicy:
         return self.processor.digest
 
 
+def find_device(name: str, where: str) -> torch.device:
+    """The device of that name, ``auto`` for a GPU where there is one; raises ValueError, naming ``where`` it was given,
+    where it isn't there."""
+    num_gpus = torch.cuda.device_count()
+    if name == "auto":
+        name = "cuda" if num_gpus else "cpu"
+    if name not in ["cpu", *(["cuda"] if num_gpus else []), *(f"cuda:{i}" for i in range(num_gpus))]:
+        expected = f"expected auto, cpu, or cuda where torch sees a GPU (it sees {num_gpus} here)"
+        raise ValueError(f"{where} is '{name}'; {expected}")
+    return torch.device(name)
+
+
 def load_policy(
     policy_dir: str | Path,
     device: torch.device | str,

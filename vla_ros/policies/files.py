@@ -135,7 +135,7 @@ def replaced_whole(out: Path) -> Iterator[Path]:
     if Path.cwd().is_relative_to(out):
         raise ValueError(f"{out} is the folder that this runs in; give another folder")
     before = out.with_name(PREVIOUS.format(out.name))
-    with explained(f"{out}: ", OSError, shutil.Error, after="; give a folder with room that can be written"):
+    with explained(f"{out}: ", OSError, shutil.Error, after="; give a writable folder with enough room"):
         out.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
         try:

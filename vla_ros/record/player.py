@@ -36,6 +36,7 @@ from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
 from vla_ros.ros.signals import interrupt_on_signals, ros_running
 from vla_ros.share import robot_file
 from vla_ros.start import end_with_parent
+from vla_ros.strict import explained
 from vla_ros.units import NS_PER_S
 
 LATCHED_TOPICS = (topics.TASK.name, topics.ESTOP.name)
@@ -127,12 +128,8 @@ class Player(Node):
         options = [f"--clock={self.params.clock_hz:g}", f"--rate={self.params.rate:g}", f"--delay={ROSBAG2_DELAY_S:g}"]
         options += ["--disable-keyboard-controls", "--topics", *played]
         command = ["ros2", "bag", "play", self.params.bag, *options]
-        try:
+        with explained("ros2 bag play cannot be started (", OSError, after="); source ROS 2, or player:=own"):
             child = subprocess.Popen(command, preexec_fn=end_with_parent)
-        except OSError as error:
-            raise ValueError(
-                f"ros2 bag play cannot be started ({error.strerror or error}); source ROS 2, or player:=own"
-            ) from error
         try:
             while child.poll() is None:
                 self._try_to_engage()

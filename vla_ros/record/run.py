@@ -130,8 +130,8 @@ def _judge(topics: list[TopicRecorder], robot: str) -> tuple[tuple[TopicReport, 
         if topic.foreign_types
     ]
     problems += [
-        f"{report.num_lost} images of {report.topic} were lost on the way, {report.num_messages} came; start who "
-        f"publishes them with {profile_assignment()}"
+        f"{report.num_lost} images of {report.topic} were lost on the way, {report.num_messages} came; start "
+        f"their publisher with {profile_assignment()}"
         for report in (topic.report for topic in topics)
         if report.type in (IMAGE, COMPRESSED_IMAGE) and report.num_lost > MAX_LOST_SHARE * report.num_messages
     ]

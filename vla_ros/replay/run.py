@@ -82,7 +82,7 @@ def replay_bag(
         raise UnusableBag(f"bag {path}: nothing of it can be used: {why}")
     problems = feed.problems
     if plan.is_assumed:
-        assumed = f"each answer was assumed to take {plan.latency_ms:g} ms; --latency MS says otherwise"
+        assumed = f"each answer was assumed to take {plan.latency_ms:g} ms; --latency MS sets another"
         problems += (f"bag {path} has no recorded chunks: {assumed}",)
     return run.finish(str(path), problems)
 

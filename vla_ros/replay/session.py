@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vla_ros.execution.runner import PolicyRunner
-from vla_ros.policies.directory import load_policy
+from vla_ros.policies.directory import find_device, load_policy
 from vla_ros.replay.baseline.against import compare_with_baseline
 from vla_ros.replay.baseline.pairs import Difference
 from vla_ros.replay.baseline.provenance import Provenance, machine_name, provenance
@@ -58,11 +58,7 @@ class SessionConfig:
     def __post_init__(self) -> None:
         """Raises ValueError for an unknown driver or device, one policy given twice, and fewer than one thread."""
         wanted_mode(self.driver)
-        num_gpus = torch.cuda.device_count()
-        if self.device not in ["cpu", *(["cuda"] if num_gpus else []), *(f"cuda:{i}" for i in range(num_gpus))]:
-            raise ValueError(
-                f"--device is '{self.device}'; expected cpu, or cuda where torch sees a GPU (it sees {num_gpus} here)"
-            )
+        find_device(self.device, "--device")
         if self.num_threads < 1:
             raise ValueError(f"--threads is {self.num_threads}; expected at least 1")
         if len({policy.resolve() for policy in self.policies}) < len(self.policies):
@@ -144,7 +140,7 @@ def replay_session(config: SessionConfig, make_progress: MakeProgress = lambda n
     Raises ValueError for policies and a robot that don't belong together, and where no bag can be used at all.
     """
     torch.set_num_threads(config.num_threads)
-    device, started = torch.device(config.device), time.perf_counter()
+    device, started = find_device(config.device, "--device"), time.perf_counter()
     all_replays: list[tuple[Replay, ...]] = []
     bags, unused = config.bags, []
     policies = [load_replay_policy(*named, device) for named in _names(config.policies).items()]
@@ -162,7 +158,7 @@ def replay_session(config: SessionConfig, make_progress: MakeProgress = lambda n
         all_replays.append(tuple(replays))
     summaries = tuple(summarize(replays, config.driver) for replays in all_replays)
     paired = paired_differences(*all_replays, config.driver) if len(all_replays) == MAX_POLICIES else ()
-    cameras, machine = policies[0].processor.camera_names, machine_name(config.device, config.num_threads)
+    cameras, machine = policies[0].processor.camera_names, machine_name(str(device), config.num_threads)
     origin = provenance(config.policies[0], bags, config.robot, cameras, asdict(config.settings), machine)
     return ReplaySession(
         config=config,

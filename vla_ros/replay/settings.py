@@ -44,6 +44,6 @@ def from_stored(stored: Mapping[str, Any], where: str = "baseline") -> ReplaySet
     if missing:
         raise ValueError(
             f"{where}: setting '{missing[0]}' is missing; expected all of {', '.join(names[:-1])} and {names[-1]}: "
-            "write it anew, --update-baseline"
+            "write it anew with --update-baseline"
         )
     return ReplaySettings(**{name: stored[name] for name in names})

@@ -64,7 +64,7 @@ class ManagedNode(LifecycleNode):
     def failure(self) -> str:
         """Why the node doesn't work; empty where it does, or would if it were active."""
         since_ns = self._loading_ns
-        return self._failure if since_ns is None else f"loading since {(steady_now_ns() - since_ns) // NS_PER_S} s"
+        return self._failure if since_ns is None else f"loading for {(steady_now_ns() - since_ns) // NS_PER_S} s"
 
     def configure(self) -> None:
         """Load and make everything that needs no robot."""

@@ -16,7 +16,7 @@ from vla_ros.ros.dds import use_default_dds_profile
 from vla_ros.strict import explained
 
 ENABLE, STRATEGY, KEYSTORE = "ROS_SECURITY_ENABLE", "ROS_SECURITY_STRATEGY", "ROS_SECURITY_KEYSTORE"
-MISSING, UNLESS = "ROS security is demanded and missing: ", f"; see docs/security.md, or unset {ENABLE}"
+MISSING, UNLESS = "ROS security is required and not available: ", f"; see docs/security.md, or unset {ENABLE}"
 
 
 def start_ros(args: Sequence[str] | None = None) -> None:
@@ -46,5 +46,5 @@ def keystore_problem(environment: Mapping[str, str]) -> str:
     got, strategy = environment.get(KEYSTORE, ""), environment.get(STRATEGY) or "Permissive"
     if (Path(got) / "enclaves").is_dir() and got:
         return ""
-    where = f"{KEYSTORE} is '{got}', without a folder enclaves" if got else f"{KEYSTORE} is not set"
-    return f"{ENABLE} is true ({strategy}) and {where}; expected one of ros2 security create_keystore"
+    where = f"{KEYSTORE} is '{got}', which has no folder 'enclaves'" if got else f"{KEYSTORE} is not set"
+    return f"{ENABLE} is true ({strategy}) and {where}; expected a keystore made by ros2 security create_keystore"

@@ -65,7 +65,7 @@ class Tracking:
     def distance(self) -> str:
         """How far away the arm is, for whoever wants to go on from there; empty where it is where it was left."""
         fault = self.fault()
-        return "" if fault is None else f"{fault.line}: wait until it rests, and is commanded to stay there"
+        return "" if fault is None else f"{fault.line}: wait until it rests and is commanded to stay there"
 
     def refusal(self, now_ns: int) -> str:
         """Why nobody can drive from where the arm is, in one line; empty where somebody can."""

@@ -100,7 +100,7 @@ class ResetRequest:
 
     def __post_init__(self) -> None:
         if self.seed < 0:
-            raise ValueError(f"sim/reset.seed is {self.seed}; expected a whole number from 0 on")
+            raise ValueError(f"sim/reset.seed is {self.seed}; expected a whole number of at least 0")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from vla_ros.policies.base import BasePolicy
+from vla_ros.policies.directory import find_device
 from vla_ros.strict import config_to_dict, explained, one_line, parse_json, read_text
 from vla_ros.training.config import OptimizerConfig, TrainConfig
 from vla_ros.training.samples import SampleMaker, Split
@@ -57,7 +58,7 @@ class Trainer:
         self._samples = samples
         self._split = split
         self._run_dir = Path(config.run_dir)
-        self._device = training_device(config.device)
+        self._device = find_device(config.device, "device")
         self.policy = policy.to(self._device)
         optimizer = config.optimizer
         self._optimizer = torch.optim.AdamW(
@@ -195,20 +196,11 @@ def learning_rate_scale(config: OptimizerConfig, step: int) -> float:
     return min(warmup, 0.5 * (1.0 + math.cos(math.pi * max(0.0, progress))))
 
 
-def training_device(name: str) -> torch.device:
-    """``auto`` takes the GPU where there is one. Raises ValueError for a device this machine lacks."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
-        raise ValueError(f"device '{name}' is not available; expected auto, cpu, or cuda on a machine with a GPU")
-    return torch.device(name)
-
-
 def _changed_settings(run_dir: Path, now: Mapping[str, Any]) -> tuple[str, ...]:
     """A line for each setting that ``run_dir`` has otherwise; raises ValueError, naming each, for those that stay."""
     path = run_dir / SETTINGS
     if not path.exists():
-        return (f"{path} is missing, so what has changed is not known: the settings are those of now",)
+        return (f"{path} is missing, so what has changed is not known: the present settings are used",)
     with explained(f"{path}: ", OSError, TypeError, ValueError, after="; delete it, or give another run_dir"):
         then = dict(parse_json(read_text(path)))
     changed = (name for name in sorted({*then, *now}) if then.get(name) != now.get(name))

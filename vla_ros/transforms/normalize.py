@@ -38,7 +38,7 @@ class Normalizer:
 
     def __post_init__(self) -> None:
         if self.mode == "mean_std" and not (self.stats.std > 0).all():
-            raise ValueError("normalization is mean_std and a std is 0; expected each above it: use quantile")
+            raise ValueError("normalization is mean_std and a std is 0; expected all above 0: use quantile")
 
     def normalize(self, values: np.ndarray) -> np.ndarray:
         """``values`` [..., horizon, dim] in SI units to float32 of the same shape."""

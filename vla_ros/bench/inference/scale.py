@@ -15,6 +15,7 @@ from vla_ros.bench.inference.stages import Stages
 from vla_ros.bench.inference.subject import Sizes, random_subject
 from vla_ros.policies.families import family_of
 from vla_ros.policies.trials import NUM_CAMERAS
+from vla_ros.strict import explained
 
 # What is swept: field of a point, title, values, and how a picture says what it is where another one is swept.
 SWEEPS = {
@@ -94,8 +95,6 @@ def write_growth(path: Path, title: str, sweeps: Mapping[str, tuple[ScalePoint, 
         axes[0].set_ylabel("ms for an inference")
         axes[0].legend(frameon=False, loc="upper left")
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-        try:
+        with explained(f"--scale {path}: ", OSError, after="; give a file that can be written"):
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=130)
-        except OSError as error:
-            raise ValueError(f"--scale {path}: {error.strerror or error}; give a file that can be written") from error

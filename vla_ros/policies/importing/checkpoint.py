@@ -73,10 +73,10 @@ def _check_archive(path: Path) -> None:
         raise ValueError("cut off, or not written by torch.save")
     with zipfile.ZipFile(path) as archive:
         if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-            raise ValueError("packed archive; expected one as torch.save writes it")
+            raise ValueError("compressed archive; expected an uncompressed one, as torch.save writes it")
         for member in (member for member in archive.infolist() if member.filename.endswith(".pkl")):
             if member.file_size > MAX_PICKLE_BYTES:
-                raise ValueError(f"a list of weights of more than {MAX_PICKLE_BYTES} bytes")
+                raise ValueError(f"its list of weights is larger than {MAX_PICKLE_BYTES} bytes")
             check_pickle(archive.read(member))
 
 

@@ -23,7 +23,7 @@ from vla_ros.replay.records import Incident, Replay
 from vla_ros.strict import config_to_dict, explained, one_line, parse_config, parse_json, quoted, read_text
 
 FORMAT = "vla_ros replay baseline 2"
-RENEW = "restore it, or write it anew: --update-baseline"
+RENEW = "restore it, or write it anew with --update-baseline"
 # Numbers are written as whole multiples of these: rad or m, normalised values, levels of 255.
 POSITION_UNIT, COMMAND_UNIT = 1e-7, 1e-6
 INPUT_UNITS = {"state": 1e-6, "noise": 1e-6, "coarse": 1e-2, "sketch": 1e-2}
@@ -139,21 +139,16 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
         "camera_names": list(baseline.origin.camera_names),
         "bags": [_bag_document(bag, baseline.origin.bags[bag.name]) for bag in baseline.bags],
     }
-    try:
+    with explained(f"baseline {path}: ", OSError, after="; give a file that can be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(_lines(document)) + "\n")
-    except OSError as error:
-        raise ValueError(f"baseline {path}: {error.strerror or error}; give a file that can be written") from error
 
 
 def read_baseline(path: Path) -> Baseline:
     """Raises ValueError, in one line that names the file, where it is missing, not a baseline, or damaged."""
-    try:
+    missing = explained(f"baseline {path}: ", OSError, after="; --update-baseline writes one")
+    with missing, explained(f"baseline {path}: not valid JSON (", after=f"); {RENEW}"):
         document = parse_json(read_text(path, MAX_BYTES))
-    except OSError as error:
-        raise ValueError(f"baseline {path}: {error.strerror or error}; --update-baseline writes one") from error
-    except ValueError as error:
-        raise ValueError(f"baseline {path}: not valid JSON ({error}); {RENEW}") from error
     found = document.get("format") if isinstance(document, dict) else type(document).__name__
     if found != FORMAT:
         raise ValueError(f"baseline {path}: format is {quoted(repr(found))}; expected '{FORMAT}': {RENEW}")

@@ -39,4 +39,5 @@ class ActionExpertConfig:
             heads = f"{self.num_attention_heads} heads, {self.num_key_value_heads} key/value heads"
             raise ValueError(f"action_expert_cfg: {heads}; the first must be a multiple of the second")
         if self.head_dim % 2 or self.hidden_size % 2:
-            raise ValueError("action_expert_cfg: head_dim and hidden_size must be even")
+            got = f"head_dim is {self.head_dim} and hidden_size {self.hidden_size}"
+            raise ValueError(f"action_expert_cfg: {got}; expected even numbers")
