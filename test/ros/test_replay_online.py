@@ -37,6 +37,7 @@ PERIOD_NS = S // 50
 MIN_CHUNKS = 2  # a busy machine makes few of the bag's 4.5 s
 MAX_CHUNK_DIFFERENCE = 1e-5
 MIN_SHARE = 0.8
+MAX_TRIES = 4
 RESULT_TIMEOUT_S = 3.0  # a busy machine takes a second for an answer
 
 
@@ -54,8 +55,26 @@ def simulated_time(now_ns: int) -> Iterator[Callable[[], bool]]:
 
 @pytest.fixture(scope="module")
 def online_bag(ros: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the live nodes made of the demo's sensors; the bag plays when both are active and everything is recorded."""
-    folder = tmp_path_factory.mktemp("online")
+    """What the live nodes made of the demo's sensors; once more where a busy machine made few chunks, or held the
+    recorder up so that it lost something."""
+    for _ in range(MAX_TRIES):
+        bag = record_online(tmp_path_factory.mktemp("online"))
+        chunks = traced_chunks(bag)
+        if len(chunks) >= MIN_CHUNKS and not any(chunks.values()):
+            break
+    return bag
+
+
+def traced_chunks(bag: Path) -> dict[int, bool]:
+    """Each chunk, by its stamp, and whether the recorder, which best effort reaches, missed an image of it."""
+    said = [event.said for event in Feed(BagReader(bag), load_robot(robot_file("tabletop")))]
+    images = {(frame.camera, frame.stamp_ns) for frame in said if isinstance(frame, Frame)}
+    traced = [trace.cameras_ns for trace in said if isinstance(trace, Trace)]
+    return {min(cameras_ns.values()): not cameras_ns.items() <= images for cameras_ns in traced}
+
+
+def record_online(folder: Path) -> Path:
+    """The bag plays when both nodes are active and everything is recorded."""
     common = {"use_sim_time": True, "autostart": True}
     policys = {**common, "is_followed": False, "result_timeout_s": RESULT_TIMEOUT_S}
     command = [sys.executable, "-m", "vla_ros.cli", "record", "--out", str(folder / "online"), "--use-sim-time"]
@@ -96,12 +115,10 @@ def found(online_bag: Path) -> Replay:
 
 
 def test_a_replay_of_what_the_live_nodes_did_gives_the_same_chunks(online_bag: Path, found: Replay) -> None:
-    """All of them, but for those of which the recorder, which best effort reaches, missed an image."""
+    """All of them, but for those of which the recorder missed an image."""
     said = [event.said for event in Feed(BagReader(online_bag), load_robot(robot_file("tabletop")))]
     recorded = {one.trajectory.stamp_ns: one.trajectory for one in said if isinstance(one, Chunk)}
-    images = {(frame.camera, frame.stamp_ns) for frame in said if isinstance(frame, Frame)}
-    traced = [trace.cameras_ns for trace in said if isinstance(trace, Trace)]
-    lost = [min(cameras_ns.values()) for cameras_ns in traced if not cameras_ns.items() <= images]
+    lost = [stamp_ns for stamp_ns, is_lost in traced_chunks(online_bag).items() if is_lost]
     told = [event.line for event in found.events if event.kind == "processor" and "lacks the image" in event.line]
     assert len(found.chunks) >= MIN_CHUNKS and len(told) == len(lost)
     assert {chunk.header_ns for chunk in found.chunks} == recorded.keys() - set(lost)
