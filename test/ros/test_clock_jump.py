@@ -72,7 +72,7 @@ def test_a_jump_of_ros_time_ends_in_hold_by_its_name(rig: tuple[Probe, NodeProce
         wait_until(lambda: probe.teleop([0.1, 0.0, 0.0]) or probe.mode() == "TELEOP", "TELEOP")
     probe.clock_offset_ns += jump_s * S
     wait_until(lambda: probe.mode() == "HOLD", "HOLD")
-    wait_until(lambda: not any(probe.commands[-1].points[0].velocities), "rest")
+    wait_until(lambda: probe.commands and not any(probe.commands[-1].points[0].velocities), "rest")
     wait_until(lambda: "ROS time jumped by" in probe.value("vla_policy: control", "fault"), "the fault's name")
     probe.engage()
     wait_until(lambda: probe.mode() == "POLICY", "POLICY: what was stamped before is forgotten")

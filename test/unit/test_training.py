@@ -308,7 +308,7 @@ def test_demonstrations_are_not_written_beside_anything_else(bags, robot, tmp_pa
 @pytest.mark.parametrize("change", [{"num_episodes": 7}, {"seed": 4}])
 def test_demonstrations_made_with_other_settings_are_not_taken_for_those_that_are_wanted(bags, tmp_path, change):
     with pytest.raises(
-        ValueError, match="bags0 holds other things than demonstrations of .* set another demonstrations_dir"
+        ValueError, match=r"bags\d+ holds other things than demonstrations of .* set another demonstrations_dir"
     ):
         run(small_config(tmp_path, bags, *made_of(bags[0].parent, **change)))
 
