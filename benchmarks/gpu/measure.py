@@ -142,7 +142,7 @@ class Measurements:
         return {"num_kernels": len(events), "busy_us": sum(entry[2] for entry in busiest), "kernels": busiest[:15]}
 
     def subject(self, name: str) -> Subject:
-        """A published policy with random weights; a tiny sibling of it where there is no GPU."""
+        """A published policy with random weights; a tiny one of the same kind where there is no GPU."""
         sizes = sizes_of(name)
         if self.is_fake:
             small = shrink(sizes.config)

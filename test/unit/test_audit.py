@@ -211,7 +211,7 @@ def test_reading_the_hosts_own_tensors_is_no_wait_beside_a_device():
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_tiny_sibling_of_a_published_policy_is_small_waits_for_nothing_and_runs(name):
+def test_the_tiny_version_of_a_published_policy_is_small_waits_for_nothing_and_runs(name):
     tiny = shrink(PUBLISHED[name])
     request = synthetic_request(tiny, 2, image_size_of(tiny), num_text_tokens=6)
     built = []
@@ -228,7 +228,7 @@ def test_the_tiny_sibling_of_a_published_policy_is_small_waits_for_nothing_and_r
 
 
 @pytest.mark.parametrize("name", ["pi-qwen", "pi-paligemma2"])
-def test_a_tiny_sibling_keeps_what_decides_which_operators_run(name):
+def test_a_tiny_version_keeps_what_decides_which_operators_run(name):
     config, tiny = PUBLISHED[name], shrink(PUBLISHED[name])
     sizes = {"vlm_config": {}, "action_expert_cfg": tiny.action_expert_cfg, "num_steps": tiny.num_steps}
     assert replace(tiny, **sizes) == replace(config, **sizes)

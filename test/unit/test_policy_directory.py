@@ -342,7 +342,7 @@ def changed_ns():
 for _ in range(30):
     before_ns, child = changed_ns(), in_child(export)
     while changed_ns() in (0, before_ns):
-        time.sleep(0.001)
+        time.sleep(0.001)  # between two looks: the first export is not what is killed
     time.sleep(rng.uniform(0.0, 0.1))  # when it is killed is what this is about
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)

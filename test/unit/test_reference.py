@@ -75,7 +75,7 @@ def test_the_policy_gives_what_the_plain_composition_gives(name: str, pack: bool
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_so_it_is_for_small_siblings_of_the_published_policies(name: str) -> None:
+def test_so_it_is_for_small_versions_of_the_published_policies(name: str) -> None:
     config = replace(shrink(PUBLISHED[name]), action_horizon=HORIZON, action_dim=len(JOINTS))
     vision = config.vlm_config["vision_config"]
     size = vision.get("image_size", 4 * vision["patch_size"])

@@ -66,7 +66,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline_s, f"waited {PATIENCE_S:g} s in vain: {what}"
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks
 
 
 def has_ended(pid: int) -> bool:

@@ -1,8 +1,8 @@
 """Proof that no inference waits for the device: one ``sample`` looked at from several sides, without a GPU.
 
 accelerator  the published sizes on an accelerator without memory: any copy is seen, any value asked for stops it
-host         real numbers through a tiny sibling of the policy on CPU: every value that is read
-graph        the exported graph of that sibling, on the accelerator without memory
+host         real numbers through a tiny version of the policy on CPU: every value that is read
+graph        the exported graph of that version, on the accelerator without memory
 cuda         where there is a GPU: torch's own refusal to wait, at the published sizes
 
 Each looks twice, where policies of the family continue chunks: at a plain request, and at a guided one, for which some

@@ -72,7 +72,7 @@ def write_joint_plot(path: Path, title: str, joint_names: Sequence[str], recordi
         for axis in axes[:, 0]:
             axis.set_ylabel("rad")
         for axis in axes[-1]:
-            axis.set_xlabel("s since the policy drives")
+            axis.set_xlabel("s since the policy began to drive")
         axes[0, 0].legend(frameon=False, loc="best")
         figure.suptitle(title, **TITLE)
         figure.savefig(path, dpi=130)

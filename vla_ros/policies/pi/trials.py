@@ -1,4 +1,4 @@
-"""What audit and bench make up of Pi policies: requests without cameras or a tokenizer, small siblings."""
+"""What audit and bench make up of Pi policies: requests without cameras or a tokenizer, small versions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOKEN_IDS = {
     "<|vision_end|>": "vision_end_token_id",
     "<image>": "image_token_id",
 }
-# Of the small siblings.
+# Of the small versions.
 WIDTH, VISION_WIDTH, NUM_LAYERS, NUM_HEADS, VOCAB_SIZE = 64, 48, 4, 4, 512
 TOKENS_PER_SIDE = 4  # of an image
 NUM_STEPS = 2
@@ -160,7 +160,7 @@ def _merge_size(vlm: Mapping[str, Any]) -> int:
 
 
 def shrink(config: PiConfig) -> PiConfig:
-    """The tiny sibling of ``config``. What decides which operators run stays: norms, masks, merging, deepstack."""
+    """The tiny version of ``config``. What decides which operators run stays: norms, masks, merging, deepstack."""
     vlm, expert = config.vlm_config, config.action_expert_cfg
     groups = {
         "text_config": _shrink_text(vlm["text_config"]),
