@@ -26,7 +26,7 @@ class Trials:
         raise ValueError(f"a {config.type} can be measured from a policy directory only; give one with --policy")
 
     def shrink(self, config: PolicyConfig, request: PolicyRequest) -> tuple[PolicyConfig, PolicyRequest]:
-        """A small version of the same classes and switches that runs at once on a CPU, and a request like this for it."""
+        """A small version of the same classes and switches, which runs at once on a CPU, and a request for it."""
         return config, request
 
     def resize(self, config: PolicyConfig, horizon: int, num_steps: int) -> PolicyConfig:
