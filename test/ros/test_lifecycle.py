@@ -10,9 +10,10 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 from ros_harness import SOURCE_ROOT, wait_until
 from std_msgs.msg import Bool
@@ -22,6 +23,7 @@ from vla_ros.nodes.model_node import ModelNode
 from vla_ros.ros import threads
 from vla_ros.ros.managed import Role, Spinner, spinning
 from vla_ros.topics import BOOL, Qos, Topic
+from vla_ros.transforms.sample import PolicyRequest
 
 # It loads for ever, and hardly lets another thread have the interpreter.
 SLOW_MODEL_NODE = """
@@ -59,6 +61,25 @@ def test_a_model_node_is_heard_while_it_loads(ros: None, monkeypatch) -> None:
         may_end.set()
         configuring.join()
         wait_until(lambda: heard[-1].message == "no such policy", "the reason")
+    node.close()
+    node.destroy_node()
+    listener.destroy_node()
+
+
+def test_a_model_node_says_which_requests_run_without_a_graph(ros: None, monkeypatch) -> None:
+    runner = SimpleNamespace(uncaptured=["not captured as a CUDA graph: out of memory"] * 2)
+    policy = model_worker.ServedPolicy(runner, PolicyRequest, "digest", "cuda:0", 0.0)
+    monkeypatch.setattr(model_worker, "loader", lambda *_: lambda: policy)
+    heard: list[DiagnosticArray] = []
+    node, listener = ModelNode(), rclpy.create_node("listener")
+    listener.create_subscription(DiagnosticArray, "/diagnostics", heard.append, 10)
+    with spinning(listener):
+        node.trigger_configure()
+        node.trigger_activate()
+        expected = "active; 2 shape(s) of request run slowly, the first was not captured as a CUDA graph: out of memory"
+        wait_until(lambda: heard and heard[-1].status[0].message == expected, "the shapes")
+        runner.uncaptured.clear()
+        wait_until(lambda: heard[-1].status[0].message == "active", "nothing said")
     node.close()
     node.destroy_node()
     listener.destroy_node()

@@ -42,6 +42,8 @@ class StagingArea:
         self._arrays = {name: view.numpy() for name, view in _views(self._host, bucket).items()}
         self.tensors = {name: view[None] for name, view in _views(self._device, bucket).items()}
         self._actions: Tensor | None = None
+        # A thread that waits for it sleeps: waiting for a stream spins, on a core that receives images and commands.
+        self._fetched = torch.cuda.Event(blocking=True) if self._is_pinned else None
 
     def load(self, request: PolicyRequest) -> None:
         """Bring the request to the device; the copy is only started, in the current stream."""
@@ -55,8 +57,9 @@ class StagingArea:
         if self._actions is None:
             self._actions = torch.zeros(actions.shape[1:], dtype=torch.float32, pin_memory=self._is_pinned)
         self._actions.copy_(actions[0], non_blocking=True)
-        if actions.device.type == "cuda":
-            torch.cuda.current_stream(actions.device).synchronize()
+        if self._fetched is not None:
+            self._fetched.record(torch.cuda.current_stream(actions.device))
+            self._fetched.synchronize()
         return self._actions.numpy().copy()
 
 

@@ -20,7 +20,7 @@ from vla_ros.share import policy_dir
 from vla_ros.wire import read_link_key
 
 if TYPE_CHECKING:
-    from vla_ros.nodes.model_worker import ModelWorker
+    from vla_ros.nodes.model_worker import ModelWorker, ServedPolicy
 
 STATUS_PERIOD_S = 0.1
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -35,8 +35,7 @@ class ModelNode(ManagedNode):
         guard(self, ModelNodeParams, lambda: self.is_configured)
         self._problems = Problems(self.get_logger())
         self._worker: ModelWorker | None = None
-        self._digest = ""
-        self._device = ""
+        self._policy: ServedPolicy | None = None
         self._status_publisher = make_publisher(self, topics.STATUS.private)
         self._diagnostics_publisher = make_publisher(self, topics.DIAGNOSTICS)
         # In a thread of its own: it goes on while a transition keeps this node's own busy.
@@ -56,8 +55,7 @@ class ModelNode(ManagedNode):
         load = model_worker.loader(params, policy_dir(params.policy), self.get_logger().warning)
         key = read_link_key(params.link_key_file)
         self._worker = model_worker.ModelWorker(self, load, self._problems, key)
-        policy = self._worker.start_sync()
-        self._digest, self._device = policy.digest, policy.device
+        self._policy = self._worker.start_sync()
 
     def activate(self) -> None:
         assert self._worker is not None
@@ -68,10 +66,9 @@ class ModelNode(ManagedNode):
             self._worker.serve(False)
 
     def cleanup(self) -> None:
-        worker, self._worker = self._worker, None
+        worker, self._worker, self._policy = self._worker, None, None
         if worker is not None:
             worker.stop()
-        self._digest = self._device = ""
 
     def _status(self, with_timings: bool) -> DiagnosticStatus:
         problems = self._problems.current()
@@ -83,7 +80,11 @@ class ModelNode(ManagedNode):
             # Where an inference failed, no result comes: the policy node need not wait for one.
             level = DiagnosticStatus.WARN if INFERENCE in problems else DiagnosticStatus.OK
             message = "; ".join(["active", *problems.values()])
-        values = {"digest": self._digest, "device": self._device}
+        policy = self._policy
+        values = {"digest": policy.digest if policy else "", "device": policy.device if policy else ""}
+        if policy and policy.runner.uncaptured:
+            shapes = policy.runner.uncaptured
+            message += f"; {len(shapes)} shape(s) of request run slowly, the first was {shapes[0]}"
         if with_timings and self._worker is not None:
             for name, distribution in self._worker.timings_ms.copy().items():
                 values |= distribution_values(f"{name}_ms", distribution)
