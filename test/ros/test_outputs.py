@@ -14,7 +14,8 @@ from controller_motion import motion_use, sine_scene
 from std_msgs.msg import Float64MultiArray
 
 from vla_ros.messages.trajectories import Trajectory
-from vla_ros.robot import OutputConfig, RobotConfig, load_robot
+from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.robot.parts import OutputConfig
 from vla_ros.ros.endpoints import interface_class
 from vla_ros.ros.outputs import CommandInputs, CommandOutputs
 from vla_ros.runtime.limits import BrakingRamp

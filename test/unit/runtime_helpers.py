@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from vla_ros.observing.buffers import SensorBuffers
-from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig, WatchdogConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import CameraConfig, JointConfig, OutputConfig, WatchdogConfig
 from vla_ros.runtime.loop import ControlLoop, LoopSettings, Tick
 from vla_ros.types import ActionChunk, Frame, JointSample, Observation
 

@@ -29,7 +29,7 @@ from runtime_helpers import ROBOT
 from vla_ros.check.finding import Finding, Level, is_good, page, to_json
 from vla_ros.check.judge import judge
 from vla_ros.check.seen import ControllerSettings, Endpoint, Picture, Range, Stream, TopicSeen
-from vla_ros.robot import OutputConfig
+from vla_ros.robot.parts import OutputConfig
 
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
 STATUS = "diagnostic_msgs/msg/DiagnosticStatus"

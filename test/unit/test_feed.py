@@ -29,7 +29,8 @@ from vla_ros.messages.images import decode_image, find_cv_bridge
 from vla_ros.observing.buffers import FrameBuffer
 from vla_ros.recordings.events import Chunk, Command, Task, Teleop
 from vla_ros.recordings.feed import Feed, resolve_topic
-from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import CameraConfig, JointConfig, OutputConfig
 from vla_ros.types import Frame, JointSample, Mode
 
 HEIGHT, WIDTH = 24, 32

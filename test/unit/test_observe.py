@@ -11,7 +11,7 @@ from runtime_helpers import MS, ROBOT, S, fill_sensors, frame, joints
 from vla_ros.observing.buffers import NUM_FRAMES, NUM_JOINT_SAMPLES, FrameBuffer, JointBuffer, SensorBuffers
 from vla_ros.observing.observe import NoObservation, match_policy, observe
 from vla_ros.recordings.series import TimeSeries
-from vla_ros.robot import JointConfig, OutputConfig
+from vla_ros.robot.parts import JointConfig, OutputConfig
 from vla_ros.types import Observation
 
 

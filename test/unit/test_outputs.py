@@ -25,7 +25,7 @@ def new(msgtype: str) -> Any:
     return SimpleNamespace(header=SimpleNamespace(stamp=time()), time_from_start=time(), velocities=(), msgtype=msgtype)
 
 
-@pytest.mark.parametrize("name", INTERFACES)
+@pytest.mark.parametrize("name", [name for name, kind in INTERFACES.items() if kind.decode is not None])
 def test_the_first_point_of_a_command_survives_its_message(name: str) -> None:
     kind = INTERFACES[name]
     msg = kind.encode(new, TRAJECTORY, JOINTS)
@@ -35,7 +35,7 @@ def test_the_first_point_of_a_command_survives_its_message(name: str) -> None:
     assert read.times_s[0] == PERIOD_S
 
 
-@pytest.mark.parametrize("name", INTERFACES)
+@pytest.mark.parametrize("name", [name for name, kind in INTERFACES.items() if kind.decode is not None])
 def test_a_message_for_other_joints_is_refused_in_one_line(name: str) -> None:
     kind = INTERFACES[name]
     msg = kind.encode(new, TRAJECTORY, JOINTS)

@@ -12,7 +12,8 @@ from vla_ros.check.finding import Finding, Level, Part
 from vla_ros.check.seen import ControllerSettings, Endpoint, GraphSeen, OutputSeen, TopicSeen, names
 from vla_ros.check.sensors import judge_camera, judge_joint_states, judge_skew
 from vla_ros.check.transport import judge_lost, judge_rivals
-from vla_ros.robot import OutputConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import OutputConfig
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ from vla_ros.check.seen import (
     TopicSeen,
 )
 from vla_ros.outputs import Interface
-from vla_ros.robot import OutputConfig, RobotConfig, load_robot, read_robot_file
+from vla_ros.robot import RobotConfig, load_robot, read_robot_file
+from vla_ros.robot.parts import OutputConfig
 from vla_ros.ros import qos
 from vla_ros.ros.dds import profile_assignment
 from vla_ros.ros.robot_description import load_robot_in_graph
@@ -108,7 +109,7 @@ class _Watcher(Node):
         self._questions: dict[tuple[str, str], _ControllerQuestion] = {}
         self._num_lost = Counter[str]()
         self._cameras = {camera.name: CameraSeen(TopicSeen(camera.topic)) for camera in robot.cameras}
-        self._joint_states = JointStatesSeen(TopicSeen(robot.joint_states.topic), joint_names=robot.joint_names)
+        self._joint_states = JointStatesSeen(TopicSeen(robot.joint_sources[0].topic), joint_names=robot.joint_names)
         for camera in robot.cameras:
             self._keep(CompressedImage if camera.compressed else Image, self._cameras[camera.name])
         self._keep(JointState, self._joint_states)
@@ -175,7 +176,7 @@ class _Watcher(Node):
         return OutputSeen(topic, {node: answer for node, answer in answers.items() if answer})
 
     def _is_complete(self) -> bool:
-        inputs = [camera.topic for camera in self._robot.cameras] + [self._robot.joint_states.topic]
+        inputs = [camera.topic for camera in self._robot.cameras] + [self._robot.joint_sources[0].topic]
         return all(self._topic(topic).publishers for topic in inputs) and all(
             self._topic(output.command_topic).subscriptions for output in self._robot.outputs
         )

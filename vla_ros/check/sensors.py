@@ -12,7 +12,8 @@ from vla_ros.check.seen import CameraSeen, GraphSeen, JointStatesSeen, Stream, T
 from vla_ros.messages.compressed import COLOUR_FORMATS, refuse_format
 from vla_ros.messages.images import COLOUR_ENCODINGS, DEPTH_ENCODINGS
 from vla_ros.messages.times import MAX_LEAD_S
-from vla_ros.robot import CameraConfig, JointConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import CameraConfig, JointConfig
 from vla_ros.strict import listed, quoted
 from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE
 from vla_ros.units import NS_PER_S
@@ -58,7 +59,7 @@ def judge_skew(cameras: Sequence[CameraSeen], max_skew_s: float) -> Part:
 
 def judge_joint_states(robot: RobotConfig, graph: GraphSeen) -> Part:
     """Publisher, rate, names, positions and stamps of the joint states."""
-    part, seen, max_age_s = Part("joint states"), graph.joint_states, robot.joint_states.max_age_s
+    part, seen, max_age_s = Part("joint states"), graph.joint_states, robot.joint_sources[0].max_age_s
     fix = "start joint_state_broadcaster, or joint_states.topic in the robot file"
     if _judge_publishers(part, seen.topic, JOINT_STATE, fix, "joint_states.topic in the robot file"):
         fix = "the driver, or joint_states.max_age_s in the robot file"

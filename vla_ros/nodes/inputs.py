@@ -21,7 +21,8 @@ from vla_ros.messages.trajectories import parse_teleop
 from vla_ros.nodes.control import Control
 from vla_ros.nodes.params import PolicyNodeParams
 from vla_ros.observing.buffers import SensorBuffers, joint_sample
-from vla_ros.robot import CameraConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import CameraConfig
 from vla_ros.ros.clock import StampMap, steady_now_ns
 from vla_ros.ros.managed import Role
 from vla_ros.ros.problems import Problems
@@ -80,7 +81,7 @@ class SensorInputs(_Inputs):
         for camera in robot.cameras:
             kind = topics.COMPRESSED_IMAGE if camera.compressed else topics.IMAGE
             cameras.subscribe(Topic(camera.topic, kind, Qos.SENSOR), partial(self._on_image, camera))
-        joint_states = Topic(robot.joint_states.topic, topics.JOINT_STATE, Qos.SENSOR)
+        joint_states = Topic(robot.joint_sources[0].topic, topics.JOINT_STATE, Qos.SENSOR)
         joints.subscribe(joint_states, self._on_joint_state, JOINT_STATES, self._refuse_joints)
 
     def _on_image(self, camera: CameraConfig, msg: Any) -> None:
@@ -98,12 +99,12 @@ class SensorInputs(_Inputs):
         self._on_frame()
 
     def _refuse_joints(self, why: object) -> None:
-        self._problems.report("joint state", f"joint state on '{self._robot.joint_states.topic}': {why}")
+        self._problems.report("joint state", f"joint state on '{self._robot.joint_sources[0].topic}': {why}")
 
     def _on_joint_state(self, msg: Any, info: Mapping[str, Any] = UNNUMBERED) -> None:
         sensors, now_ns = self.sensors, steady_now_ns()
         own = [name for name in msg.name if name in self._robot.joint_names]
-        self._rivals.hear(self._robot.joint_states.topic, info.get("publication_sequence_number"), own)
+        self._rivals.hear(self._robot.joint_sources[0].topic, info.get("publication_sequence_number"), own)
         if sensors is None or own:
             self._own_joints_ns = now_ns
         elif now_ns - self._own_joints_ns < FOREIGN_ONLY_S * NS_PER_S:

@@ -24,7 +24,7 @@ class Fault:
 
 def joint_fault(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Fault | None:
     """Joint states that are missing or too old at ``now_ns``."""
-    joints, topic, limit_s = sensors.joints.newest(), robot.joint_states.topic, robot.joint_states.max_age_s
+    joints, topic, limit_s = sensors.joints.newest(), robot.joint_sources[0].topic, robot.joint_sources[0].max_age_s
     if joints is None:
         return Fault("joints", f"no joint state has come on '{topic}'")
     age_s = (now_ns - joints.stamp_ns) / NS_PER_S
@@ -41,7 +41,7 @@ def jump_fault(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Fault
         return None
     joint = robot.joints[jump.joint]
     line = (
-        f"joint state on '{robot.joint_states.topic}' jumped: joint '{joint.name}' by {jump.distance:.2f} within "
+        f"joint state on '{robot.joint_sources[0].topic}' jumped: joint '{joint.name}' by {jump.distance:.2f} within "
         f"{jump.span_s:.3f} s; expected no more than max_velocity {joint.max_velocity:g} allows: is there a second "
         "publisher?"
     )

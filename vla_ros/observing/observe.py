@@ -79,7 +79,7 @@ def match_newest(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Mat
             f"{robot.max_camera_skew_s:g} s (max_camera_skew_s in the robot file)"
         )
         return NoObservation(line, "without an image of each other camera within max_camera_skew_s")
-    max_gap_s = robot.joint_states.max_age_s
+    max_gap_s = robot.joint_sources[0].max_age_s
     joints = sensors.joints.at(first.stamp_ns, max_gap_s)
     if joints is None:
         line = (

@@ -23,7 +23,8 @@ from vla_ros.messages.trajectories import Trajectory, parse_teleop, parse_trajec
 from vla_ros.observing.buffers import joint_sample
 from vla_ros.observing.observe import Match, Observer
 from vla_ros.recordings.events import MARKERS, BagEvent, Chunk, Command, Marker, Scene, Task, Teleop
-from vla_ros.robot import CameraConfig, OutputConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import CameraConfig, OutputConfig
 from vla_ros.strict import listed, parse_json, quoted
 from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING, TRAJECTORY
 from vla_ros.types import Frame, JointSample, Mode
@@ -143,14 +144,17 @@ class Feed:
     def _robot_sources(self) -> Iterator[tuple[str, _Source]]:
         """Each with the topic's name in the robot file, where two cameras may have one."""
         robot = self._robot
-        yield robot.joint_states.topic, _Source(JOINT_STATE, self._joints, is_needed=True)
+        yield robot.joint_sources[0].topic, _Source(JOINT_STATE, self._joints, is_needed=True)
         yield topics.TASK.name, _Source(STRING, lambda msg, _: Task(msg.data.strip()), is_needed=True)
         yield topics.MODE.name, _Source(STRING, lambda msg, _: Mode(_one_of(msg.data, MODES)))
         for camera in robot.cameras:
             kind = COMPRESSED_IMAGE if camera.compressed else IMAGE
             yield camera.topic, _Source(kind, partial(_frame, camera), is_needed=True)
         for output in robot.outputs:
-            yield output.command_topic, _Source(output.kind.msgtype, partial(self._command, output), is_needed=True)
+            yield (
+                output.set_point_topic,
+                _Source(output.set_points.msgtype, partial(self._command, output), is_needed=True),
+            )
 
     def _other_sources(self) -> dict[str, _Source]:
         names = self._robot.joint_names
@@ -166,7 +170,7 @@ class Feed:
         if not names_any(msg, self._robot.joint_names):  # of wheels, or of another arm
             came = listed(msg.name, "no joints")
             self._foreign_joints = (
-                f"'{self._robot.joint_states.topic}' holds {came}; expected {', '.join(self._robot.joint_names)}: "
+                f"'{self._robot.joint_sources[0].topic}' holds {came}; expected {', '.join(self._robot.joint_names)}: "
                 "check the joint names in the robot file"
             )
             return None
@@ -181,7 +185,7 @@ class Feed:
         return Teleop(trajectory)
 
     def _command(self, output: OutputConfig, msg: Any, received_ns: int) -> Command:
-        trajectory = output.kind.decode(msg, output.joints, 1.0 / self._robot.control_rate_hz)
+        trajectory = output.decode(msg, 1.0 / self._robot.control_rate_hz)
         due_ns = _start_ns(trajectory, received_ns, MAX_LEAD_S) + round(trajectory.times_s[0] * NS_PER_S)
         return Command(output.name, due_ns, trajectory)
 
@@ -200,7 +204,7 @@ def observe_event(observer: Observer, event: BagEvent) -> Match | None:
 
 def max_pause_s(robot: RobotConfig) -> float:
     """After so long without a message every watchdog has let go of ``robot``: nothing changes until the next one."""
-    ages_s = (robot.joint_states.max_age_s, *(camera.max_age_s for camera in robot.cameras))
+    ages_s = (robot.joint_sources[0].max_age_s, *(camera.max_age_s for camera in robot.cameras))
     return max(MAX_PAUSE_S, max(ages_s) + robot.watchdogs.max_recovery_s)
 
 

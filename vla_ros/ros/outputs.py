@@ -13,7 +13,8 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 
 from vla_ros.messages.trajectories import Trajectory, join_trajectories
-from vla_ros.robot import OutputConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import OutputConfig
 from vla_ros.ros import qos
 from vla_ros.ros.endpoints import interface_class
 from vla_ros.runtime.limits import BrakingRamp
@@ -102,12 +103,12 @@ class CommandInputs:
         self._on_command, self._on_refused = on_command, on_refused
         self._parts: dict[str, tuple[Sequence[int], Trajectory]] = {}
         for output in robot.outputs:
-            kind, topic = interface_class(output.kind.msgtype), output.command_topic
+            kind, topic = interface_class(output.set_points.msgtype), output.set_point_topic
             node.create_subscription(kind, topic, partial(self._take, output), profile)
 
     def _take(self, output: OutputConfig, msg: Any, info: dict[str, Any]) -> None:
         try:
-            trajectory = output.kind.decode(msg, output.joints, 1.0 / self._robot.control_rate_hz)
+            trajectory = output.decode(msg, 1.0 / self._robot.control_rate_hz)
         except ValueError as error:
             if self._on_refused is None:
                 raise

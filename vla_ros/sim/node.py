@@ -21,7 +21,8 @@ from std_msgs.msg import String
 from vla_ros import topics
 from vla_ros.messages.images import encode_compressed_image, encode_image
 from vla_ros.messages.joints import fill_joint_state
-from vla_ros.robot import OutputConfig, RobotConfig, load_robot
+from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.robot.parts import OutputConfig
 from vla_ros.ros.declare import declare_and_read
 from vla_ros.ros.endpoints import interface_class, make_publisher, subscribe
 from vla_ros.ros.managed import spinning
@@ -74,12 +75,12 @@ class SimNode(Node):
             for camera in self._robot.cameras
         }
         self._view = make_publisher(self, topics.SIM_VIEW) if params.view else None
-        self._joint_states = self.create_publisher(JointState, self._robot.joint_states.topic, JOINT_STATES)
+        self._joint_states = self.create_publisher(JointState, self._robot.joint_sources[0].topic, JOINT_STATES)
         self._task = make_publisher(self, topics.TASK)
         self._episode = make_publisher(self, topics.SIM_EPISODE)
         self._blocks = make_publisher(self, topics.SIM_BLOCKS)
         for output in self._robot.outputs:
-            kind, topic = interface_class(output.kind.msgtype), output.command_topic
+            kind, topic = interface_class(output.set_points.msgtype), output.set_point_topic
             self.create_subscription(kind, topic, partial(self._on_command, output), COMMAND)
         period_s = EXPERT_STEPS * self.simulated.world.control_dt_s
         self._expert_commands = CommandOutputs(self, self._robot, period_s) if params.expert else None
@@ -138,11 +139,11 @@ class SimNode(Node):
 
     def _accept(self, output: OutputConfig, msg: Any, received_ns: int) -> None:
         try:
-            trajectory = output.kind.decode(msg, output.joints, 1.0 / self._robot.control_rate_hz)
+            trajectory = output.decode(msg, 1.0 / self._robot.control_rate_hz)
             age_s = (received_ns - trajectory.stamp_ns) / NS_PER_S if trajectory.stamp_ns else None
             self.simulated.accept(output, trajectory, age_s)
         except ValueError as error:
-            refused = f"{output.command_topic}: command refused: {one_line(error)}"
+            refused = f"{output.set_point_topic}: command refused: {one_line(error)}"
             self.get_logger().error(refused, throttle_duration_sec=1.0)
 
     def _on_reset(self, msg: String) -> None:
