@@ -125,7 +125,7 @@ def test_without_an_instruction_there_is_no_observation():
 def test_an_image_older_than_every_joint_sample_is_not_used():
     sensors = SensorBuffers(ROBOT)
     fill_sensors(sensors, 10 * S)
-    sensors.joints = JointBuffer()
+    sensors.joints.clear()
     sensors.joints.add(joints(10 * S + 10 * MS, 0.0, 0.0))
     assert "as old as the image of camera" in reason(sensors, 10 * S + 20 * MS)
 

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from runtime_helpers import MS, PERIOD_NS, ROBOT, Rig, S, joints
 
-from vla_ros.observing.buffers import joint_sample
 from vla_ros.runtime.limits import Limiter
 from vla_ros.runtime.loop import ControlLoop, LoopSettings
 from vla_ros.runtime.teleop import TeleopSettings, TeleopTrajectory
-from vla_ros.types import ActionChunk, Mode
+from vla_ros.types import ActionChunk, JointSample, Mode
 
 AWAY = (0.7, -0.1)
 SETTLED = 20  # ticks
@@ -274,9 +273,9 @@ def test_a_loop_that_begins_while_the_arm_moves_brakes_within_its_limits(age_ms:
 
     for ago_ms in (age_ms + 10, age_ms):
         measured_s = (age_ms - ago_ms) / 1e3
-        velocities = np.array([speed, 0.0]) if has_velocities else None
+        velocities = np.array([speed, 0.0]) if has_velocities else np.full(2, np.nan)
         positions = np.array([arm(measured_s), 0.0])
-        loop.sensors.joints.add(joint_sample(now_ns - ago_ms * MS, positions, velocities, missing=np.nan))
+        loop.sensors.joints.add(JointSample(now_ns - ago_ms * MS, positions, velocities))
     before = speed
     for i in range(15):
         command = loop.tick(now_ns + i * PERIOD_NS).command
@@ -291,7 +290,7 @@ def test_a_loop_that_begins_while_the_arm_moves_brakes_within_its_limits(age_ms:
 def test_a_velocity_that_no_arm_has_is_not_believed() -> None:
     loop, now_ns = ControlLoop(ROBOT, LoopSettings(50.0)), 100 * S
     for ago_ms in (10, 0):
-        loop.sensors.joints.add(joint_sample(now_ns - ago_ms * MS, np.zeros(2), np.array([80.0, 0.0])))
+        loop.sensors.joints.add(JointSample(now_ns - ago_ms * MS, np.zeros(2), np.array([80.0, 0.0])))
     command = loop.tick(now_ns).command
     assert command is not None and not command.positions.any()
 

@@ -137,6 +137,16 @@ class RobotConfig:
         """``joint_states``, each with the joints that come from it."""
         return tuple(replace(source, joints=source.joints or self.joint_names) for source in self.joint_states)
 
+    @property
+    def joint_topics(self) -> tuple[str, ...]:
+        """The topics of ``joint_sources``, each once."""
+        return tuple(dict.fromkeys(source.topic for source in self.joint_sources))
+
+    def where(self, source: JointStateConfig) -> str:
+        """Where joint states of a source come, for people: on its topic, of its joints where others come there, too."""
+        is_alone = sum(other.topic == source.topic for other in self.joint_sources) == 1
+        return f"on '{source.topic}'" if is_alone else f"of {', '.join(source.joints)} on '{source.topic}'"
+
     @cached_property
     def camera_names(self) -> tuple[str, ...]:
         return tuple(camera.name for camera in self.cameras)

@@ -140,7 +140,8 @@ class _Messages:
         self._bag, self._robot = bag, robot
         for camera in robot.cameras:
             bag.add_topic(f"/{camera.topic}", topics.IMAGE)
-        bag.add_topic(f"/{robot.joint_sources[0].topic}", topics.JOINT_STATE)
+        for topic in robot.joint_topics:
+            bag.add_topic(f"/{topic}", topics.JOINT_STATE)
         for output in robot.outputs:
             bag.add_topic(f"/{output.set_point_topic}", topics.TRAJECTORY)
         for topic in (topics.TASK, topics.SIM_BLOCKS):
@@ -158,8 +159,11 @@ class _Messages:
             self._write(camera.topic, topics.IMAGE, stamp_ns, *fields)
 
     def joint_state(self, positions: np.ndarray, velocities: np.ndarray, stamp_ns: int) -> None:
-        fields = _header(stamp_ns), list(self._robot.joint_names), positions, velocities, np.zeros_like(positions)
-        self._write(self._robot.joint_sources[0].topic, topics.JOINT_STATE, stamp_ns, *fields)
+        for source in self._robot.joint_sources:
+            own = self._robot.columns(source.joints)
+            values = positions[own], velocities[own], np.zeros(len(own))
+            fields = _header(stamp_ns), list(source.message_names), *values
+            self._write(source.topic, topics.JOINT_STATE, stamp_ns, *fields)
 
     def command(self, command: Trajectory, stamp_ns: int) -> None:
         """What an expert publishes at ``stamp_ns``."""

@@ -75,7 +75,10 @@ class SimNode(Node):
             for camera in self._robot.cameras
         }
         self._view = make_publisher(self, topics.SIM_VIEW) if params.view else None
-        self._joint_states = self.create_publisher(JointState, self._robot.joint_sources[0].topic, JOINT_STATES)
+        self._joint_states = [
+            (source, self.create_publisher(JointState, source.topic, JOINT_STATES))
+            for source in self._robot.joint_sources
+        ]
         self._task = make_publisher(self, topics.TASK)
         self._episode = make_publisher(self, topics.SIM_EPISODE)
         self._blocks = make_publisher(self, topics.SIM_BLOCKS)
@@ -108,9 +111,11 @@ class SimNode(Node):
         now_ns = self.get_clock().now().nanoseconds
         world = self.simulated.world
         if step % JOINT_STATE_STEPS == 0:
-            msg = JointState()
-            fill_joint_state(msg, self._robot.joint_names, world.joint_positions, world.joint_velocities, now_ns)
-            self._joint_states.publish(msg)
+            for source, publisher in self._joint_states:
+                msg, own = JointState(), self._robot.columns(source.joints)
+                positions, velocities = world.joint_positions[own], world.joint_velocities[own]
+                fill_joint_state(msg, source.message_names, positions, velocities, now_ns)
+                publisher.publish(msg)
         if step % CAMERA_STEPS == 0:
             self._publish_images(now_ns)
         if self._expert_commands is not None and step % EXPERT_STEPS == 0:
