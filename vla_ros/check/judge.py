@@ -35,7 +35,9 @@ def judge(robot: RobotConfig, seen: GraphSeen, policy: PolicyNeeds | None = None
     cameras = {camera.name: judge_camera(camera, seen) for camera in robot.cameras}
     # What is wrong with one camera's stamps is said there.
     sound = [seen.cameras[name] for name in used if not cameras[name].fails("stamps", "age")]
-    parts = [*cameras.values(), judge_skew(sound, robot.max_camera_skew_s), judge_joint_states(robot, seen)]
+    parts = [*cameras.values(), judge_skew(sound, robot.max_camera_skew_s)]
+    each_source = zip(robot.joint_sources, seen.joint_states, strict=True)
+    parts += [judge_joint_states(robot, source, states, seen.seconds) for source, states in each_source]
     parts += [_judge_output(output, seen.outputs[output.name]) for output in robot.outputs]
     parts += [judge_lost(robot, seen), judge_rivals(seen)]
     parts += [_judge_people(seen), *([_judge_policy(robot, policy)] if policy is not None else [])]

@@ -109,10 +109,13 @@ class _Watcher(Node):
         self._questions: dict[tuple[str, str], _ControllerQuestion] = {}
         self._num_lost = Counter[str]()
         self._cameras = {camera.name: CameraSeen(TopicSeen(camera.topic)) for camera in robot.cameras}
-        self._joint_states = JointStatesSeen(TopicSeen(robot.joint_sources[0].topic), joint_names=robot.joint_names)
+        self._joint_states = tuple(
+            JointStatesSeen(TopicSeen(source.topic), joint_names=source.message_names) for source in robot.joint_sources
+        )
         for camera in robot.cameras:
             self._keep(CompressedImage if camera.compressed else Image, self._cameras[camera.name])
-        self._keep(JointState, self._joint_states)
+        for seen in self._joint_states:
+            self._keep(JointState, seen)
 
     def find(self) -> None:
         """Wait until every topic of the robot file has its other end, or it is clear that it won't have."""
@@ -130,7 +133,7 @@ class _Watcher(Node):
                 self._questions[output.name, subscription.node] = question
         self._spin(duration_s)
         until_ns = self.get_clock().now().nanoseconds
-        for seen in (*self._cameras.values(), self._joint_states):
+        for seen in (*self._cameras.values(), *self._joint_states):
             seen.topic, seen.stream.until_ns = self._topic(seen.topic.name), until_ns
         return GraphSeen(
             seconds=duration_s,
@@ -176,7 +179,7 @@ class _Watcher(Node):
         return OutputSeen(topic, {node: answer for node, answer in answers.items() if answer})
 
     def _is_complete(self) -> bool:
-        inputs = [camera.topic for camera in self._robot.cameras] + [self._robot.joint_sources[0].topic]
+        inputs = [camera.topic for camera in self._robot.cameras] + [*self._robot.joint_topics]
         return all(self._topic(topic).publishers for topic in inputs) and all(
             self._topic(output.command_topic).subscriptions for output in self._robot.outputs
         )

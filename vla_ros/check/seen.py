@@ -150,8 +150,8 @@ class Range:
 class JointStatesSeen:
     """``num_named`` counts the messages that name a joint, ``refused`` those that can't be read, by the reason.
 
-    Messages that name none of ``joint_names`` (wheels, another arm) are foreign: they are in ``stream`` only where no
-    other came.
+    Messages that name none of ``joint_names``, as messages call them, (wheels, another arm) are foreign: they are in
+    ``stream`` only where no other came.
     """
 
     topic: TopicSeen
@@ -200,12 +200,13 @@ class OutputSeen:
 
 @dataclass(frozen=True)
 class GraphSeen:
-    """Everything seen in ``seconds``; cameras and outputs by their name in the robot file; ``of_the_nodes`` are topics
-    that one of the two nodes alone publishes; ``num_lost`` counts images by topic, ``dds_profile`` helps."""
+    """Everything seen in ``seconds``; cameras and outputs by their name in the robot file, joint states by its sources;
+    ``of_the_nodes`` are topics that one of the two nodes alone publishes; ``num_lost`` counts images by topic,
+    ``dds_profile`` helps."""
 
     seconds: float
     cameras: Mapping[str, CameraSeen]
-    joint_states: JointStatesSeen
+    joint_states: tuple[JointStatesSeen, ...]
     outputs: Mapping[str, OutputSeen]
     task: TopicSeen
     teleop: TopicSeen

@@ -166,9 +166,10 @@ class RobotJoints:
 
     def newest(self) -> JointSample | None:
         """The joints when all sources were heard last: at the oldest of their newest samples. None before that."""
-        newest = [buffer.newest() for buffer in self.buffers]
-        stamp_ns = min(-math.inf if sample is None else sample.stamp_ns for sample in newest)
-        return None if stamp_ns == -math.inf else self._together([buffer.at(stamp_ns) for buffer in self.buffers])
+        stamps_ns = [sample.stamp_ns for buffer in self.buffers if (sample := buffer.newest()) is not None]
+        if len(stamps_ns) < len(self.buffers):
+            return None
+        return self._together([buffer.at(min(stamps_ns)) for buffer in self.buffers])
 
     def at(self, stamp_ns: int) -> JointSample | None:
         """The joints at ``stamp_ns`` as ``JointBuffer.at`` has each source's, whose samples are at most ``max_age_s``
