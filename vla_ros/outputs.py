@@ -18,7 +18,7 @@ from vla_ros.messages.trajectories import Trajectory, fill_trajectory, parse_tra
 from vla_ros.topics import GRIPPER_COMMAND, NUMBERS, PARALLEL_GRIPPER_COMMAND, TRAJECTORY
 
 New = Callable[[str], Any]
-"""An empty message of a type."""
+"""An empty message of a type, or an empty goal of an action."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,13 @@ def _encode_velocities(new: New, trajectory: Trajectory, joints: Sequence[str]) 
 
 
 def _encode_gripper(new: New, trajectory: Trajectory, joints: Sequence[str]) -> Any:
-    goal = new(f"{GRIPPER_COMMAND}_Goal")
+    goal = new(GRIPPER_COMMAND)
     goal.command.position = float(trajectory.positions[0, 0])
     return goal
 
 
 def _encode_parallel_gripper(new: New, trajectory: Trajectory, joints: Sequence[str]) -> Any:
-    goal = new(f"{PARALLEL_GRIPPER_COMMAND}_Goal")
+    goal = new(PARALLEL_GRIPPER_COMMAND)
     goal.command.name = list(joints)
     goal.command.position = array("d", trajectory.positions[0])
     return goal

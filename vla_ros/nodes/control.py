@@ -36,10 +36,13 @@ class Control:
         self._problems = problems
         self._rivals = rivals
         self._why_inactive = why_inactive
+        self._outputs_refusal: Callable[[], str] = str
         self._is_estop_pressed = self._is_estop_latched = False
 
-    def begin(self, loop: ControlLoop, link: ModelLink) -> None:
-        """Make a fresh loop reachable: what the last one saw and commanded may belong to another pose."""
+    def begin(self, loop: ControlLoop, link: ModelLink, outputs_refusal: Callable[[], str]) -> None:
+        """Make a fresh loop reachable: what the last one saw and commanded may belong to another pose.
+        ``outputs_refusal`` says why not every output can be driven, where that is so."""
+        self._outputs_refusal = outputs_refusal
         loop.sensors.task = self.task
         link.attach(loop)
         with self.lock:
@@ -74,7 +77,8 @@ class Control:
         fault = None if link is None else link.fault()
         if fault is not None:
             return fault.line
-        refusal = self._rivals.line or self._tell(lambda loop: loop.engage(steady_now_ns()))
+        refusal = self._rivals.line or (self._outputs_refusal() if self.loop is not None else "")
+        refusal = refusal or self._tell(lambda loop: loop.engage(steady_now_ns()))
         if link is not None and not refusal:
             link.wake()
         # Why a sensor is stale is often that what it sends was refused.

@@ -104,7 +104,7 @@ class PolicyNode(ManagedNode):
         self._control.task = self._control.task or params.task.strip()
         self._diagnostics.restart(1e3 / settings.control_rate_hz, params.stage_budgets_ms)
         period_ns = round(NS_PER_S / settings.control_rate_hz)
-        outputs = CommandOutputs(self, robot, period_ns / NS_PER_S)
+        outputs = CommandOutputs(self, robot, period_ns / NS_PER_S, self._problems.report)
         self._parts.callback(outputs.destroy)
         link = ModelLink(
             self,
@@ -120,7 +120,7 @@ class PolicyNode(ManagedNode):
         self._parts.callback(sensors.stop)
         human = HumanInputs(self, robot, self._stamps, self._problems, self._control, params)
         self._parts.callback(human.stop)
-        for part in (link, sensors, human):
+        for part in (outputs, link, sensors, human):
             part.start()
         self._configured = _Configured(
             robot, settings, period_ns, params.realtime_priority, link, sensors, human, outputs
@@ -132,7 +132,7 @@ class PolicyNode(ManagedNode):
         assert configured is not None
         self._rivals.check(*self._own_topics())
         loop = ControlLoop(configured.robot, configured.settings)
-        self._control.begin(loop, configured.link)
+        self._control.begin(loop, configured.link, configured.outputs.refusal)
         configured.sensors.sensors = loop.sensors
         self._diagnostics.pause()
         # What is loaded by now stays: the collector need not walk through it between two ticks.
@@ -154,6 +154,7 @@ class PolicyNode(ManagedNode):
             self._ticker = self._diagnostics.ticker = None
         if self._configured is not None:
             self._configured.sensors.sensors = None
+            self._configured.outputs.halt()
         self._control.end()
         self._publish_mode(Mode.HOLD)
 

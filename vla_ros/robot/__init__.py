@@ -133,6 +133,11 @@ class RobotConfig:
         return tuple(joint.name for joint in self.joints if not joint.fixed)
 
     @cached_property
+    def is_driven(self) -> np.ndarray:
+        """Which joints aren't fixed, bool ``[num_joints]``."""
+        return np.array([not joint.fixed for joint in self.joints])
+
+    @cached_property
     def joint_sources(self) -> tuple[JointStateConfig, ...]:
         """``joint_states``, each with the joints that come from it."""
         return tuple(replace(source, joints=source.joints or self.joint_names) for source in self.joint_states)
@@ -170,14 +175,17 @@ class RobotConfig:
 
     @cached_property
     def max_tracking_errors(self) -> np.ndarray:
-        """``max_tracking_error`` of each joint, or its default, ``[num_joints]`` float64."""
+        """``max_tracking_error`` of each joint, or its default, ``[num_joints]`` float64; none of a fixed one, which
+        nobody commands."""
         travels, velocities = (
             np.ptp([self.joint_values("lower"), self.joint_values("upper")], axis=0),
             self.joint_values("max_velocity"),
         )
-        defaults = np.where(travels < QUICK_S * velocities, travels, TRACKING_S * velocities)
+        grippers = [name for output in self.outputs if output.kind.is_gripper for name in output.joints]
+        stops = np.isin(self.joint_names, grippers) | (travels < QUICK_S * velocities)
         given = self.joint_values("max_tracking_error")  # NaN where it is None
-        return np.where(np.isnan(given), defaults, given)
+        errors = np.where(np.isnan(given), np.where(stops, travels, TRACKING_S * velocities), given)
+        return np.where(self.is_driven, errors, np.inf)
 
     def columns(self, joint_names: Sequence[str]) -> list[int]:
         """Where joints, such as those of an output, stand among all."""

@@ -37,7 +37,8 @@ def check_once(what: str, names: Sequence[str]) -> None:
 class JointConfig:
     """Limits of one joint: rad, rad/s, rad/s², rad/s³ (m, m/s, … for a sliding joint). ``max_jerk`` None: not
     limited. ``max_tracking_error`` is how far it may be measured from where it is commanded, rad or m; None: as far
-    as it gets in ``TRACKING_S`` at its velocity limit, or all its range for one that crosses it in ``QUICK_S``."""
+    as it gets in ``TRACKING_S`` at its velocity limit, or all its range for a gripper that is an action server and for
+    what crosses it in ``QUICK_S``. One that is ``fixed`` is measured and never driven."""
 
     name: str
     lower: float
