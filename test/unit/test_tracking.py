@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from runtime_helpers import MS, PERIOD_NS, ROBOT, Rig, S, joints
 
+from vla_ros.robot.parts import OutputConfig
 from vla_ros.runtime.limits import Limiter
 from vla_ros.runtime.loop import ControlLoop, LoopSettings
 from vla_ros.runtime.teleop import TeleopSettings, TeleopTrajectory
@@ -331,3 +332,17 @@ def test_after_a_short_absence_the_policy_goes_on_where_the_robot_file_says_so()
     rig.now_ns += round(1.0 * S)
     rig.tick(3)
     assert rig.loop.mode is Mode.POLICY and rig.answer(rig.ask())
+
+
+def test_a_fixed_joint_goes_where_it_goes_and_the_others_are_driven_on() -> None:
+    shoulder, elbow = ROBOT.joints
+    robot = replace(ROBOT, joints=(shoulder, replace(elbow, fixed=True)), outputs=(OutputConfig("arm", ("shoulder",)),))
+    rig = Rig(robot=robot)
+    rig.engage()
+    rig.answer(rig.ask(), (0.3, -0.3))
+    for k in range(20):  # it swings past every max_tracking_error
+        rig.measured = (rig.measured[0], -0.02 * k)
+        rig.tick()
+    assert rig.loop.mode is Mode.POLICY and rig.loop.fault is None
+    commands = np.array([tick.command.positions for tick in rig.ticks if tick.command is not None])
+    assert commands[-1, 0] > 0.1 and not np.ptp(commands[:, 1])

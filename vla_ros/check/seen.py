@@ -192,7 +192,9 @@ class ControllerSettings:
 
 @dataclass(frozen=True)
 class OutputSeen:
-    """One command topic; ``controllers`` holds the settings, by node, of those subscribers that are controllers."""
+    """One command topic; ``controllers`` holds the settings, by node, of those subscribers that are controllers. Of a
+    gripper that is an action server it is the action: who serves it, as ``subscriptions``, and who publishes its set
+    points."""
 
     topic: TopicSeen
     controllers: Mapping[str, ControllerSettings] = field(default_factory=dict)
@@ -212,6 +214,7 @@ class GraphSeen:
     teleop: TopicSeen
     estop: TopicSeen
     has_cv_bridge: bool = False
+    has_control_msgs: bool = True
     of_the_nodes: tuple[TopicSeen, ...] = ()
     num_lost: Mapping[str, int] = field(default_factory=dict)
     dds_profile: str = ""

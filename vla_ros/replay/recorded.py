@@ -53,6 +53,11 @@ class Recording:
     def newest_command(self) -> np.ndarray | None:
         """Of every joint, ``[num_joints]``; None while one has none."""
         positions = np.full(self._robot.num_joints, np.nan)
+        for source, part in zip(self._robot.joint_sources, self._joints, strict=True):
+            measured = part.newest()
+            if measured is not None:
+                positions[self._robot.columns(source.joints)] = measured
+        positions[self._robot.is_driven] = np.nan  # a fixed joint is where it is
         for output in self._robot.outputs:
             newest = self._commands[output.name].newest()
             if newest is not None:

@@ -169,4 +169,4 @@ class CommandInputs:
         self._parts[output.name] = self._robot.columns(output.joints), trajectory
         if len(self._parts) == len(self._robot.outputs):
             parts, self._parts = list(self._parts.values()), {}
-            self._on_command(join_trajectories(parts), info)
+            self._on_command(join_trajectories(parts, self._robot.num_joints), info)
