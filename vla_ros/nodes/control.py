@@ -86,7 +86,8 @@ class Control:
         if link is not None and not refusal:
             link.wake()
         # Why a sensor is stale is often that what it sends was refused.
-        causes = [line for source, line in self._problems.current().items() if refusal and source in refusal]
+        problems = self._problems.current().items()
+        causes = [line for source, line in problems if refusal and source in refusal and line != refusal]
         return "; ".join([refusal, *causes])
 
     def takeover(self) -> str:
