@@ -26,7 +26,8 @@ from vla_ros.bench.control.operator import Operator
 from vla_ros.bench.control.probe import ControlProbe
 from vla_ros.demo.world import WorldConfig, running_world
 from vla_ros.messages.trajectories import Trajectory, parse_trajectory
-from vla_ros.robot import STAMPS, RobotConfig, load_robot
+from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.robot.parts import STAMPS
 from vla_ros.ros.outputs import CommandOutputs
 from vla_ros.runtime.limits import Limiter
 from vla_ros.runtime.path import Target

@@ -104,7 +104,7 @@ class Stopper(Node):
         self.is_leading = True
         self._robot = robot = load_robot(robot_file(ROBOT))
         self._positions = np.zeros(robot.num_joints)
-        self._joints = self.create_publisher(JointState, robot.joint_states.topic, qos.JOINT_STATES)
+        self._joints = self.create_publisher(JointState, robot.joint_sources[0].topic, qos.JOINT_STATES)
         self._stop, self._teleop = make_publisher(self, topics.ESTOP), make_publisher(self, topics.TELEOP)
         self._reset = make_client(self, topics.RESET_ESTOP)
         self._mode, self._stopped_ns, self._braked_ns = "", 0, 0
@@ -192,7 +192,7 @@ def flood() -> None:
         }
         sent = [(make_publisher(node, topic), serialize_message(msg)) for topic, msg in messages.items()]
         joints = JointState(name=[f"joint {i}" for i in range(NUM_NAMES)])
-        sent.append((node.create_publisher(JointState, robot.joint_states.topic, 1), serialize_message(joints)))
+        sent.append((node.create_publisher(JointState, robot.joint_sources[0].topic, 1), serialize_message(joints)))
         while True:
             for publisher, data in sent:
                 publisher.publish(data)

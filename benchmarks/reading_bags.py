@@ -10,7 +10,8 @@ import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from vla_ros.bags.definitions import TYPES, message_type
-from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import CameraConfig, JointConfig, OutputConfig
 
 WIDTH, HEIGHT, NUM_CAMERAS, CAMERA_RATE_HZ, JOINT_RATE_HZ = 640, 480, 3, 30, 200
 NUM_PICTURES = 8

@@ -136,12 +136,11 @@ class _Episode:
         )
 
     def _sense(self, now_ns: int) -> None:
-        from vla_ros.observing.buffers import joint_sample
-        from vla_ros.types import Frame
+        from vla_ros.types import Frame, JointSample
 
         world, sensors = self._simulated.world, self._loop.sensors
         if self._simulated.num_steps % JOINT_STATE_STEPS == 0:
-            sensors.joints.add(joint_sample(now_ns, world.joint_positions, world.joint_velocities))
+            sensors.joints.add(JointSample(now_ns, world.joint_positions, world.joint_velocities))
         if self._simulated.num_steps % CAMERA_STEPS == 0:
             for camera in self._robot.camera_names:
                 sensors.cameras[camera].add(Frame(camera, now_ns, now_ns, world.render(camera)))

@@ -51,7 +51,7 @@ class SensorRelay:
         self.spoil: dict[str, Spoiler] = {}
         node = rclpy.create_node("sensor_relay")
         streams = [(camera.name, Image, camera.topic, CAMERA) for camera in robot.cameras]
-        for name, kind, topic, profile in (*streams, (JOINTS, JointState, robot.joint_states.topic, JOINT_STATES)):
+        for name, kind, topic, profile in (*streams, (JOINTS, JointState, robot.joint_sources[0].topic, JOINT_STATES)):
             publisher = node.create_publisher(kind, PREFIX + topic, profile)
             node.create_subscription(kind, topic, partial(self._relay, name, publisher.publish), profile, raw=True)
         self._spinner = Spinner(node)

@@ -1,6 +1,7 @@
 """Both nodes of a policy: ``ros2 launch vla_ros policy.launch.py robot:=my_robot.yaml policy:=my_policy``.
 
-They start in HOLD; ``vla_policy/engage`` lets the policy drive.
+They start in HOLD; ``vla_policy/engage`` lets the policy drive. ``policy:=none`` is the robot's side alone: bounded
+teleoperation and, with ``record:=true``, its recording.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from time import strftime
 
 from launch import LaunchDescription
 from launch.conditions import IfCondition
-from launch.substitutions import LaunchConfiguration
+from launch.substitutions import LaunchConfiguration, PythonExpression
 from launch_ros.actions import Node
 
-from vla_ros.nodes.params import ModelNodeParams, PolicyNodeParams
+from vla_ros.nodes.params import NO_POLICY, ModelNodeParams, PolicyNodeParams
 from vla_ros.ros.launching import (
     BOOLEAN,
     DISCOVERY_RANGE,
@@ -45,7 +46,14 @@ def generate_launch_description() -> LaunchDescription:
             _node(
                 "model_node",
                 ModelNodeParams,
-                condition=IfCondition(LaunchConfiguration("model")),
+                condition=IfCondition(
+                    PythonExpression(
+                        [
+                            *("'", LaunchConfiguration("model"), "' == 'true' and "),
+                            *("'", LaunchConfiguration("policy"), f"' != '{NO_POLICY}'"),
+                        ]
+                    )
+                ),
                 respawn=True,
                 respawn_delay=1.0,
             ),

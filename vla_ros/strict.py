@@ -317,10 +317,13 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ValueError(f"{where} is {quoted(repr(value))}; expected a list")
         return tuple(_value(get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is not None:  # Mapping[str, Any]: checked by whoever reads it
+    if origin is not None:
         if not isinstance(value, Mapping):
             raise ValueError(f"{where} is {quoted(repr(value))}; expected a mapping of keys to values")
-        return dict(value)
+        item_hint = get_args(hint)[1]
+        if item_hint is Any:  # checked by whoever reads it
+            return dict(value)
+        return {_value(str, key, f"a key of {where}"): _value(item_hint, value[key], f"{where}.{key}") for key in value}
     if type(value) is int and abs(value) > MAX_INT:
         raise ValueError(f"{where} is {quoted(hex(value))}; expected a number of at most 64 bits")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

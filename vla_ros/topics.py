@@ -46,6 +46,8 @@ STRING, BOOL, BYTES = "std_msgs/msg/String", "std_msgs/msg/Bool", "std_msgs/msg/
 NUMBERS, TRAJECTORY = "std_msgs/msg/Float64MultiArray", "trajectory_msgs/msg/JointTrajectory"
 IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 JOINT_STATE, TRIGGER = "sensor_msgs/msg/JointState", "std_srvs/srv/Trigger"
+GRIPPER_COMMAND = "control_msgs/action/GripperCommand"
+PARALLEL_GRIPPER_COMMAND = "control_msgs/action/ParallelGripperCommand"
 
 TASK = Topic(f"{POLICY_NODE}/task", STRING, Qos.LATCHED)
 TELEOP = Topic(f"{POLICY_NODE}/teleop", TRAJECTORY, Qos.COMMAND)

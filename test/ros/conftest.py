@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,6 +55,18 @@ def ros() -> Iterator[None]:
     rclpy.init()
     yield
     rclpy.try_shutdown()
+
+
+@pytest.fixture(scope="session")
+def control_msgs() -> None:
+    """The actions of grippers, for this process and those that it starts: of the ROS installation, else a stand-in."""
+    if importlib.util.find_spec("control_msgs") is None:
+        if shutil.which("g++") is None:
+            pytest.skip("control_msgs is not installed, and without g++ no stand-in can be built")
+        from control_msgs_standin.build import standin
+
+        sys.path.append(str(standin()))
+        os.environ["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(standin())])
 
 
 @pytest.fixture(scope="session")

@@ -135,7 +135,7 @@ class Probe:
         self.node = node = rclpy.create_node("probe", namespace=namespace)
         self.namespace = node.get_namespace()
         self._cameras = {c.name: node.create_publisher(Image, c.topic, qos.CAMERA) for c in robot.cameras}
-        self._joints = node.create_publisher(JointState, robot.joint_states.topic, qos.JOINT_STATES)
+        self._joints = node.create_publisher(JointState, robot.joint_sources[0].topic, qos.JOINT_STATES)
         self._task = node.create_publisher(String, "vla_policy/task", qos.LATCHED)
         self._teleop = node.create_publisher(JointTrajectory, "vla_policy/teleop", qos.COMMAND)
         self._estop = node.create_publisher(Bool, "vla_policy/estop", qos.LATCHED)

@@ -78,7 +78,7 @@ class SimGraph:
         self._node = node = rclpy.create_node("sim_watch", context=self._context)
         for camera in robot.cameras:
             node.create_subscription(Image, camera.topic, self.images[camera.name].append, CAMERA)
-        node.create_subscription(JointState, robot.joint_states.topic, self.states.append, JOINT_STATES)
+        node.create_subscription(JointState, robot.joint_sources[0].topic, self.states.append, JOINT_STATES)
         node.create_subscription(String, "vla_policy/task", lambda msg: self.tasks.append(msg.data), LATCHED)
         node.create_subscription(String, "sim/episode", lambda msg: self.episodes.append(json.loads(msg.data)), LATCHED)
         self._reset = node.create_publisher(String, "sim/reset", REPORT)

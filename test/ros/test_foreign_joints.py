@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from vla_ros.messages.times import fill_time
 from vla_ros.nodes import inputs
 from vla_ros.observing.buffers import SensorBuffers
 from vla_ros.robot import load_robot
+from vla_ros.robot.parts import JointStateConfig
 from vla_ros.topics import JOINT_STATE
 from vla_ros.units import NS_PER_S
 
@@ -60,7 +61,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Any:
         nonlocal now_ns
         for names in messages:
             now_ns += NS_PER_S // 100
-            sensor_inputs._on_joint_state(joint_state(names, now_ns))
+            sensor_inputs._on_joint_state("joint_states", joint_state(names, now_ns))
         return problems.lines
 
     monkeypatch.setattr(inputs, "Role", Quiet)
@@ -88,6 +89,15 @@ def test_a_joint_of_ours_that_is_missing_is_named_at_once(heard: Any) -> None:
     assert f"lacks joint '{OURS[-1]}'" in lines[0]
 
 
+def test_two_messages_on_one_topic_are_two_sources_each_with_its_own_names(heard: Any) -> None:
+    sources = (JointStateConfig(joints=OURS[:2]), JointStateConfig(joints=OURS[2:], rename={"jaw": OURS[2]}))
+    heard.inputs._robot = robot = replace(ROBOT, joint_states=sources)
+    heard.inputs.sensors = SensorBuffers(robot)
+    assert heard(OURS[:2], WHEELS, OURS[:2]) == []
+    assert heard.inputs.sensors.joints.newest() is None, "the gripper's message hasn't come"
+    assert heard(("jaw",), OURS[:2]) == [] and heard.inputs.sensors.joints.newest() is not None
+
+
 def failures(*messages: tuple[str, ...]) -> dict[str, str]:
     """What ``vla_ros check`` fails of these, one every 10 ms, from two publishers."""
     topic = TopicSeen("/joint_states", (Endpoint("/arm", JOINT_STATE), Endpoint("/base", JOINT_STATE)))
@@ -96,8 +106,7 @@ def failures(*messages: tuple[str, ...]) -> dict[str, str]:
     for names, at_ns in zip(messages, times_ns, strict=True):
         seen.add(joint_state(names, at_ns), at_ns)
     seen.stream.until_ns = times_ns[-1]
-    graph: Any = SimpleNamespace(seconds=3.0, joint_states=seen)
-    findings = judge_joint_states(ROBOT, graph).findings
+    findings = judge_joint_states(ROBOT, ROBOT.joint_sources[0], seen, 3.0).findings
     return {finding.aspect: finding.got for finding in findings if finding.level is Level.FAIL}
 
 

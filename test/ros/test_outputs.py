@@ -14,7 +14,9 @@ from controller_motion import motion_use, sine_scene
 from std_msgs.msg import Float64MultiArray
 
 from vla_ros.messages.trajectories import Trajectory
-from vla_ros.robot import OutputConfig, RobotConfig, load_robot
+from vla_ros.nodes.control import Control
+from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.robot.parts import OutputConfig
 from vla_ros.ros.endpoints import interface_class
 from vla_ros.ros.outputs import CommandInputs, CommandOutputs
 from vla_ros.runtime.limits import BrakingRamp
@@ -138,3 +140,29 @@ def test_what_no_controller_could_follow_is_told_or_raised() -> None:
 
 def test_a_message_class_is_found_by_its_type() -> None:
     assert interface_class("std_msgs/msg/Float64MultiArray") is Float64MultiArray
+
+
+def test_a_velocity_controller_gets_the_velocities_of_each_command_and_none_where_commands_end() -> None:
+    robot = robot_of(OutputConfig("arm", NAMES[:2], "velocity"), OutputConfig("hand", NAMES[2:]))
+    wires, told, heard = Wires(), [], []
+    CommandInputs(wires, robot, lambda trajectory, info: heard.append(trajectory))
+    wires.create_subscription(Float64MultiArray, robot.outputs[0].command_topic, lambda msg, _: told.append(msg), None)
+    outputs = CommandOutputs(wires, robot, PERIOD_S)
+    outputs.publish(RAMP, TICK_NS)
+    np.testing.assert_array_equal(heard[0].positions, RAMP.positions)
+    outputs.halt()
+    assert [msg.data.tolist() for msg in told] == [RAMP.velocities[0, :2].tolist(), [0.0, 0.0]]
+
+
+def test_nobody_engages_where_an_output_cannot_be_driven() -> None:
+    line = "output 'hand': nobody serves the action '/hand'; start the gripper's controller"
+    problems: Any = SimpleNamespace(current=lambda: {"output 'hand'": line})
+    control = Control(problems, SimpleNamespace(line=""), str)  # type: ignore[arg-type]
+    loop: Any = SimpleNamespace(
+        engage=lambda now_ns: "", sensors=SimpleNamespace(), press_estop=lambda is_pressed: None
+    )
+    link: Any = SimpleNamespace(fault=lambda: None, wake=lambda: None, attach=lambda loop: None)
+    control.begin(loop, link, lambda: line)
+    assert control.engage() == line
+    control.begin(loop, link, str)
+    assert control.engage() == ""

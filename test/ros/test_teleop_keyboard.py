@@ -52,7 +52,7 @@ class FakePolicyNode:
         self.estops: list[bool] = []
         self.node = node = rclpy.create_node("vla_policy")
         self._mode = node.create_publisher(String, "~/mode", qos.LATCHED)
-        self._joints = node.create_publisher(JointState, ROBOT.joint_states.topic, qos.JOINT_STATES)
+        self._joints = node.create_publisher(JointState, ROBOT.joint_sources[0].topic, qos.JOINT_STATES)
         node.create_subscription(JointTrajectory, "~/teleop", self._on_teleop, qos.COMMAND)
         node.create_subscription(Bool, "~/estop", self._on_estop, qos.LATCHED)
         for name, mode in (("takeover", "TELEOP"), ("engage", "POLICY"), ("hold", "HOLD"), ("reset_estop", "HOLD")):

@@ -72,7 +72,7 @@ def graph(**changes: Any) -> GraphSeen:
     seen = GraphSeen(
         seconds=5.0,
         cameras={name: camera_seen(name) for name in ROBOT.camera_names},
-        joint_states=joints_seen(),
+        joint_states=(joints_seen(),),
         outputs={"arm": output_seen(ControllerSettings(("elbow", "shoulder"), SET_WELL))},
         task=TopicSeen("/vla_policy/task"),
         teleop=TopicSeen("/vla_policy/teleop"),

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from vla_ros.observing.buffers import SensorBuffers
-from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig, WatchdogConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import CameraConfig, JointConfig, JointStateConfig, OutputConfig, WatchdogConfig
 from vla_ros.runtime.loop import ControlLoop, LoopSettings, Tick
 from vla_ros.types import ActionChunk, Frame, JointSample, Observation
 
@@ -27,13 +28,22 @@ ROBOT = RobotConfig(
     outputs=(OutputConfig("arm", ("shoulder", "elbow")),),
 )
 
+APART = replace(
+    ROBOT,
+    joint_states=(
+        JointStateConfig("arm/joint_states", ("shoulder",), max_age_s=0.2),
+        JointStateConfig("hand/joint_states", ("elbow",), {"shoulder": "elbow"}, max_age_s=0.5),
+    ),
+)
+"""The same, of whose two joints each comes on a topic of its own under one name."""
+
 
 def frame(camera: str, stamp_ns: int) -> Frame:
     return Frame(camera, stamp_ns, stamp_ns, np.full((3, 4, 3), stamp_ns // MS % 256, np.uint8))
 
 
-def joints(stamp_ns: int, *positions: float) -> JointSample:
-    return JointSample(stamp_ns, np.array(positions), np.zeros(len(positions)))
+def joints(stamp_ns: int, *positions: float, source: int = 0) -> JointSample:
+    return JointSample(stamp_ns, np.array(positions), np.zeros(len(positions)), source)
 
 
 def fill_sensors(sensors: SensorBuffers, now_ns: int, positions: tuple[float, float] = (0.0, 0.0)) -> None:

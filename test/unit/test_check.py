@@ -24,12 +24,13 @@ from check_helpers import (
     stream,
     topic,
 )
-from runtime_helpers import ROBOT
+from runtime_helpers import APART, ROBOT
 
 from vla_ros.check.finding import Finding, Level, is_good, page, to_json
 from vla_ros.check.judge import judge
 from vla_ros.check.seen import ControllerSettings, Endpoint, Picture, Range, Stream, TopicSeen
-from vla_ros.robot import OutputConfig
+from vla_ros.robot.parts import OutputConfig
+from vla_ros.topics import JOINT_STATE
 
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
 STATUS = "diagnostic_msgs/msg/DiagnosticStatus"
@@ -50,7 +51,7 @@ STAMPS_NS = stream().stamps_ns
 EARLY_NS = STAMPS_NS[0] + np.array([-200, -150]) * MS
 HALF_BACK_NS = np.concatenate([STAMPS_NS[:50], STAMPS_NS[:50]])
 
-OTHER_CLOCK = graph(joint_states=joints_seen(stream=stream(period_ms=10, age_ms=60, num=500)))
+OTHER_CLOCK = graph(joint_states=(joints_seen(stream=stream(period_ms=10, age_ms=60, num=500)),))
 SPOILT = {
     # what is wrong: (graph, level, subject, part of what was got, part of where to fix it)
     "no publisher": (front(topic=TopicSeen("/front/image")), "FAIL", "camera front: publisher", "nobody", "topic of"),
@@ -109,27 +110,27 @@ SPOILT = {
         *("FAIL", "cameras: skew", "175 ms apart, at most 200 ms", "max_camera_skew_s"),
     ),
     "no joints": (
-        graph(joint_states=joints_seen(num_named={"wheel": 500}, positions={})),
+        graph(joint_states=(joints_seen(num_named={"wheel": 500}, positions={}),)),
         *("FAIL", "joint states: names", "no shoulder, elbow; wheel came", "joint names in the robot file"),
     ),
     "partial joints": (
-        graph(joint_states=joints_seen(num_named={"shoulder": 500, "elbow": 250})),
+        graph(joint_states=(joints_seen(num_named={"shoulder": 500, "elbow": 250}),)),
         *("FAIL", "joint states: names", "elbow is in 250 of 500", "one joint_state_broadcaster"),
     ),
     "nan": (
-        graph(joint_states=joints_seen(refused={"a is nan": 3})),
+        graph(joint_states=(joints_seen(refused={"a is nan": 3}),)),
         *("FAIL", "joint states: values", "3 of 500", "driver"),
     ),
     "slow joints": (
-        graph(joint_states=joints_seen(stream=stream(period_ms=100, age_ms=1, num=500))),
+        graph(joint_states=(joints_seen(stream=stream(period_ms=100, age_ms=1, num=500)),)),
         *("WARN", "joint states: rate", "10.0 Hz", "update rate"),
     ),
     "outside": (
-        graph(joint_states=joints_seen(positions={"shoulder": Range(0.0, 1.3)})),
+        graph(joint_states=(joints_seen(positions={"shoulder": Range(0.0, 1.3)}),)),
         *("FAIL", "joint states: limits", "shoulder at 1.300", "lower and upper of 'shoulder'"),
     ),
     "degrees": (
-        graph(joint_states=joints_seen(positions={"elbow": Range(-90.0, -89.0)})),
+        graph(joint_states=(joints_seen(positions={"elbow": Range(-90.0, -89.0)}),)),
         *("FAIL", "joint states: limits", "elbow at -90.000", "degrees"),
     ),
     "driver on another clock": (
@@ -137,7 +138,7 @@ SPOILT = {
         *("WARN", "joint states: clock", "60 ms before they arrive, at best", "stamp: zero"),
     ),
     "on the stop": (
-        graph(joint_states=joints_seen(positions={"shoulder": Range(-1.01, 0.0)})),
+        graph(joint_states=(joints_seen(positions={"shoulder": Range(-1.01, 0.0)}),)),
         *("WARN", "joint states: limits", "shoulder at -1.010", "inward only"),
     ),
     "no controller": (
@@ -256,9 +257,18 @@ def test_a_compressed_camera_that_is_not_colour_fails_by_its_format(text, got, f
 
 
 def test_extra_joints_are_named_and_do_no_harm():
-    seen = graph(joint_states=joints_seen(num_named={"shoulder": 500, "elbow": 500, "wheel": 500}))
+    seen = graph(joint_states=(joints_seen(num_named={"shoulder": 500, "elbow": 500, "wheel": 500}),))
     assert problems(seen) == []
     assert "1 more are ignored: wheel" in next(f.got for f in judge(ROBOT, seen) if f.subject == "joint states: names")
+
+
+def test_one_of_several_sources_that_is_silent_is_the_one_that_fails():
+    arm = joints_seen(topic=topic("/arm/joint_states", JOINT_STATE), num_named={"shoulder": 500})
+    hand = replace(arm, topic=topic("/hand/joint_states", JOINT_STATE), joint_names=("shoulder",), positions={})
+    assert problems(graph(joint_states=(arm, hand)), APART) == []
+    silent = graph(joint_states=(arm, replace(hand, topic=TopicSeen("/hand/joint_states"), stream=Stream())))
+    (finding,) = problems(silent, APART)
+    assert finding.subject == "joint states on 'hand/joint_states': publisher" and finding.level is Level.FAIL
 
 
 def test_a_forward_controller_must_have_the_joints_in_the_order_in_which_the_numbers_come():

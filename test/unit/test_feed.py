@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,7 +30,8 @@ from vla_ros.messages.images import decode_image, find_cv_bridge
 from vla_ros.observing.buffers import FrameBuffer
 from vla_ros.recordings.events import Chunk, Command, Task, Teleop
 from vla_ros.recordings.feed import Feed, resolve_topic
-from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import CameraConfig, JointConfig, JointStateConfig, OutputConfig
 from vla_ros.types import Frame, JointSample, Mode
 
 HEIGHT, WIDTH = 24, 32
@@ -279,3 +281,22 @@ def test_a_change_anywhere_in_the_picture_is_a_change():
     for i, picture in enumerate(pictures, 1):
         buffer.add(Frame("raw", i * NS_PER_S, i * NS_PER_S, picture))
         assert buffer.still_s(0) == (1.0 if i == 2 else 0.0)
+
+
+def test_joint_states_of_two_arms_with_equal_names_are_told_apart_by_their_topics(tmp_path):
+    left, right = (
+        JointStateConfig("left/joint_states", ("a", "b"), {"j1": "a", "j2": "b"}),
+        JointStateConfig("right/joint_states", ("c",), {"j1": "c"}),
+    )
+    bag = write_bag(
+        tmp_path / "bag",
+        [
+            ("/left/joint_states", joint_state(at(0.1), ["j2", "j1"], [2.0, 1.0]), at(0.11)),
+            ("/right/joint_states", joint_state(at(0.2), ["j1"], [3.0]), at(0.21)),
+            ("/right/joint_states", joint_state(at(0.3), ["wheel"], [9.0]), at(0.31)),
+        ],
+    )
+    events, problems = feed_of(bag, replace(ROBOT, joint_states=(left, right)))
+    samples = [event.said for event in events]
+    assert [(sample.source, sample.positions.tolist()) for sample in samples] == [(0, [1.0, 2.0]), (1, [3.0])]
+    assert not any("wheel" in line for line in problems)

@@ -31,7 +31,15 @@ MAY_IMPORT = {
     "vla_ros.units": set(),
     # Messages know nothing of a robot; a robot's outputs are made of them.
     "vla_ros.outputs": {"numpy", "vla_ros.messages.trajectories", "vla_ros.topics"},
-    "vla_ros.robot": {"numpy", "yaml", "vla_ros.interpolate", "vla_ros.outputs", "vla_ros.types", "vla_ros.urdf"},
+    "vla_ros.robot": {
+        "numpy",
+        "yaml",
+        "vla_ros.interpolate",
+        "vla_ros.messages.trajectories",
+        "vla_ros.outputs",
+        "vla_ros.types",
+        "vla_ros.urdf",
+    },
     "vla_ros.urdf": set(),
     "vla_ros.wire": {"numpy", "yaml", "safetensors", "vla_ros.types"},
     # zstd (the standard library's own from 3.14 on) and lz4 come with rosbags.

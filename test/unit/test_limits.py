@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from runtime_helpers import ROBOT
 
-from vla_ros.robot import JointConfig, OutputConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import JointConfig, OutputConfig
 from vla_ros.runtime.limits import Limiter
 from vla_ros.runtime.path import Target
 from vla_ros.types import Command

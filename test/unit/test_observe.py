@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from runtime_helpers import MS, ROBOT, S, fill_sensors, frame, joints
+from runtime_helpers import APART, MS, ROBOT, S, fill_sensors, frame, joints
 
 from vla_ros.observing.buffers import NUM_FRAMES, NUM_JOINT_SAMPLES, FrameBuffer, JointBuffer, SensorBuffers
+from vla_ros.observing.freshness import joint_fault, jump_fault
 from vla_ros.observing.observe import NoObservation, match_policy, observe
 from vla_ros.recordings.series import TimeSeries
-from vla_ros.robot import JointConfig, OutputConfig
+from vla_ros.robot.parts import JointConfig, OutputConfig
 from vla_ros.types import Observation
 
 
@@ -59,6 +60,55 @@ def test_a_continuous_joint_goes_from_pi_to_minus_pi_the_short_way(ms, expected)
     assert found[0] == 2.0 - 0.4 * (ms - 10), "a joint with a stop on the way cannot have gone past it"
     offline = TimeSeries(times_ns, rows).at(np.array([ms * MS]), turns=robot.turns)
     np.testing.assert_array_equal(offline[0], found)
+
+
+def test_joints_of_several_sources_are_put_together_at_the_moment_asked_for():
+    live = SensorBuffers(APART).joints
+    for i in range(4):
+        live.add(joints(i * 100 * MS, i * 0.1))
+    assert live.newest() is None, "the other source was not heard yet"
+    live.add(joints(50 * MS, -1.0, source=1))
+    live.add(joints(250 * MS, -0.8, source=1))
+    assert live.newest().stamp_ns == 250 * MS
+    np.testing.assert_allclose(live.newest().positions, [0.25, -0.8])
+    np.testing.assert_allclose(live.at(150 * MS).positions, [0.15, -0.9])
+    assert live.at(40 * MS) is None, "one source was not heard yet at that time"
+
+
+@pytest.mark.parametrize(
+    ("arm_ms", "hand_ms", "named"),
+    [
+        (0, 0, ""),
+        (190, 490, ""),
+        (210, 0, "joint state on 'arm/joint_states' is 0.21 s old; expected at most 0.2 s"),
+        (0, 510, "joint state on 'hand/joint_states' is 0.51 s old; expected at most 0.5 s"),
+        (None, 0, "no joint state has come on 'arm/joint_states'"),
+        (0, None, "no joint state has come on 'hand/joint_states'"),
+    ],
+)
+def test_a_source_that_falls_silent_alone_is_named_by_its_own_age(arm_ms, hand_ms, named):
+    sensors = SensorBuffers(APART)
+    for source, age_ms in enumerate((arm_ms, hand_ms)):
+        if age_ms is not None:
+            sensors.joints.add(joints(10 * S - age_ms * MS, 0.0, source=source))
+    fault = joint_fault(APART, sensors, 10 * S)
+    assert (fault.line if fault else "") == named
+
+
+def test_two_messages_on_one_topic_are_told_apart_by_their_joints():
+    arm, hand = (replace(source, topic="joint_states", rename={}) for source in APART.joint_states)
+    together, sensors = replace(APART, joint_states=(arm, hand)), SensorBuffers(APART)
+    sensors.joints.add(joints(10 * S, 0.0))
+    assert joint_fault(together, sensors, 10 * S).line == "no joint state has come of elbow on 'joint_states'"
+
+
+def test_a_jump_is_told_of_the_source_that_made_it():
+    sensors = SensorBuffers(APART)
+    for i, position in enumerate((0.0, 0.0, 1.5)):
+        sensors.joints.add(joints(10 * S + i * 10 * MS, 0.0))
+        sensors.joints.add(joints(10 * S + i * 10 * MS, position, source=1))
+    fault = jump_fault(APART, sensors, 10 * S + 20 * MS)
+    assert fault.line.startswith("joint state on 'hand/joint_states' jumped: joint 'elbow' by 1.50")
 
 
 def test_the_joint_buffer_is_bounded():
@@ -125,7 +175,7 @@ def test_without_an_instruction_there_is_no_observation():
 def test_an_image_older_than_every_joint_sample_is_not_used():
     sensors = SensorBuffers(ROBOT)
     fill_sensors(sensors, 10 * S)
-    sensors.joints = JointBuffer()
+    sensors.joints.clear()
     sensors.joints.add(joints(10 * S + 10 * MS, 0.0, 0.0))
     assert "as old as the image of camera" in reason(sensors, 10 * S + 20 * MS)
 

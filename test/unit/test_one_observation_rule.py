@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from replay_helpers import COMMAND_TOPIC, START_NS, Said, swing_policy, task, trajectory, write_bag
-from runtime_helpers import CHUNK_DT_S, HORIZON, MS, PERIOD_NS, ROBOT, S, frame, joints
+from runtime_helpers import APART, CHUNK_DT_S, HORIZON, MS, PERIOD_NS, ROBOT, S, frame, joints
 
 from vla_ros.bags.definitions import message_type
 from vla_ros.bags.read import BagReader
@@ -73,14 +73,18 @@ def header(stamp_ns: int) -> Any:
     return message_type("std_msgs/msg/Header")(message_type("builtin_interfaces/msg/Time")(*divmod(stamp_ns, S)), "")
 
 
-def stream(cameras: dict[str, Source], states: Source, seed: int = 0) -> list[Said]:
-    """An instruction, joint states that began before, and images whose pixels say when they were taken."""
+def stream(cameras: dict[str, Source], states: Source, seed: int = 0, robot: RobotConfig = ROBOT) -> list[Said]:
+    """An instruction, joint states of each source that began before, and images whose pixels say when they were
+    taken."""
     rng = np.random.default_rng(seed)
     image, state = message_type("sensor_msgs/msg/Image"), message_type("sensor_msgs/msg/JointState")
     said = [task()]
-    for taken_ns, came_ns in replace(states, start_s=-0.5).times_ns(rng):
-        positions, names = rng.uniform(-0.1, 0.1, 2), ["shoulder", "elbow"]
-        said.append(Said("/joint_states", came_ns, state(header(taken_ns), names, positions, np.zeros(2), np.zeros(0))))
+    for source in robot.joint_sources:
+        names, rest = list(source.message_names), np.zeros(len(source.joints))
+        for taken_ns, came_ns in replace(states, start_s=-0.5).times_ns(rng):
+            positions = rng.uniform(-0.1, 0.1, len(names))
+            msg = state(header(taken_ns), names, positions, rest, np.zeros(0))
+            said.append(Said(f"/{source.topic}", came_ns, msg))
     for name, source in cameras.items():
         for taken_ns, came_ns in source.times_ns(rng):
             pixels = np.frombuffer(np.int64(taken_ns).tobytes() + bytes(28), np.uint8)
@@ -149,8 +153,9 @@ def random_stream(seed: int) -> tuple[list[Said], RobotConfig]:
 
     names = ("front", "wrist", "side")[: 1 + seed % 3]
     cameras = {name: source(10.0, 15.0, 30.0, 60.0, max_lag_s=0.15) for name in names}
-    said = stream(cameras, source(20.0, 50.0, 200.0, max_lag_s=0.06), seed)
-    return said, robot_with(cameras, max_camera_skew_s=rng.choice([0.03, 0.05, 0.1]))
+    states, sources = source(20.0, 50.0, 200.0, max_lag_s=0.06), (ROBOT, APART)[seed % 2].joint_states
+    robot = robot_with(cameras, max_camera_skew_s=rng.choice([0.03, 0.05, 0.1]), joint_states=sources)
+    return stream(cameras, states, seed, robot), robot
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -19,7 +19,8 @@ from vla_ros.policies.config import DataConfig
 from vla_ros.policies.modules.vlm_bridge.processor import VLMProcessor
 from vla_ros.policies.pi.processor import PiProcessor
 from vla_ros.recordings.feed import Feed, observe_event
-from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import CameraConfig, JointConfig, OutputConfig
 from vla_ros.training.config import OptimizerConfig, TrainConfig
 from vla_ros.training.dataset import load_bags
 from vla_ros.training.run import frame_rule

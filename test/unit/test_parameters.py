@@ -120,6 +120,11 @@ class Stubs:
                 for kind, action in by_kind
                 if kind == "Node"
             },
+            conditions={
+                action.kwargs["executable"]: action.kwargs["condition"]
+                for kind, action in by_kind
+                if kind == "Node" and "condition" in action.kwargs
+            },
             environments=[action.kwargs.get("additional_env") for kind, action in by_kind if kind == "Node"],
         )
 
@@ -159,6 +164,14 @@ def test_an_argument_says_what_may_be_given_and_what_is_taken_without_it(launche
     assert arguments["control_rate_hz"]["default_value"] == "0.0"
     assert arguments["control_rate_hz"]["description"].endswith("0 or 1 to 1000 Hz.")
     assert arguments["autostart"]["default_value"] == "true", "a launched policy starts by itself"
+
+
+def test_a_launch_without_a_policy_has_no_model_node(launched):
+    found = launched.run("policy.launch.py").conditions
+    assert set(found) == {"model_node", "vla_ros"}
+    words = "".join(word if isinstance(word, str) else word.args[0] for word in found["model_node"].args[0].args[0])
+    assert words == "'model' == 'true' and 'policy' != 'none'"
+    assert PolicyNodeParams(policy="none").policy == "none"
 
 
 @pytest.mark.parametrize(("in_force", "default"), [("", "subnet"), ("LOCALHOST", "localhost"), ("OFF", "off")])

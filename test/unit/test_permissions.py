@@ -11,7 +11,7 @@ from vla_ros.robot import load_robot
 from vla_ros.share import robot_file, share_path
 
 ROBOT = load_robot(robot_file("tabletop"))
-SENSORS = {camera.topic for camera in ROBOT.cameras} | {ROBOT.joint_states.topic, "robot_description"}
+SENSORS = {camera.topic for camera in ROBOT.cameras} | {ROBOT.joint_sources[0].topic, "robot_description"}
 LINK_IN, LINK_OUT = {topics.REQUEST}, {topics.RESULT, topics.STATUS}
 HEARD = {topics.TASK, topics.TELEOP, topics.ESTOP, topics.JOY, topics.CLOCK}
 SAID = {topics.MODE, topics.CHUNK, topics.TRACE, topics.TASK, topics.DIAGNOSTICS}

@@ -46,7 +46,8 @@ from vla_ros.replay.baseline.record import (
 )
 from vla_ros.replay.judge.verdict import FAIL, PASS, judge_by_baseline
 from vla_ros.replay.records import Replay, ReplayedChunk
-from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import CameraConfig, JointConfig, OutputConfig
 
 FILTER = Image.Resampling
 RETRAINED = {"policy.yaml": "a" * 64, "model.safetensors": "e" * 64}

@@ -28,7 +28,8 @@ from vla_ros.replay.judge.summary import summarize
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import BagRun, UnusableBag, replay_bag
 from vla_ros.replay.settings import ReplaySettings
-from vla_ros.robot import RobotConfig, WatchdogConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import WatchdogConfig
 
 FIXED = ReplaySettings(latency_ms=30.0)
 ASSUMED = ReplaySettings(latency_ms=None, unknown_latency_ms=30.0)

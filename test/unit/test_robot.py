@@ -44,10 +44,22 @@ def test_an_output_without_a_topic_gets_its_controllers_usual_one(tmp_path):
         (lambda d: d["joints"][1].update(name="base_yaw"), "'base_yaw' is named twice"),
         (lambda d: d["outputs"][0]["joints"].append("elbow"), "unknown joint 'elbow'"),
         (lambda d: d["outputs"][0]["joints"].remove("gripper"), "'gripper' is in no output"),
-        (lambda d: d["outputs"][0].update(interface="velocity"), "interface is 'velocity'"),
+        (lambda d: d["outputs"][0].update(interface="effort"), "interface is 'effort'"),
         (lambda d: d["outputs"][0].update(stamp="now"), "stamp is 'now'; expected one of tick, zero"),
         (lambda d: d["outputs"][0].update(lead_periods=3), "lead_periods is '3'; expected one of 1, 2"),
-        (lambda d: d["outputs"][0].update(interface="forward", lead_periods=2), "whose messages have no times"),
+        (
+            lambda d: d["outputs"][0].update(interface="forward", lead_periods=2),
+            "lead_periods is given for",
+        ),
+        (
+            lambda d: d["outputs"][0].update(interface="velocity", stamp="zero"),
+            "stamp is given for",
+        ),
+        (lambda d: d["outputs"][0].update(min_change=0.1), "min_change is given for interface 'trajectory'"),
+        (lambda d: d["outputs"][0].update(interface="gripper_command"), "expected one joint"),
+        (lambda d: d["outputs"].append({"name": "hand", "joints": []}), "output 'hand': joints is empty"),
+        (lambda d: d["joints"][5].update(fixed=True), "output 'arm' drives joint 'gripper', which is fixed"),
+        (lambda d: d["cameras"][0].update(rate_hz=0), "camera 'front': rate_hz is 0; expected a number above 0"),
         (
             lambda d: d["outputs"].append({"name": "hand", "joints": [d["outputs"][0]["joints"].pop()]}),
             "outputs 'arm' and 'hand' both command 'joint_trajectory_controller/joint_trajectory'",
@@ -100,6 +112,95 @@ def test_a_misspelled_key_is_named_and_not_the_one_it_leaves_out(tmp_path):
 def test_a_value_that_cannot_work_is_refused_with_what_it_is(tmp_path, change, named):
     with pytest.raises(ValueError, match=named):
         load_robot(written(tmp_path, document() | change))
+
+
+ARM = ["base_yaw", "shoulder_pitch", "elbow_pitch", "wrist_pitch", "wrist_roll"]
+HAND = {"topic": "hand/joint_states", "joints": ["gripper"], "rename": {"finger": "gripper"}, "max_age_s": 0.5}
+TWO_SOURCES = [{"topic": "arm/joint_states", "joints": ARM}, HAND]
+
+
+def test_joint_states_come_from_several_sources_each_with_its_age(tmp_path):
+    robot = load_robot(written(tmp_path, document() | {"joint_states": TWO_SOURCES}))
+    assert [source.max_age_s for source in robot.joint_sources] == [0.2, 0.5]
+    assert robot.joint_sources[1].message_names == ("finger",)
+
+
+def test_one_source_holds_every_joint_whether_it_is_given_as_a_list_or_not(tmp_path):
+    alone = {"topic": "joint_states", "rename": {"jaw": "gripper"}}
+    for given in (alone, [alone]):
+        (source,) = load_robot(written(tmp_path, document() | {"joint_states": given})).joint_sources
+        assert source.joints == (*ARM, "gripper") and source.message_names == (*ARM, "jaw")
+
+
+@pytest.mark.parametrize(
+    ("sources", "named"),
+    [
+        ([], "joint_states is empty"),
+        ([{}, HAND], "joint_states on 'joint_states': joints are missing"),
+        ([{"joints": [*ARM, "gripper"]}, HAND], "'gripper' comes from joint_states on 'joint_states' and from"),
+        ([{"joints": ARM}], "joint 'gripper' comes from no source"),
+        ([{"joints": [*ARM, "grip"]}, HAND], "unknown joint 'grip'"),
+        ([{"joints": ARM, "rename": {"a": "gripper"}}, HAND], "rename: unknown joint 'gripper'"),
+        ({"rename": {"a": "gripper", "b": "gripper"}}, "in rename, joint 'gripper' is named twice"),
+        ({"rename": {"gripper": "wrist_roll"}}, "'gripper' of a message is both 'wrist_roll' and 'gripper'"),
+        ({"rename": {"a": 3}}, r"joint_states[0].rename.a is 3; expected a string"),
+        ({"rename": ["a"]}, "expected a mapping"),
+    ],
+)
+def test_sources_of_joint_states_that_contradict_are_refused(tmp_path, sources, named):
+    with pytest.raises(ValueError) as refused:
+        load_robot(written(tmp_path, document() | {"joint_states": sources}))
+    assert named in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_names_of_messages_may_be_each_others(tmp_path):
+    swapped = {"rename": {"gripper": "wrist_roll", "wrist_roll": "gripper"}}
+    (source,) = load_robot(written(tmp_path, document() | {"joint_states": swapped})).joint_sources
+    assert source.message_names[-2:] == ("gripper", "wrist_roll")
+
+
+def test_a_fixed_joint_is_measured_and_in_no_output(tmp_path):
+    changed = document()
+    changed["joints"][5]["fixed"] = True
+    changed["outputs"][0]["joints"].remove("gripper")
+    robot = load_robot(written(tmp_path, changed))
+    assert robot.joint_names == (*ARM, "gripper") and robot.driven_names == tuple(ARM)
+
+
+def test_a_gripper_has_an_action_and_set_points_beside_it(tmp_path):
+    changed = document()
+    changed["outputs"][0]["joints"].remove("gripper")
+    changed["outputs"].append({"name": "hand", "interface": "parallel_gripper", "joints": ["gripper"], "max_effort": 5})
+    hand = load_robot(written(tmp_path, changed)).outputs[1]
+    assert hand.command_topic == "gripper_controller/gripper_cmd"
+    assert hand.set_point_topic == "gripper_controller/gripper_cmd/set_points"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"kinematics": {"urdf": "no.urdf", "base": "a", "tip": "b"}}, "no.urdf: No such file"),
+        ({"kinematics": {"urdf": "no.urdf", "base": "a", "tip": "a"}}, "base and tip are both 'a'"),
+        ({"teleop": {"type": "spacemouse"}}, "teleop.type is 'spacemouse'; expected one of"),
+        ({"teleop": {"rename": {"a": "gripper"}}}, "teleop.rename is given for type 'joint_trajectory'"),
+        ({"teleop": {"type": "joint_states", "sign": {"grip": -1}}}, "teleop.sign: unknown joint 'grip'"),
+        ({"teleop": {"type": "joint_states", "rename": {"a": "grip"}}}, "teleop.rename: unknown joint 'grip'"),
+        ({"teleop": {"type": "joint_states", "sign": {"gripper": 2}}}, "teleop.sign of 'gripper' is 2; expected 1 or"),
+        ({"teleop": {"type": "joint_states", "scale": {"gripper": 0}}}, "teleop.scale of 'gripper' is 0; expected"),
+        ({"teleop": {"type": "joint_states", "max_distance": 0}}, "teleop.max_distance is 0; expected a number above"),
+    ],
+)
+def test_kinematics_and_teleoperation_that_cannot_work_are_refused(tmp_path, change, named):
+    with pytest.raises(ValueError) as refused:
+        load_robot(written(tmp_path, document() | change))
+    assert named in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_the_urdf_of_kinematics_is_found_beside_the_robot_file(tmp_path):
+    (tmp_path / "arm.urdf").write_text("<robot name='arm'/>")
+    changed = document() | {"kinematics": {"urdf": "arm.urdf", "base": "base", "tip": "hand"}}
+    kinematics = load_robot(written(tmp_path, changed)).kinematics
+    assert kinematics is not None and kinematics.urdf == str(tmp_path / "arm.urdf")
 
 
 def test_jerk_is_limited_where_the_robot_file_says_so(tmp_path):

@@ -44,7 +44,7 @@ def test_an_output_of_another_interface_is_followed_too():
     goal = simulated.world.joint_positions + 0.05
     for _ in range(100):
         message = SimpleNamespace(data=goal)
-        simulated.accept(output, output.kind.decode(message, output.joints, 0.02))
+        simulated.accept(output, output.decode(message, 0.02))
         simulated.step()
     np.testing.assert_allclose(simulated.world.joint_positions, goal, atol=0.02)
     simulated.world.close()

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("ruff")
 SOURCE = Path(__file__).parents[2]
-TYPED = ("types.py", "robot.py", "wire.py", "spaces", "observing", "runtime", "transforms", "messages")
+TYPED = ("types.py", "robot", "wire.py", "spaces", "observing", "runtime", "transforms", "messages")
 
 
 @pytest.mark.parametrize("arguments", [["check", "--quiet"], ["format", "--check", "--quiet"]], ids=["lint", "format"])

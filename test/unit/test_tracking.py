@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from runtime_helpers import MS, PERIOD_NS, ROBOT, Rig, S, joints
 
-from vla_ros.observing.buffers import joint_sample
+from vla_ros.robot.parts import OutputConfig
 from vla_ros.runtime.limits import Limiter
 from vla_ros.runtime.loop import ControlLoop, LoopSettings
 from vla_ros.runtime.teleop import TeleopSettings, TeleopTrajectory
-from vla_ros.types import ActionChunk, Mode
+from vla_ros.types import ActionChunk, JointSample, Mode
 
 AWAY = (0.7, -0.1)
 SETTLED = 20  # ticks
@@ -274,9 +274,9 @@ def test_a_loop_that_begins_while_the_arm_moves_brakes_within_its_limits(age_ms:
 
     for ago_ms in (age_ms + 10, age_ms):
         measured_s = (age_ms - ago_ms) / 1e3
-        velocities = np.array([speed, 0.0]) if has_velocities else None
+        velocities = np.array([speed, 0.0]) if has_velocities else np.full(2, np.nan)
         positions = np.array([arm(measured_s), 0.0])
-        loop.sensors.joints.add(joint_sample(now_ns - ago_ms * MS, positions, velocities, missing=np.nan))
+        loop.sensors.joints.add(JointSample(now_ns - ago_ms * MS, positions, velocities))
     before = speed
     for i in range(15):
         command = loop.tick(now_ns + i * PERIOD_NS).command
@@ -291,7 +291,7 @@ def test_a_loop_that_begins_while_the_arm_moves_brakes_within_its_limits(age_ms:
 def test_a_velocity_that_no_arm_has_is_not_believed() -> None:
     loop, now_ns = ControlLoop(ROBOT, LoopSettings(50.0)), 100 * S
     for ago_ms in (10, 0):
-        loop.sensors.joints.add(joint_sample(now_ns - ago_ms * MS, np.zeros(2), np.array([80.0, 0.0])))
+        loop.sensors.joints.add(JointSample(now_ns - ago_ms * MS, np.zeros(2), np.array([80.0, 0.0])))
     command = loop.tick(now_ns).command
     assert command is not None and not command.positions.any()
 
@@ -332,3 +332,17 @@ def test_after_a_short_absence_the_policy_goes_on_where_the_robot_file_says_so()
     rig.now_ns += round(1.0 * S)
     rig.tick(3)
     assert rig.loop.mode is Mode.POLICY and rig.answer(rig.ask())
+
+
+def test_a_fixed_joint_goes_where_it_goes_and_the_others_are_driven_on() -> None:
+    shoulder, elbow = ROBOT.joints
+    robot = replace(ROBOT, joints=(shoulder, replace(elbow, fixed=True)), outputs=(OutputConfig("arm", ("shoulder",)),))
+    rig = Rig(robot=robot)
+    rig.engage()
+    rig.answer(rig.ask(), (0.3, -0.3))
+    for k in range(20):  # it swings past every max_tracking_error
+        rig.measured = (rig.measured[0], -0.02 * k)
+        rig.tick()
+    assert rig.loop.mode is Mode.POLICY and rig.loop.fault is None
+    commands = np.array([tick.command.positions for tick in rig.ticks if tick.command is not None])
+    assert commands[-1, 0] > 0.1 and not np.ptp(commands[:, 1])

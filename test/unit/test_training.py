@@ -216,7 +216,7 @@ def record_driven(path, robot, namespace):
         time_s = step * 0.05
         mode = "POLICY" if time_s < 3 else "TELEOP"
         positions = 0.3 * np.sin(time_s + np.arange(robot.num_joints))
-        said.append((robot.joint_states.topic, joint_state(at(time_s), robot.joint_names, positions), at(time_s)))
+        said.append((robot.joint_sources[0].topic, joint_state(at(time_s), robot.joint_names, positions), at(time_s)))
         said.append(("vla_policy/mode", string(mode), at(time_s)))
         command = trajectory(0, robot.joint_names, [positions + 0.01], 0.05)
         said.append((robot.outputs[0].command_topic, command, at(time_s)))

@@ -20,7 +20,8 @@ from bag_samples import (
 
 from vla_ros.messages.trace import Trace, encode_trace
 from vla_ros.policies.config import DataConfig
-from vla_ros.robot import CameraConfig, JointConfig, JointStateConfig, OutputConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import CameraConfig, JointConfig, JointStateConfig, OutputConfig
 from vla_ros.training.dataset import first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
 from vla_ros.training.samples import compute_split_stats, split_by_episode
@@ -327,7 +328,7 @@ def test_nothing_is_learned_across_a_pause_of_commands_or_joint_states(tmp_path)
         drive(0.0, 1.0), drive(1.0, 2.0, commands=False), drive(2.0, 3.0), drive(3.0, 4.0, joints=False),
         drive(4.0, 5.0),
     ]  # fmt: skip
-    strict = replace(ROBOT, joint_states=JointStateConfig(max_age_s=0.06))
+    strict = replace(ROBOT, joint_states=(JointStateConfig(max_age_s=0.06),))
     loaded = load(bag(tmp_path / "bag", task("lift it", 0.0), *parts), robot=strict)
     taken = times_s(loaded.frames)
     for taken_s in taken:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vla_ros.robot import JointConfig, load_robot, read_robot_file
+from vla_ros.robot import load_robot, read_robot_file
+from vla_ros.robot.parts import JointConfig
 from vla_ros.urdf import UrdfJoint, parse_urdf
 
 URDF = """<?xml version="1.0" encoding="utf-8"?>

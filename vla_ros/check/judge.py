@@ -12,7 +12,8 @@ from vla_ros.check.finding import Finding, Level, Part
 from vla_ros.check.seen import ControllerSettings, Endpoint, GraphSeen, OutputSeen, TopicSeen, names
 from vla_ros.check.sensors import judge_camera, judge_joint_states, judge_skew
 from vla_ros.check.transport import judge_lost, judge_rivals
-from vla_ros.robot import OutputConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import OutputConfig
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,10 @@ def judge(robot: RobotConfig, seen: GraphSeen, policy: PolicyNeeds | None = None
     cameras = {camera.name: judge_camera(camera, seen) for camera in robot.cameras}
     # What is wrong with one camera's stamps is said there.
     sound = [seen.cameras[name] for name in used if not cameras[name].fails("stamps", "age")]
-    parts = [*cameras.values(), judge_skew(sound, robot.max_camera_skew_s), judge_joint_states(robot, seen)]
-    parts += [_judge_output(output, seen.outputs[output.name]) for output in robot.outputs]
+    parts = [*cameras.values(), judge_skew(sound, robot.max_camera_skew_s)]
+    each_source = zip(robot.joint_sources, seen.joint_states, strict=True)
+    parts += [judge_joint_states(robot, source, states, seen.seconds) for source, states in each_source]
+    parts += [_judge_output(output, seen.outputs[output.name], seen.has_control_msgs) for output in robot.outputs]
     parts += [judge_lost(robot, seen), judge_rivals(seen)]
     parts += [_judge_people(seen), *([_judge_policy(robot, policy)] if policy is not None else [])]
     for name in cameras.keys() - used:
@@ -44,9 +47,12 @@ def judge(robot: RobotConfig, seen: GraphSeen, policy: PolicyNeeds | None = None
     return tuple(finding for part in parts for finding in part.findings)
 
 
-def _judge_output(output: OutputConfig, seen: OutputSeen) -> Part:
+def _judge_output(output: OutputConfig, seen: OutputSeen, has_control_msgs: bool) -> Part:
     """Whether a controller takes what will be published, nobody else commands it, and its settings fit."""
     part, topic = Part(f"output {output.name}"), seen.topic
+    if output.kind.is_gripper and not has_control_msgs:
+        fix = "apt install ros-$ROS_DISTRO-control-msgs"
+        part.fail("package", "control_msgs is not installed here", f"the package of {output.kind.msgtype}", fix)
     fitting = [subscription for subscription in topic.subscriptions if subscription.type == output.kind.msgtype]
     _judge_subscription(part, output, topic, fitting)
     others = [publisher for publisher in topic.publishers if publisher.node.rpartition("/")[2] != topics.POLICY_NODE]
@@ -85,12 +91,13 @@ def _judge_subscription(part: Part, output: OutputConfig, topic: TopicSeen, fitt
     where = f"output '{output.name}' in the robot file"
     if not topic.subscriptions:
         fix = f"load and activate the controller, or topic of {where}"
-        part.fail("controller", f"nobody listens on {topic.name}", f"a subscription of {expected}", fix)
+        got, end = ("serves the action", "server") if output.kind.is_gripper else ("listens on", "subscription")
+        part.fail("controller", f"nobody {got} {topic.name}", f"a {end} of {expected}", fix)
     elif not fitting:
         types = ", ".join(sorted({subscription.type for subscription in topic.subscriptions}))
         got = f"{names(topic.subscriptions)} takes {types} on {topic.name}"
         part.fail("controller", got, expected, f"interface or topic of {where}")
-    elif all(subscription.transient_local for subscription in fitting):
+    elif not output.kind.is_gripper and all(subscription.transient_local for subscription in fitting):
         got = f"{names(fitting)} asks for transient local commands"
         part.fail("controller", got, "reliable, volatile", "QoS of the controller's subscription")
     else:

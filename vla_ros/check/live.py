@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ from vla_ros.check.seen import (
     TopicSeen,
 )
 from vla_ros.outputs import Interface
-from vla_ros.robot import OutputConfig, RobotConfig, load_robot, read_robot_file
+from vla_ros.robot import RobotConfig, load_robot, read_robot_file
+from vla_ros.robot.parts import OutputConfig
 from vla_ros.ros import qos
 from vla_ros.ros.dds import profile_assignment
 from vla_ros.ros.robot_description import load_robot_in_graph
@@ -108,10 +110,13 @@ class _Watcher(Node):
         self._questions: dict[tuple[str, str], _ControllerQuestion] = {}
         self._num_lost = Counter[str]()
         self._cameras = {camera.name: CameraSeen(TopicSeen(camera.topic)) for camera in robot.cameras}
-        self._joint_states = JointStatesSeen(TopicSeen(robot.joint_states.topic), joint_names=robot.joint_names)
+        self._joint_states = tuple(
+            JointStatesSeen(TopicSeen(source.topic), joint_names=source.message_names) for source in robot.joint_sources
+        )
         for camera in robot.cameras:
             self._keep(CompressedImage if camera.compressed else Image, self._cameras[camera.name])
-        self._keep(JointState, self._joint_states)
+        for seen in self._joint_states:
+            self._keep(JointState, seen)
 
     def find(self) -> None:
         """Wait until every topic of the robot file has its other end, or it is clear that it won't have."""
@@ -124,12 +129,12 @@ class _Watcher(Node):
         """What comes in ``duration_s`` seconds from now on."""
         self._is_watching = True
         for output in self._robot.outputs:
-            for subscription in self._topic(output.command_topic).subscriptions:
+            for subscription in self._commanded(output).subscriptions:
                 question = _ControllerQuestion(self, subscription.node, output.kind)
                 self._questions[output.name, subscription.node] = question
         self._spin(duration_s)
         until_ns = self.get_clock().now().nanoseconds
-        for seen in (*self._cameras.values(), self._joint_states):
+        for seen in (*self._cameras.values(), *self._joint_states):
             seen.topic, seen.stream.until_ns = self._topic(seen.topic.name), until_ns
         return GraphSeen(
             seconds=duration_s,
@@ -140,6 +145,7 @@ class _Watcher(Node):
             num_lost=self._num_lost,
             dds_profile=profile_assignment(),
             has_cv_bridge=find_spec("cv_bridge") is not None,
+            has_control_msgs=find_spec("control_msgs") is not None,
             **{name: self._topic(topic) for name, topic in INPUTS.items()},
         )
 
@@ -169,16 +175,28 @@ class _Watcher(Node):
             self.create_subscription(kind, topic, keep, qos.WATCH)
 
     def _output(self, output: OutputConfig) -> OutputSeen:
-        topic = self._topic(output.command_topic)
+        topic = self._commanded(output)
         asked = {end.node: self._questions.get((output.name, end.node)) for end in topic.subscriptions}
         answers = {node: question.answer() for node, question in asked.items() if question}
         return OutputSeen(topic, {node: answer for node, answer in answers.items() if answer})
 
     def _is_complete(self) -> bool:
-        inputs = [camera.topic for camera in self._robot.cameras] + [self._robot.joint_states.topic]
+        inputs = [camera.topic for camera in self._robot.cameras] + [*self._robot.joint_topics]
         return all(self._topic(topic).publishers for topic in inputs) and all(
-            self._topic(output.command_topic).subscriptions for output in self._robot.outputs
+            self._commanded(output).subscriptions for output in self._robot.outputs
         )
+
+    def _commanded(self, output: OutputConfig) -> TopicSeen:
+        """The ends of an output's commands; an action's servers are those that publish its status, and its goals'
+        service says its type."""
+        if not output.kind.is_gripper:
+            return self._topic(output.command_topic)
+        name = self.resolve_topic_name(output.command_topic)
+        services = dict(self.get_service_names_and_types()).get(f"{name}/_action/send_goal", ["nothing known"])
+        kind = services[0].removesuffix("_SendGoal")
+        servers = self._topic(f"{name}/_action/status").publishers
+        publishers = self._topic(output.set_point_topic).publishers
+        return TopicSeen(name, publishers, tuple(replace(server, type=kind) for server in servers))
 
     def _topic(self, topic: str) -> TopicSeen:
         name = self.resolve_topic_name(topic)

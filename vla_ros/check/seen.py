@@ -150,8 +150,8 @@ class Range:
 class JointStatesSeen:
     """``num_named`` counts the messages that name a joint, ``refused`` those that can't be read, by the reason.
 
-    Messages that name none of ``joint_names`` (wheels, another arm) are foreign: they are in ``stream`` only where no
-    other came.
+    Messages that name none of ``joint_names``, as messages call them, (wheels, another arm) are foreign: they are in
+    ``stream`` only where no other came.
     """
 
     topic: TopicSeen
@@ -192,7 +192,9 @@ class ControllerSettings:
 
 @dataclass(frozen=True)
 class OutputSeen:
-    """One command topic; ``controllers`` holds the settings, by node, of those subscribers that are controllers."""
+    """One command topic; ``controllers`` holds the settings, by node, of those subscribers that are controllers. Of a
+    gripper that is an action server it is the action: who serves it, as ``subscriptions``, and who publishes its set
+    points."""
 
     topic: TopicSeen
     controllers: Mapping[str, ControllerSettings] = field(default_factory=dict)
@@ -200,17 +202,19 @@ class OutputSeen:
 
 @dataclass(frozen=True)
 class GraphSeen:
-    """Everything seen in ``seconds``; cameras and outputs by their name in the robot file; ``of_the_nodes`` are topics
-    that one of the two nodes alone publishes; ``num_lost`` counts images by topic, ``dds_profile`` helps."""
+    """Everything seen in ``seconds``; cameras and outputs by their name in the robot file, joint states by its sources;
+    ``of_the_nodes`` are topics that one of the two nodes alone publishes; ``num_lost`` counts images by topic,
+    ``dds_profile`` helps."""
 
     seconds: float
     cameras: Mapping[str, CameraSeen]
-    joint_states: JointStatesSeen
+    joint_states: tuple[JointStatesSeen, ...]
     outputs: Mapping[str, OutputSeen]
     task: TopicSeen
     teleop: TopicSeen
     estop: TopicSeen
     has_cv_bridge: bool = False
+    has_control_msgs: bool = True
     of_the_nodes: tuple[TopicSeen, ...] = ()
     num_lost: Mapping[str, int] = field(default_factory=dict)
     dds_profile: str = ""

@@ -12,7 +12,8 @@ from vla_ros.check.seen import CameraSeen, GraphSeen, JointStatesSeen, Stream, T
 from vla_ros.messages.compressed import COLOUR_FORMATS, refuse_format
 from vla_ros.messages.images import COLOUR_ENCODINGS, DEPTH_ENCODINGS
 from vla_ros.messages.times import MAX_LEAD_S
-from vla_ros.robot import CameraConfig, JointConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import CameraConfig, JointConfig, JointStateConfig
 from vla_ros.strict import listed, quoted
 from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE
 from vla_ros.units import NS_PER_S
@@ -56,17 +57,21 @@ def judge_skew(cameras: Sequence[CameraSeen], max_skew_s: float) -> Part:
     return part
 
 
-def judge_joint_states(robot: RobotConfig, graph: GraphSeen) -> Part:
-    """Publisher, rate, names, positions and stamps of the joint states."""
-    part, seen, max_age_s = Part("joint states"), graph.joint_states, robot.joint_states.max_age_s
+def judge_joint_states(robot: RobotConfig, source: JointStateConfig, seen: JointStatesSeen, seconds: float) -> Part:
+    """Publisher, rate, names, positions and stamps of one source of joint states."""
+    part = Part("joint states" if len(robot.joint_sources) == 1 else f"joint states {robot.where(source)}")
     fix = "start joint_state_broadcaster, or joint_states.topic in the robot file"
-    if _judge_publishers(part, seen.topic, JOINT_STATE, fix, "joint_states.topic in the robot file"):
+    together = [other for other in robot.joint_sources if other.topic == source.topic]
+    fix_type = "joint_states.topic in the robot file"
+    if _judge_publishers(part, seen.topic, JOINT_STATE, fix, fix_type, len(together)):
         fix = "the driver, or joint_states.max_age_s in the robot file"
-        _judge_rate(part, seen.stream, graph.seconds, max_age_s, fix, robot.control_rate_hz)
+        grippers = {name for output in robot.outputs if output.kind.is_gripper for name in output.joints}
+        control_rate_hz = 0.0 if grippers.issuperset(source.joints) else robot.control_rate_hz
+        _judge_rate(part, seen.stream, seconds, source.max_age_s, fix, control_rate_hz)
         if len(seen.stream):
-            _judge_names(part, robot, seen)
-            _judge_positions(part, robot, seen)
-        _judge_stamps(part, seen.stream, max_age_s)
+            _judge_names(part, source, seen, [name for other in together for name in other.message_names])
+            _judge_positions(part, robot, source, seen)
+        _judge_stamps(part, seen.stream, source.max_age_s)
         if len(seen.stream) and not part.fails("stamps") and any(output.stamp == "tick" for output in robot.outputs):
             _judge_clock(part, seen, 1.0 / robot.control_rate_hz)
     return part
@@ -117,33 +122,34 @@ def _judge_encoding(part: Part, camera: CameraConfig, encoding: str, has_cv_brid
         part.fail("encoding", quoted(encoding), expected, fix)
 
 
-def _judge_names(part: Part, robot: RobotConfig, seen: JointStatesSeen) -> None:
-    num = len(seen.stream)
-    absent = [name for name in robot.joint_names if not seen.num_named.get(name)]
-    partial = [name for name in robot.joint_names if 0 < seen.num_named.get(name, 0) < num]
-    extra = [name for name in seen.num_named if name not in robot.joint_names]
+def _judge_names(part: Part, source: JointStateConfig, seen: JointStatesSeen, ours: Sequence[str]) -> None:
+    num, expected = len(seen.stream), source.message_names
+    absent = [name for name in expected if not seen.num_named.get(name)]
+    partial = [name for name in expected if 0 < seen.num_named.get(name, 0) < num]
+    extra = [name for name in seen.num_named if name not in ours]
     if absent:
         came = f"; {listed(extra)} came" if extra else ""
         fix = "joint names in the robot file, or the joints of joint_state_broadcaster"
         part.fail("names", f"no {', '.join(absent)}{came}", "every joint of the robot file", fix)
     if partial:
         got = f"{partial[0]} is in {seen.num_named[partial[0]]} of {num} messages, from {names(seen.topic.publishers)}"
-        fix = "publish all joints together: one joint_state_broadcaster with all of them"
+        fix = "one joint_state_broadcaster with all of them, or an entry of joint_states for each message"
         part.fail("names", got, "every joint in every message", fix)
     if not absent and not partial:
         ignored = f"; {len(extra)} more are ignored: {listed(extra)}" if extra else ""
-        part.ok("names", f"all {robot.num_joints} joints{ignored}", ", ".join(robot.joint_names))
+        part.ok("names", f"all {len(expected)} joints{ignored}", ", ".join(expected))
     if seen.refused:
         reason, times = max(seen.refused.items(), key=lambda item: item[1])
         got = f"{times} of {num} messages can't be read: {reason}"
         part.fail("values", got, "one finite position for each name", "the driver")
 
 
-def _judge_positions(part: Part, robot: RobotConfig, seen: JointStatesSeen) -> None:
-    known = [joint for joint in robot.joints if joint.name in seen.positions]
+def _judge_positions(part: Part, robot: RobotConfig, source: JointStateConfig, seen: JointStatesSeen) -> None:
+    called = dict(zip(source.joints, source.message_names, strict=True))
+    known = [joint for joint in robot.joints if called.get(joint.name) in seen.positions]
     num_before = len(part.findings)
     for joint in known:
-        position = seen.positions[joint.name]
+        position = seen.positions[called[joint.name]]
         beyond = max(joint.lower - position.lowest, position.highest - joint.upper)
         share = beyond / (joint.upper - joint.lower)
         worst = position.highest if position.highest - joint.upper == beyond else position.lowest
@@ -163,7 +169,9 @@ def _fix_limits(joint: JointConfig, worst: float) -> str:
     return f"lower and upper of '{joint.name}' in the robot file, the driver's zero, or move the arm inside"
 
 
-def _judge_publishers(part: Part, topic: TopicSeen, expected_type: str, fix: str, fix_type: str) -> bool:
+def _judge_publishers(
+    part: Part, topic: TopicSeen, expected_type: str, fix: str, fix_type: str, num_expected: int = 1
+) -> bool:
     """Whether somebody publishes the expected type; for a subscription that is best effort, which any QoS serves."""
     fitting = [publisher for publisher in topic.publishers if publisher.type == expected_type]
     if not topic.publishers:
@@ -171,11 +179,12 @@ def _judge_publishers(part: Part, topic: TopicSeen, expected_type: str, fix: str
     elif not fitting:
         types = ", ".join(sorted({publisher.type for publisher in topic.publishers}))
         part.fail("publisher", f"{topic.name} is {types}, from {names(topic.publishers)}", expected_type, fix_type)
-    elif len(topic.publishers) > 1:
+    elif len(topic.publishers) > num_expected:
         got = f"{len(topic.publishers)} publishers of {topic.name}: {names(topic.publishers)}"
-        part.warn("publisher", got, "one", "end the others, or give this one a topic of its own")
+        expected = "one" if num_expected == 1 else f"{num_expected}, one for each entry of joint_states"
+        part.warn("publisher", got, expected, "end the others, or give this one a topic of its own")
     else:
-        got = f"{topic.name}, {expected_type}, {fitting[0].qos}, from {fitting[0].node}"
+        got = f"{topic.name}, {expected_type}, {fitting[0].qos}, from {names(topic.publishers)}"
         part.ok("publisher", got, expected_type)
     return bool(fitting)
 

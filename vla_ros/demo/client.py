@@ -64,7 +64,7 @@ class DemoClient(Node):
             (topics.RESULT, self._on_result, None),
             (topics.MODE, self._on_mode, EVERYTHING_LATCHED),
             (topics.CHUNK, self._on_chunk, EVERYTHING),
-            (Topic(robot.joint_states.topic, topics.JOINT_STATE, Qos.SENSOR), self._on_joint_state, JOINT_STATES),
+            (Topic(robot.joint_sources[0].topic, topics.JOINT_STATE, Qos.SENSOR), self._on_joint_state, JOINT_STATES),
         ):
             subscribe(self, topic, self._locked(callback), profile)
         CommandInputs(self, robot, self._locked(self._on_command), EVERYTHING)

@@ -11,6 +11,7 @@ import numpy as np
 from vla_ros.messages.bounds import MAX_NAMES
 from vla_ros.messages.times import fill_time
 from vla_ros.strict import check_count, listed
+from vla_ros.types import JointSample
 
 
 def names_any(msg: Any, joint_names: Collection[str]) -> bool:
@@ -44,6 +45,18 @@ def positions_by_name(msg: Any, joint_names: Sequence[str]) -> tuple[np.ndarray,
     # With fewer or more than names nobody knows whose each is.
     velocities = np.asarray(msg.velocity, dtype=np.float64)[rows] if len(msg.velocity) == len(names) else None
     return positions, velocities if velocities is not None and np.isfinite(velocities).all() else None
+
+
+def joint_sample(msg: Any, joint_names: Sequence[str], stamp_ns: int, source: int = 0) -> JointSample | None:
+    """What a JointState message says of the joints of a source, by the names it has for them: ``[num_joints]`` in that
+    order, velocities NaN where it has none. None where it names none of them. Raises ValueError as
+    ``positions_by_name``."""
+    if not names_any(msg, joint_names):
+        return None
+    positions, velocities = positions_by_name(msg, joint_names)
+    return JointSample(
+        stamp_ns, positions, np.full_like(positions, np.nan) if velocities is None else velocities, source
+    )
 
 
 def fill_joint_state(

@@ -87,14 +87,14 @@ def fill_trajectory(
     msg.points = points
 
 
-def join_trajectories(parts: Sequence[tuple[Sequence[int], Trajectory]]) -> Trajectory:
+def join_trajectories(parts: Sequence[tuple[Sequence[int], Trajectory]], num_joints: int) -> Trajectory:
     """What several controllers were told at a time as one: the columns of each and its trajectory.
 
-    It has as many points as each of them has, and velocities where all have.
+    It has as many points as each of them has, velocities where all have, and NaN for joints that none has.
     """
     first = parts[0][1]
     num_points = min(len(part.times_s) for _, part in parts)
-    positions = np.empty((num_points, sum(len(columns) for columns, _ in parts)))
+    positions = np.full((num_points, num_joints), np.nan)
     velocities = np.full_like(positions, np.nan)
     for columns, part in parts:
         positions[:, columns] = part.positions[:num_points]

@@ -21,7 +21,8 @@ from vla_ros.types import Mode
 
 
 class Control:
-    """``loop`` and ``link`` while the node is active, None else; ``lock`` is held around every call of the loop.
+    """``loop`` and ``link`` while the node is active, None else, and there is no ``link`` without a policy; ``lock`` is
+    held around every call of the loop.
 
     The emergency stop and the instruction outlive the loops. Methods that return text return the reason for a refusal,
     empty on success; ``why_inactive`` says why the node is not active, where there is a reason. Nobody drives while
@@ -36,12 +37,16 @@ class Control:
         self._problems = problems
         self._rivals = rivals
         self._why_inactive = why_inactive
+        self._outputs_refusal: Callable[[], str] = str
         self._is_estop_pressed = self._is_estop_latched = False
 
-    def begin(self, loop: ControlLoop, link: ModelLink) -> None:
-        """Make a fresh loop reachable: what the last one saw and commanded may belong to another pose."""
+    def begin(self, loop: ControlLoop, link: ModelLink | None, outputs_refusal: Callable[[], str]) -> None:
+        """Make a fresh loop reachable: what the last one saw and commanded may belong to another pose.
+        ``outputs_refusal`` says why not every output can be driven, where that is so."""
+        self._outputs_refusal = outputs_refusal
         loop.sensors.task = self.task
-        link.attach(loop)
+        if link is not None:
+            link.attach(loop)
         with self.lock:
             self.loop, self.link = loop, link
             # What latched the emergency stop is over only when somebody says so.
@@ -71,14 +76,18 @@ class Control:
     def engage(self) -> str:
         """Let the policy drive."""
         link = self.link
+        if self.loop is not None and link is None:
+            return "there is no policy (policy:=none); start the node with one"
         fault = None if link is None else link.fault()
         if fault is not None:
             return fault.line
-        refusal = self._rivals.line or self._tell(lambda loop: loop.engage(steady_now_ns()))
+        refusal = self._rivals.line or (self._outputs_refusal() if self.loop is not None else "")
+        refusal = refusal or self._tell(lambda loop: loop.engage(steady_now_ns()))
         if link is not None and not refusal:
             link.wake()
         # Why a sensor is stale is often that what it sends was refused.
-        causes = [line for source, line in self._problems.current().items() if refusal and source in refusal]
+        problems = self._problems.current().items()
+        causes = [line for source, line in problems if refusal and source in refusal and line != refusal]
         return "; ".join([refusal, *causes])
 
     def takeover(self) -> str:

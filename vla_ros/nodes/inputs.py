@@ -3,7 +3,6 @@ check, convert, hand on and return."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -15,13 +14,14 @@ from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros import topics
 from vla_ros.messages.images import decode_frame, find_cv_bridge
-from vla_ros.messages.joints import positions_by_name
+from vla_ros.messages.joints import joint_sample, positions_by_name
 from vla_ros.messages.times import MAX_START_LEAD_S, time_to_ns
 from vla_ros.messages.trajectories import parse_teleop
 from vla_ros.nodes.control import Control
 from vla_ros.nodes.params import PolicyNodeParams
-from vla_ros.observing.buffers import SensorBuffers, joint_sample
-from vla_ros.robot import CameraConfig, RobotConfig
+from vla_ros.observing.buffers import SensorBuffers
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import CameraConfig
 from vla_ros.ros.clock import StampMap, steady_now_ns
 from vla_ros.ros.managed import Role
 from vla_ros.ros.problems import Problems
@@ -74,14 +74,16 @@ class SensorInputs(_Inputs):
         self.sensors: SensorBuffers | None = None
         self._rivals = rivals or Rivals(owner, problems)
         self._on_frame = on_frame
-        self._own_joints_ns = 0
+        self._own_joints_ns = dict.fromkeys(robot.joint_topics, 0)
         find_cv_bridge()  # loaded before the first picture waits for it
         cameras, joints = self._roles
         for camera in robot.cameras:
             kind = topics.COMPRESSED_IMAGE if camera.compressed else topics.IMAGE
             cameras.subscribe(Topic(camera.topic, kind, Qos.SENSOR), partial(self._on_image, camera))
-        joint_states = Topic(robot.joint_states.topic, topics.JOINT_STATE, Qos.SENSOR)
-        joints.subscribe(joint_states, self._on_joint_state, JOINT_STATES, self._refuse_joints)
+        for topic in robot.joint_topics:
+            heard = partial(self._on_joint_state, topic)
+            states = Topic(topic, topics.JOINT_STATE, Qos.SENSOR)
+            joints.subscribe(states, heard, JOINT_STATES, partial(self._refuse_joints, topic))
 
     def _on_image(self, camera: CameraConfig, msg: Any) -> None:
         sensors = self.sensors
@@ -97,25 +99,28 @@ class SensorInputs(_Inputs):
         sensors.cameras[camera.name].add(Frame(camera.name, stamp_ns, header_ns, image))
         self._on_frame()
 
-    def _refuse_joints(self, why: object) -> None:
-        self._problems.report("joint state", f"joint state on '{self._robot.joint_states.topic}': {why}")
+    def _refuse_joints(self, topic: str, why: object) -> None:
+        self._problems.report(f"joint state on '{topic}'", f"joint state on '{topic}': {why}")
 
-    def _on_joint_state(self, msg: Any, info: Mapping[str, Any] = UNNUMBERED) -> None:
+    def _on_joint_state(self, topic: str, msg: Any, info: Mapping[str, Any] = UNNUMBERED) -> None:
         sensors, now_ns = self.sensors, steady_now_ns()
-        own = [name for name in msg.name if name in self._robot.joint_names]
-        self._rivals.hear(self._robot.joint_states.topic, info.get("publication_sequence_number"), own)
+        sources = [(i, s.message_names) for i, s in enumerate(self._robot.joint_sources) if s.topic == topic]
+        own = [name for name in msg.name if any(name in names for _, names in sources)]
+        self._rivals.hear(topic, info.get("publication_sequence_number"), own)
         if sensors is None or own:
-            self._own_joints_ns = now_ns
-        elif now_ns - self._own_joints_ns < FOREIGN_ONLY_S * NS_PER_S:
-            return
-        if sensors is None:
+            self._own_joints_ns[topic] = now_ns
+        if sensors is None or (not own and now_ns - self._own_joints_ns[topic] < FOREIGN_ONLY_S * NS_PER_S):
             return
         try:
             stamp_ns = self._stamps.to_steady_ns(time_to_ns(msg.header.stamp))
-            positions, velocities = positions_by_name(msg, self._robot.joint_names)
+            if not own:
+                positions_by_name(msg, sources[0][1])  # says which is missing
+            samples = [joint_sample(msg, names, stamp_ns, source) for source, names in sources]
         except ValueError as error:
-            return self._refuse_joints(error)
-        sensors.joints.add(joint_sample(stamp_ns, positions, velocities, missing=math.nan))
+            return self._refuse_joints(topic, error)
+        for sample in samples:
+            if sample is not None:
+                sensors.joints.add(sample)
 
 
 class HumanInputs(_Inputs):

@@ -15,6 +15,7 @@ from vla_ros.types import check_task
 from vla_ros.wire import read_link_key
 
 CONTROL_PERIOD = "control_period"
+NO_POLICY = "none"
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,17 @@ class SharedParams(NodeParameters):
     """What both nodes must agree on."""
 
     autostart: bool = parameter(False, "Configure and activate without being asked.", is_fixed=True)
-    policy: str = parameter("tiny_touch", "Policy directory, or the name of a packaged one.")
+    policy: str = parameter(
+        "tiny_touch", f"Policy directory, or the name of a packaged one; {NO_POLICY}: the robot's side alone."
+    )
     strategy: str = parameter("latest", "How action chunks follow each other.", choices=tuple(STRATEGIES))
 
     link_key_file: str = parameter("", "File with a key for requests and results: nobody else can answer as the model.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        policy_dir(self.policy)
+        if self.policy != NO_POLICY:
+            policy_dir(self.policy)
         with explained("parameter "):
             read_link_key(self.link_key_file)
 

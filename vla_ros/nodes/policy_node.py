@@ -8,6 +8,7 @@ import traceback
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
@@ -17,7 +18,7 @@ from vla_ros import topics
 from vla_ros.nodes.control import Control
 from vla_ros.nodes.inputs import HumanInputs, SensorInputs
 from vla_ros.nodes.model_link import ModelLink
-from vla_ros.nodes.params import PolicyNodeParams
+from vla_ros.nodes.params import NO_POLICY, PolicyNodeParams
 from vla_ros.nodes.policy_reports import ChunkReports, PolicyDiagnostics
 from vla_ros.observing.observe import match_policy
 from vla_ros.policies.files import load_processor
@@ -37,6 +38,9 @@ from vla_ros.types import Mode, check_task
 from vla_ros.units import NS_PER_S
 from vla_ros.wire import read_link_key
 
+if TYPE_CHECKING:
+    from vla_ros.policies.processor import PolicyProcessor
+
 MAX_CLOCK_JUMP_S = 1.0
 MIN_BACKWARD_JUMP_S = 0.001
 # Python's own 5 ms would let the processor's thread delay the ticker by a quarter of its period.
@@ -51,7 +55,7 @@ class _Configured:
     settings: LoopSettings
     period_ns: int
     realtime_priority: int
-    link: ModelLink
+    link: ModelLink | None
     sensors: SensorInputs
     human: HumanInputs
     outputs: CommandOutputs
@@ -88,10 +92,11 @@ class PolicyNode(ManagedNode):
 
     def configure(self) -> None:
         params = read(self, PolicyNodeParams)
-        processor = load_processor(policy_dir(params.policy))
+        processor = None if params.policy == NO_POLICY else load_processor(policy_dir(params.policy))
         robot = self._load_robot(robot_file(params.robot))
-        robot = match_policy(robot, processor.joint_names, processor.camera_names)
-        processor.bind(robot.joint_limits)
+        if processor is not None:
+            robot = match_policy(robot, processor.joint_names, processor.camera_names)
+            processor.bind(robot.joint_limits)
         settings = LoopSettings(
             control_rate_hz=params.control_rate_hz or robot.control_rate_hz,
             result_timeout_s=params.result_timeout_s,
@@ -104,24 +109,17 @@ class PolicyNode(ManagedNode):
         self._control.task = self._control.task or params.task.strip()
         self._diagnostics.restart(1e3 / settings.control_rate_hz, params.stage_budgets_ms)
         period_ns = round(NS_PER_S / settings.control_rate_hz)
-        outputs = CommandOutputs(self, robot, period_ns / NS_PER_S)
+        outputs = CommandOutputs(self, robot, period_ns / NS_PER_S, self._problems.report)
         self._parts.callback(outputs.destroy)
-        link = ModelLink(
-            self,
-            processor,
-            self._control.lock,
-            self._problems,
-            lambda answer: self._chunks.publish(answer, robot.joint_names),
-            params.model_timeout_s,
-            read_link_key(params.link_key_file),
-        )
-        self._parts.callback(link.stop)
-        sensors = SensorInputs(self, robot, self._stamps, self._problems, link.wake, self._rivals)
+        link = None if processor is None else self._make_link(params, robot, processor)
+        wake = (lambda: None) if link is None else link.wake
+        sensors = SensorInputs(self, robot, self._stamps, self._problems, wake, self._rivals)
         self._parts.callback(sensors.stop)
         human = HumanInputs(self, robot, self._stamps, self._problems, self._control, params)
         self._parts.callback(human.stop)
-        for part in (link, sensors, human):
-            part.start()
+        for part in (outputs, link, sensors, human):
+            if part is not None:
+                part.start()
         self._configured = _Configured(
             robot, settings, period_ns, params.realtime_priority, link, sensors, human, outputs
         )
@@ -132,7 +130,7 @@ class PolicyNode(ManagedNode):
         assert configured is not None
         self._rivals.check(*self._own_topics())
         loop = ControlLoop(configured.robot, configured.settings)
-        self._control.begin(loop, configured.link)
+        self._control.begin(loop, configured.link, configured.outputs.refusal)
         configured.sensors.sensors = loop.sensors
         self._diagnostics.pause()
         # What is loaded by now stays: the collector need not walk through it between two ticks.
@@ -154,6 +152,7 @@ class PolicyNode(ManagedNode):
             self._ticker = self._diagnostics.ticker = None
         if self._configured is not None:
             self._configured.sensors.sensors = None
+            self._configured.outputs.halt()
         self._control.end()
         self._publish_mode(Mode.HOLD)
 
@@ -161,6 +160,19 @@ class PolicyNode(ManagedNode):
         self._parts.close()
         self._configured = self._diagnostics.description = None
         gc.unfreeze()  # or what refers to itself would never be collected
+
+    def _make_link(self, params: PolicyNodeParams, robot: RobotConfig, processor: PolicyProcessor) -> ModelLink:
+        link = ModelLink(
+            self,
+            processor,
+            self._control.lock,
+            self._problems,
+            lambda answer: self._chunks.publish(answer, robot.joint_names),
+            params.model_timeout_s,
+            read_link_key(params.link_key_file),
+        )
+        self._parts.callback(link.stop)
+        return link
 
     def _load_robot(self, path: Path) -> RobotConfig:
         file = read_robot_file(path)
@@ -172,10 +184,10 @@ class PolicyNode(ManagedNode):
 
     def _tick(self, deadline_ns: int) -> None:
         loop, link = self._control.loop, self._control.link
-        if loop is None or link is None:
+        if loop is None:
             return
         try:
-            model_fault = link.fault()
+            model_fault = None if link is None else link.fault()
             assert self._configured is not None
             self._configured.human.watch_stop()
             with self._control.lock:

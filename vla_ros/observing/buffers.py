@@ -7,6 +7,7 @@ sees either the old one or the new one.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -89,7 +90,8 @@ class JointBuffer:
         newest, velocities = self.newest(), np.full_like(sample.positions, np.nan)
         if newest is not None:
             span_s = (sample.stamp_ns - newest.stamp_ns) / NS_PER_S
-            step = self.way(newest.positions, sample.positions)
+            step = sample.positions - newest.positions
+            step = step - whole_turns(step, self._turns)
             excess = np.abs(step) / self._max_speeds - max(abs(span_s), MIN_SPAN_S)
             if (excess > 0).any():
                 joint = int(excess.argmax())
@@ -104,16 +106,11 @@ class JointBuffer:
     def clear(self) -> None:
         self._samples, self.jump = (), None
 
-    def way(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """From one ``[num_joints]`` to another, the short way for a joint that turns without end."""
-        step = end - start
-        return step - whole_turns(step, self._turns)
-
-    def since(self, stamp_ns: int) -> tuple[JointSample, ...]:
-        """The samples from ``stamp_ns`` on, and the one before."""
+    def spread_since(self, stamp_ns: int) -> np.ndarray:
+        """How far each joint was moved in the samples from ``stamp_ns`` on and the one before, ``[num_joints]``."""
         samples = self._samples
         num_older = sum(sample.stamp_ns < stamp_ns for sample in samples)
-        return samples[max(num_older - 1, 0) :]
+        return np.ptp([sample.positions for sample in samples[max(num_older - 1, 0) :]], axis=0)
 
     def newest(self) -> JointSample | None:
         samples = self._samples
@@ -144,12 +141,69 @@ class JointBuffer:
         )
 
 
+class RobotJoints:
+    """The joints of a robot, ``[num_joints]``, put together of what its sources sent: ``buffers`` has one for each of
+    ``RobotConfig.joint_sources``."""
+
+    def __init__(self, robot: RobotConfig) -> None:
+        self._turns, max_velocities = robot.turns, robot.joint_values("max_velocity")
+        self._max_gaps_s = [source.max_age_s for source in robot.joint_sources]
+        self._columns = [robot.columns(source.joints) for source in robot.joint_sources]
+        self.buffers = tuple(JointBuffer(self._turns[own], max_velocities[own]) for own in self._columns)
+
+    def add(self, sample: JointSample) -> None:
+        """A sample of the joints of its source."""
+        self.buffers[sample.source].add(sample)
+
+    def clear(self) -> None:
+        for buffer in self.buffers:
+            buffer.clear()
+
+    def way(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """From one ``[num_joints]`` to another, the short way for a joint that turns without end."""
+        step = end - start
+        return step - whole_turns(step, self._turns)
+
+    def newest(self) -> JointSample | None:
+        """The joints when all sources were heard last: at the oldest of their newest samples. None before that."""
+        stamps_ns = [sample.stamp_ns for buffer in self.buffers if (sample := buffer.newest()) is not None]
+        if len(stamps_ns) < len(self.buffers):
+            return None
+        return self._together([buffer.at(min(stamps_ns)) for buffer in self.buffers])
+
+    def at(self, stamp_ns: int) -> JointSample | None:
+        """The joints at ``stamp_ns`` as ``JointBuffer.at`` has each source's, whose samples are at most ``max_age_s``
+        apart; None where one has none."""
+        each = zip(self.buffers, self._max_gaps_s, strict=True)
+        return self._together([buffer.at(stamp_ns, gap_s) for buffer, gap_s in each])
+
+    def spread_since(self, stamp_ns: int) -> np.ndarray:
+        """As ``JointBuffer.spread_since``; each source has samples."""
+        return self._in_order([buffer.spread_since(stamp_ns) for buffer in self.buffers])
+
+    def _together(self, samples: Sequence[JointSample | None]) -> JointSample | None:
+        known = [sample for sample in samples if sample is not None]
+        if len(known) < len(samples):
+            return None
+        return JointSample(
+            min(sample.stamp_ns for sample in known),
+            self._in_order([sample.positions for sample in known]),
+            self._in_order([sample.velocities for sample in known]),
+        )
+
+    def _in_order(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        whole = np.empty(len(self._turns))
+        for columns, part in zip(self._columns, parts, strict=True):
+            whole[columns] = part
+        return whole
+
+
 class SensorBuffers:
     """Everything a policy's observation is made of, as it arrived last: frames, joints and the instruction."""
 
     def __init__(self, robot: RobotConfig) -> None:
         self.cameras = {name: FrameBuffer() for name in robot.camera_names}
-        self.joints = JointBuffer(robot.turns, robot.joint_values("max_velocity"))
+        self.joints = RobotJoints(robot)
         self.task = ""
 
     def clear(self) -> None:
@@ -162,10 +216,3 @@ class SensorBuffers:
 def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two arrays are equal; the noise of a camera shows in the first rows already."""
     return np.array_equal(one[:NUM_FIRST_ROWS], other[:NUM_FIRST_ROWS]) and np.array_equal(one, other)
-
-
-def joint_sample(
-    stamp_ns: int, positions: np.ndarray, velocities: np.ndarray | None, missing: float = 0.0
-) -> JointSample:
-    """A joint sample; velocities that are None are ``missing``: at rest, or with NaN, known from the sample before."""
-    return JointSample(stamp_ns, positions, np.full_like(positions, missing) if velocities is None else velocities)

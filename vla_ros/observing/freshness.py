@@ -23,29 +23,32 @@ class Fault:
 
 
 def joint_fault(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Fault | None:
-    """Joint states that are missing or too old at ``now_ns``."""
-    joints, topic, limit_s = sensors.joints.newest(), robot.joint_states.topic, robot.joint_states.max_age_s
-    if joints is None:
-        return Fault("joints", f"no joint state has come on '{topic}'")
-    age_s = (now_ns - joints.stamp_ns) / NS_PER_S
-    if age_s > limit_s:
-        line = f"joint state on '{topic}' is {age_s:.2f} s old; expected at most {limit_s:g} s"
-        return Fault("joints", line, age_s, limit_s)
+    """The first source of joint states that is missing or too old at ``now_ns``."""
+    for source, buffer in zip(robot.joint_sources, sensors.joints.buffers, strict=True):
+        newest, where, limit_s = buffer.newest(), robot.where(source), source.max_age_s
+        if newest is None:
+            return Fault("joints", f"no joint state has come {where}")
+        age_s = (now_ns - newest.stamp_ns) / NS_PER_S
+        if age_s > limit_s:
+            line = f"joint state {where} is {age_s:.2f} s old; expected at most {limit_s:g} s"
+            return Fault("joints", line, age_s, limit_s)
     return None
 
 
 def jump_fault(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Fault | None:
     """A joint that was elsewhere within the last ``SETTLING_S`` than an arm can have moved it."""
-    jump = sensors.joints.jump
-    if jump is None or now_ns - jump.stamp_ns > SETTLING_S * NS_PER_S:
-        return None
-    joint = robot.joints[jump.joint]
-    line = (
-        f"joint state on '{robot.joint_states.topic}' jumped: joint '{joint.name}' by {jump.distance:.2f} within "
-        f"{jump.span_s:.3f} s; expected no more than max_velocity {joint.max_velocity:g} allows: is there a second "
-        "publisher?"
-    )
-    return Fault("joints", line)
+    for source, buffer in zip(robot.joint_sources, sensors.joints.buffers, strict=True):
+        jump = buffer.jump
+        if jump is None or now_ns - jump.stamp_ns > SETTLING_S * NS_PER_S:
+            continue
+        joint = robot.joints[robot.joint_names.index(source.joints[jump.joint])]
+        line = (
+            f"joint state {robot.where(source)} jumped: joint '{joint.name}' by {jump.distance:.2f} within "
+            f"{jump.span_s:.3f} s; expected no more than max_velocity {joint.max_velocity:g} allows: is there a second "
+            "publisher?"
+        )
+        return Fault("joints", line)
+    return None
 
 
 def camera_fault(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Fault | None:

@@ -79,12 +79,13 @@ def match_newest(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Mat
             f"{robot.max_camera_skew_s:g} s (max_camera_skew_s in the robot file)"
         )
         return NoObservation(line, "without an image of each other camera within max_camera_skew_s")
-    max_gap_s = robot.joint_states.max_age_s
-    joints = sensors.joints.at(first.stamp_ns, max_gap_s)
+    joints = sensors.joints.at(first.stamp_ns)
     if joints is None:
+        each = zip(robot.joint_sources, sensors.joints.buffers, strict=True)
+        source = next(source for source, buffer in each if buffer.at(first.stamp_ns, source.max_age_s) is None)
         line = (
-            f"no joint state is as old as the image of camera '{first.camera}', or those around it are more than "
-            f"{max_gap_s:g} s apart"
+            f"no joint state {robot.where(source)} is as old as the image of camera '{first.camera}', or those around "
+            f"it are more than {source.max_age_s:g} s apart"
         )
         return NoObservation(line, "without joint states around them")
     return Match(first.stamp_ns, frames, joints.positions, sensors.task)

@@ -182,7 +182,7 @@ def _played(robot: RobotConfig) -> list[RobotTopic]:
 
 
 def _sensors(robot: RobotConfig) -> tuple[str, ...]:
-    return (*(camera.topic for camera in robot.cameras), robot.joint_states.topic)
+    return (*(camera.topic for camera in robot.cameras), *robot.joint_topics)
 
 
 def _check_type(bag: BagReader, topic: str, msgtype: str, played: Mapping[str, RobotTopic]) -> None:

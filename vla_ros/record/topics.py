@@ -46,8 +46,8 @@ def recorded_topics(robot: RobotConfig, with_link: bool) -> tuple[RobotTopic, ..
     """Everything of ``robot`` that training and replay read, in the order in which to subscribe."""
     recorded = [
         *(RobotTopic(c.topic, COMPRESSED_IMAGE if c.compressed else IMAGE, IMAGES, True) for c in robot.cameras),
-        RobotTopic(robot.joint_states.topic, JOINT_STATE, SENSORS, True),
-        *(RobotTopic(o.command_topic, o.kind.msgtype, REPORTS, True) for o in robot.outputs),
+        *(RobotTopic(topic, JOINT_STATE, SENSORS, True) for topic in robot.joint_topics),
+        *(RobotTopic(o.set_point_topic, o.set_points.msgtype, REPORTS, True) for o in robot.outputs),
         *(RobotTopic(t.name, t.type, LISTENING[t.qos], t is topics.TASK) for t in NAMED),
     ]
     if with_link:

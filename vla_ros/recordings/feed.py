@@ -16,14 +16,14 @@ from vla_ros.bags.read import BagReader, Tally
 from vla_ros.bags.storage import RawMessage
 from vla_ros.messages.compressed import is_whole_jpeg
 from vla_ros.messages.images import decode_frame
-from vla_ros.messages.joints import names_any, positions_by_name
+from vla_ros.messages.joints import joint_sample, names_any
 from vla_ros.messages.times import MAX_LEAD_S, MAX_START_LEAD_S, check_stamp, time_to_ns
 from vla_ros.messages.trace import Trace, decode_trace
 from vla_ros.messages.trajectories import Trajectory, parse_teleop, parse_trajectory
-from vla_ros.observing.buffers import joint_sample
 from vla_ros.observing.observe import Match, Observer
 from vla_ros.recordings.events import MARKERS, BagEvent, Chunk, Command, Marker, Scene, Task, Teleop
-from vla_ros.robot import CameraConfig, OutputConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import CameraConfig, JointStateConfig, OutputConfig
 from vla_ros.strict import listed, parse_json, quoted
 from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING, TRAJECTORY
 from vla_ros.types import Frame, JointSample, Mode
@@ -70,8 +70,8 @@ class Feed:
             self._sources.setdefault(resolve_topic(name, namespace), []).append(source)
         self._task_topic = resolve_topic(topics.TASK.name, namespace)
         self._tally = Tally()
-        self._has_own_joints = False
-        self._foreign_joints = ""
+        self._own_joints: set[int] = set()
+        self._foreign_joints: dict[int, str] = {}
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -105,8 +105,9 @@ class Feed:
                         if isinstance(said, Trace) and Task not in kinds:
                             yield BagEvent(message.stamp_ns, Task(said.task.strip()))
         self._report_missing({*readable, self._task_topic} if Trace in kinds else set(readable))
-        if self._foreign_joints and not self._has_own_joints:
-            self.report("foreign joints", self._foreign_joints)
+        for index, line in self._foreign_joints.items():
+            if index not in self._own_joints:
+                self.report(f"foreign joints {index}", line)
 
     def _is_readable(self, message: RawMessage, source: _Source) -> bool:
         """Whether a topic's messages are of the type the live nodes take."""
@@ -143,14 +144,18 @@ class Feed:
     def _robot_sources(self) -> Iterator[tuple[str, _Source]]:
         """Each with the topic's name in the robot file, where two cameras may have one."""
         robot = self._robot
-        yield robot.joint_states.topic, _Source(JOINT_STATE, self._joints, is_needed=True)
+        for i, source in enumerate(robot.joint_sources):
+            yield source.topic, _Source(JOINT_STATE, partial(self._joints, i, source), is_needed=True)
         yield topics.TASK.name, _Source(STRING, lambda msg, _: Task(msg.data.strip()), is_needed=True)
         yield topics.MODE.name, _Source(STRING, lambda msg, _: Mode(_one_of(msg.data, MODES)))
         for camera in robot.cameras:
             kind = COMPRESSED_IMAGE if camera.compressed else IMAGE
             yield camera.topic, _Source(kind, partial(_frame, camera), is_needed=True)
         for output in robot.outputs:
-            yield output.command_topic, _Source(output.kind.msgtype, partial(self._command, output), is_needed=True)
+            yield (
+                output.set_point_topic,
+                _Source(output.set_points.msgtype, partial(self._command, output), is_needed=True),
+            )
 
     def _other_sources(self) -> dict[str, _Source]:
         names = self._robot.joint_names
@@ -162,18 +167,16 @@ class Feed:
             topics.SIM_BLOCKS.name: _Source(STRING, lambda msg, _: Scene(_parse_places(msg.data))),
         }
 
-    def _joints(self, msg: Any, received_ns: int) -> JointSample | None:
-        if not names_any(msg, self._robot.joint_names):  # of wheels, or of another arm
+    def _joints(self, index: int, source: JointStateConfig, msg: Any, received_ns: int) -> JointSample | None:
+        if not names_any(msg, source.message_names):  # of wheels, or of another arm
             came = listed(msg.name, "no joints")
-            self._foreign_joints = (
-                f"'{self._robot.joint_states.topic}' holds {came}; expected {', '.join(self._robot.joint_names)}: "
+            self._foreign_joints[index] = (
+                f"'{source.topic}' holds {came}; expected {', '.join(source.message_names)}: "
                 "check the joint names in the robot file"
             )
             return None
-        self._has_own_joints = True
-        stamp_ns = _stamp(msg, received_ns)
-        positions, velocities = positions_by_name(msg, self._robot.joint_names)
-        return joint_sample(stamp_ns, positions, velocities, missing=np.nan)
+        self._own_joints.add(index)
+        return joint_sample(msg, source.message_names, _stamp(msg, received_ns), index)
 
     def _teleop(self, msg: Any, received_ns: int) -> Teleop:
         trajectory = parse_teleop(msg, self._robot.joint_names)
@@ -181,7 +184,7 @@ class Feed:
         return Teleop(trajectory)
 
     def _command(self, output: OutputConfig, msg: Any, received_ns: int) -> Command:
-        trajectory = output.kind.decode(msg, output.joints, 1.0 / self._robot.control_rate_hz)
+        trajectory = output.decode(msg, 1.0 / self._robot.control_rate_hz)
         due_ns = _start_ns(trajectory, received_ns, MAX_LEAD_S) + round(trajectory.times_s[0] * NS_PER_S)
         return Command(output.name, due_ns, trajectory)
 
@@ -200,7 +203,7 @@ def observe_event(observer: Observer, event: BagEvent) -> Match | None:
 
 def max_pause_s(robot: RobotConfig) -> float:
     """After so long without a message every watchdog has let go of ``robot``: nothing changes until the next one."""
-    ages_s = (robot.joint_states.max_age_s, *(camera.max_age_s for camera in robot.cameras))
+    ages_s = [sensor.max_age_s for sensor in (*robot.joint_sources, *robot.cameras)]
     return max(MAX_PAUSE_S, max(ages_s) + robot.watchdogs.max_recovery_s)
 
 

@@ -15,6 +15,7 @@ from vla_ros.recordings.events import Command
 from vla_ros.recordings.series import GrowingSeries, TimeSeries
 from vla_ros.replay.records import ReplayedChunk, Stretch
 from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import JointStateConfig, OutputConfig
 from vla_ros.types import Frame, JointSample, Mode, Observation
 from vla_ros.units import NS_PER_S
 
@@ -29,13 +30,13 @@ class Recording:
     def __init__(self, robot: RobotConfig, start_ns: int, driver: str) -> None:
         self._robot = robot
         self._start_ns = start_ns
-        self._joints = GrowingSeries(robot.num_joints)
+        self._joints = [GrowingSeries(len(source.joints)) for source in robot.joint_sources]
         self._commands = {output.name: GrowingSeries(len(output.joints)) for output in robot.outputs}
         self._drivers = [(start_ns, driver)]
         self._tasks: list[tuple[int, str]] = []
 
     def measure(self, sample: JointSample) -> None:
-        self._joints.add(sample.stamp_ns, sample.positions)
+        self._joints[sample.source].add(sample.stamp_ns, sample.positions)
 
     def command(self, command: Command) -> None:
         self._commands[command.group].add(command.due_ns, command.trajectory.positions[0])
@@ -52,6 +53,11 @@ class Recording:
     def newest_command(self) -> np.ndarray | None:
         """Of every joint, ``[num_joints]``; None while one has none."""
         positions = np.full(self._robot.num_joints, np.nan)
+        for source, part in zip(self._robot.joint_sources, self._joints, strict=True):
+            measured = part.newest()
+            if measured is not None:
+                positions[self._robot.columns(source.joints)] = measured
+        positions[self._robot.is_driven] = np.nan  # a fixed joint is where it is
         for output in self._robot.outputs:
             newest = self._commands[output.name].newest()
             if newest is not None:
@@ -63,18 +69,23 @@ class Recording:
         return Recorded(
             modes=_stretches(self._drivers, end_ns),
             episodes=_stretches(self._tasks or [(self._start_ns, "")], end_ns),
-            recorded_commands=self._whole_commands(),
-            joints=self._joints.series(),
+            recorded_commands=self._together(self._robot.outputs, list(self._commands.values())),
+            joints=self._together(self._robot.joint_sources, self._joints, self._most_told()),
         )
 
-    def _whole_commands(self) -> TimeSeries:
-        """The outputs' commands put together, at the times of the first one's."""
-        parts = {output: self._commands[output.name].series() for output in self._robot.outputs}
-        times_ns = parts[self._robot.outputs[0]].times_ns
+    def _most_told(self) -> int:
+        """Which source sent most."""
+        return int(np.argmax([len(part.series()) for part in self._joints]))
+
+    def _together(
+        self, groups: Sequence[OutputConfig | JointStateConfig], parts: Sequence[GrowingSeries], base: int = 0
+    ) -> TimeSeries:
+        """What is known of each group of joints as one series, at the times of that of ``base``."""
+        times_ns = parts[base].series().times_ns
         values = np.full((len(times_ns), self._robot.num_joints), np.nan)
-        for i, (output, part) in enumerate(parts.items()):
-            columns = self._robot.columns(output.joints)
-            values[:, columns] = part.at(times_ns, turns=self._robot.turns[columns]) if i else part.values
+        for i, (group, part) in enumerate(zip(groups, parts, strict=True)):
+            columns, series = self._robot.columns(group.joints), part.series()
+            values[:, columns] = series.at(times_ns, turns=self._robot.turns[columns]) if i != base else series.values
         return TimeSeries(times_ns, values)
 
 

@@ -35,6 +35,12 @@ def interface_class(name: str) -> Any:
     return getattr(import_module(f"{package}.{kind}"), last)
 
 
+def new_message(name: str) -> Any:
+    """An empty message, or an empty goal of an action."""
+    kind = interface_class(name)
+    return kind.Goal() if "/action/" in name else kind()
+
+
 def make_publisher(node: Node, topic: Topic) -> Publisher:
     """A publisher with the topic's own quality of service."""
     return node.create_publisher(interface_class(topic.type), topic.name, PROFILES[topic.qos])

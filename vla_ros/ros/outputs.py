@@ -13,20 +13,41 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 
 from vla_ros.messages.trajectories import Trajectory, join_trajectories
-from vla_ros.robot import OutputConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import OutputConfig
 from vla_ros.ros import qos
-from vla_ros.ros.endpoints import interface_class
+from vla_ros.ros.endpoints import interface_class, new_message
+from vla_ros.ros.grippers import Gripper, action_class
+from vla_ros.ros.managed import Role
 from vla_ros.runtime.limits import BrakingRamp
 from vla_ros.units import NS_PER_S
 
 
 class CommandOutputs:
-    """One publisher for each output of the robot file."""
+    """Publishers for each output of the robot file, and a client for each gripper that is an action server, of which
+    ``report`` gets what is wrong."""
 
-    def __init__(self, node: Node, robot: RobotConfig, period_s: float) -> None:
+    def __init__(
+        self,
+        node: Node,
+        robot: RobotConfig,
+        period_s: float,
+        report: Callable[[str, str], None] = lambda source, line: None,
+    ) -> None:
+        """Raises ValueError where the package of a gripper's action is not installed."""
         self._node = node
         self._period_s = period_s
+        grippers = [output for output in robot.outputs if output.kind.is_gripper]
+        for output in grippers:
+            action_class(output)
         self._outputs = [_Output(node, robot, output, period_s) for output in robot.outputs]
+        self._role = Role(node, "grippers") if grippers else None
+        self._grippers = [] if self._role is None else [Gripper(self._role, robot, out, report) for out in grippers]
+
+    def start(self) -> None:
+        """Let the grippers follow."""
+        if self._role is not None:
+            self._role.start()
 
     def publish(self, ramp: BrakingRamp, tick_ns: int) -> None:
         """The command of the tick at ``tick_ns``, ROS time, due one control period after it, and the braking ramp
@@ -38,26 +59,49 @@ class CommandOutputs:
         """A trajectory of all joints, to each controller those that it has."""
         for output in self._outputs:
             output.publish(trajectory)
+        for gripper in self._grippers:
+            gripper.move(trajectory)
+
+    def halt(self) -> None:
+        """No command comes any more: what no braking ramp ends, a velocity, ends now."""
+        for output in self._outputs:
+            output.halt()
+
+    def refusal(self) -> str:
+        """Why not every output can be driven, in one line; empty where it can."""
+        return next(filter(None, (gripper.refusal() for gripper in self._grippers)), "")
 
     @property
     def topics(self) -> tuple[str, ...]:
         """The full names of what is published."""
-        return tuple(output.publisher.topic_name for output in self._outputs)
+        return tuple(publisher.topic_name for output in self._outputs for publisher in output.publishers)
 
     def destroy(self) -> None:
+        for gripper in self._grippers:
+            gripper.destroy()
+        if self._role is not None:
+            self._role.stop()
         for output in self._outputs:
-            self._node.destroy_publisher(output.publisher)
+            for publisher in output.publishers:
+                self._node.destroy_publisher(publisher)
 
 
 class _Output:
     def __init__(self, node: Node, robot: RobotConfig, config: OutputConfig, period_s: float) -> None:
-        self._joints, self._encode = config.joints, config.kind.encode
+        self._joints = config.joints
         self._is_stamped = config.stamp == "tick"
         self._delay_s = (config.lead_periods - 1) * period_s
         self._before: Trajectory | None = None
+        self._last: Trajectory | None = None
         self._columns = robot.columns(config.joints)
-        kind = interface_class(config.kind.msgtype)
-        self.publisher: Publisher = node.create_publisher(kind, config.command_topic, qos.COMMAND)
+        ends = {config.set_point_topic: config.set_points}
+        if not config.kind.is_gripper:
+            ends[config.command_topic] = config.kind
+        self._encoders = [kind.encode for kind in ends.values()]
+        self.publishers: list[Publisher] = [
+            node.create_publisher(interface_class(kind.msgtype), topic, qos.COMMAND) for topic, kind in ends.items()
+        ]
+        self._is_velocity = config.interface == "velocity"
 
     def publish(self, whole: Trajectory) -> None:
         velocities = None if whole.velocities is None else whole.velocities[:, self._columns]
@@ -65,7 +109,17 @@ class _Output:
         if self._delay_s:
             self._before, trajectory = trajectory, _delayed(trajectory, self._delay_s, self._before)
         stamp_ns = trajectory.stamp_ns if self._is_stamped else 0
-        self.publisher.publish(self._encode(_new, replace(trajectory, stamp_ns=stamp_ns), self._joints))
+        self._send(replace(trajectory, stamp_ns=stamp_ns))
+
+    def halt(self) -> None:
+        """End a velocity."""
+        if self._is_velocity and self._last is not None:
+            self._send(replace(self._last, velocities=np.zeros_like(self._last.positions)))
+
+    def _send(self, trajectory: Trajectory) -> None:
+        self._last = trajectory
+        for encode, publisher in zip(self._encoders, self.publishers, strict=True):
+            publisher.publish(encode(new_message, trajectory, self._joints))
 
 
 def _delayed(trajectory: Trajectory, delay_s: float, before: Trajectory | None) -> Trajectory:
@@ -102,12 +156,12 @@ class CommandInputs:
         self._on_command, self._on_refused = on_command, on_refused
         self._parts: dict[str, tuple[Sequence[int], Trajectory]] = {}
         for output in robot.outputs:
-            kind, topic = interface_class(output.kind.msgtype), output.command_topic
+            kind, topic = interface_class(output.set_points.msgtype), output.set_point_topic
             node.create_subscription(kind, topic, partial(self._take, output), profile)
 
     def _take(self, output: OutputConfig, msg: Any, info: dict[str, Any]) -> None:
         try:
-            trajectory = output.kind.decode(msg, output.joints, 1.0 / self._robot.control_rate_hz)
+            trajectory = output.decode(msg, 1.0 / self._robot.control_rate_hz)
         except ValueError as error:
             if self._on_refused is None:
                 raise
@@ -115,8 +169,4 @@ class CommandInputs:
         self._parts[output.name] = self._robot.columns(output.joints), trajectory
         if len(self._parts) == len(self._robot.outputs):
             parts, self._parts = list(self._parts.values()), {}
-            self._on_command(join_trajectories(parts), info)
-
-
-def _new(msgtype: str) -> Any:
-    return interface_class(msgtype)()
+            self._on_command(join_trajectories(parts, self._robot.num_joints), info)

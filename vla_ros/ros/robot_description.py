@@ -11,7 +11,8 @@ from rclpy.node import Node
 from rclpy.validate_topic_name import validate_topic_name
 from std_msgs.msg import String
 
-from vla_ros.robot import JointConfig, RobotConfig, RobotFile, read_robot_file
+from vla_ros.robot import RobotConfig, RobotFile, read_robot_file
+from vla_ros.robot.parts import JointConfig
 from vla_ros.ros.managed import Role
 from vla_ros.topics import STRING, Qos, Topic
 

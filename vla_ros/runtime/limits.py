@@ -53,6 +53,7 @@ class Limiter:
         self._upper = robot.joint_values("upper")
         self._max_velocity = robot.joint_values("max_velocity")
         self._max_acceleration = robot.joint_values("max_acceleration")
+        self._is_driven = robot.is_driven
         self._dt = period_s
         self._max_jerk = np.array([np.inf if joint.max_jerk is None else joint.max_jerk for joint in robot.joints])
         self._smoother = JerkSmoother(self._max_acceleration, self._max_jerk, period_s)
@@ -92,6 +93,9 @@ class Limiter:
         assert self._positions is not None, "start_at comes first"
         if not (np.isfinite(target.positions).all() and np.isfinite(target.velocities).all()):
             return self.brake(stamp_ns, "target is not finite and was dropped")
+        if not self._is_driven.all():  # a fixed joint stays where it was found
+            positions = np.where(self._is_driven, target.positions, self._positions)
+            target = Target(positions, np.where(self._is_driven, target.velocities, 0.0))
         if not self._is_smooth:
             self._smoother.restart(self._positions, self._velocities)
             self._is_smooth = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vla_ros.observing.freshness import Fault
-from vla_ros.robot import WatchdogConfig
+from vla_ros.robot.parts import WatchdogConfig
 from vla_ros.units import NS_PER_S
 
 UNTIL_ANSWERED = ("result", "answer", "chunk")

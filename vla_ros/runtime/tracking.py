@@ -94,6 +94,5 @@ class Tracking:
         if newest is None or since_ns is None or joint_fault(self._robot, self._sensors, now_ns) is not None:
             return None
         start_ns = newest.stamp_ns - round(REST_S * NS_PER_S)
-        positions = np.stack([sample.positions for sample in self._sensors.joints.since(start_ns)])
-        rests = start_ns >= since_ns and (np.ptp(positions, axis=0) <= self._max_steps).all()
+        rests = start_ns >= since_ns and (self._sensors.joints.spread_since(start_ns) <= self._max_steps).all()
         return newest if rests else None

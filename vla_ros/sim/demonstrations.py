@@ -66,7 +66,7 @@ def write_demonstrations(
     A bag is written beside its final name and moved there when whole, so an interrupted run leaves no half bag. Raises
     ValueError for a robot with an output that takes no trajectories, and where ``folder`` holds anything else.
     """
-    other = [output.name for output in robot.outputs if output.kind.msgtype != topics.TRAJECTORY]
+    other = [output.name for output in robot.outputs if output.set_points.msgtype != topics.TRAJECTORY]
     if other:
         got = f"output '{other[0]}' of robot '{robot.name}' takes no trajectories"
         raise ValueError(f"{got}; demonstrations need interface trajectory for each output")
@@ -140,9 +140,10 @@ class _Messages:
         self._bag, self._robot = bag, robot
         for camera in robot.cameras:
             bag.add_topic(f"/{camera.topic}", topics.IMAGE)
-        bag.add_topic(f"/{robot.joint_states.topic}", topics.JOINT_STATE)
+        for topic in robot.joint_topics:
+            bag.add_topic(f"/{topic}", topics.JOINT_STATE)
         for output in robot.outputs:
-            bag.add_topic(f"/{output.command_topic}", topics.TRAJECTORY)
+            bag.add_topic(f"/{output.set_point_topic}", topics.TRAJECTORY)
         for topic in (topics.TASK, topics.SIM_BLOCKS):
             bag.add_topic(f"/{topic}", topic.type, [make_qos(latched=True)])
 
@@ -158,8 +159,11 @@ class _Messages:
             self._write(camera.topic, topics.IMAGE, stamp_ns, *fields)
 
     def joint_state(self, positions: np.ndarray, velocities: np.ndarray, stamp_ns: int) -> None:
-        fields = _header(stamp_ns), list(self._robot.joint_names), positions, velocities, np.zeros_like(positions)
-        self._write(self._robot.joint_states.topic, topics.JOINT_STATE, stamp_ns, *fields)
+        for source in self._robot.joint_sources:
+            own = self._robot.columns(source.joints)
+            values = positions[own], velocities[own], np.zeros(len(own))
+            fields = _header(stamp_ns), list(source.message_names), *values
+            self._write(source.topic, topics.JOINT_STATE, stamp_ns, *fields)
 
     def command(self, command: Trajectory, stamp_ns: int) -> None:
         """What an expert publishes at ``stamp_ns``."""
@@ -167,7 +171,7 @@ class _Messages:
             columns = self._robot.columns(output.joints)
             rows = zip(command.positions, command.velocities, command.times_s, strict=True)
             points = [_point(positions[columns], speeds[columns], time_s) for positions, speeds, time_s in rows]
-            self._write(output.command_topic, topics.TRAJECTORY, stamp_ns, _header(0), list(output.joints), points)
+            self._write(output.set_point_topic, topics.TRAJECTORY, stamp_ns, _header(0), list(output.joints), points)
 
     def _write(self, topic: str, msgtype: str, stamp_ns: int, *fields: Any) -> None:
         self._bag.write(f"/{topic}", serialize(message_type(msgtype)(*fields)), stamp_ns)

@@ -21,7 +21,8 @@ from std_msgs.msg import String
 from vla_ros import topics
 from vla_ros.messages.images import encode_compressed_image, encode_image
 from vla_ros.messages.joints import fill_joint_state
-from vla_ros.robot import OutputConfig, RobotConfig, load_robot
+from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.robot.parts import OutputConfig
 from vla_ros.ros.declare import declare_and_read
 from vla_ros.ros.endpoints import interface_class, make_publisher, subscribe
 from vla_ros.ros.managed import spinning
@@ -74,12 +75,15 @@ class SimNode(Node):
             for camera in self._robot.cameras
         }
         self._view = make_publisher(self, topics.SIM_VIEW) if params.view else None
-        self._joint_states = self.create_publisher(JointState, self._robot.joint_states.topic, JOINT_STATES)
+        self._joint_states = [
+            (source, self.create_publisher(JointState, source.topic, JOINT_STATES))
+            for source in self._robot.joint_sources
+        ]
         self._task = make_publisher(self, topics.TASK)
         self._episode = make_publisher(self, topics.SIM_EPISODE)
         self._blocks = make_publisher(self, topics.SIM_BLOCKS)
         for output in self._robot.outputs:
-            kind, topic = interface_class(output.kind.msgtype), output.command_topic
+            kind, topic = interface_class(output.set_points.msgtype), output.set_point_topic
             self.create_subscription(kind, topic, partial(self._on_command, output), COMMAND)
         period_s = EXPERT_STEPS * self.simulated.world.control_dt_s
         self._expert_commands = CommandOutputs(self, self._robot, period_s) if params.expert else None
@@ -107,9 +111,11 @@ class SimNode(Node):
         now_ns = self.get_clock().now().nanoseconds
         world = self.simulated.world
         if step % JOINT_STATE_STEPS == 0:
-            msg = JointState()
-            fill_joint_state(msg, self._robot.joint_names, world.joint_positions, world.joint_velocities, now_ns)
-            self._joint_states.publish(msg)
+            for source, publisher in self._joint_states:
+                msg, own = JointState(), self._robot.columns(source.joints)
+                positions, velocities = world.joint_positions[own], world.joint_velocities[own]
+                fill_joint_state(msg, source.message_names, positions, velocities, now_ns)
+                publisher.publish(msg)
         if step % CAMERA_STEPS == 0:
             self._publish_images(now_ns)
         if self._expert_commands is not None and step % EXPERT_STEPS == 0:
@@ -138,11 +144,11 @@ class SimNode(Node):
 
     def _accept(self, output: OutputConfig, msg: Any, received_ns: int) -> None:
         try:
-            trajectory = output.kind.decode(msg, output.joints, 1.0 / self._robot.control_rate_hz)
+            trajectory = output.decode(msg, 1.0 / self._robot.control_rate_hz)
             age_s = (received_ns - trajectory.stamp_ns) / NS_PER_S if trajectory.stamp_ns else None
             self.simulated.accept(output, trajectory, age_s)
         except ValueError as error:
-            refused = f"{output.command_topic}: command refused: {one_line(error)}"
+            refused = f"{output.set_point_topic}: command refused: {one_line(error)}"
             self.get_logger().error(refused, throttle_duration_sec=1.0)
 
     def _on_reset(self, msg: String) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from vla_ros.messages.trajectories import Trajectory
-from vla_ros.robot import OutputConfig, RobotConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import OutputConfig
 from vla_ros.sim.controller import TrajectoryController
 from vla_ros.sim.expert import Expert
 from vla_ros.sim.scene import EpisodeStatus, ResetRequest, Scene, sample_scene

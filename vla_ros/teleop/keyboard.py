@@ -80,7 +80,7 @@ class TeleopKeyboard(Node):
         self._estop = make_publisher(self, topics.ESTOP)
         self._triggers = {name: make_client(self, service) for name, service in SERVICES.items()}
         subscribe(self, topics.MODE, self._on_mode)
-        topic = self._robot.joint_states.topic
+        topic = self._robot.joint_sources[0].topic
         self.create_subscription(JointState, topic, self._on_joint_state, qos.JOINT_STATES)
 
     def run(self, terminal: Terminal, stop: threading.Event) -> None:
@@ -112,7 +112,7 @@ class TeleopKeyboard(Node):
 
     def _fresh_positions(self) -> np.ndarray | None:
         measured = self._measured
-        is_fresh = time.monotonic() - measured.received_s <= self._robot.joint_states.max_age_s
+        is_fresh = time.monotonic() - measured.received_s <= self._robot.joint_sources[0].max_age_s
         return measured.positions if is_fresh else None
 
     def _publish(self, target: np.ndarray) -> None:

@@ -197,7 +197,7 @@ class EpisodeCutter:
         rule, robot = self._rule, self._robot
         due_s = (np.arange(rule.horizon) + rule.offset) * rule.chunk_dt_s
         dues_ns = seen.stamp_ns + np.round(due_s * NS_PER_S).astype(np.int64)
-        actions = np.empty((rule.horizon, robot.num_joints))
+        actions = np.tile(seen.joint_positions, (rule.horizon, 1))  # of a fixed joint, which nobody commands
         for output in robot.outputs:
             columns = robot.columns(output.joints)
             actions[:, columns] = series[output.name].at(dues_ns, turns=robot.turns[columns])

@@ -15,7 +15,8 @@ from vla_ros.messages.images import encode_image
 from vla_ros.messages.joints import fill_joint_state
 from vla_ros.messages.times import fill_time
 from vla_ros.messages.trajectories import Trajectory
-from vla_ros.robot import CameraConfig, load_robot
+from vla_ros.robot import load_robot
+from vla_ros.robot.parts import CameraConfig
 from vla_ros.ros.declare import declare_and_read
 from vla_ros.ros.managed import spinning
 from vla_ros.ros.outputs import CommandInputs
@@ -49,7 +50,7 @@ class ControlCameras(Node):
         self._cameras = [self.create_publisher(Image, camera.topic, CAMERA) for camera in robot.cameras]
         pictures = [_pictures(camera, seed) for seed, camera in enumerate(robot.cameras)]
         self._pictures = cycle(zip(*pictures, strict=True))
-        self._joints = self.create_publisher(JointState, robot.joint_states.topic, JOINT_STATES)
+        self._joints = self.create_publisher(JointState, robot.joint_sources[0].topic, JOINT_STATES)
         CommandInputs(self, robot, self._on_command)
         self.create_timer(1 / CAMERA_RATE_HZ, self._publish_pictures)
         self.create_timer(1 / JOINTS_RATE_HZ, self._publish_joints)

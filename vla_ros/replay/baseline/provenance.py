@@ -12,10 +12,14 @@ from typing import Any
 
 from vla_ros.bags.files import find_files
 from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import TeleopConfig
 from vla_ros.strict import config_to_dict
 
 Setting = str | int | float | bool | None
-NOT_REPLAYED = ("stamp", "lead_periods", "max_tracking_error", "tracking")
+NOT_REPLAYED = (
+    *("stamp", "lead_periods", "max_tracking_error", "tracking"),
+    *("min_change", "max_rate_hz", "max_effort", "rate_hz"),
+)
 """Values of a robot without effect in a replay, whose commands nobody follows."""
 
 
@@ -55,12 +59,26 @@ def provenance(
         bags={name: _digest(find_files(Path(bag)).paths) for name, bag in zip(names, bags, strict=True)},
         settings={
             name: value
-            for name, value in _flat("", {**settings, "robot": config_to_dict(robot)})
+            for name, value in _flat("", {**settings, "robot": _values(robot)})
             if name.rpartition(".")[2] not in NOT_REPLAYED
         },
         camera_names=tuple(camera_names),
         machine=machine,
     )
+
+
+def _values(robot: RobotConfig) -> dict[str, Any]:
+    """A robot as its file may be written at its shortest: what older baselines say of it still is the same."""
+    values = config_to_dict(robot)
+    if len(robot.joint_states) == 1:
+        (values["joint_states"],) = values["joint_states"]
+    for joint in values["joints"]:
+        if not joint["fixed"]:
+            del joint["fixed"]
+    if robot.kinematics is not None:
+        values["kinematics"]["urdf"] = _digest((Path(robot.kinematics.urdf),))
+    left_out = {"kinematics": robot.kinematics is None, "teleop": robot.teleop == TeleopConfig()}
+    return {key: value for key, value in values.items() if not left_out.get(key, False)}
 
 
 def machine_name(device: str, num_threads: int) -> str:
