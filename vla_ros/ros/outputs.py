@@ -88,7 +88,7 @@ class CommandOutputs:
 
 class _Output:
     def __init__(self, node: Node, robot: RobotConfig, config: OutputConfig, period_s: float) -> None:
-        self._joints = config.joints
+        self._joints = config.message_names
         self._is_stamped = config.stamp == "tick"
         self._delay_s = (config.lead_periods - 1) * period_s
         self._before: Trajectory | None = None
