@@ -220,6 +220,7 @@ ROS_LAYERS = (
     "vla_ros.check.live",
     "vla_ros.demo",
     "vla_ros.record",
+    "vla_ros.sim.fake_driver_node",
     "vla_ros.sim.node",
     "vla_ros.sim.robot",
     "vla_ros.teleop",
