@@ -49,17 +49,21 @@ class FakeDriverParams(NodeParameters):
     lag_s: float = parameter(
         0.0, "How far joints are behind their controllers, as a first-order lag.", unit="s", low=0.0, high=1.0
     )
-    stops: tuple[str, ...] = parameter(
-        (), "Where something stops a gripper, as JOINT=POSITION, rad or m.", in_launch=False
+    stops: str = parameter(
+        "", "Where something stops grippers: JOINT=POSITION, rad or m, several with commas.", in_launch=False
     )
 
     @property
     def stop_positions(self) -> dict[str, float]:
         """``stops`` by joint. Raises ValueError for what isn't one."""
         try:
-            return {name: float(value) for name, _, value in (entry.partition("=") for entry in self.stops)}
+            return {
+                name: float(value) for name, _, value in (part.partition("=") for part in self.stops.split(",") if part)
+            }
         except ValueError as error:
-            raise ValueError(f"parameter stops has {list(self.stops)}; expected JOINT=POSITION each") from error
+            raise ValueError(
+                f"parameter stops is '{self.stops}'; expected JOINT=POSITION, several with commas"
+            ) from error
 
 
 class FakeDriverNode(Node):
