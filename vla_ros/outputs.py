@@ -160,7 +160,7 @@ INTERFACES = {
         encode=_encode_parallel_gripper,
         decode=None,
         names_joints=False,
-        keys=GRIPPER_KEYS,
+        keys=(*GRIPPER_KEYS, "rename"),
         set_effort=_set_parallel_effort,
     ),
 }
