@@ -48,8 +48,8 @@ MEANINGS = {
         "max_velocity": "velocity limit; may be left out with a URDF",
         "max_acceleration": "acceleration limit: faults brake this hard",
         "max_jerk": "jerk limit, at least twice `max_acceleration`; none: not limited",
-        "max_tracking_error": "how far it may be measured from where it is commanded; none: 0.2 s at `max_velocity`, or "
-        "all its range for a joint that crosses it within a second",
+        "max_tracking_error": "how far it may be measured from where it is commanded; none: 0.2 s at `max_velocity`, "
+        "or all its range for a joint that crosses it within a second",
         "fixed": "measured and never driven: in no output",
     },
     "cameras": {
