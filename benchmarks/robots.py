@@ -97,6 +97,7 @@ class Driven:
     takeovers_ms: list[float]
     broken: str
     unfinished: str
+    num_refused: int
     moved: float
 
 
@@ -186,6 +187,7 @@ def drive(name: str, folder: Path, seconds: float, num_takeovers: int) -> Driven
             takeovers_ms=delays_ms(probe.commands(), Mode.TELEOP, hands_ns),
             broken=probe.broken,
             unfinished="" if has_stopped else f"the end is {probe.mode}, not HOLD at rest",
+            num_refused=(folder / "fake_driver_node.log").read_text(errors="replace").count("refused"),
             moved=moved,
         )
 
@@ -214,6 +216,7 @@ def rows_of(robot: RobotConfig, driven: Driven) -> list[Row]:
         *limit_rows(driven.use),
         Row("  share of commands that were not heard", unheard, MAX_UNHEARD_SHARE, ""),
         Row("messages outside the robot file", float(bool(driven.broken)), 0, "", True),
+        Row("times the fake driver told of refused commands", driven.num_refused, 0, ""),
         Row("end that is not HOLD at rest", float(bool(driven.unfinished)), 0, ""),
         Row("takeovers that no command followed", float(np.isinf(times).sum()), 0, ""),
         Row(f"teleop message to the command that follows, {len(times)} times, p50", percentile(times, 50), None, "ms"),

@@ -106,7 +106,7 @@ class FakeDriverNode(Node):
         # A velocity's message is as one of positions: one number for each joint.
         decode = output.kind.decode or INTERFACES["forward"].decode
         try:
-            command = decode(msg, output.joints, 1.0 / self._robot.control_rate_hz)
+            command = decode(msg, output.message_names, 1.0 / self._robot.control_rate_hz)
             age_s = (now_ns - command.stamp_ns) / NS_PER_S if command.stamp_ns else 0.0
             self.driver.accept(output, command, now_s, age_s)
         except ValueError as error:
@@ -178,7 +178,7 @@ class _GripperServer:
         result.reached_goal, result.stalled = outcome is Outcome.REACHED, outcome is Outcome.STALLED
         position = float(self._driver.positions[self._driver.columns[self._output.name]][0])
         if hasattr(result, "state"):
-            result.state.name, result.state.position = list(self._output.joints), [position]
+            result.state.name, result.state.position = list(self._output.message_names), [position]
         else:
             result.position = position
         return result
