@@ -216,7 +216,7 @@ def rows_of(robot: RobotConfig, driven: Driven) -> list[Row]:
         *limit_rows(driven.use),
         Row("  share of commands that were not heard", unheard, MAX_UNHEARD_SHARE, ""),
         Row("messages outside the robot file", float(bool(driven.broken)), 0, "", True),
-        Row("times the fake driver told of refused commands", driven.num_refused, 0, ""),
+        Row("times the fake driver told of refused commands, late ones", driven.num_refused, None, ""),
         Row("end that is not HOLD at rest", float(bool(driven.unfinished)), 0, ""),
         Row("takeovers that no command followed", float(np.isinf(times).sum()), 0, ""),
         Row(f"teleop message to the command that follows, {len(times)} times, p50", percentile(times, 50), None, "ms"),
