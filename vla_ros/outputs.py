@@ -119,7 +119,7 @@ INTERFACES = {
         encode=_encode_trajectory,
         decode=_decode_trajectory,
         names_joints=True,
-        keys=("stamp", "lead_periods"),
+        keys=("stamp", "lead_periods", "rename"),
         switches=(
             ControllerSwitch(
                 "interpolate_from_desired_state", True, "the arm falls back to its measured state at every command"
@@ -160,7 +160,7 @@ INTERFACES = {
         encode=_encode_parallel_gripper,
         decode=None,
         names_joints=False,
-        keys=GRIPPER_KEYS,
+        keys=(*GRIPPER_KEYS, "rename"),
         set_effort=_set_parallel_effort,
     ),
 }

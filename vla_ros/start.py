@@ -51,6 +51,7 @@ def _follow_launch() -> None:
 policy_node = partial(_run, "vla_ros.nodes.policy_node")
 model_node = partial(_run, "vla_ros.nodes.model_node")
 sim_node = partial(_run, "vla_ros.sim.node")
+fake_driver_node = partial(_run, "vla_ros.sim.fake_driver_node")
 teleop_keyboard = partial(_run, "vla_ros.teleop.keyboard")
 player = partial(_run, "vla_ros.record.player")
 

@@ -19,12 +19,14 @@ EXPAND_XACRO = "expand it: xacro robot.urdf.xacro > robot.urdf"
 
 @dataclass(frozen=True)
 class UrdfJoint:
-    """One joint as a URDF has it, limits in the units of ``JointConfig``; None where it says nothing."""
+    """One joint as a URDF has it, limits in the units of ``JointConfig``; None where it says nothing. ``mimics``:
+    another joint moves it."""
 
     kind: str
     lower: float | None
     upper: float | None
     max_velocity: float | None
+    mimics: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,10 @@ def parse_urdf(text: str, where: str) -> Urdf:
 
 
 def _joint(element: ElementTree.Element, where: str) -> UrdfJoint:
-    kind = element.get("type", "of no type")
+    kind, mimics = element.get("type", "of no type"), element.find("mimic") is not None
     limit = element.find("limit")
     if limit is None:
-        return UrdfJoint(kind, None, None, None)
+        return UrdfJoint(kind, None, None, None, mimics)
     lower, upper, velocity = (_number(limit, key, where) for key in ("lower", "upper", "velocity"))
     # A continuous joint turns without end. Of the two, URDF takes one left out as 0; exporters write 0 for both, and
     # for the velocity, where they know nothing.
@@ -119,7 +121,7 @@ def _joint(element: ElementTree.Element, where: str) -> UrdfJoint:
         lower = upper = None
     else:
         lower, upper = lower or 0.0, upper or 0.0
-    return UrdfJoint(kind, lower, upper, velocity or None)
+    return UrdfJoint(kind, lower, upper, velocity or None, mimics)
 
 
 def _number(limit: ElementTree.Element, key: str, where: str) -> float | None:

@@ -128,6 +128,21 @@ def test_a_part_that_is_lost_costs_one_command_and_no_more() -> None:
     assert [command.positions[0].tolist() for command in heard] == [(RAMP.positions[0] + 1.0).tolist()]
 
 
+@pytest.mark.parametrize("lost", [0, 1], ids=["first", "second"])
+def test_parts_of_two_ticks_are_never_one_command(lost: int) -> None:
+    robot = robot_of(OutputConfig("hand", NAMES[-1:], topic="hand"), OutputConfig("arm", NAMES[:2], topic="arm"))
+    wires, outputs, heard = heard_from(robot)
+    wires.lose = robot.outputs[lost].command_topic
+    outputs.publish(RAMP, TICK_NS)
+    wires.lose = ""
+    for tick in (1, 2):
+        later = BrakingRamp(RAMP.times_s, RAMP.positions + tick, RAMP.velocities)
+        outputs.publish(later, TICK_NS + tick * PERIOD_NS)
+    assert [command.positions[0].tolist() for command in heard] == [
+        (RAMP.positions[0] + tick).tolist() for tick in (1, 2)
+    ]
+
+
 def test_what_no_controller_could_follow_is_told_or_raised() -> None:
     broken = BrakingRamp(RAMP.times_s, RAMP.positions * np.nan, RAMP.velocities)
     with pytest.raises(ValueError, match="not finite|finite ones"):

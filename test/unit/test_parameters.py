@@ -70,7 +70,7 @@ def test_budgets_are_read_by_stage():
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("robot", "robot 'nobody' does not exist.*: tabletop"), ("policy", "policy 'nobody' .*: tiny")],
+    [("robot", "robot 'nobody' does not exist.*: .*tabletop"), ("policy", "policy 'nobody' .*: tiny")],
 )
 def test_a_robot_or_a_policy_that_is_not_there_is_named_and_so_are_those_that_are(name: str, what: str):
     with pytest.raises(ValueError, match=what):
@@ -186,7 +186,7 @@ def test_a_demo_is_found_on_this_machine_only_and_a_policy_as_far_as_ros_says(
     assert argument["default_value"] == default and {"localhost", "subnet", default} == set(argument["choices"])
 
 
-@pytest.mark.parametrize("name", ["policy.launch.py", "demo.launch.py", "replay.launch.py"])
+@pytest.mark.parametrize("name", ["policy.launch.py", "demo.launch.py", "replay.launch.py", "robot.launch.py"])
 def test_every_launched_node_is_told_whom_it_ends_with(launched, name: str):
     environments = launched.run(name).environments
     assert environments and all(one == {"VLA_ROS_PARENT": str(os.getpid())} for one in environments)
@@ -202,3 +202,10 @@ def test_a_replay_needs_a_bag_and_shares_the_robot_with_the_policy(launched):
 def test_a_launched_demo_has_a_scene_to_start_with(launched):
     found = launched.run("demo.launch.py")
     assert set(found.arguments) == {"seed", "discovery"} and set(found.nodes["sim_node"]) == {"robot", "seed"}
+
+
+def test_a_launched_robot_is_played_by_a_fake_driver_and_needs_no_policy(launched):
+    found = launched.run("robot.launch.py")
+    assert set(found.nodes["fake_driver_node"]) == {"robot", "joint_states_rate_hz", "lag_s"}
+    assert found.arguments["robot"]["default_value"] == "so101"
+    assert (found.arguments["fake"]["default_value"], found.arguments["policy"]["default_value"]) == ("true", "none")

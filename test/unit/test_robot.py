@@ -57,6 +57,9 @@ def test_an_output_without_a_topic_gets_its_controllers_usual_one(tmp_path):
         ),
         (lambda d: d["outputs"][0].update(min_change=0.1), "min_change is given for interface 'trajectory'"),
         (lambda d: d["outputs"][0].update(interface="gripper_command"), "expected one joint"),
+        (lambda d: d["outputs"][0].update(rename={"a": "grip"}), "output 'arm': rename: unknown joint 'grip'"),
+        (lambda d: d["outputs"][0].update(rename={"gripper": "wrist_roll"}), "after rename, joint 'gripper' is named"),
+        (lambda d: d["outputs"][0].update(interface="forward", rename={"a": "gripper"}), "rename is given for"),
         (lambda d: d["outputs"].append({"name": "hand", "joints": []}), "output 'hand': joints is empty"),
         (lambda d: d["joints"][5].update(fixed=True), "output 'arm' drives joint 'gripper', which is fixed"),
         (lambda d: d["cameras"][0].update(rate_hz=0), "camera 'front': rate_hz is 0; expected a number above 0"),
@@ -157,6 +160,13 @@ def test_names_of_messages_may_be_each_others(tmp_path):
     swapped = {"rename": {"gripper": "wrist_roll", "wrist_roll": "gripper"}}
     (source,) = load_robot(written(tmp_path, document() | {"joint_states": swapped})).joint_sources
     assert source.message_names[-2:] == ("gripper", "wrist_roll")
+
+
+def test_a_controller_may_have_names_of_its_own(tmp_path):
+    changed = document()
+    changed["outputs"][0]["rename"] = {"finger": "gripper"}
+    (arm,) = load_robot(written(tmp_path, changed)).outputs
+    assert arm.joints[-1] == "gripper" and arm.message_names == (*ARM, "finger")
 
 
 def test_a_fixed_joint_is_measured_and_in_no_output(tmp_path):

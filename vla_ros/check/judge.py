@@ -117,11 +117,11 @@ def _judge_switches(part: Part, output: OutputConfig, node: str, settings: Contr
 
 def _judge_controller_joints(part: Part, output: OutputConfig, node: str, joints: tuple[str, ...]) -> None:
     fix = f"joints in the YAML of {node}, or of output '{output.name}' in the robot file"
-    got, expected = f"{node} has {', '.join(joints) or 'no joints'}", ", ".join(output.joints)
-    if set(joints) != set(output.joints):
+    got, expected = f"{node} has {', '.join(joints) or 'no joints'}", ", ".join(output.message_names)
+    if set(joints) != set(output.message_names):
         part.fail("joints", got, expected, fix)
     # Numbers without names are taken in the controller's own order.
-    elif not output.kind.names_joints and joints != output.joints:
+    elif not output.kind.names_joints and joints != output.message_names:
         part.fail("joints", got, f"{expected}, in this order", fix)
     else:
         part.ok("joints", f"{node} has the same {len(joints)}", expected)

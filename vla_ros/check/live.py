@@ -59,7 +59,7 @@ def load_live_robot(path: Path, namespace: str = "") -> RobotConfig:
     """
     if not read_robot_file(path).urdf_topic:
         return load_robot(path)
-    with _graph(namespace):
+    with graph(namespace):
         node = rclpy.create_node(NODE_NAME, namespace=namespace, start_parameter_services=False, enable_rosout=False)
         try:
             return load_robot_in_graph(node, path)
@@ -72,7 +72,7 @@ def watch(robot: RobotConfig, duration_s: float, namespace: str = "", use_sim_ti
 
     Raises ValueError for a namespace that is not valid, KeyboardInterrupt where it is interrupted.
     """
-    with _graph(namespace):
+    with graph(namespace):
         watcher = _Watcher(robot, namespace, use_sim_time)
         watcher.find()
         seen = watcher.watch(duration_s)
@@ -81,7 +81,7 @@ def watch(robot: RobotConfig, duration_s: float, namespace: str = "", use_sim_ti
 
 
 @contextmanager
-def _graph(namespace: str) -> Iterator[None]:
+def graph(namespace: str) -> Iterator[None]:
     """ROS from its start to its end, in which an interrupt is Python's own."""
     interrupt_on_signals()
     try:

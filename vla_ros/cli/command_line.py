@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from vla_ros.cli import audit, bench, check, demo, import_policy, parity, record, replay, train
+from vla_ros.cli import audit, bench, check, demo, import_policy, new, parity, record, replay, train
 from vla_ros.cli.output import write_json
 
 COMMANDS = {
@@ -25,6 +25,7 @@ COMMANDS = {
     "audit": (audit, ""),
     "bench": (bench, "[ros,sim]"),
     "check": (check, "[ros]"),
+    "new": (new, ""),
 }
 """Each subcommand's module and the pip extras that it needs."""
 DONE, BELOW_THRESHOLD, UNUSABLE = 0, 1, 2

@@ -21,6 +21,7 @@ NODE_MODULES = {
     "policy_node": "vla_ros.nodes.policy_node",
     "model_node": "vla_ros.nodes.model_node",
     "sim_node": "vla_ros.sim.node",
+    "fake_driver_node": "vla_ros.sim.fake_driver_node",
     "control_ticker": "vla_ros.bench.control.idle_ticker",
     "control_cameras": "vla_ros.bench.control.cameras",
 }

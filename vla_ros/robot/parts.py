@@ -33,6 +33,21 @@ def check_once(what: str, names: Sequence[str]) -> None:
         raise ValueError(f"{what} '{repeated[0]}' is named twice")
 
 
+def check_renamed(where: str, rename: Mapping[str, str], joints: Sequence[str]) -> None:
+    """Raises ValueError where ``rename`` names another joint than ``joints``, or leaves two with one name."""
+    unknown = [name for name in rename.values() if name not in joints]
+    if unknown:
+        raise ValueError(f"{where}rename: unknown joint '{unknown[0]}'; joints are {', '.join(joints)}")
+    check_once(f"{where}rename: joint", [*rename.values()])
+    check_once(f"{where}after rename, joint", names_in_messages(joints, rename))
+
+
+def names_in_messages(joints: Sequence[str], rename: Mapping[str, str]) -> tuple[str, ...]:
+    """What messages call each of ``joints``, where ``rename`` maps their names to the robot's."""
+    given = {name: message_name for message_name, name in rename.items()}
+    return tuple(given.get(name, name) for name in joints)
+
+
 @dataclass(frozen=True)
 class JointConfig:
     """Limits of one joint: rad, rad/s, rad/s², rad/s³ (m, m/s, … for a sliding joint). ``max_jerk`` None: not
@@ -104,8 +119,7 @@ class JointStateConfig:
     @cached_property
     def message_names(self) -> tuple[str, ...]:
         """What messages call each of ``joints``."""
-        given = {name: message_name for message_name, name in self.rename.items()}
-        return tuple(given.get(name, name) for name in self.joints)
+        return names_in_messages(self.joints, self.rename)
 
 
 @dataclass(frozen=True)
@@ -117,7 +131,7 @@ class OutputConfig:
     tick: with two, what comes late by up to a period finds the one before still under way. A gripper's action server,
     whose name ``topic`` is, gets a goal where the target has moved by ``min_change`` (rad or m; None: a hundredth of
     its range), at most ``max_rate_hz`` times a second, with ``max_effort`` (N or Nm; None: what the server does by
-    default).
+    default). ``rename`` maps what the controller calls a joint to what the robot file calls it.
     """
 
     name: str
@@ -129,6 +143,7 @@ class OutputConfig:
     min_change: float | None = None
     max_rate_hz: float | None = None
     max_effort: float | None = None
+    rename: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         where = f"output '{self.name}': "
@@ -137,11 +152,12 @@ class OutputConfig:
                 expected = f"expected one of {', '.join(map(str, known))}"
                 raise ValueError(f"{where}{key} is '{getattr(self, key)}'; {expected}")
         for own in fields(self)[4:]:  # those that not every interface has
-            if getattr(self, own.name) != own.default and own.name not in self.kind.keys:
+            if getattr(self, own.name) not in (own.default, {}) and own.name not in self.kind.keys:
                 expected = f"expected none but {', '.join(self.kind.keys) or 'topic'}"
                 raise ValueError(f"{where}{own.name} is given for interface '{self.interface}'; {expected}")
         if not self.joints:
             raise ValueError(f"{where}joints is empty; expected those that it drives")
+        check_renamed(where, self.rename, self.joints)
         if self.kind.is_gripper and len(self.joints) > 1:
             got = f"joints are {', '.join(self.joints)} for interface '{self.interface}'"
             raise ValueError(f"{where}{got}; expected one joint: give each gripper an output of its own")
@@ -159,6 +175,11 @@ class OutputConfig:
         """The topic, or the action, that commands go to: the one in the file, else the controller's usual one."""
         return self.topic or self.kind.topic
 
+    @cached_property
+    def message_names(self) -> tuple[str, ...]:
+        """What its controller calls each of ``joints``."""
+        return names_in_messages(self.joints, self.rename)
+
     @property
     def set_points(self) -> Interface:
         """How its set points are published, recorded and read: as its commands, where those say all of it."""
@@ -167,7 +188,7 @@ class OutputConfig:
     def decode(self, msg: Any, period_s: float) -> Trajectory:
         """A message of ``set_points``, as ``Interface.decode`` reads it."""
         assert self.set_points.decode is not None
-        return self.set_points.decode(msg, self.joints, period_s)
+        return self.set_points.decode(msg, self.message_names, period_s)
 
     @property
     def set_point_topic(self) -> str:

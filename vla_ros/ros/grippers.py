@@ -90,7 +90,7 @@ class Gripper:
 
     def _send(self, wanted: Trajectory, position: float, now_ns: int) -> None:
         own = Trajectory(0, wanted.times_s[:1], wanted.positions[:1, [self._column]], None)
-        goal = self._output.kind.encode(new_message, own, self._output.joints)
+        goal = self._output.kind.encode(new_message, own, self._output.message_names)
         if self._output.max_effort is not None:
             assert self._output.kind.set_effort is not None
             self._output.kind.set_effort(goal, self._output.max_effort)

@@ -22,6 +22,9 @@ from vla_ros.ros.managed import Role
 from vla_ros.runtime.limits import BrakingRamp
 from vla_ros.units import NS_PER_S
 
+MAX_TICKS = 100
+"""How many ticks' parts are kept, at most, while others of the same tick are still on their way."""
+
 
 class CommandOutputs:
     """Publishers for each output of the robot file, and a client for each gripper that is an action server, of which
@@ -88,7 +91,7 @@ class CommandOutputs:
 
 class _Output:
     def __init__(self, node: Node, robot: RobotConfig, config: OutputConfig, period_s: float) -> None:
-        self._joints = config.joints
+        self._joints = config.message_names
         self._is_stamped = config.stamp == "tick"
         self._delay_s = (config.lead_periods - 1) * period_s
         self._before: Trajectory | None = None
@@ -139,7 +142,8 @@ def _delayed(trajectory: Trajectory, delay_s: float, before: Trajectory | None) 
 
 class CommandInputs:
     """Hears what is published for all outputs of a robot; ``on_command`` gets it as one trajectory of all joints, and
-    what the middleware says of the message that completed it.
+    what the middleware says of the message that completed it. Where all are stamped with their ticks, only parts of one
+    tick become one command, in whatever order they come.
 
     ``on_refused`` gets in one line what no controller could follow; without, it is raised.
     """
@@ -154,7 +158,8 @@ class CommandInputs:
     ) -> None:
         self._robot = robot
         self._on_command, self._on_refused = on_command, on_refused
-        self._parts: dict[str, tuple[Sequence[int], Trajectory]] = {}
+        self._are_stamped = all(one.stamp == "tick" and one.set_points.names_joints for one in robot.outputs)
+        self._parts: dict[int, dict[str, tuple[Sequence[int], Trajectory]]] = {}
         for output in robot.outputs:
             kind, topic = interface_class(output.set_points.msgtype), output.set_point_topic
             node.create_subscription(kind, topic, partial(self._take, output), profile)
@@ -166,7 +171,11 @@ class CommandInputs:
             if self._on_refused is None:
                 raise
             return self._on_refused(str(error))
-        self._parts[output.name] = self._robot.columns(output.joints), trajectory
-        if len(self._parts) == len(self._robot.outputs):
-            parts, self._parts = list(self._parts.values()), {}
-            self._on_command(join_trajectories(parts, self._robot.num_joints), info)
+        stamp_ns = trajectory.stamp_ns if self._are_stamped else 0
+        parts = self._parts.setdefault(stamp_ns, {})
+        parts[output.name] = self._robot.columns(output.joints), trajectory
+        if len(parts) == len(self._robot.outputs):  # what is older has lost a part
+            self._parts = {other_ns: others for other_ns, others in self._parts.items() if other_ns > stamp_ns}
+            self._on_command(join_trajectories([*parts.values()], self._robot.num_joints), info)
+        elif len(self._parts) > MAX_TICKS:
+            del self._parts[min(self._parts)]
