@@ -64,6 +64,12 @@ class Row:
     def is_good(self) -> bool:
         return self.worst_share <= self.wanted_share
 
+    @property
+    def line(self) -> str:
+        about = f"{self.leader_hz:3.0f} Hz, jitter of the {self.jitter_of:7}, control {self.control_hz:3.0f} Hz"
+        within = f"within {self.worst_share:6.1%} (wanted {self.wanted_share:.0%}), {self.lag_s * 1e3:3.0f} ms behind"
+        return f"{'good' if self.is_good else 'BAD '}  {about}: {within}"
+
 
 def messages(jitter_of: str, rate_hz: float, seed: int) -> Iterator[Message]:
     """What is heard, in the order of hearing; ``jitter_of`` the ``reading`` or the ``way``."""
@@ -117,12 +123,7 @@ def main() -> int:
                 runs = [follow(jitter_of, rate_hz, control_hz, seed) for seed in range(args.seeds)]
                 row = max(runs, key=lambda run: run.worst_share)
                 rows.append(row)
-                print(
-                    f"{'good' if row.is_good else 'BAD '}  {row.leader_hz:5.0f} Hz, jitter of the {jitter_of:7}, control "
-                    f"{control_hz:3.0f} Hz: within {row.worst_share:6.1%} of {row.wanted_share:.0%}, "
-                    f"{row.lag_s * 1e3:4.0f} ms behind",
-                    flush=True,
-                )
+                print(row.line, flush=True)
     if args.json:
         write_json(args.json, [vars(row) for row in rows])
     return 0 if all(row.is_good for row in rows) else 1

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros import topics
+from vla_ros.observing.freshness import Fault
+from vla_ros.robot import RobotConfig
 from vla_ros.runtime.path import Path, Target
+from vla_ros.runtime.watchdogs import silence_fault
 from vla_ros.units import NS_PER_S
 
 TAKEOVERS = ("message", "motion", "request")
@@ -35,10 +40,13 @@ class TeleopSettings:
 @dataclass(frozen=True)
 class TeleopTrajectory:
     """Set points ``positions`` ``[num_points, num_joints]`` at ``times_ns`` on the steady clock, increasing; NaN for a
-    joint that isn't named."""
+    joint that isn't named. It came on ``topic``, and takes over where no joint is further than ``max_distance`` from
+    it."""
 
     times_ns: tuple[int, ...]
     positions: np.ndarray
+    topic: str = topics.TELEOP.name
+    max_distance: float = math.inf
 
 
 class _Hand:
@@ -91,19 +99,23 @@ class _Hand:
 
 
 class Teleop:
-    """Follows the newest trajectory of each device; after its last point, that point."""
+    """Follows the newest trajectory of each device on one topic; after its last point, that point."""
 
-    def __init__(self, settings: TeleopSettings, period_ns: int) -> None:
+    def __init__(self, settings: TeleopSettings, robot: RobotConfig, period_ns: int) -> None:
         """``period_ns`` is how far ahead of their tick targets are asked for."""
         self._period_ns = period_ns
         self._settings = settings
+        self._robot = robot
         self._hands: dict[bytes, _Hand] = {}
+        self._topic = ""
         self._rest: np.ndarray | None = None
-        self._reference: np.ndarray | None = None
+        self._references: dict[str, np.ndarray] = {}
         self._heard_ns = 0
+        self._newest: dict[str, tuple[int, TeleopTrajectory]] = {}
 
-    def refusal(self, trajectory: TeleopTrajectory, now_ns: int) -> str:
-        """Why a trajectory cannot be followed, in one line; empty where it can."""
+    def hear(self, trajectory: TeleopTrajectory, now_ns: int) -> str:
+        """A trajectory has come. Returns why it cannot be followed, in one line; empty where it can."""
+        self._newest[trajectory.topic] = now_ns, trajectory
         last_ns = trajectory.times_ns[-1]
         if now_ns - last_ns > self._settings.timeout_s * NS_PER_S:
             return f"trajectory ended {(now_ns - last_ns) / NS_PER_S:.2f} s ago; expected one for now: check its stamp"
@@ -114,26 +126,60 @@ class Teleop:
         if self._settings.takeover != "motion":
             return self._settings.takeover == "message"
         first = trajectory.positions[0]
-        known = first if self._reference is None else self._reference
-        self._reference = np.where(np.isnan(known), first, known)
+        known = self._references.get(trajectory.topic, first)
+        self._references[trajectory.topic] = reference = np.where(np.isnan(known), first, known)
         # NaN, a joint that is not named, is never above the threshold.
-        return bool((np.abs(trajectory.positions - self._reference) > self._settings.threshold_rad).any())
+        return bool((np.abs(trajectory.positions - reference) > self._settings.threshold_rad).any())
 
-    def follow(self, trajectory: TeleopTrajectory, start_positions: np.ndarray, now_ns: int) -> None:
+    def distance(self, trajectory: TeleopTrajectory, positions: np.ndarray | None) -> str:
+        """The joint that is furthest from ``positions`` ``[num_joints]``, commanded now, where that is too far to take
+        over; else empty."""
+        if positions is None:
+            return ""
+        gaps = np.where(self._robot.is_driven, np.nan_to_num(np.abs(trajectory.positions[0] - positions)), 0.0)
+        joint = int(gaps.argmax())
+        if gaps[joint] <= trajectory.max_distance:
+            return ""
+        return (
+            f"the hand on '{trajectory.topic}' is {gaps[joint]:.2f} from the robot at joint "
+            f"'{self._robot.joint_names[joint]}'; expected at most {trajectory.max_distance:g} (teleop.max_distance in "
+            "the robot file): bring them together"
+        )
+
+    def waits(self, positions: np.ndarray | None, now_ns: int) -> str:
+        """Which hand that is heard now is too far from ``positions`` ``[num_joints]`` to be followed from now on; empty
+        where none is, or one is followed."""
+        since_ns = now_ns - round(self._settings.timeout_s * NS_PER_S)
+        heard = [trajectory for heard_ns, trajectory in self._newest.values() if heard_ns >= since_ns]
+        far = [self.distance(trajectory, positions) for trajectory in heard if self._rest is None]
+        return far[0] if far and all(far) else ""
+
+    def follow(self, trajectory: TeleopTrajectory, start_positions: np.ndarray, now_ns: int) -> str:
         """From ``start_positions`` ``[num_joints]``, aimed at for ``now_ns``, through what still lies ahead.
 
         A joint that the trajectory doesn't name goes on to where it was sent before, or stays: an arm and its gripper
-        may be led by two devices.
+        may be led by two devices. Whoever is followed first is followed until it is silent: what comes on another topic
+        waits. Returns why a device is not followed yet, in one line.
         """
+        if self._topic not in ("", trajectory.topic):
+            return ""
+        self._heard_ns = now_ns
         named = ~np.isnan(trajectory.positions[-1])
-        hand = self._hands.pop(named.tobytes(), None) or _Hand(named, self._period_ns)
+        hand = self._hands.get(named.tobytes())
+        if hand is None:
+            far = self.distance(trajectory, start_positions)
+            if far:
+                return far
+            hand = _Hand(named, self._period_ns)
+        self._topic = trajectory.topic
         hand.follow(trajectory, start_positions, now_ns)
+        self._hands.pop(named.tobytes(), None)
         self._hands[named.tobytes()] = hand  # the last one: of two that name a joint the newer is followed
         if len(self._hands) > MAX_HANDS:
             del self._hands[next(iter(self._hands))]
         self._rest = start_positions.copy() if self._rest is None else self._rest
         self._rest[named] = trajectory.positions[-1][named]
-        self._heard_ns = now_ns
+        return ""
 
     def start(self, now_ns: int) -> None:
         """A human has the robot from now on, and is to be heard within the time limit."""
@@ -143,10 +189,12 @@ class Teleop:
     def stop(self) -> None:
         """The human has given the robot away: a motion counts from where the hand is next."""
         self._forget()
-        self._reference = None
+        self._references.clear()
 
-    def silence_s(self, now_ns: int) -> float:
-        return (now_ns - self._heard_ns) / NS_PER_S
+    def silence(self, now_ns: int) -> Fault | None:
+        """A human who has the robot and hasn't been heard for too long."""
+        topic = self._topic or self._robot.teleop.topic or topics.TELEOP.name
+        return silence_fault(topic, (now_ns - self._heard_ns) / NS_PER_S, self._settings.timeout_s)
 
     def target(self, t_ns: int) -> Target | None:
         """The target at ``t_ns``; None before the first trajectory."""
@@ -160,4 +208,4 @@ class Teleop:
 
     def _forget(self) -> None:
         self._hands.clear()
-        self._rest = None
+        self._topic, self._rest = "", None
