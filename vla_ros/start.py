@@ -52,6 +52,7 @@ policy_node = partial(_run, "vla_ros.nodes.policy_node")
 model_node = partial(_run, "vla_ros.nodes.model_node")
 sim_node = partial(_run, "vla_ros.sim.node")
 teleop_keyboard = partial(_run, "vla_ros.teleop.keyboard")
+teleop_joystick = partial(_run, "vla_ros.teleop.joystick")
 player = partial(_run, "vla_ros.record.player")
 
 
