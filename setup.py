@@ -10,7 +10,16 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGE = "vla_ros"
-EXECUTABLES = ("policy_node", "model_node", "sim_node", "fake_driver_node", "teleop_keyboard", "player", "vla_ros")
+EXECUTABLES = (
+    "policy_node",
+    "model_node",
+    "sim_node",
+    "fake_driver_node",
+    "teleop_keyboard",
+    "teleop_joystick",
+    "player",
+    "vla_ros",
+)
 ROS_MESSAGES = ("diagnostic-msgs", "sensor-msgs", "std-msgs", "std-srvs", "trajectory-msgs")
 
 

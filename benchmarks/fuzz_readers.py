@@ -21,7 +21,7 @@ from released_helpers import write_run
 from rosbags.rosbag2 import CompressionMode
 
 from vla_ros.bags.compression import zstd
-from vla_ros.bags.definitions import TYPES
+from vla_ros.bags.definitions import TYPES, serialize
 from vla_ros.bags.read import BagReader
 from vla_ros.messages.trace import decode_trace
 from vla_ros.policies.directory import infer, load_policy, save_policy
@@ -34,6 +34,7 @@ from vla_ros.policies.pi.released.settings import RobotSettings, processor_confi
 from vla_ros.policies.pi.released.statistics import read_released_stats
 from vla_ros.policies.pi.released.weights import load_released
 from vla_ros.policies.pi.request import PiRequest
+from vla_ros.record.writing import as_jpeg
 from vla_ros.recordings.feed import LEARNED, REPLAYED, Feed
 from vla_ros.replay.baseline.record import read_baseline, stored_tolerances
 from vla_ros.robot import load_robot
@@ -184,6 +185,7 @@ def _messages() -> list[tuple[str, Any, int]]:
             "/front/image": image(stamp_ns, pixels),
             "/top/image": jpeg(stamp_ns, pixels),
             "/vla_policy/teleop": trajectory(stamp_ns, JOINTS, rows),
+            "/leader/joint_states": joint_state(stamp_ns, JOINTS, rows[0]),
             "/vla_policy/chunk": trajectory(stamp_ns, JOINTS, rows),
             "/joint_trajectory_controller/joint_trajectory": trajectory(stamp_ns, JOINTS, rows),
         }
@@ -195,6 +197,7 @@ def _bag(write: Callable[[Path], None], name: str, form: str, folder: Path) -> S
     folder.mkdir(parents=True)
     write(folder / "bag")
     text = ROBOT.read_text().replace("topic: top/image,", "topic: top/image, compressed: true,")
+    text += "teleop: {type: joint_states, topic: leader/joint_states}\n"
     (folder / "robot.yaml").write_text(text)
     robot = load_robot(folder / "robot.yaml")
     (path,) = (folder / "bag").glob(name)
@@ -212,6 +215,12 @@ def _bag(write: Callable[[Path], None], name: str, form: str, folder: Path) -> S
         return feed.problems
 
     return Sample(folder, path, read, form)
+
+
+def _recorded_image(folder: Path) -> Sample:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    data = bytes(serialize(image(at(0), pixels)))
+    return _sample(folder, "image", lambda path: as_jpeg(path.read_bytes(), 90), data)
 
 
 def _write_plain(bag: Path) -> None:
@@ -293,6 +302,7 @@ READERS: dict[str, Make] = {
     "db3": partial(_bag, partial(_write, SQLITE, None), "*.db3", ""),
     "db3.zstd": partial(_bag, _write_packed, "*.zstd", "zstd"),
     "db3, zstd messages": partial(_bag, partial(_write, SQLITE, CompressionMode.MESSAGE), "*.db3", ""),
+    "record --compress jpeg": _recorded_image,
     "baseline.json": _baseline,
     "overrides": _overrides,
     "trace": partial(_text, decode_trace, TRACE),

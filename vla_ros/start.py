@@ -53,6 +53,7 @@ model_node = partial(_run, "vla_ros.nodes.model_node")
 sim_node = partial(_run, "vla_ros.sim.node")
 fake_driver_node = partial(_run, "vla_ros.sim.fake_driver_node")
 teleop_keyboard = partial(_run, "vla_ros.teleop.keyboard")
+teleop_joystick = partial(_run, "vla_ros.teleop.joystick")
 player = partial(_run, "vla_ros.record.player")
 
 

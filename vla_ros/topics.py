@@ -72,3 +72,8 @@ ENGAGE = Service(f"{POLICY_NODE}/engage", TRIGGER)
 TAKEOVER = Service(f"{POLICY_NODE}/takeover", TRIGGER)
 HOLD = Service(f"{POLICY_NODE}/hold", TRIGGER)
 RESET_ESTOP = Service(f"{POLICY_NODE}/reset_estop", TRIGGER)
+
+
+def compressed(topic: str) -> str:
+    """The topic beside one of images that has them as JPEG, as image_transport names it."""
+    return f"{topic}/compressed"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rclpy
-from bag_samples import at, image, string, write_bag
+from bag_samples import START_NS, at, image, joint_state, jpeg, string, write_bag
 from rclpy.node import Node
 from ros_harness import NodeProcess, wait_until
 from sensor_msgs.msg import Image, JointState
@@ -76,3 +76,39 @@ def test_a_topic_of_another_type_is_refused_in_one_line(
     assert [line for line in node.log.splitlines() if expected in line] == [
         f"player: bag {bag}: {expected}: check the robot file"
     ], node.log
+
+
+@pytest.mark.parametrize("player", ["auto", "rosbag2"])
+def test_images_recorded_as_jpeg_reach_the_nodes_as_images(
+    listener: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, player: str
+) -> None:
+    noted = fake_ros2(tmp_path, monkeypatch, 0)
+    pixels = np.full((128, 128, 3), (200, 100, 50), np.uint8)
+    topic = "/left/front_camera/image_raw/compressed"
+    bag = write_bag(
+        tmp_path / "bag",
+        [
+            ("/left/joint_states", joint_state(at(0), ["base_yaw"], [0.0]), at(0)),
+            *((topic, jpeg(at(i / 10), pixels), at(i / 10)) for i in range(20)),
+        ],
+    )
+    heard: list[Image] = []
+    listener.create_subscription(JointState, "joint_states", lambda msg: None, qos.JOINT_STATES)
+    listener.create_subscription(Image, "front_camera/image_raw", heard.append, 100)
+    listener.create_subscription(Image, "top_camera/image_raw", lambda msg: None, qos.CAMERA)
+    parameters = {"bag": bag, "player": player, "engage": False}
+    node = NodeProcess("record.player", tmp_path / "player.log", parameters, namespace="left")
+
+    def spin() -> bool:
+        rclpy.spin_once(listener, timeout_sec=0.01)
+        return not node.is_running
+
+    wait_until(spin, "the end of the player", 60.0)
+    assert not noted.exists()
+    if player == "rosbag2":
+        assert node.stop() == 2 and f"'{topic}' holds JPEGs" in node.log and "player:=own" in node.log
+        return
+    assert node.stop() == 0, node.log
+    assert len(heard) >= 10 and {(msg.width, msg.height, msg.encoding) for msg in heard} == {(128, 128, "rgb8")}
+    assert np.abs(np.frombuffer(heard[0].data, np.uint8).reshape(pixels.shape).astype(int) - pixels).max() < 4
+    assert (heard[0].header.stamp.sec, heard[0].header.frame_id) == (START_NS // 1_000_000_000, "base")

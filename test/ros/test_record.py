@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rclpy
 import yaml
@@ -25,6 +26,12 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String, UInt8MultiArray
 from trajectory_msgs.msg import JointTrajectory
+
+from vla_ros.bags.read import BagReader
+from vla_ros.messages.images import encode_image
+from vla_ros.recordings.feed import Feed
+from vla_ros.robot import load_robot
+from vla_ros.types import Frame
 
 ROBOT_FILE = Path(__file__).parents[1] / "data" / "three_joints.yaml"
 # Deep, or a publisher that hurries would overwrite what is still to be sent.
@@ -54,6 +61,7 @@ class Robot:
     def __init__(self, namespace: str = "", **others: tuple[type, QoSProfile]) -> None:
         self.node = rclpy.create_node("robot", namespace=namespace)
         self.published: dict[str, list[bytes]] = defaultdict(list)
+        self.picture: np.ndarray | None = None
         self._count = 0
         self._publishers = {}
         for name, (kind, profile) in {**TOPICS, **others}.items():
@@ -85,7 +93,9 @@ class Robot:
             return UInt8MultiArray(data=text.encode())
         message = kind()
         message.header.frame_id = text
-        if kind is Image:
+        if kind is Image and self.picture is not None:
+            encode_image(self.picture, message, self.node.get_clock().now().nanoseconds, text)
+        elif kind is Image:
             message.data = os.urandom(4 * 1000)
         return message
 
@@ -292,6 +302,59 @@ def test_under_simulated_time_messages_bear_it_and_none_is_recorded_before_it_be
         stamps_s = [stamp_ns / 1e9 for _, stamp_ns, _ in reader.messages()]
     assert all(500 < stamp_s <= sim_s and stamp_s.is_integer() for stamp_s in stamps_s)
     assert stamps_s[-1] > stamps_s[0]
+
+
+@pytest.mark.parametrize("how", ["zstd", "jpeg"])
+def test_compressed_recordings_hold_the_same_pictures_and_everything_else_byte_for_byte(
+    make_robot, start_recording, how
+):
+    robot = make_robot()
+    robot.picture = (np.indices((24, 32)).sum(axis=0)[..., None] * (4, 3, 2)).astype(np.uint8)
+    recording = start_recording("--compress", how, "--quality", "100")
+    robot.publish_until(lambda: "every topic" in recording.log, "all topics to be heard")
+    time.sleep(SETTLE_S)
+    assert recording.end(signal.SIGINT) == 0, recording.log
+    metadata = yaml.safe_load((recording.bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    recorded = recording.read()
+    images = {topic for topic in robot.published if topic.endswith("image")}
+    for topic in robot.published.keys() - (images if how == "jpeg" else set()) - {"/vla_model/request"}:
+        assert_holds(recorded[topic], robot.published[topic], num_last=1)
+    frames = [event.said for event in Feed(BagReader(recording.bag), load_robot(ROBOT_FILE)) if is_frame(event)]
+    assert {frame.camera for frame in frames} == {"front", "top"}
+    if how == "zstd":
+        assert metadata["custom_data"] is None
+        assert all(np.array_equal(frame.image, robot.picture) for frame in frames)
+    else:
+        assert not images & recorded.keys() and "images as JPEG of quality 100" in recording.log
+        assert metadata["custom_data"] == {"jpeg_quality": "100"}
+        errors = [np.abs(frame.image.astype(int) - robot.picture).mean() for frame in frames]
+        assert max(errors) < 2.0
+
+
+def is_frame(event) -> bool:
+    return isinstance(event.said, Frame)
+
+
+def test_an_image_that_cannot_become_a_jpeg_is_recorded_as_it_came_and_that_is_said(make_robot, start_recording):
+    robot = make_robot()  # its images are no pictures
+    recording = start_recording("--compress", "jpeg")
+    robot.publish_until(lambda: "every topic" in recording.log, "all topics to be heard")
+    time.sleep(SETTLE_S)
+    assert recording.end(signal.SIGINT) == 1
+    assert_holds(recording.read()["/front/image"], robot.published["/front/image"], num_last=1)
+    assert "images of /front/image are recorded as they came, not as JPEG: image" in recording.log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--compress", "gif"), "--compress is 'gif'; expected one of none, zstd, jpeg"),
+        (("--compress", "jpeg", "--quality", "0"), "--quality is 0; expected 1 to 100"),
+    ],
+)
+def test_a_compression_that_there_is_not_ends_in_one_line(start_recording, arguments, said):
+    recording = start_recording(*arguments)
+    assert recording.end() == 2 and recording.log.strip() == f"vla_ros record: {said}"
 
 
 def test_a_graph_without_a_robot_ends_in_one_line_and_exit_code_2(ros, start_recording):

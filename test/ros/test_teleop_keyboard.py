@@ -10,96 +10,21 @@ import signal
 import subprocess
 import sys
 import termios
-import threading
 import time
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import rclpy
 from conftest import ROBOT_FILE
-from rclpy.executors import SingleThreadedExecutor
+from fake_policy_node import HERE, ROBOT, FakePolicyNode
 from ros_harness import SOURCE_ROOT, wait_until
-from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, String
-from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros.messages.trajectories import parse_trajectory
-from vla_ros.robot import load_robot
-from vla_ros.ros import qos
 
-ROBOT = load_robot(ROBOT_FILE)
 UP, RIGHT = b"\x1b[A", b"\x1b[C"
-HERE = np.array([0.3, 0.2, 0.1])
-SILENCE_S = 0.5
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
 COMMAND = [sys.executable, "-m", "vla_ros.teleop.keyboard", "--ros-args", "-p", f"robot:={ROBOT_FILE}"]
-
-
-class FakePolicyNode:
-    """Modes as the policy node has them: a teleop message takes over, silence holds, services answer."""
-
-    def __init__(self) -> None:
-        self.mode = "HOLD"
-        self.refusals: dict[str, str] = {}
-        self.calls: list[str] = []
-        self.trajectories: list[JointTrajectory] = []
-        self.received_s: list[float] = []
-        self.estops: list[bool] = []
-        self.node = node = rclpy.create_node("vla_policy")
-        self._mode = node.create_publisher(String, "~/mode", qos.LATCHED)
-        self._joints = node.create_publisher(JointState, ROBOT.joint_sources[0].topic, qos.JOINT_STATES)
-        node.create_subscription(JointTrajectory, "~/teleop", self._on_teleop, qos.COMMAND)
-        node.create_subscription(Bool, "~/estop", self._on_estop, qos.LATCHED)
-        for name, mode in (("takeover", "TELEOP"), ("engage", "POLICY"), ("hold", "HOLD"), ("reset_estop", "HOLD")):
-            node.create_service(Trigger, f"~/{name}", lambda *args, call=(name, mode): self._answer(*call, *args))
-        node.create_timer(0.02, self._publish)
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
-        self._thread.start()
-        self.go_to("HOLD")
-
-    def close(self) -> None:
-        self._executor.shutdown()
-        self._thread.join()
-        self.node.destroy_node()
-
-    def go_to(self, mode: str) -> None:
-        self.mode = mode
-        self._mode.publish(String(data=mode))
-
-    def _on_teleop(self, msg: JointTrajectory) -> None:
-        self.trajectories.append(msg)
-        self.received_s.append(time.monotonic())
-        if self.mode != "ESTOP":
-            self.go_to("TELEOP")
-
-    def _on_estop(self, msg: Bool) -> None:
-        self.estops.append(msg.data)
-        if msg.data:
-            self.go_to("ESTOP")
-
-    def _answer(self, name: str, mode: str, request: Any, response: Trigger.Response) -> Trigger.Response:
-        self.calls.append(name)
-        response.message = self.refusals.get(name, f"{mode} it is")
-        response.success = name not in self.refusals
-        if name == "reset_estop" and self.estops[-1]:
-            response.success, response.message = False, "estop is still true"
-        if response.success:
-            self.go_to(mode)
-        return response
-
-    def _publish(self) -> None:
-        msg = JointState(name=list(ROBOT.joint_names), position=array("d", HERE))
-        msg.header.stamp = self.node.get_clock().now().to_msg()
-        self._joints.publish(msg)
-        if self.mode == "TELEOP" and self.received_s and time.monotonic() - self.received_s[-1] > SILENCE_S:
-            self.go_to("HOLD")
 
 
 class Keyboard:
@@ -201,6 +126,14 @@ def test_a_refusal_is_shown_above_the_status_and_a_stop_is_latched_and_reset(fak
     wait_until(lambda: fake.mode == "TELEOP", "TELEOP")
     keyboard.press(b"h")
     wait_until(lambda: "hold" in fake.calls and keyboard.status.startswith("HOLD  ["), "HOLD")
+
+
+def test_episodes_are_marked_for_who_records(fake, keyboard):
+    keyboard.press(b"s", b"y", b"s", b"d", b"n")
+    wait_until(lambda: len(fake.marks) == 4, "the marks")
+    assert fake.marks == ["start", "success", "start", "discard"]
+    wait_until(lambda: "no episode; s starts one" in keyboard.screen, "that there is none")
+    assert not fake.trajectories and "nobody records" not in keyboard.screen
 
 
 def test_the_newest_of_two_keys_counts(fake, keyboard):

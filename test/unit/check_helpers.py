@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from runtime_helpers import ROBOT
 
+from vla_ros import topics
 from vla_ros.check.finding import Finding, Level
 from vla_ros.check.judge import PolicyNeeds, judge
 from vla_ros.check.seen import (
@@ -15,6 +16,7 @@ from vla_ros.check.seen import (
     ControllerSettings,
     Endpoint,
     GraphSeen,
+    HandSeen,
     JointStatesSeen,
     OutputSeen,
     Picture,
@@ -75,7 +77,7 @@ def graph(**changes: Any) -> GraphSeen:
         joint_states=(joints_seen(),),
         outputs={"arm": output_seen(ControllerSettings(("elbow", "shoulder"), SET_WELL))},
         task=TopicSeen("/vla_policy/task"),
-        teleop=TopicSeen("/vla_policy/teleop"),
+        hands={topics.TELEOP.name: HandSeen(TopicSeen("/vla_policy/teleop"))},
         estop=TopicSeen("/vla_policy/estop"),
     )
     return replace(seen, **changes)

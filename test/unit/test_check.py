@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from check_helpers import (
     FROM_DESIRED,
     IMAGE,
+    JOINT_STATE,
     MS,
     NEEDS,
     NONZERO_END,
@@ -28,9 +31,9 @@ from runtime_helpers import APART, ROBOT
 
 from vla_ros.check.finding import Finding, Level, is_good, page, to_json
 from vla_ros.check.judge import judge
-from vla_ros.check.seen import ControllerSettings, Endpoint, Picture, Range, Stream, TopicSeen
-from vla_ros.robot.parts import OutputConfig
-from vla_ros.topics import JOINT_STATE
+from vla_ros.check.seen import ControllerSettings, Endpoint, HandSeen, Picture, Range, Stream, TopicSeen
+from vla_ros.hands import hands_of
+from vla_ros.robot.parts import OutputConfig, TeleopConfig
 
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
 STATUS = "diagnostic_msgs/msg/DiagnosticStatus"
@@ -167,7 +170,7 @@ SPOILT = {
         ),
     ),
     "images lost": (
-        graph(num_lost={ROBOT.cameras[0].topic: 40}, dds_profile="PROFILES=fastdds.xml"),
+        graph(num_lost={ROBOT.cameras[0].topic: 40}, cure_of_losses="start it with PROFILES=fastdds.xml"),
         *("WARN", "images: lost", "40 of", "with PROFILES=fastdds.xml"),
     ),
     "two model nodes": (
@@ -209,9 +212,41 @@ def test_each_thing_that_does_not_fit_is_one_finding_with_a_place_to_fix_it(what
 
 
 def test_people_are_heard_whatever_the_quality_of_service_of_their_device():
-    heard = {"estop": BOOL, "teleop": TRAJECTORY}
-    seen = graph(**{name: topic(f"/vla_policy/{name}", kind, reliable=False) for name, kind in heard.items()})
-    assert problems(seen) == []
+    estop = topic("/vla_policy/estop", BOOL, reliable=False)
+    hand = topic("/vla_policy/teleop", TRAJECTORY, reliable=False)
+    assert problems(graph(estop=estop, hands={"vla_policy/teleop": HandSeen(hand)})) == []
+
+
+@pytest.mark.parametrize(("rate_hz", "num_lost", "fix"), [(90.0, 1, "PROFILES"), (90.0, 0, "exposure"), (22.0, 0, "")])
+def test_a_camera_slower_than_the_robot_file_expects_is_named_with_what_may_help(rate_hz, num_lost, fix):
+    first, second = ROBOT.cameras
+    robot = replace(ROBOT, cameras=(replace(first, rate_hz=rate_hz), second))
+    found = problems(graph(num_lost={first.topic: num_lost}, cure_of_losses="PROFILES=fastdds.xml"), robot)
+    expected = [(Level.WARN, "camera front: rate_hz")] if fix else []
+    assert [(finding.level, finding.subject) for finding in found] == expected
+    for finding in found:
+        assert "90 Hz (rate_hz of camera 'front'" in finding.expected and fix in finding.fix
+
+
+SAID = SimpleNamespace(header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=0)), name=["elbow"], position=[0.5])
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "got"),
+    [
+        (JOINT_STATE, {}, ""),
+        (TRAJECTORY, {}, f"publishes /leader/joint_states as {TRAJECTORY}"),
+        (JOINT_STATE, {"name": ["joint_1"]}, "/leader/joint_states holds joint_1"),
+        (JOINT_STATE, {"position": [math.nan]}, "1 of 1 messages of /leader/joint_states can't be followed: joint"),
+    ],
+)
+def test_a_leader_arm_of_the_robot_file_is_looked_for_on_its_topic_and_by_its_joints(kind, said, got):
+    robot = replace(ROBOT, teleop=TeleopConfig("joint_states", "leader/joint_states"))
+    leader = HandSeen(topic("/leader/joint_states", kind))
+    leader.add(hands_of(robot)[0], robot.joint_names, SimpleNamespace(**{**vars(SAID), "velocity": [], **said}))
+    found = problems(graph(hands={**graph().hands, "leader/joint_states": leader}), robot)
+    assert [finding.level for finding in found] == [Level.FAIL] * bool(got)
+    assert all(got in finding.got for finding in found)
 
 
 def test_a_driver_on_another_clock_is_no_problem_where_commands_start_on_receipt():

@@ -31,7 +31,7 @@ from vla_ros.observing.buffers import FrameBuffer
 from vla_ros.recordings.events import Chunk, Command, Task, Teleop
 from vla_ros.recordings.feed import Feed, resolve_topic
 from vla_ros.robot import RobotConfig
-from vla_ros.robot.parts import CameraConfig, JointConfig, JointStateConfig, OutputConfig
+from vla_ros.robot.parts import CameraConfig, JointConfig, JointStateConfig, OutputConfig, TeleopConfig
 from vla_ros.types import Frame, JointSample, Mode
 
 HEIGHT, WIDTH = 24, 32
@@ -300,3 +300,47 @@ def test_joint_states_of_two_arms_with_equal_names_are_told_apart_by_their_topic
     samples = [event.said for event in events]
     assert [(sample.source, sample.positions.tolist()) for sample in samples] == [(0, [1.0, 2.0]), (1, [3.0])]
     assert not any("wheel" in line for line in problems)
+
+
+def packed_messages(*topics):
+    """The usual bag with the raw camera's images on ``topics``: raw, or as JPEG where they are called compressed."""
+    pictures = [
+        (topic, (jpeg if topic.endswith("/compressed") else image)(at(0.2), PIXELS), at(0.22)) for topic in topics
+    ]
+    return [*(message for message in messages() if message[0] != "/raw/image"), *pictures]
+
+
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "cut off"])
+@pytest.mark.parametrize(
+    ("topics", "is_jpeg"),
+    [(["/raw/image/compressed"], True), (["/raw/image"], False), (["/raw/image", "/raw/image/compressed"], False)],
+)
+def test_images_compressed_as_they_were_recorded_are_read_as_the_cameras_own(tmp_path, topics, is_jpeg, is_whole):
+    bag = write_bag(tmp_path / "bag", packed_messages(*topics))
+    if not is_whole:
+        (bag / "metadata.yaml").unlink()
+        cut_off_index(bag)
+    events, problems = feed_of(bag)
+    (frame,) = (event.said for event in events if isinstance(event.said, Frame) and event.said.camera == "raw")
+    expected = decode_image(jpeg(0, PIXELS)) if is_jpeg else PIXELS
+    np.testing.assert_array_equal(frame.image, expected)
+    assert not any("/raw/image" in problem for problem in problems)
+
+
+def cut_off_index(bag):
+    """A recording that was killed: its end, which says what it holds, is missing."""
+    (path,) = bag.glob("*.mcap")
+    path.write_bytes(path.read_bytes()[:-60])
+
+
+def test_a_leaders_joint_states_are_the_hand_that_leads(tmp_path):
+    leader = TeleopConfig("joint_states", "leader/joint_states", rename={"b_": "b"}, sign={"b": -1})
+    robot = replace(ROBOT, teleop=leader)
+    said = joint_state(at(0.34), ["b_", "a"], [0.2, 0.1])
+    foreign = joint_state(at(0.34), ["wheel"], [9.0])
+    bag = write_bag(
+        tmp_path / "bag", [*messages(), *(("/leader/joint_states", msg, at(0.35)) for msg in (foreign, said))]
+    )
+    hands = [event.said for event in feed_of(bag, robot)[0] if isinstance(event.said, Teleop)]
+    assert [hand.topic for hand in hands] == ["vla_policy/teleop", "leader/joint_states"]
+    np.testing.assert_allclose(hands[1].trajectory.positions, [[0.1, -0.2, np.nan]])

@@ -40,6 +40,15 @@ MAY_IMPORT = {
         "vla_ros.types",
         "vla_ros.urdf",
     },
+    # As outputs: a robot's hands are made of messages.
+    "vla_ros.hands": {
+        "numpy",
+        "vla_ros.messages.joints",
+        "vla_ros.messages.times",
+        "vla_ros.messages.trajectories",
+        "vla_ros.robot",
+        "vla_ros.topics",
+    },
     "vla_ros.urdf": set(),
     "vla_ros.wire": {"numpy", "yaml", "safetensors", "vla_ros.types"},
     # zstd (the standard library's own from 3.14 on) and lz4 come with rosbags.
@@ -68,6 +77,7 @@ MAY_IMPORT = {
     "vla_ros.check": {
         "numpy",
         "PIL",
+        "vla_ros.hands",
         "vla_ros.messages",
         "vla_ros.outputs",
         "vla_ros.robot",
@@ -132,6 +142,7 @@ MAY_IMPORT = {
         "numpy",
         "vla_ros.interpolate",
         "vla_ros.bags",
+        "vla_ros.hands",
         "vla_ros.messages",
         "vla_ros.observing",
         "vla_ros.outputs",
@@ -230,7 +241,7 @@ ROS_LAYERS = (
 EVERYTHING = (*ROS_LAYERS, "vla_ros.cli")
 # From the ground up: a room imports those before it. The table above says which of them.
 ORDER = (
-    "share start strict units interpolate topics types urdf wire messages outputs robot bags observing runtime "
+    "share start strict units interpolate topics types urdf wire messages outputs robot hands bags observing runtime "
     "recordings spaces transforms policies execution audit replay ros sim training record teleop check demo view "
     "nodes bench cli"
 ).split()

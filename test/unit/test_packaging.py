@@ -15,7 +15,15 @@ import pytest
 
 SOURCE = Path(__file__).parents[2]
 PREFIX = Path(sys.prefix)
-EXECUTABLES = ("fake_driver_node", "model_node", "policy_node", "sim_node", "teleop_keyboard", "vla_ros")
+EXECUTABLES = (
+    "fake_driver_node",
+    "model_node",
+    "policy_node",
+    "sim_node",
+    "teleop_joystick",
+    "teleop_keyboard",
+    "vla_ros",
+)
 # Imported by another name than the package's, or part of another.
 COMES_WITH = {
     "OpenGL": "pyopengl",

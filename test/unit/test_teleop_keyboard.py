@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from runtime_helpers import ROBOT
 
+from vla_ros.recordings.events import MARKERS
 from vla_ros.teleop.jog import (
     KEYS,
     MAX_LEAD_S,
@@ -199,6 +200,27 @@ def test_a_refused_takeover_ends_driving_and_a_refused_engage_is_shown():
     assert new.lines[-1] == "engage refused: refused without a reason"
     new.answer("engage", True, "the policy drives")
     assert new.lines[-1] == "engage: the policy drives"
+
+
+def test_episodes_are_marked_from_their_start_to_how_they_ended():
+    new = session()
+    press(new, "s", "y", "s", "n", "s", "d")
+    assert new.marks == ["start", "success", "start", "failure", "start", "discard"]
+    assert not new.requests and not new.is_driving
+    assert all(mark in MARKERS for mark in new.marks)
+
+
+@pytest.mark.parametrize("keys, said", [(("y",), "no episode; s starts one"), (("s", "s"), "y, n or d ends it")])
+def test_a_mark_that_makes_no_sense_is_not_made_and_that_is_said(keys, said):
+    new = session()
+    press(new, *keys)
+    assert len(new.marks) == len(keys) - 1 and said in new.lines[-1]
+
+
+def test_an_episode_under_way_shows():
+    new = session()
+    press(new, "s")
+    assert status_line(ROBOT, new, "HOLD", HERE, 100).startswith("HOLD  * episode  [1 shoulder")
 
 
 def test_q_quits_and_speed_stays_within_its_range():

@@ -192,7 +192,9 @@ def test_markers_say_which_episodes_are_worth_learning_from(tmp_path):
     assert out["of episodes without an end"] >= 10, "one that is started again, and one that the bag's end cuts off"
     kept = load(path, rule=replace(by_marker, keep_failures=True))
     assert len(kept.frames.tasks) == 3 and "of failed episodes" not in kept.num_left_out
-    assert len(load(path).frames.tasks) == 1, "markers don't matter to episodes by task"
+    by_task = load(path)
+    assert len(by_task.frames.tasks) == 1, "markers don't matter to episodes by task"
+    assert any("leaves nothing out where episodes is 'task'; train with" in line for line in by_task.problems)
 
 
 def test_another_task_within_a_marked_episode_shares_its_end(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -95,6 +96,16 @@ class BagReader:
             else:
                 num_left -= len(message.data) - len(data)
                 yield message
+
+    def first_of(self, *topics: str) -> str:
+        """The first of ``topics`` that has messages; of a bag that doesn't say what it holds, the one whose first
+        message comes first. Empty where none has, or nothing can be read."""
+        if self.contents is not None:
+            present = {topic.name for topic in self.contents.topics if topic.num_messages}
+            return next((topic for topic in topics if topic in present), "")
+        with suppress(ValueError):
+            return next((message.topic for message in BagReader(self.path).messages(topics)), "")
+        return ""
 
     def layout(self, topic: str) -> Layout:
         """How the messages of a topic that has been read are laid out. Raises ValueError where that cannot be known."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,12 @@ class BagWriter(AbstractContextManager["BagWriter"]):
     lose something: after a kill, the bag holds whatever came before the last one. (A power failure takes what the
     kernel has not written yet, too.) Between two flushes messages may come in any order. Raises ValueError where
     the folder exists or cannot be written, now or later; what was written before stays good. ``compress`` packs
-    chunks with zstd, which readers of MCAP undo by themselves.
+    chunks with zstd, which readers of MCAP undo by themselves; ``notes`` are kept in ``metadata.yaml``.
     """
 
-    def __init__(self, path: str | Path, compress: bool = False) -> None:
+    def __init__(self, path: str | Path, compress: bool = False, notes: Mapping[str, str] | None = None) -> None:
         self._path = Path(path)
+        self._notes = dict(notes) if notes else None
         # As rosbag2 names its first file.
         self._storage_name = f"{self._path.name}_0.mcap"
         self._channel_ids: dict[str, int] = {}
@@ -133,7 +134,7 @@ class BagWriter(AbstractContextManager["BagWriter"]):
             "compression_mode": "",
             "relative_file_paths": [self._storage_name],
             "files": [{"path": self._storage_name, **times}],
-            "custom_data": None,
+            "custom_data": self._notes,
             "ros_distro": os.environ.get("ROS_DISTRO", "unknown"),
         }
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 
 from vla_ros import topics
 from vla_ros.check.finding import Finding, Level, Part
-from vla_ros.check.seen import ControllerSettings, Endpoint, GraphSeen, OutputSeen, TopicSeen, names
+from vla_ros.check.seen import ControllerSettings, Endpoint, GraphSeen, HandSeen, OutputSeen, TopicSeen, names
 from vla_ros.check.sensors import judge_camera, judge_joint_states, judge_skew
 from vla_ros.check.transport import judge_lost, judge_rivals
+from vla_ros.hands import hands_of
 from vla_ros.robot import RobotConfig
 from vla_ros.robot.parts import OutputConfig
+from vla_ros.strict import listed
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def judge(robot: RobotConfig, seen: GraphSeen, policy: PolicyNeeds | None = None
     parts += [judge_joint_states(robot, source, states, seen.seconds) for source, states in each_source]
     parts += [_judge_output(output, seen.outputs[output.name], seen.has_control_msgs) for output in robot.outputs]
     parts += [judge_lost(robot, seen), judge_rivals(seen)]
-    parts += [_judge_people(seen), *([_judge_policy(robot, policy)] if policy is not None else [])]
+    parts += [_judge_people(robot, seen), *([_judge_policy(robot, policy)] if policy is not None else [])]
     for name in cameras.keys() - used:
         findings = cameras[name].findings
         findings[:] = [replace(f, level=Level.WARN) if f.level is Level.FAIL else f for f in findings]
@@ -69,13 +71,26 @@ def _judge_output(output: OutputConfig, seen: OutputSeen, has_control_msgs: bool
     return part
 
 
-def _judge_people(seen: GraphSeen) -> Part:
+def _judge_people(robot: RobotConfig, seen: GraphSeen) -> Part:
     """Instruction, teleoperation and stop button: absent is fine, but what is there must reach the policy node."""
     part = Part("people")
     _judge_input(part, topics.TASK, seen.task, "the instruction can come later")
-    _judge_input(part, topics.TELEOP, seen.teleop, "nobody can take over by hand")
+    for hand in hands_of(robot):
+        _judge_input(part, hand.topic, seen.hands[hand.topic.name].topic, "nobody can take over by hand there")
+        _judge_leader(part, robot, seen.hands[hand.topic.name])
     _judge_input(part, topics.ESTOP, seen.estop, "there is no stop button in the graph")
     return part
+
+
+def _judge_leader(part: Part, robot: RobotConfig, seen: HandSeen) -> None:
+    """Whether what a leader says leads somewhere."""
+    if seen.refused:
+        reason, times = max(seen.refused.items(), key=lambda item: item[1])
+        got = f"{times} of {seen.num_messages} messages of {seen.topic.name} can't be followed: {reason}"
+        part.fail("leader", got, "one finite position for each name", "the leader's driver")
+    elif seen.num_messages and not seen.num_led:
+        got = f"{seen.topic.name} holds {listed(seen.came, 'no joints')}"
+        part.fail("leader", got, f"some of {', '.join(robot.driven_names)}", "teleop.rename in the robot file")
 
 
 def _judge_policy(robot: RobotConfig, policy: PolicyNeeds) -> Part:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,20 +31,22 @@ from vla_ros.check.seen import (
     ControllerSettings,
     Endpoint,
     GraphSeen,
+    HandSeen,
     JointStatesSeen,
     OutputSeen,
     TopicSeen,
 )
+from vla_ros.hands import hands_of
 from vla_ros.outputs import Interface
 from vla_ros.robot import RobotConfig, load_robot, read_robot_file
 from vla_ros.robot.parts import OutputConfig
 from vla_ros.ros import qos
-from vla_ros.ros.dds import profile_assignment
+from vla_ros.ros.dds import cure_of_losses
 from vla_ros.ros.robot_description import load_robot_in_graph
 from vla_ros.ros.signals import interrupt_on_signals, not_a_namespace, ros_running
 
 NODE_NAME = "vla_check"
-INPUTS = {"task": topics.TASK.name, "teleop": topics.TELEOP.name, "estop": topics.ESTOP.name}
+INPUTS = {"task": topics.TASK.name, "estop": topics.ESTOP.name}
 # Nobody in the graph after this long: it isn't there.
 DISCOVERY_S = 3.0
 # Between finding a publisher and its first message.
@@ -117,6 +120,11 @@ class _Watcher(Node):
             self._keep(CompressedImage if camera.compressed else Image, self._cameras[camera.name])
         for seen in self._joint_states:
             self._keep(JointState, seen)
+        self._hands = {hand.topic.name: HandSeen(TopicSeen(hand.topic.name)) for hand in hands_of(robot)}
+        for hand in hands_of(robot):
+            if hand.leader is not None:
+                add = partial(self._hands[hand.topic.name].add, hand, robot.joint_names)
+                self.create_subscription(JointState, hand.topic.name, add, qos.WATCH)
 
     def find(self) -> None:
         """Wait until every topic of the robot file has its other end, or it is clear that it won't have."""
@@ -134,6 +142,8 @@ class _Watcher(Node):
                 self._questions[output.name, subscription.node] = question
         self._spin(duration_s)
         until_ns = self.get_clock().now().nanoseconds
+        for hand in self._hands.values():
+            hand.topic = self._topic(hand.topic.name)
         for seen in (*self._cameras.values(), *self._joint_states):
             seen.topic, seen.stream.until_ns = self._topic(seen.topic.name), until_ns
         return GraphSeen(
@@ -142,8 +152,9 @@ class _Watcher(Node):
             joint_states=self._joint_states,
             outputs={output.name: self._output(output) for output in self._robot.outputs},
             of_the_nodes=tuple(self._topic(topic.name) for topic in (topics.MODE, topics.STATUS, topics.RESULT)),
+            hands=self._hands,
             num_lost=self._num_lost,
-            dds_profile=profile_assignment(),
+            cure_of_losses=cure_of_losses(),
             has_cv_bridge=find_spec("cv_bridge") is not None,
             has_control_msgs=find_spec("control_msgs") is not None,
             **{name: self._topic(topic) for name, topic in INPUTS.items()},

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vla_ros.hands import Hand
 from vla_ros.messages.compressed import find_problem, refuse_format
 from vla_ros.messages.images import COLOUR_ENCODINGS, decode_pixels
 from vla_ros.messages.joints import names_any, positions_by_name
@@ -182,6 +183,26 @@ class JointStatesSeen:
             self.positions[name] = Range(min(known.lowest, position), max(known.highest, position))
 
 
+@dataclass
+class HandSeen:
+    """A device by which a human leads: ``num_led`` of its ``num_messages`` name joints of the robot, ``came`` are those
+    that the last one names, ``refused`` counts those that can't be followed, by the reason. Of a leader only."""
+
+    topic: TopicSeen
+    num_messages: int = 0
+    num_led: int = 0
+    came: tuple[str, ...] = ()
+    refused: Counter[str] = field(default_factory=Counter)
+
+    def add(self, hand: Hand, joint_names: Sequence[str], msg: Any) -> None:
+        self.num_messages += 1
+        self.came = tuple(msg.name)
+        try:
+            self.num_led += hand.parse(msg, joint_names) is not None
+        except ValueError as error:
+            self.refused[str(error)] += 1
+
+
 @dataclass(frozen=True)
 class ControllerSettings:
     """Parameters of a ros2_control controller; ``switches`` are those it has of its interface's."""
@@ -202,19 +223,19 @@ class OutputSeen:
 
 @dataclass(frozen=True)
 class GraphSeen:
-    """Everything seen in ``seconds``; cameras and outputs by their name in the robot file, joint states by its sources;
-    ``of_the_nodes`` are topics that one of the two nodes alone publishes; ``num_lost`` counts images by topic,
-    ``dds_profile`` helps."""
+    """Everything seen in ``seconds``; cameras and outputs by their name in the robot file, joint states by its sources,
+    ``hands`` by their topic; ``of_the_nodes`` are topics that one of the two nodes alone publishes; ``num_lost`` counts
+    images by topic, ``cure_of_losses`` says what helps."""
 
     seconds: float
     cameras: Mapping[str, CameraSeen]
     joint_states: tuple[JointStatesSeen, ...]
     outputs: Mapping[str, OutputSeen]
     task: TopicSeen
-    teleop: TopicSeen
+    hands: Mapping[str, HandSeen]
     estop: TopicSeen
     has_cv_bridge: bool = False
     has_control_msgs: bool = True
     of_the_nodes: tuple[TopicSeen, ...] = ()
     num_lost: Mapping[str, int] = field(default_factory=dict)
-    dds_profile: str = ""
+    cure_of_losses: str = ""

@@ -20,7 +20,7 @@ from vla_ros.units import NS_PER_S
 
 # Of a joint's range. At rest on its stop a joint reads a little beyond it; more is another limit or another unit.
 NOISE_SHARE, BEYOND_SHARE = 0.001, 0.02
-ENOUGH_OF_CONTROL_RATE = 0.8
+ENOUGH_OF_RATE = 0.8
 
 
 def judge_camera(camera: CameraConfig, graph: GraphSeen) -> Part:
@@ -34,6 +34,7 @@ def judge_camera(camera: CameraConfig, graph: GraphSeen) -> Part:
     if _judge_publishers(part, seen.topic, expected, f"start the driver, or topic of {entry}", fix_type):
         fix = f"the driver (does it run, at which rate?), or max_age_s of {entry}"
         _judge_rate(part, seen.stream, graph.seconds, camera.max_age_s, fix)
+        _judge_camera_rate(part, seen.stream, camera, graph)
         if len(seen.stream):
             _judge_pictures(part, camera, seen, graph.has_cv_bridge)
         _judge_stamps(part, seen.stream, camera.max_age_s)
@@ -202,10 +203,20 @@ def _judge_rate(
     got = f"{stream.rate_hz:.1f} Hz, longest gap {stream.gaps_s.max() * 1e3:.0f} ms"
     if np.median(stream.gaps_s) > max_age_s:
         return part.fail("rate", got, expected, fix)
-    if stream.rate_hz < ENOUGH_OF_CONTROL_RATE * control_rate_hz:
+    if stream.rate_hz < ENOUGH_OF_RATE * control_rate_hz:
         expected = f"about {control_rate_hz:g} Hz or more (control_rate_hz)"
         return part.warn("rate", got, expected, "the broadcaster's update rate, or control_rate_hz")
     part.ok("rate", got, expected)
+
+
+def _judge_camera_rate(part: Part, stream: Stream, camera: CameraConfig, graph: GraphSeen) -> None:
+    """Whether images come about as often as the robot file says; those that come too seldom have their finding."""
+    rate_hz = camera.rate_hz
+    if rate_hz is None or part.fails("rate") or stream.rate_hz >= ENOUGH_OF_RATE * rate_hz:
+        return
+    expected = f"about {rate_hz:g} Hz (rate_hz of camera '{camera.name}' in the robot file)"
+    fix = graph.cure_of_losses if graph.num_lost.get(camera.topic) else "the camera's settings, its exposure time too"
+    part.warn("rate_hz", f"{stream.rate_hz:.1f} Hz", expected, fix)
 
 
 def _judge_stamps(part: Part, stream: Stream, max_age_s: float) -> None:

@@ -26,5 +26,5 @@ def judge_lost(robot: RobotConfig, seen: GraphSeen) -> Part:
         num_lost, num_came = seen.num_lost.get(camera.topic, 0), len(seen.cameras[camera.name].stream)
         if num_lost > MAX_LOST_SHARE * num_came:
             got = f"{num_lost} of {camera.topic} were lost on the way, {num_came} came"
-            part.warn("lost", got, "none", f"start their publisher with {seen.dds_profile}")
+            part.warn("lost", got, "none", seen.cure_of_losses)
     return part

@@ -1,4 +1,4 @@
-"""Record a robot's live topics into a rosbag2 MCAP bag, byte for byte.
+"""Record a robot's live topics into a rosbag2 MCAP bag, byte for byte; images also as JPEG.
 
 Exits 1 where a topic of the robot file stayed silent or has another type: the bag holds the others.
 """
@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from vla_ros.cli.output import Outcome
+from vla_ros.cli.output import Outcome, check_choice, check_range
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="BAG", help="folder of the new bag; it must not exist yet")
     parser.add_argument("--duration", type=float, metavar="S", help="stop after this long (default: on Ctrl-C)")
     parser.add_argument("--link", action="store_true", help="record the model's requests and results, too")
+    parser.add_argument(
+        "--compress",
+        default="none",
+        metavar="HOW",
+        help="none (default), zstd (the whole bag, nothing is lost), or jpeg (images alone, on TOPIC/compressed; all "
+        "commands read them as if they were not)",
+    )
+    parser.add_argument(
+        "--quality", type=int, default=85, metavar="N", help="of --compress jpeg, 1 to 100 (default 85)"
+    )
     parser.add_argument("--namespace", default="", metavar="NS", help="namespace that the nodes run in (default none)")
     parser.add_argument(
         "--use-sim-time", action="store_true", help="stamp with the time of /clock, and wait for it to begin"
@@ -32,8 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    from vla_ros.record.run import RecordConfig, record
+    from vla_ros.record.run import COMPRESSIONS, RecordConfig, record
+    from vla_ros.ros.dds import cure_of_losses
 
+    check_choice("--compress", args.compress, COMPRESSIONS)
+    check_range("--quality", args.quality, 1, 100)
     if args.duration is not None and args.duration <= 0:
         raise ValueError(f"--duration is {args.duration:g}; expected more than 0")
     config = RecordConfig(
@@ -44,11 +57,14 @@ def run(args: argparse.Namespace) -> Outcome:
         namespace=args.namespace,
         use_sim_time=args.use_sim_time,
         ros_args=tuple(args.ros_args),
+        compress=args.compress,
+        quality=args.quality,
     )
     report = record(config)
-    print(f"{report.bag}: {report.seconds:g} s, {sum(topic.num_bytes for topic in report.topics) / 1e6:.1f} MB")
+    how = {"none": "", "zstd": ", packed with zstd", "jpeg": f", images as JPEG of quality {args.quality}"}
+    print(f"{report.bag}: {report.seconds:g} s, {report.num_bytes / 1e6:.1f} MB{how[args.compress]}")
     for topic in report.topics:
-        lost = f", {topic.num_lost} lost on the way" if topic.num_lost else ""
+        lost = f", {topic.num_lost} lost on the way: {cure_of_losses()}" if topic.num_lost else ""
         print(f"{topic.num_messages:8d} {topic.rate_hz:8.2f} Hz  {topic.topic}  ({topic.type}){lost}")
     for problem in report.problems:
         print(f"vla_ros record: {problem}", file=sys.stderr)

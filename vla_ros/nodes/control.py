@@ -66,10 +66,10 @@ class Control:
     def offer_services(self, node: Node) -> None:
         """Engage, takeover, hold and reset_estop: each is done, or refused with the reason, which is logged, too."""
         for service, act, done in (
-            (topics.ENGAGE, self.engage, "the policy drives"),
-            (topics.TAKEOVER, self.takeover, "the human drives"),
-            (topics.HOLD, self.hold, Mode.HOLD.value),
-            (topics.RESET_ESTOP, self.reset_estop, Mode.HOLD.value),
+            (topics.ENGAGE, self.engage, lambda: "the policy drives"),
+            (topics.TAKEOVER, self.takeover, lambda: "; ".join(filter(None, ("the human drives", self.waits())))),
+            (topics.HOLD, self.hold, lambda: Mode.HOLD.value),
+            (topics.RESET_ESTOP, self.reset_estop, lambda: Mode.HOLD.value),
         ):
             serve(node, service.private, partial(_answer, node, service.name.rpartition("/")[2], act, done))
 
@@ -93,6 +93,10 @@ class Control:
     def takeover(self) -> str:
         """Let the human drive."""
         return self._rivals.line or self._tell(lambda loop: loop.takeover(steady_now_ns()))
+
+    def waits(self) -> str:
+        """What a human who has the robot is waited for, in one line; empty where it is nothing."""
+        return "" if self.loop is None else self._tell(lambda loop: loop.waits(steady_now_ns()))
 
     def hold(self) -> str:
         """Come to rest; a node that is not active holds anyway."""
@@ -129,11 +133,11 @@ class Control:
             link.wake()
         return refusal
 
-    def reject_teleop(self, why: str) -> None:
-        """A human's trajectory that cannot be read."""
+    def reject_teleop(self, why: str, topic: str) -> None:
+        """A human's message on ``topic`` that cannot be read."""
         with self.lock:
             if self.loop is not None:
-                self.loop.reject_teleop(why)
+                self.loop.reject_teleop(why, topic)
 
     def clock_jumped(self, jump_s: float) -> None:
         """ROS time has jumped by so much."""
@@ -151,10 +155,15 @@ class Control:
 
 
 def _answer(
-    node: Node, name: str, act: Callable[[], str], done: str, request: Trigger.Request, response: Trigger.Response
+    node: Node,
+    name: str,
+    act: Callable[[], str],
+    done: Callable[[], str],
+    request: Trigger.Request,
+    response: Trigger.Response,
 ) -> Trigger.Response:
     refusal = act()
-    response.success, response.message = not refusal, refusal or done
+    response.success, response.message = not refusal, refusal or done()
     if refusal:
         node.get_logger().warning(f"{name} refused: {refusal}")
     return response

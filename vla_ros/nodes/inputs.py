@@ -10,13 +10,12 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
 from std_msgs.msg import Bool
-from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros import topics
+from vla_ros.hands import Hand, hands_of
 from vla_ros.messages.images import decode_frame, find_cv_bridge
 from vla_ros.messages.joints import joint_sample, positions_by_name
 from vla_ros.messages.times import MAX_START_LEAD_S, time_to_ns
-from vla_ros.messages.trajectories import parse_teleop
 from vla_ros.nodes.control import Control
 from vla_ros.nodes.params import PolicyNodeParams
 from vla_ros.observing.buffers import SensorBuffers
@@ -147,8 +146,10 @@ class HumanInputs(_Inputs):
         self._was_down = True  # held when the node starts is not pressed
         stop, role = self._roles
         stop.hear(topics.ESTOP.private, self._on_stop, problems.refusing(topics.ESTOP))
-        # Of whoever publishes; but what a latched one said before is of no use.
-        role.subscribe(topics.TELEOP.private, self._on_trajectory, ANYBODY, self._refuse_trajectory)
+        for hand in hands_of(robot):
+            topic = hand.topic.private if hand.topic.name == topics.TELEOP.name else hand.topic
+            # Of whoever publishes; but what a latched one said before is of no use.
+            role.subscribe(topic, partial(self._on_hand, hand), ANYBODY, partial(self._refuse_hand, hand))
         if params.takeover_button != NO_BUTTON:
             press = partial(self._on_joy, params.takeover_button)
             role.subscribe(topics.JOY, press, None, problems.refusing(topics.JOY))
@@ -168,22 +169,25 @@ class HumanInputs(_Inputs):
         self._stop_heard_ns, self._is_stop_silent = steady_now_ns(), False
         self._control.press_estop(msg.data)
 
-    def _refuse_trajectory(self, why: str) -> None:
-        self._control.reject_teleop(why)
-        self._problems.report("teleop", f"'{topics.TELEOP}' refused: {why}")
+    def _refuse_hand(self, hand: Hand, why: str) -> None:
+        self._control.reject_teleop(why, hand.topic.name)
+        self._problems.report("teleop", f"'{hand.topic}' refused: {why}")
 
-    def _on_trajectory(self, msg: JointTrajectory, info: Mapping[str, Any]) -> None:
+    def _on_hand(self, hand: Hand, msg: Any, info: Mapping[str, Any]) -> None:
         try:
-            trajectory = parse_teleop(msg, self._robot.joint_names)
+            trajectory = hand.parse(msg, self._robot.joint_names)
+            if trajectory is None:
+                return
             start_ns = steady_now_ns()
             if trajectory.stamp_ns:
                 start_ns = self._stamps.to_steady_ns(trajectory.stamp_ns, MAX_START_LEAD_S)
             times_ns = tuple(start_ns + round(t * NS_PER_S) for t in trajectory.times_s)
-            refusal = self._control.offer_teleop(TeleopTrajectory(times_ns, trajectory.positions))
+            wanted = TeleopTrajectory(times_ns, trajectory.positions, hand.topic.name, hand.max_distance)
+            refusal = self._control.offer_teleop(wanted)
         except ValueError as error:
-            return self._refuse_trajectory(str(error))
+            return self._refuse_hand(hand, str(error))
         if refusal:
-            self._problems.report("teleop", f"'{topics.TELEOP}' refused: {refusal}")
+            self._problems.report("teleop", f"'{hand.topic}' refused: {refusal}")
 
     def _on_joy(self, button: int, msg: Joy, _: Mapping[str, Any]) -> None:
         if button >= len(msg.buttons):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
+from rclpy.publisher import Publisher
 from std_msgs.msg import String
 
 from vla_ros import topics
@@ -76,6 +77,8 @@ class PolicyNode(ManagedNode):
         self._parts = ExitStack()
         self._ticker: Ticker | None = None
         self._published_mode: Mode | None = None
+        self._tasks: Publisher | None = None
+        self._told_task = ""
         self._modes = make_publisher(self, topics.MODE.private)
         self._chunks = ChunkReports(self, self._stamps)
         self._diagnostics = PolicyDiagnostics(self, self._control, self._problems)
@@ -107,6 +110,7 @@ class PolicyNode(ManagedNode):
             is_followed=params.is_followed,
         )
         self._control.task = self._control.task or params.task.strip()
+        self._tell_task()
         self._diagnostics.restart(1e3 / settings.control_rate_hz, params.stage_budgets_ms)
         period_ns = round(NS_PER_S / settings.control_rate_hz)
         outputs = CommandOutputs(self, robot, period_ns / NS_PER_S, self._problems.report)
@@ -225,6 +229,16 @@ class PolicyNode(ManagedNode):
         except ValueError as error:
             return self._refuse_task(error)
         self._control.set_task(msg.data)
+        if self._tasks is not None:  # what is latched there must be the one in force
+            self._tell_task()
+
+    def _tell_task(self) -> None:
+        """Publish the instruction where it is, or was, a parameter: recorders and late listeners learn of it, too."""
+        task = self._control.task
+        if task and task != self._told_task:
+            self._tasks = self._tasks or make_publisher(self, topics.TASK.private)
+            self._told_task = task
+            self._tasks.publish(String(data=task))
 
     def _own_topics(self) -> tuple[str, ...]:
         """What nobody else may publish."""

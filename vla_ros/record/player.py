@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -21,13 +22,18 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from vla_ros import topics
 from vla_ros.bags.read import BagReader
-from vla_ros.messages.times import fill_time
+from vla_ros.hands import hands_of
+from vla_ros.messages.images import decode_frame, encode_image
+from vla_ros.messages.times import fill_time, time_to_ns
 from vla_ros.record.topics import RobotTopic, recorded_topics
+from vla_ros.recordings.feed import recorded_cameras
 from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.robot.parts import CameraConfig
 from vla_ros.ros.clock import steady_now_ns
 from vla_ros.ros.declare import declare_and_read
 from vla_ros.ros.endpoints import make_client, subscribe
@@ -40,7 +46,6 @@ from vla_ros.strict import explained
 from vla_ros.units import NS_PER_S
 
 LATCHED_TOPICS = (topics.TASK.name, topics.ESTOP.name)
-HUMAN_TOPICS = (topics.TELEOP.name, topics.JOY.name)
 PLAYERS = ("auto", "rosbag2", "own")
 # Loading and warming up a large policy takes minutes.
 LISTENER_PATIENCE_S = 300.0
@@ -85,11 +90,26 @@ class Player(Node):
         cannot be used, and where nobody listens."""
         robot, bag = load_robot(robot_file(self.params.robot)), BagReader(Path(self.params.bag))
         played = {self.resolve_topic_name(topic.name): topic for topic in _played(robot)}
-        if self.params.player == "rosbag2" or (self.params.player == "auto" and _has_rosbag2()):
+        unpacked = self._unpacked(robot, bag)
+        if self.params.player == "rosbag2" and unpacked:
+            got = f"bag {bag.path}: '{next(iter(unpacked))}' holds JPEGs of a camera whose nodes want images"
+            raise ValueError(f"{got}, which ros2 bag play cannot make of them; give player:=own")
+        if self.params.player == "rosbag2" or (self.params.player == "auto" and not unpacked and _has_rosbag2()):
             return self._play_by_rosbag2(robot, bag, played)
-        return self._play_by_itself(robot, bag, played)
+        return self._play_by_itself(robot, bag, played, unpacked)
 
-    def _play_by_itself(self, robot: RobotConfig, bag: BagReader, played: Mapping[str, RobotTopic]) -> str:
+    def _unpacked(self, robot: RobotConfig, bag: BagReader) -> dict[str, CameraConfig]:
+        """The cameras whose images were compressed as they were recorded, by the topic they have in the bag."""
+        cameras = zip(robot.cameras, recorded_cameras(bag, robot, self.get_namespace()), strict=True)
+        return {self.resolve_topic_name(packed.topic): plain for plain, packed in cameras if packed is not plain}
+
+    def _play_by_itself(
+        self,
+        robot: RobotConfig,
+        bag: BagReader,
+        played: Mapping[str, RobotTopic],
+        unpacked: Mapping[str, CameraConfig],
+    ) -> str:
         # Reliable, though sensors need not be: a replay should lose nothing that it can help.
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         publishers = {
@@ -101,8 +121,10 @@ class Player(Node):
         step_ns = round(NS_PER_S / self.params.clock_hz)
         start_ns: int | None = None
         num_played = 0
-        for message in bag.messages(tuple(publishers)):
-            _check_type(bag, message.topic, message.msgtype, played)
+        for message in bag.messages((*publishers, *unpacked)):
+            camera = unpacked.get(message.topic)
+            if camera is None:
+                _check_type(bag, message.topic, message.msgtype, played)
             if start_ns is None:
                 start_ns = clock_ns = message.stamp_ns
                 began_ns = steady_now_ns()
@@ -113,7 +135,10 @@ class Player(Node):
                 clock_ns += step_ns
             _sleep_until(began_ns + round((message.stamp_ns - start_ns) / self.params.rate))
             clock.publish(_clock(message.stamp_ns))
-            publishers[message.topic].publish(bytes(message.data))
+            if camera is None:
+                publishers[message.topic].publish(bytes(message.data))
+            else:
+                publishers[self.resolve_topic_name(camera.topic)].publish(_as_image(bag.decode(message), camera))
             num_played += 1
         for problem in bag.problems:
             self.get_logger().warning(problem)
@@ -170,6 +195,14 @@ class Player(Node):
         self._is_model_up = status.level == DiagnosticStatus.OK
 
 
+def _as_image(packed: Any, camera: CameraConfig) -> Image:
+    """Raises ValueError for a JPEG that isn't one of the camera's."""
+    msg = Image()
+    pixels = decode_frame(packed, camera.width, camera.height)
+    encode_image(pixels, msg, time_to_ns(packed.header.stamp), packed.header.frame_id)
+    return msg
+
+
 def _clock(time_ns: int) -> Clock:
     msg = Clock()
     fill_time(msg.clock, time_ns)
@@ -177,7 +210,8 @@ def _clock(time_ns: int) -> Clock:
 
 
 def _played(robot: RobotConfig) -> list[RobotTopic]:
-    names = (*_sensors(robot), *LATCHED_TOPICS, *HUMAN_TOPICS)
+    hands = (hand.topic.name for hand in hands_of(robot))
+    names = (*_sensors(robot), *LATCHED_TOPICS, *hands, topics.JOY.name)
     return [topic for topic in recorded_topics(robot, with_link=False) if topic.name in names]
 
 

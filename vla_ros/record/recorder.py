@@ -1,4 +1,4 @@
-"""The node of ``vla_ros record``: serialized messages go into the bag as they come; none is ever decoded."""
+"""The node of ``vla_ros record``: hands serialized messages on to the thread that writes them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
-from vla_ros.bags.write import BagWriter
 from vla_ros.record.topics import RobotTopic
+from vla_ros.record.writing import WriterThread
 from vla_ros.units import NS_PER_S
 
 
 @dataclass
 class TopicReport:
-    """What came on one topic. ``num_lost`` is what the middleware says it could not deliver."""
+    """What came on one topic. ``num_lost`` is what the middleware says it could not deliver; ``num_bytes`` are those of
+    the messages as they came."""
 
     topic: str
     type: str
@@ -105,7 +106,7 @@ class RecordNode(Node):
             parameter_overrides=[Parameter("use_sim_time", value=True)] if use_sim_time else [],
         )
         self.topics: list[TopicRecorder] = []
-        self._bag: BagWriter | None = None
+        self._writer: WriterThread | None = None
         self._uses_sim_time = self.get_parameter("use_sim_time").value
 
     @property
@@ -117,9 +118,9 @@ class RecordNode(Node):
     def num_messages(self) -> int:
         return sum(topic.report.num_messages for topic in self.topics)
 
-    def start(self, topics: Sequence[RobotTopic], bag: BagWriter) -> None:
-        """Subscribe, and write into ``bag`` whatever comes from now on."""
-        self._bag = bag
+    def start(self, topics: Sequence[RobotTopic], writer: WriterThread) -> None:
+        """Subscribe, and let ``writer`` have whatever comes from now on."""
+        self._writer = writer
         self.topics = [TopicRecorder(self, topic) for topic in topics]
 
     def look(self) -> None:
@@ -129,10 +130,10 @@ class RecordNode(Node):
     def write(self, topic: TopicRecorder, data: bytes, info: dict[str, Any]) -> None:
         # The middleware's own time of arrival: this process may be late in looking. It knows no simulated time.
         stamp_ns = self.get_clock().now().nanoseconds if self._uses_sim_time else info["received_timestamp"]
-        if not topic.report.num_messages:
-            # Only now, when its publishers are known.
-            self._bag.add_topic(topic.name, topic.topic.msgtype, topic.offered_qos())
-        self._bag.write(topic.name, data, stamp_ns)
+        # Only now are its publishers known.
+        offered_qos = [] if topic.report.num_messages else topic.offered_qos()
+        assert self._writer is not None
+        self._writer.write(topic.name, topic.topic.msgtype, offered_qos, data, stamp_ns)
         topic.add(stamp_ns, len(data))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from vla_ros import topics
+from vla_ros.hands import hands_of
 from vla_ros.robot import RobotConfig
 from vla_ros.ros.endpoints import interface_class
 from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, Qos
@@ -20,7 +21,7 @@ LATCHED = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 LINK = QoSProfile(depth=50)
 LISTENING = {Qos.SENSOR: SENSORS, Qos.LATCHED: LATCHED, Qos.COMMAND: REPORTS, Qos.REPORT: REPORTS}
 NAMED = (
-    topics.SIM_BLOCKS, topics.TASK, topics.MODE, topics.ESTOP, topics.TELEOP, topics.CHUNK,
+    topics.SIM_BLOCKS, topics.TASK, topics.MODE, topics.ESTOP, topics.CHUNK,
     topics.TRACE, topics.EPISODE_MARKER, topics.JOY, topics.STATUS, topics.DIAGNOSTICS,
 )  # fmt: skip
 """In the order in which to subscribe. Before the task: what lies on the demo's table belongs to the episode that the
@@ -49,6 +50,7 @@ def recorded_topics(robot: RobotConfig, with_link: bool) -> tuple[RobotTopic, ..
         *(RobotTopic(topic, JOINT_STATE, SENSORS, True) for topic in robot.joint_topics),
         *(RobotTopic(o.set_point_topic, o.set_points.msgtype, REPORTS, True) for o in robot.outputs),
         *(RobotTopic(t.name, t.type, LISTENING[t.qos], t is topics.TASK) for t in NAMED),
+        *(RobotTopic(hand.topic.name, hand.topic.type, LISTENING[hand.topic.qos]) for hand in hands_of(robot)),
     ]
     if with_link:
         recorded += [RobotTopic(topic.name, topic.type, LINK) for topic in (topics.REQUEST, topics.RESULT)]

@@ -21,9 +21,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Teleop:
-    """What a human wants of the joints, in the robot file's order; NaN for one that isn't named."""
+    """What a human wants of the joints, in the robot file's order, as it came on ``topic``; NaN for a joint that isn't
+    named."""
 
     trajectory: Trajectory
+    topic: str
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,19 @@ import numpy as np
 from vla_ros import topics
 from vla_ros.bags.read import BagReader, Tally
 from vla_ros.bags.storage import RawMessage
+from vla_ros.hands import Hand, hands_of
 from vla_ros.messages.compressed import is_whole_jpeg
 from vla_ros.messages.images import decode_frame
 from vla_ros.messages.joints import joint_sample, names_any
 from vla_ros.messages.times import MAX_LEAD_S, MAX_START_LEAD_S, check_stamp, time_to_ns
 from vla_ros.messages.trace import Trace, decode_trace
-from vla_ros.messages.trajectories import Trajectory, parse_teleop, parse_trajectory
+from vla_ros.messages.trajectories import Trajectory, parse_trajectory
 from vla_ros.observing.observe import Match, Observer
 from vla_ros.recordings.events import MARKERS, BagEvent, Chunk, Command, Marker, Scene, Task, Teleop
 from vla_ros.robot import RobotConfig
 from vla_ros.robot.parts import CameraConfig, JointStateConfig, OutputConfig
 from vla_ros.strict import listed, parse_json, quoted
-from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING, TRAJECTORY
+from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING, TRAJECTORY, compressed
 from vla_ros.types import Frame, JointSample, Mode
 from vla_ros.units import NS_PER_S
 
@@ -65,7 +66,9 @@ class Feed:
         self._robot = robot
         others = self._other_sources()
         self._sources: dict[str, list[_Source]] = {}
-        for name, source in chain(self._robot_sources(), ((name, others[name]) for name in also)):
+        hands = self._hand_sources() if topics.TELEOP.name in also else ()
+        named = ((name, others[name]) for name in also if name != topics.TELEOP.name)
+        for name, source in chain(self._robot_sources(namespace), named, hands):
             source = replace(source, is_needed=source.is_needed or name in needed)
             self._sources.setdefault(resolve_topic(name, namespace), []).append(source)
         self._task_topic = resolve_topic(topics.TASK.name, namespace)
@@ -141,14 +144,14 @@ class Feed:
                 hint = f", which has {', '.join(alike)}" if alike else ""
                 self.report(name, f"'{name}' is not in the bag{hint}: check the robot file and the namespace")
 
-    def _robot_sources(self) -> Iterator[tuple[str, _Source]]:
+    def _robot_sources(self, namespace: str) -> Iterator[tuple[str, _Source]]:
         """Each with the topic's name in the robot file, where two cameras may have one."""
         robot = self._robot
         for i, source in enumerate(robot.joint_sources):
             yield source.topic, _Source(JOINT_STATE, partial(self._joints, i, source), is_needed=True)
         yield topics.TASK.name, _Source(STRING, lambda msg, _: Task(msg.data.strip()), is_needed=True)
         yield topics.MODE.name, _Source(STRING, lambda msg, _: Mode(_one_of(msg.data, MODES)))
-        for camera in robot.cameras:
+        for camera in recorded_cameras(self._bag, robot, namespace):
             kind = COMPRESSED_IMAGE if camera.compressed else IMAGE
             yield camera.topic, _Source(kind, partial(_frame, camera), is_needed=True)
         for output in robot.outputs:
@@ -160,12 +163,15 @@ class Feed:
     def _other_sources(self) -> dict[str, _Source]:
         names = self._robot.joint_names
         return {
-            topics.TELEOP.name: _Source(TRAJECTORY, self._teleop),
             topics.CHUNK.name: _Source(TRAJECTORY, lambda msg, _: Chunk(parse_trajectory(msg, names))),
             topics.TRACE.name: _Source(STRING, lambda msg, _: decode_trace(msg.data)),
             topics.EPISODE_MARKER.name: _Source(STRING, lambda msg, _: Marker(_one_of(msg.data.strip(), MARKERS))),
             topics.SIM_BLOCKS.name: _Source(STRING, lambda msg, _: Scene(_parse_places(msg.data))),
         }
+
+    def _hand_sources(self) -> Iterator[tuple[str, _Source]]:
+        for hand in hands_of(self._robot):
+            yield hand.topic.name, _Source(hand.topic.type, partial(self._teleop, hand))
 
     def _joints(self, index: int, source: JointStateConfig, msg: Any, received_ns: int) -> JointSample | None:
         if not names_any(msg, source.message_names):  # of wheels, or of another arm
@@ -178,15 +184,29 @@ class Feed:
         self._own_joints.add(index)
         return joint_sample(msg, source.message_names, _stamp(msg, received_ns), index)
 
-    def _teleop(self, msg: Any, received_ns: int) -> Teleop:
-        trajectory = parse_teleop(msg, self._robot.joint_names)
+    def _teleop(self, hand: Hand, msg: Any, received_ns: int) -> Teleop | None:
+        trajectory = hand.parse(msg, self._robot.joint_names)
+        if trajectory is None:
+            return None
         _start_ns(trajectory, received_ns, MAX_START_LEAD_S)
-        return Teleop(trajectory)
+        return Teleop(trajectory, hand.topic.name)
 
     def _command(self, output: OutputConfig, msg: Any, received_ns: int) -> Command:
         trajectory = output.decode(msg, 1.0 / self._robot.control_rate_hz)
         due_ns = _start_ns(trajectory, received_ns, MAX_LEAD_S) + round(trajectory.times_s[0] * NS_PER_S)
         return Command(output.name, due_ns, trajectory)
+
+
+def recorded_cameras(bag: BagReader, robot: RobotConfig, namespace: str = "") -> tuple[CameraConfig, ...]:
+    """The cameras of ``robot`` with the topics they have in ``bag``: of one whose images were compressed as they were
+    recorded (``vla_ros record --compress jpeg``), the compressed one."""
+    cameras = []
+    for camera in robot.cameras:
+        plain, packed = (resolve_topic(name, namespace) for name in (camera.topic, compressed(camera.topic)))
+        if not camera.compressed and bag.first_of(plain, packed) == packed:
+            camera = replace(camera, topic=compressed(camera.topic), compressed=True)
+        cameras.append(camera)
+    return tuple(cameras)
 
 
 def observe_event(observer: Observer, event: BagEvent) -> Match | None:

@@ -278,9 +278,10 @@ class BagRun:
         trajectory = event.said.trajectory
         start_ns = trajectory.stamp_ns or event.received_ns
         times_ns = tuple(start_ns + round(t * NS_PER_S) for t in trajectory.times_s)
-        refusal = self._loop.offer_teleop(TeleopTrajectory(times_ns, trajectory.positions), self._now_ns)
+        wanted = TeleopTrajectory(times_ns, trajectory.positions, event.said.topic)
+        refusal = self._loop.offer_teleop(wanted, self._now_ns)
         if refusal:
-            self._log.add(self._now_ns, "processor", f"'{topics.TELEOP}' refused: {refusal}")
+            self._log.add(self._now_ns, "processor", f"'{wanted.topic}' refused: {refusal}")
 
     def _drive_as_recorded(self) -> None:
         loop, now_ns = self._loop, self._now_ns

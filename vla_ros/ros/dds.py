@@ -23,6 +23,11 @@ def use_default_dds_profile() -> None:
         os.environ[name] = path
 
 
+def cure_of_losses() -> str:
+    """What whoever publishes images that get lost is to be started with."""
+    return f"start the camera's driver with {profile_assignment()}, or raise the buffers in the profile it has"
+
+
 def profile_assignment() -> str:
     """The environment variable with which any program's images come through, as a shell takes it."""
     try:

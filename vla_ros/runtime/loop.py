@@ -25,7 +25,7 @@ from vla_ros.runtime.recovery import Recovery
 from vla_ros.runtime.schedule import STRATEGIES
 from vla_ros.runtime.teleop import Teleop, TeleopSettings, TeleopTrajectory
 from vla_ros.runtime.tracking import Tracking
-from vla_ros.runtime.watchdogs import overrun_fault, result_fault, silence_fault
+from vla_ros.runtime.watchdogs import overrun_fault, result_fault
 from vla_ros.types import ActionChunk, ChunkShape, Command, Continuation, JointSample, Mode, Observation
 from vla_ros.units import NS_PER_S
 
@@ -78,7 +78,7 @@ class ControlLoop:
         self._period_ns = round(NS_PER_S / settings.control_rate_hz)
         self._limiter = Limiter(robot, self._period_ns / NS_PER_S)
         self._handoff = Handoff()
-        self._teleop = Teleop(settings.teleop, self._period_ns)
+        self._teleop = Teleop(settings.teleop, robot, self._period_ns)
         self._policy = PolicyDriver(STRATEGIES[settings.strategy](), settings.result_timeout_s / 2)
         self._aims = PositionHistory(round(AIM_HISTORY_S * settings.control_rate_hz))
         self._tracking = Tracking(robot, self.sensors, settings.is_followed)
@@ -166,28 +166,29 @@ class ControlLoop:
     def offer_teleop(self, trajectory: TeleopTrajectory, now_ns: int) -> str:
         """A human's trajectory: takes over where it may, is followed where a human drives. Returns the reason why it is
         refused, empty where it is not."""
-        refusal = self._teleop.refusal(trajectory, now_ns)
-        if refusal:
-            return self.reject_teleop(refusal)
+        if refusal := self._teleop.hear(trajectory, now_ns):
+            return self.reject_teleop(refusal, trajectory.topic)
         if self.mode is not Mode.TELEOP:
-            if self.mode is Mode.ESTOP:
-                return ESTOP_LATCHED
-            if not self._teleop.takes_over(trajectory):
-                return ""
-            refusal = self.takeover(now_ns, f"a human moves the robot on '{topics.TELEOP}'")
+            if self.mode is Mode.ESTOP or not self._teleop.takes_over(trajectory):
+                return ESTOP_LATCHED if self.mode is Mode.ESTOP else ""
+            refusal = self._teleop.distance(trajectory, self._limiter.positions)
+            refusal = refusal or self.takeover(now_ns, f"a human moves the robot on '{trajectory.topic}'")
             if refusal:
-                return self.reject_teleop(refusal)
-        self._teleop.follow(trajectory, self._aims.at(now_ns), now_ns)
-        return ""
+                return self.reject_teleop(refusal, trajectory.topic)
+        return self._teleop.follow(trajectory, self._aims.at(now_ns), now_ns)
 
-    def reject_teleop(self, why: str) -> str:
+    def reject_teleop(self, why: str, topic: str = topics.TELEOP.name) -> str:
         """A human said something that cannot be followed: where it could have taken over, nobody drives on against
         it. Returns ``why``."""
         is_heard = self.mode is Mode.POLICY and self._settings.teleop.takeover != "request"
         if is_heard or self.mode is Mode.TELEOP:
             self._fault = Fault("teleop", why)
-            self.hold(f"a human's message on '{topics.TELEOP}' cannot be followed: {why}")
+            self.hold(f"a human's message on '{topic}' cannot be followed: {why}")
         return why
+
+    def waits(self, now_ns: int) -> str:
+        """What a human who has the robot is waited for, in one line; empty where their hand is followed, or will be."""
+        return self._teleop.waits(self._limiter.positions, now_ns) if self.mode is Mode.TELEOP else ""
 
     def hold(self, why: str, is_fault: bool = True) -> None:
         """Come to rest within the limits and stay there; whatever the policy still sends is dropped."""
@@ -314,8 +315,7 @@ class ControlLoop:
     def _watch(self, now_ns: int, due_ns: int, missed_ns: int, model_fault: Fault | None) -> None:
         """Let go, or brake until it is over, where going on would be blind."""
         if self.mode is Mode.TELEOP:
-            silence = silence_fault(self._teleop.silence_s(now_ns), self._settings.teleop.timeout_s)
-            fault = silence or self._tracking.arm_fault(now_ns)
+            fault = self._teleop.silence(now_ns) or self._tracking.arm_fault(now_ns)
             overrun = overrun_fault(self._robot, missed_ns / NS_PER_S)
             if fault is None and overrun is not None and self._recovery.needs_human(overrun):
                 fault = overrun

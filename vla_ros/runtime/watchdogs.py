@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vla_ros import topics
 from vla_ros.observing.freshness import Fault
 from vla_ros.robot import RobotConfig
 
@@ -23,9 +22,9 @@ def result_fault(why: str, waited_s: float, limit_s: float) -> Fault | None:
     return Fault("result", f"{why}; waited {waited_s:.2f} s, expected at most {limit_s:g} s", waited_s, limit_s)
 
 
-def silence_fault(silence_s: float, limit_s: float) -> Fault | None:
-    """A human who drives and says nothing."""
+def silence_fault(topic: str, silence_s: float, limit_s: float) -> Fault | None:
+    """A human who drives and says nothing on ``topic``."""
     if silence_s <= limit_s:
         return None
-    line = f"nothing came on '{topics.TELEOP}' for {silence_s:.2f} s; expected within {limit_s:g} s"
+    line = f"nothing came on '{topic}' for {silence_s:.2f} s; expected within {limit_s:g} s"
     return Fault("teleop", line, silence_s, limit_s)

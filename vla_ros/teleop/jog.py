@@ -1,4 +1,5 @@
-"""Jogging a robot's joints from keys: what each key does, who drives, and which target is sent. No ROS, no clock."""
+"""Jogging a robot's joints: who drives and which target is sent, and what each key of a keyboard does. No ROS, no
+clock."""
 
 from __future__ import annotations
 
@@ -34,6 +35,10 @@ class Action(Enum):
     HOLD = "hold"
     ESTOP = "estop"
     RESET = "reset"
+    START = "start"
+    SUCCESS = "success"
+    FAILURE = "failure"
+    DISCARD = "discard"
     HELP = "help"
     QUIT = "quit"
 
@@ -50,6 +55,10 @@ KEYS = {
     "x": Action.ESTOP,
     " ": Action.ESTOP,
     "r": Action.RESET,
+    "s": Action.START,
+    "y": Action.SUCCESS,
+    "n": Action.FAILURE,
+    "d": Action.DISCARD,
     "?": Action.HELP,
     "q": Action.QUIT,
     "\x04": Action.QUIT,
@@ -60,7 +69,10 @@ HELP = """\
   up, down  or  + -          jog the joint in brackets; the first one takes over
   left, right  or  1 ... 9   another joint
   [ ]                        slower, faster
-  e  the policy drives    h  hold    x or space  emergency stop    r  reset it    ?  keys    q  quit"""
+  e  the policy drives    h  hold    x or space  emergency stop    r  reset it    ?  keys    q  quit
+  s  an episode starts    and was a  y  success   n  failure   d  discard: nothing is learned of it"""
+MARKS = (Action.START, Action.SUCCESS, Action.FAILURE, Action.DISCARD)
+"""What a recording knows as the markers of episodes."""
 
 
 def split_keys(text: str) -> tuple[list[str], str]:
@@ -83,6 +95,11 @@ class Jog:
         self._max_velocity = robot.joint_values("max_velocity")
         self._goal = self._target = np.zeros(robot.num_joints)
 
+    @property
+    def target(self) -> np.ndarray:
+        """The newest target ``[num_joints]``."""
+        return self._target
+
     def start(self, positions: np.ndarray) -> None:
         """From ``positions`` ``[num_joints]``, at rest."""
         self._goal = np.clip(positions, self._lower, self._upper)
@@ -96,6 +113,18 @@ class Jog:
         goal = np.clip(goal, self._target[joint] - lead, self._target[joint] + lead)
         self._goal[joint] = np.clip(goal, self._lower[joint], self._upper[joint])
 
+    def push(self, shares: np.ndarray) -> None:
+        """Move each joint at a share, -1 to 1, of its present speed for one period; ``[num_joints]``."""
+        step = shares * self.speed * self._max_velocity * self._period_s
+        self.lead(self._target + step)
+
+    def lead(self, positions: np.ndarray) -> None:
+        """Make ``positions`` ``[num_joints]`` the goal, as far as it can be reached in one period, joints together."""
+        way = positions - self._target
+        reach = self.speed * self._max_velocity * self._period_s
+        goal = self._target + way / max(1.0, float((np.abs(way) / reach).max()))
+        self._goal = np.clip(goal, self._lower, self._upper)
+
     def advance(self) -> np.ndarray:
         """The target ``[num_joints]`` one period later."""
         step = self.speed * self._max_velocity * self._period_s
@@ -103,8 +132,8 @@ class Jog:
         return self._target.copy()
 
 
-class JogSession:
-    """Who drives: from the first jog key until the policy is engaged, held, stopped, or another mode shows.
+class Drive:
+    """Who drives: a human from the takeover until the policy is engaged, held, stopped, or another mode shows.
 
     ``lines`` collects what the human should read; ``requests`` what the node should ask for: ``takeover``, ``engage``,
     ``hold``, ``reset_estop``, ``press_estop``, ``release_estop``. Both are emptied by the reader.
@@ -112,41 +141,11 @@ class JogSession:
 
     def __init__(self, robot: RobotConfig, period_s: float, speed: float = DEFAULT_SPEED) -> None:
         self.jog = Jog(robot, period_s, speed)
-        self.joint = 0
         self.is_driving = False
         self.lines: list[str] = []
         self.requests: list[str] = []
-        self._num_joints = robot.num_joints
         self._started_s = 0.0
         self._is_teleop = False
-        self._has_pressed = False
-
-    def press(self, key: str, mode: str, positions: np.ndarray | None, now_s: float) -> bool:
-        """One key; ``positions`` are the newest measured ones, None where they are missing or old. False for quit."""
-        action = KEYS.get(key.lower() if len(key) == 1 else key)
-        if key.isdecimal() and 1 <= int(key) <= self._num_joints:
-            self.joint = int(key) - 1
-        elif action in (Action.NEXT, Action.PREVIOUS):
-            self.joint = (self.joint + (1 if action is Action.NEXT else -1)) % self._num_joints
-        elif action in (Action.FASTER, Action.SLOWER):
-            factor = SPEED_FACTOR if action is Action.FASTER else 1 / SPEED_FACTOR
-            self.jog.speed = float(np.clip(self.jog.speed * factor, MIN_SPEED, MAX_SPEED))
-        elif action in (Action.UP, Action.DOWN):
-            if self.is_driving or self._take_over(mode, positions, now_s):
-                self.jog.move(self.joint, 1 if action is Action.UP else -1)
-        elif action in (Action.ENGAGE, Action.HOLD):
-            self._release(action.value)
-        elif action is Action.ESTOP:
-            self._release("press_estop")
-            self._has_pressed = True
-            self.lines.append("emergency stop; r resets it")
-        elif action is Action.RESET:
-            # Another's emergency stop is not ours to let go.
-            self._release(*(["release_estop"] if self._has_pressed else []), "reset_estop")
-            self._has_pressed = False
-        elif action is Action.HELP:
-            self.lines.append(HELP)
-        return action is not Action.QUIT
 
     def tick(self, mode: str, now_s: float) -> np.ndarray | None:
         """The target ``[num_joints]`` to send now; None while somebody else drives."""
@@ -167,9 +166,10 @@ class JogSession:
         if service == "takeover" and not success:
             self.is_driving = False
 
-    def _take_over(self, mode: str, positions: np.ndarray | None, now_s: float) -> bool:
+    def take_over(self, mode: str, positions: np.ndarray | None, now_s: float) -> bool:
+        """Drive from ``positions``, the newest measured ones, None where they are missing or old; whether that goes."""
         if mode == Mode.ESTOP:
-            self.lines.append("no takeover in ESTOP; r resets it")
+            self.lines.append(f"no takeover in ESTOP; '{topics.RESET_ESTOP}' comes first (r on the keyboard)")
         elif positions is None:
             self.lines.append("no takeover without fresh joint states")
         else:
@@ -178,7 +178,8 @@ class JogSession:
             self.requests.append("takeover")
         return self.is_driving
 
-    def _release(self, *requests: str) -> None:
+    def release(self, *requests: str) -> None:
+        """Drive no more, and ask for ``requests``."""
         self.is_driving = False
         self.requests += requests
 
@@ -187,19 +188,72 @@ class JogSession:
         self.lines.append(line)
 
 
+class JogSession(Drive):
+    """What keys do. ``marks`` collects the markers of episodes to publish, emptied by the reader."""
+
+    def __init__(self, robot: RobotConfig, period_s: float, speed: float = DEFAULT_SPEED) -> None:
+        super().__init__(robot, period_s, speed)
+        self._driven = robot.columns(robot.driven_names)
+        self.joint = self._driven[0]
+        self.marks: list[str] = []
+        self.is_recorded = False
+        self._has_pressed = False
+
+    def press(self, key: str, mode: str, positions: np.ndarray | None, now_s: float) -> bool:
+        """One key; ``positions`` are the newest measured ones, None where they are missing or old. False for quit."""
+        action = KEYS.get(key.lower() if len(key) == 1 else key)
+        if key.isdecimal() and 1 <= int(key) <= len(self._driven):
+            self.joint = self._driven[int(key) - 1]
+        elif action in (Action.NEXT, Action.PREVIOUS):
+            step = 1 if action is Action.NEXT else -1
+            self.joint = self._driven[(self._driven.index(self.joint) + step) % len(self._driven)]
+        elif action in (Action.FASTER, Action.SLOWER):
+            factor = SPEED_FACTOR if action is Action.FASTER else 1 / SPEED_FACTOR
+            self.jog.speed = float(np.clip(self.jog.speed * factor, MIN_SPEED, MAX_SPEED))
+        elif action in (Action.UP, Action.DOWN):
+            if self.is_driving or self.take_over(mode, positions, now_s):
+                self.jog.move(self.joint, 1 if action is Action.UP else -1)
+        elif action in (Action.ENGAGE, Action.HOLD):
+            self.release(action.value)
+        elif action is Action.ESTOP:
+            self.release("press_estop")
+            self._has_pressed = True
+            self.lines.append("emergency stop; r resets it")
+        elif action is Action.RESET:
+            # Another's emergency stop is not ours to let go.
+            self.release(*(["release_estop"] if self._has_pressed else []), "reset_estop")
+            self._has_pressed = False
+        elif action in MARKS:
+            self._mark(action)
+        elif action is Action.HELP:
+            self.lines.append(HELP)
+        return action is not Action.QUIT
+
+    def _mark(self, action: Action) -> None:
+        if self.is_recorded == (action is Action.START):
+            at_fault = "an episode is under way; y, n or d ends it" if self.is_recorded else "no episode; s starts one"
+            self.lines.append(at_fault)
+            return
+        self.is_recorded = action is Action.START
+        self.marks.append(action.value)
+        self.lines.append(f"episode: {action.value}")
+
+
 def status_line(robot: RobotConfig, session: JogSession, mode: str, positions: np.ndarray | None, width: int) -> str:
     """Mode, joints and speed in at most ``width`` characters; names of all joints where there is room."""
     head = f"{mode or f'no {topics.POLICY_NODE}'}{' (you)' if session.is_driving else ''}"
+    head += "  * episode" if session.is_recorded else ""
     tail = f"{session.jog.speed:.0%}"
     if positions is None:
         return f"{head}  no joint states  {tail}"[:width]
     for with_names in (True, False):
         joints = []
-        for i, (name, position) in enumerate(zip(robot.joint_names, positions, strict=True)):
-            if i == session.joint:
-                joints.append(f"[{i + 1} {name} {position:+.3f}]")
+        for number, name in enumerate(robot.driven_names, start=1):
+            joint = robot.joint_names.index(name)
+            if joint == session.joint:
+                joints.append(f"[{number} {name} {positions[joint]:+.3f}]")
             else:
-                joints.append(f"{i + 1} {name} {position:+.2f}" if with_names else f"{i + 1} {position:+.2f}")
+                joints.append(f"{number} {f'{name} ' if with_names else ''}{positions[joint]:+.2f}")
         line = "  ".join([head, *joints, tail])
         if len(line) <= width:
             break

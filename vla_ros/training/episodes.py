@@ -139,6 +139,9 @@ class EpisodeCutter:
                 self._begin(event.received_ns)
             case Marker(text) if self._rule.episodes == "marker":
                 self._mark(text, event.received_ns)
+            case Marker("failure" | "discard" as text):
+                unheard = f"'{text}' on {topics.EPISODE_MARKER} leaves nothing out where episodes is 'task'"
+                self._report("marker", f"{unheard}; train with episodes=marker")
 
     def finish(self) -> list[Episode]:
         """The episodes with samples, when the last event has been taken."""
