@@ -25,7 +25,7 @@ from vla_ros.ros.robot_description import RobotDescription
 from vla_ros.ros.statistics import Distribution
 from vla_ros.ros.ticker import Ticker
 from vla_ros.runtime.loop import ControlLoop, Tick
-from vla_ros.types import Answer, Mode
+from vla_ros.types import Answer
 from vla_ros.units import MS_PER_NS
 
 PERIOD_S = 1.0
@@ -75,7 +75,7 @@ class PolicyDiagnostics:
         problems = self._problems.current()
         stages_ms = link.stages_ms if link is not None else {}
         over = over_budget({**stages_ms, CONTROL_PERIOD: self._period_ms}, self._budgets_ms)
-        mode, why = (loop.mode, loop.why) if loop is not None else (Mode.HOLD, failure or "not active")
+        mode, why = (loop.mode, loop.why) if loop is not None else (self._control.rest, failure or "not active")
         braking = loop.recovering_from if loop is not None else None
         if loop is None and failure:
             level = DiagnosticStatus.ERROR

@@ -64,7 +64,7 @@ class ControlProbe(DemoClient):
         super()._on_command(trajectory, info)
 
     def _on_idle_command(self, trajectory: Trajectory, info: dict[str, Any]) -> None:
-        self.idle_ns.append(info["received_timestamp"])
+        self.idle_ns.append(info["source_timestamp"])
 
     def _on_mode(self, msg: String, info: dict[str, Any]) -> None:
         self._modes.append((info["source_timestamp"], msg.data))
