@@ -39,7 +39,7 @@ SCENE_S = 4.0
 """Before long the arm rests on its block, where a policy that drives on moves nothing."""
 WAY_S = (0.5, 1.5)
 """How long the policy has driven in a scene when the fault comes."""
-PATIENCE_S, RECOVERY_S, MODE_PATIENCE_S = 10.0, 15.0, 0.5
+PATIENCE_S, RECOVERY_S, MODE_PATIENCE_S = 20.0, 15.0, 0.5
 QUIET_S = 0.5
 """So long after a fault is over the policy must not drive by itself."""
 MAX_TRIES = 3

@@ -37,7 +37,7 @@ def human_faults() -> Mapping[str, Fault]:
             repeated(lambda client: client.lead(whole, NUDGE_RAD), NUM_HAND), ("nothing came on 'vla_policy/teleop'",)
         ),
         **{f"hand: {name}": _unusable(way) for name, way in UNUSABLE.items()},
-        "hand: 60,000 points": Fault(too_large("teleop"), (UNFOLLOWED, "message has")),
+        "hand: 60,000 points": Fault(too_large("teleop", 20), (UNFOLLOWED, "message has")),
         "arm pushed under way": Fault(_pushed(PUSH_SPEED), TOLD),
         "arm pushed in HOLD": Fault(_in_hold(_pushed(PUSH_SPEED)), stays),
         "driver starts again elsewhere": Fault(_in_hold(_pushed(1e3, silent_s=1.0)), stays),
