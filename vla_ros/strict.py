@@ -71,7 +71,7 @@ def read_text(path: str | Path, max_bytes: int = MAX_TEXT_BYTES, errors: str = "
     try:
         return data.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
-        raise ValueError(f"it is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise ValueError(f"it is not UTF-8 text: {error.reason} at byte {error.start}; save it as UTF-8") from error
 
 
 def parse_yaml(text: str) -> Any:
@@ -216,10 +216,23 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 def _construct_int(loader: Any, node: yaml.ScalarNode) -> int:
-    return _whole(loader.construct_yaml_int(node) if len(node.value) < MAX_QUOTED else node.value)
+    return _whole(loader.construct_yaml_int(_plain(node)) if len(node.value) < MAX_QUOTED else node.value)
+
+
+def _construct_float(loader: Any, node: yaml.ScalarNode) -> float:
+    return float(loader.construct_yaml_float(_plain(node)))
+
+
+def _plain(node: yaml.ScalarNode) -> yaml.ScalarNode:
+    """YAML 1.1 reads 1:30 as 90 and 010 as 8, which nobody means who writes it."""
+    if ":" in node.value or _LEADING_ZERO.match(node.value):
+        raise ValueError(f"number {quoted(node.value)} begins with 0 or has a colon; expected a plain decimal number")
+    return node
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9_]*[1-9][0-9_]*$")
 _LONG_NUMBER = re.compile(r"\d{19}")
 
 
