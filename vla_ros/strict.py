@@ -129,13 +129,20 @@ def leaves(document: Any, where: str) -> Iterator[tuple[str, Any]]:
         yield from leaves(item, f"{where}.{key}" if where else str(key))
 
 
+_FLOAT8 = re.compile(rb'"dtype"\s*:\s*"(F8[A-Z0-9_]*)"')
+
+
 def check_safetensors(path: str | Path) -> None:
     """Before the library reads it: raises ValueError, or OSError, for a header that is cut off or no policy's."""
     check_regular(path)
     with open(path, "rb") as file:
         num_bytes = int.from_bytes(file.read(8), "little")
-    if num_bytes > min(MAX_HEADER_BYTES, os.path.getsize(path)):
-        raise ValueError(f"its header has {num_bytes} bytes; expected at most {MAX_HEADER_BYTES}, all within the file")
+        if num_bytes > min(MAX_HEADER_BYTES, os.path.getsize(path)):
+            expected = f"expected at most {MAX_HEADER_BYTES}, all within the file"
+            raise ValueError(f"its header has {num_bytes} bytes; {expected}")
+        found = _FLOAT8.search(file.read(num_bytes))
+    if found:
+        raise ValueError(f"it has tensors of type {found[1].decode()}; expected F32, F16 or BF16")
 
 
 def check_pickle(program: bytes) -> None:
@@ -280,8 +287,9 @@ def _check_keys(keys: Sequence[yaml.ScalarNode]) -> None:
     for key in keys:
         other = first.setdefault((key.tag, key.value), key)
         if other is not key:
-            lines = f"lines {other.start_mark.line + 1} and {key.start_mark.line + 1}"
-            raise ValueError(f"key '{quoted(key.value)}' is given twice, in {lines}; remove one")
+            places = sorted({str(mark.line + 1) for mark in (other.start_mark, key.start_mark)}, key=int)
+            where = f"line{'s' * (len(places) > 1)} {' and '.join(places)}"
+            raise ValueError(f"key '{quoted(key.value)}' is given twice, in {where}; remove one")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -87,7 +87,9 @@ class PolicyDiagnostics:
         values = {"mode": mode.value, "why": why, **_loop_values(loop), **self._time_values(stages_ms)}
         values |= {"bounded_commands": str(self._num_bounded), "last_bound": self._last_bound}
         values |= {f"problem: {source}": line for source, line in problems.items()}
-        message = "; ".join([*lines, *problems.values(), *over])
+        # What led to the mode is not said twice.
+        further = [line for line in problems.values() if line.rpartition(" refused: ")[2] not in why]
+        message = "; ".join([*lines, *further, *over])
         status = make_status(self._node, "control", level, message, values)
         self._publisher.publish(diagnostics(self._node, status))
 

@@ -20,7 +20,6 @@ from rclpy.subscription import Subscription
 from vla_ros.messages.bounds import MAX_BYTES
 from vla_ros.ros.bounded import Bound
 from vla_ros.ros.qos import HEARD, PROFILES
-from vla_ros.strict import one_line
 from vla_ros.topics import Service, Topic
 
 Take = Callable[[Any, Mapping[str, Any]], None]
@@ -104,8 +103,8 @@ def _opened(topic: Topic, callback: Take, refuse: Refuse) -> Take:
     def take(data: bytes, info: Mapping[str, Any]) -> None:
         try:
             msg = deserialize_message(data, kind)
-        except Exception as error:  # each middleware raises its own
-            return refuse(f"message is not a valid {topic.type}: {one_line(error)}")
+        except Exception:  # each middleware raises its own, which tells nobody anything
+            return refuse(f"message is not a valid {topic.type}; check its publisher")
         callback(msg, info)
 
     return take
