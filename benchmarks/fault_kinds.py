@@ -38,8 +38,7 @@ REPEAT_S = 0.02
 ABSENCE_S = 2.5
 """More than max_recovery_s: going on needs a human."""
 NUM_GARBAGE = 20
-NUM_KEPT, FILL_PAUSE_S, FILL_START_S = 12, 0.3, 5.0
-"""More than the depth of any history."""
+SEND_PAUSE_S, FILL_START_S = 0.3, 8.0
 COLORS = ("red", "green", "blue")
 
 
@@ -178,7 +177,7 @@ def _garbage(stage: Stage) -> Iterator[None]:
 
 
 @contextmanager
-def large_messages(stage: Stage, *names: str, times: int = 1, pause_s: float = FILL_PAUSE_S) -> Iterator[None]:
+def large_messages(stage: Stage, *names: str, times: int = 1, pause_s: float = SEND_PAUSE_S) -> Iterator[None]:
     """Another process sends what is far too large: here the relay would wait for that."""
     script, robot_file = Path(__file__).with_name("large_messages.py"), stage.world.config.policy_robot
     counts = ("--times", str(times), "--pause-s", str(pause_s))
@@ -198,8 +197,10 @@ def too_large(name: str, times: int = 1) -> Injection:
 def fill_middleware(stage: Stage) -> None:
     """Have all that is far too large sent as often as any of its readers keeps a message: the room that the middleware
     makes for it stays, and is no growth afterwards."""
-    with large_messages(stage, times=NUM_KEPT):
-        time.sleep(NUM_KEPT * 3 * FILL_PAUSE_S + FILL_START_S)
+    # In bursts, for a place in a reader's history grows only when it is needed.
+    for name, times, pause_s in (("task", 8, 0.2), ("teleop", 60, 0.01), ("joints", 100, 0.01)):
+        with large_messages(stage, name, times=times, pause_s=pause_s):
+            time.sleep(times * pause_s + FILL_START_S)
 
 
 def _rival(

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from drive_watch import DriveWatch
@@ -39,11 +39,11 @@ SCENE_S = 4.0
 """Before long the arm rests on its block, where a policy that drives on moves nothing."""
 WAY_S = (0.5, 1.5)
 """How long the policy has driven in a scene when the fault comes."""
-PATIENCE_S, RECOVERY_S, MODE_PATIENCE_S = 20.0, 15.0, 0.5
+PATIENCE_S, RECOVERY_S, MODE_PATIENCE_S = 20.0, 15.0, 5.0
 QUIET_S = 0.5
 """So long after a fault is over the policy must not drive by itself."""
-MAX_TRIES = 3
-"""Attempts to engage, or to inject a fault before anything else stops the policy."""
+MAX_TRIES, ENGAGE_PATIENCE_S = 3, 60.0
+"""Attempts to inject a fault before anything else stops the policy, and how long the policy is engaged again."""
 WARM_UP_S, WARM_UP_SHARE = 120.0, 0.25
 MAX_GROWTH_PERCENT, MAX_UNHEARD_SHARE = 2.0, 0.01
 
@@ -59,7 +59,8 @@ class _Config(WorldConfig):
 @dataclass(frozen=True)
 class Outcome:
     """One injected fault: ``named_s`` is None where ``/diagnostics`` did not say what it should, ``said`` is what it
-    said last; ``problem`` is empty where the mode went where it should."""
+    said last; ``problem`` is empty where the mode went where it should; ``resident_mb`` is what the policy node had in
+    memory before."""
 
     fault: str
     at_s: float
@@ -67,6 +68,7 @@ class Outcome:
     mode: str
     problem: str
     said: str
+    resident_mb: float = 0.0
 
 
 class Run:
@@ -84,7 +86,7 @@ class Run:
 
     def go_on(self, order: Iterator[tuple[str, Fault]], minutes: float, every_s: float) -> None:
         """Until the time is over, or a process ends or does not do as told: that is ``trouble``."""
-        due_s = time.monotonic()
+        due_s, held_mb = time.monotonic(), {}
         end_s = due_s + 60 * minutes
         try:
             while due_s + every_s <= end_s:
@@ -92,8 +94,10 @@ class Run:
                 self._drive_until(due_s)
                 for node in NODES:
                     pid = self._world.processes.pid(node)
-                    self.memory.add(node, pid, time.monotonic(), resident_bytes(pid))
-                outcome = self._suffer_and_retry(*next(order))
+                    num_bytes = resident_bytes(pid)
+                    self.memory.add(node, pid, time.monotonic(), num_bytes)
+                    held_mb[node] = num_bytes / 1e6
+                outcome = replace(self._suffer_and_retry(*next(order)), resident_mb=held_mb["policy_node"])
                 self.outcomes.append(outcome)
                 print(_line(len(self.outcomes), outcome), flush=True)
         except ValueError as error:
@@ -125,15 +129,15 @@ class Run:
 
     def _engage(self) -> None:
         """The policy drives, and a chunk of its own is followed. A busy machine may stop it before: then once more."""
-        client = self._client
-        for _ in range(MAX_TRIES):
+        client, end_s = self._client, time.monotonic() + ENGAGE_PATIENCE_S
+        while time.monotonic() < end_s:
             num_before = client.num_chunks
             self._world.engage(RECOVERY_S)
             client.wait_until(lambda: client.mode == "POLICY", MODE_PATIENCE_S)
             client.wait_until(lambda: client.num_chunks > num_before or client.mode != "POLICY", PATIENCE_S)
             if client.num_chunks > num_before and self._watch_drive(0.0):
                 return
-        raise ValueError(f"the policy did not get to drive, {MAX_TRIES} times: {client.said()}")
+        raise ValueError(f"the policy did not get to drive in {ENGAGE_PATIENCE_S:g} s: {client.said()}")
 
     def _suffer_and_retry(self, name: str, fault: Fault) -> Outcome:
         """Where another watchdog was quicker, as it may be on a busy machine, that is told, and it is tried again."""

@@ -30,7 +30,7 @@ def human_faults() -> Mapping[str, Fault]:
         "emergency stop, volatile": Fault(_emergency_stop(True), ("emergency stop on",), (Mode.ESTOP,)),
         "emergency stop silent": Fault(_silent_stop, ("nothing came on 'vla_policy/estop'",), (Mode.ESTOP,)),
         "a hand takes over": _takeover(whole),
-        "a hand takes over in part": _takeover(human_ways.partial),
+        "a hand takes over in part": _takeover(human_ways.in_part),
         "a hand sorts joints its way": _takeover(human_ways.in_another_order),
         "a hand goes beyond limits": _takeover(human_ways.beyond_limits),
         "a hand falls silent": Fault(

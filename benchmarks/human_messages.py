@@ -4,7 +4,8 @@ be used, which end in HOLD, and of those that can, which end in TELEOP.
 
     python benchmarks/human_messages.py [--times 30] [--json FILE]
 
-Exits 1 where one was not heeded, or above ``--max-ms`` at p99: a control period and 5 ms.
+Exits 1 where one was not heeded, or above ``--max-ms`` at p99: a control period and 5 ms; of messages of 60,000 points,
+which take a while on their way, above ``--max-large-ms``: two periods and 10 ms.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 import human_ways
 import numpy as np
-from human_ways import UNUSABLE, Make
+from human_ways import LARGE, UNUSABLE, Make
 from rclpy.serialization import serialize_message
 from reaction import Reaction, summary, use_own_domain
 
@@ -34,11 +35,12 @@ from vla_ros.types import Mode
 ROBOT, POLICY = "tabletop", "tiny_touch"
 USABLE: Mapping[str, Make] = {
     "whole": human_ways.whole,
-    "in part": human_ways.partial,
+    "in part": human_ways.in_part,
     "in another order": human_ways.in_another_order,
     "beyond limits": human_ways.beyond_limits,
 }
 WAYS: Mapping[str, Make] = {**USABLE, **{name: way.make for name, way in UNUSABLE.items()}}
+ALL = f"all but {LARGE}"
 NUDGE_RAD = 0.02
 DRIVE_S = (0.1, 0.14)
 """How long a chunk of the policy's has been followed when the message comes: anywhere in a control period."""
@@ -49,6 +51,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=30, metavar="N", help="messages of each way (default 30)")
     parser.add_argument("--max-ms", type=float, default=25.0, metavar="MS", help="exit 1 above it (default 25)")
+    parser.add_argument(
+        "--max-large-ms", type=float, default=50.0, metavar="MS", help="the same of the largest (default 50)"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the figures here")
     args = parser.parse_args()
     use_own_domain()
@@ -60,14 +65,15 @@ def main() -> int:
     heeded = {name: [delay for delay in found if delay is not None] for name, found in delays_s.items()}
     num_ignored = sum(found.count(None) for found in delays_s.values())
     figures = {name: summary(found) for name, found in heeded.items() if found}
-    figures["all"] = summary([delay for found in heeded.values() for delay in found])
+    figures[ALL] = summary([delay for name, found in heeded.items() for delay in found if name != LARGE])
     for name, values in figures.items():
         print(f"{name:<28} {values['num']:>4} messages, ms to another's command: ", end="")
         print(f"{values['p50_ms']} p50, {values['p99_ms']} p99, {values['max_ms']} max")
     print(f"{num_ignored} were not heeded in {PATIENCE_S:g} s")
     if args.json:
         Path(args.json).write_text(json.dumps({**figures, "num_ignored": num_ignored}, indent=1) + "\n")
-    return 1 if num_ignored or figures["all"]["p99_ms"] > args.max_ms else 0
+    is_late = figures[ALL]["p99_ms"] > args.max_ms or figures[LARGE]["p99_ms"] > args.max_large_ms
+    return 1 if num_ignored or is_late else 0
 
 
 class Human(DemoClient):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from rclpy.serialization import serialize_message
@@ -14,7 +15,7 @@ from vla_ros.messages.times import fill_time
 from vla_ros.robot import RobotConfig
 from vla_ros.units import NS_PER_S
 
-NUM_POINTS = 60_000
+LARGE = "60,000 points"
 LONG_AGO_S, OVER_AGO_S, LATER_S = 3600.0, 2.0, 60.0
 BEYOND = 0.1
 """Outside a joint's limits by so much, rad or m."""
@@ -51,7 +52,7 @@ def whole(robot: RobotConfig, goal: Goal) -> JointTrajectory:
     return hand(robot.joint_names, [goal])
 
 
-def partial(robot: RobotConfig, goal: Goal) -> JointTrajectory:
+def in_part(robot: RobotConfig, goal: Goal) -> JointTrajectory:
     return hand(robot.joint_names[:2], [goal[:2]])
 
 
@@ -72,9 +73,9 @@ def _backwards(robot: RobotConfig, goal: Goal) -> JointTrajectory:
     return msg
 
 
-def _far_too_long(robot: RobotConfig, goal: Goal) -> JointTrajectory:
+def _repeated(num_points: int, robot: RobotConfig, goal: Goal) -> JointTrajectory:
     msg = hand(robot.joint_names, [goal])
-    msg.points = list(msg.points) * NUM_POINTS
+    msg.points = list(msg.points) * num_points
     return msg
 
 
@@ -95,6 +96,7 @@ UNUSABLE: Mapping[str, Way] = {
     "stamped long ago": Way(lambda robot, goal: hand(robot.joint_names, [goal], -LONG_AGO_S), "header stamp is"),
     "stamped far ahead": Way(lambda robot, goal: hand(robot.joint_names, [goal], LATER_S), "header stamp is"),
     "over by now": Way(lambda robot, goal: hand(robot.joint_names, [goal], -OVER_AGO_S), "trajectory ended"),
-    "60,000 points": Way(_far_too_long, "message has"),
+    "1,200 points": Way(partial(_repeated, 1200), "trajectory has 1200 points"),
+    LARGE: Way(partial(_repeated, 60_000), "message has"),
     "half a message": Way(lambda robot, goal: serialize_message(whole(robot, goal))[:-40], "is not a valid"),
 }
