@@ -112,7 +112,7 @@ def _measure_cameras(config: WorldConfig, seconds: float) -> list[Row]:
         span_s = min(seconds, MAX_CAMERAS_S)
         print(f"the policy drives for {span_s:g} s with three cameras of 640x480 at {CAMERA_RATE_HZ} Hz", flush=True)
         driven = operator.driven(operator.drive_for(span_s, lambda: None))
-        return rows.camera_rows(driven, world.client.frames_ns, world.client.idle_ns, operator.num_drops, robot)
+        return rows.camera_rows(driven, world.client.frames_ns, world.client.idle, operator.num_drops, robot)
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def _idle_ticker(world: DemoWorld[ControlProbe]) -> Iterator[None]:
 
 
 def _wait_for_ticker(probe: ControlProbe) -> None:
-    if not probe.wait_until(lambda: bool(probe.idle_ns), START_TIMEOUT_S):
+    if not probe.wait_until(lambda: bool(probe.idle), START_TIMEOUT_S):
         raise ValueError("control_ticker never started; see its log")
 
 
@@ -164,7 +164,7 @@ class _Bench(Operator):
             killed=killed,
             back=back,
             rest=rest,
-            idle_ns=self._probe.idle_ns,
+            idle=self._probe.idle,
             num_drops=self.num_drops,
         )
 
