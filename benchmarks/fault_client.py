@@ -13,7 +13,7 @@ from drive_watch import DriveWatch
 from human_ways import Make
 from limit_watch import LimitWatch
 from rclpy.event_handler import PublisherEventCallbacks
-from sensor_relay import PREFIX
+from sensor_relay import PREFIX, joints_topic
 from std_msgs.msg import Bool, String, UInt8MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -43,7 +43,7 @@ class FaultClient(DemoClient):
     def __init__(self, robot: RobotConfig, check: Callable[[], None]) -> None:
         super().__init__(robot, check)
         self.limits = LimitWatch(self, robot)
-        self.drives = DriveWatch(self, robot, PREFIX + robot.joint_states.topic)
+        self.drives = DriveWatch(self, robot, PREFIX + joints_topic(robot))
         self.answer: Answer | None = None
         self.answer_digest = ""
         self._digest = ""

@@ -267,7 +267,7 @@ def _at_rest(shape: tuple[int, ...]) -> np.ndarray:
 
 def faults(robot: RobotConfig) -> Mapping[str, Fault]:
     """Every fault of sensors, nodes and their link by its name."""
-    command, joints = robot.outputs[0].command_topic, sensor_relay.PREFIX + robot.joint_states.topic
+    command, joints = robot.outputs[0].command_topic, sensor_relay.PREFIX + sensor_relay.joints_topic(robot)
     mode, status, camera_names = topics.MODE.name, topics.STATUS.name, robot.camera_names
     return {
         "a camera is silent": Fault(_sensor(lambda: sensor_relay.dropped, *camera_names), ("camera '", " s old")),

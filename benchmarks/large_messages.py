@@ -17,6 +17,7 @@ from typing import Any
 import rclpy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import JointState
+from sensor_relay import joints_topic
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -56,7 +57,7 @@ def main() -> int:
     where = {
         "task": topics.TASK,
         "teleop": topics.TELEOP,
-        "joints": Topic(robot.joint_states.topic, topics.JOINT_STATE, Qos.COMMAND),
+        "joints": Topic(joints_topic(robot), topics.JOINT_STATE, Qos.COMMAND),
     }
     with ros_running():
         node = rclpy.create_node("large_messages")

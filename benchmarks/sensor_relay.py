@@ -36,6 +36,11 @@ AGE_SLACK = 3.0
 Spoiler = Callable[[bytes], bytes | None]
 
 
+def joints_topic(robot: RobotConfig) -> str:
+    """Where the driver publishes."""
+    return robot.joint_states.topic
+
+
 def relayed_robot_file(path: Path, folder: Path) -> Path:
     """Robot file ``path`` with its sensors behind the relay, written into ``folder``."""
     document = yaml.safe_load(path.read_text())
