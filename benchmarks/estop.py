@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import threading
@@ -23,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
 from rclpy.node import Node
-from rclpy.serialization import serialize_message
+from reaction import Reaction, summary, use_own_domain
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
@@ -43,8 +41,6 @@ from vla_ros.share import robot_file
 from vla_ros.types import Mode
 
 ROBOT = "tabletop"
-NUM_POINTS, NUM_TASK_BYTES, NUM_NAMES = 60_000, 50_000_000, 200_000
-FLOOD_PAUSE_S = 0.05
 START_TIMEOUT_S, PATIENCE_S, ASK_EVERY_S = 120.0, 60.0, 0.25
 JOINTS_PERIOD_S, TELEOP_PERIOD_S = 0.01, 0.02
 
@@ -55,16 +51,11 @@ def main() -> int:
     parser.add_argument("--max-calm-ms", type=float, default=25.0, metavar="MS", help="exit 1 above it (default 25)")
     parser.add_argument("--max-flood-ms", type=float, default=50.0, metavar="MS", help="exit 1 above it (default 50)")
     parser.add_argument("--json", metavar="FILE", help="also write the figures here")
-    parser.add_argument("--flood", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    os.environ.setdefault("ROS_DOMAIN_ID", str(101 + os.getpid() % 100))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    if args.flood:
-        flood()
-        return 0
+    use_own_domain()
     figures = measure(args.stops)
     for name, values in figures.items():
-        print(f"{name:<6} {values['stops']} stops, ms to the first braking command: {values['p50_ms']} p50, ", end="")
+        print(f"{name:<6} {values['num']} stops, ms to the first braking command: {values['p50_ms']} p50, ", end="")
         print(f"{values['p99_ms']} p99, {values['max_ms']} max")
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=2) + "\n")
@@ -82,18 +73,13 @@ def measure(num_stops: int) -> dict[str, dict[str, float]]:
                 stopper.wait_for(Mode.TELEOP, START_TIMEOUT_S)
                 calm = [stopper.stop() for _ in range(num_stops)]
                 stopper.is_leading = False
-                processes.start("flood", [sys.executable, __file__, "--flood"])
+                processes.start("flood", [sys.executable, str(Path(__file__).with_name("large_messages.py"))])
                 time.sleep(2.0)  # until its messages are made
                 flooded = [stopper.stop() for _ in range(num_stops)]
                 processes.check()
         finally:
             stopper.destroy_node()
     return {"calm": summary(calm), "flood": summary(flooded)}
-
-
-def summary(delays_s: list[float]) -> dict[str, float]:
-    p50, p99 = np.percentile(delays_s, (50, 99)) * 1e3
-    return {"stops": len(delays_s), "p50_ms": round(p50, 2), "p99_ms": round(p99, 2), "max_ms": 1e3 * max(delays_s)}
 
 
 class Stopper(Node):
@@ -107,8 +93,7 @@ class Stopper(Node):
         self._joints = self.create_publisher(JointState, robot.joint_sources[0].topic, qos.JOINT_STATES)
         self._stop, self._teleop = make_publisher(self, topics.ESTOP), make_publisher(self, topics.TELEOP)
         self._reset = make_client(self, topics.RESET_ESTOP)
-        self._mode, self._stopped_ns, self._braked_ns = "", 0, 0
-        self._changed = threading.Condition()
+        self._reaction = Reaction()
         subscribe(self, topics.MODE, self._on_mode)
         CommandInputs(self, robot, self._on_command)
 
@@ -127,43 +112,29 @@ class Stopper(Node):
                 thread.join()
 
     def wait_for(self, mode: Mode, patience_s: float = PATIENCE_S) -> None:
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._mode == mode, patience_s):
-                raise SystemExit(f"no {mode} in {patience_s:g} s; {self._mode or 'nothing'} was heard last")
+        if not self._reaction.wait_for(lambda: self._reaction.mode == mode, patience_s):
+            raise SystemExit(f"no {mode} in {patience_s:g} s; {self._reaction.mode or 'nothing'} was heard last")
 
     def stop(self) -> float:
         """Press the stop, see the robot brake, and reset: from the one to the other, s."""
         if self.is_leading:
             self.wait_for(Mode.TELEOP)
         time.sleep(np.random.default_rng().uniform(0.02, 0.06))  # anywhere in a control period
-        with self._changed:
-            self._stopped_ns = self._braked_ns = 0
-            pressed_ns = time.time_ns()
-            self._stop.publish(Bool(data=True))
-            if not self._changed.wait_for(lambda: self._braked_ns, PATIENCE_S):
-                raise SystemExit(f"no braking command in {PATIENCE_S:g} s")
-            braked_ns = self._braked_ns
+        delay_s = self._reaction.time_s(lambda: self._stop.publish(Bool(data=True)), (Mode.ESTOP,), PATIENCE_S)
+        if delay_s is None:
+            raise SystemExit(f"no braking command in {PATIENCE_S:g} s")
         self._stop.publish(Bool(data=False))
-        while self._mode == Mode.ESTOP:
+        while self._reaction.mode == Mode.ESTOP:
             self._reset.call_async(Trigger.Request())
-            with self._changed:
-                self._changed.wait_for(lambda: self._mode != Mode.ESTOP, ASK_EVERY_S)
-        return (braked_ns - pressed_ns) * 1e-9
+            self._reaction.wait_for(lambda: self._reaction.mode != Mode.ESTOP, ASK_EVERY_S)
+        return delay_s
 
     def _on_mode(self, msg: String, info: dict[str, Any]) -> None:
-        with self._changed:
-            if msg.data == Mode.ESTOP and not self._stopped_ns:
-                self._stopped_ns = info["source_timestamp"]
-            self._mode = msg.data
-            self._changed.notify_all()
+        self._reaction.heard_mode(msg.data, info["source_timestamp"])
 
     def _on_command(self, trajectory: Any, info: dict[str, Any]) -> None:
-        with self._changed:
-            self._positions = trajectory.positions[0]
-            # A mode is published before the first command of who has it.
-            if self._stopped_ns and info["source_timestamp"] >= self._stopped_ns and not self._braked_ns:
-                self._braked_ns = info["source_timestamp"]
-            self._changed.notify_all()
+        self._positions = trajectory.positions[0]
+        self._reaction.heard_command(info["source_timestamp"])
 
     def _play(self, ending: threading.Event) -> None:
         while not ending.wait(JOINTS_PERIOD_S):
@@ -178,25 +149,6 @@ class Stopper(Node):
                 hand = 0.1 * np.sin(time.monotonic() - began_s) * np.ones(self._robot.num_joints)
                 point = JointTrajectoryPoint(positions=hand.tolist())
                 self._teleop.publish(JointTrajectory(joint_names=self._robot.joint_names, points=[point]))
-
-
-def flood() -> None:
-    """Publish what is far too large, for ever: serialized once, so that sending costs next to nothing."""
-    robot = load_robot(robot_file(ROBOT))
-    with ros_running():
-        node = rclpy.create_node("flood")
-        points = [JointTrajectoryPoint(positions=[0.0] * robot.num_joints)] * NUM_POINTS
-        messages = {
-            topics.TELEOP: JointTrajectory(joint_names=robot.joint_names, points=points),
-            topics.TASK: String(data="touch " * (NUM_TASK_BYTES // 6)),
-        }
-        sent = [(make_publisher(node, topic), serialize_message(msg)) for topic, msg in messages.items()]
-        joints = JointState(name=[f"joint {i}" for i in range(NUM_NAMES)])
-        sent.append((node.create_publisher(JointState, robot.joint_sources[0].topic, 1), serialize_message(joints)))
-        while True:
-            for publisher, data in sent:
-                publisher.publish(data)
-                time.sleep(FLOOD_PAUSE_S)
 
 
 if __name__ == "__main__":

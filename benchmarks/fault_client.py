@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from drive_watch import DriveWatch
+from human_ways import Make
 from limit_watch import LimitWatch
+from rclpy.event_handler import PublisherEventCallbacks
+from sensor_relay import PREFIX, joints_topic
 from std_msgs.msg import Bool, String, UInt8MultiArray
 from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from trajectory_msgs.msg import JointTrajectory
 
+from vla_ros import topics
 from vla_ros.demo.client import DemoClient
 from vla_ros.demo.stats import Recording
-from vla_ros.messages.trajectories import Trajectory, fill_trajectory
 from vla_ros.robot import RobotConfig
 from vla_ros.ros.qos import COMMAND, LATCHED, REPORT
 from vla_ros.wire import REQUEST, PolicyResult, check_kind, decode_request, encode_result
@@ -24,17 +28,22 @@ from vla_ros.wire import REQUEST, PolicyResult, check_kind, decode_request, enco
 WATCHED = ("vla_policy: control", "vla_model: inference")
 SERVICES = ("vla_policy/takeover", "vla_policy/reset_estop")
 OTHER_DIGEST = "0" * 64
+STOP_PERIOD_S = 0.1
+STOP_TIMEOUT_S = 4.0
+"""The policy node's ``estop_timeout_s``: more than it is ever away."""
 
 Answer = Callable[[tuple[int, ...]], np.ndarray]
 
 
 class FaultClient(DemoClient):
-    """``limits`` judges every command; ``answer``, if set, answers requests before the model can, with actions made for
-    their shape, in the name of policy ``answer_digest``, or of the model's own where that is empty."""
+    """``limits`` judges every command, ``drives`` who drives and from where; while ``is_stop_heard`` the stop says
+    again and again whether it is pressed. ``answer``, if set, answers requests before the model can, with actions made
+    for their shape, in the name of policy ``answer_digest``, or of the model's own where that is empty."""
 
     def __init__(self, robot: RobotConfig, check: Callable[[], None]) -> None:
         super().__init__(robot, check)
         self.limits = LimitWatch(self, robot)
+        self.drives = DriveWatch(self, robot, PREFIX + joints_topic(robot))
         self.answer: Answer | None = None
         self.answer_digest = ""
         self._digest = ""
@@ -45,7 +54,13 @@ class FaultClient(DemoClient):
         self._status: DiagnosticStatus | None = None
         self._triggers |= {name: self.create_client(Trigger, name) for name in SERVICES}
         self._teleop = self.create_publisher(JointTrajectory, "vla_policy/teleop", COMMAND)
-        self._estop = self.create_publisher(Bool, "vla_policy/estop", LATCHED)
+        silent = PublisherEventCallbacks(use_default_callbacks=False)  # of who hears another one
+        self._stops = [
+            self.create_publisher(Bool, topics.ESTOP.name, profile, event_callbacks=silent)
+            for profile in (LATCHED, COMMAND)
+        ]
+        self._stop, self._is_pressed, self.is_stop_heard = self._stops[False], False, True
+        self.create_timer(STOP_PERIOD_S, self._beat_stop)
         self._task = self.create_publisher(String, "vla_policy/task", LATCHED)
         self._requests = self.create_publisher(UInt8MultiArray, "vla_model/request", COMMAND)
         self._results = self.create_publisher(UInt8MultiArray, "vla_model/result", COMMAND)
@@ -80,36 +95,49 @@ class FaultClient(DemoClient):
     def start_episode(self, seed: int, target: str | None, timeout_s: float = 5.0) -> Recording:
         """As the demo does it; it moves the arm without a command."""
         self.limits.new_segment()
+        self.drives.new_segment()
         return super().start_episode(seed, target, timeout_s)
+
+    def trigger(self, service: str, timeout_s: float = 5.0) -> Trigger.Response:
+        """As the demo does it; who asks the policy to drive is written down."""
+        if service == topics.ENGAGE.name:
+            self.drives.asked()
+        return super().trigger(service, timeout_s)
 
     def say_task(self, task: str) -> None:
         self._task.publish(String(data=task))
 
-    def press_estop(self, is_pressed: bool) -> None:
-        self._estop.publish(Bool(data=is_pressed))
+    def press_estop(self, is_pressed: bool, is_volatile: bool = False) -> None:
+        """Press or let go, by a publisher of ROS's default quality of service where it is to be ``is_volatile``."""
+        self._is_pressed, self._stop = is_pressed, self._stops[is_volatile]
+        self._beat_stop()
 
-    def nudge(self, nudge_rad: float, num_joints: int | None = None) -> None:
-        """A hand's set point so far from the last command, towards the middle; of the first ``num_joints`` only."""
+    def lead(self, make: Make, nudge_rad: float) -> None:
+        """A hand's message, its set point so far from the last command, towards the middle."""
         assert self.commanded is not None
-        names = self.robot.joint_names[:num_joints]
         positions = self.commanded.positions[0]
         middle = (self.robot.joint_values("lower") + self.robot.joint_values("upper")) / 2
-        goal = (positions + nudge_rad * np.sign(middle - positions))[: len(names)]
-        msg = JointTrajectory()
-        times_s = np.array([1.0 / self.robot.control_rate_hz])
-        fill_trajectory(msg, Trajectory(0, times_s, goal[None], None), names, JointTrajectoryPoint)
-        self._teleop.publish(msg)
+        self._teleop.publish(make(self.robot, positions + nudge_rad * np.sign(middle - positions)))
 
     def send_link(self, data: bytes) -> None:
         """Bytes on both topics of the link."""
         for publisher in (self._requests, self._results):
             publisher.publish(UInt8MultiArray(data=array("B", data)))
 
+    @property
+    def heartbeat(self) -> DiagnosticStatus:
+        """The model node's last one."""
+        assert self._status is not None
+        return self._status
+
     def beat_as_another_policy(self) -> None:
         """A model node's heartbeat with another policy's digest."""
-        assert self._status is not None
         values = [KeyValue(key="digest", value=OTHER_DIGEST)]
-        self._heartbeat.publish(DiagnosticStatus(level=DiagnosticStatus.OK, name=self._status.name, values=values))
+        self._heartbeat.publish(DiagnosticStatus(level=DiagnosticStatus.OK, name=self.heartbeat.name, values=values))
+
+    def _beat_stop(self) -> None:
+        if self.is_stop_heard:
+            self._stop.publish(Bool(data=self._is_pressed))
 
     def _values(self) -> Mapping[str, str]:
         status = self._said.get(WATCHED[0])
@@ -117,6 +145,7 @@ class FaultClient(DemoClient):
 
     def _on_mode(self, msg: String, info: dict[str, Any]) -> None:
         self._modes.add(msg.data)
+        self.drives.heard_mode(msg.data, info["source_timestamp"])
         super()._on_mode(msg, info)
 
     def _keep_request(self, msg: UInt8MultiArray) -> None:

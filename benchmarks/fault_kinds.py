@@ -5,27 +5,40 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import rclpy
 import sensor_relay
+from diagnostic_msgs.msg import DiagnosticStatus
 from fault_client import OTHER_DIGEST, Answer, FaultClient
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import JointState
 from sensor_relay import JOINTS, SensorRelay, Spoiler
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
 
+from vla_ros import topics
 from vla_ros.demo.client import ACTIVATE, DEACTIVATE
 from vla_ros.demo.world import START_TIMEOUT_S, TRANSITION_TIMEOUT_S, DemoWorld
+from vla_ros.robot import RobotConfig
+from vla_ros.ros.qos import COMMAND, LATCHED
 
 PATIENCE_S = 10.0
 OVERRUN_S = 0.2
 """More than the control loop may be away, less than makes joint states stale."""
 REPEAT_S = 0.02
-NUDGE_RAD = 0.03
+ABSENCE_S = 2.5
+"""More than max_recovery_s: going on needs a human."""
 NUM_GARBAGE = 20
-NUM_HAND = 10
+SEND_PAUSE_S, FILL_START_S = 0.3, 8.0
 COLORS = ("red", "green", "blue")
 
 
@@ -124,7 +137,7 @@ def _answered(answer: Answer, digest: str = "") -> Injection:
     return inject
 
 
-def _repeated(action: Callable[[FaultClient], None], num: int | None = None) -> Injection:
+def repeated(action: Callable[[FaultClient], None], num: int | None = None) -> Injection:
     """Do something again and again: until ended, or ``num`` times."""
 
     @contextmanager
@@ -164,18 +177,51 @@ def _garbage(stage: Stage) -> Iterator[None]:
 
 
 @contextmanager
-def _emergency_stop(stage: Stage) -> Iterator[None]:
-    client = stage.client
-    client.press_estop(True)
+def large_messages(stage: Stage, *names: str, times: int = 1, pause_s: float = SEND_PAUSE_S) -> Iterator[None]:
+    """Another process sends what is far too large: here the relay would wait for that."""
+    script, robot_file = Path(__file__).with_name("large_messages.py"), stage.world.config.policy_robot
+    counts = ("--times", str(times), "--pause-s", str(pause_s))
+    stage.world.processes.start("large_messages", [sys.executable, str(script), *names, "--robot", robot_file, *counts])
     try:
         yield
-        for service in ("vla_policy/engage", "vla_policy/takeover", "vla_policy/reset_estop"):
-            if client.trigger(service).success:
-                raise ValueError(f"{service} was granted while the emergency stop is pressed")
     finally:
-        client.press_estop(False)
-    if not client.wait_until(lambda: client.trigger("vla_policy/reset_estop").success, PATIENCE_S):
-        raise ValueError("the emergency stop could not be reset")
+        stage.world.processes.kill("large_messages")
+        stage.client.say_task(_instruction(stage))
+
+
+def too_large(name: str, times: int = 1) -> Injection:
+    """More than once where it is heard at best effort: some of so many packets may be lost."""
+    return lambda stage: large_messages(stage, name, times=times)
+
+
+def fill_middleware(stage: Stage) -> None:
+    """Have all that is far too large sent as often as any of its readers keeps a message: the room that the middleware
+    makes for it stays, and is no growth afterwards."""
+    # In bursts, for a place in a reader's history grows only when it is needed.
+    for name, times, pause_s in (("task", 8, 0.2), ("teleop", 60, 0.01), ("joints", 100, 0.01)):
+        with large_messages(stage, name, times=times, pause_s=pause_s):
+            time.sleep(times * pause_s + FILL_START_S)
+
+
+def _rival(
+    kind: type, topic: str, make: Callable[[Stage], Any] | None = None, profile: QoSProfile = COMMAND
+) -> Injection:
+    """Somebody else publishes a topic that must come from one, again and again, or only offers to."""
+
+    @contextmanager
+    def inject(stage: Stage) -> Iterator[None]:
+        node = rclpy.create_node("rival")
+        try:
+            publisher = node.create_publisher(kind, topic, profile)
+            if make is None:
+                yield
+            else:
+                with repeated(lambda _: publisher.publish(make(stage)))(stage):
+                    yield
+        finally:
+            node.destroy_node()
+
+    return inject
 
 
 @contextmanager
@@ -190,13 +236,17 @@ def _other_task(stage: Stage) -> Iterator[None]:
 
 @contextmanager
 def _no_task(stage: Stage) -> Iterator[None]:
-    status = stage.client.status
-    assert status is not None
     stage.client.say_task("")
     try:
         yield
     finally:
-        stage.client.say_task(status.instruction)
+        stage.client.say_task(_instruction(stage))
+
+
+def _instruction(stage: Stage) -> str:
+    """What the episode is about."""
+    assert stage.client.status is not None
+    return stage.client.status.instruction
 
 
 def _nan(shape: tuple[int, ...]) -> np.ndarray:
@@ -215,8 +265,10 @@ def _at_rest(shape: tuple[int, ...]) -> np.ndarray:
     return np.zeros(shape, np.float32)
 
 
-def faults(camera_names: tuple[str, ...]) -> Mapping[str, Fault]:
-    """Every fault by its name."""
+def faults(robot: RobotConfig) -> Mapping[str, Fault]:
+    """Every fault of sensors, nodes and their link by its name."""
+    command, joints = robot.outputs[0].command_topic, sensor_relay.PREFIX + sensor_relay.joints_topic(robot)
+    mode, status, camera_names = topics.MODE.name, topics.STATUS.name, robot.camera_names
     return {
         "a camera is silent": Fault(_sensor(lambda: sensor_relay.dropped, *camera_names), ("camera '", " s old")),
         "a camera is frozen": Fault(_sensor(sensor_relay.Frozen, *camera_names), ("camera '", "is frozen")),
@@ -242,19 +294,32 @@ def faults(camera_names: tuple[str, ...]) -> Mapping[str, Fault]:
         "a result too short": Fault(_answered(_too_short), ("shape",)),
         "a result of another policy": Fault(_answered(_at_rest, OTHER_DIGEST), ("same policy directory",)),
         "another policy's heartbeat": Fault(
-            _repeated(lambda client: client.beat_as_another_policy()), ("same policy directory",)
+            repeated(lambda client: client.beat_as_another_policy()), ("same policy directory",)
         ),
-        "garbage on the link": Fault(_garbage, ("request refused", "'vla_model/result' refused"), ("POLICY",)),
-        "emergency stop": Fault(_emergency_stop, ("emergency stop on",), ("ESTOP",)),
-        "a hand takes over": Fault(_repeated(lambda client: client.nudge(NUDGE_RAD)), ("a human moves",), ("TELEOP",)),
-        "a hand falls silent": Fault(
-            _repeated(lambda client: client.nudge(NUDGE_RAD), NUM_HAND), ("nothing came on 'vla_policy/teleop'",)
-        ),
-        "malformed teleop": Fault(
-            _repeated(lambda client: client.nudge(NUDGE_RAD, num_joints=2), NUM_HAND),
-            ("'vla_policy/teleop' refused", "lacks joint"),
-            ("POLICY",),
+        "garbage on the link": Fault(
+            _garbage, ("request on '/vla_model/request' refused", "result on '/vla_model/result' refused"), ("POLICY",)
         ),
         "another task": Fault(_other_task, ("POLICY: engaged",), ("POLICY",)),
         "no task": Fault(_no_task, ("no instruction",)),
+        "a task of 50 MB": Fault(too_large("task"), ("'vla_policy/task' refused: message has",), ("POLICY",)),
+        "joint states of 200,000 names": Fault(too_large("joints", 20), ("joint state on", "message has"), ("POLICY",)),
+        "images of 10^10 pixels": Fault(
+            _sensor(lambda: sensor_relay.of_a_huge_size, *camera_names), ("image of 100000x100000 pixels",)
+        ),
+        "joint states jump": Fault(_sensor(sensor_relay.Jumping, JOINTS), ("jumped: joint",)),
+        "control loop away for long": Fault(
+            _stopped("policy_node", ABSENCE_S), ("the control thread did not run for",)
+        ),
+        "a second publisher of commands": Fault(_rival(JointTrajectory, command), (f"'/{command}' has 2 publishers",)),
+        "a second publisher of the mode": Fault(
+            _rival(String, mode, profile=LATCHED), (f"'/{mode}' has 2 publishers",)
+        ),
+        "a second driver": Fault(
+            _rival(JointState, joints, lambda stage: stage.relay.last_joints),
+            (f"'/{joints}' has 2 publishers", "/rival"),
+        ),
+        "a second model node": Fault(
+            _rival(DiagnosticStatus, status, lambda stage: stage.client.heartbeat),
+            (f"'/{status}' has ", "publishers", "/rival"),
+        ),
     }

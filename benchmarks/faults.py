@@ -15,13 +15,15 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from fault_client import FaultClient
-from fault_kinds import Fault, Stage, faults
+from drive_watch import DriveWatch
+from fault_client import STOP_TIMEOUT_S, FaultClient
+from fault_kinds import Fault, Stage, faults, fill_middleware
+from human_faults import human_faults
 from resident import ResidentMemory, resident_bytes
 from sensor_relay import SensorRelay, relayed_robot_file
 
@@ -37,19 +39,28 @@ SCENE_S = 4.0
 """Before long the arm rests on its block, where a policy that drives on moves nothing."""
 WAY_S = (0.5, 1.5)
 """How long the policy has driven in a scene when the fault comes."""
-PATIENCE_S, RECOVERY_S, MODE_PATIENCE_S = 10.0, 15.0, 0.5
+PATIENCE_S, RECOVERY_S, MODE_PATIENCE_S = 20.0, 15.0, 5.0
 QUIET_S = 0.5
 """So long after a fault is over the policy must not drive by itself."""
-MAX_TRIES = 3
-"""Attempts to engage, or to inject a fault before anything else stops the policy."""
+MAX_TRIES, ENGAGE_PATIENCE_S = 3, 60.0
+"""Attempts to inject a fault before anything else stops the policy, and how long the policy is engaged again."""
 WARM_UP_S, WARM_UP_SHARE = 120.0, 0.25
 MAX_GROWTH_PERCENT, MAX_UNHEARD_SHARE = 2.0, 0.01
+
+
+class _Config(WorldConfig):
+    @property
+    def nodes(self) -> Mapping[str, Mapping[str, object]]:
+        """The policy node presses the stop itself where nobody says that it isn't."""
+        nodes = dict(super().nodes)
+        return {**nodes, "policy_node": {**nodes["policy_node"], "estop_timeout_s": STOP_TIMEOUT_S}}
 
 
 @dataclass(frozen=True)
 class Outcome:
     """One injected fault: ``named_s`` is None where ``/diagnostics`` did not say what it should, ``said`` is what it
-    said last; ``problem`` is empty where the mode went where it should."""
+    said last; ``problem`` is empty where the mode went where it should; ``resident_mb`` is what the policy node had in
+    memory before."""
 
     fault: str
     at_s: float
@@ -57,6 +68,7 @@ class Outcome:
     mode: str
     problem: str
     said: str
+    resident_mb: float = 0.0
 
 
 class Run:
@@ -74,7 +86,7 @@ class Run:
 
     def go_on(self, order: Iterator[tuple[str, Fault]], minutes: float, every_s: float) -> None:
         """Until the time is over, or a process ends or does not do as told: that is ``trouble``."""
-        due_s = time.monotonic()
+        due_s, held_mb = time.monotonic(), {}
         end_s = due_s + 60 * minutes
         try:
             while due_s + every_s <= end_s:
@@ -82,8 +94,10 @@ class Run:
                 self._drive_until(due_s)
                 for node in NODES:
                     pid = self._world.processes.pid(node)
-                    self.memory.add(node, pid, time.monotonic(), resident_bytes(pid))
-                outcome = self._suffer_and_retry(*next(order))
+                    num_bytes = resident_bytes(pid)
+                    self.memory.add(node, pid, time.monotonic(), num_bytes)
+                    held_mb[node] = num_bytes / 1e6
+                outcome = replace(self._suffer_and_retry(*next(order)), resident_mb=held_mb["policy_node"])
                 self.outcomes.append(outcome)
                 print(_line(len(self.outcomes), outcome), flush=True)
         except ValueError as error:
@@ -115,15 +129,15 @@ class Run:
 
     def _engage(self) -> None:
         """The policy drives, and a chunk of its own is followed. A busy machine may stop it before: then once more."""
-        client = self._client
-        for _ in range(MAX_TRIES):
+        client, end_s = self._client, time.monotonic() + ENGAGE_PATIENCE_S
+        while time.monotonic() < end_s:
             num_before = client.num_chunks
             self._world.engage(RECOVERY_S)
             client.wait_until(lambda: client.mode == "POLICY", MODE_PATIENCE_S)
             client.wait_until(lambda: client.num_chunks > num_before or client.mode != "POLICY", PATIENCE_S)
             if client.num_chunks > num_before and self._watch_drive(0.0):
                 return
-        raise ValueError(f"the policy did not get to drive, {MAX_TRIES} times: {client.said()}")
+        raise ValueError(f"the policy did not get to drive in {ENGAGE_PATIENCE_S:g} s: {client.said()}")
 
     def _suffer_and_retry(self, name: str, fault: Fault) -> Outcome:
         """Where another watchdog was quicker, as it may be on a busy machine, that is told, and it is tried again."""
@@ -168,19 +182,31 @@ class Run:
         return ""
 
 
-def main() -> int:
+def _arguments(names: Iterable[str]) -> argparse.Namespace:
+    """``names`` of faults may be chosen from."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60.0, metavar="N", help="how long (default 60)")
     parser.add_argument("--every-s", type=float, default=20.0, metavar="S", help="from fault to fault (default 20)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the faults' order (default 0)")
+    parser.add_argument("--fault", nargs="+", metavar="NAME", help="these alone, by their names in the table")
     parser.add_argument("--strategy", default="latest", metavar="NAME", help="latest, ensemble or rtc (default latest)")
     parser.add_argument("--out", default="outputs/bench/faults", metavar="DIR", help="for logs (outputs/bench/faults)")
     parser.add_argument("--json", metavar="FILE", help="also write the figures here")
     args = parser.parse_args()
     if not 0 < args.every_s <= 60 * args.minutes:
         parser.error(f"--every-s is {args.every_s:g}, --minutes {args.minutes:g}; expected time for one fault at least")
-    log_dir, robot = Path(args.out), load_robot(robot_file(ROBOT))
-    config = WorldConfig(
+    if unknown := sorted(set(args.fault or ()) - set(names)):
+        parser.error(f"--fault has '{unknown[0]}'; expected some of {', '.join(sorted(names))}")
+    return args
+
+
+def main() -> int:
+    robot = load_robot(robot_file(ROBOT))
+    kinds = faults(robot) | human_faults()
+    args = _arguments(kinds)
+    kinds = {name: kinds[name] for name in args.fault or kinds}
+    log_dir = Path(args.out)
+    config = _Config(
         robot=ROBOT,
         policy=POLICY,
         strategy=args.strategy,
@@ -196,26 +222,37 @@ def main() -> int:
             relay = SensorRelay(robot)
             stack.callback(relay.stop)
             world.start()
-            run = Run(Stage(world, relay, chance))
-            run.go_on(_in_random_order(faults(robot.camera_names), chance), args.minutes, args.every_s)
+            stage = Stage(world, relay, chance)
+            small_bytes = resident_bytes(world.processes.pid("policy_node"))
+            fill_middleware(stage)
+            large_bytes = resident_bytes(world.processes.pid("policy_node"))
+            run = Run(stage)
+            run.go_on(_in_random_order(kinds, chance), args.minutes, args.every_s)
             use, first_broken = world.client.limits.take(), world.client.limits.first_broken
+            drives = world.client.drives
     except ValueError as error:
         print(f"faults: {error}", file=sys.stderr)
         return 1
     warm_up_s = min(WARM_UP_S, 60 * args.minutes * WARM_UP_SHARE)
-    rows = summary(run, use, warm_up_s)
+    rows = summary(run, use, drives, warm_up_s)
+    rows.append(
+        Row("  of policy_node, before, by what is far too large", (large_bytes - small_bytes) / 1e6, None, "MB")
+    )
     print(f"\n{_by_fault(run.outcomes)}\n\n{table(rows)}")
     if first_broken:
         print(f"first command outside the robot file: {first_broken}")
+    if drives.first_wrong:
+        print(f"first wrong of who drives and from where: {drives.first_wrong}")
     if args.json:
         outcomes = [asdict(outcome) for outcome in run.outcomes]
         figures = {"rows": rows_json(rows), "minutes": args.minutes, "every_s": args.every_s, "seed": args.seed}
         figures |= {"trouble": run.trouble, "drops": run.drops, "first_broken": first_broken, "faults": outcomes}
+        figures["first_wrong"] = drives.first_wrong
         Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
     return 1 if any(row.ok is False for row in rows) else 0
 
 
-def summary(run: Run, use: LimitUse, warm_up_s: float) -> list[Row]:
+def summary(run: Run, use: LimitUse, drives: DriveWatch, warm_up_s: float) -> list[Row]:
     """What the whole run must keep to."""
     rows = [
         Row("faults injected", len(run.outcomes), None, ""),
@@ -224,6 +261,8 @@ def summary(run: Run, use: LimitUse, warm_up_s: float) -> list[Row]:
         Row("processes that ended or did not do as told", int(bool(run.trouble)), 0, ""),
         Row("times the policy fell to HOLD by itself, named", len(run.drops), None, ""),
         *limit_rows(use),
+        Row("times the policy drove without being asked", drives.num_unasked, 0, ""),
+        Row("commands away from an arm that had left for long", drives.num_away, 0, "commands"),
         Row("commands that were not heard", use.num_unheard, MAX_UNHEARD_SHARE * use.num_commands, "commands"),
     ]
     for node in NODES:

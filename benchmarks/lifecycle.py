@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from reaction import use_own_domain
 from resident import resident_bytes
 
 WARM_UP_SHARE = 0.2
@@ -32,9 +33,7 @@ def main() -> int:
     parser.add_argument("--patience-s", type=float, default=20.0, metavar="S", help="a longer cycle is a hang")
     parser.add_argument("--json", metavar="FILE", help="also write the figures here")
     args = parser.parse_args()
-    # This machine only, and in nobody else's way.
-    os.environ.setdefault("ROS_DOMAIN_ID", str(101 + os.getpid() % 100))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    use_own_domain()
     figures = live(args.cycles, args.seconds, args.patience_s)
     print(json.dumps(figures, indent=1))
     if args.json:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reaction import use_own_domain
 
 from vla_ros.policies.families import find_config
 from vla_ros.policies.pi.request import PiRequest
@@ -48,9 +49,7 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", help="also write the figures here")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    # Known to the child through the environment; this machine only, and in nobody else's way.
-    os.environ.setdefault("ROS_DOMAIN_ID", str(101 + os.getpid() % 100))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    use_own_domain()
     if args.serve:
         serve()
         return 0
@@ -144,8 +143,8 @@ class Client:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         self._message = UInt8MultiArray
         self._node = rclpy.create_node("link_client")
-        self._requests = self._node.create_publisher(UInt8MultiArray, REQUEST_TOPIC, qos.LINK)
-        self._node.create_subscription(UInt8MultiArray, RESULT_TOPIC, self._on_result, qos.LINK)
+        self._requests = self._node.create_publisher(UInt8MultiArray, REQUEST_TOPIC, qos.COMMAND)
+        self._node.create_subscription(UInt8MultiArray, RESULT_TOPIC, self._on_result, qos.COMMAND)
         self._wake = threading.Condition()
         self._result: bytes | None = None
         self._spinner = Spinner(self._node)
@@ -217,8 +216,8 @@ def serve() -> None:
             wake.notify()
 
     bare = bytes(NUM_RESULT_BYTES)
-    results = node.create_publisher(UInt8MultiArray, RESULT_TOPIC, qos.LINK)
-    node.create_subscription(UInt8MultiArray, REQUEST_TOPIC, on_request, qos.LINK)
+    results = node.create_publisher(UInt8MultiArray, RESULT_TOPIC, qos.COMMAND)
+    node.create_subscription(UInt8MultiArray, REQUEST_TOPIC, on_request, qos.COMMAND)
     Spinner(node).start()
     gc.collect()
     gc.freeze()

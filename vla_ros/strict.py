@@ -71,7 +71,7 @@ def read_text(path: str | Path, max_bytes: int = MAX_TEXT_BYTES, errors: str = "
     try:
         return data.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
-        raise ValueError(f"it is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise ValueError(f"it is not UTF-8 text: {error.reason} at byte {error.start}; save it as UTF-8") from error
 
 
 def parse_yaml(text: str) -> Any:
@@ -129,13 +129,20 @@ def leaves(document: Any, where: str) -> Iterator[tuple[str, Any]]:
         yield from leaves(item, f"{where}.{key}" if where else str(key))
 
 
+_FLOAT8 = re.compile(rb'"dtype"\s*:\s*"(F8[A-Z0-9_]*)"')
+
+
 def check_safetensors(path: str | Path) -> None:
     """Before the library reads it: raises ValueError, or OSError, for a header that is cut off or no policy's."""
     check_regular(path)
     with open(path, "rb") as file:
         num_bytes = int.from_bytes(file.read(8), "little")
-    if num_bytes > min(MAX_HEADER_BYTES, os.path.getsize(path)):
-        raise ValueError(f"its header has {num_bytes} bytes; expected at most {MAX_HEADER_BYTES}, all within the file")
+        if num_bytes > min(MAX_HEADER_BYTES, os.path.getsize(path)):
+            expected = f"expected at most {MAX_HEADER_BYTES}, all within the file"
+            raise ValueError(f"its header has {num_bytes} bytes; {expected}")
+        found = _FLOAT8.search(file.read(num_bytes))
+    if found:
+        raise ValueError(f"it has tensors of type {found[1].decode()}; expected F32, F16 or BF16")
 
 
 def check_pickle(program: bytes) -> None:
@@ -216,10 +223,23 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 def _construct_int(loader: Any, node: yaml.ScalarNode) -> int:
-    return _whole(loader.construct_yaml_int(node) if len(node.value) < MAX_QUOTED else node.value)
+    return _whole(loader.construct_yaml_int(_plain(node)) if len(node.value) < MAX_QUOTED else node.value)
+
+
+def _construct_float(loader: Any, node: yaml.ScalarNode) -> float:
+    return float(loader.construct_yaml_float(_plain(node)))
+
+
+def _plain(node: yaml.ScalarNode) -> yaml.ScalarNode:
+    """YAML 1.1 reads 1:30 as 90 and 010 as 8, which nobody means who writes it."""
+    if ":" in node.value or _LEADING_ZERO.match(node.value):
+        raise ValueError(f"number {quoted(node.value)} begins with 0 or has a colon; expected a plain decimal number")
+    return node
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9_]*[1-9][0-9_]*$")
 _LONG_NUMBER = re.compile(r"\d{19}")
 
 
@@ -267,8 +287,9 @@ def _check_keys(keys: Sequence[yaml.ScalarNode]) -> None:
     for key in keys:
         other = first.setdefault((key.tag, key.value), key)
         if other is not key:
-            lines = f"lines {other.start_mark.line + 1} and {key.start_mark.line + 1}"
-            raise ValueError(f"key '{quoted(key.value)}' is given twice, in {lines}; remove one")
+            places = sorted({str(mark.line + 1) for mark in (other.start_mark, key.start_mark)}, key=int)
+            where = f"line{'s' * (len(places) > 1)} {' and '.join(places)}"
+            raise ValueError(f"key '{quoted(key.value)}' is given twice, in {where}; remove one")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

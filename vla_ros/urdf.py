@@ -79,7 +79,7 @@ def read_urdf(path: Path) -> Urdf:
     where = f"URDF {path}"
     missing = explained(f"{where}: ", OSError, after="; give its path relative to the robot file")
     with missing, explained(f"{where}: not readable as text: "):
-        text = read_text(path)
+        text = read_text(path, errors="replace")  # of other encodings only comments and names of links have bytes
     return parse_urdf(text, where)
 
 

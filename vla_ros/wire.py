@@ -141,7 +141,7 @@ def decode_result(data: bytes) -> PolicyResult:
             timings_ms={str(name): float(value) for name, value in timings.items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        what = one_line(repr(error))
+        what = one_line(error)
         raise ValueError(f"result lacks usable metadata ({what}); expected what encode_result writes") from error
     if not all(math.isfinite(value) for value in (result.inference_ms, *result.timings_ms.values())):
         raise ValueError("result has a duration that is not finite; expected milliseconds")

@@ -72,6 +72,17 @@ def test_a_stop_does_not_wait_behind_a_flood_of_what_is_too_large(graph, flood: 
     assert np.median(delays_s) < MAX_DELAY_S, delays_s
 
 
+def test_a_stop_that_nobody_has_reset_is_one_while_the_node_is_not_active_too(graph) -> None:
+    graph.probe.estop(True)
+    wait_until(lambda: graph.probe.mode() == "ESTOP", "ESTOP")
+    graph.bring("vla_policy", "inactive")
+    wait_for_words(graph, "ESTOP: not active")
+    assert graph.probe.mode() == "ESTOP"
+    graph.bring("vla_policy", "active")
+    graph.probe.estop(False)
+    wait_until(lambda: graph.probe.trigger("vla_policy/reset_estop").success, "a reset")
+
+
 def test_a_stop_that_falls_silent_is_a_pressed_one(ros: None, policy_dir: Path, tmp_path: Path) -> None:
     probe = Probe(load_robot(ROBOT_FILE), namespace="silent")
     parameters = {"policy": policy_dir, "robot": ROBOT_FILE, "autostart": "true", "estop_timeout_s": TIMEOUT_S}

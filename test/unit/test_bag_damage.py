@@ -155,6 +155,14 @@ def test_a_missing_file_of_a_split_bag_is_reported_and_the_rest_read(tmp_path):
     assert read == expected_texts(5) and problems == (f"bag {bag}: bag_1.mcap of its metadata.yaml is missing",)
 
 
+def test_a_file_that_the_metadata_list_twice_is_read_once(tmp_path):
+    bag = write_bag(tmp_path / "bag", texts(5))
+    document = yaml.safe_load((bag / "metadata.yaml").read_text())
+    document["rosbag2_bagfile_information"]["relative_file_paths"] *= 2
+    (bag / "metadata.yaml").write_text(yaml.safe_dump(document))
+    assert read_texts(bag) == (expected_texts(5), ())
+
+
 @pytest.mark.parametrize("text", ["", "[1, 2", "just text", "rosbag2_bagfile_information: {relative_file_paths: 3}"])
 def test_a_broken_metadata_file_is_reported_and_the_files_read_without_it(tmp_path, text):
     bag = write_bag(tmp_path / "bag", texts(5))

@@ -224,7 +224,7 @@ def observed(run: Driven) -> BenchRun:
         killed=Drive(at(51), Span(at(60), at(75))),
         back=Span(at(80), at(95)),
         rest=Span(at(100), at(120)),
-        idle_ns=[at(k) + 2 * MS for k in range(120)],
+        idle=[resting([0.0, 0.0], k) for k in range(120)],
         num_drops=0,
     )
 
@@ -261,7 +261,7 @@ def test_the_ratio_is_promised_for_a_slow_model_only(monkeypatch: pytest.MonkeyP
 
 
 def test_lateness_without_a_yardstick_is_not_good() -> None:
-    rows = control_rows(replace(observed(driven("latest")), idle_ns=[]), ROBOT, None)
+    rows = control_rows(replace(observed(driven("latest")), idle=[]), ROBOT, None)
     assert next(row for row in rows if row.what.startswith("lateness of commands")).ok is False
 
 
@@ -281,19 +281,30 @@ def test_a_policy_that_drives_again_by_itself_fails() -> None:
 def lateness(run: BenchRun) -> dict[str, Row]:
     rows = control_rows(run, ROBOT, None)
     first = next(i for i, row in enumerate(rows) if row.what.startswith("lateness of commands"))
-    return dict(zip(("commands", "beside", "alone", "sender"), rows[first : first + 4], strict=True))
+    return dict(zip(("commands", "beside", "sent", "arrived", "alone"), rows[first : first + 5], strict=True))
 
 
 def test_commands_may_be_a_little_later_than_an_idle_ticker_at_the_same_moments() -> None:
+    run = observed(driven("latest"))
     jitter_ns = [MS if k < 50 and k % 2 else 0 for k in range(120)]
-    run = replace(observed(driven("latest")), idle_ns=[at(k) + jitter for k, jitter in enumerate(jitter_ns)])
+    idle = [replace(c, arrived_ns=c.arrived_ns + jitter) for c, jitter in zip(run.idle, jitter_ns, strict=True)]
+    run = replace(run, idle=idle)
     found = lateness(run)
     assert found["beside"].measured == pytest.approx(1.0) and found["alone"].measured == pytest.approx(0.0)
+    assert found["sent"].measured == pytest.approx(0.0)
     assert found["commands"].allowed == pytest.approx(1.2 * 1.0 + 0.5)
-    late = [replace(c, arrived_ns=c.arrived_ns + (2 * MS if k % 2 else 0)) for k, c in enumerate(run.driven.commands)]
-    found = lateness(replace(run, driven=replace(run.driven, commands=late)))
+
+    def late(name: str) -> dict[str, Row]:
+        commands = [
+            replace(c, **{name: getattr(c, name) + (2 * MS if k % 2 else 0)}) for k, c in enumerate(run.driven.commands)
+        ]
+        return lateness(replace(run, driven=replace(run.driven, commands=commands)))
+
+    found = late("sent_ns")
     assert found["commands"].ok is False and found["commands"].measured == pytest.approx(2.0)
-    assert found["sender"].measured == pytest.approx(0.0)
+    assert found["arrived"].measured == pytest.approx(0.0)
+    found = late("arrived_ns")
+    assert found["commands"].ok and found["arrived"].measured == pytest.approx(2.0)
 
 
 ROWS = [

@@ -59,7 +59,9 @@ def seen(frame_ns: int = FRAME_NS, chunk_ns: int = 200 * MS) -> Seen:
 
 def rows_of(drives: Seen, robot: RobotConfig) -> dict[str, Row]:
     words = ("CPU time", "slowest camera", "between two chunks", "fell to HOLD", "longest time", "ticks missed")
-    return dict(zip(words, camera_rows(drives.driven, drives.frames_ns, 0, robot), strict=True))
+    words += ("lateness of commands", "an idle ticker's", "of those by their sender's", "as they arrive")
+    found = camera_rows(drives.driven, drives.frames_ns, seen().driven.commands, 0, robot)
+    return dict(zip(words, found, strict=True))
 
 
 def test_the_cpu_time_is_told_with_the_rates_it_was_measured_at(robot: RobotConfig) -> None:

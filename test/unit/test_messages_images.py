@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from array import array
 from types import SimpleNamespace
 
@@ -217,6 +218,7 @@ def test_a_picture_that_breaks_off_is_refused_though_a_decoder_would_repair_it(s
 
 
 RESTARTS = [cv2.IMWRITE_JPEG_RST_INTERVAL, 3]
+PROGRESSIVE = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
 FULL_CHROMA = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 PICTURES = {
     "noise": np.random.default_rng(1).integers(0, 256, (96, 128, 3), np.uint8),
@@ -225,7 +227,7 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("settings", [[], RESTARTS, FULL_CHROMA], ids=["plain", "with restarts", "full chroma"])
+@pytest.mark.parametrize("settings", [[], RESTARTS, FULL_CHROMA, PROGRESSIVE, PROGRESSIVE + RESTARTS])
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_jpeg_cut_in_its_middle_is_refused_though_its_end_marker_was_put_back(name, settings):
     data = cv2.imencode(".jpg", PICTURES[name], settings)[1].tobytes()
@@ -237,7 +239,28 @@ def test_a_jpeg_cut_in_its_middle_is_refused_though_its_end_marker_was_put_back(
             decode_image(SimpleNamespace(format="jpeg", data=cut))
 
 
-@pytest.mark.parametrize("settings", [[], RESTARTS], ids=["plain", "with restarts"])
+@pytest.mark.parametrize("settings", [[], RESTARTS, PROGRESSIVE])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_jpeg_that_lost_a_piece_of_its_middle_is_refused(settings, channels):
+    pixels = PICTURES["noise"] if channels == 3 else PICTURES["noise"][..., 0]
+    data = cv2.imencode(".jpg", pixels, settings)[1].tobytes()
+    middle = (data.index(b"\xff\xda") + len(data)) // 2
+    for size in (len(data) // 8, len(data) // 4):
+        lost = SimpleNamespace(format="jpeg", data=data[:middle].rstrip(b"\xff") + data[middle + size :])
+        with pytest.raises(ValueError, match="breaks off after .* whole picture"):
+            decode_image(lost)
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_refused():
+    data = cv2.imencode(".jpg", PICTURES["noise"], PROGRESSIVE)[1].tobytes()
+    scans = [found.start() for found in re.finditer(b"\xff\xda", data)]
+    assert len(scans) > 5
+    for scan in scans[1:]:
+        with pytest.raises(ValueError, match="breaks off after .* whole picture"):
+            decode_image(SimpleNamespace(format="jpeg", data=data[:scan] + b"\xff\xd9"))
+
+
+@pytest.mark.parametrize("settings", [[], RESTARTS, PROGRESSIVE])
 def test_a_picture_that_ends_in_the_grey_that_decoders_fill_up_with_is_taken(settings):
     for grey_from in (0, 64, 80):
         pixels = PICTURES["noise"].copy()

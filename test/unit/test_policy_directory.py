@@ -294,7 +294,7 @@ def test_files_that_change_while_they_are_read_are_refused(policy_dir: Path, mon
         (b"{" * 30_000, "damaged ("),
         (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}', "damaged ("),
         (b'{"a": {"dtype": "F32", "shape": [1099511627776], "data_offsets": [0, 8]}}', "damaged ("),
-        (b'{"a": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}}', "missing weights"),
+        (b'{"a": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}}', "damaged (it has tensors of"),
         (b'{"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}', "damaged ("),
         (b"{}", "damaged ("),
     ],

@@ -55,30 +55,28 @@ def frames(bags, robot):
     return load_bags(bags, robot, RULE).frames
 
 
+SMALL = {
+    "initial_policy": "''",
+    "policy.vlm_config.text_config.intermediate_size": 64,
+    "policy.action_expert_cfg.hidden_size": 32,
+    "policy.action_expert_cfg.intermediate_size": 32,
+    "optimizer.num_steps": 4,
+    "optimizer.batch_size": 8,
+    "optimizer.warmup_steps": 2,
+    "validation_share": 0.2,
+    "validate_every": 2,
+    "checkpoint_every": 2,
+    "num_workers": 1,
+    "device": "cpu",
+}
+
+
 def small_config(tmp_path, bags, *overrides):
-    return load_train_config(
-        share_dir() / "config",
-        "tiny_touch",
-        [
-            f"bags={bags[0].parent}",
-            f"run_dir={tmp_path / 'run'}",
-            f"output_dir={tmp_path / 'policy'}",
-            "~demonstrations",
-            "initial_policy=''",
-            "policy.vlm_config.text_config.intermediate_size=64",
-            "policy.action_expert_cfg.hidden_size=32",
-            "policy.action_expert_cfg.intermediate_size=32",
-            "optimizer.num_steps=4",
-            "optimizer.batch_size=8",
-            "optimizer.warmup_steps=2",
-            "validation_share=0.2",
-            "validate_every=2",
-            "checkpoint_every=2",
-            "num_workers=1",
-            "device=cpu",
-            *overrides,
-        ],
-    )
+    """``overrides`` stand in the place of those in ``SMALL``."""
+    places = {"bags": bags[0].parent, "run_dir": tmp_path / "run", "output_dir": tmp_path / "policy"}
+    given = {key.lstrip("+"): text for text in overrides for key in [text.partition("=")[0]]}
+    kept = [f"{key}={value}" for key, value in {**places, **SMALL}.items() if key not in given]
+    return load_train_config(share_dir() / "config", "tiny_touch", ["~demonstrations", *kept, *given.values()])
 
 
 def run(config, report=lambda line: None):

@@ -62,6 +62,13 @@ def test_limits_left_out_come_from_the_urdf(tmp_path):
     assert (joint.lower, joint.upper, joint.max_velocity, joint.max_acceleration) == (-1.5, 2.0, 1.2, 5.0)
 
 
+@pytest.mark.parametrize("declared", ["utf-8", "ISO-8859-1"])
+def test_a_comment_in_another_encoding_costs_nothing(tmp_path, declared):
+    urdf = URDF.replace("utf-8", declared).replace('<link name="base"/>', '<link name="Fuß"/><!-- Größe -->')
+    path = robot_with(tmp_path, {"name": "shoulder"}, urdf=urdf.encode("latin-1"))
+    assert load_robot(path).joints[0].upper == 2.0
+
+
 def test_limits_in_the_robot_file_come_first_each_by_itself(tmp_path):
     joint = load_robot(robot_with(tmp_path, {"name": "shoulder", "upper": 1.5})).joints[0]
     assert (joint.lower, joint.upper, joint.max_velocity) == (-1.5, 1.5, 1.2)
@@ -131,7 +138,7 @@ BOMB = '<?xml version="1.0"?><!DOCTYPE r [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">
         ("", "not readable as XML"),
         ("joints: []", "not readable as XML"),
         (URDF[:-20], "not readable as XML"),
-        (BOMB.encode("utf-16"), "not readable as text"),
+        (BOMB.encode("utf-16"), "not readable as XML"),
         (b"<robot>\0</robot>", "not readable as XML"),
         ("<sdf/>", "begins with <sdf>; expected <robot>"),
         (URDF.replace("<link", '<xacro:arm side="left"/><link'), "contains <xacro:arm>; expand it"),

@@ -80,7 +80,8 @@ def find_files(path: Path) -> BagFiles:
     problems = []
     try:
         information = _read_metadata(path / "metadata.yaml")
-        listed = [path / PurePath(name).name for name in information["relative_file_paths"]]
+        # Once each, or a message would be read as often as its file is listed.
+        listed = list(dict.fromkeys(path / PurePath(name).name for name in information["relative_file_paths"]))
         distribution = str(information.get("ros_distro") or "")
     except ValueError as error:
         problems.append(f"bag {path}: {error}; its files are read in the order of their names")

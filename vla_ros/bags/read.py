@@ -127,13 +127,13 @@ class BagReader:
                         num_stored += 1
                         yield message
             except (DamagedFile, OSError) as error:
-                line = self._report(path.name, f"{path.name}: {error}; the {num_stored} messages before are used")
+                line = self._report(path.name, f"{path.name}: {error}; {_used(num_stored, ' before')}")
                 damage = damage or line
                 if num_stored:  # a gap in what follows would go unnoticed
                     return
             else:
                 if path in self._unindexed:
-                    self._report(path.name, f"{path.name}: {self._unindexed[path]}; its {num_stored} messages are used")
+                    self._report(path.name, f"{path.name}: {self._unindexed[path]}; {_used(num_stored)}")
         if damage and not num_stored:
             raise ValueError(damage)
 
@@ -213,3 +213,7 @@ def in_time_order(messages: Iterable[RawMessage], on_late: Callable[[RawMessage,
                 break
     while waiting:
         yield heapq.heappop(waiting)[2]
+
+
+def _used(num: int, where: str = "") -> str:
+    return f"the {num} message{'s' * (num != 1)}{where} {'are' if num != 1 else 'is'} used"

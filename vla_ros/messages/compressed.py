@@ -12,15 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vla_ros.messages.jpeg import START, read_jpeg
 from vla_ros.strict import quoted
 
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _PNG_SIZE = slice(16, 24)
 # Grey, and grey with alpha, in the byte behind the bit depth.
 _PNG_COLOUR_TYPE, _PNG_GREY = slice(25, 26), (b"\x00", b"\x04")
-# Baseline, extended and progressive; of all others the decoder decides.
-_FRAME_MARKERS, _SCAN_MARKER = (0xC0, 0xC1, 0xC2), 0xDA
 _DEPTH = re.compile(r"(8|16|32|64)[usf]c[12]?|mono16")
 MAX_PIXELS = 1 << 26  # memory is taken for what a header says
 COLOUR_FORMATS = "'jpeg', 'png' or 'rgb8; jpeg compressed bgr8'"
@@ -31,15 +29,6 @@ class Refusal(NamedTuple):
 
     what: str
     fix: str
-
-
-class _Jpeg(NamedTuple):
-    """A JPEG's header, as far as it tells, and whether its end is there."""
-
-    height: int
-    width: int
-    num_channels: int
-    is_whole: bool
 
 
 def refuse_format(text: str) -> Refusal | None:
@@ -67,7 +56,7 @@ def find_problem(msg: Any) -> str:
     """Why a CompressedImage can't be used as a colour picture, in one line; empty where its format and its headers say
     that it is a whole one."""
     data = np.frombuffer(msg.data, np.uint8).tobytes()
-    jpeg = _read_jpeg(data) if data[:2] == _JPEG_START else None
+    jpeg = read_jpeg(data) if data[:2] == START else None
     is_png = data.startswith(_PNG_START) and len(data) >= 24
     is_grey = jpeg.num_channels == 1 if jpeg else is_png and data[_PNG_COLOUR_TYPE] in _PNG_GREY
     refusal = refuse_format(msg.format)
@@ -79,7 +68,7 @@ def find_problem(msg: Any) -> str:
         return f"{about} has {width}x{height} pixels; expected at most {MAX_PIXELS}: fix the camera's driver"
     if refusal:
         return f"{about} is {refusal.what}; expected a colour picture, such as {COLOUR_FORMATS}: {refusal.fix}"
-    if (data[:2] == _JPEG_START and not (jpeg and jpeg.is_whole)) or (is_png and _PNG_END not in data):
+    if (data[:2] == START and not (jpeg and jpeg.is_whole)) or (is_png and _PNG_END not in data):
         return f"{about} breaks off after {len(data)} bytes; expected a whole picture: check the network and the driver"
     return ""
 
@@ -90,27 +79,12 @@ def header_size(msg: Any) -> tuple[int, int] | None:
     if data.startswith(_PNG_START) and len(data) >= _PNG_SIZE.stop:
         width, height = (int.from_bytes(data[i : i + 4], "big") for i in (_PNG_SIZE.start, _PNG_SIZE.start + 4))
         return height, width
-    jpeg = _read_jpeg(data)
+    jpeg = read_jpeg(data)
     return jpeg[:2] if jpeg is not None and jpeg.height else None
 
 
 def is_whole_jpeg(msg: Any, width: int, height: int) -> bool:
     """Whether a CompressedImage is a JPEG in colour from its start to its end and of that size, as far as its header
     tells: then decoding can wait until somebody looks."""
-    jpeg = _read_jpeg(np.frombuffer(msg.data, np.uint8).tobytes())
+    jpeg = read_jpeg(np.frombuffer(msg.data, np.uint8).tobytes())
     return jpeg is not None and jpeg[:2] == (height, width) and not find_problem(msg)
-
-
-def _read_jpeg(data: bytes) -> _Jpeg | None:
-    """None where no picture begins in ``data``."""
-    position, size = 2, (0, 0, 0)
-    while data[:2] == _JPEG_START and position + 9 < len(data) and data[position] == 0xFF:
-        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker in _FRAME_MARKERS:
-            height, width = (int.from_bytes(data[position + i : position + i + 2], "big") for i in (5, 7))
-            size = (height, width, data[position + 9])
-        if marker == _SCAN_MARKER:
-            # Within a scan these two bytes can't follow each other.
-            return _Jpeg(*size, is_whole=_JPEG_END in data[position:])
-        position += 1 if marker == 0xFF else 2 + length
-    return None

@@ -16,6 +16,7 @@ import numpy as np
 
 from vla_ros.messages.bounds import MAX_BYTES_PER_PIXEL
 from vla_ros.messages.compressed import find_problem, header_size
+from vla_ros.messages.jpeg import read_jpeg, with_more_in_each_scan
 from vla_ros.messages.times import fill_time
 from vla_ros.strict import explained, quoted
 
@@ -162,19 +163,20 @@ def _decode_compressed(msg: Any) -> np.ndarray:
     if image is None:
         expected = "expected a whole JPEG or PNG colour picture: check the camera's image transport"
         raise ValueError(f"{about} and {len(data)} bytes cannot be decoded; {expected}")
-    if (image[-1, -1] == _JPEG_FILL).all() and _is_filled_up(data, image):
+    jpeg = read_jpeg(data.tobytes())
+    may_lack = jpeg is not None and (jpeg.is_progressive or (image[-1, -1] == _JPEG_FILL).all())
+    if may_lack and _is_filled_up(data, image):
         expected = "expected a whole picture: check the network and the driver"
         raise ValueError(f"{about} breaks off after part of its {len(data)} bytes; {expected}")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _is_filled_up(data: np.ndarray, image: np.ndarray) -> bool:
-    """Whether a JPEG's pixels end before its end marker does: then further bytes before the marker become pixels."""
-    before, end, after = data.tobytes().rpartition(b"\xff\xd9")
+    """Whether a JPEG's pixels end before a scan does: then further bytes at its end become pixels."""
     # Behind one of them goes on whatever has restart markers.
     more = b"".join(bytes(range(64)) + bytes((0xFF, marker)) for marker in range(0xD0, 0xD8))
-    longer = np.frombuffer(before + more + end + after, np.uint8)
-    return bool(end) and not np.array_equal(np.asarray(cv2.imdecode(longer, _DECODING)), image)
+    longer = np.frombuffer(with_more_in_each_scan(data.tobytes(), more), np.uint8)
+    return not np.array_equal(np.asarray(cv2.imdecode(longer, _DECODING)), image)
 
 
 def _convert_unknown(msg: Any) -> np.ndarray:

@@ -27,7 +27,8 @@ def check_stamp(stamp_ns: int, received_ns: int, max_lead_s: float = MAX_LEAD_S)
     time."""
     age_s = (received_ns - stamp_ns) / NS_PER_S
     if not -max_lead_s <= age_s <= MAX_AGE_S:
+        got = f"header stamp is {abs(age_s):.3f} s {'before' if age_s > 0 else 'after'} now"
         raise ValueError(
-            f"header stamp is {age_s:.3f} s before now; expected {-max_lead_s:g} to {MAX_AGE_S:g} s: "
+            f"{got}; expected at most {MAX_AGE_S:g} s before it or {max_lead_s:g} s after: "
             "check the driver's stamps, and the clocks of both machines (use_sim_time too)"
         )

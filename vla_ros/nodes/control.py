@@ -58,6 +58,11 @@ class Control:
             self.link.detach()
         self.loop = self.link = None
 
+    @property
+    def rest(self) -> Mode:
+        """The mode of a node that is not active: an emergency stop that nobody has reset is one then, too."""
+        return Mode.ESTOP if self._is_estop_latched else Mode.HOLD
+
     def set_task(self, task: str) -> None:
         self.task = task.strip()
         if self.loop is not None:

@@ -127,7 +127,7 @@ class PolicyNode(ManagedNode):
         self._configured = _Configured(
             robot, settings, period_ns, params.realtime_priority, link, sensors, human, outputs
         )
-        self._publish_mode(Mode.HOLD)
+        self._publish_mode(self._control.rest)
 
     def activate(self) -> None:
         configured = self._configured
@@ -158,7 +158,7 @@ class PolicyNode(ManagedNode):
             self._configured.sensors.sensors = None
             self._configured.outputs.halt()
         self._control.end()
-        self._publish_mode(Mode.HOLD)
+        self._publish_mode(self._control.rest)
 
     def cleanup(self) -> None:
         self._parts.close()

@@ -25,7 +25,7 @@ from vla_ros.ros.robot_description import RobotDescription
 from vla_ros.ros.statistics import Distribution
 from vla_ros.ros.ticker import Ticker
 from vla_ros.runtime.loop import ControlLoop, Tick
-from vla_ros.types import Answer, Mode
+from vla_ros.types import Answer
 from vla_ros.units import MS_PER_NS
 
 PERIOD_S = 1.0
@@ -75,7 +75,7 @@ class PolicyDiagnostics:
         problems = self._problems.current()
         stages_ms = link.stages_ms if link is not None else {}
         over = over_budget({**stages_ms, CONTROL_PERIOD: self._period_ms}, self._budgets_ms)
-        mode, why = (loop.mode, loop.why) if loop is not None else (Mode.HOLD, failure or "not active")
+        mode, why = (loop.mode, loop.why) if loop is not None else (self._control.rest, failure or "not active")
         braking = loop.recovering_from if loop is not None else None
         if loop is None and failure:
             level = DiagnosticStatus.ERROR
@@ -87,7 +87,9 @@ class PolicyDiagnostics:
         values = {"mode": mode.value, "why": why, **_loop_values(loop), **self._time_values(stages_ms)}
         values |= {"bounded_commands": str(self._num_bounded), "last_bound": self._last_bound}
         values |= {f"problem: {source}": line for source, line in problems.items()}
-        message = "; ".join([*lines, *problems.values(), *over])
+        # What led to the mode is not said twice.
+        further = [line for line in problems.values() if line.rpartition(" refused: ")[2] not in why]
+        message = "; ".join([*lines, *further, *over])
         status = make_status(self._node, "control", level, message, values)
         self._publisher.publish(diagnostics(self._node, status))
 

@@ -29,7 +29,7 @@ def build_on_meta(config: PolicyConfig, where: str) -> BasePolicy:
     except ValueError as error:
         raise ValueError(one_line(error)) from error
     except Exception as error:  # whatever a model library raises for sizes that don't go together
-        raise ValueError(f"{where}: its sizes don't fit together: {one_line(repr(error))}") from error
+        raise ValueError(f"{where}: its sizes don't fit together: {one_line(error)}") from error
 
 
 def shared_names(policy: BasePolicy) -> dict[str, str]:

@@ -17,11 +17,10 @@ from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
 
-from vla_ros.messages.bounds import MAX_BYTES
+from vla_ros.messages.bounds import MAX_BYTES, MAX_POINTS, count_points
 from vla_ros.ros.bounded import Bound
 from vla_ros.ros.qos import HEARD, PROFILES
-from vla_ros.strict import one_line
-from vla_ros.topics import Service, Topic
+from vla_ros.topics import TRAJECTORY, Service, Topic
 
 Take = Callable[[Any, Mapping[str, Any]], None]
 Refuse = Callable[[str], None]
@@ -105,13 +104,15 @@ def _subscribe_bounded(
 
 def _opened(topic: Topic, callback: Take, refuse: Refuse) -> Take:
     """``callback`` for serialized messages; what isn't one is refused."""
-    kind = interface_class(topic.type)
+    kind, has_points = interface_class(topic.type), topic.type == TRAJECTORY
 
     def take(data: bytes, info: Mapping[str, Any]) -> None:
+        if has_points and (num := count_points(data)) > MAX_POINTS:
+            return refuse(f"trajectory has {num} points; expected at most {MAX_POINTS}")
         try:
             msg = deserialize_message(data, kind)
-        except Exception as error:  # each middleware raises its own
-            return refuse(f"message is not a valid {topic.type}: {one_line(error)}")
+        except Exception:  # each middleware raises its own, which tells nobody anything
+            return refuse(f"message is not a valid {topic.type}; check its publisher")
         callback(msg, info)
 
     return take

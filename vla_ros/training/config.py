@@ -104,6 +104,18 @@ class TrainConfig:
             raise ValueError(f"interventions is '{self.interventions}'; expected upweight with intervention_weight")
 
 
+def _check_keys(name: str, overrides: Sequence[str]) -> None:
+    """Of a key that is given twice Hydra takes the last, and settings of its own do nothing here."""
+    keys = [text.lstrip("+~").partition("=")[0] for text in overrides]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"train config '{name}': override '{quoted(key)}' is given twice; remove one")
+        if key.startswith("hydra"):
+            raise ValueError(
+                f"train config '{name}': override '{quoted(key)}' is Hydra's own; expected a key of the config"
+            )
+
+
 def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """Compose ``train/<name>.yaml`` below ``config_dir`` with Hydra ``overrides`` such as ``optimizer.num_steps=100``.
 
@@ -116,6 +128,7 @@ def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()
         if len(text) > MAX_LINE or sum(map(text.count, "[{(")) > MAX_DEPTH:
             expected = f"expected at most {MAX_LINE} characters and {MAX_DEPTH} brackets"
             raise ValueError(f"train config '{name}': override '{quoted(text)}' is too long; {expected}")
+    _check_keys(name, overrides)
     # Both libraries raise kinds of their own, and whatever an override makes of their parser.
     with explained(f"train config '{name}': ", Exception):
         with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):

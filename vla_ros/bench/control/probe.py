@@ -37,7 +37,7 @@ class ControlProbe(DemoClient):
         self._heard: list[HeardCommand] = []
         self._modes: list[tuple[int, str]] = []
         self.chunks: list[HeardChunk] = []
-        self.idle_ns: list[int] = []
+        self.idle: list[HeardCommand] = []
         self.model_ready_ns = 0
         self._teleop = make_publisher(self, topics.TELEOP)
         CommandInputs(self, idle_robot(robot), self._on_idle_command, EVERYTHING)
@@ -64,7 +64,7 @@ class ControlProbe(DemoClient):
         super()._on_command(trajectory, info)
 
     def _on_idle_command(self, trajectory: Trajectory, info: dict[str, Any]) -> None:
-        self.idle_ns.append(info["received_timestamp"])
+        self.idle.append(HeardCommand.of(trajectory, info))
 
     def _on_mode(self, msg: String, info: dict[str, Any]) -> None:
         self._modes.append((info["source_timestamp"], msg.data))

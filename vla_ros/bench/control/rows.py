@@ -79,8 +79,8 @@ class Driven:
 class BenchRun:
     """One run: what arrived, and when what was done. Times are ns of the clock that messages are stamped by.
 
-    ``scenes_ns`` are resets of the simulation, ``hands_ns`` teleop messages, ``idle_ns`` what arrived of the idle
-    ticker, during ``rest`` with nothing else running; ``num_drops`` is how many drives the policy node ended by itself.
+    ``scenes_ns`` are resets of the simulation, ``hands_ns`` teleop messages, ``idle`` what the idle ticker
+    sent, during ``rest`` with nothing else running; ``num_drops`` is how many drives the policy node ended by itself.
     The span of ``killed`` begins when the model node was killed; during ``back`` it was back and nobody had engaged.
     """
 
@@ -90,7 +90,7 @@ class BenchRun:
     killed: Drive
     back: Span
     rest: Span
-    idle_ns: Sequence[int]
+    idle: Sequence[HeardCommand]
     num_drops: int
 
 
@@ -102,7 +102,7 @@ def control_rows(observed: BenchRun, robot: RobotConfig, latest: Driven | None) 
         *_handoff_rows(observed, robot, period_s),
         *_switch_rows(observed.driven, latest, period_s),
         *_kill_rows(observed, robot, period_s),
-        *_lateness_rows(observed, period_s),
+        *_lateness_rows(observed.driven, observed.idle, observed.rest, period_s),
         Row("times the policy fell to HOLD while it drove", observed.num_drops, None, ""),
     ]
 
@@ -179,24 +179,28 @@ def _kill_rows(observed: BenchRun, robot: RobotConfig, period_s: float) -> list[
     ]
 
 
-def _lateness_rows(observed: BenchRun, period_s: float) -> list[Row]:
-    """The yardstick is the idle ticker at the same moments, the model running for both: whatever else a busy machine
-    does to a ticker, it does to either."""
-    spans, commands = [drive.span for drive in observed.driven.drives], observed.driven.commands
+def _lateness_rows(driven: Driven, idle: Sequence[HeardCommand], rest: Span | None, period_s: float) -> list[Row]:
+    """By the sender's stamps: what the transport and a listener add is only told. The yardstick is the idle ticker as
+    heard at the same moments, the model running for both: what else a busy machine does, it does to either."""
+    spans = [drive.span for drive in driven.drives]
 
-    def lateness(times_ns: Sequence[int], spans: Sequence[Span]) -> float | None:
+    def lateness(commands: Sequence[HeardCommand], clock: str, spans: Sequence[Span] = spans) -> float | None:
+        times_ns = [getattr(command, clock) for command in commands]
         return percentile(judge.intervals_ms(times_ns, spans) - period_s * 1e3, 99)
 
-    idle, alone = lateness(observed.idle_ns, spans), lateness(observed.idle_ns, [observed.rest])
-    allowed = MAX_LATENESS_RATIO * (idle or 0.0) + LATENESS_MARGIN_MS
-    arrived, sent = ([getattr(command, name) for command in commands] for name in ("arrived_ns", "sent_ns"))
-    what = f"lateness of commands at {1 / period_s:g} Hz, model running, p99"
-    return [
-        Row(what, lateness(arrived, spans), allowed, "ms", idle is not None),
-        Row("  of an idle ticker's in another process, at the same moments", idle, None, "ms"),
-        Row("  of the same idle ticker's when nothing else runs", alone, None, "ms"),
-        Row("  of commands by the sender's stamps, without the transport", lateness(sent, spans), None, "ms"),
+    yardstick = lateness(idle, "arrived_ns")
+    allowed = MAX_LATENESS_RATIO * (yardstick or 0.0) + LATENESS_MARGIN_MS
+    what = f"lateness of commands at {1 / period_s:g} Hz by the sender's stamps, model running, p99"
+    rows = [
+        Row(what, lateness(driven.commands, "sent_ns"), allowed, "ms", yardstick is not None),
+        Row("  of an idle ticker's in another process, at the same moments", yardstick, None, "ms"),
+        Row("  of those by their sender's stamps, too", lateness(idle, "sent_ns"), None, "ms"),
+        Row("  of commands as they arrive, with the transport", lateness(driven.commands, "arrived_ns"), None, "ms"),
     ]
+    if rest is not None:
+        alone = lateness(idle, "arrived_ns", [rest])
+        rows.append(Row("  of the same idle ticker's when nothing else runs", alone, None, "ms"))
+    return rows
 
 
 def _segments(observed: BenchRun) -> list[list[HeardCommand]]:
@@ -206,10 +210,14 @@ def _segments(observed: BenchRun) -> list[list[HeardCommand]]:
 
 
 def camera_rows(
-    driven: Driven, frames_ns: Mapping[str, Sequence[int]], num_drops: int, robot: RobotConfig
+    driven: Driven,
+    frames_ns: Mapping[str, Sequence[int]],
+    idle: Sequence[HeardCommand],
+    num_drops: int,
+    robot: RobotConfig,
 ) -> list[Row]:
     """The policy node's CPU time, which counts only where cameras and chunks came as fast as they should, and the
-    control thread's ticks; ``frames_ns`` is when each camera's images arrived."""
+    control thread's ticks, beside an idle ticker's; ``frames_ns`` is when each camera's images arrived."""
     spans = [drive.span for drive in driven.drives]
     frame_ms = max(_mean(judge.intervals_ms(times_ns, spans)) for times_ns in frames_ns.values())
     chunk_ms = _mean(judge.intervals_ms([heard.arrived_ns for heard in driven.chunks], spans))
@@ -231,6 +239,7 @@ def camera_rows(
         Row("  times the policy fell to HOLD", num_drops, None, ""),
         Row("  longest time between two commands", percentile(intervals, 100), None, "ms"),
         Row(f"  control ticks missed, of {len(intervals)}", num_missed if len(intervals) else None, 0, "ticks"),
+        *_lateness_rows(driven, idle, None, 1 / CONTROL_RATE_HZ),
     ]
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,7 +27,7 @@ from vla_ros.bench.control.probe import ControlProbe
 from vla_ros.bench.control.rows import CAMERA_RATE_HZ, CONTROL_RATE_HZ, BenchRun, Drive, Driven, Row
 from vla_ros.demo.client import DEACTIVATE
 from vla_ros.demo.processes import Processes
-from vla_ros.demo.world import START_TIMEOUT_S, WorldConfig, running_world
+from vla_ros.demo.world import START_TIMEOUT_S, DemoWorld, WorldConfig, running_world
 from vla_ros.robot import RobotConfig
 from vla_ros.ros.qos import WATCH
 from vla_ros.types import Mode
@@ -43,7 +44,7 @@ ELSEWHERE = [
 """What needs a script of its own, which runs for an hour or more."""
 MAX_REST_S = 20.0
 """The longest that the idle ticker is heard alone; it is never heard alone for longer than the policy drives."""
-CAMERAS_ROBOT, MAX_CAMERAS_S = "tabletop", 20.0
+CAMERAS_ROBOT, MAX_CAMERAS_S = "tabletop", 60.0
 CAMERAS_DELAY_MS = 150.0
 """The tiny policy's own time and its way make a chunk each 200 ms of it."""
 NUM_SWITCHES = round(1.1 * rows.ENOUGH_SWITCHES)
@@ -58,8 +59,7 @@ def run_control_bench(config: WorldConfig, seconds: float) -> list[Row]:
     """
     with running_world(config, ControlProbe) as world:
         robot = world.client.robot
-        with Processes(config.log_dir) as idle:
-            idle.start_node("control_ticker", {"robot": config.robot, "control_rate_hz": robot.control_rate_hz})
+        with _idle_ticker(world):
             observed = _Bench(world).run(seconds)
     latest = None if config.strategy == "latest" else _drive_latest(config, seconds)
     found = rows.control_rows(observed, robot, latest)
@@ -82,8 +82,8 @@ def _drive_latest(config: WorldConfig, seconds: float) -> Driven:
 
 
 def _measure_cameras(config: WorldConfig, seconds: float) -> list[Row]:
-    """Drive for so long, at most 20 s, as ``config`` says of strategy and logs; robot file, policy and logs go to its
-    folder ``cameras``.
+    """Drive for so long, at most a minute, as ``config`` says of strategy and logs; robot file, policy and logs go to
+    its folder ``cameras``.
 
     Raises ValueError where a node ends, cannot start or does not answer.
     """
@@ -105,13 +105,28 @@ def _measure_cameras(config: WorldConfig, seconds: float) -> list[Row]:
         task=camera_policy.TASK,
         robot_node="control_cameras",
     )
-    with running_world(config, _CameraProbe) as world:
+    with running_world(config, _CameraProbe) as world, _idle_ticker(world):
         world.start()
+        _wait_for_ticker(world.client)
         operator = Operator(world)
         span_s = min(seconds, MAX_CAMERAS_S)
         print(f"the policy drives for {span_s:g} s with three cameras of 640x480 at {CAMERA_RATE_HZ} Hz", flush=True)
         driven = operator.driven(operator.drive_for(span_s, lambda: None))
-        return rows.camera_rows(driven, world.client.frames_ns, operator.num_drops, robot)
+        return rows.camera_rows(driven, world.client.frames_ns, world.client.idle, operator.num_drops, robot)
+
+
+@contextmanager
+def _idle_ticker(world: DemoWorld[ControlProbe]) -> Iterator[None]:
+    """The yardstick runs beside the world, at its rate."""
+    config, rate_hz = world.config, world.client.robot.control_rate_hz
+    with Processes(config.log_dir) as idle:
+        idle.start_node("control_ticker", {"robot": config.robot, "control_rate_hz": rate_hz})
+        yield
+
+
+def _wait_for_ticker(probe: ControlProbe) -> None:
+    if not probe.wait_until(lambda: bool(probe.idle), START_TIMEOUT_S):
+        raise ValueError("control_ticker never started; see its log")
 
 
 class _CameraProbe(ControlProbe):
@@ -132,8 +147,7 @@ class _Bench(Operator):
         self._world.start()
         if not self._probe.wait_until(lambda: self._probe.count_subscribers(topics.TELEOP.name) > 0, PATIENCE_S):
             raise ValueError(f"policy_node does not listen to '{topics.TELEOP}'; see its log")
-        if not self._probe.wait_until(lambda: bool(self._probe.idle_ns), START_TIMEOUT_S):
-            raise ValueError("control_ticker never started; see its log")
+        _wait_for_ticker(self._probe)
         strategy = self._world.config.strategy
         print(f"the policy drives for {seconds:g} s by strategy {strategy}", flush=True)
         drives = self.drive_for(seconds, self.new_scene, 0 if strategy == "latest" else NUM_SWITCHES)
@@ -150,7 +164,7 @@ class _Bench(Operator):
             killed=killed,
             back=back,
             rest=rest,
-            idle_ns=self._probe.idle_ns,
+            idle=self._probe.idle,
             num_drops=self.num_drops,
         )
 

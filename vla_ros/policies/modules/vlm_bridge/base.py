@@ -250,6 +250,8 @@ def _check_sizes(document: Mapping[str, Any]) -> None:
         most = MAX_LAYERS if where.endswith(_LAYERS) else MAX_NUMBER
         if type(value) is int and not -MAX_NUMBER <= value <= most:
             raise ValueError(f"{where} is {value}; expected at most {most}")
+        if type(value) is int and where.endswith("_heads") and value < 1:
+            raise ValueError(f"{where} is {value}; expected at least 1")
 
 
 def _check_keys(document: Mapping[str, Any], kind: type, where: str, more_keys: frozenset[str]) -> None:
