@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from bag_samples import MCAP, SQLITE, at, image, joint_state, jpeg, string, traj
 from policy_helpers import CAMERAS, HORIZON, JOINTS, observation, pi_config, policy_processor
 from released_helpers import write_run
 from rosbags.rosbag2 import CompressionMode
+from space_cases import ROBOT as SPACE_ROBOT
 
 from vla_ros.bags.compression import zstd
 from vla_ros.bags.definitions import TYPES, serialize
@@ -39,12 +40,15 @@ from vla_ros.recordings.feed import LEARNED, REPLAYED, Feed
 from vla_ros.replay.baseline.record import read_baseline, stored_tolerances
 from vla_ros.robot import load_robot
 from vla_ros.sim.scene import parse_reset
+from vla_ros.spaces.kinematics import Chain, strip_urdf
+from vla_ros.strict import read_text
 from vla_ros.training.config import load_train_config
 from vla_ros.wire import PolicyResult, decode_request, decode_result, encode_request, encode_result
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 ROBOT = ROOT / "test" / "data" / "three_joints.yaml"
+CHAIN_JOINTS, CHAIN = SPACE_ROBOT, SPACE_ROBOT.kinematics
 SHAPES = {"state": (1, len(JOINTS)), "action": (HORIZON, len(JOINTS))}
 
 Lines = Iterable[str]
@@ -93,6 +97,17 @@ def _urdf(folder: Path) -> Sample:
     text = ROBOT.read_text().replace("lower: -0.5, upper: 2.0, max_velocity: 2.0, ", "")
     (folder / "robot.yaml").write_text(f"urdf: arm.urdf\n{text}")
     return sample
+
+
+def _chain(folder: Path) -> Sample:
+    """The links of a policy directory, and a pose of theirs."""
+
+    def read(path: Path) -> None:
+        text = strip_urdf(read_text(path), path.name)
+        chain = Chain(replace(CHAIN, urdf=text), CHAIN.base, CHAIN.tip, CHAIN_JOINTS.names, CHAIN_JOINTS.limits)
+        chain.follow(chain.poses(np.zeros((2, 8))), np.zeros((2, 8)), np.zeros(8), 0.1, with_rotation=True)
+
+    return _sample(folder, "kinematics.urdf", read, strip_urdf(CHAIN.urdf, "it").encode())
 
 
 def _policy(name: str, read: Callable[[Path], Any], folder: Path) -> Sample:
@@ -277,6 +292,7 @@ TRACE = '{"cameras_ns": {"front": 5}, "joint_positions": [0.5, 1], "task": "a", 
 READERS: dict[str, Make] = {
     "robot": _robot,
     "urdf": _urdf,
+    "kinematics.urdf": _chain,
     "policy.yaml": partial(_policy, "policy.yaml", _load),
     "processor.json": partial(_policy, "processor/processor.json", _load),
     "tokenizer.json": partial(_policy, "processor/tokenizer.json", _open),

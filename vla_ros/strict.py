@@ -19,6 +19,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import yaml
 
 Config = TypeVar("Config")
+REQUIRED: Any = object()
+"""The default of a field that a file must give, although one before it may be left out."""
 MAX_QUOTED = 80
 MAX_LISTED = 20
 MAX_LINE = 2000
@@ -310,7 +312,7 @@ def _missing(kind: Any, document: Any, where: str) -> Iterator[str]:
     isn't a mapping is refused later."""
     if not isinstance(document, Mapping) or _unknown(kind, document):
         return
-    required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    required = [f.name for f in fields(kind) if f.default in (MISSING, REQUIRED) and f.default_factory is MISSING]
     names = [f"'{name}'" for name in required if name not in document]
     if names:
         key, are = ("key", "is") if len(names) == 1 else ("keys", "are")

@@ -94,12 +94,14 @@ class ActionChunk:
     """Absolute joint targets, ``positions`` ``[horizon, num_joints]``.
 
     Row ``k`` is due at ``stamp_ns + (k + offset) * chunk_dt_s``; ``stamp_ns`` is the observation's ``t_obs``.
+    ``shortfall`` is one line where the arm can't do what the policy said, and these targets are what comes nearest.
     """
 
     stamp_ns: int
     chunk_dt_s: float
     offset: float
     positions: np.ndarray
+    shortfall: str = ""
 
     @property
     def horizon(self) -> int:

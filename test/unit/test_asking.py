@@ -26,7 +26,7 @@ class Processor:
     chunk_shape = ChunkShape(HORIZON, CHUNK_DT_S, 1.0)
 
     def __init__(self) -> None:
-        self.refusal = ""
+        self.refusal = self.shortfall = ""
         self.meanwhile: Callable[[], None] = lambda: None
         self.num_decoded = 0
 
@@ -40,7 +40,7 @@ class Processor:
         self.meanwhile()
         if self.refusal:
             raise ValueError(self.refusal)
-        return ActionChunk(observation.stamp_ns, CHUNK_DT_S, 1.0, actions)
+        return ActionChunk(observation.stamp_ns, CHUNK_DT_S, 1.0, actions, self.shortfall)
 
 
 class Lock:
@@ -164,3 +164,9 @@ def test_a_chunk_too_short_to_be_guided_is_asked_for_all_the_same_and_reported()
         rig.tick(5)
         assert rig.asking.take(stamp_ns, DIGEST, GOAL) is not None
     assert {source for source, _ in rig.reported} == {"strategy"} and "chunks of" in rig.reported[0][1]
+
+
+def test_a_chunk_that_the_arm_cannot_follow_in_full_is_followed_and_told(rig: Asked) -> None:
+    rig.processor.shortfall = "2 of 4 poses of 'tip' are missed"
+    assert rig.asking.take(rig.stamp_of_question(), DIGEST, GOAL) is not None
+    assert rig.reported == [("pose", rig.processor.shortfall)]

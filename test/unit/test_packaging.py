@@ -34,6 +34,7 @@ COMES_WITH = {
     "hydra": "hydra-core",
     "lz4": "rosbags",
     "omegaconf": "hydra-core",
+    "pinocchio": "pin",
     "yaml": "pyyaml",
 }
 needs_install = pytest.mark.skipif(

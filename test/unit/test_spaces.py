@@ -12,6 +12,7 @@ from policy_helpers import CAMERAS, HORIZON, JOINTS, observation, pi_config, pol
 
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.pi.processor import PiProcessor
+from vla_ros.robot import CameraConfig, JointConfig, OutputConfig, RobotConfig
 from vla_ros.spaces.components import REFERENCES, RobotJoints
 from vla_ros.spaces.space import Space, parse_space
 from vla_ros.strict import parse_config
@@ -21,7 +22,9 @@ from vla_ros.transforms.normalize import compute_stats
 from vla_ros.types import Continuation
 from vla_ros.units import SI_PER_UNIT
 
-ROBOT = RobotJoints(("a", "b", "c", "d"), {"a": (-1.0, 2.0), "b": (0.0, 0.8), "c": (-3.0, 3.0), "d": (0.1, 0.2)})
+ROBOT = RobotJoints(
+    ("a", "b", "c", "d"), {"a": (-1.0, 2.0), "b": (0.0, 0.8), "c": (-3.0, 3.0), "d": (0.1, 0.2)}, chunk_dt_s=0.1
+)
 NUM_SPACES = 200
 
 
@@ -131,7 +134,7 @@ JOINT = {"type": "joint", "joint": "base"}
 @pytest.mark.parametrize(
     ("state", "action", "message"),
     [
-        (None, [{"type": "jont"}], "data.action[0]: type is 'jont'; expected one of joint, joints, constant"),
+        (None, [{"type": "jont"}], "data.action[0]: type is 'jont'; expected one of joint, joints, joint_velocity"),
         (None, [{"joint": "base"}], "data.action[0]: type is None; expected one of"),
         (None, [JOINT, {"type": "joint"}], "data.action[1]: joint: key 'joint' is missing"),
         (None, [{"type": "joints", "joints": []}], "data.action[0]: joints is empty"),
@@ -172,7 +175,13 @@ def test_limits_that_are_not_a_pair_are_refused_by_joint() -> None:
 HAND, ARM = JOINTS[-1], JOINTS[:-1]
 ARM_PART = {"type": "joints", "joints": list(ARM), "unit": "deg", "reference": "observation"}
 HAND_PART = {"type": "joint", "joint": HAND, "range": [0, 100]}
-LIMITS = {name: (-1.0, 1.0) for name in JOINTS}
+
+
+def robot_with(limit: float) -> RobotConfig:
+    """A robot of these joints, each from minus ``limit`` to ``limit``."""
+    joints = tuple(JointConfig(name, -limit, limit, max_velocity=2.0, max_acceleration=8.0) for name in JOINTS)
+    camera = CameraConfig("front", "image", width=32, height=24, max_age_s=1.0)
+    return RobotConfig("arm", 50.0, joints, (camera,), (OutputConfig("arm", JOINTS),))
 
 
 def declared_processor(**changes: Any) -> PiProcessor:
@@ -215,7 +224,7 @@ def test_a_range_is_that_of_the_robot_that_is_driven() -> None:
     processor, seen = declared_processor(), observation()
     actions = np.zeros((HORIZON, 4), np.float32)
     recorded = processor.decode(actions, seen).positions
-    processor.bind({name: (-2.0, 2.0) for name in JOINTS})
+    processor.bind(robot_with(2.0))
     driven = processor.decode(actions, seen).positions
     np.testing.assert_allclose(driven[:, -1], 2.0 * recorded[:, -1])
     np.testing.assert_array_equal(driven[:, :-1], recorded[:, :-1])
@@ -223,8 +232,8 @@ def test_a_range_is_that_of_the_robot_that_is_driven() -> None:
 
 def test_a_directory_keeps_the_limits_that_it_depends_on_and_no_others() -> None:
     data = DataConfig(JOINTS, CAMERAS, HORIZON, 0.1, action=(ARM_PART, HAND_PART))
-    assert data.bind(LIMITS).joint_limits == {HAND: [-1.0, 1.0]}
-    assert DataConfig(JOINTS, CAMERAS, HORIZON, 0.1).bind(LIMITS).joint_limits == {}
+    assert data.bind(robot_with(1.0)).joint_limits == {HAND: [-1.0, 1.0]}
+    assert DataConfig(JOINTS, CAMERAS, HORIZON, 0.1).bind(robot_with(1.0)).joint_limits == {}
 
 
 def test_a_space_that_does_not_fit_the_network_is_refused_by_both_sizes() -> None:
@@ -235,13 +244,13 @@ def test_a_space_that_does_not_fit_the_network_is_refused_by_both_sizes() -> Non
 
 
 def test_a_range_without_limits_is_refused_before_anything_is_decoded() -> None:
-    with pytest.raises(ValueError, match=f"data.action: '{HAND}' has a range; add its limits to data.joint_limits"):
+    with pytest.raises(ValueError, match=f"data.action: '{HAND}' lacks its limits; add them to data.joint_limits"):
         declared_processor(joint_limits={})
 
 
 def test_training_labels_are_in_the_policys_numbers_and_its_errors_in_the_robots() -> None:
     rng = np.random.default_rng(3)
-    data = DataConfig(JOINTS, CAMERAS, HORIZON, 0.1, action=(ARM_PART, HAND_PART)).bind(LIMITS)
+    data = DataConfig(JOINTS, CAMERAS, HORIZON, 0.1, action=(ARM_PART, HAND_PART)).bind(robot_with(1.0))
     joints, targets = rng.uniform(-1, 1, (6, len(JOINTS))), rng.uniform(-1, 1, (6, HORIZON, len(JOINTS)))
     frames = Frames(
         images=np.zeros((6, len(CAMERAS), 4, 4, 3), np.uint8),

@@ -20,7 +20,7 @@ from vla_ros.demo import lesson
 from vla_ros.demo.lesson import lesson_of
 from vla_ros.policies.files import load_processor
 from vla_ros.robot import load_robot
-from vla_ros.share import robot_file, share_dir
+from vla_ros.share import policy_dir, robot_file, share_dir
 from vla_ros.sim.demonstrations import DemonstrationConfig, write_demonstrations
 from vla_ros.training.config import load_train_config
 from vla_ros.training.dataset import FrameRule, load_bags
@@ -205,6 +205,19 @@ def test_training_does_not_go_on_from_a_policy_of_other_shapes(bags, tmp_path):
         match=r"initial_policy .*: weights of another shape \(action_expert.* expected the same policy group",
     ):
         policy_from(wide.policy, Path(config.output_dir))
+
+
+def test_training_goes_on_from_a_policy_whose_actions_are_others(tmp_path):
+    """Those of the tip for the joints of the demo's policy."""
+    pose = load_train_config(share_dir() / "config", "tiny_touch_pose", [])
+    data = pose.data.bind(load_robot(robot_file("tabletop")))
+    data.action_space.check_fit(pose.policy.action_dim, "policy.action_dim")
+    start = policy_dir("tiny_touch")
+    stored, policy = load_file(start / "model.safetensors"), policy_from(pose.policy, start)
+    for name, weight in policy.named_parameters():
+        begins_anew = name.startswith(("action_in_proj.weight", "action_out_proj"))
+        assert begins_anew == (weight.shape != stored[name].shape), name
+        assert begins_anew or torch.equal(weight, stored[name]), name
 
 
 def record_driven(path, robot, namespace):

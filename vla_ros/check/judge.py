@@ -20,12 +20,16 @@ from vla_ros.strict import listed
 
 @dataclass(frozen=True)
 class PolicyNeeds:
-    """What a policy was trained with; ``image_width`` and ``image_height`` in pixels, of every camera."""
+    """What a policy was trained with; ``image_width`` and ``image_height`` in pixels, of every camera, 0 where each has
+    its own. ``misfit`` is why its numbers can't be this robot's, ``shortfall`` what of its golden case this robot can't
+    reach, each in one line; empty where nothing is wrong."""
 
     joint_names: tuple[str, ...]
     camera_names: tuple[str, ...]
     image_width: int
     image_height: int
+    misfit: str = ""
+    shortfall: str = ""
 
 
 def judge(robot: RobotConfig, seen: GraphSeen, policy: PolicyNeeds | None = None) -> tuple[Finding, ...]:
@@ -94,9 +98,16 @@ def _judge_leader(part: Part, robot: RobotConfig, seen: HandSeen) -> None:
 
 
 def _judge_policy(robot: RobotConfig, policy: PolicyNeeds) -> Part:
-    """Joints, cameras and image sizes against the robot file."""
+    """Joints, what its numbers mean, cameras and image sizes against the robot file."""
     part = Part("policy")
     _judge_joints(part, robot, policy)
+    if policy.misfit:
+        part.fail(
+            "space", policy.misfit, "numbers that this robot's joints can be", "data in policy.yaml, or the robot file"
+        )
+    elif policy.shortfall:
+        fix = "kinematics and limits in the robot file: those the policy was trained with"
+        part.warn("space", policy.shortfall, "every pose of the golden case within reach", fix)
     _judge_cameras(part, robot, policy)
     return part
 
@@ -170,10 +181,10 @@ def _judge_cameras(part: Part, robot: RobotConfig, policy: PolicyNeeds) -> None:
         return part.fail("cameras", f"looks at {looked_at}", known, fix)
     unused = [name for name in robot.camera_names if name not in policy.camera_names]
     not_used = f"; doesn't look at {', '.join(unused)}" if unused else ""
-    size = f"{policy.image_width}x{policy.image_height} pixels"
+    size = f"{policy.image_width}x{policy.image_height} pixels" if policy.image_width else "its own size"
     part.ok("cameras", f"{looked_at} with {size} each{not_used}")
     for camera in robot.cameras:
         expected = f"{camera.width}x{camera.height} pixels"
-        if camera.name in policy.camera_names and size != expected:
+        if policy.image_width and camera.name in policy.camera_names and size != expected:
             fix = "the camera's size in driver and robot file, or a policy trained or imported for this one"
             part.fail("size", f"takes {size}", f"{expected}, as camera '{camera.name}' of the robot file", fix)

@@ -11,6 +11,7 @@ from vla_ros.cli.output import Outcome, check_range
 
 if TYPE_CHECKING:
     from vla_ros.check.judge import PolicyNeeds
+    from vla_ros.robot import RobotConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
     path = robot_file(args.robot)
     robot = load_live_robot(path, args.namespace)
-    needs = None if args.policy is None else _needs(args.policy)
+    needs = None if args.policy is None else _needs(args.policy, robot)
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     title = f"{robot.name} ({path}), {args.seconds:g} s of ROS domain {os.environ.get('ROS_DOMAIN_ID', '0')}"
     if sys.stdout.isatty():
@@ -42,12 +43,19 @@ def run(args: argparse.Namespace) -> Outcome:
     return Outcome(to_json(findings), is_good(findings))
 
 
-def _needs(policy: str) -> PolicyNeeds:
-    """What the policy expects. Raises ValueError for a directory that cannot be used."""
+def _needs(policy: str, robot: RobotConfig) -> PolicyNeeds:
+    """What the policy expects of the robot. Raises ValueError for a directory that cannot be used."""
     from vla_ros.check.judge import PolicyNeeds
     from vla_ros.policies.files import open_policy
     from vla_ros.share import policy_dir
 
-    processor = open_policy(policy_dir(policy)).processor
+    opened = open_policy(policy_dir(policy))
+    processor, misfit, shortfall = opened.processor, "", ""
+    if processor.joint_names == robot.joint_names:
+        try:
+            processor.bind(robot)
+            shortfall = processor.decode(opened.golden.actions, opened.golden.observation).shortfall
+        except ValueError as error:
+            misfit = str(error)
     height, width = processor.camera_size
-    return PolicyNeeds(processor.joint_names, processor.camera_names, width, height)
+    return PolicyNeeds(processor.joint_names, processor.camera_names, width, height, misfit, shortfall)

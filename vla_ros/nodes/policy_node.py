@@ -99,7 +99,7 @@ class PolicyNode(ManagedNode):
         robot = self._load_robot(robot_file(params.robot))
         if processor is not None:
             robot = match_policy(robot, processor.joint_names, processor.camera_names)
-            processor.bind(robot.joint_limits)
+            processor.bind(robot)
         settings = LoopSettings(
             control_rate_hz=params.control_rate_hz or robot.control_rate_hz,
             result_timeout_s=params.result_timeout_s,

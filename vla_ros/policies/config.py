@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from vla_ros.robot import RobotConfig
+from vla_ros.spaces.cameras import CameraSlot
 from vla_ros.spaces.components import RobotJoints
+from vla_ros.spaces.kinematics import Kinematics, kinematics_of
 from vla_ros.spaces.space import Space, joints_space, parse_space
+from vla_ros.strict import REQUIRED
 from vla_ros.transforms.normalize import MODES
 
 CONFIG_FILE = "policy.yaml"
@@ -38,14 +42,17 @@ class DataConfig:
     ``joint_names`` are the robot's, in the order of its file. ``chunk_dt_s`` is the time between actions; action ``k``
     is due ``(k + action_offset) * chunk_dt_s`` after the observation. ``state`` and ``action`` declare the two vectors
     (see ``spaces.space``); without, they have a number in SI units for each joint, and ``action_mode`` says whether
-    actions are ``relative`` to the joints measured at the observation (the default) or ``absolute``. ``joint_limits``
-    are those of the robot that the directory was made with, of the joints whose limits a component depends on.
+    actions are ``relative`` to the joints measured at the observation (the default) or ``absolute``. The policy looks
+    at the robot's ``camera_names``, in its order; or at ``cameras``, slots that may be without one.
+
+    Of the robot that the directory was made with are ``joint_limits``, of the joints whose limits a component depends
+    on, ``continuous_joints``, those of actions that turn without end, and ``kinematics``, where there are poses.
     """
 
     joint_names: tuple[str, ...]
-    camera_names: tuple[str, ...]
-    action_horizon: int
-    chunk_dt_s: float
+    camera_names: tuple[str, ...] = ()
+    action_horizon: int = REQUIRED
+    chunk_dt_s: float = REQUIRED
     action_offset: float = 1.0
     state_history: int = 1
     action_mode: str | None = None
@@ -53,6 +60,9 @@ class DataConfig:
     state: tuple[Mapping[str, Any], ...] | None = None
     action: tuple[Mapping[str, Any], ...] | None = None
     joint_limits: Mapping[str, Any] = field(default_factory=dict)
+    continuous_joints: tuple[str, ...] = ()
+    kinematics: Kinematics | None = None
+    cameras: tuple[CameraSlot, ...] | None = None
 
     def __post_init__(self) -> None:
         _choice("data.action_mode", self.action_mode or "relative", ACTION_MODES)
@@ -60,6 +70,8 @@ class DataConfig:
         if self.action is not None and self.action_mode is not None:
             got = f"data.action_mode is '{self.action_mode}' beside data.action"
             raise ValueError(f"{got}; remove it: each component says it by its reference")
+        if self.cameras is not None and self.camera_names:
+            raise ValueError("data.cameras stands beside data.camera_names; expected one of them")
         low, high = CHUNK_DT_BOUNDS_S
         if not low <= self.chunk_dt_s <= high:
             raise ValueError(f"data.chunk_dt_s is {self.chunk_dt_s}; expected {low} to {high} s between actions")
@@ -76,21 +88,42 @@ class DataConfig:
     @cached_property
     def state_space(self) -> Space:
         """What the numbers of a state mean."""
-        robot = RobotJoints(self.joint_names, self.joint_limits)
-        return joints_space(robot) if self.state is None else parse_space(self.state, "data.state", robot)
+        return joints_space(self._robot) if self.state is None else parse_space(self.state, "data.state", self._robot)
 
     @cached_property
     def action_space(self) -> Space:
         """What the numbers of an action mean."""
-        robot = RobotJoints(self.joint_names, self.joint_limits)
         if self.action is not None:
-            return parse_space(self.action, "data.action", robot)
-        return joints_space(robot, ACTION_MODES[self.action_mode or "relative"])
+            return parse_space(self.action, "data.action", self._robot)
+        return joints_space(self._robot, ACTION_MODES[self.action_mode or "relative"])
 
-    def bind(self, limits: Mapping[str, Sequence[float]]) -> DataConfig:
-        """The same for the robot with these lower and upper ``limits`` of each joint."""
-        needed = (*self.state_space.needs_limits_of, *self.action_space.needs_limits_of)
-        return replace(self, joint_limits={name: list(limits[name]) for name in needed}) if needed else self
+    @cached_property
+    def slots(self) -> tuple[CameraSlot, ...]:
+        """The images that the policy gets, in its order."""
+        slots = tuple(CameraSlot(name, name) for name in self.camera_names) if self.cameras is None else self.cameras
+        return tuple(slot for slot in slots if slot.is_seen)
+
+    def bind(self, robot: RobotConfig) -> DataConfig:
+        """The same for ``robot``, which has the same joints. Raises ValueError where that lacks what a pose needs."""
+        spaces = self.state_space, self.action_space
+        if any(space.needs_kinematics for space in spaces):
+            bound = replace(self, kinematics=kinematics_of(robot))
+            spaces = bound.state_space, bound.action_space
+        else:
+            bound = self
+        needed = dict.fromkeys(name for space in spaces for name in space.needs_limits_of)
+        turning = {name for name, turns in zip(robot.joint_names, robot.turns, strict=True) if turns}
+        return replace(
+            bound,
+            joint_limits={name: list(robot.joint_limits[name]) for name in needed},
+            continuous_joints=tuple(name for name in spaces[1].joint_names if name in turning),
+        )
+
+    @cached_property
+    def _robot(self) -> RobotJoints:
+        return RobotJoints(
+            self.joint_names, self.joint_limits, self.chunk_dt_s, self.continuous_joints, self.kinematics
+        )
 
 
 def _is_pair(limits: Any) -> bool:

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,25 @@ from vla_ros.policies.golden import GoldenCase, decoding_drift, preprocessing_dr
 from vla_ros.policies.kinds import kind_of
 from vla_ros.policies.processor import PolicyProcessor, check_sizes, read_text, stats_shapes
 from vla_ros.share import PREVIOUS, stand_in
+from vla_ros.spaces.kinematics import Kinematics, strip_urdf
 from vla_ros.strict import config_to_dict, explained, parse_config, parse_yaml
 from vla_ros.transforms.normalize import load_stats, save_stats
 
 WEIGHTS_FILE = "model.safetensors"
 STATS_FILE = "norm_stats.json"
 GOLDEN_FILE = "golden.safetensors"
+KINEMATICS_FILE = "kinematics.urdf"
 
 
 def file_names(policy_dir: Path) -> tuple[str, ...]:
     """The files of a policy directory, in the order in which they make its digest. Raises ValueError where its
     policy.yaml doesn't say what it is, or one is missing."""
     _check_file(policy_dir, CONFIG_FILE)  # it says which others there are
-    policy = _read_groups(policy_dir)["policy"]
+    groups = _read_groups(policy_dir)
+    policy = groups["policy"]
     family = find_family(policy.get("type") if isinstance(policy, dict) else None, f"{CONFIG_FILE}: policy")
-    names = (CONFIG_FILE, WEIGHTS_FILE, STATS_FILE, *family.processor_class().files, GOLDEN_FILE)
+    links = (KINEMATICS_FILE,) if _has_kinematics(groups["data"]) else ()
+    names = (CONFIG_FILE, WEIGHTS_FILE, STATS_FILE, *family.processor_class().files, *links, GOLDEN_FILE)
     for name in names:
         _check_file(policy_dir, name)
     return names
@@ -47,6 +51,11 @@ def file_names(policy_dir: Path) -> tuple[str, ...]:
 def _check_file(policy_dir: Path, name: str) -> None:
     if not (policy_dir / name).is_file():
         raise ValueError(f"file {name} is missing; restore it or export again")
+
+
+def has_poses(policy_dir: Path) -> bool:
+    """Whether the numbers of a policy directory depend on a robot's links."""
+    return (policy_dir / KINEMATICS_FILE).is_file()
 
 
 def digest_of(policy_dir: Path) -> str:
@@ -119,9 +128,29 @@ def open_policy(
 def write_files(policy_dir: Path, processor: PolicyProcessor) -> None:
     """Everything of a policy directory but weights and golden case."""
     groups = {"policy": config_to_dict(processor.config), "data": config_to_dict(processor.data)}
+    if processor.data.kinematics is not None:
+        (policy_dir / KINEMATICS_FILE).write_text(processor.data.kinematics.urdf)
+        groups["data"]["kinematics"]["urdf"] = KINEMATICS_FILE
     (policy_dir / CONFIG_FILE).write_text(yaml.safe_dump(groups, sort_keys=False, width=120))
     save_stats(policy_dir / STATS_FILE, processor.stats)
     processor.write(policy_dir)
+
+
+def _has_kinematics(data: Any) -> bool:
+    """Whether the ``data:`` group has links and joints, whose URDF is a file of its own."""
+    return isinstance(data, dict) and isinstance(data.get("kinematics"), dict)
+
+
+def _read_kinematics(data: Any, policy_dir: Path) -> Any:
+    """The ``data:`` group with the text of its URDF; raises ValueError where that can't be read."""
+    if not _has_kinematics(data):
+        return data
+    where = f"{CONFIG_FILE}: data.kinematics"
+    kinematics = parse_config(Kinematics, data["kinematics"], where)
+    if kinematics.urdf != KINEMATICS_FILE:
+        raise ValueError(f"{where}.urdf is '{kinematics.urdf}'; expected {KINEMATICS_FILE}")
+    text = read_text(policy_dir / KINEMATICS_FILE, KINEMATICS_FILE, lambda text: strip_urdf(text, "it"))
+    return {**data, "kinematics": replace(kinematics, urdf=text)}
 
 
 @contextmanager
@@ -180,7 +209,7 @@ def _digest(hashes: Mapping[str, str]) -> str:
 def _read(policy_dir: Path) -> PolicyProcessor:
     groups = _read_groups(policy_dir)
     config = read_policy_config(groups["policy"], f"{CONFIG_FILE}: policy")
-    data = parse_config(DataConfig, groups["data"], f"{CONFIG_FILE}: data")
+    data = parse_config(DataConfig, _read_kinematics(groups["data"], policy_dir), f"{CONFIG_FILE}: data")
     check_sizes(config, data)  # first, so that the sizes of the statistics are not blamed for it
     stats = load_stats(policy_dir / STATS_FILE, stats_shapes(config))
     return family_of(config).processor_class().read(policy_dir, config, data, stats, "")

@@ -12,6 +12,8 @@ import numpy as np
 
 from vla_ros import strict
 from vla_ros.policies.config import CONFIG_FILE, DataConfig, PolicyConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.spaces.cameras import check_slots
 from vla_ros.strict import explained
 from vla_ros.transforms.chunking import guidance_weights
 from vla_ros.transforms.normalize import FieldStats, Normalizer
@@ -56,12 +58,18 @@ class PolicyProcessor(ABC):
     @property
     @abstractmethod
     def camera_size(self) -> tuple[int, int]:
-        """(height, width) in pixels of the images it takes."""
+        """(height, width) in pixels of the images it takes; 0 where each camera has its own."""
 
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) in pixels of what the policy sees of them."""
         return self.camera_size
+
+    @property
+    def black_size(self) -> tuple[int, int]:
+        """(height, width) of an image that stands for no camera."""
+        height, width = self.camera_size
+        return (height, width) if height else self.image_size
 
     @abstractmethod
     def make_request(
@@ -117,9 +125,15 @@ class PolicyProcessor(ABC):
         weights = np.ones(self.config.action_horizon, np.float32)
         return (*plain, *(replace(request, previous_actions=zeros, guidance_weights=weights) for request in plain))
 
-    def bind(self, limits: Mapping[str, Sequence[float]]) -> None:
-        """From now on the joints have these lower and upper ``limits``: those of the robot that is driven."""
-        self.data = self.data.bind(limits)
+    def bind(self, robot: RobotConfig) -> None:
+        """From now on limits and links are those of ``robot``, which is driven. Raises ValueError where its joints
+        can't be those that the policy learned about."""
+        data = self.data.bind(robot)
+        known = replace(data, joint_limits=robot.joint_limits)
+        spaces = {"state": known.state_space, "action": known.action_space}
+        for key in stats_shapes(self.config):
+            spaces[key].check_values(self.stats[key].q01.min(0), self.stats[key].q99.max(0))
+        self.data = data
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -127,7 +141,8 @@ class PolicyProcessor(ABC):
 
     @property
     def camera_names(self) -> tuple[str, ...]:
-        return self.data.camera_names
+        """The robot's cameras that it looks at, in the order of its images."""
+        return tuple(slot.camera for slot in self.data.slots if slot.camera is not None)
 
     @property
     def chunk_shape(self) -> ChunkShape:
@@ -151,7 +166,7 @@ class PolicyProcessor(ABC):
             got = f"joint positions are {joints.tolist()}"
             expected = f"{len(self.joint_names)} finite numbers, one for each joint of the policy"
             raise ValueError(f"{got}; expected {expected}")
-        images = [observation.images[name] for name in self.camera_names]
+        images = self.fill_slots([observation.images[name] for name in self.camera_names])
         state = np.zeros((0, self.config.state_dim), np.float32)
         if self._state is not None:
             state = self._state.normalize(self.data.state_space.encode(joints[None], joints))
@@ -161,6 +176,12 @@ class PolicyProcessor(ABC):
             return request
         weights = guidance_weights(self.config.action_horizon, continuation.num_executed, continuation.num_frozen)
         return self.guide(request, observation, continuation.positions, np.where(continuation.is_known, weights, 0.0))
+
+    def fill_slots(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """``images`` of the cameras, in their order, and a black one for each slot that has none."""
+        given = iter(images)
+        black = np.zeros((*self.black_size, 3), np.uint8)
+        return [black if slot.camera is None else next(given) for slot in self.data.slots]
 
     def guide(
         self, request: PolicyRequest, observation: Observation, targets: np.ndarray, weights: np.ndarray
@@ -185,8 +206,15 @@ class PolicyProcessor(ABC):
             got = f"shape {actions.shape}" if actions.shape != expected else "values that are not finite"
             raise ValueError(f"actions have {got}; expected finite values of shape {expected}")
         joints = np.asarray(observation.joint_positions, np.float64)
-        targets = self.data.action_space.decode(self._action.denormalize(actions), joints)
-        return ActionChunk(observation.stamp_ns, self.data.chunk_dt_s, self.data.action_offset, targets)
+        vectors, space = self._action.denormalize(actions), self.data.action_space
+        targets = space.decode(vectors, joints)
+        return ActionChunk(
+            observation.stamp_ns,
+            self.data.chunk_dt_s,
+            self.data.action_offset,
+            targets,
+            space.shortfall(vectors, joints, targets),
+        )
 
     def _check_guidable(self) -> None:
         if not self.is_guidable:
@@ -205,6 +233,7 @@ def stats_shapes(config: PolicyConfig) -> dict[str, tuple[int, int]]:
 
 def check_sizes(policy: PolicyConfig, data: DataConfig) -> None:
     """Raises ValueError where the groups policy and data contradict each other."""
+    check_slots(data.cameras or ())
     data.action_space.check_fit(policy.action_dim, f"{CONFIG_FILE}: policy.action_dim")
     if policy.state_history:
         data.state_space.check_fit(policy.state_dim, f"{CONFIG_FILE}: policy.state_dim")

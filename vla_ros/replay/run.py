@@ -62,7 +62,7 @@ def replay_bag(
     """
     processor = policy.processor
     robot = match_policy(robot, processor.joint_names, processor.camera_names)
-    processor.bind(robot.joint_limits)
+    processor.bind(robot)
     with _as_unusable():
         reader = BagReader(path)
     plan = _plan(path, settings)

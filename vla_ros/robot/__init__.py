@@ -22,6 +22,7 @@ from vla_ros.robot.parts import (
     check_once,
     check_positive,
 )
+from vla_ros.share import share_dir
 from vla_ros.strict import explained, parse_config, parse_yaml, read_text
 from vla_ros.urdf import Urdf, parse_urdf, read_urdf
 
@@ -224,6 +225,8 @@ class RobotFile:
             if robot.kinematics is None:
                 return robot
             path = self.path.parent.absolute() / robot.kinematics.urdf
+            packaged = share_dir() / "config" / "robots" / robot.kinematics.urdf
+            path = packaged if packaged.is_file() and not path.exists() else path
             read_urdf(path)
             return replace(robot, kinematics=replace(robot.kinematics, urdf=str(path)))
 

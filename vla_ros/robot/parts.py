@@ -199,7 +199,7 @@ class OutputConfig:
 @dataclass(frozen=True)
 class KinematicsConfig:
     """The chain that poses are of: from link ``base`` to link ``tip`` of the URDF file ``urdf``, whose path is relative
-    to the robot file until ``RobotFile.robot`` makes it absolute."""
+    to the robot file, or to the packaged ones, until ``RobotFile.robot`` makes it absolute."""
 
     urdf: str
     base: str

@@ -98,6 +98,8 @@ class Asking:
         except ValueError as error:
             self.fail(f"processor: {error}")
             return None
+        if chunk.shortfall:
+            self._report("pose", chunk.shortfall)
         with self._lock:
             now_ns = self._now()
             if self._loop.requested(stamp_ns) is None:

@@ -1,33 +1,58 @@
-"""The components of a space, each some numbers of a vector, made of joint positions and back: positions of joints, in a
-unit or in a share of their range, and padding.
+"""What a component of a space is: some numbers of a vector, made of joint positions and back.
 
 Another component is a subclass in a file of its own and an entry of ``COMPONENTS`` in ``space.py``.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from vla_ros.interpolate import whole_turns
+from vla_ros.spaces.kinematics import Chain, Kinematics
 from vla_ros.strict import check_range
-from vla_ros.units import SI_PER_UNIT
 
 REFERENCES = ("absolute", "observation", "previous")
+FITTING_TRAVELS = 4.0  # that what a policy learned from spans at most: the wrong unit is 57 times another
 
 
 @dataclass(frozen=True)
 class RobotJoints:
-    """The joints in the robot file's order; ``limits`` are lower and upper, rad or m, of those that are known."""
+    """The joints in the robot file's order; ``limits`` are lower and upper, rad or m, of those that are known,
+    ``continuous`` those that turn without end. Actions are ``chunk_dt_s`` apart, not a number where that isn't known;
+    poses need ``kinematics``."""
 
     names: tuple[str, ...]
     limits: Mapping[str, Sequence[float]]
+    chunk_dt_s: float = math.nan
+    continuous: tuple[str, ...] = ()
+    kinematics: Kinematics | None = None
+    _chains: dict[tuple[str, str], Chain] = field(default_factory=dict, repr=False, compare=False)
 
     def columns(self, names: Sequence[str]) -> list[int]:
         """Where ``names`` stand among all joints."""
         return [self.names.index(name) for name in names]
+
+    def motion(self, positions: np.ndarray, before: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """From ``before`` to ``positions``, both ``[..., num_joints]`` of all joints, that of ``names`` ``[...,
+        num_names]``: the short way where a joint turns without end."""
+        columns = self.columns(names)
+        step = positions[..., columns] - before[..., columns]
+        return step - whole_turns(step, np.array([name in self.continuous for name in names]))
+
+    def chain(self, base: str, tip: str) -> Chain:
+        """From link ``base`` to link ``tip``, or those of the robot where these are empty. Raises ValueError as
+        ``Chain``, and where the robot has no kinematics."""
+        if self.kinematics is None:
+            raise ValueError("a pose needs a URDF; add kinematics: {urdf, base, tip} to the robot file")
+        ends = base or self.kinematics.base, tip or self.kinematics.tip
+        if ends not in self._chains:
+            self._chains[ends] = Chain(self.kinematics, *ends, self.names, self.limits)
+        return self._chains[ends]
 
 
 class Component(ABC):
@@ -37,6 +62,9 @@ class Component(ABC):
     ``t_obs``, ``[..., num_joints]``.
     """
 
+    needs_kinematics = False
+    """Whether its numbers depend on the robot's links."""
+
     @property
     @abstractmethod
     def size(self) -> int:
@@ -44,8 +72,12 @@ class Component(ABC):
 
     @property
     def joint_names(self) -> tuple[str, ...]:
-        """The joints that its numbers are of: an action moves them."""
+        """The joints that its numbers are of, as far as it names them."""
         return ()
+
+    def moves(self, robot: RobotJoints) -> tuple[str, ...]:
+        """The joints of ``robot`` that an action moves."""
+        return self.joint_names
 
     @property
     def needs_limits_of(self) -> tuple[str, ...]:
@@ -65,99 +97,52 @@ class Component(ABC):
     def decode(self, values: np.ndarray, measured: np.ndarray, robot: RobotJoints, targets: np.ndarray) -> None:
         """Write what its numbers ``values`` ``[..., horizon, size]`` say into ``targets``."""
 
+    def shortfall(self, values: np.ndarray, measured: np.ndarray, robot: RobotJoints, targets: np.ndarray) -> str:
+        """In one line, what of ``values`` the ``targets`` that they were decoded to don't do; empty where they do."""
+        return ""
+
+    def misfit(self, low: np.ndarray, high: np.ndarray, robot: RobotJoints) -> str:
+        """Why numbers that are mostly from ``low`` to ``high`` ``[size]`` can't be what is declared; empty where they
+        can."""
+        return ""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Positions(Component):
-    """A number for each joint: ``sign`` times its position in ``unit``, plus ``offset`` in that unit; or, with
-    ``range``, what its lower and upper limit become, and in between a line.
+class Line(Component):
+    """A number for each joint, which its position becomes along a line.
 
     An action of ``reference`` ``observation`` is added to that number measured at ``t_obs``, one of ``previous`` to
     that of the action before it, the first to the measured.
     """
 
-    unit: str = "rad"
-    range: tuple[float, ...] | None = None
-    sign: float = 1.0
-    offset: float = 0.0
     reference: str = "absolute"
 
     def __post_init__(self) -> None:
-        for key, value, choices in (
-            ("unit", self.unit, tuple(SI_PER_UNIT)),
-            ("sign", self.sign, (1, -1)),
-            ("reference", self.reference, REFERENCES),
-        ):
-            if value not in choices:
-                raise ValueError(f"{key} is {value!r}; expected one of {', '.join(map(str, choices))}")
-        if self.range is not None and (len(self.range) != 2 or self.range[0] == self.range[1]):
-            raise ValueError(f"range is {list(self.range)}; expected two numbers that differ, for lower and upper")
-        if self.range is not None and (self.unit, self.sign, self.offset) != ("rad", 1.0, 0.0):
-            raise ValueError("range stands beside unit, sign or offset; expected one or the other: [b, a] inverts")
+        check_choice("reference", self.reference, REFERENCES)
 
-    @property
-    def size(self) -> int:
-        return len(self.joint_names)
-
-    @property
-    def needs_limits_of(self) -> tuple[str, ...]:
-        return () if self.range is None else self.joint_names
+    @abstractmethod
+    def line(self, robot: RobotJoints) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and offset that make numbers of positions, of each joint or of all of them."""
 
     @property
     def why_no_state(self) -> str:
         return "" if self.reference == "absolute" else f"reference is '{self.reference}'; expected absolute in a state"
 
     def encode(self, targets: np.ndarray, measured: np.ndarray, robot: RobotJoints) -> np.ndarray:
-        values = self._values(targets, robot)
+        names, (scale, offset) = self.joint_names, self.line(robot)
         if self.reference == "absolute":
-            return values
-        start = self._values(measured, robot)[..., None, :]
-        return values - start if self.reference == "observation" else np.diff(values, axis=-2, prepend=start)
+            return targets[..., robot.columns(names)] * scale + offset
+        before = measured[..., None, :]
+        if self.reference == "previous":
+            before = np.concatenate([before, targets[..., :-1, :]], axis=-2)
+        return robot.motion(targets, before, names) * scale
 
     def decode(self, values: np.ndarray, measured: np.ndarray, robot: RobotJoints, targets: np.ndarray) -> None:
+        columns, (scale, offset) = robot.columns(self.joint_names), self.line(robot)
         if self.reference != "absolute":
-            start = self._values(measured, robot)[..., None, :]
+            start = (measured[..., columns] * scale + offset)[..., None, :]
             values = start + (values if self.reference == "observation" else np.cumsum(values, axis=-2))
-        scale, offset = self._line(robot)
-        targets[..., robot.columns(self.joint_names)] = (values - offset) / scale
-
-    def _values(self, positions: np.ndarray, robot: RobotJoints) -> np.ndarray:
-        scale, offset = self._line(robot)
-        return positions[..., robot.columns(self.joint_names)] * scale + offset
-
-    def _line(self, robot: RobotJoints) -> tuple[np.ndarray, np.ndarray]:
-        """Scale and offset that make numbers of positions, of each joint or of all of them."""
-        if self.range is None:
-            return np.asarray(self.sign / SI_PER_UNIT[self.unit]), np.asarray(self.offset)
-        lower, upper = np.array([robot.limits[name] for name in self.joint_names], np.float64).T
-        scale = (self.range[1] - self.range[0]) / (upper - lower)
-        return scale, self.range[0] - lower * scale
-
-
-@dataclass(frozen=True, kw_only=True)
-class Joint(Positions):
-    """One joint."""
-
-    joint: str
-
-    @property
-    def joint_names(self) -> tuple[str, ...]:
-        return (self.joint,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Joints(Positions):
-    """Several joints, in the order of the vector, that share everything else."""
-
-    joints: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.joints:
-            raise ValueError("joints is empty; expected the name of at least one joint")
-
-    @property
-    def joint_names(self) -> tuple[str, ...]:
-        return self.joints
+        targets[..., columns] = (values - offset) / scale
 
 
 @dataclass(frozen=True)
@@ -175,3 +160,9 @@ class Constant(Component):
 
     def decode(self, values: np.ndarray, measured: np.ndarray, robot: RobotJoints, targets: np.ndarray) -> None:
         pass
+
+
+def check_choice(key: str, value: object, choices: Sequence[object]) -> None:
+    """Raises ValueError where a key's value is none of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{key} is {value!r}; expected one of {', '.join(map(str, choices))}")

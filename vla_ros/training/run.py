@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from vla_ros.bags.files import find_bags
+from vla_ros.observing.observe import match_policy
 from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.directory import save_policy
@@ -59,9 +60,12 @@ def train(
     started = time.perf_counter()
     torch.set_num_threads(config.num_threads)
     robot = load_robot(robot_file)
+    if config.data.cameras is not None:
+        names = tuple(slot.camera for slot in config.data.slots if slot.camera is not None)
+        robot = match_policy(robot, config.data.joint_names, names)
     rule = frame_rule(config)
     _check_fit(config, robot, lesson, rule)
-    data = config.data.bind(robot.joint_limits)
+    data = config.data.bind(robot)
     data.action_space.check_fit(config.policy.action_dim, "policy.action_dim")
     if config.policy.state_history:
         data.state_space.check_fit(config.policy.state_dim, "policy.state_dim")
@@ -112,7 +116,7 @@ def policy_from(config: PolicyConfig, policy_dir: Path) -> BasePolicy:
         weights = policy.adapt_weights(load_file(policy_dir / WEIGHTS_FILE))
     stored = {name: weight.shape for name, weight in weights.items()}
     with explained(f"initial_policy {policy_dir}: "):
-        check_shapes(stored, policy, "expected the same policy group, but for action_horizon, which may be larger")
+        check_shapes(stored, policy, "expected the same policy group, but for what goes in and comes out")
     policy.load_state_dict(weights, strict=False)
     return policy
 
@@ -173,7 +177,7 @@ def _check_fit(config: TrainConfig, robot: RobotConfig, lesson: Lesson | None, r
         raise ValueError("initial_policy and lesson are empty; expected one of them: a tokenizer comes from there")
     for what, given, expected in (
         ("data.joint_names", config.data.joint_names, robot.joint_names),
-        ("data.camera_names", config.data.camera_names, robot.camera_names),
+        *([("data.camera_names", config.data.camera_names, robot.camera_names)] if config.data.cameras is None else []),
     ):
         if given != expected:
             raise ValueError(f"{what} is {list(given)}; robot '{robot.name}' has {list(expected)}: make them equal")

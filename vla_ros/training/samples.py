@@ -104,12 +104,19 @@ class SampleMaker:
         frames, episodes = self._frames, self._frames.episode[indices]
         states = self._state.normalize(self._states[indices])
         policy_input = self._processor.make_batch(
-            frames.images[indices],
+            self._views(indices),
             [frames.tasks[episode] for episode in episodes],
             states,
             [self._ask(frames.scenes[episode], rng) for episode in episodes],
         )
         return TrainingBatch(policy_input, states, self.action.normalize(self._labels[indices]))
+
+    def _views(self, indices: np.ndarray) -> np.ndarray:
+        """The images of each slot, black where it has no camera."""
+        images, slots = self._frames.images[indices], self._processor.data.slots
+        views = np.zeros((len(images), len(slots), *images.shape[2:]), images.dtype)
+        views[:, [slot.camera is not None for slot in slots]] = images
+        return views
 
     def _ask(self, scene: Mapping[str, tuple[float, float]], rng: np.random.Generator) -> TextTarget:
         return self._lesson.ask(scene, rng) if self._lesson is not None and scene else TextTarget()

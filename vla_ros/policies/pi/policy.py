@@ -29,6 +29,7 @@ from vla_ros.policies.utils.training import FlowDraws, flow_mse, flow_target, sa
 from vla_ros.transforms.sample import TrainingBatch
 
 STATE_POSITIONS, ACTION_POSITIONS = "position_embedding_state", "position_embedding_action"
+ENDS = ("action_in_proj.", "action_out_proj.", "state_in_proj.")
 NUM_VALIDATION_STEPS = 5
 
 
@@ -157,7 +158,12 @@ class PiPolicy(FlowMatchingPolicy):
         nn.init.normal_(self.vlm_bridge.causal_model.model.visual.pos_embed.weight, std=pos_emb_std)
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Chunks may be longer: each further action begins as the last known one."""
+        """States and actions may be others: the layers that take and give them begin anew. Chunks may be longer: each
+        further action begins as the last known one."""
+        own = dict(self.named_parameters())
+        for name in [name for name in weights if name.startswith(ENDS)]:
+            if weights[name].shape != own[name].shape:
+                weights = {**weights, name: own[name].detach()}
         known = weights.get(ACTION_POSITIONS)
         if known is None or len(known) == 0:
             return weights

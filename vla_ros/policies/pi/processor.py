@@ -51,7 +51,7 @@ class PiProcessor(PolicyProcessor):
         super().__init__(config, data, stats, digest)
         self.images, self.tokenizer = images, tokenizer
         backbone: type[VLMProcessor] = BACKBONES[config.vlm_type].processor_class()
-        self._vlm = backbone(images, config, tokenizer, len(data.camera_names))
+        self._vlm = backbone(images, config, tokenizer, len(data.slots))
 
     @classmethod
     def read(

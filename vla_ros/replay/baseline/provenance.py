@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_ros.bags.files import find_files
+from vla_ros.policies.files import has_poses
 from vla_ros.robot import RobotConfig
 from vla_ros.robot.parts import TeleopConfig
 from vla_ros.strict import config_to_dict
@@ -59,7 +60,7 @@ def provenance(
         bags={name: _digest(find_files(Path(bag)).paths) for name, bag in zip(names, bags, strict=True)},
         settings={
             name: value
-            for name, value in _flat("", {**settings, "robot": _values(robot)})
+            for name, value in _flat("", {**settings, "robot": _values(robot, has_poses(policy_dir))})
             if name.rpartition(".")[2] not in NOT_REPLAYED
         },
         camera_names=tuple(camera_names),
@@ -67,8 +68,9 @@ def provenance(
     )
 
 
-def _values(robot: RobotConfig) -> dict[str, Any]:
-    """A robot as its file may be written at its shortest: what older baselines say of it still is the same."""
+def _values(robot: RobotConfig, has_poses: bool) -> dict[str, Any]:
+    """A robot as its file may be written at its shortest: what older baselines say of it still is the same. Its links
+    are for a policy that ``has_poses``."""
     values = config_to_dict(robot)
     if len(robot.joint_states) == 1:
         (values["joint_states"],) = values["joint_states"]
@@ -77,7 +79,10 @@ def _values(robot: RobotConfig) -> dict[str, Any]:
             del joint["fixed"]
     if robot.kinematics is not None:
         values["kinematics"]["urdf"] = _digest((Path(robot.kinematics.urdf),))
-    left_out = {"kinematics": robot.kinematics is None, "teleop": robot.teleop == TeleopConfig()}
+    left_out = {
+        "kinematics": not (has_poses and robot.kinematics is not None),
+        "teleop": robot.teleop == TeleopConfig(),
+    }
     return {key: value for key, value in values.items() if not left_out.get(key, False)}
 
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput, PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.strict import check_range, quoted
-from vla_ros.transforms.images import patchify, resize
+from vla_ros.transforms.images import patchify, resize, resize_with_padding
 from vla_ros.transforms.prefix import prefix_mask
 from vla_ros.transforms.tokenizer import without_panic
 
@@ -28,8 +28,9 @@ MAX_SIDE, MAX_PATCHES, MAX_TOKENS, MAX_BUCKETS = 8192, 1 << 16, 8192, 256
 
 @dataclass(frozen=True)
 class ProcessorConfig:
-    """``processor.json``: sizes in pixels of the cameras' images and of those the model sees; ``buckets`` are the
-    padded sequence lengths, smallest first."""
+    """``processor.json``: sizes in pixels of the cameras' images, 0 where each has its own, and of those the model
+    sees, which are filled, or with ``padding`` hold the whole image in its shape; ``buckets`` are the padded sequence
+    lengths, smallest first."""
 
     type: str
     camera_height: int
@@ -37,12 +38,16 @@ class ProcessorConfig:
     image_height: int
     image_width: int
     buckets: tuple[int, ...]
+    padding: bool = False
 
     def __post_init__(self) -> None:
         known = [backbone.processor for backbone in BACKBONES.values()]
         if self.type not in known:
             raise ValueError(f"processor.json: type is '{self.type}'; expected one of {', '.join(known)}")
-        check_range("processor.json: ", self, 1, MAX_SIDE, "camera_height", "camera_width")
+        check_range("processor.json: ", self, 0, MAX_SIDE, "camera_height", "camera_width")
+        if (self.camera_height == 0) != (self.camera_width == 0):
+            got = f"camera_height is {self.camera_height} and camera_width {self.camera_width}"
+            raise ValueError(f"processor.json: {got}; expected both above 0, or both 0: each camera its own size")
         check_range("processor.json: ", self, 1, MAX_SIDE // 4, "image_height", "image_width")
         is_list = 0 < len(self.buckets) <= MAX_BUCKETS and list(self.buckets) == sorted(set(self.buckets))
         if not is_list or not 1 <= self.buckets[0] <= self.buckets[-1] <= MAX_TOKENS:
@@ -166,10 +171,13 @@ class VLMProcessor(ABC):
         """A camera's image to uint8 [image_height, image_width, 3], antialiased as Pillow does it: what training keeps
         of it. Raises ValueError for an image of another size or type."""
         expected = (config.camera_height, config.camera_width, 3)
-        if image.shape != expected or image.dtype != np.uint8:
+        fits = image.shape == expected if config.camera_height else image.ndim == 3 and image.shape[2] == 3
+        if not fits or image.dtype != np.uint8:
             got = f"{image.dtype} {list(image.shape)}"
-            raise ValueError(f"image is {got}; expected uint8 {list(expected)}: set the camera's size and rgb8")
-        return resize(image, config.image_height, config.image_width, cls.resampling)
+            wanted = list(expected) if config.camera_height else "[height, width, 3]"
+            raise ValueError(f"image is {got}; expected uint8 {wanted}: set the camera's size and rgb8")
+        resized = resize_with_padding if config.padding else resize
+        return resized(image, config.image_height, config.image_width, cls.resampling)
 
     def make_batch(
         self,
