@@ -23,6 +23,7 @@ from vla_ros.robot import load_robot
 from vla_ros.robot.parts import OutputConfig
 from vla_ros.ros import grippers
 from vla_ros.ros.endpoints import interface_class
+from vla_ros.ros.managed import spinning
 from vla_ros.ros.outputs import CommandOutputs
 from vla_ros.runtime.limits import BrakingRamp
 
@@ -168,6 +169,20 @@ def test_a_goal_says_the_joint_and_the_effort_as_its_action_does(kind: str) -> N
         else:
             assert (goal.name, goal.position.tolist(), goal.effort.tolist()) == ([FINGER], [0.3], [MAX_EFFORT])
         assert lines == []
+
+
+def test_a_set_point_that_nobody_stands_by_any_more_moves_no_gripper_that_comes_back() -> None:
+    with driven(KINDS[0], "missing") as (_, outputs, lines):
+        move(outputs, 0.3)
+        wait_until(lambda: lines, "the server is missed, long after the set point")
+        node = rclpy.create_node("late")
+        server = FakeGripper(node, KINDS[0], "missing")
+        with spinning(node):
+            wait_until(lambda: not outputs.refusal(), "the action server is discovered")
+            moved_until(outputs, 0.6, lambda: server.goals, "a goal")
+            assert position_of(server.goals[0]) == 0.6
+        server.destroy()
+        node.destroy_node()
 
 
 def test_a_gripper_without_the_package_of_its_action_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

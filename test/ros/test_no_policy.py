@@ -37,8 +37,7 @@ def driven_to(probe: Probe, goal: list[float]) -> bool:
 
 
 def test_a_human_drives_without_a_policy_and_silence_is_hold(alone: Probe) -> None:
-    wait_until(lambda: driven_to(alone, GOAL), "the hand's pose")
-    assert alone.mode() == "TELEOP"
+    wait_until(lambda: driven_to(alone, GOAL) and alone.mode() == "TELEOP", "the hand's pose, in its mode")
     wait_until(lambda: alone.mode() == "HOLD", "HOLD after silence")
     np.testing.assert_allclose(alone.commands[-1].points[0].positions, GOAL, atol=1e-3)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
@@ -25,6 +25,8 @@ Report = Callable[[str, str], None]
 STEP_S = 0.02
 DISCOVERY_S = 3.0
 ANSWER_S = 1.0
+FRESH_S = 0.5
+"""Nobody stands by a set point that is older: no goal is made of it."""
 MAX_OPEN = 16
 INSTALL = "; expected the package control_msgs: apt install ros-$ROS_DISTRO-control-msgs"
 
@@ -33,6 +35,11 @@ def action_class(output: OutputConfig) -> Any:
     """The action of a gripper's output. Raises ValueError where its package is not installed."""
     with explained(f"output '{output.name}' of interface '{output.interface}': ", ImportError, after=INSTALL):
         return interface_class(output.kind.msgtype)
+
+
+class _Wanted(NamedTuple):
+    whole: Trajectory
+    told_ns: int
 
 
 class Gripper:
@@ -55,15 +62,16 @@ class Gripper:
         self._client = ActionClient(role.node, kind, self._name)
         self._timer = role.node.create_timer(STEP_S, self._step, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._since_ns = steady_now_ns()
-        self._wanted: Trajectory | None = None
+        self._wanted: _Wanted | None = None
         self._goal: float | None = None  # the newest that was sent and not refused
         self._sent_ns = 0
         self._answer: Future[Any] | None = None  # to the newest goal, while it is waited for
         self._results: deque[Future[Any]] = deque()
+        role.at_end(self._destroy)
 
     def move(self, whole: Trajectory) -> None:
         """Be where the first point of a trajectory of all joints has it."""
-        self._wanted = whole
+        self._wanted = _Wanted(whole, steady_now_ns())
 
     def refusal(self) -> str:
         """Why it can't be moved, in one line; empty where it can."""
@@ -71,7 +79,7 @@ class Gripper:
             return ""
         return f"{self._source}: nobody serves the action '{self._name}'; start the gripper's controller"
 
-    def destroy(self) -> None:
+    def _destroy(self) -> None:
         self._node.destroy_timer(self._timer)
         self._client.destroy()
 
@@ -84,9 +92,10 @@ class Gripper:
         elif self._answer is not None:
             self._wait(now_ns)
         elif wanted is not None and now_ns - self._sent_ns >= self._period_ns:
-            position = float(wanted.positions[0, self._column])
-            if self._goal is None or abs(position - self._goal) >= self._min_change:
-                self._send(wanted, position, now_ns)
+            position = float(wanted.whole.positions[0, self._column])
+            has_moved = self._goal is None or abs(position - self._goal) >= self._min_change
+            if has_moved and now_ns - wanted.told_ns <= FRESH_S * NS_PER_S:
+                self._send(wanted.whole, position, now_ns)
 
     def _send(self, wanted: Trajectory, position: float, now_ns: int) -> None:
         own = Trajectory(0, wanted.times_s[:1], wanted.positions[:1, [self._column]], None)

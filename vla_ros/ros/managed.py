@@ -223,6 +223,7 @@ class Role:
             enable_rosout=False,
         )
         self._own_publishers = list(self.node.publishers)
+        self._undos: list[Callable[[], None]] = []
         self._spinner = Spinner(self.node)
 
     def topic(self, name: str) -> str:
@@ -250,11 +251,17 @@ class Role:
     def start(self) -> None:
         self._spinner.start()
 
+    def at_end(self, undo: Callable[[], None]) -> None:
+        """Call ``undo`` when no callback runs any more."""
+        self._undos.append(undo)
+
     def stop(self) -> None:
         """Returns when no callback runs any more; what was made on the node is gone then. A node whose callback doesn't
         end is left to it."""
         if not self._spinner.stop():
             return
+        for undo in self._undos:
+            undo()
         for subscription in list(self.node.subscriptions):
             self.node.destroy_subscription(subscription)
         for publisher in list(self.node.publishers):

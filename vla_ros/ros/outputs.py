@@ -80,8 +80,6 @@ class CommandOutputs:
         return tuple(publisher.topic_name for output in self._outputs for publisher in output.publishers)
 
     def destroy(self) -> None:
-        for gripper in self._grippers:
-            gripper.destroy()
         if self._role is not None:
             self._role.stop()
         for output in self._outputs:
