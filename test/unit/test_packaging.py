@@ -37,6 +37,7 @@ COMES_WITH = {
     "pinocchio": "pin",
     "yaml": "pyyaml",
 }
+PAGES = ("CONTRIBUTING.md", *(str(path.relative_to(SOURCE)) for path in sorted((SOURCE / "docs").rglob("*.md"))))
 needs_install = pytest.mark.skipif(
     not (PREFIX / "share" / "vla_ros" / "package.xml").is_file(), reason="vla_ros is not installed by pip: make setup"
 )
@@ -53,7 +54,7 @@ def test_package_xml_setup_and_changelog_say_the_same_version() -> None:
     assert newest is not None and newest[1] == version
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_a_page_names_exists(page: str) -> None:
     named = set(re.findall(r"`((?:vla_ros|test|docs|config|constraints)/[\w./]*)`", (SOURCE / page).read_text()))
     assert named and {name for name in named if "NAME" not in name and not (SOURCE / name).exists()} == set()
