@@ -127,7 +127,7 @@ def record(compress: str, seconds: float, folder: Path) -> dict[str, float]:
         "frames": sum(map(len, found.values())),
         "lost": lost,
         "lost_by_middleware": sum(topic["num_lost"] for topic in told["topics"]),
-        "mb_per_minute": size_mb / told["seconds"] * 60.0,
+        "mb_per_minute": size_mb / sum(map(len, found.values())) * NUM_CAMERAS * RATE_HZ * 60.0,
     }
 
 

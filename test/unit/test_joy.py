@@ -136,10 +136,14 @@ def test_a_tip_that_would_be_too_fast_goes_on_in_its_direction_at_what_the_joint
     assert (np.abs(moved) <= 0.5 * ROBOT.joint_values("max_velocity") * PERIOD_S + 1e-12).all()
 
 
-def test_without_kinematics_the_tip_is_refused_in_one_line():
-    new = JoySession(ROBOT, LAYOUT, PERIOD_S)
+@pytest.mark.parametrize(
+    ("why", "said"),
+    [({}, "add kinematics: {urdf, base, tip}"), ({"no_tip": "poses need Pinocchio"}, "moved: poses need Pinocchio")],
+)
+def test_without_kinematics_the_tip_is_refused_in_one_line(why, said):
+    new = JoySession(ROBOT, LAYOUT, PERIOD_S, **why)
     say(new, down=(TIP,))
-    assert new.moved == "shoulder, elbow" and "add kinematics: {urdf, base, tip}" in new.lines[-1]
+    assert new.moved == "shoulder, elbow" and said in new.lines[-1]
 
 
 @pytest.mark.parametrize(

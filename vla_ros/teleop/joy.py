@@ -14,6 +14,7 @@ from vla_ros.teleop.jog import DEFAULT_SPEED, Drive
 NO_BUTTON = -1
 # joy_node repeats what it has 20 times a second by default.
 SILENCE_S = 0.5
+NO_KINEMATICS = "the robot has no kinematics; add kinematics: {urdf, base, tip} to the robot file"
 MOTIONS = ("x", "y", "z", "roll", "pitch", "yaw")
 Step = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -65,7 +66,7 @@ class JoyLayout:
 
 class JoySession(Drive):
     """Who drives: whoever holds the dead-man button, from when it goes down until it is let go. ``step_tip`` gives the
-    joints one period later of a tip that moves by shares of its speed; None where there is no kinematics."""
+    joints one period later of a tip that moves by shares of its speed; None where there is none, for ``no_tip``."""
 
     def __init__(
         self,
@@ -74,11 +75,12 @@ class JoySession(Drive):
         period_s: float,
         speed: float = DEFAULT_SPEED,
         step_tip: Step | None = None,
+        no_tip: str = NO_KINEMATICS,
     ) -> None:
         super().__init__(robot, period_s, speed)
         self._robot = robot
         self._layout = layout
-        self._step_tip = step_tip
+        self._step_tip, self._no_tip = step_tip, no_tip
         self._driven = robot.columns(robot.driven_names)
         self._first = 0
         self._is_tip = False
@@ -138,7 +140,7 @@ class JoySession(Drive):
         elif button != self._layout.tip:
             return
         elif self._step_tip is None:
-            self.lines.append("no kinematics for the tip; add kinematics: {urdf, base, tip} to the robot file")
+            self.lines.append(f"the tip cannot be moved: {self._no_tip}")
             return
         else:
             self._is_tip = not self._is_tip

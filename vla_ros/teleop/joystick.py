@@ -18,9 +18,9 @@ from vla_ros.ros.endpoints import subscribe
 from vla_ros.ros.managed import spinning
 from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
 from vla_ros.ros.signals import ros_running, stop_on_signals
-from vla_ros.strict import explained
+from vla_ros.strict import explained, one_line
 from vla_ros.teleop.jog import DEFAULT_SPEED, MAX_SPEED, MIN_SPEED
-from vla_ros.teleop.joy import NO_BUTTON, Axis, JoyLayout, JoySession, Step, TipSteps
+from vla_ros.teleop.joy import NO_BUTTON, NO_KINEMATICS, Axis, JoyLayout, JoySession, Step, TipSteps
 from vla_ros.teleop.node import PERIOD_S, TeleopNode
 
 
@@ -68,7 +68,11 @@ class TeleopJoystick(TeleopNode):
         layout = params.layout
         robot = self.listen(params.robot)
         self._lock = threading.Lock()
-        self._session = JoySession(robot, layout, PERIOD_S, params.speed, _tip_steps(robot, params))
+        try:
+            step_tip, no_tip = _tip_steps(robot, params), NO_KINEMATICS
+        except ValueError as error:  # joints can be jogged all the same
+            step_tip, no_tip = None, one_line(error)
+        self._session = JoySession(robot, layout, PERIOD_S, params.speed, step_tip, no_tip)
         self._problem = ""
         subscribe(self, topics.JOY, self._on_joy)
 
