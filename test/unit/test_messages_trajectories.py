@@ -4,8 +4,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from bag_samples import trajectory
 
+from vla_ros.bags.definitions import TYPES
+from vla_ros.messages.bounds import count_points
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory, parse_trajectory
+from vla_ros.topics import TRAJECTORY
 
 NAMES = ("base", "elbow")
 
@@ -68,3 +72,13 @@ def test_a_filled_trajectory_reads_back(velocities):
     np.testing.assert_allclose(read.times_s, written.times_s)
     np.testing.assert_array_equal(read.positions, written.positions)
     assert (read.velocities is None) == (velocities is None)
+
+
+@pytest.mark.parametrize("frame", ["", "world", "abc"])
+@pytest.mark.parametrize("names", [(), ("base",), ("base", "elbow", "a" * 33)])
+def test_the_points_of_a_serialized_message_are_counted_without_reading_them(names, frame):
+    for num in (0, 1, 1200):
+        msg = trajectory(10**18, names, [[0.0] * len(names)] * num)
+        msg.header.frame_id = frame
+        assert count_points(bytes(TYPES.serialize_cdr(msg, TRAJECTORY))) == num
+    assert count_points(b"") == count_points(b"\0\1\0\0" + b"\xff" * 100) == 0
