@@ -1,0 +1,55 @@
+"""What a family's importer is given besides a checkpoint, and what it gives. No torch until a policy is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vla_ros.policies.processor import PolicyProcessor
+
+if TYPE_CHECKING:
+    from vla_ros.policies.base import BasePolicy
+    from vla_ros.policies.importing.mapped import MappedFile
+
+LEROBOT_VERSIONS = ("0.3", "0.4", "0.6")
+"""Whose rules a checkpoint was trained by: each stands for itself and those after it, up to the next."""
+
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """A camera of the robot: its name, and its pictures' size in pixels."""
+
+    name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class ImportSettings:
+    """What a checkpoint doesn't say and its user does.
+
+    ``cameras`` are by the checkpoint's own keys; a key without one has no camera. ``state`` and ``action`` declare the
+    two vectors as policy.yaml does. ``tokenizer`` is a file or a folder, None to look for it where the checkpoint says.
+    ``lerobot_version`` is one of ``LEROBOT_VERSIONS``.
+    """
+
+    joint_names: tuple[str, ...]
+    cameras: Mapping[str, CameraSettings]
+    chunk_dt_s: float
+    state: tuple[Mapping[str, Any], ...] | None = None
+    action: tuple[Mapping[str, Any], ...] | None = None
+    joint_limits: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    tokenizer: str | None = None
+    lerobot_version: str = "0.6"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A policy whose weights lie in ``memory``, the checkpoint's file, and its processor; ``notes`` are lines of what
+    else is to be known."""
+
+    policy: BasePolicy
+    processor: PolicyProcessor
+    memory: MappedFile
+    notes: tuple[str, ...] = ()
