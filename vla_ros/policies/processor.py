@@ -62,6 +62,11 @@ class PolicyProcessor(ABC):
         """(height, width) in pixels of the images it takes; 0 where each camera has its own."""
 
     @property
+    def camera_sizes(self) -> Mapping[str, tuple[int, int]]:
+        """Those of each camera."""
+        return dict.fromkeys(self.camera_names, self.camera_size)
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) in pixels of what the policy sees of them."""
         return self.camera_size

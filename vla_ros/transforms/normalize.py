@@ -11,9 +11,8 @@ import numpy as np
 
 from vla_ros.strict import explained, parse_json, read_text
 
-# quantile and mean_std are this package's; the others are what released policies were trained with. openpi's mean_std
-# is this package's.
-MODES = ("quantile", "mean_std", "lerobot_mean_std", "lerobot_range", "openpi_quantile", "none")
+# quantile and mean_std are this package's; the others are what released policies were trained with, rounded as there.
+MODES = ("quantile", "mean_std", "lerobot_mean_std", "lerobot_range", "openpi_mean_std", "openpi_quantile", "none")
 CLAMP = 1.5  # quantile mode only: rare values beyond q01..q99 keep their sign but not their size
 EPSILON = 1e-6
 LEROBOT_EPSILON = 1e-8
@@ -53,6 +52,8 @@ class Normalizer:
             return ((values - stats.mean) / (stats.std + EPSILON)).astype(np.float32)
         if self.mode == "quantile":
             return np.clip((values - self._centre) * 2.0 / self._span, -CLAMP, CLAMP).astype(np.float32)
+        if self.mode == "openpi_mean_std":
+            return ((values - stats.mean) / (stats.std + np.float64(EPSILON))).astype(np.float32)
         values = np.asarray(values, np.float32)  # a state becomes words of a prompt: rounded as where it was trained
         if self.mode == "lerobot_mean_std":
             return (values - stats.mean) / (stats.std + np.float32(LEROBOT_EPSILON))
@@ -67,8 +68,8 @@ class Normalizer:
         values, stats = np.asarray(values, np.float64), self.stats
         if self.mode == "quantile":
             return np.clip(values, -CLAMP, CLAMP) * self._span / 2.0 + self._centre
-        if self.mode in ("mean_std", "lerobot_mean_std"):
-            return values * (stats.std + (EPSILON if self.mode == "mean_std" else 0.0)) + stats.mean
+        if self.mode.endswith("mean_std"):
+            return values * (stats.std + (0.0 if self.mode == "lerobot_mean_std" else EPSILON)) + stats.mean
         if self.mode == "lerobot_range":
             return (values + 1.0) / 2.0 * self._width + stats.q01
         if self.mode == "openpi_quantile":

@@ -174,7 +174,7 @@ def read_lerobot(folder: Path, ignored_steps: tuple[str, ...] = ()) -> LeRobotCh
     Raises ValueError, in one line, for files that are missing, damaged or point outside the folder, for adapters in
     place of weights, and for a step that nobody knows, unless it is among ``ignored_steps``.
     """
-    config = _read_json(folder / CONFIG_FILE)
+    config = read_object(folder / CONFIG_FILE)
     if not (folder / WEIGHTS_FILE).is_file():
         if (folder / "adapter_config.json").is_file() or config.get("use_peft"):
             what = "holds adapters (PEFT) and not the weights that they change"
@@ -209,7 +209,8 @@ def _with(checkpoint: LeRobotCheckpoint, **changes: Any) -> LeRobotCheckpoint:
     return LeRobotCheckpoint(**{**vars(checkpoint), **changes})
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def read_object(path: Path) -> Mapping[str, Any]:
+    """A JSON file that holds an object; raises ValueError for one that isn't readable, or holds something else."""
     with explained(f"{path}: not readable as JSON (", OSError, ValueError, after="); restore it from its origin"):
         document = parse_json(read_text(path))
     if not isinstance(document, dict):
@@ -246,7 +247,7 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
 
 
 def _read_steps(path: Path, ignored: tuple[str, ...]) -> dict[str, Mapping[str, Any]]:
-    steps = _read_json(path).get("steps")
+    steps = read_object(path).get("steps")
     if not isinstance(steps, list):
         raise ValueError(f"{path}: steps is {type(steps).__name__}; expected a list")
     found: dict[str, Mapping[str, Any]] = {}

@@ -31,7 +31,8 @@ class ImportSettings:
 
     ``cameras`` are by the checkpoint's own keys; a key without one has no camera. ``state`` and ``action`` declare the
     two vectors as policy.yaml does. ``tokenizer`` is a file or a folder, None to look for it where the checkpoint says.
-    ``lerobot_version`` is one of ``LEROBOT_VERSIONS``.
+    ``lerobot_version`` is one of ``LEROBOT_VERSIONS``. ``tells_state``: a pi0.5's prompt tells the state, which
+    openpi's training configurations may turn off.
     """
 
     joint_names: tuple[str, ...]
@@ -42,6 +43,7 @@ class ImportSettings:
     joint_limits: Mapping[str, Sequence[float]] = field(default_factory=dict)
     tokenizer: str | None = None
     lerobot_version: str = "0.6"
+    tells_state: bool = True
 
 
 @dataclass(frozen=True)

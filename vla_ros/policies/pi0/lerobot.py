@@ -1,0 +1,90 @@
+"""A pi0 or pi0.5 of LeRobot: what its files say, as this package's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tokenizers import Tokenizer
+
+from vla_ros.policies.config import DataConfig
+from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint
+from vla_ros.policies.importing.settings import Imported, ImportSettings
+from vla_ros.policies.importing.tokenizer import find_tokenizer
+from vla_ros.policies.pi0.config import Pi0Config
+from vla_ros.policies.pi0.processor import Pi0Processor, Pi0Settings
+from vla_ros.policies.pi0.weights import StoredSizes, load_stored, read_stored
+
+DEFAULT_MAX_TOKENS = {"pi0": 48, "pi05": 200}
+UNSUPPORTED = ("use_visual_memory", "use_proprioceptive_memory", "adapt_to_pi_aloha")
+
+
+def import_lerobot(checkpoint: LeRobotCheckpoint, settings: ImportSettings) -> Imported:
+    """Raises ValueError for what isn't a whole pi0, sees more than is computed here, or doesn't fit ``settings``."""
+    stored = read_stored(checkpoint.weights, checkpoint.type)
+    config = make_config(checkpoint, stored.sizes(), settings.lerobot_version)
+    cameras = [settings.cameras[each.key] for each in checkpoint.cameras if each.key in settings.cameras]
+    state, action = checkpoint.normalization(STATE), checkpoint.normalization(ACTION)
+    data = DataConfig(
+        joint_names=settings.joint_names,
+        camera_names=tuple(camera.name for camera in cameras),
+        action_horizon=config.action_horizon,
+        chunk_dt_s=settings.chunk_dt_s,
+        normalization=action.mode,
+        state_normalization=state.mode,
+        state=settings.state,
+        action=settings.action,
+        joint_limits=settings.joint_limits,
+    )
+    processor = Pi0Processor(
+        config=config,
+        data=data,
+        settings=make_settings(checkpoint, config, settings, [(camera.height, camera.width) for camera in cameras]),
+        tokenizer=read_tokenizer_of(checkpoint, settings),
+        stats={"state": state.rows(1), "action": action.rows(config.action_horizon)},
+    )
+    policy, memory = load_stored(stored, config)
+    return Imported(policy, processor, memory)
+
+
+def make_config(checkpoint: LeRobotCheckpoint, sizes: StoredSizes, version: str) -> Pi0Config:
+    """The ``policy:`` group. Raises ValueError for what this package doesn't compute."""
+    for key in UNSUPPORTED:
+        if checkpoint.config.get(key):
+            raise ValueError(f"{checkpoint.folder}: config.json has {key} on, which isn't computed here; serve it")
+    number = checkpoint.number
+    return Pi0Config(
+        type="Pi0Policy",
+        variant=checkpoint.type,
+        action_horizon=number("chunk_size", 50),
+        action_dim=checkpoint.feature(ACTION).shape[0],
+        state_dim=checkpoint.feature(STATE).shape[0],
+        num_steps=number("num_inference_steps", number("num_steps", 10)),
+        min_period=float(checkpoint.config.get("min_period", 0.004)),
+        max_period=float(checkpoint.config.get("max_period", 4.0)),
+        time_rule="sum" if version == "0.3" else "product",
+        max_frozen_actions=number("rtc_training_max_delay", 0, low=0),
+        **vars(sizes),
+    )
+
+
+def make_settings(
+    checkpoint: LeRobotCheckpoint, config: Pi0Config, settings: ImportSettings, camera_sizes: list[tuple[int, int]]
+) -> Pi0Settings:
+    """``processor.json``."""
+    step, version = checkpoint.steps.get("tokenizer_processor", {}), settings.lerobot_version
+    if checkpoint.steps.get("pi05_prepare_state_tokenizer_processor_step", {}).get("include_state_in_prompt") is False:
+        raise ValueError(f"{checkpoint.folder}: its prompt leaves the state out in LeRobot's way, which isn't computed")
+    default = checkpoint.number("tokenizer_max_length", DEFAULT_MAX_TOKENS[config.variant])
+    return Pi0Settings(
+        rules=f"lerobot-{version}",
+        max_tokens=step.get("max_length", default),
+        num_prompt_states=config.padded_state_dim if version == "0.4" else config.state_dim,
+        camera_sizes=tuple(camera_sizes),
+    )
+
+
+def read_tokenizer_of(checkpoint: LeRobotCheckpoint, settings: ImportSettings) -> Tokenizer:
+    """The tokenizer that the checkpoint names, from its own folder, from ``settings`` or from the hub."""
+    step: Mapping[str, object] = checkpoint.steps.get("tokenizer_processor", {})
+    name = str(step.get("tokenizer_name") or "google/paligemma-3b-pt-224")
+    return find_tokenizer(checkpoint.folder, name, settings.tokenizer)
