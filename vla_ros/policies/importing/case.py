@@ -23,8 +23,9 @@ OLD_RULES, OBSERVED = "case_v04", "case.safetensors"
 
 @dataclass(frozen=True)
 class LeRobotCase:
-    """``images`` uint8 RGB by the checkpoint's keys and ``state`` [state_dim] in robot units; ``given`` are the other
-    ``in.*``, ``expected`` the ``out.*`` tensors. ``allowed`` are differences other than the usual, by kind."""
+    """``images`` uint8 RGB by the checkpoint's keys and ``state`` [state_dim] in robot units, both with a leading axis
+    where the case has several steps; ``given`` are the other ``in.*``, ``expected`` the ``out.*`` tensors. ``allowed``
+    are differences other than the usual, by kind."""
 
     images: Mapping[str, np.ndarray]
     state: np.ndarray
@@ -45,8 +46,8 @@ def read_lerobot_case(path: Path, rename: Mapping[str, str]) -> LeRobotCase:
         images = {name: given.pop(name) for name in list(given) if name.startswith(IMAGES)}
         images = {rename.get(name, name.removeprefix("image.")): image for name, image in images.items()}
         return LeRobotCase(
-            images={key: image.reshape(image.shape[-3:]) for key, image in images.items()},
-            state=state.reshape(-1),
+            images=images,
+            state=state,
             task=task,
             given=given,
             expected={name: value for name, value in expected.items() if not name.startswith("bfloat16.")},

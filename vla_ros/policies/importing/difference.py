@@ -17,7 +17,7 @@ class Difference:
 
     @property
     def is_beyond(self) -> bool:
-        return not self.largest <= self.allowed  # NaN is
+        return self.largest > self.allowed
 
 
 def difference(got: Any, expected: Any, allowed: float) -> Difference:
@@ -25,5 +25,5 @@ def difference(got: Any, expected: Any, allowed: float) -> Difference:
     ours, theirs = np.asarray(got), np.asarray(expected)
     if ours.shape != theirs.shape:
         return Difference(float("inf"), allowed)
-    gap = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+    gap = np.nan_to_num(np.abs(ours.astype(np.float64) - theirs.astype(np.float64)), nan=np.inf)
     return Difference(float(gap.max(initial=0.0)), allowed)

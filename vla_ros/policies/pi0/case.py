@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vla_ros.policies.base import batch_of_one
 from vla_ros.policies.importing.case import CaseRobot, LeRobotCase
 from vla_ros.policies.importing.difference import Difference, difference
 from vla_ros.policies.importing.lerobot import LeRobotCheckpoint
@@ -22,10 +22,12 @@ from vla_ros.policies.pi0.policy import Pi0Observation, Pi0Policy, embed_time
 from vla_ros.policies.pi0.processor import Pi0Processor
 from vla_ros.policies.pi0.request import Pi0Request
 from vla_ros.transforms.images import patchify
+from vla_ros.types import Observation
 
 # Absolute, in float32 on a CPU.
 EXACT, PIXELS, HIDDEN, ACTIONS = 0.0, 5e-7, 1e-5, 2e-4
 OPENPI_CHUNKS = {"chunk": 1e-4, "actions": 1e-4}
+TOKENIZER = "tokenizer"
 FLOW_TIMES = {"t1": (1.0, "noise"), "t0.5": (0.5, "x_t0.5")}
 Outputs = dict[str, Difference]
 
@@ -48,17 +50,17 @@ class Run:
         return {name: difference(got, self.case.expected[name], allowed)} if name in self.case.expected else {}
 
 
-def compare_lerobot(checkpoint: LeRobotCheckpoint, case: LeRobotCase, tokenizer: str, packed: bool = True) -> Outputs:
-    """Every recorded output by name. Raises ValueError as an import does."""
+def compare_lerobot(checkpoint: LeRobotCheckpoint, case: LeRobotCase, folder: Path, packed: bool = True) -> Outputs:
+    """Every recorded output by name; ``folder`` holds the tokenizer. Raises ValueError as an import does."""
     robot = CaseRobot.of(case, [each.key for each in checkpoint.cameras])
-    imported = import_lerobot(checkpoint, robot.settings(checkpoint.relative_dims(), tokenizer))
+    imported = import_lerobot(checkpoint, robot.settings(checkpoint.relative_dims(), str(folder / TOKENIZER)))
     return _compare(imported, robot, case, packed)
 
 
-def compare_openpi(checkpoint: OpenPiCheckpoint, case: LeRobotCase, tokenizer: str, packed: bool = True) -> Outputs:
+def compare_openpi(checkpoint: OpenPiCheckpoint, case: LeRobotCase, folder: Path, packed: bool = True) -> Outputs:
     """As ``compare_lerobot``; its times are sums in float32, whose last bits its periods make much of."""
     robot = CaseRobot.of(case, CAMERAS)
-    imported = import_openpi(checkpoint, robot.settings((False,) * len(case.state), tokenizer))
+    imported = import_openpi(checkpoint, robot.settings((False,) * len(case.state), str(folder / TOKENIZER)))
     return _compare(imported, robot, replace(case, allowed=OPENPI_CHUNKS), packed)
 
 
@@ -149,10 +151,11 @@ def _velocity(run: Run, name: str, time: Tensor, noisy: Tensor) -> Outputs:
     }
 
 
-def _actions(run: Run, num_steps: int, observation: Any) -> Outputs:
-    policy, inputs = run.policy, policy_inputs(run)
+def _actions(run: Run, num_steps: int, observation: Observation) -> Outputs:
+    policy, given = run.policy, run.observation
     allowed = run.case.allowed.get("chunk", HIDDEN)
-    padded = policy.sample_padded(inputs, policy.make_time_grid(num_steps))
+    suffix = policy.prepare_suffix(policy.encode_prefix(given), policy.make_time_grid(num_steps))
+    padded = policy.denoise(given.state, suffix, torch.from_numpy(run.request.noise)[None])
     actions = padded[..., : policy.config.action_dim]
     decoded = run.processor.decode(actions[0].numpy(), observation).positions
     steps = f"{num_steps}_steps"
@@ -161,8 +164,3 @@ def _actions(run: Run, num_steps: int, observation: Any) -> Outputs:
         **run.compare(f"actions_{steps}_normalized", actions, allowed),
         **run.compare(f"actions_{steps}", decoded[None], run.case.allowed.get("actions", ACTIONS)),
     }
-
-
-def policy_inputs(run: Run) -> Any:
-    """What ``sample`` takes."""
-    return run.policy.unpack(batch_of_one(run.request), run.request.constants)

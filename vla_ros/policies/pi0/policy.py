@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from vla_ros.policies.base import OnStage, PolicyLoss, tell_nobody
+from vla_ros.policies.base import PolicyLoss
 from vla_ros.policies.modules.flow_matching import FlowInputs, FlowMatchingPolicy
 from vla_ros.policies.modules.guidance import Guidance
 from vla_ros.policies.modules.layers.gemma import GemmaLayer
@@ -141,21 +141,10 @@ class Pi0Policy(FlowMatchingPolicy):
 
     def unpack(self, tensors: Mapping[str, Tensor], constants: Mapping[str, str]) -> FlowInputs:
         guidance = Guidance.from_tensors(tensors)
-        if guidance is not None:
+        if guidance is not None and self.knows_frozen_actions:  # given whole; what is only drawn to it needn't be
             guidance = replace(guidance, previous_actions=self._pad_actions(guidance.previous_actions))
         observation = Pi0Observation(**{name: tensors[name] for name in Pi0Observation._fields})
         return FlowInputs(observation, tensors["noise"], guidance)
-
-    def sample(
-        self, inputs: FlowInputs, prepared: TimeGrid, on_stage: OnStage = tell_nobody
-    ) -> Float[Tensor, "batch horizon action"]:
-        return self.sample_padded(inputs, prepared, on_stage)[..., : self.config.action_dim]
-
-    def sample_padded(
-        self, inputs: FlowInputs, prepared: TimeGrid, on_stage: OnStage = tell_nobody
-    ) -> Float[Tensor, "batch horizon padded"]:
-        """The actions with the numbers that they are padded with."""
-        return super().sample(inputs, prepared, on_stage)
 
     def encode_prefix(self, observation: Pi0Observation) -> Prefix:
         x, is_valid = self.embed_prefix(observation)
