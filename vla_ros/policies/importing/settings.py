@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from vla_ros.policies.base import BasePolicy
     from vla_ros.policies.importing.mapped import MappedFile
 
+ACTION_OFFSET = 0.0
+"""LeRobot and openpi train on the commands from an observation's own frame on."""
 LEROBOT_VERSIONS = ("0.3", "0.4", "0.6")
 """Whose rules a checkpoint was trained by: each stands for itself and those after it, up to the next."""
 
@@ -48,10 +50,10 @@ class ImportSettings:
 
 @dataclass(frozen=True)
 class Imported:
-    """A policy whose weights lie in ``memory``, the checkpoint's file, and its processor; ``notes`` are lines of what
-    else is to be known."""
+    """A policy whose weights lie in ``memory``, the checkpoint's file, and its processor; ``head`` says what became of
+    the output embedding of one that has one."""
 
     policy: BasePolicy
     processor: PolicyProcessor
     memory: MappedFile
-    notes: tuple[str, ...] = ()
+    head: str = ""

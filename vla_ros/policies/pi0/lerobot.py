@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint
-from vla_ros.policies.importing.settings import Imported, ImportSettings
+from vla_ros.policies.importing.settings import ACTION_OFFSET, Imported, ImportSettings
 from vla_ros.policies.importing.tokenizer import find_tokenizer
 from vla_ros.policies.pi0.config import Pi0Config
 from vla_ros.policies.pi0.processor import Pi0Processor, Pi0Settings
@@ -29,6 +29,7 @@ def import_lerobot(checkpoint: LeRobotCheckpoint, settings: ImportSettings) -> I
         camera_names=tuple(camera.name for camera in cameras),
         action_horizon=config.action_horizon,
         chunk_dt_s=settings.chunk_dt_s,
+        action_offset=ACTION_OFFSET,
         normalization=action.mode,
         state_normalization=state.mode,
         state=settings.state,

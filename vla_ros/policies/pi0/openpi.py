@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.importing.openpi import CAMERAS, OpenPiCheckpoint
-from vla_ros.policies.importing.settings import Imported, ImportSettings
+from vla_ros.policies.importing.settings import ACTION_OFFSET, Imported, ImportSettings
 from vla_ros.policies.importing.tokenizer import find_tokenizer
 from vla_ros.policies.pi0.config import Pi0Config
 from vla_ros.policies.pi0.processor import Pi0Processor, Pi0Settings
@@ -32,6 +32,7 @@ def import_openpi(checkpoint: OpenPiCheckpoint, settings: ImportSettings) -> Imp
         camera_names=tuple(camera.name for camera in cameras),
         action_horizon=horizon,
         chunk_dt_s=settings.chunk_dt_s,
+        action_offset=ACTION_OFFSET,
         normalization=NORMALIZATION[stored.variant],
         state=settings.state,
         action=settings.action,
