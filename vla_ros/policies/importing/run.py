@@ -53,6 +53,10 @@ def import_checkpoint(
     if source.kind == LEROBOT:
         checkpoint: Any = read_lerobot(source.folder, answers.ignored_steps)
         kind, keys = checkpoint.type, tuple(each.key for each in checkpoint.cameras)
+        if not keys:
+            raise ValueError(
+                f"{source.folder}: its features name no camera; give a checkpoint that was trained with one"
+            )
         declared = _declare_lerobot(checkpoint, robot, answers)
     else:
         checkpoint = read_openpi(source.folder, answers.asset)

@@ -52,7 +52,11 @@ def make_config(checkpoint: LeRobotCheckpoint, sizes: StoredSizes, version: str)
     for key in UNSUPPORTED:
         if checkpoint.config.get(key):
             raise ValueError(f"{checkpoint.folder}: config.json has {key} on, which isn't computed here; serve it")
-    number = checkpoint.number
+    number, side = checkpoint.number, sizes.vision.image_size
+    given = checkpoint.config.get("image_resolution", [side, side])
+    if given != [side, side]:
+        got = f"the tower sees {side}x{side} pixels, config.json says {given}"
+        raise ValueError(f"{checkpoint.folder}: {got}; expected a square of the tower's size")
     return Pi0Config(
         type="Pi0Policy",
         variant=checkpoint.type,
