@@ -112,9 +112,10 @@ def make_relative(
     return tuple(changed)
 
 
-def check_order(named: Sequence[Any], space: Space, where: str) -> None:
-    """Raises ValueError where a checkpoint names the joints of its actions in another order than the space does."""
-    theirs = [str(name).lower().removesuffix(".pos").removesuffix("_pos") for name in named]
+def check_order(named: Sequence[str], space: Space, where: str) -> None:
+    """Raises ValueError where a checkpoint names the joints of its actions, in lower case, in another order than the
+    space does."""
+    theirs = [name.removesuffix(".pos").removesuffix("_pos") for name in named]
     ours = [name.lower() for name in space.joint_names]
     if sorted(theirs) == sorted(ours) and theirs != ours:
         raise ValueError(

@@ -149,10 +149,16 @@ class LeRobotCheckpoint:
         step = self.steps.get("relative_actions_processor", {})
         if not step.get("enabled"):
             return (False,) * size
-        tokens = [str(token).lower() for token in step.get("exclude_joints") or ()]
-        names = [str(name).lower() for name in step.get("action_names") or ()]
+        tokens, names = (_lower(step.get(key), key) for key in ("exclude_joints", "action_names"))
         excluded = [any(token in name for token in tokens) for name in names[:size]]
         return tuple(not x for x in excluded) + (True,) * (size - len(excluded))
+
+    def action_names(self) -> tuple[str, ...]:
+        """What the numbers of an action are called, in lower case; empty where it doesn't say. Raises ValueError for
+        something else than a list."""
+        step = self.steps.get("relative_actions_processor", {})
+        named = self.config.get("action_feature_names") or step.get("action_names")
+        return _lower(named, "action_feature_names")
 
     def _stat(self, key: str, name: str, size: int) -> np.ndarray:
         value = self.stats[key].get(name)
@@ -198,7 +204,8 @@ def read_lerobot(folder: Path, ignored_steps: tuple[str, ...] = ()) -> LeRobotCh
         if step.get("state_file"):
             found = _read_stats(folder, str(step["state_file"]))
             keys = step.get("normalize_observation_keys")
-            skipped = {key for key in found if keys is not None and key != ACTION and key not in keys}
+            kept = found if keys is None else _listed(keys, "normalize_observation_keys")
+            skipped = {key for key in found if key != ACTION and key not in kept}
             stats |= {key: value for key, value in found.items() if key not in skipped and key not in stats}
             if name == "normalizer_processor":  # what is done to a state is this step's
                 stats |= {key: value for key, value in found.items() if key != ACTION and key not in skipped}
@@ -238,6 +245,16 @@ def _modes(document: Any) -> dict[str, str]:
                 f"{quoted(kind)} is normalised by {quoted(repr(mode))}; expected one of {', '.join(MODES)}"
             )
     return dict(modes)
+
+
+def _listed(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{where} is {type(value).__name__}; expected a list")
+    return value
+
+
+def _lower(value: Any, where: str) -> tuple[str, ...]:
+    return tuple(str(name).lower() for name in _listed(value or [], where))
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:

@@ -88,9 +88,7 @@ def _declare_lerobot(checkpoint: LeRobotCheckpoint, robot: RobotJoints, answers:
         raise ValueError(f"{got}, which nothing can be driven with; fine-tune it on data of the robot, and import that")
     sizes = {"state": checkpoint.feature(STATE).shape[0], "action": checkpoint.feature(ACTION).shape[0]}
     declared = declare(answers.space, robot, sizes, checkpoint.relative_dims(), _what(checkpoint))
-    step = checkpoint.steps.get("relative_actions_processor", {})
-    named = checkpoint.config.get("action_feature_names") or step.get("action_names") or ()
-    check_order(named, declared.action, _what(checkpoint))
+    check_order(checkpoint.action_names(), declared.action, _what(checkpoint))
     return declared
 
 

@@ -11,6 +11,7 @@ from vla_ros.strict import quoted
 from vla_ros.transforms.tokenizer import read_tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
+MAX_NAME = 200  # characters
 
 
 def find_tokenizer(folder: Path, name: str, given: str | None) -> Tokenizer:
@@ -26,7 +27,8 @@ def find_tokenizer(folder: Path, name: str, given: str | None) -> Tokenizer:
             raise ValueError(f"--tokenizer {given}: {path} does not exist; give a {TOKENIZER_FILE} or its folder")
         return read_tokenizer(path, str(path))
     named = Path(name)
-    inside = [folder] if named.is_absolute() or ".." in named.parts else [folder, folder / named, folder / "tokenizer"]
+    is_outside = named.is_absolute() or ".." in named.parts or len(name) > MAX_NAME
+    inside = [folder] if is_outside else [folder, folder / named, folder / "tokenizer"]
     for place in inside:
         if (place / TOKENIZER_FILE).is_file():
             return read_tokenizer(place / TOKENIZER_FILE, str(place / TOKENIZER_FILE))

@@ -13,6 +13,7 @@ from vla_ros.policies.importing.tokenizer import find_tokenizer
 from vla_ros.policies.pi0.config import Pi0Config
 from vla_ros.policies.pi0.processor import Pi0Processor, Pi0Settings
 from vla_ros.policies.pi0.weights import StoredSizes, load_stored, read_stored
+from vla_ros.strict import parse_config
 
 DEFAULT_MAX_TOKENS = {"pi0": 48, "pi05": 200}
 UNSUPPORTED = ("use_visual_memory", "use_proprioceptive_memory", "adapt_to_pi_aloha")
@@ -57,19 +58,18 @@ def make_config(checkpoint: LeRobotCheckpoint, sizes: StoredSizes, version: str)
     if given != [side, side]:
         got = f"the tower sees {side}x{side} pixels, config.json says {given}"
         raise ValueError(f"{checkpoint.folder}: {got}; expected a square of the tower's size")
-    return Pi0Config(
-        type="Pi0Policy",
-        variant=checkpoint.type,
-        action_horizon=number("chunk_size", 50),
-        action_dim=checkpoint.feature(ACTION).shape[0],
-        state_dim=checkpoint.feature(STATE).shape[0],
-        num_steps=number("num_inference_steps", number("num_steps", 10)),
-        min_period=float(checkpoint.config.get("min_period", 0.004)),
-        max_period=float(checkpoint.config.get("max_period", 4.0)),
-        time_rule="sum" if version == "0.3" else "product",
-        max_frozen_actions=number("rtc_training_max_delay", 0, low=0),
-        **vars(sizes),
-    )
+    periods = {key: checkpoint.config[key] for key in ("min_period", "max_period") if key in checkpoint.config}
+    document = {
+        "type": "Pi0Policy",
+        "variant": checkpoint.type,
+        "action_horizon": number("chunk_size", 50),
+        "action_dim": checkpoint.feature(ACTION).shape[0],
+        "state_dim": checkpoint.feature(STATE).shape[0],
+        "num_steps": number("num_inference_steps", number("num_steps", 10)),
+        "time_rule": "sum" if version == "0.3" else "product",
+        "max_frozen_actions": number("rtc_training_max_delay", 0, low=0),
+    }
+    return parse_config(Pi0Config, document | periods | vars(sizes), f"{checkpoint.folder}: config.json")
 
 
 def make_settings(
@@ -80,12 +80,13 @@ def make_settings(
     if checkpoint.steps.get("pi05_prepare_state_tokenizer_processor_step", {}).get("include_state_in_prompt") is False:
         raise ValueError(f"{checkpoint.folder}: its prompt leaves the state out in LeRobot's way, which isn't computed")
     default = checkpoint.number("tokenizer_max_length", DEFAULT_MAX_TOKENS[config.variant])
-    return Pi0Settings(
-        rules=f"lerobot-{version}",
-        max_tokens=step.get("max_length", default),
-        num_prompt_states=config.padded_state_dim if version == "0.4" else config.state_dim,
-        camera_sizes=tuple(camera_sizes),
-    )
+    document = {
+        "rules": f"lerobot-{version}",
+        "max_tokens": step.get("max_length", default),
+        "num_prompt_states": config.padded_state_dim if version == "0.4" else config.state_dim,
+        "camera_sizes": camera_sizes,
+    }
+    return parse_config(Pi0Settings, document, f"{checkpoint.folder}: tokenizer_processor")
 
 
 def read_tokenizer_of(checkpoint: LeRobotCheckpoint, settings: ImportSettings) -> Tokenizer:
