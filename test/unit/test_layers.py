@@ -122,11 +122,22 @@ MAY_IMPORT = {
         "safetensors",
         "tokenizers",
         "vla_ros.policies",
+        "vla_ros.share",
+        "vla_ros.spaces",
         "vla_ros.transforms",
         "vla_ros.types",
     }
     | TORCH,
-    "vla_ros.policies.pi0": {"numpy", "safetensors", "tokenizers", "vla_ros.policies", "vla_ros.transforms"} | TORCH,
+    "vla_ros.policies.pi0": {
+        "numpy",
+        "PIL",
+        "safetensors",
+        "tokenizers",
+        "vla_ros.policies",
+        "vla_ros.transforms",
+        "vla_ros.types",
+    }
+    | TORCH,
     "vla_ros.execution": {"numpy", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types", "vla_ros.wire"} | TORCH,
     "vla_ros.audit": {"numpy", "vla_ros.execution", "vla_ros.policies", "vla_ros.transforms"} | TORCH,
     "vla_ros.bench": {

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from vla_ros.policies.config import DataConfig
 from vla_ros.policies.processor import PolicyProcessor
 
 if TYPE_CHECKING:
@@ -46,6 +47,23 @@ class ImportSettings:
     tokenizer: str | None = None
     lerobot_version: str = "0.6"
     tells_state: bool = True
+
+    def data_config(
+        self, keys: Sequence[str], horizon: int, normalization: str, state_normalization: str | None = None
+    ) -> DataConfig:
+        """The ``data:`` group of a policy that looks at the slots ``keys``, in that order."""
+        return DataConfig(
+            joint_names=self.joint_names,
+            camera_names=tuple(self.cameras[key].name for key in keys if key in self.cameras),
+            action_horizon=horizon,
+            chunk_dt_s=self.chunk_dt_s,
+            action_offset=ACTION_OFFSET,
+            normalization=normalization,
+            state_normalization=state_normalization,
+            state=self.state,
+            action=self.action,
+            joint_limits=self.joint_limits,
+        )
 
 
 @dataclass(frozen=True)

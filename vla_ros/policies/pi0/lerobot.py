@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 from tokenizers import Tokenizer
 
-from vla_ros.policies.config import DataConfig
 from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint
-from vla_ros.policies.importing.settings import ACTION_OFFSET, Imported, ImportSettings
+from vla_ros.policies.importing.settings import Imported, ImportSettings
 from vla_ros.policies.importing.tokenizer import find_tokenizer
 from vla_ros.policies.pi0.config import Pi0Config
 from vla_ros.policies.pi0.processor import Pi0Processor, Pi0Settings
@@ -23,23 +22,12 @@ def import_lerobot(checkpoint: LeRobotCheckpoint, settings: ImportSettings) -> I
     """Raises ValueError for what isn't a whole pi0, sees more than is computed here, or doesn't fit ``settings``."""
     stored = read_stored(checkpoint.weights, checkpoint.type)
     config = make_config(checkpoint, stored.sizes(), settings.lerobot_version)
-    cameras = [settings.cameras[each.key] for each in checkpoint.cameras if each.key in settings.cameras]
+    keys = [each.key for each in checkpoint.cameras]
+    cameras = [settings.cameras[key] for key in keys if key in settings.cameras]
     state, action = checkpoint.normalization(STATE), checkpoint.normalization(ACTION)
-    data = DataConfig(
-        joint_names=settings.joint_names,
-        camera_names=tuple(camera.name for camera in cameras),
-        action_horizon=config.action_horizon,
-        chunk_dt_s=settings.chunk_dt_s,
-        action_offset=ACTION_OFFSET,
-        normalization=action.mode,
-        state_normalization=state.mode,
-        state=settings.state,
-        action=settings.action,
-        joint_limits=settings.joint_limits,
-    )
     processor = Pi0Processor(
         config=config,
-        data=data,
+        data=settings.data_config(keys, config.action_horizon, action.mode, state.mode),
         settings=make_settings(checkpoint, config, settings, [(camera.height, camera.width) for camera in cameras]),
         tokenizer=read_tokenizer_of(checkpoint, settings),
         stats={"state": state.rows(1), "action": action.rows(config.action_horizon)},

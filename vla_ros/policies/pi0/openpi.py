@@ -6,9 +6,8 @@ Cameras, delta actions and the robot's own turns of joints and grippers are in n
 
 from __future__ import annotations
 
-from vla_ros.policies.config import DataConfig
 from vla_ros.policies.importing.openpi import CAMERAS, OpenPiCheckpoint
-from vla_ros.policies.importing.settings import ACTION_OFFSET, Imported, ImportSettings
+from vla_ros.policies.importing.settings import Imported, ImportSettings
 from vla_ros.policies.importing.tokenizer import find_tokenizer
 from vla_ros.policies.pi0.config import Pi0Config
 from vla_ros.policies.pi0.processor import Pi0Processor, Pi0Settings
@@ -27,17 +26,7 @@ def import_openpi(checkpoint: OpenPiCheckpoint, settings: ImportSettings) -> Imp
     if type(horizon) is not int or not 1 <= horizon <= MAX_HORIZON:
         raise ValueError(f"{checkpoint.folder}: action_horizon is {horizon!r}; expected 1 to {MAX_HORIZON} actions")
     cameras = [settings.cameras[slot] for slot in CAMERAS if slot in settings.cameras]
-    data = DataConfig(
-        joint_names=settings.joint_names,
-        camera_names=tuple(camera.name for camera in cameras),
-        action_horizon=horizon,
-        chunk_dt_s=settings.chunk_dt_s,
-        action_offset=ACTION_OFFSET,
-        normalization=NORMALIZATION[stored.variant],
-        state=settings.state,
-        action=settings.action,
-        joint_limits=settings.joint_limits,
-    )
+    data = settings.data_config(CAMERAS, horizon, NORMALIZATION[stored.variant])
     config = Pi0Config(
         type="Pi0Policy",
         variant=stored.variant,
