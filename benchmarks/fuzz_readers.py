@@ -14,6 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test" / "unit"))
 
 import numpy as np
+import pi0_helpers
 import torch
 from bag_samples import MCAP, SQLITE, at, image, joint_state, jpeg, string, trajectory, write_bag, write_plain_mcap
 from policy_helpers import CAMERAS, HORIZON, JOINTS, observation, pi_config, policy_processor
@@ -28,6 +29,10 @@ from vla_ros.messages.trace import decode_trace
 from vla_ros.policies.directory import infer, load_policy, save_policy
 from vla_ros.policies.files import open_policy
 from vla_ros.policies.fill import build_policy
+from vla_ros.policies.importing.declaring import declare
+from vla_ros.policies.importing.lerobot import read_lerobot
+from vla_ros.policies.importing.openpi import read_openpi
+from vla_ros.policies.importing.settings import CameraSettings, ImportSettings
 from vla_ros.policies.pi.released.case import make_input, read_case
 from vla_ros.policies.pi.released.config import read_released_config, read_vlm_config
 from vla_ros.policies.pi.released.directory import import_run
@@ -35,11 +40,14 @@ from vla_ros.policies.pi.released.settings import RobotSettings, processor_confi
 from vla_ros.policies.pi.released.statistics import read_released_stats
 from vla_ros.policies.pi.released.weights import load_released
 from vla_ros.policies.pi.request import PiRequest
+from vla_ros.policies.pi0.lerobot import import_lerobot
+from vla_ros.policies.pi0.openpi import import_openpi
 from vla_ros.record.writing import as_jpeg
 from vla_ros.recordings.feed import LEARNED, REPLAYED, Feed
 from vla_ros.replay.baseline.record import read_baseline, stored_tolerances
 from vla_ros.robot import load_robot
 from vla_ros.sim.scene import parse_reset
+from vla_ros.spaces.components import RobotJoints
 from vla_ros.spaces.kinematics import Chain, strip_urdf
 from vla_ros.strict import read_text
 from vla_ros.training.config import load_train_config
@@ -153,6 +161,37 @@ def _read_image_config(folder: Path) -> None:
     released = read_released_config(folder / "run" / "cfg.yaml")
     config = released.with_vlm(read_vlm_config(folder / "vlm" / "config.json"))
     processor_config(config, released, folder / "vlm" / "preprocessor_config.json", (24, 32))
+
+
+def _pi0_settings() -> ImportSettings:
+    cameras = {key: CameraSettings(name, 24, 32) for key, name in pi0_helpers.CAMERAS.items()}
+    cameras |= {f"observation.images.{key}": camera for key, camera in cameras.items()}
+    return ImportSettings(pi0_helpers.JOINTS, cameras, chunk_dt_s=0.1)
+
+
+def _lerobot(name: str, folder: Path) -> Sample:
+    """Of a checkpoint of LeRobot's pi0.5."""
+    written = pi0_helpers.write_lerobot(folder / "checkpoint")
+    read = partial(_read_lerobot, written.folder)
+    return _sample(folder, f"checkpoint/{name}", lambda _: read())
+
+
+def _read_lerobot(folder: Path) -> None:
+    import_lerobot(read_lerobot(folder), _pi0_settings())
+
+
+def _openpi(folder: Path) -> Sample:
+    written = pi0_helpers.write_openpi(folder / "checkpoint")
+    name = "checkpoint/assets/robot/pick/norm_stats.json"
+    return _sample(folder, name, lambda _: import_openpi(read_openpi(written.folder, None), _pi0_settings()))
+
+
+def _space(folder: Path) -> Sample:
+    robot = RobotJoints(pi0_helpers.JOINTS, {name: (0.0, 1.0) for name in pi0_helpers.JOINTS})
+    sizes = {"state": len(robot.names), "action": len(robot.names)}
+    sample = _sample(folder, "space.yaml", lambda path: declare(str(path), robot, sizes, (True,) * 6, "it"), b"")
+    pi0_helpers.write_space(sample.path)
+    return sample
 
 
 CASE = ROOT / "test" / "data" / "pi_parity" / "qwen3vl"
@@ -307,6 +346,12 @@ READERS: dict[str, Make] = {
         _run, "run/stats.npz", lambda folder: read_released_stats(folder / "run/stats.npz", SHAPES), "zip"
     ),
     "import": partial(_run, "run/cfg.yaml", _import, ""),
+    "lerobot's config.json": partial(_lerobot, "config.json"),
+    "lerobot's steps": partial(_lerobot, "policy_preprocessor.json"),
+    "lerobot's statistics": partial(_lerobot, "stats.safetensors"),
+    "lerobot's weights": partial(_lerobot, "model.safetensors"),
+    "openpi's statistics": _openpi,
+    "space": _space,
     "case.safetensors": _case,
     "request": _request,
     "result": _result,

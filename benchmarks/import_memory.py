@@ -1,9 +1,9 @@
 """How much host memory `vla_ros import` takes, against the size of the checkpoint:
-`python benchmarks/import_memory.py`.
+`python benchmarks/import_memory.py [--pi0]`.
 
-A released run of random weights is made, then imported in a fresh process. Its peak resident memory (VmHWM of Linux,
-which counts the mapped checkpoint too) is set against the one it had after importing a run of a few kB, when every
-library is loaded. Exits 1 above 1.3 times the checkpoint.
+A released run of random weights (with --pi0: LeRobot's checkpoint of a pi0) is made, then imported in a fresh process.
+Its peak resident memory (VmHWM of Linux, which counts the mapped checkpoint too) is set against the one it had after
+importing one of a few kB, when every library is loaded. Exits 1 above 1.3 times the checkpoint.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ TARGETS = "vla_scratch.policies"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=400, metavar="MB", help="size of the checkpoint (default 400)")
+    parser.add_argument("--pi0", action="store_true", help="LeRobot's layout of a pi0 in bfloat16")
     parser.add_argument("--json", metavar="FILE", help="also write the figures here")
     parser.add_argument("--measure", nargs=2, metavar="RUN", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -35,8 +36,12 @@ def main() -> int:
         return measure(*map(Path, args.measure))
     with tempfile.TemporaryDirectory() as folder:
         small, large = Path(folder) / "small", Path(folder) / "large"
-        make_run(small, num_layers=2, width=64)
-        size = make_run(large, num_layers=max(2, round((args.megabytes - 70) / 27)), width=1024)
+        if args.pi0:
+            make_pi0(small, megabytes=0)
+            size = make_pi0(large, args.megabytes)
+        else:
+            make_run(small, num_layers=2, width=64)
+            size = make_run(large, num_layers=max(2, round((args.megabytes - 70) / 27)), width=1024)
         command = (sys.executable, __file__, "--measure", str(small), str(large))
         lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     before, peak = json.loads(lines[-1])
@@ -57,7 +62,9 @@ def measure(small: Path, large: Path) -> int:
 
     peaks = []
     for run in (small, large):
-        code = vla_ros(["import", str(run), str(run.parent / f"{run.name}-policy"), "--robot", str(ROBOT_YAML)])
+        space = run.parent / "space.yaml"
+        options = ["--robot", str(ROBOT_YAML), *(["--space", str(space)] if space.is_file() else [])]
+        code = vla_ros(["import", str(run), str(run.parent / f"{run.name}-policy"), *options])
         assert code == 0, "the import failed"
         peaks.append(peak_bytes())
     print(json.dumps(peaks))
@@ -68,6 +75,47 @@ def peak_bytes() -> int:
     """The most memory that was resident in this process so far."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
+def make_pi0(folder: Path, megabytes: int) -> int:
+    """LeRobot's checkpoint of a pi0 with as many layers of the published width as fit, or a tiny one for 0; returns
+    the size of its weights in bytes."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test" / "unit"))
+    import pi0_helpers
+    import torch
+
+    from vla_ros.policies.fill import build_on_meta
+    from vla_ros.policies.importing.mapped import MappedFile
+    from vla_ros.policies.importing.writer import write_safetensors
+    from vla_ros.policies.modules.layers.sizes import GemmaSizes, SiglipSizes
+
+    pi0_helpers.write_space(folder.parent / "space.yaml")
+    written = pi0_helpers.write_lerobot(folder, "pi0")
+    path = folder / "model.safetensors"
+    if megabytes:
+        # 220 MB of a text layer, 27 of one of the expert, 25 of one of the tower.
+        shared = {
+            "num_layers": max(2, round((megabytes - 240) / 247)),
+            "num_heads": 8,
+            "num_kv_heads": 1,
+            "head_dim": 256,
+        }
+        config = pi0_helpers.tiny_config(
+            "pi0",
+            vocab_size=16384,
+            text=GemmaSizes(width=2048, mlp_dim=16384, **shared),
+            expert=GemmaSizes(width=1024, mlp_dim=4096, **shared),
+            vision=SiglipSizes(width=1152, mlp_dim=4304, num_layers=4, num_heads=16, patch_size=14, image_size=224),
+        )
+        written.edit("config.json", lambda document: document.update(image_resolution=[224, 224]))
+        number = torch.full((), 0.01, dtype=torch.bfloat16)
+        names = pi0_helpers.NAMES
+        weights = {}
+        for name, value in build_on_meta(config, "sizes").named_parameters():
+            ours = next((ours for ours in names if name.startswith(ours)), "")
+            weights[f"model.{names.get(ours, '')}{name.removeprefix(ours)}"] = number.expand(value.shape)
+        write_safetensors(path, weights, MappedFile(path, ()))
+    return path.stat().st_size
 
 
 def make_run(run: Path, num_layers: int, width: int) -> int:

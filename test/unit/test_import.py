@@ -192,6 +192,6 @@ def test_an_import_that_is_interrupted_leaves_nothing_behind(
         assert len(list(tmp_path.glob(".out-*/out/model.safetensors"))) == 1
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vla_ros.policies.pi.released.directory.infer", interrupt)
+    monkeypatch.setattr("vla_ros.policies.importing.directory.infer", interrupt)
     assert do_import(copy, tmp_path / "out") == 130
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "vlm"]

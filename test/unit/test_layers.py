@@ -116,7 +116,28 @@ MAY_IMPORT = {
         "vla_ros.types",
     }
     | TORCH,
-    "vla_ros.policies.importing": {"numpy", "huggingface_hub", "safetensors", "vla_ros.policies"} | TORCH,
+    "vla_ros.policies.importing": {
+        "numpy",
+        "huggingface_hub",
+        "safetensors",
+        "tokenizers",
+        "vla_ros.policies",
+        "vla_ros.share",
+        "vla_ros.spaces",
+        "vla_ros.transforms",
+        "vla_ros.types",
+    }
+    | TORCH,
+    "vla_ros.policies.pi0": {
+        "numpy",
+        "PIL",
+        "safetensors",
+        "tokenizers",
+        "vla_ros.policies",
+        "vla_ros.transforms",
+        "vla_ros.types",
+    }
+    | TORCH,
     "vla_ros.execution": {"numpy", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types", "vla_ros.wire"} | TORCH,
     "vla_ros.audit": {"numpy", "vla_ros.execution", "vla_ros.policies", "vla_ros.transforms"} | TORCH,
     "vla_ros.bench": {

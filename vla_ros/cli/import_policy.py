@@ -6,57 +6,123 @@ import argparse
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vla_ros.cli.output import Outcome
+
+if TYPE_CHECKING:
+    from vla_ros.policies.importing.directory import ImportReport
+    from vla_ros.policies.importing.source import Source
+    from vla_ros.robot import RobotConfig
+
+DEFAULT_DT_S, DEFAULT_MODE = 0.1, "relative"  # of the runs of vla-scratch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "source", metavar="SOURCE", help="run directory, one of its checkpoints, or hf:org/repo[/subpath][@revision]"
+        "source",
+        metavar="SOURCE",
+        help="folder of a LeRobot or openpi checkpoint, run directory or one of its checkpoints, or "
+        "hf:org/repo[/subpath][@revision]",
     )
     parser.add_argument("out", metavar="OUT", help="policy directory to make; it must not exist yet, or be empty")
-    parser.add_argument("--vlm", metavar="PATH", help="the VLM's config.json or its folder (default: found or fetched)")
-    parser.add_argument("--stats", metavar="FILE", help="statistics, an .npz (default: the one in SOURCE)")
     parser.add_argument("--robot", default="tabletop", metavar="FILE", help="robot file (default tabletop)")
-    parser.add_argument("--chunk-dt-s", type=float, default=0.1, metavar="S", help="between two actions (default 0.1)")
     parser.add_argument(
+        "--chunk-dt-s", type=float, metavar="S", help="between two actions (default: the space's, of a run 0.1)"
+    )
+    declared = parser.add_argument_group("LeRobot's and openpi's checkpoints")
+    declared.add_argument("--space", metavar="PRESET|FILE", help="what the numbers of its state and actions mean")
+    declared.add_argument(
+        "--camera", action="append", default=[], metavar="SLOT=NAME", help="the robot's camera of a slot, or none"
+    )
+    declared.add_argument("--asset", metavar="NAME", help="which of openpi's statistics")
+    declared.add_argument(
+        "--tokenizer", metavar="PATH", help="tokenizer.json or its folder (default: found or fetched)"
+    )
+    declared.add_argument(
+        "--lerobot-version", default="0.6", metavar="V", help="whose rules it was trained by: 0.3, 0.4 or 0.6 (default)"
+    )
+    declared.add_argument(
+        "--ignore-step", action="append", default=[], metavar="NAME", help="an unknown step that changes no number"
+    )
+    declared.add_argument("--no-state-in-prompt", action="store_true", help="pi0.5 that was trained without it")
+    runs = parser.add_argument_group("runs of vla-scratch")
+    runs.add_argument("--vlm", metavar="PATH", help="the VLM's config.json or its folder (default: found or fetched)")
+    runs.add_argument("--stats", metavar="FILE", help="statistics, an .npz (default: the one in SOURCE)")
+    runs.add_argument(
         "--action-mode",
         choices=("relative", "absolute"),
-        default="relative",
         help="actions are relative to the joints at the observation, or absolute (default relative)",
     )
-    parser.add_argument(
+    runs.add_argument(
         "--camera-size", metavar="HxW", help="pixels of every camera's images (default: those of the robot file)"
     )
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    from vla_ros.policies.pi.released.directory import import_run
-    from vla_ros.policies.pi.released.settings import RobotSettings
+    from vla_ros.policies.importing.source import RUN, find_source
     from vla_ros.robot import load_robot
     from vla_ros.share import robot_file
 
-    if not 0 < args.chunk_dt_s < math.inf:
+    if args.chunk_dt_s is not None and not 0 < args.chunk_dt_s < math.inf:
         raise ValueError(f"--chunk-dt-s is {args.chunk_dt_s}; expected seconds above 0")
-    robot = load_robot(robot_file(args.robot))
-    settings = RobotSettings(
-        joint_names=robot.joint_names,
-        camera_names=robot.camera_names,
-        camera_size=_camera_size(args.camera_size, {(camera.height, camera.width) for camera in robot.cameras}),
-        chunk_dt_s=args.chunk_dt_s,
-        action_mode=args.action_mode,
-    )
-    report = import_run(args.source, Path(args.out).resolve(), settings, args.vlm, args.stats)
+    robot, out = load_robot(robot_file(args.robot)), Path(args.out).resolve()
+    source = find_source(args.source)
+    report = _import_run(args, robot, out) if source.kind == RUN else _import_checkpoint(args, source, robot, out)
     height, width = report.image_size
     size = f"{report.num_parameters / 1e6:.1f} M parameters, {report.num_bytes / 1e6:.0f} MB"
     print(
         f"{args.out}: {size}, of {report.model}\n"
-        f"output embedding {report.head}\n"
-        f"{len(settings.joint_names)} joints and {len(settings.camera_names)} cameras of {robot.name}, seen as "
-        f"{height}x{width} pixels; {settings.action_mode} actions, {settings.chunk_dt_s} s apart\n"
+        + (f"output embedding {report.head}\n" if report.head else "")
+        + f"for {robot.name}, images seen as {height}x{width} pixels, actions {report.chunk_dt_s} s apart\n"
         f"digest {report.digest}"
     )
     return Outcome(asdict(report) | {"model": str(report.model), "out": args.out})
+
+
+def _import_checkpoint(args: argparse.Namespace, source: Source, robot: RobotConfig, out: Path) -> ImportReport:
+    from vla_ros.policies.importing.run import Answers, import_checkpoint
+    from vla_ros.policies.importing.settings import LEROBOT_VERSIONS, CameraSettings
+    from vla_ros.spaces.components import RobotJoints
+
+    _refuse(args, "a checkpoint of LeRobot or openpi", "vlm", "stats", "action_mode", "camera_size")
+    if args.lerobot_version not in LEROBOT_VERSIONS:
+        got = f"--lerobot-version is '{args.lerobot_version}'"
+        raise ValueError(f"{got}; expected one of {', '.join(LEROBOT_VERSIONS)}")
+    answers = Answers(
+        space=args.space,
+        cameras=args.camera,
+        chunk_dt_s=args.chunk_dt_s,
+        asset=args.asset,
+        tokenizer=args.tokenizer,
+        lerobot_version=args.lerobot_version,
+        ignored_steps=tuple(args.ignore_step),
+        tells_state=not args.no_state_in_prompt,
+    )
+    cameras = {camera.name: CameraSettings(camera.name, camera.height, camera.width) for camera in robot.cameras}
+    return import_checkpoint(source, out, RobotJoints(robot.joint_names, robot.joint_limits), cameras, answers)
+
+
+def _import_run(args: argparse.Namespace, robot: RobotConfig, out: Path) -> ImportReport:
+    from vla_ros.policies.pi.released.directory import import_run
+    from vla_ros.policies.pi.released.settings import RobotSettings
+
+    _refuse(args, "a run", "space", "camera", "asset", "tokenizer", "ignore_step", "no_state_in_prompt")
+    settings = RobotSettings(
+        joint_names=robot.joint_names,
+        camera_names=robot.camera_names,
+        camera_size=_camera_size(args.camera_size, {(camera.height, camera.width) for camera in robot.cameras}),
+        chunk_dt_s=DEFAULT_DT_S if args.chunk_dt_s is None else args.chunk_dt_s,
+        action_mode=args.action_mode or DEFAULT_MODE,
+    )
+    return import_run(args.source, out, settings, args.vlm, args.stats)
+
+
+def _refuse(args: argparse.Namespace, what: str, *options: str) -> None:
+    """Raises ValueError for an option that means nothing here: dropped in silence it would be believed."""
+    for option in options:
+        if getattr(args, option):
+            raise ValueError(f"--{option.replace('_', '-')} is not for {what}; leave it out")
 
 
 def _camera_size(given: str | None, of_robot: set[tuple[int, int]]) -> tuple[int, int]:

@@ -42,8 +42,9 @@ class DataConfig:
     ``joint_names`` are the robot's, in the order of its file. ``chunk_dt_s`` is the time between actions; action ``k``
     is due ``(k + action_offset) * chunk_dt_s`` after the observation. ``state`` and ``action`` declare the two vectors
     (see ``spaces.space``); without, they have a number in SI units for each joint, and ``action_mode`` says whether
-    actions are ``relative`` to the joints measured at the observation (the default) or ``absolute``. The policy looks
-    at the robot's ``camera_names``, in its order; or at ``cameras``, slots that may be without one.
+    actions are ``relative`` to the joints measured at the observation (the default) or ``absolute``. A state is
+    normalised as actions are unless ``state_normalization`` says otherwise. The policy looks at the robot's
+    ``camera_names``, in its order; or at ``cameras``, slots that may be without one.
 
     Of the robot that the directory was made with are ``joint_limits``, of the joints whose limits a component depends
     on, ``continuous_joints``, those of actions that turn without end, and ``kinematics``, where there are poses.
@@ -57,6 +58,7 @@ class DataConfig:
     state_history: int = 1
     action_mode: str | None = None
     normalization: str = "quantile"
+    state_normalization: str | None = None
     state: tuple[Mapping[str, Any], ...] | None = None
     action: tuple[Mapping[str, Any], ...] | None = None
     joint_limits: Mapping[str, Any] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         _choice("data.action_mode", self.action_mode or "relative", ACTION_MODES)
         _choice("data.normalization", self.normalization, MODES)
+        _choice("data.state_normalization", self.state_normalization or self.normalization, MODES)
         if self.action is not None and self.action_mode is not None:
             got = f"data.action_mode is '{self.action_mode}' beside data.action"
             raise ValueError(f"{got}; remove it: each component says it by its reference")

@@ -47,10 +47,16 @@ class Family:
         return _load(self.trials)()
 
 
-_PI = "vla_ros.policies.pi"
+_PI, _PI0 = "vla_ros.policies.pi", "vla_ros.policies.pi0"
 FAMILIES = {
     "PiPolicy": Family(
         f"{_PI}.config:PiConfig", f"{_PI}.processor:PiProcessor", f"{_PI}.policy:PiPolicy", f"{_PI}.trials:PiTrials"
+    ),
+    "Pi0Policy": Family(
+        f"{_PI0}.config:Pi0Config",
+        f"{_PI0}.processor:Pi0Processor",
+        f"{_PI0}.policy:Pi0Policy",
+        f"{_PI0}.trials:Pi0Trials",
     ),
 }
 

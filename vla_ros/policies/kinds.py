@@ -21,11 +21,11 @@ FOLDERS = (
     ("meta/info.json", "a LeRobot data set", EXPORT),
     ("dataset_info.json features.json", "a TensorFlow (RLDS) data set", EXPORT),
     ("experiment_cfg", "a GR00T checkpoint", EXPORT),
-    ("params/_METADATA", "an openpi checkpoint", EXPORT),
-    ("params assets", "an openpi checkpoint", EXPORT),
-    ("model.safetensors assets", "an openpi checkpoint", EXPORT),
-    ("train_config.json", "a LeRobot checkpoint", EXPORT),
-    ("pretrained_model", "a LeRobot checkpoint", EXPORT),
+    ("params/_METADATA", "an openpi checkpoint", IMPORT),
+    ("params assets", "an openpi checkpoint", IMPORT),
+    ("model.safetensors assets", "an openpi checkpoint", IMPORT),
+    ("train_config.json", "a LeRobot checkpoint", IMPORT),
+    ("pretrained_model", "a LeRobot checkpoint", IMPORT),
 )
 FILES = (
     (".pt .pth .ckpt .bin", "a torch checkpoint", IMPORT),
@@ -53,7 +53,7 @@ def kind_of(path: Path) -> str:
         return f"is a GR00T checkpoint: {EXPORT}"
     if isinstance(name, str):
         return f"is a checkpoint of transformers ({quoted(name)}): {EXPORT}"
-    return f"is a LeRobot checkpoint ({quoted(lerobot_name)}): {EXPORT}" if isinstance(lerobot_name, str) else ""
+    return f"is a LeRobot checkpoint ({quoted(lerobot_name)}): {IMPORT}" if isinstance(lerobot_name, str) else ""
 
 
 def _read(path: Path) -> Any:

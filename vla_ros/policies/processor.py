@@ -42,7 +42,8 @@ class PolicyProcessor(ABC):
         directory's."""
         check_sizes(config, data)
         self.config, self.data, self.stats, self.digest = config, data, stats, digest
-        self._state = Normalizer(data.normalization, stats["state"]) if config.state_history else None
+        state_mode = data.state_normalization or data.normalization
+        self._state = Normalizer(state_mode, stats["state"]) if config.state_history else None
         self._action = Normalizer(data.normalization, stats["action"])
 
     @classmethod
@@ -61,6 +62,11 @@ class PolicyProcessor(ABC):
         """(height, width) in pixels of the images it takes; 0 where each camera has its own."""
 
     @property
+    def camera_sizes(self) -> Mapping[str, tuple[int, int]]:
+        """Those of each camera."""
+        return dict.fromkeys(self.camera_names, self.camera_size)
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) in pixels of what the policy sees of them."""
         return self.camera_size
@@ -76,7 +82,7 @@ class PolicyProcessor(ABC):
         self, stamp_ns: int, images: Sequence[np.ndarray], task: str, state: np.ndarray, noise: np.ndarray
     ) -> PolicyRequest:
         """The request for uint8 RGB ``images`` [height, width, 3] in the order of ``camera_names``, ``state`` float32
-        [state_history, state_dim] normalised and ``noise`` float32 [horizon, action_dim].
+        [state_history, state_dim] normalised and ``noise`` float32 [horizon, noise_dim].
 
         Raises ValueError for what it cannot use.
         """
@@ -103,7 +109,7 @@ class PolicyProcessor(ABC):
 
         ``images`` are resized, ``states`` normalised.
         """
-        noise = np.zeros((self.config.action_horizon, self.config.action_dim), np.float32)
+        noise = np.zeros((self.config.action_horizon, self.noise_dim), np.float32)
         seen = zip(images, tasks, states, strict=True)
         rows = [self.make_request(0, list(views), task, state, noise).to_tensors() for views, task, state in seen]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -134,6 +140,11 @@ class PolicyProcessor(ABC):
         for key in stats_shapes(self.config):
             spaces[key].check_values(self.stats[key].q01.min(0), self.stats[key].q99.max(0))
         self.data = data
+
+    @property
+    def noise_dim(self) -> int:
+        """How many numbers of an action are made of noise; more than an action has where a network pads actions."""
+        return self.config.action_dim
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -222,7 +233,7 @@ class PolicyProcessor(ABC):
 
     def _noise(self, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed % 2**64)
-        return rng.standard_normal((self.config.action_horizon, self.config.action_dim), np.float32)
+        return rng.standard_normal((self.config.action_horizon, self.noise_dim), np.float32)
 
 
 def stats_shapes(config: PolicyConfig) -> dict[str, tuple[int, int]]:

@@ -11,9 +11,11 @@ import numpy as np
 
 from vla_ros.strict import explained, parse_json, read_text
 
-MODES = ("quantile", "mean_std")
+# quantile and mean_std are this package's; the others are what released policies were trained with, rounded as there.
+MODES = ("quantile", "mean_std", "lerobot_mean_std", "lerobot_range", "openpi_mean_std", "openpi_quantile", "none")
 CLAMP = 1.5  # quantile mode only: rare values beyond q01..q99 keep their sign but not their size
 EPSILON = 1e-6
+LEROBOT_EPSILON = 1e-8
 MAX_VALUE = 1e6
 """Of statistics; no unit makes more of a joint."""
 
@@ -30,8 +32,11 @@ class FieldStats:
 
 @dataclass(frozen=True)
 class Normalizer:
-    """Maps values of one key to about -1..1 and back; ``mode`` is ``quantile`` or ``mean_std``, which a std of 0 can't
-    be. Raises ValueError for one."""
+    """Maps values of one key to about -1..1 and back, by ``mode``: ``quantile`` clips; ``lerobot_range`` makes -1 of
+    ``q01`` and 1 of ``q99``, whichever statistics these are; ``none`` leaves values as they are.
+
+    Raises ValueError for a std of 0, which ``mean_std`` can't use.
+    """
 
     mode: str
     stats: FieldStats
@@ -42,21 +47,44 @@ class Normalizer:
 
     def normalize(self, values: np.ndarray) -> np.ndarray:
         """``values`` [..., horizon, dim] in SI units to float32 of the same shape."""
+        stats = self.stats
         if self.mode == "mean_std":
-            return ((values - self.stats.mean) / (self.stats.std + EPSILON)).astype(np.float32)
-        return np.clip((values - self._centre) * 2.0 / self._span, -CLAMP, CLAMP).astype(np.float32)
+            return ((values - stats.mean) / (stats.std + EPSILON)).astype(np.float32)
+        if self.mode == "quantile":
+            return np.clip((values - self._centre) * 2.0 / self._span, -CLAMP, CLAMP).astype(np.float32)
+        if self.mode == "openpi_mean_std":
+            return ((values - stats.mean) / (stats.std + np.float64(EPSILON))).astype(np.float32)
+        values = np.asarray(values, np.float32)  # a state becomes words of a prompt: rounded as where it was trained
+        if self.mode == "lerobot_mean_std":
+            return (values - stats.mean) / (stats.std + np.float32(LEROBOT_EPSILON))
+        if self.mode == "lerobot_range":
+            return np.float32(2) * (values - stats.q01) / self._width - np.float32(1)
+        if self.mode == "openpi_quantile":
+            return (values - stats.q01) / (stats.q99 - stats.q01 + np.float32(EPSILON)) * np.float32(2) - np.float32(1)
+        return values
 
     def denormalize(self, values: np.ndarray) -> np.ndarray:
         """The inverse of ``normalize``, float64; quantile mode clamps first."""
-        values = np.asarray(values, np.float64)
-        if self.mode == "mean_std":
-            return values * (self.stats.std + EPSILON) + self.stats.mean
-        return np.clip(values, -CLAMP, CLAMP) * self._span / 2.0 + self._centre
+        values, stats = np.asarray(values, np.float64), self.stats
+        if self.mode == "quantile":
+            return np.clip(values, -CLAMP, CLAMP) * self._span / 2.0 + self._centre
+        if self.mode.endswith("mean_std"):
+            return values * (stats.std + (0.0 if self.mode == "lerobot_mean_std" else EPSILON)) + stats.mean
+        if self.mode == "lerobot_range":
+            return (values + 1.0) / 2.0 * self._width + stats.q01
+        if self.mode == "openpi_quantile":
+            return (values + 1.0) / 2.0 * (stats.q99 - stats.q01 + EPSILON) + stats.q01
+        return values
 
     @property
     def _centre(self) -> np.ndarray:
         """What becomes 0, also where a dimension never moved."""
         return (self.stats.q01 + self.stats.q99) / 2.0
+
+    @property
+    def _width(self) -> np.ndarray:
+        width = self.stats.q99 - self.stats.q01
+        return np.where(width == 0, np.float32(LEROBOT_EPSILON), width)
 
     @property
     def _span(self) -> np.ndarray:

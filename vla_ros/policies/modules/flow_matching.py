@@ -81,7 +81,7 @@ class FlowMatchingPolicy(BasePolicy):
         on_stage("prefix")
         actions = self.denoise(inputs.observation.state, suffix_input, inputs.noise, inputs.guidance)
         on_stage("suffix")
-        return actions
+        return actions[..., : self.config.action_dim]
 
     def sample_actions(
         self,
@@ -103,7 +103,8 @@ class FlowMatchingPolicy(BasePolicy):
         noise: Float[Tensor, "batch horizon action"],
         guidance: Guidance | None = None,
     ) -> Float[Tensor, "batch horizon action"]:
-        """All Euler steps of the prepared time grid; frozen actions are given, the others follow as in training."""
+        """All Euler steps of the prepared time grid, with what pads an action; frozen actions are given, the others
+        follow as in training."""
         assert suffix_input.time_grid is not None, "steps need a prepared time grid"
         num_steps, actions, is_frozen = suffix_input.time_grid.num_steps, noise[:, None], None
         given = actions

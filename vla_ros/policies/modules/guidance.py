@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -58,11 +59,13 @@ def guided_velocity(
 ) -> Float[Tensor, "batch draws horizon action"]:
     """``v - strength * J^T (W * (Y - x_hat))`` with ``x_hat = x - t v`` and its exact Jacobian ``J``.
 
-    ``velocity`` is the policy's at ``flow_time``; it runs once, then once backwards.
+    ``velocity`` is the policy's at ``flow_time``; it runs once, then once backwards. Columns that pad an action aren't
+    drawn anywhere.
     """
     given, pull_back = _linearize(velocity, actions)
-    towards = guidance.previous_actions[:, None] - (actions - flow_time * given)
-    pull = guidance.weights[:, None, :, None] * towards
+    known = guidance.previous_actions[:, None]
+    towards = known - (actions - flow_time * given)[..., : known.shape[-1]]
+    pull = F.pad(guidance.weights[:, None, :, None] * towards, (0, actions.shape[-1] - known.shape[-1]))
     product = pull - flow_time * pull_back(pull.to(given.dtype))
     return given - guidance_strength(flow_time, guidance.beta) * product
 

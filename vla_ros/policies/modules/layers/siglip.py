@@ -15,6 +15,45 @@ from torch import Tensor, nn
 
 from vla_ros.policies.modules.layers.packing import PackedLinear
 from vla_ros.policies.modules.layers.pixels import normalize_patches
+from vla_ros.policies.modules.layers.sizes import SiglipSizes
+
+EPSILON = 1e-6
+
+
+class Siglip(nn.Module):
+    """The modules of a tower, by SigLIP's names, for policies that need no model of transformers."""
+
+    def __init__(self, sizes: SiglipSizes) -> None:
+        super().__init__()
+        patch = sizes.patch_size
+        self.embeddings = nn.Module()
+        self.embeddings.patch_embedding = nn.Conv2d(3, sizes.width, patch, patch)
+        self.embeddings.position_embedding = nn.Embedding(sizes.num_patches, sizes.width)
+        self.encoder = nn.Module()
+        self.encoder.layers = nn.ModuleList(_SiglipLayer(sizes) for _ in range(sizes.num_layers))
+        self.post_layernorm = nn.LayerNorm(sizes.width, eps=EPSILON)
+
+
+class _SiglipLayer(nn.Module):
+    def __init__(self, sizes: SiglipSizes) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(sizes.width, eps=EPSILON)
+        self.self_attn = nn.Module()
+        self.self_attn.num_heads = sizes.num_heads
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            self.self_attn.add_module(name, nn.Linear(sizes.width, sizes.width))
+        self.layer_norm2 = nn.LayerNorm(sizes.width, eps=EPSILON)
+        self.mlp = _SiglipMLP(sizes)
+
+
+class _SiglipMLP(nn.Module):
+    def __init__(self, sizes: SiglipSizes) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(sizes.width, sizes.mlp_dim)
+        self.fc2 = nn.Linear(sizes.mlp_dim, sizes.width)
+
+    def forward(self, x: Float[Tensor, "*rows vision"]) -> Float[Tensor, "*rows vision"]:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
 class SiglipTower:

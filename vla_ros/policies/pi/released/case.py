@@ -12,12 +12,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from vla_ros.policies.importing.difference import Difference
 from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation, PolicySample, VLMInputs
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.modules.vlm_bridge.processor import VLMProcessor
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.policy import PiPolicy
+from vla_ros.policies.pi.released.weights import load_released
 from vla_ros.policies.utils.training import FlowDraws
 from vla_ros.strict import check_safetensors, explained
 from vla_ros.transforms.images import patchify
@@ -124,6 +126,14 @@ def compare(policy: PiPolicy, case: RecordedCase) -> dict[str, float]:
         name: _worst(outputs[name](), torch.from_numpy(expected), masks.get(name))
         for name, expected in case.expected.items()
     }
+
+
+def compare_run(folder: Path) -> dict[str, Difference]:
+    """Those of the run in ``folder/run``, whose VLM is in ``folder/vlm``, for the case in ``folder``, each with what
+    rounding explains."""
+    case = read_case(folder / "case.safetensors")
+    differences = compare(load_released(folder / "run", folder / "vlm" / "config.json").policy, case)
+    return {name: Difference(value, TOLERANCES.get(name, TOLERANCE)) for name, value in differences.items()}
 
 
 def beyond_tolerance(differences: Mapping[str, float]) -> dict[str, float]:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vla_ros.policies.importing import hub
+from vla_ros.policies.importing.source import HUB_PREFIX, parse_hub_source
 
 CFG_FILE = "cfg.yaml"
 MODEL_FILE = "model.pt"
 VLM_CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 IMAGE_CONFIG_FILE = "preprocessor_config.json"
-HUB_PREFIX = "hf:"
-_HUB_SOURCE = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<subpath>[^@]+))?(?:@(?P<revision>.+))?", re.ASCII)
 _CHECKPOINT = re.compile(r"checkpoint_(\d+)", re.ASCII)
 
 
@@ -114,11 +113,8 @@ def _highest(names: list[str], folder: Path) -> str:
 
 
 def _download(source: str) -> Path:
-    match = _HUB_SOURCE.fullmatch(source)
-    subpath = PurePosixPath(match["subpath"] or "") if match else PurePosixPath()
-    if match is None or ".." in subpath.parts:
-        raise ValueError(f"'{source}' is not a hub source; expected hf:org/repo[/subpath][@revision]")
-    revision = hub.look_up(match["repo"], match["revision"])
+    found = parse_hub_source(source)
+    subpath, revision = found.subpath, hub.look_up(found.repo, found.revision)
     prefix = "" if subpath == PurePosixPath() else f"{subpath}/"
     if _CHECKPOINT.fullmatch(subpath.name):
         folder, checkpoint = subpath.parent, subpath.name

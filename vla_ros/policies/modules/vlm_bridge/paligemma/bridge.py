@@ -26,12 +26,13 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from vla_ros.policies.modules.layers.gemma import attend_grouped, gemma_norm, norm_weight
 from vla_ros.policies.modules.layers.packing import PackedLayer, gated_mlp, project_qkv
 from vla_ros.policies.modules.layers.siglip import SiglipTower
 from vla_ros.policies.modules.vlm_bridge.base import EmbeddedPrefix, VLMBridge, read_config
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
 from vla_ros.policies.modules.vlm_bridge.inputs import PrefixConfig
-from vla_ros.policies.utils.transformers import Rotary, apply_rotary, rms_norm
+from vla_ros.policies.utils.transformers import Rotary, apply_rotary
 
 TEXT_CONFIGS = {"gemma": GemmaConfig, "gemma2": Gemma2Config}
 # Written by releases, some in one group and some in another; none of them changes a value that is computed here.
@@ -58,18 +59,6 @@ class PackedGemmaLayer(PackedLayer):
     norms: LayerNorms
 
 
-def gemma_norm(
-    x: Float[Tensor, "batch rows hidden"], weight: Float[Tensor, "hidden"] | None, eps: float
-) -> Float[Tensor, "batch rows hidden"]:
-    """RMS norm computed in float32 to the end, returned as ``x`` came; without ``weight``, ``x`` itself."""
-    return x if weight is None else rms_norm(x.float(), weight, eps).to(x.dtype)
-
-
-def norm_weight(norm: nn.Module) -> Float[Tensor, "hidden"]:
-    """What one of the model's RMS norms multiplies by."""
-    return 1.0 + norm.weight.float()
-
-
 def layer_norms(layer: nn.Module) -> LayerNorms:
     """Those of one layer; what is called ``post_attention_layernorm`` comes before the MLP in Gemma 1."""
     first, second = norm_weight(layer.input_layernorm), norm_weight(layer.post_attention_layernorm)
@@ -77,22 +66,6 @@ def layer_norms(layer: nn.Module) -> LayerNorms:
         return LayerNorms(first, None, second, None)
     third, fourth = layer.pre_feedforward_layernorm, layer.post_feedforward_layernorm
     return LayerNorms(first, second, norm_weight(third), norm_weight(fourth))
-
-
-def _attend(
-    attn: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
-) -> Float[Tensor, "batch rows inner"]:
-    """Query heads that share a key head become rows of it, side by side: nothing is copied for them."""
-    rows_and_groups = queries.shape[1], attn.num_key_value_groups
-    grouped = queries.unflatten(2, (-1, attn.num_key_value_groups)).transpose(1, 2).flatten(2, 3)
-    bias = bias[:, :, -grouped.shape[2] :]
-    cap = getattr(attn, "attn_logit_softcapping", None)
-    if cap is None:
-        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=bias, scale=attn.scaling)
-    else:
-        scores = torch.tanh(grouped @ keys.transpose(-1, -2) * (attn.scaling / cap)) * cap + bias
-        out = F.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype) @ values
-    return out.unflatten(2, rows_and_groups).transpose(1, 2).flatten(2)
 
 
 class PaliGemmaBridge(VLMBridge):
@@ -151,7 +124,9 @@ class PaliGemmaBridge(VLMBridge):
         projected = project_qkv(attn, packed, gemma_norm(x, norms.before_attention, eps), num_rows)
         queries, keys, values = (heads.unflatten(-1, (-1, attn.head_dim)) for heads in projected)
         queries, keys = apply_rotary(queries, rotary.last(num_rows)), apply_rotary(keys, rotary)
-        attended = attn.o_proj(_attend(attn, queries, keys.transpose(1, 2), values.transpose(1, 2), bias))
+        cap = getattr(attn, "attn_logit_softcapping", None)
+        heads = attend_grouped(queries, keys.transpose(1, 2), values.transpose(1, 2), bias, attn.scaling, cap)
+        attended = attn.o_proj(heads)
         x = x[:, -num_rows:] + gemma_norm(attended, norms.after_attention, eps)
         return x + gemma_norm(gated_mlp(layer.mlp, packed, gemma_norm(x, norms.before_mlp, eps)), norms.after_mlp, eps)
 

@@ -1,0 +1,107 @@
+"""``vla_ros import`` for LeRobot's and openpi's checkpoints: read, ask for what they don't say, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from vla_ros.policies.importing.declaring import Declaration, assign_cameras, check_order, declare
+from vla_ros.policies.importing.directory import ImportReport, check_free, write_policy
+from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint, read_lerobot
+from vla_ros.policies.importing.openpi import CAMERAS, OpenPiCheckpoint, read_openpi
+from vla_ros.policies.importing.settings import CameraSettings, Imported, ImportSettings
+from vla_ros.policies.importing.source import LEROBOT, Source
+from vla_ros.spaces.components import RobotJoints
+from vla_ros.strict import config_to_dict
+
+# What imports a checkpoint of each type.
+IMPORTERS = {
+    "pi0": "vla_ros.policies.pi0.lerobot:import_lerobot",
+    "pi05": "vla_ros.policies.pi0.lerobot:import_lerobot",
+    "smolvla": "vla_ros.policies.smolvla.lerobot:import_lerobot",
+    "act": "vla_ros.policies.act.lerobot:import_lerobot",
+    "openpi": "vla_ros.policies.pi0.openpi:import_openpi",
+}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the user says besides: ``cameras`` are ``SLOT=NAME``, the rest as the readers and the settings have it."""
+
+    space: str | None = None
+    cameras: Sequence[str] = ()
+    chunk_dt_s: float | None = None
+    asset: str | None = None
+    tokenizer: str | None = None
+    lerobot_version: str = "0.6"
+    ignored_steps: tuple[str, ...] = ()
+    tells_state: bool = True
+
+
+def import_checkpoint(
+    source: Source, out: Path, robot: RobotJoints, cameras: Mapping[str, CameraSettings], answers: Answers
+) -> ImportReport:
+    """Make the policy directory ``out``; ``cameras`` are the robot's, by name.
+
+    Raises ValueError, in one line, for an ``out`` that is in use, a checkpoint that isn't whole or isn't known, what it
+    doesn't say and nobody else does, and what contradicts it.
+    """
+    check_free(out)
+    if source.kind == LEROBOT:
+        checkpoint: Any = read_lerobot(source.folder, answers.ignored_steps)
+        kind, keys = checkpoint.type, tuple(each.key for each in checkpoint.cameras)
+        if not keys:
+            raise ValueError(
+                f"{source.folder}: its features name no camera; give a checkpoint that was trained with one"
+            )
+        declared = _declare_lerobot(checkpoint, robot, answers)
+    else:
+        checkpoint = read_openpi(source.folder, answers.asset)
+        kind, keys = "openpi", CAMERAS
+        declared = declare(answers.space, robot, {"state": None, "action": None}, (), _what(checkpoint))
+    chunk_dt_s = answers.chunk_dt_s or declared.file.chunk_dt_s
+    if chunk_dt_s is None:
+        raise ValueError(f"{_what(checkpoint)} doesn't say how far apart its actions are; say it with --chunk-dt-s S")
+    settings = ImportSettings(
+        joint_names=robot.names,
+        cameras=assign_cameras(keys, answers.cameras, declared.file.cameras, cameras),
+        chunk_dt_s=chunk_dt_s,
+        state=declared.file.state,
+        action=declared.file.action,
+        joint_limits=_limits(declared, robot),
+        tokenizer=answers.tokenizer,
+        lerobot_version=answers.lerobot_version,
+        tells_state=answers.tells_state,
+    )
+    return write_policy(out, checkpoint.weights, _load(IMPORTERS[kind])(checkpoint, settings))
+
+
+def _declare_lerobot(checkpoint: LeRobotCheckpoint, robot: RobotJoints, answers: Answers) -> Declaration:
+    if checkpoint.type not in IMPORTERS:
+        known = ", ".join(kind for kind in IMPORTERS if kind != "openpi")
+        raise ValueError(f"{checkpoint.folder} is a LeRobot checkpoint of type '{checkpoint.type}'; expected {known}")
+    if not checkpoint.has_stats:
+        got = f"{checkpoint.folder} has no statistics of its actions: a base checkpoint"
+        raise ValueError(f"{got}, which nothing can be driven with; fine-tune it on data of the robot, and import that")
+    sizes = {"state": checkpoint.feature(STATE).shape[0], "action": checkpoint.feature(ACTION).shape[0]}
+    declared = declare(answers.space, robot, sizes, checkpoint.relative_dims(), _what(checkpoint))
+    check_order(checkpoint.action_names(), declared.action, _what(checkpoint))
+    return declared
+
+
+def _what(checkpoint: LeRobotCheckpoint | OpenPiCheckpoint) -> str:
+    return str(checkpoint.folder)
+
+
+def _limits(declared: Declaration, robot: RobotJoints) -> dict[str, list[float]]:
+    """Of the joints whose limits the space depends on."""
+    needed = (*declared.state.needs_limits_of, *declared.action.needs_limits_of)
+    return config_to_dict({name: list(robot.limits[name]) for name in needed})
+
+
+def _load(name: str) -> Callable[..., Imported]:
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,77 @@
+"""What a family's importer is given besides a checkpoint, and what it gives. No torch until a policy is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vla_ros.policies.config import DataConfig
+from vla_ros.policies.processor import PolicyProcessor
+
+if TYPE_CHECKING:
+    from vla_ros.policies.base import BasePolicy
+    from vla_ros.policies.importing.mapped import MappedFile
+
+ACTION_OFFSET = 0.0
+"""LeRobot and openpi train on the commands from an observation's own frame on."""
+LEROBOT_VERSIONS = ("0.3", "0.4", "0.6")
+"""Whose rules a checkpoint was trained by: each stands for itself and those after it, up to the next."""
+
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """A camera of the robot: its name, and its pictures' size in pixels."""
+
+    name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class ImportSettings:
+    """What a checkpoint doesn't say and its user does.
+
+    ``cameras`` are by the checkpoint's own keys; a key without one has no camera. ``state`` and ``action`` declare the
+    two vectors as policy.yaml does. ``tokenizer`` is a file or a folder, None to look for it where the checkpoint says.
+    ``lerobot_version`` is one of ``LEROBOT_VERSIONS``. ``tells_state``: a pi0.5's prompt tells the state, which
+    openpi's training configurations may turn off.
+    """
+
+    joint_names: tuple[str, ...]
+    cameras: Mapping[str, CameraSettings]
+    chunk_dt_s: float
+    state: tuple[Mapping[str, Any], ...] | None = None
+    action: tuple[Mapping[str, Any], ...] | None = None
+    joint_limits: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    tokenizer: str | None = None
+    lerobot_version: str = "0.6"
+    tells_state: bool = True
+
+    def data_config(
+        self, keys: Sequence[str], horizon: int, normalization: str, state_normalization: str | None = None
+    ) -> DataConfig:
+        """The ``data:`` group of a policy that looks at the slots ``keys``, in that order."""
+        return DataConfig(
+            joint_names=self.joint_names,
+            camera_names=tuple(self.cameras[key].name for key in keys if key in self.cameras),
+            action_horizon=horizon,
+            chunk_dt_s=self.chunk_dt_s,
+            action_offset=ACTION_OFFSET,
+            normalization=normalization,
+            state_normalization=state_normalization,
+            state=self.state,
+            action=self.action,
+            joint_limits=self.joint_limits,
+        )
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A policy whose weights lie in ``memory``, the checkpoint's file, and its processor; ``head`` says what became of
+    the output embedding of one that has one."""
+
+    policy: BasePolicy
+    processor: PolicyProcessor
+    memory: MappedFile
+    head: str = ""

@@ -1,0 +1,277 @@
+"""pi0 and pi0.5: a PaliGemma reads pictures and instruction once, a smaller Gemma turns noise into actions.
+
+Black et al., "pi0" (arXiv 2410.24164) and "pi0.5" (arXiv 2504.16054); the arithmetic is that of LeRobot and openpi.
+Pictures that aren't there are left out, which a mask would hide: positions count valid tokens only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64, Shaped
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from vla_ros.policies.base import PolicyLoss
+from vla_ros.policies.modules.flow_matching import FlowInputs, FlowMatchingPolicy
+from vla_ros.policies.modules.guidance import Guidance
+from vla_ros.policies.modules.layers.gemma import GemmaLayer
+from vla_ros.policies.modules.layers.siglip import Siglip, SiglipTower
+from vla_ros.policies.modules.vlm_bridge.base import SAME_POLICY
+from vla_ros.policies.pi0.config import Pi0Config
+from vla_ros.policies.pi0.expert import Expert, Norms, Prefix, read_prefix
+from vla_ros.policies.pi0.request import Pi0Request
+from vla_ros.policies.utils.training import FlowDraws, FlowTarget, flow_mse, flow_target, sample_draws
+from vla_ros.transforms.sample import TrainingBatch
+
+NUM_VALIDATION_STEPS = 5
+HALF = (0.5, 0.5, 0.5)  # mean and std of pixels: 0..1 becomes -1..1
+
+
+class Pi0Observation(NamedTuple):
+    """A request's inputs on the device."""
+
+    pixel_values: Shaped[Tensor, "batch cameras patches patch"]
+    tokens: Int64[Tensor, "batch seq"]
+    token_mask: Bool[Tensor, "batch seq"]
+    state: Float[Tensor, "batch 1 state"]
+
+
+class Condition(NamedTuple):
+    """What the flow time does to the suffix: what pi0 adds to each action's token, and the norms, which in pi0 don't
+    depend on it."""
+
+    added: Float[Tensor, "#batch #draws #suffix width"] | None
+    norms: Norms
+
+
+@dataclass(frozen=True)
+class TimeGrid:
+    """The condition of each Euler step, and that of flow time 0, for frozen actions, where the policy knows such."""
+
+    steps: tuple[Condition, ...]
+    clean: Condition | None
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.steps)
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """What the steps read; ``time_grid`` is None where flow times vary (training)."""
+
+    prefix: Prefix
+    time_grid: TimeGrid | None
+
+
+class Sample(NamedTuple):
+    """A training batch; actions are padded."""
+
+    observation: Pi0Observation
+    actions: Float[Tensor, "batch horizon action"]
+
+
+class Pi0Policy(FlowMatchingPolicy):
+    """Built from its configuration alone, with random weights."""
+
+    def __init__(self, config: Pi0Config) -> None:
+        super().__init__(config)
+        width, last = config.expert.width, config.text.num_layers - 1
+        self.vision = Siglip(config.vision)
+        self.projector = nn.Linear(config.vision.width, config.text.width)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.text.width)
+        self.text_layers = nn.ModuleList(GemmaLayer(config.text, only_reads=i == last) for i in range(last + 1))
+        self.expert = Expert(config.expert, adaptive=config.variant == "pi05")
+        self.action_in_proj = nn.Linear(config.padded_action_dim, width)
+        self.action_out_proj = nn.Linear(width, config.padded_action_dim)
+        if config.variant == "pi0":
+            self.state_proj = nn.Linear(config.padded_state_dim, width)
+            self.action_time_mlp_in = nn.Linear(2 * width, width)
+            self.action_time_mlp_out = nn.Linear(width, width)
+        else:
+            self.time_mlp_in = nn.Linear(width, width)
+            self.time_mlp_out = nn.Linear(width, width)
+        self._tower = SiglipTower(self.vision, HALF, HALF)
+
+    @property
+    def num_steps(self) -> int:
+        return self.config.num_steps
+
+    @property
+    def knows_frozen_actions(self) -> bool:
+        return self.config.max_frozen_actions > 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.action_in_proj.weight.dtype
+
+    def pack_weights(self) -> None:
+        self.requires_grad_(False)
+        self._tower.pack_weights()
+        for layer in self.text_layers:
+            layer.pack_weights()
+        self.expert.pack_weights()
+
+    def check_request(self, request: Pi0Request) -> None:
+        super().check_request(request)
+        config, vision = self.config, self.config.vision
+        num_cameras, num_tokens = len(request.pixel_values), len(request.tokens)
+        for name, dtypes, shape in (
+            ("pixel_values", ("uint8", "float32"), (num_cameras, vision.num_patches, 3 * vision.patch_size**2)),
+            ("tokens", ("int64",), (num_tokens,)),
+            ("token_mask", ("bool",), (num_tokens,)),
+            ("state", ("float32",), (1, config.padded_state_dim)),
+            ("noise", ("float32",), (config.action_horizon, config.padded_action_dim)),
+        ):
+            array = getattr(request, name)
+            if array.shape != shape or array.dtype.name not in dtypes or not array.size:
+                got = f"request has {name} {array.dtype} of shape {array.shape}"
+                raise ValueError(f"{got}; the policy expects {' or '.join(dtypes)} of {shape}: {SAME_POLICY}")
+        if not (0 <= request.tokens.min() and request.tokens.max() < config.vocab_size):
+            raise ValueError(f"request has a token outside 0..{config.vocab_size - 1}: {SAME_POLICY}")
+        if not request.token_mask.any() or (~request.token_mask[:-1] & request.token_mask[1:]).any():
+            raise ValueError(f"request has padding before its tokens, or nothing else: {SAME_POLICY}")
+
+    def unpack(self, tensors: Mapping[str, Tensor], constants: Mapping[str, str]) -> FlowInputs:
+        guidance = Guidance.from_tensors(tensors)
+        if guidance is not None and self.knows_frozen_actions:  # given whole; what is only drawn to it needn't be
+            guidance = replace(guidance, previous_actions=self._pad_actions(guidance.previous_actions))
+        observation = Pi0Observation(**{name: tensors[name] for name in Pi0Observation._fields})
+        return FlowInputs(observation, tensors["noise"], guidance)
+
+    def encode_prefix(self, observation: Pi0Observation) -> Prefix:
+        x, is_valid = self.embed_prefix(observation)
+        prefix = read_prefix(self.text_layers, x, is_valid)
+        if self.config.variant == "pi0":
+            states = self.state_proj(observation.state.to(self.dtype))
+            prefix = self.expert.extend(prefix, states, self.expert.norms(None))
+        return prefix
+
+    def embed_prefix(
+        self, observation: Pi0Observation
+    ) -> tuple[Float[Tensor, "batch prefix width"], Bool[Tensor, "batch prefix"]]:
+        """What enters the first text layer, pictures before text, and which of it is no padding. Image features enter
+        as they are, token embeddings times ``sqrt(width)``."""
+        positions = self.vision.embeddings.position_embedding.weight
+        pixels = observation.pixel_values.flatten(1, 2)
+        seen = self.projector(self._tower(pixels, positions)).unflatten(0, (len(pixels), -1)).flatten(1, 2)
+        embedded = F.embedding(observation.tokens, self.embed_tokens.weight)
+        scale = torch.full((), embedded.shape[-1] ** 0.5, dtype=embedded.dtype, device=embedded.device)
+        is_valid = F.pad(observation.token_mask, (seen.shape[1], 0), value=True)
+        return torch.cat((seen.to(embedded.dtype), embedded * scale), dim=1), is_valid
+
+    def make_time_grid(self, num_steps: int) -> TimeGrid:
+        device = self.action_in_proj.weight.device
+        steps = tuple(self.condition(time[None, None]) for time in self._times(num_steps, device))
+        clean = self.condition(torch.zeros(1, 1, device=device)) if self.knows_frozen_actions else None
+        return TimeGrid(steps, clean)
+
+    def prepare_suffix(self, prefix: Prefix, time_grid: TimeGrid | None) -> Suffix:
+        return Suffix(prefix, time_grid)
+
+    def predict_suffix(
+        self,
+        state: Float[Tensor, "batch 1 state"],
+        suffix_input: Suffix,
+        noisy_actions: Float[Tensor, "batch draws horizon action"],
+        time: Float[Tensor, "batch draws"] | int,
+        is_frozen: Bool[Tensor, "batch #draws horizon"] | None = None,
+    ) -> Float[Tensor, "batch draws horizon action"]:
+        """The state is in the prefix already."""
+        if isinstance(time, int):
+            assert suffix_input.time_grid is not None, "a step index needs a prepared time grid"
+            condition, clean = suffix_input.time_grid.steps[time], suffix_input.time_grid.clean
+        else:
+            condition = self.condition(time)
+            clean = None if is_frozen is None else self.condition(torch.zeros_like(time))
+        if is_frozen is not None:
+            assert clean is not None, "frozen actions need a policy that was trained with them"
+            condition = self._freeze(condition, clean, is_frozen[..., None])
+        x = self.embed_suffix(noisy_actions, condition)
+        return self.action_out_proj(self.expert(x, suffix_input.prefix, condition.norms))
+
+    def embed_suffix(
+        self, noisy_actions: Float[Tensor, "batch draws horizon action"], condition: Condition
+    ) -> Float[Tensor, "batch draws horizon width"]:
+        """The actions' tokens."""
+        x = self.action_in_proj(noisy_actions.to(self.dtype))
+        if condition.added is None:
+            return x
+        of_actions = self.action_time_mlp_in.weight[:, : x.shape[-1]]
+        return self.action_time_mlp_out(F.silu(F.linear(x, of_actions) + condition.added))
+
+    def condition(self, time: Float[Tensor, "batch draws"]) -> Condition:
+        """That of a flow time for each draw."""
+        embedded = embed_time(time, self.config).to(self.dtype)
+        if self.config.variant == "pi0":
+            layer = self.action_time_mlp_in
+            added = F.linear(embedded, layer.weight[:, embedded.shape[-1] :], layer.bias)
+            return Condition(added.unsqueeze(-2), self.expert.norms(None))
+        hidden = F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(embedded))))
+        return Condition(None, self.expert.norms(hidden))
+
+    def compute_loss(self, sample: Sample, draws: FlowDraws | None = None) -> PolicyLoss:
+        """The flow-matching loss of the robot's own actions; ``draws`` are sampled unless given."""
+        config = self.config
+        draws = draws or sample_draws(
+            sample.actions,
+            config.num_noise_per_sample,
+            config.time_dist_beta,
+            config.time_dist_alpha,
+            config.max_frozen_actions,
+        )
+        target = flow_target(sample.actions, draws)
+        suffix = self.prepare_suffix(self.encode_prefix(sample.observation), None)
+        velocity = self.predict_suffix(sample.observation.state, suffix, target.noisy, draws.time, target.is_frozen)
+        own = slice(config.action_dim)
+        total = flow_mse(velocity[..., own], FlowTarget(target.noisy, target.velocity[..., own], target.is_frozen))
+        return PolicyLoss(total, {"flow_mse": total.detach()})
+
+    def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> Sample:
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in batch.policy_input.items()}
+        observation = Pi0Observation(**{name: tensors[name] for name in Pi0Observation._fields})
+        return Sample(observation, self._pad_actions(torch.from_numpy(batch.actions).to(device)))
+
+    def sample_batch(self, sample: Sample, generator: torch.Generator) -> Float[Tensor, "batch horizon action"]:
+        noise = torch.randn(sample.actions.shape, generator=generator).to(sample.actions.device)
+        return self.sample_actions(sample.observation, NUM_VALIDATION_STEPS, noise)
+
+    def init_vision(self, pos_emb_std: float) -> None:
+        nn.init.normal_(self.vision.embeddings.position_embedding.weight, std=pos_emb_std)
+
+    def _pad_actions(self, actions: Float[Tensor, "batch horizon action"]) -> Float[Tensor, "batch horizon padded"]:
+        return F.pad(actions, (0, self.config.padded_action_dim - actions.shape[-1]))
+
+    def _times(self, num_steps: int, device: torch.device) -> Float[Tensor, "steps"]:
+        if self.config.time_rule == "product":
+            steps = torch.arange(num_steps, dtype=torch.float64, device=device)
+            return (1.0 + steps * (-1.0 / num_steps)).float()
+        times = [torch.ones((), device=device)]
+        for _ in range(num_steps - 1):
+            times.append(times[-1] - 1.0 / num_steps)
+        return torch.stack(times)
+
+    def _freeze(self, condition: Condition, clean: Condition, is_frozen: Tensor) -> Condition:
+        """``clean`` in the frozen rows, ``condition`` in the others."""
+
+        def choose(frozen: Tensor, other: Tensor) -> Tensor:
+            return torch.where(is_frozen, frozen, other)
+
+        if condition.added is not None and clean.added is not None:
+            return Condition(choose(clean.added, condition.added), condition.norms)
+        return Condition(None, tree_map(choose, clean.norms, condition.norms))
+
+
+def embed_time(time: Float[Tensor, "*times"], config: Pi0Config) -> Float[Tensor, "*times width"]:
+    """Sines then cosines of ``time`` at ``width / 2`` periods, geometric, computed in float64; float32."""
+    fraction = torch.linspace(0.0, 1.0, config.expert.width // 2, dtype=torch.float64, device=time.device)
+    period = config.min_period * (config.max_period / config.min_period) ** fraction
+    angle = time.double()[..., None] * (1.0 / period * 2 * math.pi)
+    return torch.cat((angle.sin(), angle.cos()), dim=-1).float()
