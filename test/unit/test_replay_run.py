@@ -36,6 +36,7 @@ from vla_ros.replay.judge.summary import summarize
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import UnusableBag, replay_bag
 from vla_ros.replay.settings import ReplaySettings
+from vla_ros.robot.parts import JointStateConfig, OutputConfig
 from vla_ros.runtime.loop import ControlLoop
 from vla_ros.runtime.policy_driver import MAX_OUTSTANDING
 from vla_ros.types import Continuation, Observation
@@ -280,3 +281,23 @@ def test_the_same_bag_gives_the_same_replay(tmp_path):
     one, other = (replay_bag(bag, ROBOT, swing_policy(), FIXED) for _ in range(2))
     assert one.commands.values.tolist() == other.commands.values.tolist()
     assert [c.positions.tolist() for c in one.chunks] == [c.positions.tolist() for c in other.chunks]
+
+
+def test_a_fixed_joint_is_measured_in_a_replay_and_nothing_is_compared_of_its_commands(tmp_path: Path) -> None:
+    shoulder, elbow = ROBOT.joints
+    arm, hand = (JointStateConfig(joints=(name,)) for name in ROBOT.joint_names)
+    robot = replace(
+        ROBOT,
+        joints=(shoulder, replace(elbow, fixed=True)),
+        outputs=(OutputConfig("arm", ("shoulder",)),),
+        joint_states=(arm, hand),
+    )
+    said = list(commands(2.0))
+    for item in said:
+        item.message.joint_names, points = ["shoulder"], item.message.points
+        points[0].positions = points[0].positions[:1]
+    bag = write_bag(tmp_path / "bag", task(), mode(0.2, "POLICY"), sensors(2.0), said)
+    replay = replay_bag(bag, robot, swing_policy(), ReplaySettings(latency_ms=20.0))
+    assert replay.chunks and not replay.problems and replay.joints.values.shape[1] == 2
+    errors = summarize((replay,), "any").commanded
+    assert errors.overall < 1e-3 and errors.by_joint[0] < 1e-3 and np.isnan(errors.by_joint[1])
