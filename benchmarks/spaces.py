@@ -15,7 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from space_cases import COMPONENTS, PATHS, chunk_times_ms, hard_paths, round_trip
+from space_cases import PATHS, chunk_times_ms, hard_paths, round_trip
+
+from vla_ros.spaces.space import COMPONENTS
 
 MAX_P50_MS = 10.0
 
