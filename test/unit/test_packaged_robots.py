@@ -61,3 +61,17 @@ def test_its_joints_are_within_the_urdf_and_slower_than_it_allows(name: str) -> 
     assert robot.urdf == f"{name}.urdf", "limits beyond the URDF's are refused at loading"
     assert all(camera.rate_hz for camera in robot.cameras)
     assert (robot.joint_values("upper") - robot.joint_values("lower") > 0.03).all()
+
+
+def test_the_configuration_of_a_first_policy_fits_the_so101_and_its_preset() -> None:
+    pytest.importorskip("torch")
+    from vla_ros.training.config import load_train_config
+
+    config = load_train_config(SOURCE / "config", "so101", [])
+    robot = load_robot(SOURCE / "config" / "robots" / "so101.yaml")
+    preset = yaml.safe_load((SOURCE / "config" / "spaces" / "so101_degrees.yaml").read_text())
+    assert (config.data.joint_names, config.data.camera_names) == (robot.joint_names, robot.camera_names)
+    assert [list(config.data.state), list(config.data.action)] == [preset["state"], preset["action"]]
+    assert config.data.chunk_dt_s == preset["chunk_dt_s"]
+    sizes = {(camera.height, camera.width) for camera in robot.cameras}
+    assert sizes == {(config.processor.camera_height, config.processor.camera_width)}
