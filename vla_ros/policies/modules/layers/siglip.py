@@ -73,12 +73,18 @@ class SiglipTower:
         self._packed = tuple(PackedLinear((attn.q_proj, attn.k_proj, attn.v_proj)) for attn in attentions)
 
     def __call__(
-        self, pixel_values: Shaped[Tensor, "batch patches patch"], positions: Float[Tensor, "image_patches vision"]
+        self,
+        pixel_values: Shaped[Tensor, "batch patches patch"] | Float[Tensor, "images channels height width"],
+        positions: Float[Tensor, "image_patches vision"],
     ) -> Float[Tensor, "images image_patches vision"]:
         """The states after ``post_layernorm``; ``positions`` are the position embeddings of an image's patches, row by
-        row."""
-        patches = pixel_values.reshape(-1, len(positions), pixel_values.shape[-1])
-        x = _embed_patches(self._tower.embeddings.patch_embedding, patches, self._mean, self._std) + positions
+        row. Whole images are ready: nothing normalises them."""
+        embedding = self._tower.embeddings.patch_embedding
+        if pixel_values.ndim == 4:
+            x = embedding(pixel_values).flatten(2).transpose(1, 2) + positions
+        else:
+            patches = pixel_values.reshape(-1, len(positions), pixel_values.shape[-1])
+            x = _embed_patches(embedding, patches, self._mean, self._std) + positions
         for layer, packed in zip(self._tower.encoder.layers, self._packed, strict=True):
             x = x + _attention(layer.self_attn, packed, layer.layer_norm1(x))
             x = x + layer.mlp(layer.layer_norm2(x))
