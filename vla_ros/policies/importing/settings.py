@@ -36,8 +36,9 @@ class ImportSettings:
 
     ``cameras`` are by the checkpoint's own keys; a key without one has no camera. ``state`` and ``action`` declare the
     two vectors as policy.yaml does, on ``robot``, None for one without limits and links. ``tokenizer`` is a file or a
-    folder, None to look for it where the checkpoint says. ``lerobot_version`` is one of ``LEROBOT_VERSIONS``.
-    ``tells_state``: a pi0.5's prompt tells the state, which openpi's training configurations may turn off.
+    folder, None to look for it where the checkpoint says; so is ``vlm``, the config.json of a backbone that is only
+    named. ``lerobot_version`` is one of ``LEROBOT_VERSIONS``. ``tells_state``: a pi0.5's prompt tells the state, which
+    openpi's training configurations may turn off.
     """
 
     joint_names: tuple[str, ...]
@@ -47,6 +48,7 @@ class ImportSettings:
     action: tuple[Mapping[str, Any], ...] | None = None
     joint_limits: Mapping[str, Sequence[float]] = field(default_factory=dict)
     tokenizer: str | None = None
+    vlm: str | None = None
     lerobot_version: str = "0.6"
     tells_state: bool = True
     robot: RobotConfig | None = None

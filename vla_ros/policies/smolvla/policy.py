@@ -61,6 +61,11 @@ class PrefixTokens:
         """Padding has none of its own."""
         return self.is_valid.cumsum(-1) - 1
 
+    @property
+    def mask(self) -> Bool[Tensor, "batch 1 prefix prefix"]:
+        """True where a row may see a column."""
+        return self.is_valid[:, None, None] & _state_mask(self.is_valid.shape[1], self.is_valid.device)
+
 
 @dataclass(frozen=True)
 class Prefix:
@@ -153,12 +158,9 @@ class SmolVLAPolicy(FlowMatchingPolicy):
 
     def embed_prefix(self, observation: SmolVLAObservation) -> PrefixTokens:
         """Each image, beside its special tokens where it has them, then the instruction, then the state."""
-        config, embed = self.config, self.vlm.text_model.embed_tokens
-        batch, num_cameras = observation.pictures.shape[:2]
-        pixels = observation.pictures.flatten(0, 1).permute(0, 3, 1, 2).to(self.dtype)
-        images = see(self.vlm, self.vision, pixels, rounds_positions_down(config.vlm_config))
-        scale = images.shape[-1] ** 0.5
-        parts = [(images * scale).unflatten(0, (batch, num_cameras))]
+        config, embed, images = self.config, self.vlm.text_model.embed_tokens, self.see_pictures(observation)
+        batch, num_cameras, _, width = images.shape
+        scale, parts = width**0.5, [images * width**0.5]
         if config.image_tokens:
             special = embed(_token_ids(config.image_tokens, images.device)).expand(batch, num_cameras, -1, -1)
             parts = [torch.cat((special, parts[0], special[:, :, :1]), dim=2)]
@@ -170,10 +172,14 @@ class SmolVLAPolicy(FlowMatchingPolicy):
         num_seen = sum(part.shape[1] for part in seen)
         return PrefixTokens(states, F.pad(F.pad(observation.token_mask, (num_seen, 0), value=True), (0, 1), value=True))
 
+    def see_pictures(self, observation: SmolVLAObservation) -> Float[Tensor, "batch cameras image_tokens hidden"]:
+        pixels = observation.pictures.flatten(0, 1).permute(0, 3, 1, 2).to(self.dtype)
+        images = see(self.vlm, self.vision, pixels, rounds_positions_down(self.config.vlm_config))
+        return images.unflatten(0, observation.pictures.shape[:2])
+
     def run_prefix(self, tokens: PrefixTokens, num_layers: int) -> tuple[KeysValues, ...]:
         """The keys, turned, and values of the first ``num_layers`` text layers; the last gives nothing else."""
-        x = tokens.states
-        mask = tokens.is_valid[:, None, None] & _state_mask(x.shape[1], x.device)
+        x, mask = tokens.states, tokens.mask
         rotary, kept = self._rotary(tokens.positions), []
         for layer, packed in zip(self.vlm.text_model.layers[:num_layers], self._packed, strict=False):
             heads = read_heads(layer, packed, x, rotary, x.shape[1])
