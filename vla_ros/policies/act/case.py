@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import torch
 
 from vla_ros.policies.act.lerobot import import_lerobot
@@ -17,9 +20,11 @@ ALLOWED = {"feature_map": FEATURES, "image_tokens": FEATURES, "encoder_in": FEAT
 
 
 def compare_lerobot(
-    checkpoint: LeRobotCheckpoint, case: LeRobotCase, tokenizer: str = "", packed: bool = True
+    checkpoint: LeRobotCheckpoint, case: LeRobotCase, folder: Path, packed: bool = True
 ) -> dict[str, Difference]:
-    """Every recorded output by name; it needs no ``tokenizer``. Raises ValueError as an import does."""
+    """Every recorded output of the case's first step by name; nothing more is needed of the ``folder``. Raises
+    ValueError as an import does."""
+    case = replace(case, images={key: image[0] for key, image in case.images.items()}, state=case.state[0])
     robot = CaseRobot.of(case, [each.key for each in checkpoint.cameras])
     imported = import_lerobot(checkpoint, robot.settings((False,) * len(case.state)))
     policy, processor, observation = imported.policy, imported.processor, robot.observation(case)

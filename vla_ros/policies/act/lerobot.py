@@ -47,6 +47,8 @@ def import_lerobot(checkpoint: LeRobotCheckpoint, settings: ImportSettings) -> I
 
 def make_config(checkpoint: LeRobotCheckpoint, stored: Checkpoint) -> ActConfig:
     """The ``policy:`` group. Raises ValueError for what this package doesn't compute."""
+    if not checkpoint.cameras:
+        raise ValueError(f"{checkpoint.folder}: its features name no camera; expected at least one picture to see")
     unknown = [each for each in checkpoint.inputs if each.kind not in ("STATE", "VISUAL")]
     if unknown:
         got = f"the input '{quoted(unknown[0].key)}' is of kind {quoted(unknown[0].kind)}"

@@ -20,7 +20,7 @@ from vla_ros.types import Observation
 
 # Absolute, in float32 on a CPU. Image features are scaled in the prefix, where they reach 24 and LeRobot's own rounding
 # is 1.3e-5: before that they are held to HIDDEN.
-EXACT, PIXELS, HIDDEN, SCALED, ACTIONS = 0.0, 5e-7, 1e-5, 3e-5, 2e-4
+EXACT, PIXELS, HIDDEN, SCALED, ACTIONS = 0.0, 5e-7, 1e-5, 2e-5, 2e-4
 FLOW_TIMES = {"t1": (1.0, "noise"), "t0.5": (0.5, "x_t0.5")}
 Outputs = dict[str, Difference]
 
@@ -44,13 +44,13 @@ class Run:
 
 
 def compare_lerobot(
-    checkpoint: LeRobotCheckpoint, case: LeRobotCase, tokenizer: str, packed: bool = True
+    checkpoint: LeRobotCheckpoint, case: LeRobotCase, folder: Path, packed: bool = True
 ) -> dict[str, Difference]:
-    """Every recorded output by name; the backbone's config.json is that in the folder ``vlm`` beside the checkpoint,
-    where there is one. Raises ValueError as an import does."""
-    robot, vlm = CaseRobot.of(case, [each.key for each in checkpoint.cameras]), checkpoint.folder.parent / "vlm"
-    settings = robot.settings((False,) * len(case.state), tokenizer)
-    imported = import_lerobot(checkpoint, replace(settings, vlm=str(vlm) if vlm.is_dir() else None))
+    """Every recorded output by name; ``folder`` has the backbone's ``tokenizer`` and its config.json in ``vlm``. Raises
+    ValueError as an import does."""
+    robot = CaseRobot.of(case, [each.key for each in checkpoint.cameras])
+    settings = robot.settings((False,) * len(case.state), str(folder / "tokenizer"))
+    imported = import_lerobot(checkpoint, replace(settings, vlm=str(folder / "vlm")))
     policy, processor, observation = imported.policy, imported.processor, robot.observation(case)
     assert isinstance(policy, SmolVLAPolicy) and isinstance(processor, SmolVLAProcessor)
     if packed:

@@ -41,6 +41,9 @@ def import_lerobot(checkpoint: LeRobotCheckpoint, settings: ImportSettings) -> I
     ``settings``."""
     stored = open_stored(checkpoint.weights, _our_name)
     cameras = [settings.cameras[each.key] for each in checkpoint.cameras if each.key in settings.cameras]
+    if not cameras:
+        slots = ", ".join(quoted(each.key) for each in checkpoint.cameras) or "none: its features name no camera"
+        raise ValueError(f"{checkpoint.folder}: none of its pictures has a camera; give --camera SLOT=NAME for {slots}")
     step = checkpoint.steps.get("tokenizer_processor", {})
     name = str(step.get("tokenizer_name") or checkpoint.config.get("vlm_model_name") or BACKBONE)
     path = find_tokenizer_file(checkpoint.folder, name, settings.tokenizer)
