@@ -139,6 +139,8 @@ MAY_IMPORT = {
         "vla_ros.types",
     }
     | TORCH,
+    "vla_ros.policies.smolvla": {"numpy", "tokenizers", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types"}
+    | TORCH,
     "vla_ros.execution": {"numpy", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types", "vla_ros.wire"} | TORCH,
     "vla_ros.audit": {"numpy", "vla_ros.execution", "vla_ros.policies", "vla_ros.transforms"} | TORCH,
     "vla_ros.bench": {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +12,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from lerobot_helpers import CAMERAS, FOLDERS, FRONT, KEPT, WRIST, settings, take  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from vla_ros.policies.act.lerobot import import_lerobot as import_act  # noqa: E402
 from vla_ros.policies.importing import hub  # noqa: E402
-from vla_ros.policies.importing.lerobot import read_lerobot  # noqa: E402
-from vla_ros.policies.importing.settings import CameraSettings, Imported, ImportSettings  # noqa: E402
-from vla_ros.policies.smolvla.lerobot import import_lerobot as import_smolvla  # noqa: E402
-
-KEPT = Path(__file__).resolve().parents[1] / "data" / "lerobot_parity"
-FRONT, WRIST = "observation.images.front", "observation.images.wrist"
-FOLDERS = {"act": "act_chunk", "smolvla": "smolvla_base"}
-CAMERAS = {
-    "act": {FRONT: CameraSettings("top", 96, 128), WRIST: CameraSettings("hand", 96, 128)},
-    "smolvla": {"observation.images.camera1": CameraSettings("top", 480, 640)},
-}
-IMPORT = {"act": import_act, "smolvla": import_smolvla}
-
-
-def settings(kind: str, **changes: Any) -> ImportSettings:
-    folder = KEPT / FOLDERS[kind]
-    given = ImportSettings(tuple(f"joint{i}" for i in range(6)), CAMERAS[kind], 1 / 30)
-    return replace(given, **{"tokenizer": str(folder / "tokenizer"), "vlm": str(folder / "vlm"), **changes})
+from vla_ros.policies.importing.settings import CameraSettings  # noqa: E402
 
 
 @pytest.fixture
@@ -55,10 +37,6 @@ def change_weights(folder: Path, change: Callable[[dict[str, Any]], object]) -> 
     weights = load_file(folder / "model.safetensors")
     change(weights)
     save_file(weights, folder / "model.safetensors")
-
-
-def take(kind: str, folder: Path, **changes: Any) -> Imported:
-    return IMPORT[kind](read_lerobot(folder), settings(kind, **changes))
 
 
 @pytest.mark.parametrize("kind", FOLDERS)

@@ -9,7 +9,7 @@ from vla_ros.policies.act.processor import ActProcessor
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.importing.checkpoint import Checkpoint
 from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint, is_statistic
-from vla_ros.policies.importing.settings import Imported, ImportSettings
+from vla_ros.policies.importing.settings import ACTION_OFFSET, Imported, ImportSettings
 from vla_ros.policies.importing.stored import fill_stored, open_stored
 from vla_ros.strict import quoted
 from vla_ros.transforms.normalize import LEROBOT_EPSILON
@@ -33,6 +33,7 @@ def import_lerobot(checkpoint: LeRobotCheckpoint, settings: ImportSettings) -> I
         camera_names=names,
         action_horizon=config.action_horizon,
         chunk_dt_s=settings.chunk_dt_s,
+        action_offset=ACTION_OFFSET,
         state_history=config.state_history,
         normalization=action.mode,
         state_normalization=state_mode,
@@ -42,7 +43,7 @@ def import_lerobot(checkpoint: LeRobotCheckpoint, settings: ImportSettings) -> I
     )
     processor = ActProcessor(config, data, {**stats, "action": action.rows(config.action_horizon)})
     policy = fill_stored(config, checkpoint.weights, stored, "ACT policy")
-    return Imported(policy, processor, stored.memory, _notes(checkpoint))
+    return Imported(policy, processor, stored.memory)
 
 
 def make_config(checkpoint: LeRobotCheckpoint, stored: Checkpoint) -> ActConfig:
@@ -115,15 +116,6 @@ def _cameras(checkpoint: LeRobotCheckpoint, config: ActConfig, settings: ImportS
             raise ValueError(f"{got}, '{quoted(feature.key)}' was {height}x{width} in training; {fix}")
         names.append(given.name)
     return tuple(names)
-
-
-def _notes(checkpoint: LeRobotCheckpoint) -> tuple[str, ...]:
-    notes = []
-    if checkpoint.config.get("temporal_ensemble_coeff") is not None:
-        notes.append("it was made for temporal ensembling: run it with the strategy ensemble")
-    if not checkpoint.has_stats:
-        notes.append("it has no statistics of actions: to train from, not to drive with")
-    return tuple(notes)
 
 
 def _our_name(name: str) -> str | None:

@@ -38,6 +38,7 @@ class Answers:
     chunk_dt_s: float | None = None
     asset: str | None = None
     tokenizer: str | None = None
+    vlm: str | None = None
     lerobot_version: str = "0.6"
     ignored_steps: tuple[str, ...] = ()
     tells_state: bool = True
@@ -75,6 +76,7 @@ def import_checkpoint(source: Source, out: Path, robot_config: RobotConfig, answ
         action=declared.file.action,
         joint_limits=_limits(declared, robot),
         tokenizer=answers.tokenizer,
+        vlm=answers.vlm,
         lerobot_version=answers.lerobot_version,
         tells_state=answers.tells_state,
         robot=robot_config,
@@ -89,7 +91,8 @@ def _declare_lerobot(checkpoint: LeRobotCheckpoint, robot: RobotJoints, answers:
     if not checkpoint.has_stats:
         got = f"{checkpoint.folder} has no statistics of its actions: a base checkpoint"
         raise ValueError(f"{got}, which nothing can be driven with; fine-tune it on data of the robot, and import that")
-    sizes = {"state": checkpoint.feature(STATE).shape[0], "action": checkpoint.feature(ACTION).shape[0]}
+    shapes = {each.key: each.shape for each in checkpoint.inputs}
+    sizes = {"state": shapes.get(STATE, (None,))[0], "action": checkpoint.feature(ACTION).shape[0]}
     declared = declare(answers.space, robot, sizes, checkpoint.relative_dims(), _what(checkpoint))
     check_order(checkpoint.action_names(), declared.action, _what(checkpoint))
     return declared

@@ -15,7 +15,7 @@ from vla_ros.policies.families import find_config
 from vla_ros.policies.importing import hub
 from vla_ros.policies.importing.checkpoint import Checkpoint
 from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint, is_statistic, read_object
-from vla_ros.policies.importing.settings import Imported, ImportSettings
+from vla_ros.policies.importing.settings import ACTION_OFFSET, Imported, ImportSettings
 from vla_ros.policies.importing.stored import fill_stored, open_stored
 from vla_ros.policies.importing.tokenizer import find_tokenizer_file
 from vla_ros.policies.modules.vlm_bridge.processor import read_int
@@ -57,6 +57,7 @@ def import_lerobot(checkpoint: LeRobotCheckpoint, settings: ImportSettings) -> I
         camera_names=tuple(camera.name for camera in cameras),
         action_horizon=config.action_horizon,
         chunk_dt_s=settings.chunk_dt_s,
+        action_offset=ACTION_OFFSET,
         normalization=action.mode,
         state_normalization=state.mode,
         state=settings.state,
