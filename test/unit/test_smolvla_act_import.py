@@ -15,8 +15,12 @@ torch = pytest.importorskip("torch")
 from lerobot_helpers import CAMERAS, FOLDERS, FRONT, KEPT, WRIST, settings, take  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from vla_ros.cli import main  # noqa: E402
+from vla_ros.policies.directory import load_policy  # noqa: E402
 from vla_ros.policies.importing import hub  # noqa: E402
 from vla_ros.policies.importing.settings import CameraSettings  # noqa: E402
+from vla_ros.robot import load_robot  # noqa: E402
+from vla_ros.share import robot_file  # noqa: E402
 
 
 @pytest.fixture
@@ -154,3 +158,18 @@ def test_weights_that_are_not_whole_are_refused(kind: str, change, expected: str
     with pytest.raises(ValueError, match=expected) as raised:
         take(kind, folder)
     assert "\n" not in str(raised.value)
+
+
+def test_the_command_makes_a_policy_directory_for_a_robot(checkpoint, tmp_path: Path, capsys) -> None:
+    folder = KEPT / FOLDERS["smolvla"]
+    joints = list(load_robot(robot_file("tabletop")).joint_names)
+    space = {"state": [{"type": "joints", "joints": joints, "unit": "deg"}]}
+    (tmp_path / "space.yaml").write_text(json.dumps({**space, "action": space["state"]}))
+    given = ["--robot", "tabletop", "--space", str(tmp_path / "space.yaml"), "--chunk-dt-s", "0.0333"]
+    given += ["--camera", "camera1=top", "--camera", "camera2=none", "--tokenizer", str(folder / "tokenizer")]
+    out = tmp_path / "policy"
+    assert main(["import", str(checkpoint("smolvla")), str(out), *given, "--vlm", str(folder / "vlm")]) == 0
+    assert "images seen as 128x128 pixels" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "smolvla")  # the directory is complete without its source
+    loaded = load_policy(out, "cpu", with_guidance=True)
+    assert loaded.processor.camera_sizes == {"top": (128, 128)} and not loaded.drift
