@@ -63,11 +63,13 @@ FAMILIES = {
         f"{_ACT}.config:ActConfig",
         f"{_ACT}.processor:ActProcessor",
         f"{_ACT}.policy:ActPolicy",
+        f"{_ACT}.trials:ActTrials",
     ),
     "SmolVLAPolicy": Family(
         f"{_SMOLVLA}.config:SmolVLAConfig",
         f"{_SMOLVLA}.processor:SmolVLAProcessor",
         f"{_SMOLVLA}.policy:SmolVLAPolicy",
+        f"{_SMOLVLA}.trials:SmolVLATrials",
     ),
 }
 

@@ -59,7 +59,7 @@ def _parts(policy: ActPolicy, inputs: ActInputs) -> dict[str, torch.Tensor]:
     features = policy.see(inputs.images)
     for i, (image, camera) in enumerate(zip(inputs.images, config.cameras, strict=True)):
         pixels, (rows, cols) = normalize(image, camera), features[i].shape[-2:]
-        places = image_positions(rows, cols, config.hidden_size, pixels.device)
+        places = image_positions(rows, cols, config.hidden_size, pixels.dtype, pixels.device)
         outputs[f"image.{i}"] = pixels
         outputs[f"feature_map.{i}"] = policy.backbone(pixels)
         outputs[f"image_tokens.{i}"] = features[i]

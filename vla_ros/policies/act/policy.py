@@ -106,9 +106,8 @@ class ActPolicy(BasePolicy):
         single = [self.encoder_latent_input_proj(latent.to(dtype))[:, None]]
         if self.config.state_history:
             single.append(self.encoder_robot_state_input_proj(state.to(dtype)))
-        places = [
-            image_positions(*image.shape[-2:], self.config.hidden_size, image.device).to(dtype) for image in features
-        ]
+        width, device = self.config.hidden_size, state.device
+        places = [image_positions(*image.shape[-2:], width, dtype, device) for image in features]
         states = torch.cat((*single, *(image.flatten(2).transpose(1, 2) for image in features)), dim=1)
         return Tokens(states, torch.cat((self.encoder_1d_feature_pos_embed.weight, *places)))
 

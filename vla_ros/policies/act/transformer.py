@@ -150,12 +150,14 @@ class Decoder(nn.Module):
 
 
 @constant
-def image_positions(rows: int, cols: int, width: int, device: torch.device) -> Float[Tensor, "places width"]:
+def image_positions(
+    rows: int, cols: int, width: int, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "places width"]:
     """Of features row by row: sines and cosines in turn, of the place along y, then along x, counted from 1 and as a
     share of the side."""
     along_y, along_x = (_along(num, width // 2) for num in (rows, cols))
     y = along_y[:, None].expand(-1, cols, -1)
-    return torch.cat((y, along_x.expand(rows, -1, -1)), dim=-1).flatten(0, 1).to(device)
+    return torch.cat((y, along_x.expand(rows, -1, -1)), dim=-1).flatten(0, 1).to(dtype).to(device)
 
 
 @constant
