@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from lerobot_helpers import KINDS, take  # noqa: E402
+from lerobot_helpers import FOLDERS, KEPT, KINDS, take  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from vla_ros.execution.runner import PolicyRunner  # noqa: E402
+from vla_ros.policies.act.config import CameraInput  # noqa: E402
 from vla_ros.policies.act.policy import ActPolicy  # noqa: E402
+from vla_ros.policies.config import DataConfig  # noqa: E402
 from vla_ros.policies.directory import LoadedPolicy, infer, load_policy, save_policy  # noqa: E402
 from vla_ros.policies.files import open_policy  # noqa: E402
 from vla_ros.policies.fill import build_policy  # noqa: E402
@@ -22,11 +26,16 @@ from vla_ros.policies.importing.directory import write_policy  # noqa: E402
 from vla_ros.policies.smolvla.policy import SmolVLAPolicy  # noqa: E402
 from vla_ros.policies.smolvla.processor import fit_picture  # noqa: E402
 from vla_ros.policies.utils.training import FlowDraws  # noqa: E402
+from vla_ros.robot import load_robot  # noqa: E402
+from vla_ros.share import robot_file  # noqa: E402
+from vla_ros.training.config import OptimizerConfig, TrainConfig  # noqa: E402
+from vla_ros.training.run import train  # noqa: E402
 from vla_ros.transforms.sample import TextTarget, TrainingBatch  # noqa: E402
 from vla_ros.types import Continuation, Observation  # noqa: E402
 from vla_ros.wire import decode_request, encode_request  # noqa: E402
 
 CPU = torch.device("cpu")
+BAG = KEPT.parent / "tabletop_touch"
 
 
 @pytest.fixture(scope="module")
@@ -221,3 +230,31 @@ def test_what_a_picture_leaves_over_is_black_above_it_or_at_its_left(height: int
 def test_the_golden_case_is_of_the_checkpoints_own_cameras(policies: Mapping[str, Path]) -> None:
     golden = open_policy(policies["smolvla"]).golden
     assert {name: image.shape for name, image in golden.observation.images.items()} == {"top": (480, 640, 3)}
+
+
+def test_a_backbone_in_sixteen_bits_stays_so_in_the_directory(tmp_path: Path) -> None:
+    shutil.copytree(KEPT / FOLDERS["smolvla"] / "checkpoint", tmp_path / "mixed")
+    weights = load_file(tmp_path / "mixed/model.safetensors")
+    mixed = {name: value.bfloat16() if "vlm_with_expert.vlm" in name else value for name, value in weights.items()}
+    save_file(mixed, tmp_path / "mixed/model.safetensors")
+    write_policy(tmp_path / "policy", tmp_path / "mixed/model.safetensors", take("smolvla", tmp_path / "mixed"))
+    stored = load_file(tmp_path / "policy/model.safetensors")
+    assert {value.dtype for name, value in stored.items() if name.startswith("vlm.")} == {torch.bfloat16}
+    assert stored["expert.norm.weight"].dtype == torch.float32
+    for dtype in (torch.float32, torch.bfloat16):
+        assert not load_policy(tmp_path / "policy", CPU, dtype).drift
+
+
+def test_two_steps_of_training_on_a_bag_make_a_policy_directory(policies: Mapping[str, Path], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(BAG, tmp_path / "bags" / name)
+    robot = load_robot(robot_file("tabletop"))
+    cameras = tuple(CameraInput((camera.height, camera.width)) for camera in robot.cameras)
+    config = replace(load_policy(policies["act"], CPU).policy.config, cameras=cameras)
+    data = DataConfig(robot.joint_names, robot.camera_names, config.action_horizon, chunk_dt_s=0.1)
+    optimizer = OptimizerConfig(2, batch_size=4, learning_rate=1e-3, warmup_steps=1)
+    folders = [str(tmp_path / name) for name in ("bags", "run", "policy")]
+    train_config = TrainConfig("tabletop", *folders, config, data, optimizer, num_workers=1, device="cpu")
+    report = train(train_config, robot_file("tabletop"), lambda line: None)
+    assert report.num_steps == 2 and np.isfinite(report.validation.error_rad).all()
+    assert not load_policy(tmp_path / "policy", CPU).drift
