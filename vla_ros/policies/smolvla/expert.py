@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vla_ros.policies.modules.action_expert.dit import GatedMLP, KeysValues
 from vla_ros.policies.modules.layers.llama import Heads, attend, finish_layer, read_heads, rms_norm_of
-from vla_ros.policies.modules.layers.packing import PackedLayer, ReorderedLinear
+from vla_ros.policies.modules.layers.packing import PackedLayer, reorder_layer
 from vla_ros.policies.utils.transformers import Rotary, apply_rotary
 
 
@@ -71,13 +71,7 @@ class ExpertLayer(nn.Module):
 
     def pack_weights(self) -> None:
         """Lay the weights out for inference."""
-        attn, mlp = self.self_attn, self.mlp
-        self.packed = PackedLayer(
-            qkv=ReorderedLinear((attn.q_proj,) if self.is_cross else (attn.q_proj, attn.k_proj, attn.v_proj)),
-            out=ReorderedLinear((attn.o_proj,)),
-            gate_up=ReorderedLinear((mlp.gate_proj, mlp.up_proj)),
-            down=ReorderedLinear((mlp.down_proj,)),
-        )
+        self.packed = reorder_layer(self.self_attn, self.mlp, own_inputs=not self.is_cross)
 
     def read(self, prefix: KeysValues) -> KeysValues:
         """The keys and values of the prefix for this layer, the same for every step."""
