@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from vla_ros.policies.act.config import ActConfig, CameraInput
 from vla_ros.policies.act.processor import ActProcessor
-from vla_ros.policies.config import DataConfig
 from vla_ros.policies.importing.checkpoint import Checkpoint
 from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint, is_statistic
-from vla_ros.policies.importing.settings import ACTION_OFFSET, Imported, ImportSettings
+from vla_ros.policies.importing.settings import Imported, ImportSettings
 from vla_ros.policies.importing.stored import fill_stored, open_stored
 from vla_ros.strict import quoted
 from vla_ros.transforms.normalize import LEROBOT_EPSILON
@@ -22,25 +23,14 @@ def import_lerobot(checkpoint: LeRobotCheckpoint, settings: ImportSettings) -> I
     ``settings``."""
     stored = open_stored(checkpoint.weights, _our_name)
     config = make_config(checkpoint, stored)
-    names = _cameras(checkpoint, config, settings)
-    action, stats = checkpoint.normalization(ACTION), {}
-    state_mode = None
+    _check_cameras(checkpoint, config, settings)
+    action, keys, stats = checkpoint.normalization(ACTION), [each.key for each in checkpoint.cameras], {}
+    data = settings.data_config(keys, config.action_horizon, action.mode)
     if config.state_history:
         state = checkpoint.normalization(STATE)
-        state_mode, stats["state"] = state.mode, state.rows(1)
-    data = DataConfig(
-        joint_names=settings.joint_names,
-        camera_names=names,
-        action_horizon=config.action_horizon,
-        chunk_dt_s=settings.chunk_dt_s,
-        action_offset=ACTION_OFFSET,
-        state_history=config.state_history,
-        normalization=action.mode,
-        state_normalization=state_mode,
-        state=settings.state,
-        action=settings.action,
-        joint_limits=settings.joint_limits,
-    )
+        data, stats["state"] = replace(data, state_normalization=state.mode), state.rows(1)
+    else:
+        data = replace(data, state_history=0)
     processor = ActProcessor(config, data, {**stats, "action": action.rows(config.action_horizon)})
     policy = fill_stored(config, checkpoint.weights, stored, "ACT policy")
     return Imported(policy, processor, stored.memory)
@@ -101,9 +91,8 @@ def _camera_input(checkpoint: LeRobotCheckpoint, key: str) -> CameraInput:
     return CameraInput((shape[1], shape[2]), tuple(mean.tolist()), tuple(std.tolist()))
 
 
-def _cameras(checkpoint: LeRobotCheckpoint, config: ActConfig, settings: ImportSettings) -> tuple[str, ...]:
-    """The robot's camera for each of the policy's, of which none may be missing."""
-    names = []
+def _check_cameras(checkpoint: LeRobotCheckpoint, config: ActConfig, settings: ImportSettings) -> None:
+    """Raises ValueError where one of the policy's cameras is missing or has another size than in training."""
     for feature, camera in zip(checkpoint.cameras, config.cameras, strict=True):
         given = settings.cameras.get(feature.key)
         if given is None:
@@ -114,8 +103,6 @@ def _cameras(checkpoint: LeRobotCheckpoint, config: ActConfig, settings: ImportS
             height, width = camera.size
             fix = "set the camera to that: an ACT policy resizes nothing"
             raise ValueError(f"{got}, '{quoted(feature.key)}' was {height}x{width} in training; {fix}")
-        names.append(given.name)
-    return tuple(names)
 
 
 def _our_name(name: str) -> str | None:

@@ -10,12 +10,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from vla_ros.policies.config import DataConfig
 from vla_ros.policies.families import find_config
 from vla_ros.policies.importing import hub
 from vla_ros.policies.importing.checkpoint import Checkpoint
 from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint, is_statistic, read_object
-from vla_ros.policies.importing.settings import ACTION_OFFSET, Imported, ImportSettings
+from vla_ros.policies.importing.settings import Imported, ImportSettings
 from vla_ros.policies.importing.stored import fill_stored, open_stored
 from vla_ros.policies.importing.tokenizer import find_tokenizer_file
 from vla_ros.policies.modules.vlm_bridge.processor import read_int
@@ -52,18 +51,8 @@ def import_lerobot(checkpoint: LeRobotCheckpoint, settings: ImportSettings) -> I
     config = make_config(checkpoint, stored, find_vlm(checkpoint, settings.vlm), tokenizer, num_missing)
     config = replace(config, cuts_left=_cuts_left(path, name))
     state, action = checkpoint.normalization(STATE), checkpoint.normalization(ACTION)
-    data = DataConfig(
-        joint_names=settings.joint_names,
-        camera_names=tuple(camera.name for camera in cameras),
-        action_horizon=config.action_horizon,
-        chunk_dt_s=settings.chunk_dt_s,
-        action_offset=ACTION_OFFSET,
-        normalization=action.mode,
-        state_normalization=state.mode,
-        state=settings.state,
-        action=settings.action,
-        joint_limits=settings.joint_limits,
-    )
+    keys = [each.key for each in checkpoint.cameras]
+    data = settings.data_config(keys, config.action_horizon, action.mode, state.mode)
     pictures = PictureConfig(tuple((camera.height, camera.width) for camera in cameras))
     stats = {"state": state.rows(1), "action": action.rows(config.action_horizon)}
     processor = SmolVLAProcessor(config, data, pictures, tokenizer, stats)
