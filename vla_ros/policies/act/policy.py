@@ -112,9 +112,11 @@ class ActPolicy(BasePolicy):
         return Tokens(states, torch.cat((self.encoder_1d_feature_pos_embed.weight, *places)))
 
     def encode(self, tokens: Tokens) -> Tokens:
+        """What the decoder reads."""
         return Tokens(self.encoder(tokens.states, tokens.positions), tokens.positions)
 
     def decode(self, memory: Tokens, started: Tensor) -> Float[Tensor, "batch horizon action"]:
+        """Actions from what was encoded; ``started`` is what ``prepare`` gives."""
         queries = self.decoder_pos_embed.weight
         return self.action_head(self.decoder(started, queries, memory.states, memory.positions))
 

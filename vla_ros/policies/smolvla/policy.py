@@ -18,7 +18,7 @@ from vla_ros.policies.modules.layers.flow_time import embed_flow_time
 from vla_ros.policies.modules.layers.llama import attend, finish_layer, read_heads
 from vla_ros.policies.modules.layers.packing import PackedLayer, reorder_layer
 from vla_ros.policies.modules.layers.siglip import SiglipTower
-from vla_ros.policies.modules.vlm_bridge.smolvlm.bridge import build_model, rounds_positions_down, see
+from vla_ros.policies.modules.vlm_bridge.smolvlm.bridge import build_model, see
 from vla_ros.policies.smolvla.config import SmolVLAConfig
 from vla_ros.policies.smolvla.expert import Expert, HeadSizes, SuffixView
 from vla_ros.policies.smolvla.request import SmolVLARequest
@@ -173,8 +173,9 @@ class SmolVLAPolicy(FlowMatchingPolicy):
         return PrefixTokens(states, F.pad(F.pad(observation.token_mask, (num_seen, 0), value=True), (0, 1), value=True))
 
     def see_pictures(self, observation: SmolVLAObservation) -> Float[Tensor, "batch cameras image_tokens hidden"]:
+        """Their tokens, not yet scaled."""
         pixels = observation.pictures.flatten(0, 1).permute(0, 3, 1, 2).to(self.dtype)
-        images = see(self.vlm, self.vision, pixels, rounds_positions_down(self.config.vlm_config))
+        images = see(self.vlm, self.vision, pixels, rounds_down=False)
         return images.unflatten(0, observation.pictures.shape[:2])
 
     def run_prefix(self, tokens: PrefixTokens, num_layers: int) -> tuple[KeysValues, ...]:
