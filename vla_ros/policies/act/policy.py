@@ -63,6 +63,8 @@ class ActPolicy(BasePolicy):
     def pack_weights(self) -> None:
         self.requires_grad_(False)
         self.backbone.pack_weights()
+        for layer in (*self.encoder.layers, *self.decoder.layers):
+            layer.pack_weights()
 
     def check_request(self, request: ActRequest) -> None:
         super().check_request(request)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vla_ros.policies.act.config import ActConfig
+from vla_ros.policies.modules.layers.packing import ReorderedLinear
 from vla_ros.policies.utils.transformers import constant
 
 TEMPERATURE = 10_000.0
@@ -71,6 +72,11 @@ class FeedForward(nn.Module):
         self.linear2 = nn.Linear(config.feedforward_size, config.hidden_size)
         for i in range(num_norms):
             self.add_module(f"norm{i + 1}", nn.LayerNorm(config.hidden_size))
+        self.packed: tuple[ReorderedLinear, ReorderedLinear] | None = None
+
+    def pack_weights(self) -> None:
+        """Lay the two large layers out for inference."""
+        self.packed = ReorderedLinear((self.linear1,)), ReorderedLinear((self.linear2,))
 
     def add(self, x: Tensor, norm: nn.Module, change: Tensor) -> Float[Tensor, "batch rows width"]:
         """``x`` and what a part of the layer made of it, normed unless that was normed before."""
@@ -82,8 +88,9 @@ class FeedForward(nn.Module):
         return norm(x) if self.pre_norm else x
 
     def feed_forward(self, x: Tensor, norm: nn.Module) -> Float[Tensor, "batch rows width"]:
-        hidden = self.activation(self.linear1(self.normed(x, norm)))
-        return self.add(x, norm, self.linear2(F.dropout(hidden, self.dropout, self.training)))
+        up, down = self.packed or (self.linear1, self.linear2)
+        hidden = self.activation(up(self.normed(x, norm)))
+        return self.add(x, norm, down(F.dropout(hidden, self.dropout, self.training)))
 
     def attend_to_self(self, x: Tensor, positions: Tensor) -> Float[Tensor, "batch rows width"]:
         normed = self.normed(x, self.norm1)
