@@ -118,6 +118,16 @@ def test_a_picture_of_another_size_is_refused_by_the_name_of_its_camera(loaded: 
         loaded.processor.process(replace(seen, images=images))
 
 
+def test_smolvla_sees_black_where_a_slot_without_a_camera_is_to_be_zeros(policies: Mapping[str, Path]) -> None:
+    processor = load_policy(policies["smolvla"], CPU).processor
+    first, second = processor.data.cameras
+    assert (first.camera, second.camera, second.missing) == ("top", None, "mask")
+    data = replace(processor.data, cameras=(replace(second, missing="zeros"), first))
+    seen = type(processor)(processor.config, data, processor.pictures, processor.tokenizer, processor.stats)
+    black, top = seen.process(observe(LoadedPolicy(None, processor, ()))).pictures
+    assert (black == -1.0).all() and (top != -1.0).any()
+
+
 def test_act_says_why_it_cannot_continue_a_chunk(policies: Mapping[str, Path]) -> None:
     act = load_policy(policies["act"], CPU)
     chunk = Continuation(np.zeros((act.policy.config.action_horizon, 6)), 1)

@@ -54,15 +54,14 @@ class ActProcessor(PolicyProcessor):
 
     def __init__(self, config: ActConfig, data: DataConfig, stats: Mapping[str, FieldStats], digest: str = "") -> None:
         super().__init__(config, data, stats, digest)
-        if len(data.camera_names) != len(config.cameras):
-            got = f"data.camera_names are {len(data.camera_names)}, policy.cameras {len(config.cameras)}"
-            raise ValueError(
-                f"policy.yaml: {got}; make them as many: an ACT policy needs each camera it was trained on"
-            )
+        if not len(self.camera_names) == len(data.slots) == len(config.cameras):
+            got = f"data has {len(self.camera_names)} cameras, policy.cameras {len(config.cameras)}"
+            raise ValueError(f"policy.yaml: {got}; make them as many: ACT needs each camera it was trained on")
 
     @property
     def camera_size(self) -> tuple[int, int]:
-        return self.camera_sizes[self.camera_names[0]]
+        sizes = set(self.camera_sizes.values())
+        return next(iter(sizes)) if len(sizes) == 1 else (0, 0)
 
     @property
     def camera_sizes(self) -> Mapping[str, tuple[int, int]]:

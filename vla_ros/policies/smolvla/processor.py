@@ -16,7 +16,7 @@ from vla_ros.policies.modules.vlm_bridge.processor import read_int
 from vla_ros.policies.processor import PolicyProcessor, read_text
 from vla_ros.policies.smolvla.config import SmolVLAConfig
 from vla_ros.policies.smolvla.request import SmolVLARequest
-from vla_ros.strict import config_to_dict, parse_config, parse_json, quoted
+from vla_ros.strict import config_to_dict, parse_config, parse_json
 from vla_ros.transforms.images import fitted_size, resize_bilinear
 from vla_ros.transforms.normalize import FieldStats
 from vla_ros.transforms.sample import TextTarget
@@ -62,11 +62,10 @@ class SmolVLAProcessor(PolicyProcessor):
         self.pictures, self.tokenizer = pictures, tokenizer
         tokenizer.encode_special_tokens = True  # an instruction that spells a special token stays plain text
         self.side = read_int(config.vlm_config, "vision_config", "image_size")
-        if len(pictures.camera_sizes) != len(data.camera_names) or not pictures.camera_sizes:
+        if len(pictures.camera_sizes) != len(self.camera_names) or not data.slots:
             got = f"{len(pictures.camera_sizes)} camera_sizes"
-            raise ValueError(
-                f"processor.json: {got}; expected one for each of {', '.join(data.camera_names) or 'no camera'}"
-            )
+            cameras = ", ".join(self.camera_names) or "no camera"
+            raise ValueError(f"processor.json: {got}; expected one for each of {cameras}")
         num_tokens, vocab_size = 1 + max(tokenizer.get_vocab().values(), default=-1), self._vocab_size
         if num_tokens > vocab_size:
             got = f"tokenizer.json: {num_tokens} tokens, the backbone has {vocab_size}"
@@ -94,7 +93,8 @@ class SmolVLAProcessor(PolicyProcessor):
 
     @property
     def camera_size(self) -> tuple[int, int]:
-        return self.camera_sizes[self.camera_names[0]]
+        sizes = set(self.camera_sizes.values())
+        return next(iter(sizes)) if len(sizes) == 1 else (0, 0)
 
     @property
     def camera_sizes(self) -> Mapping[str, tuple[int, int]]:
@@ -161,13 +161,13 @@ class SmolVLAProcessor(PolicyProcessor):
     ) -> SmolVLARequest:
         tokens, mask = np.zeros(bucket, np.int64), np.arange(bucket) < len(ids)
         tokens[: len(ids)] = ids
-        pictures = [self._picture(*named) for named in zip(self.camera_names, images, strict=True)]
+        pictures = [self._picture(slot.camera, image) for slot, image in zip(self.data.slots, images, strict=True)]
         return SmolVLARequest(stamp_ns, np.stack(pictures), tokens, mask, state, noise)
 
-    def _picture(self, name: str, image: np.ndarray) -> np.ndarray:
-        size = self.camera_sizes[name]
+    def _picture(self, name: str | None, image: np.ndarray) -> np.ndarray:
+        size = image.shape[:2] if name is None else self.camera_sizes[name]  # without a camera, black of any size
         if image.shape != (*size, 3) or image.dtype != np.uint8:
-            got = f"camera '{quoted(name)}' gives {image.dtype} {list(image.shape)}"
+            got = f"camera '{name}' gives {image.dtype} {list(image.shape)}"
             raise ValueError(f"{got}; expected uint8 {[*size, 3]}: set its size and rgb8")
         return fit_picture(image, self.side)
 
