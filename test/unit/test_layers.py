@@ -122,6 +122,7 @@ MAY_IMPORT = {
         "safetensors",
         "tokenizers",
         "vla_ros.policies",
+        "vla_ros.robot",
         "vla_ros.share",
         "vla_ros.spaces",
         "vla_ros.transforms",
@@ -137,6 +138,8 @@ MAY_IMPORT = {
         "vla_ros.transforms",
         "vla_ros.types",
     }
+    | TORCH,
+    "vla_ros.policies.smolvla": {"numpy", "tokenizers", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types"}
     | TORCH,
     "vla_ros.execution": {"numpy", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types", "vla_ros.wire"} | TORCH,
     "vla_ros.audit": {"numpy", "vla_ros.execution", "vla_ros.policies", "vla_ros.transforms"} | TORCH,

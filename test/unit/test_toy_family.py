@@ -117,9 +117,11 @@ def test_a_request_comes_back_from_the_wire_as_it_was_sent(policy_dir: Path) -> 
 def test_a_chunk_to_continue_is_refused_in_one_line(policy_dir: Path) -> None:
     processor, policy = load_processor(policy_dir), load_policy(policy_dir, "cpu").policy
     seen = observation(processor)
-    with pytest.raises(ValueError, match="a Toy cannot continue a chunk; choose another strategy than rtc"):
+    with pytest.raises(
+        ValueError, match=r"Toy cannot continue a chunk \(it was .*\); choose another strategy than rtc"
+    ):
         processor.process(seen, Continuation(np.zeros((HORIZON, 6)), 1))
-    with pytest.raises(ValueError, match="a Toy cannot continue a chunk"):
+    with pytest.raises(ValueError, match="Toy cannot continue a chunk"):
         load_policy(policy_dir, "cpu", with_guidance=True)
     zeros, ones = np.zeros((HORIZON, 6), np.float32), np.ones(HORIZON, np.float32)
     request = replace(processor.process(seen), previous_actions=zeros, guidance_weights=ones)
@@ -209,5 +211,7 @@ def test_a_family_that_is_not_registered_is_refused_with_those_that_are(policy_d
     document["policy"]["type"] = "os.system"
     (policy_dir / "policy.yaml").write_text(yaml.safe_dump(document))
     for load in (load_processor, lambda folder: load_policy(folder, "cpu")):
-        with pytest.raises(ValueError, match="policy.yaml: policy.type is 'os.system'; expected one of PiPolicy, Toy$"):
+        with pytest.raises(
+            ValueError, match="policy.yaml: policy.type is 'os.system'; expected one of PiPolicy, .*, Toy$"
+        ):
             load(policy_dir)

@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policy",
         metavar="NAME",
         help="a policy directory, or a configuration with random weights: pi-qwen, pi-paligemma, pi-paligemma2, "
-        f"pi-smol, pi-smol-500m, pi0, pi05, mid (with --control a policy directory, default {DEFAULT_CONTROL_POLICY})",
+        "pi-smol, pi-smol-500m, pi0, pi05, smolvla, act, mid (with --control a policy directory, default "
+        f"{DEFAULT_CONTROL_POLICY})",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where to run it (default: cuda where there is one)")
     parser.add_argument("--num-threads", type=int, metavar="N", help="threads on a CPU (default: torch's own choice)")

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chunk-dt-s", type=float, metavar="S", help="between two actions (default: the space's, of a run 0.1)"
     )
+    parser.add_argument("--vlm", metavar="PATH", help="the VLM's config.json or its folder (default: found or fetched)")
     declared = parser.add_argument_group("LeRobot's and openpi's checkpoints")
     declared.add_argument("--space", metavar="PRESET|FILE", help="what the numbers of its state and actions mean")
     declared.add_argument(
@@ -47,7 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     declared.add_argument("--no-state-in-prompt", action="store_true", help="pi0.5 that was trained without it")
     runs = parser.add_argument_group("runs of vla-scratch")
-    runs.add_argument("--vlm", metavar="PATH", help="the VLM's config.json or its folder (default: found or fetched)")
     runs.add_argument("--stats", metavar="FILE", help="statistics, an .npz (default: the one in SOURCE)")
     runs.add_argument(
         "--action-mode",
@@ -82,10 +82,9 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _import_checkpoint(args: argparse.Namespace, source: Source, robot: RobotConfig, out: Path) -> ImportReport:
     from vla_ros.policies.importing.run import Answers, import_checkpoint
-    from vla_ros.policies.importing.settings import LEROBOT_VERSIONS, CameraSettings
-    from vla_ros.spaces.components import RobotJoints
+    from vla_ros.policies.importing.settings import LEROBOT_VERSIONS
 
-    _refuse(args, "a checkpoint of LeRobot or openpi", "vlm", "stats", "action_mode", "camera_size")
+    _refuse(args, "a checkpoint of LeRobot or openpi", "stats", "action_mode", "camera_size")
     if args.lerobot_version not in LEROBOT_VERSIONS:
         got = f"--lerobot-version is '{args.lerobot_version}'"
         raise ValueError(f"{got}; expected one of {', '.join(LEROBOT_VERSIONS)}")
@@ -95,12 +94,12 @@ def _import_checkpoint(args: argparse.Namespace, source: Source, robot: RobotCon
         chunk_dt_s=args.chunk_dt_s,
         asset=args.asset,
         tokenizer=args.tokenizer,
+        vlm=args.vlm,
         lerobot_version=args.lerobot_version,
         ignored_steps=tuple(args.ignore_step),
         tells_state=not args.no_state_in_prompt,
     )
-    cameras = {camera.name: CameraSettings(camera.name, camera.height, camera.width) for camera in robot.cameras}
-    return import_checkpoint(source, out, RobotJoints(robot.joint_names, robot.joint_limits), cameras, answers)
+    return import_checkpoint(source, out, robot, answers)
 
 
 def _import_run(args: argparse.Namespace, robot: RobotConfig, out: Path) -> ImportReport:

@@ -48,6 +48,7 @@ class Family:
 
 
 _PI, _PI0 = "vla_ros.policies.pi", "vla_ros.policies.pi0"
+_ACT, _SMOLVLA = "vla_ros.policies.act", "vla_ros.policies.smolvla"
 FAMILIES = {
     "PiPolicy": Family(
         f"{_PI}.config:PiConfig", f"{_PI}.processor:PiProcessor", f"{_PI}.policy:PiPolicy", f"{_PI}.trials:PiTrials"
@@ -57,6 +58,18 @@ FAMILIES = {
         f"{_PI0}.processor:Pi0Processor",
         f"{_PI0}.policy:Pi0Policy",
         f"{_PI0}.trials:Pi0Trials",
+    ),
+    "ActPolicy": Family(
+        f"{_ACT}.config:ActConfig",
+        f"{_ACT}.processor:ActProcessor",
+        f"{_ACT}.policy:ActPolicy",
+        f"{_ACT}.trials:ActTrials",
+    ),
+    "SmolVLAPolicy": Family(
+        f"{_SMOLVLA}.config:SmolVLAConfig",
+        f"{_SMOLVLA}.processor:SmolVLAProcessor",
+        f"{_SMOLVLA}.policy:SmolVLAPolicy",
+        f"{_SMOLVLA}.trials:SmolVLATrials",
     ),
 }
 

@@ -33,6 +33,7 @@ class PolicyProcessor(ABC):
     request_type: ClassVar[type[PolicyRequest]]
     settings_type: ClassVar[type | None] = None  # what the ``processor`` group of a train config is; None: nothing
     is_guidable: ClassVar[bool] = False  # whether its policies take requests that continue a chunk
+    why_not_guidable: ClassVar[str] = "it was not made for that"
     tokenizer: Any = None  # where it has one, a ``tokenizers.Tokenizer``
 
     def __init__(
@@ -229,7 +230,8 @@ class PolicyProcessor(ABC):
 
     def _check_guidable(self) -> None:
         if not self.is_guidable:
-            raise ValueError(f"a {self.config.type} cannot continue a chunk; choose another strategy than rtc")
+            why = f"cannot continue a chunk ({self.why_not_guidable})"
+            raise ValueError(f"policy type {self.config.type} {why}; choose another strategy than rtc")
 
     def _noise(self, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed % 2**64)

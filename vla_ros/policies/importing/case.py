@@ -17,6 +17,7 @@ from vla_ros.strict import check_safetensors, explained
 from vla_ros.types import Observation
 
 IMAGES = ("observation.images.", "image.")  # LeRobot's names, and the beginning of openpi's
+NO_TASK = "none"  # of a policy that reads no instruction
 # A file of outputs alone, LeRobot 0.4's for the observation of the other.
 OLD_RULES, OBSERVED = "case_v04", "case.safetensors"
 
@@ -60,7 +61,9 @@ def _read(path: Path, prefix: str) -> tuple[str, dict[str, np.ndarray]]:
     check_safetensors(path)
     with safe_open(path, framework="np") as file:
         names = [name for name in file.keys() if name.startswith(prefix)]
-        return (file.metadata() or {})["task"], {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+        return (file.metadata() or {}).get("task", NO_TASK), {
+            name.removeprefix(prefix): file.get_tensor(name) for name in names
+        }
 
 
 @dataclass(frozen=True)

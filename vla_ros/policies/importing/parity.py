@@ -35,10 +35,12 @@ def compare_case_dir(folder: Path) -> Mapping[str, Difference]:
     if not cases:
         raise ValueError(f"{folder} has no {CASES}; give a folder with a checkpoint and a recorded case")
     differences: dict[str, Difference] = {}
+    rename: Mapping[str, str] = {}
     for config in sorted(folder.glob(CHECKPOINTS)):
         path = config.parent
         checkpoint: Any = read_openpi(path, None) if (path / ASSETS).is_dir() else read_lerobot(path)
-        kind, rename = getattr(checkpoint, "type", "openpi"), getattr(checkpoint, "rename", {})
+        kind = getattr(checkpoint, "type", "openpi")
+        rename = getattr(checkpoint, "rename", {}) or rename  # LeRobot 0.3's says none; the observation is the same
         if kind not in COMPARE:
             raise ValueError(f"{path}: a case of type '{kind}' can't be compared; expected one of {', '.join(COMPARE)}")
         for case in cases:

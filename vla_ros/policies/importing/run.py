@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from vla_ros.policies.importing.declaring import Declaration, assign_cameras, check_order, declare
+from vla_ros.policies.importing.declaring import Declaration, assign_cameras, check_order, declare, joints_of
 from vla_ros.policies.importing.directory import ImportReport, check_free, write_policy
 from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint, read_lerobot
 from vla_ros.policies.importing.openpi import CAMERAS, OpenPiCheckpoint, read_openpi
 from vla_ros.policies.importing.settings import CameraSettings, Imported, ImportSettings
 from vla_ros.policies.importing.source import LEROBOT, Source
+from vla_ros.robot import RobotConfig
 from vla_ros.spaces.components import RobotJoints
 from vla_ros.strict import config_to_dict
 
@@ -36,20 +38,21 @@ class Answers:
     chunk_dt_s: float | None = None
     asset: str | None = None
     tokenizer: str | None = None
+    vlm: str | None = None
     lerobot_version: str = "0.6"
     ignored_steps: tuple[str, ...] = ()
     tells_state: bool = True
 
 
-def import_checkpoint(
-    source: Source, out: Path, robot: RobotJoints, cameras: Mapping[str, CameraSettings], answers: Answers
-) -> ImportReport:
-    """Make the policy directory ``out``; ``cameras`` are the robot's, by name.
+def import_checkpoint(source: Source, out: Path, robot_config: RobotConfig, answers: Answers) -> ImportReport:
+    """Make the policy directory ``out`` for a robot.
 
     Raises ValueError, in one line, for an ``out`` that is in use, a checkpoint that isn't whole or isn't known, what it
     doesn't say and nobody else does, and what contradicts it.
     """
     check_free(out)
+    robot = replace(joints_of(robot_config), chunk_dt_s=answers.chunk_dt_s or math.nan)
+    cameras = {x.name: CameraSettings(x.name, x.height, x.width) for x in robot_config.cameras}
     if source.kind == LEROBOT:
         checkpoint: Any = read_lerobot(source.folder, answers.ignored_steps)
         kind, keys = checkpoint.type, tuple(each.key for each in checkpoint.cameras)
@@ -73,8 +76,10 @@ def import_checkpoint(
         action=declared.file.action,
         joint_limits=_limits(declared, robot),
         tokenizer=answers.tokenizer,
+        vlm=answers.vlm,
         lerobot_version=answers.lerobot_version,
         tells_state=answers.tells_state,
+        robot=robot_config,
     )
     return write_policy(out, checkpoint.weights, _load(IMPORTERS[kind])(checkpoint, settings))
 
@@ -86,7 +91,8 @@ def _declare_lerobot(checkpoint: LeRobotCheckpoint, robot: RobotJoints, answers:
     if not checkpoint.has_stats:
         got = f"{checkpoint.folder} has no statistics of its actions: a base checkpoint"
         raise ValueError(f"{got}, which nothing can be driven with; fine-tune it on data of the robot, and import that")
-    sizes = {"state": checkpoint.feature(STATE).shape[0], "action": checkpoint.feature(ACTION).shape[0]}
+    shapes = {each.key: each.shape for each in checkpoint.inputs}
+    sizes = {"state": shapes.get(STATE, (None,))[0], "action": checkpoint.feature(ACTION).shape[0]}
     declared = declare(answers.space, robot, sizes, checkpoint.relative_dims(), _what(checkpoint))
     check_order(checkpoint.action_names(), declared.action, _what(checkpoint))
     return declared

@@ -114,5 +114,5 @@ def _is_wanted(name: str) -> bool:
     """Of a checkpoint's folder: its own files, its tokenizer's, and its statistics."""
     path = PurePosixPath(name)
     is_own = len(path.parts) == 1 and path.suffix in _FILES
-    is_tokenizer = len(path.parts) == 2 and path.name == "tokenizer.json"
+    is_tokenizer = len(path.parts) == 2 and path.name in ("tokenizer.json", "tokenizer_config.json")
     return is_own or is_tokenizer or (path.parts[0] == ASSETS and path.name == STATS_FILE)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from vla_ros.policies import fill
+from vla_ros.policies.base import BasePolicy
+from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.importing.checkpoint import DTYPES, Checkpoint, check_finite
 from vla_ros.policies.importing.mapped import MappedFile
 from vla_ros.strict import check_safetensors, explained, quoted
@@ -37,3 +40,14 @@ def check_stored(path: Path, checkpoint: Checkpoint) -> None:
     """Raises ValueError where a weight isn't finite."""
     with explained(f"{path}: "):
         check_finite(checkpoint)
+
+
+def fill_stored(config: PolicyConfig, path: Path, stored: Checkpoint, what: str) -> BasePolicy:
+    """The policy of ``config`` over the mapped weights of ``path``. Raises ValueError, before one is read, for weights
+    that are missing, too many or of another shape than a whole ``what`` has, and for values that are not finite."""
+    policy = fill.build_on_meta(config, str(path))
+    with explained(f"{path}: "):
+        fill.check_shapes({name: value.shape for name, value in stored.weights.items()}, policy, f"give a whole {what}")
+    check_stored(path, stored)
+    fill.fill_policy(policy, stored.weights.__getitem__)
+    return policy.eval()

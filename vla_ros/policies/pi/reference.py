@@ -20,8 +20,8 @@ from torch import Tensor
 
 from vla_ros.policies.modules.action_expert.dit import embed_time
 from vla_ros.policies.modules.layers.gemma import gemma_norm, norm_weight
+from vla_ros.policies.modules.layers.llama import rms_norm_of
 from vla_ros.policies.modules.layers.pixels import normalize_patches
-from vla_ros.policies.modules.vlm_bridge.base import rms_norm_of
 from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation, VLMInputs
 from vla_ros.policies.modules.vlm_bridge.paligemma.bridge import PaliGemmaBridge
 from vla_ros.policies.modules.vlm_bridge.qwen.bridge import VISION_ROPE_THETA, QwenBridge

@@ -88,6 +88,16 @@ def pack_layer(attn: nn.Module, mlp: nn.Module) -> PackedLayer:
     return PackedLayer(qkv, attn.o_proj, PackedLinear((mlp.gate_proj, mlp.up_proj)), mlp.down_proj)
 
 
+def reorder_layer(attn: nn.Module, mlp: nn.Module, own_inputs: bool = True) -> PackedLayer:
+    """As ``pack_layer``, all four reordered; without ``own_inputs`` keys and values are made of something else."""
+    return PackedLayer(
+        qkv=ReorderedLinear((attn.q_proj, attn.k_proj, attn.v_proj) if own_inputs else (attn.q_proj,)),
+        out=ReorderedLinear((attn.o_proj,)),
+        gate_up=ReorderedLinear((mlp.gate_proj, mlp.up_proj)),
+        down=ReorderedLinear((mlp.down_proj,)),
+    )
+
+
 def project_qkv(
     attn: nn.Module, packed: PackedLayer | None, x: Float[Tensor, "batch rows dim"], num_rows: int
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,14 +6,14 @@ For any tower with SigLIP's module names: ``embeddings.{patch_embedding,position
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from vla_ros.policies.modules.layers.packing import PackedLinear
+from vla_ros.policies.modules.layers.packing import PackedLinear, Projection, ReorderedLinear
 from vla_ros.policies.modules.layers.pixels import normalize_patches
 from vla_ros.policies.modules.layers.sizes import SiglipSizes
 
@@ -61,27 +61,33 @@ class SiglipTower:
 
     def __init__(self, tower: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self._tower, self._mean, self._std = tower, mean, std
-        self._packed: tuple[PackedLinear | None, ...] = (None,) * len(tower.encoder.layers)
+        self._packed: tuple[_PackedVision | None, ...] = (None,) * len(tower.encoder.layers)
 
     def unpacked(self) -> SiglipTower:
         """The same tower, layer by layer as the model has it."""
         return SiglipTower(self._tower, self._mean, self._std)
 
-    def pack_weights(self) -> None:
-        """Lay the query, key and value weights of each layer out for inference."""
-        attentions = [layer.self_attn for layer in self._tower.encoder.layers]
-        self._packed = tuple(PackedLinear((attn.q_proj, attn.k_proj, attn.v_proj)) for attn in attentions)
+    def pack_weights(self, reordered: bool = False) -> None:
+        """Lay the query, key and value weights of each layer out for inference; ``reordered`` all of them, as a
+        ``ReorderedLinear`` has them: a fifth faster on a CPU, for twice the memory there."""
+        self._packed = tuple(_pack(layer.self_attn, layer.mlp, reordered) for layer in self._tower.encoder.layers)
 
     def __call__(
-        self, pixel_values: Shaped[Tensor, "batch patches patch"], positions: Float[Tensor, "image_patches vision"]
+        self,
+        pixel_values: Shaped[Tensor, "batch patches patch"] | Float[Tensor, "images channels height width"],
+        positions: Float[Tensor, "image_patches vision"],
     ) -> Float[Tensor, "images image_patches vision"]:
         """The states after ``post_layernorm``; ``positions`` are the position embeddings of an image's patches, row by
-        row."""
-        patches = pixel_values.reshape(-1, len(positions), pixel_values.shape[-1])
-        x = _embed_patches(self._tower.embeddings.patch_embedding, patches, self._mean, self._std) + positions
+        row. Whole images are ready: nothing normalises them."""
+        embedding = self._tower.embeddings.patch_embedding
+        if pixel_values.ndim == 4:
+            x = embedding(pixel_values).flatten(2).transpose(1, 2) + positions
+        else:
+            patches = pixel_values.reshape(-1, len(positions), pixel_values.shape[-1])
+            x = _embed_patches(embedding, patches, self._mean, self._std) + positions
         for layer, packed in zip(self._tower.encoder.layers, self._packed, strict=True):
             x = x + _attention(layer.self_attn, packed, layer.layer_norm1(x))
-            x = x + layer.mlp(layer.layer_norm2(x))
+            x = x + _mlp(layer.mlp, packed, layer.layer_norm2(x))
         return self._tower.post_layernorm(x)
 
 
@@ -104,10 +110,36 @@ def _embed_patches(
     return convolved.reshape(*patches.shape[:2], -1)
 
 
-def _attention(
-    attn: nn.Module, packed: PackedLinear | None, x: Float[Tensor, "images patches vision"]
+class _PackedVision(NamedTuple):
+    """The projections of one layer as they run; of the MLP ``up`` and ``down``, None where its module does."""
+
+    qkv: PackedLinear
+    out: Projection
+    mlp: tuple[Projection, Projection] | None
+
+
+def _pack(attn: nn.Module, mlp: nn.Module, reordered: bool) -> _PackedVision:
+    qkv = attn.q_proj, attn.k_proj, attn.v_proj
+    if not reordered:
+        return _PackedVision(PackedLinear(qkv), attn.out_proj, None)
+    up, down = ReorderedLinear((mlp.fc1,)), ReorderedLinear((mlp.fc2,))
+    return _PackedVision(ReorderedLinear(qkv), ReorderedLinear((attn.out_proj,)), (up, down))
+
+
+def _mlp(
+    mlp: nn.Module, packed: _PackedVision | None, x: Float[Tensor, "images patches vision"]
 ) -> Float[Tensor, "images patches vision"]:
-    projected = (attn.q_proj(x), attn.k_proj(x), attn.v_proj(x)) if packed is None else packed.split(x)
+    if packed is None or packed.mlp is None:
+        return mlp(x)
+    up, down = packed.mlp
+    hidden = up(x)
+    return down(mlp.activation_fn(hidden) if hasattr(mlp, "activation_fn") else F.gelu(hidden, approximate="tanh"))
+
+
+def _attention(
+    attn: nn.Module, packed: _PackedVision | None, x: Float[Tensor, "images patches vision"]
+) -> Float[Tensor, "images patches vision"]:
+    projected = (attn.q_proj(x), attn.k_proj(x), attn.v_proj(x)) if packed is None else packed.qkv.split(x)
     heads = (projection.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for projection in projected)
     out = F.scaled_dot_product_attention(*heads)
-    return attn.out_proj(out.transpose(1, 2).flatten(-2))
+    return (attn.out_proj if packed is None else packed.out)(out.transpose(1, 2).flatten(-2))

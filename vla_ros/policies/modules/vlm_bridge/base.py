@@ -14,10 +14,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from vla_ros.policies.modules.action_expert.config import MAX_LAYERS
-from vla_ros.policies.modules.layers.packing import PackedLayer, gated_mlp, pack_layer, project_qkv
+from vla_ros.policies.modules.layers.llama import attend, finish_layer, read_heads, rms_norm_of
+from vla_ros.policies.modules.layers.packing import PackedLayer, pack_layer
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs, VLMOutputs
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput, PrefixConfig
-from vla_ros.policies.utils.transformers import Rotary, apply_rotary, inverse_frequencies, make_rotary, rms_norm
+from vla_ros.policies.utils.transformers import Rotary, inverse_frequencies, make_rotary
 from vla_ros.strict import explained, leaves, quoted
 
 IGNORED = -100
@@ -90,22 +91,9 @@ class VLMBridge(nn.Module, ABC):
         mask: Tensor,
         num_rows: int,
     ) -> Float[Tensor, "batch rows hidden"]:
-        """One text layer, of which only the last ``num_rows`` positions are computed: here Llama's, and Qwen's, which
-        also norms queries and keys."""
-        attn = layer.self_attn
-        projected = project_qkv(attn, packed, rms_norm_of(layer.input_layernorm, x), num_rows)
-        queries, keys, values = (heads.unflatten(-1, (-1, attn.head_dim)) for heads in projected)
-        if hasattr(attn, "q_norm"):
-            queries, keys = rms_norm_of(attn.q_norm, queries), rms_norm_of(attn.k_norm, keys)
-        out = F.scaled_dot_product_attention(
-            apply_rotary(queries, rotary.last(num_rows)).transpose(1, 2),
-            apply_rotary(keys, rotary).transpose(1, 2),
-            values.transpose(1, 2),
-            attn_mask=mask[:, :, -num_rows:],
-            enable_gqa=attn.num_key_value_groups > 1,
-        )
-        x = x[:, -num_rows:] + attn.o_proj(out.transpose(1, 2).flatten(-2))
-        return x + gated_mlp(layer.mlp, packed, rms_norm_of(layer.post_attention_layernorm, x))
+        """One text layer, of which only the last ``num_rows`` positions are computed: here Llama's and Qwen's."""
+        heads = read_heads(layer, packed, x, rotary, num_rows)
+        return finish_layer(layer, packed, x[:, -num_rows:], attend(heads, mask[:, :, -num_rows:]))
 
     def final_norm(self, states: Float[Tensor, "batch rows hidden"]) -> Float[Tensor, "batch rows hidden"]:
         """The norm before the language-model head."""
@@ -215,11 +203,6 @@ class VLMBridge(nn.Module, ABC):
         logits = self.logits(before).float()
         summed = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
         return summed / (targets != IGNORED).sum().clamp(min=1)
-
-
-def rms_norm_of(norm: nn.Module, x: Tensor) -> Tensor:
-    """One of the model's own RMS norms."""
-    return rms_norm(x, norm.weight, norm.variance_epsilon)
 
 
 def read_config(

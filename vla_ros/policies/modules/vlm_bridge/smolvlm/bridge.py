@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
-from transformers import LlamaConfig, SmolVLMConfig, SmolVLMForConditionalGeneration
+from transformers import LlamaConfig, SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMModel
 from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
 from vla_ros.policies.modules.layers.siglip import SiglipTower
@@ -53,15 +53,38 @@ class SmolVLMBridge(VLMBridge):
 
     def see(self, inputs: VLMInputs, vision: SiglipTower) -> Float[Tensor, "images image_tokens hidden"]:
         """The image tokens of all images of the batch, in order."""
-        model = self.causal_model.model
-        embeddings, connector = model.vision_model.embeddings, model.connector
-        side = embeddings.num_patches_per_side
+        side = self.causal_model.model.vision_model.embeddings.num_patches_per_side
         assert set(inputs.image_grid) == {(1, side, side)}, (
             "the processor makes whole square images of the tower's size"
         )
-        rows = position_rows(side, rounds_positions_down(self.config.vlm_config), inputs.pixel_values.device)
-        states = vision(inputs.pixel_values, embeddings.position_embedding(rows))
-        return connector.modality_projection.proj(shuffle_pixels(states, side, connector.scale_factor))
+        rounds_down = rounds_positions_down(self.config.vlm_config)
+        return see(self.causal_model.model, vision, inputs.pixel_values, rounds_down)
+
+
+def see(
+    model: SmolVLMModel,
+    vision: SiglipTower,
+    pixel_values: Shaped[Tensor, "batch patches patch"] | Float[Tensor, "images channels height width"],
+    rounds_down: bool,
+) -> Float[Tensor, "images image_tokens hidden"]:
+    """The image tokens of whole square images, in order, by ``vision``, the model's tower, which says what pixels it
+    takes."""
+    embeddings, connector = model.vision_model.embeddings, model.connector
+    side = embeddings.num_patches_per_side
+    rows = position_rows(side, rounds_down, pixel_values.device)
+    states = vision(pixel_values, embeddings.position_embedding(rows))
+    return connector.modality_projection.proj(shuffle_pixels(states, side, connector.scale_factor))
+
+
+def build_model(document: Mapping[str, Any], num_layers: int) -> SmolVLMModel:
+    """The model without a language-model head and with the first ``num_layers`` text layers; raises ValueError as
+    ``build_config`` does, and where there are fewer."""
+    config = build_config(document)
+    num_there = config.text_config.num_hidden_layers
+    if num_layers > num_there:
+        raise ValueError(f"policy.vlm_config.text_config has {num_there} layers; the policy reads {num_layers} of them")
+    config.text_config.num_hidden_layers = num_layers
+    return SmolVLMModel(config)
 
 
 def build_config(document: Mapping[str, Any]) -> SmolVLMConfig:

@@ -1,0 +1,1 @@
+"""SmolVLA, after Shukor et al., arXiv 2506.01844, as LeRobot trains it."""
