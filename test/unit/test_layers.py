@@ -122,6 +122,7 @@ MAY_IMPORT = {
         "safetensors",
         "tokenizers",
         "vla_ros.policies",
+        "vla_ros.robot",
         "vla_ros.share",
         "vla_ros.spaces",
         "vla_ros.transforms",

@@ -309,3 +309,18 @@ def test_the_folder_of_a_training_and_the_report_say_what_was_imported(tmp_path:
     said = json.loads(report.read_text())
     assert said["model"] == str(written.folder / "model.safetensors") and said["chunk_dt_s"] == 0.05
     assert list(CAMERAS.values()) == list(open_policy(tmp_path / "out").processor.camera_names)
+
+
+def test_a_packaged_space_fits_the_packaged_robot_and_is_named_where_none_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written, robot = write_lerobot(tmp_path / "checkpoint"), load_robot(robot_file("so101"))
+    cameras = [x for pair in zip(CAMERAS, robot.camera_names, strict=True) for x in ("--camera", "=".join(pair))]
+    asked = ["import", str(written.folder), str(tmp_path / "out"), "--robot", "so101", *cameras]
+    assert main(asked) == 2
+    assert "(presets that fit" in (message := capsys.readouterr().err)
+    assert "pi0_relative, so101_degrees, so101_range)" in message and "droid" not in message
+    assert main([*asked, "--space", "pi0_relative"]) == 0
+    processor = open_policy(tmp_path / "out").processor
+    processor.bind(robot)
+    assert [entry.get("reference") for entry in processor.data.action] == ["observation", None]

@@ -82,8 +82,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _import_checkpoint(args: argparse.Namespace, source: Source, robot: RobotConfig, out: Path) -> ImportReport:
     from vla_ros.policies.importing.run import Answers, import_checkpoint
-    from vla_ros.policies.importing.settings import LEROBOT_VERSIONS, CameraSettings
-    from vla_ros.spaces.components import RobotJoints
+    from vla_ros.policies.importing.settings import LEROBOT_VERSIONS
 
     _refuse(args, "a checkpoint of LeRobot or openpi", "vlm", "stats", "action_mode", "camera_size")
     if args.lerobot_version not in LEROBOT_VERSIONS:
@@ -99,8 +98,7 @@ def _import_checkpoint(args: argparse.Namespace, source: Source, robot: RobotCon
         ignored_steps=tuple(args.ignore_step),
         tells_state=not args.no_state_in_prompt,
     )
-    cameras = {camera.name: CameraSettings(camera.name, camera.height, camera.width) for camera in robot.cameras}
-    return import_checkpoint(source, out, RobotJoints(robot.joint_names, robot.joint_limits), cameras, answers)
+    return import_checkpoint(source, out, robot, answers)
 
 
 def _import_run(args: argparse.Namespace, robot: RobotConfig, out: Path) -> ImportReport:

@@ -18,8 +18,7 @@ def resize(image: np.ndarray, height: int, width: int, resampling: Image.Resampl
 
 def resize_with_padding(image: np.ndarray, height: int, width: int, resampling: Image.Resampling) -> np.ndarray:
     """As ``resize``, in its own shape: what is left of [height, width, 3] on both sides is black."""
-    ratio = max(image.shape[0] / height, image.shape[1] / width)
-    rows, columns = (max(1, int(side / ratio)) for side in image.shape[:2])
+    rows, columns = fitted_size(image, height, width)
     top, left = (height - rows) // 2, (width - columns) // 2
     padded = np.zeros((height, width, 3), np.uint8)
     padded[top : top + rows, left : left + columns] = resize(image, rows, columns, resampling)

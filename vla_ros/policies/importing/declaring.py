@@ -11,13 +11,16 @@ A space is a YAML file::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vla_ros.policies.importing.settings import CameraSettings
+from vla_ros.robot import RobotConfig
 from vla_ros.share import share_dir
-from vla_ros.spaces.components import RobotJoints
+from vla_ros.spaces.cameras import CameraSlot
+from vla_ros.spaces.components import Constant, RobotJoints
+from vla_ros.spaces.kinematics import kinematics_of
 from vla_ros.spaces.space import Space, parse_space
 from vla_ros.strict import explained, listed, parse_config, parse_yaml, quoted, read_text
 
@@ -33,7 +36,6 @@ class SpaceFile:
     action: tuple[Mapping[str, Any], ...]
     cameras: tuple[Mapping[str, Any], ...] = ()
     chunk_dt_s: float | None = None
-    comment: str = field(default="")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,13 @@ def read_space(name: str) -> SpaceFile:
         raise ValueError(f"--space {quoted(name)} is neither a file nor one of {listed(presets())}")
     with explained(f"{path}: ", OSError, ValueError):
         return parse_config(SpaceFile, parse_yaml(read_text(path)), "the space")
+
+
+def joints_of(robot: RobotConfig) -> RobotJoints:
+    """What a robot file says of joints, with its links where it has some."""
+    turning = tuple(name for name, turns in zip(robot.joint_names, robot.turns, strict=True) if turns)
+    kinematics = None if robot.kinematics is None else kinematics_of(robot)
+    return RobotJoints(robot.joint_names, robot.joint_limits, continuous=turning, kinematics=kinematics)
 
 
 def declare(
@@ -98,7 +107,7 @@ def make_relative(
     for entry, component in zip(action, space.components, strict=True):
         mask = list(relative[first : first + component.size])
         first += component.size
-        if not any(mask) or not component.joint_names:
+        if not any(mask) or isinstance(component, Constant):
             changed.append(entry)
         elif all(mask):
             changed.append({**entry, "reference": "observation"})
@@ -134,7 +143,8 @@ def assign_cameras(
 
     A key may be said by its last part. Raises ValueError for a slot that nobody assigns, an unknown slot or camera.
     """
-    named = {str(slot.get("key")): str(slot.get("camera") or NO_CAMERA) for slot in declared}
+    slots = [parse_config(CameraSlot, slot, "a camera of the space") for slot in declared]
+    named = {slot.key: slot.camera or NO_CAMERA for slot in slots if slot.camera or slot.missing != "refuse"}
     for text in given:
         slot, _, name = text.partition("=")
         if not name:
@@ -165,6 +175,7 @@ def _fits(preset: str, robot: RobotJoints, sizes: Mapping[str, int | None]) -> b
 
 
 def _parsed(file: SpaceFile, robot: RobotJoints) -> Declaration:
+    robot = replace(robot, chunk_dt_s=file.chunk_dt_s or robot.chunk_dt_s)
     state, action = parse_space(file.state, "data.state", robot), parse_space(file.action, "data.action", robot)
     return Declaration(file, state, action)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from vla_ros.policies.importing.declaring import Declaration, assign_cameras, check_order, declare
+from vla_ros.policies.importing.declaring import Declaration, assign_cameras, check_order, declare, joints_of
 from vla_ros.policies.importing.directory import ImportReport, check_free, write_policy
 from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint, read_lerobot
 from vla_ros.policies.importing.openpi import CAMERAS, OpenPiCheckpoint, read_openpi
 from vla_ros.policies.importing.settings import CameraSettings, Imported, ImportSettings
 from vla_ros.policies.importing.source import LEROBOT, Source
+from vla_ros.robot import RobotConfig
 from vla_ros.spaces.components import RobotJoints
 from vla_ros.strict import config_to_dict
 
@@ -41,15 +43,15 @@ class Answers:
     tells_state: bool = True
 
 
-def import_checkpoint(
-    source: Source, out: Path, robot: RobotJoints, cameras: Mapping[str, CameraSettings], answers: Answers
-) -> ImportReport:
-    """Make the policy directory ``out``; ``cameras`` are the robot's, by name.
+def import_checkpoint(source: Source, out: Path, robot_config: RobotConfig, answers: Answers) -> ImportReport:
+    """Make the policy directory ``out`` for a robot.
 
     Raises ValueError, in one line, for an ``out`` that is in use, a checkpoint that isn't whole or isn't known, what it
     doesn't say and nobody else does, and what contradicts it.
     """
     check_free(out)
+    robot = replace(joints_of(robot_config), chunk_dt_s=answers.chunk_dt_s or math.nan)
+    cameras = {x.name: CameraSettings(x.name, x.height, x.width) for x in robot_config.cameras}
     if source.kind == LEROBOT:
         checkpoint: Any = read_lerobot(source.folder, answers.ignored_steps)
         kind, keys = checkpoint.type, tuple(each.key for each in checkpoint.cameras)
@@ -75,6 +77,7 @@ def import_checkpoint(
         tokenizer=answers.tokenizer,
         lerobot_version=answers.lerobot_version,
         tells_state=answers.tells_state,
+        robot=robot_config,
     )
     return write_policy(out, checkpoint.weights, _load(IMPORTERS[kind])(checkpoint, settings))
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.processor import PolicyProcessor
+from vla_ros.robot import RobotConfig
+from vla_ros.spaces.cameras import CameraSlot
 
 if TYPE_CHECKING:
     from vla_ros.policies.base import BasePolicy
@@ -33,9 +35,9 @@ class ImportSettings:
     """What a checkpoint doesn't say and its user does.
 
     ``cameras`` are by the checkpoint's own keys; a key without one has no camera. ``state`` and ``action`` declare the
-    two vectors as policy.yaml does. ``tokenizer`` is a file or a folder, None to look for it where the checkpoint says.
-    ``lerobot_version`` is one of ``LEROBOT_VERSIONS``. ``tells_state``: a pi0.5's prompt tells the state, which
-    openpi's training configurations may turn off.
+    two vectors as policy.yaml does, on ``robot``, None for one without limits and links. ``tokenizer`` is a file or a
+    folder, None to look for it where the checkpoint says. ``lerobot_version`` is one of ``LEROBOT_VERSIONS``.
+    ``tells_state``: a pi0.5's prompt tells the state, which openpi's training configurations may turn off.
     """
 
     joint_names: tuple[str, ...]
@@ -47,14 +49,16 @@ class ImportSettings:
     tokenizer: str | None = None
     lerobot_version: str = "0.6"
     tells_state: bool = True
+    robot: RobotConfig | None = None
 
     def data_config(
         self, keys: Sequence[str], horizon: int, normalization: str, state_normalization: str | None = None
     ) -> DataConfig:
         """The ``data:`` group of a policy that looks at the slots ``keys``, in that order."""
-        return DataConfig(
+        names = {key: camera.name for key, camera in self.cameras.items()}
+        data = DataConfig(
             joint_names=self.joint_names,
-            camera_names=tuple(self.cameras[key].name for key in keys if key in self.cameras),
+            cameras=tuple(CameraSlot(key, names.get(key), missing="mask") for key in keys),
             action_horizon=horizon,
             chunk_dt_s=self.chunk_dt_s,
             action_offset=ACTION_OFFSET,
@@ -64,6 +68,7 @@ class ImportSettings:
             action=self.action,
             joint_limits=self.joint_limits,
         )
+        return data if self.robot is None else data.bind(self.robot)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from vla_ros.transforms.images import fitted_size, resize, resize_bilinear
+from vla_ros.transforms.images import fitted_size, resize_bilinear, resize_with_padding
 
 # LeRobot's change with its version, each written as the first that has it.
 RULES = ("lerobot-0.6", "lerobot-0.4", "lerobot-0.3", "openpi")
@@ -17,9 +17,9 @@ def make_picture(image: np.ndarray, size: int, rules: str) -> np.ndarray:
     The image is made to fit and padded with black, on both sides, the smaller half first; LeRobot 0.3 pads left and
     top only, and 0.4 with -3, three times as dark as black.
     """
-    height, width = fitted_size(image, size, size)
     if rules == "openpi":
-        return _padded(resize(image, height, width, Image.Resampling.BILINEAR), size, 2, 0)
+        return resize_with_padding(image, size, size, Image.Resampling.BILINEAR)
+    height, width = fitted_size(image, size, size)
     if image.shape[:2] == (size, size):
         return resize_bilinear(image, size, size) * np.float32(2) - np.float32(1)
     picture = resize_bilinear(image, height, width) * np.float32(2) - np.float32(1)

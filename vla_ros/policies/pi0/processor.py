@@ -80,9 +80,9 @@ class Pi0Processor(PolicyProcessor):
         digest: str = "",
     ) -> None:
         super().__init__(config, data, stats, digest)
-        if settings.camera_sizes and len(settings.camera_sizes) != len(data.camera_names):
+        if settings.camera_sizes and len(settings.camera_sizes) != len(self.camera_names):
             got = f"{len(settings.camera_sizes)} camera_sizes"
-            raise ValueError(f"processor.json: {got}; expected one for each of {', '.join(data.camera_names)}")
+            raise ValueError(f"processor.json: {got}; expected one for each of {', '.join(self.camera_names)}")
         if settings.num_prompt_states not in (0, *range(config.state_dim, config.padded_state_dim + 1)):
             got = f"num_prompt_states is {settings.num_prompt_states}"
             expected = f"expected 0, or {config.state_dim} to {config.padded_state_dim}, as the state is padded"
@@ -122,8 +122,8 @@ class Pi0Processor(PolicyProcessor):
 
     @property
     def camera_size(self) -> tuple[int, int]:
-        sizes = self.settings.camera_sizes
-        return (sizes[0][0], sizes[0][1]) if sizes else self.image_size
+        sizes = {(size[0], size[1]) for size in self.settings.camera_sizes}
+        return next(iter(sizes)) if len(sizes) == 1 else (0, 0)
 
     @property
     def camera_sizes(self) -> Mapping[str, tuple[int, int]]:
@@ -163,10 +163,11 @@ class Pi0Processor(PolicyProcessor):
         return [replace(request, tokens=ids, token_mask=mask) for ids, mask in padded]
 
     def _patches(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        for index, image in enumerate(images):
-            expected = self.settings.camera_sizes[index] if self.settings.camera_sizes else image.shape[:2]
+        sizes = self.camera_sizes if self.settings.camera_sizes else {}
+        for slot, image in zip(self.data.slots, images, strict=True):
+            expected = sizes.get(slot.camera or "", image.shape[:2])
             if image.shape != (*expected, 3) or image.dtype != np.uint8:
-                got = f"camera '{self.camera_names[index]}' gives {image.dtype} {list(image.shape)}"
+                got = f"camera '{slot.camera}' gives {image.dtype} {list(image.shape)}"
                 raise ValueError(f"{got}; expected uint8 {[*expected, 3]}: set its size and rgb8")
         vision = self.config.vision
         pictures = [make_picture(image, vision.image_size, self.settings.rules) for image in images]
