@@ -122,6 +122,7 @@ def test_statistics_of_lerobot_03_lie_among_the_weights(tmp_path: Path) -> None:
     save_file(weights, written.folder / "model.safetensors")
     for name in ("policy_preprocessor.json", "policy_postprocessor.json", "stats.safetensors"):
         (written.folder / name).unlink()
+    written.edit("config.json", lambda document: document.update(n_action_steps=HORIZON, chunk_size=99))
     assert do_import(written.folder, tmp_path / "old", "--lerobot-version", "0.3") == 0
     for name in ("mean", "std"):
         new, old = (open_policy(tmp_path / each).processor.stats for each in ("new", "old"))

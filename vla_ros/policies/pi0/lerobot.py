@@ -50,7 +50,7 @@ def make_config(checkpoint: LeRobotCheckpoint, sizes: StoredSizes, version: str)
     document = {
         "type": "Pi0Policy",
         "variant": checkpoint.type,
-        "action_horizon": number("chunk_size", 50),
+        "action_horizon": number("n_action_steps" if version == "0.3" else "chunk_size", 50),
         "action_dim": checkpoint.feature(ACTION).shape[0],
         "state_dim": checkpoint.feature(STATE).shape[0],
         "num_steps": number("num_inference_steps", number("num_steps", 10)),
