@@ -17,7 +17,8 @@ from vla_ros.types import Mode
 
 NUDGE_RAD = 0.03
 NUM_HAND = 10
-PUSH_SPEED = 0.8
+PUSH_SPEED, FAST_PUSH_SPEED = 0.8, 2.8
+"""rad/s. A policy that sees where the arm is goes along with a slow push, within its limits; not with a fast one."""
 UNFOLLOWED = f"a human's message on '{topics.TELEOP}' cannot be followed"
 TOLD = ("is measured", "max_tracking_error")
 
@@ -38,7 +39,7 @@ def human_faults() -> Mapping[str, Fault]:
         ),
         **{f"hand: {name}": _unusable(way) for name, way in UNUSABLE.items()},
         "hand: 60,000 points": Fault(too_large("teleop", 20), (UNFOLLOWED, "message has")),
-        "arm pushed under way": Fault(_pushed(PUSH_SPEED), TOLD),
+        "arm pushed under way": Fault(_pushed(FAST_PUSH_SPEED), TOLD),
         "arm pushed in HOLD": Fault(_in_hold(_pushed(PUSH_SPEED)), stays),
         "driver starts again elsewhere": Fault(_in_hold(_pushed(1e3, silent_s=1.0)), stays),
     }
