@@ -178,7 +178,7 @@ def test_the_sweep_holds_every_point_of_every_axis_and_is_drawn(
     [
         (
             ["--policy", "no_such"],
-            "policy 'no_such' is neither a policy directory nor a configuration; expected one of mid, pi-paligemma",
+            "policy 'no_such' is neither a policy directory nor a configuration; expected one of act, mid, ",
         ),
         (["--policy", "no/such"], "policy 'no/such' does not exist"),
         (["--policy", "mid", "--repeats", "0"], "--repeats is 0; expected at least 1"),

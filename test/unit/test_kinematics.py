@@ -6,20 +6,19 @@ import math
 import sys
 from dataclasses import replace
 
-import mujoco
 import numpy as np
 import pytest
-from space_cases import ARM, HAND, HOME, PATHS, ROBOT, arm_urdf, chunk_times_ms, hard_paths, pose_space
+from space_cases import ARM, HAND, HOME, PATHS, ROBOT, arm_urdf, hard_paths, pose_space
 
 from vla_ros.robot import KinematicsConfig, RobotConfig, load_robot
 from vla_ros.share import share_path
 from vla_ros.sim import kinematics as table_top
+from vla_ros.sim.world import MODEL_PATH, mujoco
 from vla_ros.spaces.components import RobotJoints
 from vla_ros.spaces.kinematics import Kinematics, kinematics_of, strip_urdf
 from vla_ros.spaces.space import parse_space
 
 TABLETOP = load_robot(share_path("config/robots/tabletop.yaml"))
-SLOW_MS = 60.0  # six times what is wanted of a quiet machine
 
 
 def joints_of(robot: RobotConfig) -> RobotJoints:
@@ -27,7 +26,7 @@ def joints_of(robot: RobotConfig) -> RobotJoints:
 
 
 def test_the_tip_is_where_the_simulation_has_it() -> None:
-    model = mujoco.MjModel.from_xml_path(str(share_path("config").parent / "vla_ros" / "sim" / "tabletop.xml"))
+    model = mujoco.MjModel.from_xml_path(str(MODEL_PATH))
     data, tip = mujoco.MjData(model), model.site("tip").id
     rng, chain = np.random.default_rng(0), joints_of(TABLETOP).chain("base", "tip")
     for _ in range(50):
@@ -55,10 +54,6 @@ def test_hard_paths_stay_within_limits_and_speeds_and_are_told() -> None:
     found = list(hard_paths(30))
     assert [path for path in found if not path.is_good] == []
     assert {path.kind for path in found if path.is_missed} <= set(PATHS[:2]) and any(path.is_missed for path in found)
-
-
-def test_a_chunk_of_poses_becomes_joints_quickly() -> None:
-    assert np.median(chunk_times_ms(10)) < SLOW_MS
 
 
 def test_where_a_pose_leaves_a_choice_the_arm_stays_near_where_it_is() -> None:

@@ -11,6 +11,7 @@ import rclpy
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
+from vla_ros import topics
 from vla_ros.check.draft import Found, FoundCamera, FoundJoints
 from vla_ros.check.live import DISCOVERY_S, graph
 from vla_ros.check.seen import Picture, Stream
@@ -68,7 +69,7 @@ def _find(node: Node, duration_s: float) -> Found:
         tuple(
             topic.removeprefix(own)
             for topic, types in node.get_topic_names_and_types()
-            if TRAJECTORY in types and node.count_subscribers(topic) and not topic.endswith("vla_policy/teleop")
+            if TRAJECTORY in types and node.count_subscribers(topic) and not topic.endswith(f"/{topics.TELEOP}")
         ),
     )
 
