@@ -20,12 +20,14 @@ from rosidl_generator_py import generate_py
 from rosidl_generator_type_description import generate_type_hash
 from rosidl_typesupport_c import generate_c as generate_typesupport_c
 from rosidl_typesupport_fastrtps_c import generate_typesupport_fastrtps_c
+from rosidl_typesupport_introspection_c import generate_c as generate_introspection_c
 
 PACKAGE = "control_msgs"
 PREFIX = Path(sys.prefix)
 USED = ("action_msgs", "builtin_interfaces", "sensor_msgs", "service_msgs", "std_msgs", "unique_identifier_msgs")
 INTERFACES = ("msg/GripperCommand.msg", "action/GripperCommand.action", "action/ParallelGripperCommand.action")
-GENERATED = ("rosidl_generator_c", "rosidl_generator_py", "rosidl_typesupport_c", "rosidl_typesupport_fastrtps_c")
+TYPE_SUPPORTS = ("rosidl_typesupport_fastrtps_c", "rosidl_typesupport_introspection_c")
+GENERATED = ("rosidl_generator_c", "rosidl_generator_py", "rosidl_typesupport_c", *TYPE_SUPPORTS)
 
 
 def generate(work: Path, package: Path) -> None:
@@ -55,7 +57,9 @@ def generate(work: Path, package: Path) -> None:
     generate_type_hash(arguments("rosidl_generator_type_description", work / PACKAGE))
     generate_c(arguments("rosidl_generator_c", work / PACKAGE))
     generate_typesupport_fastrtps_c(arguments("rosidl_typesupport_fastrtps_c", work / PACKAGE))
-    generate_typesupport_c(arguments("rosidl_typesupport_c", work / PACKAGE), ["rosidl_typesupport_fastrtps_c"])
+    # Its files have the names of rosidl_generator_c's.
+    generate_introspection_c(arguments("rosidl_typesupport_introspection_c", work / "introspection" / PACKAGE))
+    generate_typesupport_c(arguments("rosidl_typesupport_c", work / PACKAGE), list(TYPE_SUPPORTS))
     for folder in ("msg", "action"):
         (package / folder).mkdir(parents=True, exist_ok=True)
     generate_py(arguments("rosidl_generator_py", package), ["rosidl_typesupport_c"])
@@ -69,8 +73,9 @@ def generate(work: Path, package: Path) -> None:
 
 
 def compile_and_link(work: Path, package: Path) -> None:
-    """One extension with all of it."""
-    includes = [work, np.get_include(), sysconfig.get_paths()["include"]]
+    """All of it in the library of the first type support; those of the others hold nothing but lead there, as the names
+    by which ``rosidl_typesupport_c`` looks them up; and the extension for Python."""
+    includes = [work, work / "introspection", np.get_include(), sysconfig.get_paths()["include"]]
     includes += [PREFIX / "include", *(PREFIX / "include").iterdir()]
     flags = ["-O0", "-w", "-fPIC", *(f"-I{include}" for include in includes)]
 
@@ -80,16 +85,25 @@ def compile_and_link(work: Path, package: Path) -> None:
         subprocess.run([*command, *flags, "-c", source, "-o", out], check=True)
         return out
 
-    sources = [*work.rglob("*.c"), *work.rglob("*.cpp"), *package.rglob("*.c")]
+    sources = [*work.rglob("*.c"), *work.rglob("*.cpp")]
     with ThreadPoolExecutor() as pool:
         objects = list(pool.map(compiled, sources))
     names = [f"{used}__{made}" for used in USED for made in GENERATED]
-    names += ["rosidl_runtime_c", "rosidl_typesupport_fastrtps_c", "fastcdr", "rcutils"]
+    names += ["rosidl_runtime_c", *TYPE_SUPPORTS, "fastcdr", "rcutils"]
     folder = PREFIX / "lib"
     libraries = [f"-l{name}" for name in names if (folder / f"lib{name}.so").exists()]
-    target = package / f"{PACKAGE}_s__rosidl_typesupport_c{sysconfig.get_config_var('EXT_SUFFIX')}"
-    linked = ["g++", "-shared", "-o", target, *objects, f"-L{folder}", f"-Wl,-rpath,{folder}", *libraries]
-    subprocess.run(linked, check=True)
+
+    def linked(target: str, *inputs: Path | str) -> Path:
+        """Into ``package``; whoever loads it loads all of ``inputs``, used or not."""
+        options = [f"-Wl,-soname,{target}", "-Wl,--no-as-needed", f"-Wl,-rpath,$ORIGIN:{folder}", f"-L{folder}"]
+        subprocess.run(["g++", "-shared", "-o", package / target, *options, *inputs, *libraries], check=True)
+        return package / target
+
+    first, *others = (f"lib{PACKAGE}__{support}.so" for support in TYPE_SUPPORTS)
+    linked(first, *objects)
+    made = [linked(other, package / first) for other in others]
+    extension = f"{PACKAGE}_s__rosidl_typesupport_c{sysconfig.get_config_var('EXT_SUFFIX')}"
+    linked(extension, *map(compiled, package.rglob("*.c")), package / first, *made)
 
 
 def standin() -> Path:
