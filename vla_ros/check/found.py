@@ -18,6 +18,8 @@ from vla_ros.check.seen import Picture, Stream
 from vla_ros.ros import qos
 from vla_ros.topics import TRAJECTORY
 
+# A first announcement that gets lost is repeated after three seconds.
+PATIENCE_S = 2 * DISCOVERY_S
 KINDS = {
     "sensor_msgs/msg/Image": Image,
     "sensor_msgs/msg/CompressedImage": CompressedImage,
@@ -40,6 +42,9 @@ def find(duration_s: float, namespace: str = "") -> Found:
 
 def _find(node: Node, duration_s: float) -> Found:
     _spin(node, DISCOVERY_S)
+    patience_s = time.monotonic() + PATIENCE_S
+    while not _kinds(node) and time.monotonic() < patience_s:
+        _spin(node, DISCOVERY_S)
     streams: dict[str, Stream] = {}
     messages: dict[str, Any] = {}
 
@@ -47,11 +52,7 @@ def _find(node: Node, duration_s: float) -> Found:
         streams[topic].add(msg, info["received_timestamp"])
         messages.setdefault(topic, msg)
 
-    kinds = {
-        topic: types[0]
-        for topic, types in node.get_topic_names_and_types()
-        if types[0] in KINDS and node.count_publishers(topic)
-    }
+    kinds = _kinds(node)
     for topic, kind in kinds.items():
         streams[topic] = Stream()
         node.create_subscription(KINDS[kind], topic, partial(keep, topic), qos.WATCH)
@@ -72,6 +73,15 @@ def _find(node: Node, duration_s: float) -> Found:
             if TRAJECTORY in types and node.count_subscribers(topic) and not topic.endswith(f"/{topics.TELEOP}")
         ),
     )
+
+
+def _kinds(node: Node) -> dict[str, str]:
+    """The type of each topic with pictures or joint states that somebody publishes."""
+    return {
+        topic: types[0]
+        for topic, types in node.get_topic_names_and_types()
+        if types[0] in KINDS and node.count_publishers(topic)
+    }
 
 
 def _camera(topic: str, msg: Any, kind: str, stream: Stream) -> FoundCamera:
