@@ -18,8 +18,7 @@ from vla_ros.check.seen import Picture, Stream
 from vla_ros.ros import qos
 from vla_ros.topics import TRAJECTORY
 
-# A first announcement that gets lost is repeated after three seconds.
-PATIENCE_S = 2 * DISCOVERY_S
+PATIENCE_S = DISCOVERY_S
 KINDS = {
     "sensor_msgs/msg/Image": Image,
     "sensor_msgs/msg/CompressedImage": CompressedImage,

@@ -47,8 +47,8 @@ from vla_ros.ros.signals import interrupt_on_signals, not_a_namespace, ros_runni
 
 NODE_NAME = "vla_check"
 INPUTS = {"task": topics.TASK.name, "estop": topics.ESTOP.name}
-# Nobody in the graph after this long: it isn't there.
-DISCOVERY_S = 3.0
+# Nobody in the graph after this long: it isn't there. A first announcement that gets lost is repeated after 3 s.
+DISCOVERY_S = 4.0
 # Between finding a publisher and its first message.
 MATCHING_S = 0.5
 # An answer is lost where the node hasn't discovered this client yet.
