@@ -51,6 +51,7 @@ def test_a_short_run_prints_every_row_and_breaks_no_limit(tmp_path):
     assert rows["commands outside the robot file"]["measured"] == 0
     assert rows["model node back"]["measured"] == 0
     idle = [row["measured"] for row in values["rows"] if "idle ticker's" in row["what"]]
-    assert len(idle) == 2 and None not in idle
+    # At the drive without cameras, at rest, and with three cameras.
+    assert len(idle) == 3 and None not in idle
     for step in ("takeover", "engage"):
         assert rows[f"step of the command at {step}"]["ok"]

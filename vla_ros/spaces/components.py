@@ -17,7 +17,7 @@ from vla_ros.spaces.kinematics import Chain, Kinematics
 from vla_ros.strict import check_range
 
 REFERENCES = ("absolute", "observation", "previous")
-FITTING_TRAVELS = 4.0  # that what a policy learned from spans at most: the wrong unit is 57 times another
+FITTING_TRAVELS = 10.0  # that what a policy learned from spans at most: the wrong unit is 57 times another
 
 
 @dataclass(frozen=True)
