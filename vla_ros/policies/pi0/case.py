@@ -18,7 +18,7 @@ from vla_ros.policies.importing.openpi import CAMERAS, OpenPiCheckpoint
 from vla_ros.policies.importing.settings import Imported
 from vla_ros.policies.pi0.lerobot import import_lerobot
 from vla_ros.policies.pi0.openpi import import_openpi
-from vla_ros.policies.pi0.policy import Pi0Observation, Pi0Policy, embed_time
+from vla_ros.policies.pi0.policy import Pi0Observation, Pi0Policy
 from vla_ros.policies.pi0.processor import Pi0Processor
 from vla_ros.policies.pi0.request import Pi0Request
 from vla_ros.transforms.images import patchify
@@ -138,12 +138,12 @@ def _velocity(run: Run, name: str, time: Tensor, noisy: Tensor) -> Outputs:
     if policy.config.variant == "pi0":
         suffix = torch.cat((policy.state_proj(observation.state), suffix), dim=1)
     else:
-        inner = torch.nn.functional.silu(policy.time_mlp_in(embed_time(time, policy.config)))
+        inner = torch.nn.functional.silu(policy.time_mlp_in(policy.embed_time(time)))
         cond = torch.nn.functional.silu(policy.time_mlp_out(inner))
         condition_of = run.compare(f"{name}.adarms_cond", cond[0], HIDDEN)
     velocity = policy.predict_suffix(observation.state, policy.prepare_suffix(prefix, None), noisy[:, None], time)
     return {
-        **run.compare(f"{name}.time_embedding", embed_time(time, policy.config)[0], HIDDEN),
+        **run.compare(f"{name}.time_embedding", policy.embed_time(time)[0], HIDDEN),
         **(condition_of if policy.config.variant == "pi05" else {}),
         **run.compare(f"{name}.suffix_embeddings", suffix, HIDDEN),
         **run.compare(f"{name}.suffix_hidden", hidden[:, 0], HIDDEN),

@@ -6,7 +6,6 @@ Pictures that aren't there are left out, which a mask would hide: positions coun
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from torch.utils._pytree import tree_map
 from vla_ros.policies.base import PolicyLoss
 from vla_ros.policies.modules.flow_matching import FlowInputs, FlowMatchingPolicy
 from vla_ros.policies.modules.guidance import Guidance
+from vla_ros.policies.modules.layers.flow_time import embed_flow_time
 from vla_ros.policies.modules.layers.gemma import GemmaLayer
 from vla_ros.policies.modules.layers.siglip import Siglip, SiglipTower
 from vla_ros.policies.modules.vlm_bridge.base import SAME_POLICY
@@ -207,9 +207,14 @@ class Pi0Policy(FlowMatchingPolicy):
         of_actions = self.action_time_mlp_in.weight[:, : x.shape[-1]]
         return self.action_time_mlp_out(F.silu(F.linear(x, of_actions) + condition.added))
 
+    def embed_time(self, time: Float[Tensor, "*times"]) -> Float[Tensor, "*times width"]:
+        """Flow times as the expert's condition takes them, float32."""
+        config = self.config
+        return embed_flow_time(time, config.expert.width, config.min_period, config.max_period)
+
     def condition(self, time: Float[Tensor, "batch draws"]) -> Condition:
         """That of a flow time for each draw."""
-        embedded = embed_time(time, self.config).to(self.dtype)
+        embedded = self.embed_time(time).to(self.dtype)
         if self.config.variant == "pi0":
             layer = self.action_time_mlp_in
             added = F.linear(embedded, layer.weight[:, embedded.shape[-1] :], layer.bias)
@@ -267,11 +272,3 @@ class Pi0Policy(FlowMatchingPolicy):
         if condition.added is not None and clean.added is not None:
             return Condition(choose(clean.added, condition.added), condition.norms)
         return Condition(None, tree_map(choose, clean.norms, condition.norms))
-
-
-def embed_time(time: Float[Tensor, "*times"], config: Pi0Config) -> Float[Tensor, "*times width"]:
-    """Sines then cosines of ``time`` at ``width / 2`` periods, geometric, computed in float64; float32."""
-    fraction = torch.linspace(0.0, 1.0, config.expert.width // 2, dtype=torch.float64, device=time.device)
-    period = config.min_period * (config.max_period / config.min_period) ** fraction
-    angle = time.double()[..., None] * (1.0 / period * 2 * math.pi)
-    return torch.cat((angle.sin(), angle.cos()), dim=-1).float()
