@@ -148,7 +148,7 @@ def test_a_gripper_gets_a_goal_only_where_its_set_point_has_moved_and_not_more_o
         num_before = len(server.goals)
         for trembling in (1.0, 1.0 - 0.9 * MIN_CHANGE) * 5:
             move(outputs, min(trembling, position_of(server.goals[-1]) + 0.9 * MIN_CHANGE))
-            time.sleep(PERIOD_S)
+            time.sleep(PERIOD_S)  # as above
         moved_until(outputs, 0.5, lambda: position_of(server.goals[-1]) == 0.5, "the goal of a motion")
         positions = np.array([position_of(goal) for goal in server.goals])
         assert len(positions) == num_before + 1, "it moved for less than min_change"
