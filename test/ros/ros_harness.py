@@ -238,9 +238,10 @@ class Probe:
             self.limits.new_segment()  # it starts from where the robot is measured
         before = self.state(node)
         request = ChangeState.Request(transition=Transition(id=number))
-        # Where the answer is lost, as it is to a client the node hasn't discovered yet, the state tells.
+        # Where the answer is lost, as it is to a client the node hasn't discovered yet, the state tells; so may the
+        # question be, which is then asked again: a node answers nothing in a transition.
         response = self._call(ChangeState, f"{node}/change_state", request, lambda: self.state(node) != before)
-        return response is None or response.success
+        return response is None or response.success or self.state(node) != before
 
     def state(self, node: str) -> str:
         return self._call(GetState, f"{node}/get_state", GetState.Request()).current_state.label
@@ -259,8 +260,8 @@ class Probe:
         return self._call(DescribeParameters, f"{node}/describe_parameters", request).descriptors[0]
 
     def _call(self, kind: Any, name: str, request: Any, is_settled: Callable[[], bool] | None = None) -> Any:
-        """The answer of a service, asked again where it seems lost; with ``is_settled``, asked once, and None where
-        that becomes true without an answer."""
+        """The answer of a service, asked again where it seems lost; with ``is_settled``, only where that is not true,
+        and None where it is."""
         client = self.node.create_client(kind, name)
         deadline_s = time.monotonic() + START_PATIENCE_S
         try:
@@ -272,10 +273,9 @@ class Probe:
                     if future.done():
                         return future.result()
                     time.sleep(0.005)
-                if is_settled is None:
-                    future = client.call_async(request)
-                elif is_settled():
+                if is_settled is not None and is_settled():
                     return None
+                future = client.call_async(request)
             raise AssertionError(f"no answer from {name} in {START_PATIENCE_S:g} s")
         finally:
             self.node.destroy_client(client)

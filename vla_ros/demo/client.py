@@ -94,9 +94,9 @@ class DemoClient(Node):
         """Ask a managed node for a transition; whether it made it. Raises ValueError where it doesn't answer."""
         request = ChangeState.Request(transition=Transition(id=transition))
         after = State.PRIMARY_STATE_ACTIVE if transition == ACTIVATE else State.PRIMARY_STATE_INACTIVE
-        # Asking twice would be one transition too many: the state itself tells.
-        answer = self._call(self._lifecycle[node], request, timeout_s, lambda: self._state(node) == after)
-        return answer is None or answer.success
+        # Asked again only where the state says that nothing came of it: the node answers nothing in a transition.
+        answer = self._call(self._lifecycle[node], request, timeout_s, lambda: self._is_in(node, after))
+        return answer is None or answer.success or bool(self._is_in(node, after))
 
     def trigger(self, service: str, timeout_s: float = 5.0) -> Trigger.Response:
         """Call a Trigger service. Raises ValueError where nobody answers."""
@@ -118,26 +118,32 @@ class DemoClient(Node):
         with self._changed:
             self._recording = None
 
-    def _call(self, client: Client, request: Any, timeout_s: float, is_done: Callable[[], bool] | None = None) -> Any:
-        """The answer, which is lost where the node hasn't discovered this client yet: then ask again, unless
-        ``is_done`` is given, and return None where that says so."""
+    def _call(
+        self, client: Client, request: Any, timeout_s: float, is_done: Callable[[], bool | None] | None = None
+    ) -> Any:
+        """The answer. It or the question is lost where the node hasn't discovered this client yet: then ask again,
+        unless ``is_done`` says True, for which None is returned, or does not know."""
         if not self.wait_until(client.service_is_ready, timeout_s):
             raise ValueError(f"nobody offers the service {client.srv_name} after {timeout_s:g} s; see the nodes' logs")
         deadline = time.monotonic() + timeout_s
         future = client.call_async(request)
         while not self.wait_until(future.done, ANSWER_PATIENCE_S):
-            if is_done is not None and is_done():
+            done = is_done() if is_done is not None else False
+            if done:
                 return None
             if time.monotonic() > deadline:
                 got = f"the service {client.srv_name} gave no answer in {timeout_s:g} s"
                 raise ValueError(f"{got}; see the nodes' logs")
-            if is_done is None:
+            if done is False:
                 future = client.call_async(request)
         return future.result()
 
-    def _state(self, node: str) -> int | None:
+    def _is_in(self, node: str, state: int) -> bool | None:
+        """Whether a managed node is in this state; None where it doesn't answer, as in a transition."""
         future = self._states[node].call_async(GetState.Request())
-        return future.result().current_state.id if self.wait_until(future.done, ANSWER_PATIENCE_S) else None
+        if not self.wait_until(future.done, ANSWER_PATIENCE_S):
+            return None
+        return future.result().current_state.id == state
 
     def _locked(self, callback: Callable[[Any, dict[str, Any]], None]) -> Callable[[Any, dict[str, Any]], None]:
         """``callback`` with the lock held; whoever waits looks again after it."""
