@@ -178,6 +178,8 @@ def test_joint_states_that_jump_back_and_forth_are_named_and_nobody_drives_by_th
     for refusal in (rig.loop.engage(rig.now_ns), rig.loop.takeover(rig.now_ns)):
         assert "joint 'shoulder' by 0.50 within 0.020 s" in refusal and "second publisher" in refusal
     assert "second publisher" in rig.loop.why and rig.loop.is_faulty
+    lines = [line for tick in rig.ticks for line in tick.events]
+    assert len(lines) == 2 and "from where it is commanded" in lines[0], lines
 
 
 @pytest.mark.parametrize("mode", [Mode.POLICY, Mode.TELEOP])

@@ -1,4 +1,4 @@
-"""The Fast DDS profile that keeps large images from vanishing, applied unless the user has chosen one."""
+"""The Fast DDS profile with which large images arrive and memory is given back, unless the user has chosen one."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ from vla_ros.share import share_path
 
 KILTED = "FASTDDS_DEFAULT_PROFILES_FILE"
 JAZZY = "FASTRTPS_DEFAULT_PROFILES_FILE"
+READERS_FROM_PROFILE = "RMW_FASTRTPS_USE_QOS_FROM_XML"
+PUBLICATION_MODE = "RMW_FASTRTPS_PUBLICATION_MODE"
 FIRST_RCLPY_WITH_FAST_DDS_3 = 8
 
 
 def use_default_dds_profile() -> None:
-    """Point Fast DDS at ``config/fastdds.xml``; call it before ``rclpy.init()``.
+    """Point Fast DDS at ``config/fastdds.xml``, its readers included; call it before ``rclpy.init()``.
 
-    Does nothing where the user has set a profile. Fast DDS 3 (Kilted) warns if the older name is set at all, so the
-    name is chosen by rclpy's version. Other middlewares ignore both names.
+    Does nothing where the user has set a profile. A publication mode that the user has set is not read where readers
+    go by the profile, so that they don't then. Fast DDS 3 (Kilted) warns if the older name is set at all, so the name
+    is chosen by rclpy's version. Other middlewares ignore all of it.
     """
     if not (os.environ.get(KILTED) or os.environ.get(JAZZY)):
         name, _, path = profile_assignment().partition("=")
         os.environ[name] = path
+        if not os.environ.get(PUBLICATION_MODE):
+            os.environ.setdefault(READERS_FROM_PROFILE, "1")
 
 
 def cure_of_losses() -> str:

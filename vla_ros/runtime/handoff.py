@@ -6,6 +6,10 @@ from collections.abc import Mapping
 
 from vla_ros import topics
 from vla_ros.types import Mode
+from vla_ros.units import NS_PER_S
+
+QUIET_S = 5.0
+"""What goes wrong again sooner, as joint states that jump to and fro, is one trouble and needs one line."""
 
 
 class Handoff:
@@ -17,7 +21,7 @@ class Handoff:
         self._is_faulty = False
         self._is_pressed = False
         self._troubles: dict[str, str] = {}
-        self._present: set[str] = set()
+        self._seen_ns: dict[str, int] = {}
         self._changes: list[str] = []
 
     @property
@@ -65,20 +69,22 @@ class Handoff:
         """Note something else worth a line."""
         self._changes.append(line)
 
-    def trouble(self, lines: Mapping[str, str]) -> None:
+    def trouble(self, lines: Mapping[str, str], now_ns: int) -> None:
         """What is wrong now although nobody drives, a line for each kind; it stays named until the mode changes."""
-        for kind in lines.keys() - self._present:
-            self.note(f"{self._mode.value}: {lines[kind]}")
+        for kind, line in lines.items():
+            if kind not in self._seen_ns or now_ns - self._seen_ns[kind] > QUIET_S * NS_PER_S:
+                self.note(f"{self._mode.value}: {line}")
+            self._seen_ns[kind] = now_ns
         self._troubles |= lines
-        self._present = set(lines)
 
     def settled(self, kind: str, outcome: str) -> None:
         """What has become of it."""
+        self._seen_ns.pop(kind, None)
         if kind in self._troubles:
             self._troubles[kind] += f"; {outcome}"
         self.note(f"{self._mode.value}: {outcome}")
 
     def _set(self, mode: Mode, why: str, is_fault: bool) -> None:
         self._mode, self._why, self._is_faulty = mode, why, is_fault
-        self._troubles, self._present = {}, set()
+        self._troubles, self._seen_ns = {}, {}
         self._changes.append(f"{mode.value}: {why}")

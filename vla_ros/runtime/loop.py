@@ -329,7 +329,7 @@ class ControlLoop:
         if self.mode is not Mode.POLICY:
             away, jump = self._tracking.fault(), jump_fault(self._robot, self.sensors, now_ns)
             self._fault = away or jump or self._fault
-            return self._handoff.trouble({fault.kind: fault.line for fault in (away, jump) if fault is not None})
+            return self._handoff.trouble({fault.kind: fault.line for fault in (away, jump) if fault}, now_ns)
         fault, cause = self._policy_fault(now_ns, due_ns, missed_ns, model_fault), self._recovery.cause
         if fault is not None:
             self._act_on(fault, now_ns)
