@@ -66,7 +66,9 @@ def _load(
     for request in loaded.warm_up_requests:
         for _ in range(NUM_WARM_UP_RUNS):
             runner.run(request)
-    # Else the collector walks through all of torch now and then, half a second in the middle of an inference.
+    # Else the collector walks through all of torch now and then, half a second in the middle of an inference. What was
+    # loaded before this goes.
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
     request_type = loaded.processor.request_type

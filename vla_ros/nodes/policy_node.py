@@ -137,7 +137,9 @@ class PolicyNode(ManagedNode):
         self._control.begin(loop, configured.link, configured.outputs.refusal)
         configured.sensors.sensors = loop.sensors
         self._diagnostics.pause()
-        # What is loaded by now stays: the collector need not walk through it between two ticks.
+        # What is loaded by now stays: the collector need not walk through it between two ticks. But what the last
+        # activation made does not.
+        gc.unfreeze()
         gc.collect()
         gc.freeze()
         priority = configured.realtime_priority

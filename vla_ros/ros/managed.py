@@ -21,7 +21,6 @@ from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
-from rclpy.task import Future
 
 from vla_ros.ros.bounded import BoundedExecutor
 from vla_ros.ros.clock import steady_now_ns
@@ -164,7 +163,7 @@ class Spinner:
         self._node = node
         self._executor = BoundedExecutor(context=node.context)
         self._executor.add_node(node)
-        self._stopped: Future[None] = Future()
+        self._is_stopping = False
         self._thread = threading.Thread(target=self._spin, name=node.get_name(), daemon=True)
 
     def start(self) -> None:
@@ -174,7 +173,7 @@ class Spinner:
         """Returns when no callback runs any more, or False where one doesn't end in time."""
         # Only when its thread has ended may the executor be shut down: that takes away the guard which wakes the
         # thread, and where the thread comes to wait for it a moment later, it waits for ever.
-        self._stopped.set_result(None)
+        self._is_stopping = True
         self._executor.wake()
         has_ended = ended(self._thread)
         if has_ended:
@@ -182,9 +181,10 @@ class Spinner:
         return has_ended
 
     def _spin(self) -> None:
-        while self._node.context.ok():
+        # Not until a future is complete: rclpy leaves 0.2 kB behind for each callback then, 0.2 GB in an hour.
+        while self._node.context.ok() and not self._is_stopping:
             try:
-                return self._executor.spin_until_future_complete(self._stopped)
+                self._executor.spin_once()
             except Exception:  # the emergency stop must be heard after a bug in another callback, too
                 line = f"a callback failed:\n{traceback.format_exc()}"
                 self._node.get_logger().error(line, throttle_duration_sec=ERROR_PERIOD_S)
