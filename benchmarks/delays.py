@@ -7,7 +7,8 @@ far below.
 
 Time is simulated, and an answer takes ``--latency-ms`` and the delay; with ``--live`` each combination is one run of
 ``vla_ros demo`` on the live nodes. Strategy ``rtc-guided`` is rtc by gradients even where the policy was trained with
-frozen actions. What is in ``--out`` already is not run again, so that a measurement can be continued.
+frozen actions. ``--against`` compares two policies. What is in ``--out`` already is not run again, so that a
+measurement can be continued.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, default=100, metavar="N", help="scenes of each run (default 100)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first scene (default 0)")
     parser.add_argument("--policy", default="tiny_touch", metavar="DIR", help="policy directory (default tiny_touch)")
+    parser.add_argument("--against", metavar="DIR", help="another policy in the same scenes, without a delay")
     parser.add_argument("--strategies", nargs="+", default=["rtc", GUIDED, "latest", "ensemble"], metavar="NAME")
     parser.add_argument("--delays-ms", nargs="+", type=float, default=[0.0, 100.0, 200.0, 300.0], metavar="MS")
     parser.add_argument("--latency-ms", type=float, default=60.0, metavar="MS", help="without a delay (default 60)")
@@ -44,14 +46,19 @@ def main() -> int:
         parser.error("expected at least one episode, and 0 as the first delay, which the others are compared with")
     if args.live and GUIDED in args.strategies:
         parser.error(f"the live nodes know no {GUIDED}; name the strategies")
-    rows = []
+    rows, against = [], []
     for strategy in args.strategies:
         outcomes = {delay_ms: successes(args, strategy, delay_ms) for delay_ms in args.delays_ms}
+        if args.against:
+            other = successes(argparse.Namespace(**{**vars(args), "policy": args.against}), strategy, 0.0)
+            against.append({"strategy": strategy, **compare(outcomes[0.0], other)})
         for delay_ms, succeeded in outcomes.items():
             rows.append({"strategy": strategy, "delay_ms": delay_ms, **compare(succeeded, outcomes[0.0])})
     print_table(rows, args.episodes)
+    for row in against:
+        print(f"  {row['strategy']:<11} without delay, from {args.against}: {interval_of(row)} points")
     if args.json:
-        figures = {"episodes": args.episodes, "seed": args.seed, "live": args.live, "rows": rows}
+        figures = {"episodes": args.episodes, "seed": args.seed, "live": args.live, "rows": rows, "against": against}
         Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
     worst = min(row["difference"] for row in rows if row["strategy"] == args.strategies[0])
     return 0 if worst >= -MAX_POINTS_BELOW else 1
@@ -89,9 +96,9 @@ def run_demo(args: argparse.Namespace, strategy: str, delay_ms: float, result: P
         subprocess.run([sys.executable, "-m", "vla_ros.cli", "demo", *map(str, command)], stdout=log, check=True)
 
 
-def compare(successes: np.ndarray, without_delay: np.ndarray) -> dict[str, float]:
-    """Success in %, and the difference from no delay in points with its interval."""
-    differences = 100 * (successes - without_delay)
+def compare(successes: np.ndarray, others: np.ndarray) -> dict[str, float]:
+    """Success in %, and the difference from others in the same scenes in points with its interval."""
+    differences = 100 * (successes - others)
     rng = np.random.default_rng(0)
     resampled = differences[rng.integers(len(differences), size=(NUM_RESAMPLES, len(differences)))].mean(1)
     low, high = np.percentile(resampled, (2.5, 97.5))
@@ -106,8 +113,12 @@ def compare(successes: np.ndarray, without_delay: np.ndarray) -> dict[str, float
 def print_table(rows: list[dict], num_episodes: int) -> None:
     print(f"\n{num_episodes} scenes each\n  strategy      delay    success   from no delay, points (95 %)")
     for row in rows:
-        interval = f"{row['difference']:+6.1f}  ({row['low']:+.1f} to {row['high']:+.1f})"
-        print(f"  {row['strategy']:<11}{row['delay_ms']:>5g} ms   {row['success']:5.1f} %   {interval}")
+        print(f"  {row['strategy']:<11}{row['delay_ms']:>5g} ms   {row['success']:5.1f} %   {interval_of(row)}")
+
+
+def interval_of(row: dict[str, float]) -> str:
+    """The difference and its interval."""
+    return f"{row['difference']:+6.1f}  ({row['low']:+.1f} to {row['high']:+.1f})"
 
 
 if __name__ == "__main__":
