@@ -391,6 +391,11 @@ def test_an_export_keeps_what_else_lies_in_the_folder(policy_dir: Path) -> None:
     assert stat.S_IMODE(policy_dir.stat().st_mode) & 0o055  # others may read it
 
 
+def test_a_saved_policy_may_be_read_by_whoever_may_read_its_folder(saved: Path) -> None:
+    modes = {path.name: path.stat().st_mode & 0o666 for path in saved.rglob("*") if path.is_file()}
+    assert set(modes.values()) == {saved.stat().st_mode & 0o666}, modes
+
+
 def test_an_export_refuses_the_folder_it_runs_in(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load_policy(saved, "cpu")
     monkeypatch.chdir(tmp_path)

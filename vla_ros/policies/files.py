@@ -171,6 +171,8 @@ def replaced_whole(out: Path) -> Iterator[Path]:
             folder = aside / out.name  # one below, for mkdtemp's folder is closed to others
             folder.mkdir()
             yield folder
+            for path in filter(Path.is_file, folder.rglob("*")):  # safetensors' own are closed to others
+                path.chmod(folder.stat().st_mode & 0o666)
             if out.exists():
                 shutil.rmtree(before, ignore_errors=True)
                 shutil.copytree(out, folder, symlinks=True, copy_function=_keep, dirs_exist_ok=True)
