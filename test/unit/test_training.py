@@ -1,7 +1,6 @@
 """From demonstrations through bags to a policy directory, at a size that takes seconds."""
 
 import json
-import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -13,23 +12,21 @@ from bag_helpers import read_bag
 from bag_samples import at, image, joint_state, string, trajectory, write_bag
 from PIL import Image
 from safetensors.torch import load_file
+from training_helpers import EPISODES, run, small_config
 
 from vla_ros.bags.definitions import message_type, serialize
 from vla_ros.bags.write import BagWriter
 from vla_ros.demo import lesson
-from vla_ros.demo.lesson import lesson_of
 from vla_ros.policies.files import load_processor
 from vla_ros.robot import load_robot
 from vla_ros.share import policy_dir, robot_file, share_dir
-from vla_ros.sim.demonstrations import DemonstrationConfig, write_demonstrations
+from vla_ros.sim.demonstrations import write_demonstrations
 from vla_ros.training.config import load_train_config
 from vla_ros.training.dataset import FrameRule, load_bags
-from vla_ros.training.run import policy_from, train
+from vla_ros.training.run import policy_from
 from vla_ros.training.samples import split_by_episode
 from vla_ros.training.trainer import Trainer, learning_rate_scale
 from vla_ros.transforms.images import resize
-
-EPISODES = DemonstrationConfig(num_episodes=6, seed=3, tail_s=2.08)
 
 
 def resize_to_48(image):
@@ -40,47 +37,8 @@ RULE = FrameRule(horizon=10, chunk_dt_s=0.1, offset=1.0, resize=resize_to_48)
 
 
 @pytest.fixture(scope="module")
-def robot():
-    return load_robot(robot_file("tabletop"))
-
-
-@pytest.fixture(scope="module")
-def bags(tmp_path_factory, robot):
-    folder = tmp_path_factory.mktemp("bags")
-    return list(write_demonstrations(folder, robot, EPISODES))
-
-
-@pytest.fixture(scope="module")
 def frames(bags, robot):
     return load_bags(bags, robot, RULE).frames
-
-
-SMALL = {
-    "initial_policy": "''",
-    "policy.vlm_config.text_config.intermediate_size": 64,
-    "policy.action_expert_cfg.hidden_size": 32,
-    "policy.action_expert_cfg.intermediate_size": 32,
-    "optimizer.num_steps": 4,
-    "optimizer.batch_size": 8,
-    "optimizer.warmup_steps": 2,
-    "validation_share": 0.2,
-    "validate_every": 2,
-    "checkpoint_every": 2,
-    "num_workers": 1,
-    "device": "cpu",
-}
-
-
-def small_config(tmp_path, bags, *overrides):
-    """``overrides`` stand in the place of those in ``SMALL``."""
-    places = {"bags": bags[0].parent, "run_dir": tmp_path / "run", "output_dir": tmp_path / "policy"}
-    given = {key.lstrip("+"): text for text in overrides for key in [text.partition("=")[0]]}
-    kept = [f"{key}={value}" for key, value in {**places, **SMALL}.items() if key not in given]
-    return load_train_config(share_dir() / "config", "tiny_touch", ["~demonstrations", *kept, *given.values()])
-
-
-def run(config, report=lambda line: None):
-    return train(config, robot_file("tabletop"), report, lesson_of(config))
 
 
 def test_demonstrations_hold_the_robots_topics_with_their_own_messages(bags, robot):
@@ -348,140 +306,11 @@ def test_a_config_that_leaves_nothing_to_train_on_is_refused_in_one_line(robot, 
     assert named in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(bags, tmp_path, monkeypatch):
-    whole, killed = small_config(tmp_path / "whole", bags), small_config(tmp_path / "killed", bags)
-    run(whole)
-    save = Trainer._save
-
-    def save_and_die(trainer):
-        save(trainer)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_save", save_and_die)
-        with pytest.raises(KeyboardInterrupt):
-            run(killed)
-    lines = []
-    run(killed, lines.append)
-    assert any("resumed" in line and "step 2" in line for line in lines)
-    first, second = (torch.load(f"{c.run_dir}/checkpoint.pt", weights_only=True)["average"] for c in (whole, killed))
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
-
-
-@pytest.fixture(scope="module")
-def stopped(bags, tmp_path_factory):
-    """The run_dir of a run that ended after two steps."""
-    folder = tmp_path_factory.mktemp("stopped")
-    run(small_config(folder, bags, "optimizer.num_steps=2"))
-    return folder / "run"
-
-
-def resumed(tmp_path, stopped, bags, *overrides):
-    """The lines of going on with ``stopped`` to step 4, and the trainer."""
-    shutil.copytree(stopped, tmp_path / "run")
-    trainers, lines = [], []
-
-    class Watched(Trainer):
-        def __init__(self, *args):
-            trainers.append(self)
-            super().__init__(*args)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("vla_ros.training.run.Trainer", Watched)
-        run(small_config(tmp_path, bags, *overrides), lines.append)
-    return lines, trainers[0]
-
-
-def test_a_resumed_run_says_which_settings_changed_and_goes_on_with_them(bags, stopped, tmp_path):
-    changes = {"learning_rate": 1e-5, "beta1": 0.5, "beta2": 0.7, "weight_decay": 0.3, "batch_size": 4, "num_steps": 4}
-    overrides = [f"++optimizer.{name}={value}" for name, value in changes.items()]
-    lines, trainer = resumed(tmp_path, stopped, bags, *overrides)
-    for name, value in changes.items():
-        (line,) = (line for line in lines if line.startswith(f"optimizer.{name} was "))
-        assert line.endswith(f" and is {value} from step 2 on")
-    (group,) = trainer._optimizer.param_groups
-    assert (group["betas"], group["weight_decay"]) == ((0.5, 0.7), 0.3) and 0 < group["lr"] <= 1e-5
-    again = []
-    run(small_config(tmp_path, bags, *overrides), again.append)
-    assert not any(" was " in line for line in again), "what was said once is what the run has from then on"
-
-
-def test_a_resumed_run_that_is_as_it_was_says_nothing_of_settings(bags, stopped, tmp_path):
-    config, lines = small_config(stopped.parent, bags, "optimizer.num_steps=2"), []
-    run(config, lines.append)
-    assert not any(" was " in line for line in lines) and any("resumed" in line for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        (["seed=1"], ["seed was 0 and is 1"]),
-        (
-            ["seed=1", "data.normalization=quantile", "+optimizer.beta1=0.5"],
-            ["seed was 0 and is 1", "data.normalization was mean_std and is quantile"],
-        ),
-        (["policy.action_expert_cfg.hidden_size=64"], ["policy.action_expert_cfg.hidden_size was 32 and is 64"]),
-        (["validation_share=0.4"], ["validation_share was 0.2 and is 0.4"]),
-        (["vision_pos_emb_init_gain=0.4"], ["vision_pos_emb_init_gain was 0.5 and is 0.4"]),
-        (["min_frame_gap_s=0.5"], ["min_frame_gap_s was 0.0 and is 0.5", "samples was 36 of 6 episodes ("]),
-        (["optimizer.num_steps=1"], ["optimizer.num_steps is 1 and ", "at step 2; expected more steps"]),
-    ],
-)
-def test_settings_that_the_weights_were_made_with_cannot_change_in_a_run(bags, stopped, tmp_path, changes, named):
-    with pytest.raises(ValueError) as refused:
-        resumed(tmp_path, stopped, bags, *changes)
-    assert all(name in str(refused.value) for name in named) and "\n" not in str(refused.value)
-    assert (tmp_path / "run" / "settings.json").read_bytes() == (stopped / "settings.json").read_bytes()
-
-
-def test_a_run_does_not_go_on_with_other_bags_but_does_where_they_were_moved(bags, robot, stopped, tmp_path):
-    shutil.copytree(bags[0], tmp_path / "moved" / "demo")
-    lines, _ = resumed(tmp_path / "same", stopped, bags, f"bags={tmp_path / 'moved'}")
-    assert any(line.startswith("bags was ") for line in lines)
-    shutil.copytree(bags[0], tmp_path / "moved" / "again")
-    with pytest.raises(ValueError, match=r"samples was 36 of 6 episodes \(\w+\) and is 72 of 12 episodes"):
-        resumed(tmp_path / "more", stopped, bags, f"bags={tmp_path / 'moved'}")
-
-
-def test_a_run_of_an_earlier_release_goes_on_and_says_that_its_settings_are_not_known(bags, stopped, tmp_path):
-    shutil.copytree(stopped, tmp_path / "old")
-    (tmp_path / "old" / "settings.json").unlink()
-    lines, _ = resumed(tmp_path, tmp_path / "old", bags)
-    assert any("settings.json is missing, so what has changed is not known" in line for line in lines)
-
-
-def test_the_log_has_the_mean_loss_of_the_steps_since_the_last_record(bags, tmp_path, monkeypatch, capsys):
-    losses, step = [], Trainer._train_step
-    monkeypatch.setattr(Trainer, "_train_step", lambda trainer: losses.append(step(trainer)) or losses[-1])
-    run(small_config(tmp_path, bags))
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    expected = [np.mean(losses[:2]), np.mean(losses[2:])]
-    assert [record["loss"] for record in log] == pytest.approx(expected, abs=1e-5) and len(losses) == 4
-    rates = re.findall(r"([\d.]+) samples/s", capsys.readouterr().err)
-    assert rates and min(map(float, rates)) > 0
-
-
 def test_a_batch_larger_than_what_there_is_to_train_on_is_told(bags, tmp_path):
     lines = []
     run(small_config(tmp_path, bags, "optimizer.batch_size=31", "optimizer.num_steps=1"), lines.append)
     (line,) = (line for line in lines if "batch_size" in line)
     assert line.endswith("is 31; each step takes all 24 samples")
-
-
-def test_a_run_whose_loss_is_no_longer_finite_ends_and_keeps_its_checkpoint(bags, tmp_path, stopped):
-    with pytest.raises(ValueError, match=r"step \d: the loss is (nan|inf); lower optimizer.learning_rate"):
-        resumed(tmp_path, stopped, bags, "optimizer.learning_rate=1e30", "optimizer.num_steps=9", "checkpoint_every=9")
-    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == (stopped / "checkpoint.pt").read_bytes()
-
-
-def test_a_damaged_checkpoint_is_refused_by_name(bags, tmp_path):
-    config = small_config(tmp_path, bags)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="checkpoint.pt: cannot resume") as refused:
-        run(config)
-    assert "weights_only" not in str(refused.value), "torch's advice to trust the file"
 
 
 @pytest.mark.parametrize(
