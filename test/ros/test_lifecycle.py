@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -64,6 +65,23 @@ def test_a_model_node_is_heard_while_it_loads(ros: None, monkeypatch) -> None:
     node.close()
     node.destroy_node()
     listener.destroy_node()
+
+
+def test_a_destroyed_node_offers_no_transitions_that_nobody_would_answer(ros: None) -> None:
+    node, listener = ModelNode(), rclpy.create_node("listener")
+
+    def is_offered() -> bool:
+        return any(name == "/vla_model/change_state" for name, _ in listener.get_service_names_and_types())
+
+    gc.disable()
+    try:
+        wait_until(is_offered, "the node")
+        node.close()
+        node.destroy_node()
+        wait_until(lambda: not is_offered(), "its end")
+    finally:
+        gc.enable()
+        listener.destroy_node()
 
 
 def test_a_model_node_says_which_requests_run_without_a_graph(ros: None, monkeypatch) -> None:

@@ -1,12 +1,17 @@
-"""A callback that fails takes no other with it."""
+"""A callback that fails takes no other with it, and one that has run leaves nothing behind."""
 
 from __future__ import annotations
+
+import gc
+from types import FunctionType
 
 import rclpy
 from ros_harness import wait_until
 from std_msgs.msg import Bool
 
-from vla_ros.ros.managed import Spinner
+from vla_ros.ros.managed import Spinner, spinning
+
+NUM_CALLS = 500
 
 
 def test_callbacks_go_on_after_one_that_failed(ros: None) -> None:
@@ -32,3 +37,20 @@ def test_callbacks_go_on_after_one_that_failed(ros: None) -> None:
         spinner.stop()
         node.destroy_node()
         sender.destroy_node()
+
+
+def test_a_spinner_keeps_nothing_of_the_callbacks_that_it_has_run(ros: None) -> None:
+    node, calls = rclpy.create_node("busy"), []
+    node.create_timer(0.001, lambda: calls.append(None))
+
+    def num_functions() -> int:
+        gc.collect()
+        return sum(isinstance(thing, FunctionType) for thing in gc.get_objects())
+
+    with spinning(node):
+        wait_until(lambda: len(calls) > 100, "the first callbacks")
+        before, num_before = num_functions(), len(calls)
+        wait_until(lambda: len(calls) > num_before + NUM_CALLS, "many more")
+        grown = num_functions() - before
+    node.destroy_node()
+    assert grown < NUM_CALLS / 10
