@@ -148,9 +148,18 @@ class RobotConfig:
         """The topics of ``joint_sources``, each once."""
         return tuple(dict.fromkeys(source.topic for source in self.joint_sources))
 
+    @cached_property
+    def joint_columns(self) -> dict[str, dict[str, int]]:
+        """By topic of ``joint_topics``: what messages there call a joint, and where that stands among all."""
+        columns: dict[str, dict[str, int]] = {topic: {} for topic in self.joint_topics}
+        for source in self.joint_sources:
+            columns[source.topic] |= zip(source.message_names, self.columns(source.joints), strict=True)
+        return columns
+
     def where(self, source: JointStateConfig) -> str:
-        """Where joint states of a source come, for people: on its topic, of its joints where others come there, too."""
-        is_alone = sum(other.topic == source.topic for other in self.joint_sources) == 1
+        """Where joint states of a source, or of part of one, come, for people: on its topic, of its joints where others
+        come there, too."""
+        is_alone = len(source.joints) == len(self.joint_columns[source.topic])
         return f"on '{source.topic}'" if is_alone else f"of {', '.join(source.joints)} on '{source.topic}'"
 
     @cached_property
