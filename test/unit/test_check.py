@@ -251,7 +251,7 @@ SAID = SimpleNamespace(header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanos
     ],
 )
 def test_a_leader_arm_of_the_robot_file_is_looked_for_on_its_topic_and_by_its_joints(kind, said, got):
-    robot = replace(ROBOT, teleop=TeleopConfig("joint_states", "leader/joint_states"))
+    robot = replace(ROBOT, teleop=(TeleopConfig("joint_states", "leader/joint_states"),))
     leader = HandSeen(topic("/leader/joint_states", kind))
     leader.add(hands_of(robot)[0], robot.joint_names, SimpleNamespace(**{**vars(SAID), "velocity": [], **said}))
     found = problems(graph(hands={**graph().hands, "leader/joint_states": leader}), robot)

@@ -352,7 +352,7 @@ def cut_off_index(bag):
 
 def test_a_leaders_joint_states_are_the_hand_that_leads(tmp_path):
     leader = TeleopConfig("joint_states", "leader/joint_states", rename={"b_": "b"}, sign={"b": -1})
-    robot = replace(ROBOT, teleop=leader)
+    robot = replace(ROBOT, teleop=(leader,))
     said = joint_state(at(0.34), ["b_", "a"], [0.2, 0.1])
     foreign = joint_state(at(0.34), ["wheel"], [9.0])
     bag = write_bag(

@@ -204,7 +204,7 @@ class HumanInputs(_Inputs):
             if trajectory.stamp_ns:
                 start_ns = self._stamps.to_steady_ns(trajectory.stamp_ns, MAX_START_LEAD_S)
             times_ns = tuple(start_ns + round(t * NS_PER_S) for t in trajectory.times_s)
-            wanted = TeleopTrajectory(times_ns, trajectory.positions, hand.topic.name, hand.max_distance)
+            wanted = TeleopTrajectory(times_ns, trajectory.positions, hand.topic.name, hand.max_distance, hand.partners)
             refusal = self._control.offer_teleop(wanted)
         except ValueError as error:
             return self._refuse_hand(hand, str(error))

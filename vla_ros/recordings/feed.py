@@ -186,7 +186,7 @@ class Feed:
         if trajectory is None:
             return None
         _start_ns(trajectory, received_ns, MAX_START_LEAD_S)
-        return Teleop(trajectory, hand.topic.name)
+        return Teleop(trajectory, hand.topic.name, hand.partners)
 
     def _command(self, output: OutputConfig, msg: Any, received_ns: int) -> Command:
         trajectory = output.decode(msg, 1.0 / self._robot.control_rate_hz)
