@@ -49,6 +49,9 @@ class FakeDriverParams(NodeParameters):
     lag_s: float = parameter(
         0.0, "How far joints are behind their controllers, as a first-order lag.", unit="s", low=0.0, high=1.0
     )
+    speed_scaling: float = parameter(
+        1.0, "What a slider on a pendant does: the share of full speed.", low=0.0, high=1.0, in_launch=False
+    )
     stops: str = parameter(
         "", "Where something stops grippers: JOINT=POSITION, rad or m, several with commas.", in_launch=False
     )
@@ -73,7 +76,7 @@ class FakeDriverNode(Node):
         super().__init__("fake_driver")
         params = declare_and_read(self, FakeDriverParams)
         robot = self._robot = load_robot(robot_file(params.robot))
-        self.driver = FakeDriver(robot, params.lag_s, params.stop_positions)
+        self.driver = FakeDriver(robot, params.lag_s, params.stop_positions, speed_scaling=params.speed_scaling)
         self._sources = [
             (source, self.create_publisher(JointState, source.topic, JOINT_STATES)) for source in robot.joint_sources
         ]
