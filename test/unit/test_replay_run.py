@@ -30,6 +30,7 @@ from replay_helpers import (
 )
 from runtime_helpers import MS, ROBOT, S
 
+from vla_ros.bags.definitions import message_type
 from vla_ros.observing.buffers import NUM_FRAMES
 from vla_ros.policies.pi.request import PiRequest
 from vla_ros.replay.judge.summary import summarize
@@ -37,7 +38,7 @@ from vla_ros.replay.recorded import Recording
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import UnusableBag, replay_bag
 from vla_ros.replay.settings import ReplaySettings
-from vla_ros.robot.parts import JointStateConfig, OutputConfig
+from vla_ros.robot.parts import JointStateConfig, OutputConfig, TeleopConfig
 from vla_ros.runtime.loop import ControlLoop
 from vla_ros.runtime.policy_driver import MAX_OUTSTANDING
 from vla_ros.types import Continuation, JointSample, Observation
@@ -227,6 +228,21 @@ def test_nothing_drives_across_a_gap_and_it_goes_on_behind_it(tmp_path, driver):
     gap = int(np.argmax(np.diff(times_ns)))
     assert times_ns[gap + 1] - times_ns[gap] > 20 * S and (times_ns[gap + 1] - times_ns[gap]) % COMMAND_NS == 0
     assert np.abs(values[gap + 1] - values[gap]).max() < 2e-3, "it starts from rest where it stopped"
+
+
+def test_both_of_two_leaders_are_followed_in_a_replay(tmp_path: Path) -> None:
+    leaders = [TeleopConfig("joint_states", f"{name}/joint_states", (name,), {"j": name}) for name in ROBOT.joint_names]
+    robot = replace(ROBOT, teleop=tuple(leaders))
+    time_of, kind = message_type("builtin_interfaces/msg/Time"), message_type("sensor_msgs/msg/JointState")
+    said = list(sensors(2))
+    for leader, target in zip(leaders, (0.1, -0.1), strict=True):
+        for time_ns in range(START_NS, START_NS + 2 * S, 20 * MS):
+            header = message_type("std_msgs/msg/Header")(time_of(*divmod(time_ns, S)), "")
+            message = kind(header, ["j"], np.array([target]), np.zeros(0), np.zeros(0))
+            said.append(Said(f"/{leader.topic}", time_ns, message))
+    bag = write_bag(tmp_path / "bag", said, commands(2), task(), mode(0.1, "TELEOP"))
+    found = replay_bag(bag, robot, swing_policy(), FIXED)
+    np.testing.assert_allclose(found.commands.values[-1], [0.1, -0.1], atol=1e-3)
 
 
 def test_a_pause_that_watchdogs_need_is_ticked_through(tmp_path):
