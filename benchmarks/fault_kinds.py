@@ -279,8 +279,10 @@ def faults(robot: RobotConfig) -> Mapping[str, Fault]:
         "images of an hour ago": Fault(
             _sensor(lambda: sensor_relay.of_long_ago, *camera_names), ("camera '", "header stamp is")
         ),
-        "joint states silent": Fault(_sensor(lambda: sensor_relay.dropped, JOINTS), ("joint state on", " s old")),
-        "a joint is missing": Fault(_sensor(lambda: sensor_relay.without_the_last_joint, JOINTS), ("lacks joint",)),
+        "joint states silent": Fault(_sensor(lambda: sensor_relay.dropped, JOINTS), ("joint state ", " s old")),
+        "a joint is missing": Fault(
+            _sensor(lambda: sensor_relay.without_the_last_joint, JOINTS), ("joint state of", " s old")
+        ),
         "a joint is not finite": Fault(_sensor(lambda: sensor_relay.not_finite, JOINTS), ("expected a finite number",)),
         "the robot stands still": Fault(_stopped("sim_node"), (" s old",)),
         "model node killed": Fault(_model_killed, ("vla_model",)),

@@ -39,7 +39,7 @@ MEANINGS = {
         "urdf": "URDF, its path relative to the robot file: limits that joints leave out come from it",
         "urdf_topic": "topic of the URDF, instead of `urdf`",
         "kinematics": "the chain that a policy's poses are of",
-        "teleop": "the device of the human who takes over",
+        "teleop": "the device of the human who takes over; one mapping, or a list of leaders that are one device",
     },
     "joints": {
         "name": "as in the URDF, where limits come from it",
@@ -102,6 +102,7 @@ MEANINGS = {
     "teleop": {
         "type": f"{' or '.join(TELEOP_TYPES)}: messages in the robot's joints, or a leader arm's joint states",
         "topic": "where it is heard; empty: the policy node's `teleop`",
+        "joints": "those of the robot that a leader leads; empty: any that it names, where there is one leader",
         "rename": "what the leader calls a joint, to what the robot file calls it",
         "sign": f"1 or -1, {ANY_JOINT}",
         "offset": f"rad or m, {ANY_JOINT}",

@@ -27,12 +27,14 @@ from vla_ros.topics import Qos, Topic
 class Hand:
     """A device on ``topic``; it takes over where the robot is no further than ``max_distance``, rad or m, from it.
 
-    ``leader`` says how its joints become the robot's; None for one that speaks of the robot's own joints.
+    ``leader`` says how its joints become the robot's; None for one that speaks of the robot's own joints. ``partners``
+    are the topics of the other leaders that are one device with it.
     """
 
     topic: Topic
     max_distance: float = math.inf
     leader: TeleopConfig | None = None
+    partners: tuple[str, ...] = ()
 
     def parse(self, msg: Any, joint_names: Sequence[str]) -> Trajectory | None:
         """What a message says of ``joint_names``, its columns, NaN for one that isn't named; None where it is about
@@ -43,19 +45,24 @@ class Hand:
 
 
 def hands_of(robot: RobotConfig) -> tuple[Hand, ...]:
-    """Every device that is heard: the one of the robot file, and whoever publishes ``topics.TELEOP``."""
-    config = robot.teleop
-    leads = config.type == "joint_states"
-    distance = math.inf if config.max_distance is None else config.max_distance
-    kind = topics.JOINT_STATE if leads else topics.TRAJECTORY
-    given = Topic(config.topic or topics.TELEOP.name, kind, Qos.COMMAND)
-    hand = Hand(given, distance, config if leads else None)
-    return (hand,) if given.name == topics.TELEOP.name else (hand, Hand(topics.TELEOP))
+    """Every device that is heard: that of the robot file, by the topics of its leaders, and whoever publishes
+    ``topics.TELEOP``."""
+    hands = []
+    for config in robot.teleop:
+        leads = config.type == "joint_states"
+        distance = math.inf if config.max_distance is None else config.max_distance
+        kind = topics.JOINT_STATE if leads else topics.TRAJECTORY
+        given = Topic(config.topic or topics.TELEOP.name, kind, Qos.COMMAND)
+        partners = tuple(other.topic for other in robot.teleop if other is not config)
+        hands.append(Hand(given, distance, config if leads else None, partners))
+    named = any(hand.topic.name == topics.TELEOP.name for hand in hands)
+    return tuple(hands) if named else (*hands, Hand(topics.TELEOP))
 
 
 def _parse_leader(leader: TeleopConfig, msg: Any, joint_names: Sequence[str]) -> Trajectory | None:
     called = {robot_name: name for name, robot_name in leader.rename.items()}
-    columns = [i for i, name in enumerate(joint_names) if called.get(name, name) in msg.name]
+    led = leader.joints or joint_names
+    columns = [i for i, name in enumerate(joint_names) if name in led and called.get(name, name) in msg.name]
     if not columns:
         return None
     names = [joint_names[i] for i in columns]

@@ -58,14 +58,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class JointSample:
-    """Measured joint state: ``positions`` and ``velocities`` are ``[num_joints]`` float64, taken at ``stamp_ns``;
-    velocities are not a number where nobody knows them. As it comes from one of several sources, the joints are that
-    source's, and ``source`` is its place among them."""
+    """Measured joint state: ``positions`` and ``velocities`` are ``[num_joints]`` float64, taken at ``stamp_ns``. As a
+    message says it, positions are not a number for a joint that it doesn't name; velocities are none where nobody knows
+    them."""
 
     stamp_ns: int
     positions: np.ndarray
     velocities: np.ndarray
-    source: int = 0
 
 
 @dataclass(frozen=True)

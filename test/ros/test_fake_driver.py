@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ import rclpy
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
 from ros_harness import START_PATIENCE_S, NodeProcess, wait_until
+from sim_harness import child_environment
 
 from vla_ros.robot import load_robot
 from vla_ros.ros.endpoints import interface_class
@@ -95,3 +98,14 @@ def test_something_between_the_fingers_stalls_it_and_nonsense_is_rejected(make_h
     status, is_reached, is_stalled, position = hand.result(hand.send(CLOSED))
     assert (status, is_reached, is_stalled, position) == (GoalStatus.STATUS_SUCCEEDED, False, True, STOP)
     assert time.monotonic() - began_s >= (STOP - START) / 0.5, "at the robot file's velocity"
+
+
+def test_without_the_package_of_a_grippers_action_the_fake_driver_says_so_in_one_line() -> None:
+    program = (
+        "import sys; sys.modules['control_msgs'] = None\n"  # as where it isn't installed
+        "from vla_ros.sim.fake_driver_node import main; main(['--ros-args', '-p', 'robot:=ur5e_robotiq'])"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=child_environment())
+    assert run.returncode == 2 and "Traceback" not in run.stderr, run.stderr
+    line = run.stderr.strip().splitlines()[-1]
+    assert line.startswith("fake_driver_node: output 'gripper'") and "control-msgs" in line

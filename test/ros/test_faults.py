@@ -100,7 +100,7 @@ FAULTS: dict[str, tuple[Callable[[Rig], None], str]] = {
     "joint states jump": (jumps, "jumped: joint 'base' by 0.60"),
     "an image has another size": (lambda rig: setattr(rig.probe, "image_size", (8, 8)), "image of 8x8"),
     "an image has another encoding": (lambda rig: setattr(rig.probe, "encoding", "bayer_rggb8"), "bayer_rggb8"),
-    "a joint is missing": (lambda rig: rig.probe.joint_names.pop(), "lacks joint 'wrist'"),
+    "a joint is missing": (lambda rig: rig.probe.joint_names.pop(), "wrist"),
     "the chunk is used up": (lambda rig: rig.probe.say(""), "the action chunk is used up"),
     "the control thread does not run": (lambda rig: rig.node.pause(AWAY_S), "the control thread did not run for"),
     "the model falls silent": (lambda rig: setattr(rig.model, "is_silent", True), "no result came"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import ROBOT_FILE
 from sensor_msgs.msg import JointState
@@ -15,6 +16,7 @@ from vla_ros.check.sensors import judge_joint_states
 from vla_ros.messages.times import fill_time
 from vla_ros.nodes import inputs
 from vla_ros.observing.buffers import SensorBuffers
+from vla_ros.observing.freshness import joint_fault
 from vla_ros.robot import load_robot
 from vla_ros.robot.parts import JointStateConfig
 from vla_ros.topics import JOINT_STATE
@@ -81,12 +83,28 @@ def test_wheels_beside_our_joints_are_no_problem_of_the_node(heard: Any) -> None
 
 def test_only_wheels_for_seconds_are_named_with_what_is_missing(heard: Any) -> None:
     lines = heard(*[WHEELS] * 400)
-    assert lines and f"lacks joint '{OURS[0]}'; it holds wheel_left, wheel_right" in lines[0]
+    assert lines and f"lacks joint '{OURS[0]}'; messages hold {', '.join(OURS)}, wheel_left, wheel_right" in lines[0]
 
 
-def test_a_joint_of_ours_that_is_missing_is_named_at_once(heard: Any) -> None:
-    lines = heard(OURS[:-1])
-    assert f"lacks joint '{OURS[-1]}'" in lines[0]
+def test_arm_and_gripper_in_messages_of_their_own_are_no_problem_with_one_source(heard: Any) -> None:
+    assert heard(*[OURS[:-1], OURS[-1:], WHEELS] * 200) == []
+    robot, sensors, now_ns = ROBOT, heard.inputs.sensors, heard.inputs._named["joint_states"]._heard_ns
+    assert joint_fault(robot, sensors, now_ns) is None and np.isfinite(sensors.joints.newest().positions).all()
+
+
+def test_a_joint_that_nobody_sends_is_named_beside_what_came(heard: Any) -> None:
+    lines = heard(*[OURS[:-1], ("jaw",)] * 200)
+    line = f"lacks joint '{OURS[-1]}'; messages hold {', '.join(OURS)}, jaw: check the joint names in the robot file"
+    assert lines and lines[0].endswith(line)
+    fault = joint_fault(ROBOT, heard.inputs.sensors, heard.inputs._named["joint_states"]._heard_ns)
+    assert fault is not None and fault.line == f"no joint state has come of {OURS[-1]} on 'joint_states'"
+
+
+def test_joints_that_come_again_after_a_long_silence_of_all_are_not_missing(heard: Any) -> None:
+    heard(OURS[:-1])
+    heard.inputs._named["joint_states"]._heard_ns -= 10 * NS_PER_S
+    heard.inputs._named["joint_states"]._named_ns = dict.fromkeys(OURS, 0)
+    assert heard(OURS[:-1], OURS[-1:]) == []
 
 
 def test_two_messages_on_one_topic_are_two_sources_each_with_its_own_names(heard: Any) -> None:
@@ -98,21 +116,27 @@ def test_two_messages_on_one_topic_are_two_sources_each_with_its_own_names(heard
     assert heard(("jaw",), OURS[:2]) == [] and heard.inputs.sensors.joints.newest() is not None
 
 
-def failures(*messages: tuple[str, ...]) -> dict[str, str]:
-    """What ``vla_ros check`` fails of these, one every 10 ms, from two publishers."""
+def faults(*messages: tuple[str, ...]) -> dict[str, str]:
+    """What ``vla_ros check`` fails and warns of these, one every 5 ms, from two publishers."""
     topic = TopicSeen("/joint_states", (Endpoint("/arm", JOINT_STATE), Endpoint("/base", JOINT_STATE)))
-    seen = JointStatesSeen(topic, joint_names=OURS)
-    times_ns = [START_NS + i * NS_PER_S // 100 for i in range(len(messages))]
+    seen = JointStatesSeen(topic, OURS)
+    times_ns = [START_NS + i * NS_PER_S // 200 for i in range(len(messages))]
     for names, at_ns in zip(messages, times_ns, strict=True):
         seen.add(joint_state(names, at_ns), at_ns)
-    seen.stream.until_ns = times_ns[-1]
-    findings = judge_joint_states(ROBOT, ROBOT.joint_sources[0], seen, 3.0).findings
-    return {finding.aspect: finding.got for finding in findings if finding.level is Level.FAIL}
+    seen.until_ns = times_ns[-1]
+    parts = judge_joint_states(ROBOT, ROBOT.joint_sources[0], seen, 3.0)
+    findings = [finding for part in parts for finding in part.findings]
+    return {finding.subject: finding.got for finding in findings if finding.level is not Level.OK}
 
 
-def test_check_fails_nothing_for_wheels_beside_our_joints() -> None:
-    assert failures(*[OURS, WHEELS] * 100) == {}
+def test_check_has_nothing_against_wheels_beside_our_joints_or_a_gripper_of_its_own() -> None:
+    assert faults(*[OURS, WHEELS] * 100) == {}
+    assert faults(*[OURS[:-1], OURS[-1:], WHEELS] * 100) == {}
+
+
+def test_check_names_the_joint_that_nobody_sends() -> None:
+    assert faults(*[OURS[:-1], WHEELS] * 100) == {"joint states: names": f"no {OURS[-1]}; wheel_left, wheel_right came"}
 
 
 def test_check_names_the_joints_where_only_others_come() -> None:
-    assert failures(*[WHEELS] * 100) == {"names": f"no {', '.join(OURS)}; wheel_left, wheel_right came"}
+    assert faults(*[WHEELS] * 100) == {"joint states: names": f"no {', '.join(OURS)}; wheel_left, wheel_right came"}

@@ -158,7 +158,7 @@ def test_a_camera_that_falls_silent_ends_policy_by_its_name(graph):
 def test_a_missing_joint_is_named_and_ends_policy(graph):
     drive(graph)
     graph.probe.joint_names = graph.probe.joint_names[:-1]
-    wait_for_hold_because(graph, "joint 'wrist'")
+    wait_for_hold_because(graph, "wrist")
 
 
 def test_after_an_absence_of_seconds_the_policy_does_not_go_on_by_itself(graph):

@@ -62,6 +62,7 @@ class Robot:
         self.node = rclpy.create_node("robot", namespace=namespace)
         self.published: dict[str, list[bytes]] = defaultdict(list)
         self.picture: np.ndarray | None = None
+        self.joint_names = load_robot(ROBOT_FILE).joint_names
         self._count = 0
         self._publishers = {}
         for name, (kind, profile) in {**TOPICS, **others}.items():
@@ -93,6 +94,8 @@ class Robot:
             return UInt8MultiArray(data=text.encode())
         message = kind()
         message.header.frame_id = text
+        if kind is JointState:
+            message.name = list(self.joint_names)
         if kind is Image and self.picture is not None:
             encode_image(self.picture, message, self.node.get_clock().now().nanoseconds, text)
         elif kind is Image:
@@ -207,6 +210,17 @@ def test_an_interrupted_recording_is_a_finished_bag_with_every_byte_that_was_pub
     assert figures["/joint_states"]["num_messages"] == len(recorded["/joint_states"])
     assert 5.0 < figures["/joint_states"]["rate_hz"] < 200.0
     assert "/joint_states  (sensor_msgs/msg/JointState)" in recording.log
+
+
+def test_a_joint_that_no_message_names_is_named_beside_those_that_came(make_robot, start_recording):
+    robot = make_robot()
+    *named, missing = robot.joint_names
+    robot.joint_names = (*named, "jaw")
+    recording = start_recording()
+    robot.publish_until(lambda: "every topic" in recording.log, "all topics to be heard")
+    assert recording.end(signal.SIGINT) == 1, recording.log
+    line = f"no message of /joint_states named {missing}; they named {', '.join(named)}, jaw: check the joint names in "
+    assert line in recording.log
 
 
 def test_what_was_latched_before_the_recording_is_in_it_with_its_qos(make_robot, start_recording):

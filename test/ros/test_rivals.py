@@ -85,7 +85,7 @@ def test_a_rival_ends_the_policys_drive_and_is_named(graph, rival: Rival, what: 
 
 def test_who_publishes_other_joints_is_no_rival(graph, rival: Rival) -> None:
     drive(graph)
-    heard: list[JointState] = []
+    heard, said = [], len(graph.policy_node.log)
 
     def fingers() -> JointState:
         heard.append(joints_of(graph.probe, "finger", "thumb"))
@@ -93,7 +93,7 @@ def test_who_publishes_other_joints_is_no_rival(graph, rival: Rival) -> None:
 
     rival(JointState, "joint_states", fingers)
     wait_until(lambda: len(heard) > 100, "messages of a gripper")
-    assert graph.probe.mode() == "POLICY"
+    assert "publishers" not in graph.policy_node.log[said:], "a busy machine may end the drive for another reason"
 
 
 def test_with_a_rival_in_the_graph_a_node_refuses_to_become_active(graph, rival: Rival) -> None:

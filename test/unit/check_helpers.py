@@ -49,11 +49,13 @@ def camera_seen(name: str, **changes: Any) -> CameraSeen:
     return replace(seen, **changes)
 
 
-def joints_seen(**changes: Any) -> JointStatesSeen:
+def joints_seen(told: Stream | None = None, names: tuple[str, ...] = ROBOT.joint_names, **changes: Any) -> Any:
+    """Messages that all have these ``names``."""
     seen = JointStatesSeen(
         topic("/joint_states", JOINT_STATE),
-        stream(period_ms=10, age_ms=1, num=500),
-        dict.fromkeys(ROBOT.joint_names, 500),
+        names,
+        {names: told or stream(period_ms=10, age_ms=1, num=500)},
+        dict.fromkeys(names),
         {"shoulder": Range(-0.1, 0.1), "elbow": Range(-1.0, -0.9)},
     )
     return replace(seen, **changes)

@@ -42,8 +42,9 @@ def frame(camera: str, stamp_ns: int) -> Frame:
     return Frame(camera, stamp_ns, stamp_ns, np.full((3, 4, 3), stamp_ns // MS % 256, np.uint8))
 
 
-def joints(stamp_ns: int, *positions: float, source: int = 0) -> JointSample:
-    return JointSample(stamp_ns, np.array(positions), np.zeros(len(positions)), source)
+def joints(stamp_ns: int, *positions: float) -> JointSample:
+    """Of a message; NaN for a joint that it doesn't name."""
+    return JointSample(stamp_ns, np.array(positions), np.zeros(len(positions)))
 
 
 def fill_sensors(sensors: SensorBuffers, now_ns: int, positions: tuple[float, float] = (0.0, 0.0)) -> None:

@@ -54,7 +54,9 @@ STAMPS_NS = stream().stamps_ns
 EARLY_NS = STAMPS_NS[0] + np.array([-200, -150]) * MS
 HALF_BACK_NS = np.concatenate([STAMPS_NS[:50], STAMPS_NS[:50]])
 
-OTHER_CLOCK = graph(joint_states=(joints_seen(stream=stream(period_ms=10, age_ms=60, num=500)),))
+FAST = stream(period_ms=10, age_ms=1, num=500)
+TWO_DRIVERS = TopicSeen("/joint_states", (Endpoint("/arm", JOINT_STATE), Endpoint("/hand", JOINT_STATE)))
+OTHER_CLOCK = graph(joint_states=(joints_seen(stream(period_ms=10, age_ms=60, num=500)),))
 SPOILT = {
     # what is wrong: (graph, level, subject, part of what was got, part of where to fix it)
     "no publisher": (front(topic=TopicSeen("/front/image")), "FAIL", "camera front: publisher", "nobody", "topic of"),
@@ -113,19 +115,27 @@ SPOILT = {
         *("FAIL", "cameras: skew", "175 ms apart, at most 200 ms", "max_camera_skew_s"),
     ),
     "no joints": (
-        graph(joint_states=(joints_seen(num_named={"wheel": 500}, positions={}),)),
+        graph(joint_states=(joints_seen(came={"wheel": None}, streams={}, positions={}),)),
         *("FAIL", "joint states: names", "no shoulder, elbow; wheel came", "joint names in the robot file"),
     ),
-    "partial joints": (
-        graph(joint_states=(joints_seen(num_named={"shoulder": 500, "elbow": 250}),)),
-        *("FAIL", "joint states: names", "elbow is in 250 of 500", "one joint_state_broadcaster"),
+    "a joint that nobody sends": (
+        graph(joint_states=(joints_seen(streams={("shoulder",): FAST}, came=dict.fromkeys(("shoulder", "jaw"))),)),
+        *("FAIL", "joint states: names", "no elbow; jaw came", "joint names in the robot file"),
+    ),
+    "a joint that comes too seldom": (
+        graph(joint_states=(joints_seen(streams={("shoulder",): FAST, ("elbow",): stream(400, 1, 12)}),)),
+        *("FAIL", "joint states of elbow on 'joint_states': rate", "2.5 Hz", "max_age_s"),
+    ),
+    "two publishers of one joint": (
+        graph(joint_states=(joints_seen(contested={"elbow": None}, topic=TWO_DRIVERS),)),
+        *("FAIL", "joint states: publisher", "two of /arm, /hand send elbow", "end the other"),
     ),
     "nan": (
         graph(joint_states=(joints_seen(refused={"a is nan": 3}),)),
         *("FAIL", "joint states: values", "3 of 500", "driver"),
     ),
     "slow joints": (
-        graph(joint_states=(joints_seen(stream=stream(period_ms=100, age_ms=1, num=500)),)),
+        graph(joint_states=(joints_seen(stream(period_ms=100, age_ms=1, num=500)),)),
         *("WARN", "joint states: rate", "10.0 Hz", "update rate"),
     ),
     "outside": (
@@ -241,7 +251,7 @@ SAID = SimpleNamespace(header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanos
     ],
 )
 def test_a_leader_arm_of_the_robot_file_is_looked_for_on_its_topic_and_by_its_joints(kind, said, got):
-    robot = replace(ROBOT, teleop=TeleopConfig("joint_states", "leader/joint_states"))
+    robot = replace(ROBOT, teleop=(TeleopConfig("joint_states", "leader/joint_states"),))
     leader = HandSeen(topic("/leader/joint_states", kind))
     leader.add(hands_of(robot)[0], robot.joint_names, SimpleNamespace(**{**vars(SAID), "velocity": [], **said}))
     found = problems(graph(hands={**graph().hands, "leader/joint_states": leader}), robot)
@@ -292,16 +302,33 @@ def test_a_compressed_camera_that_is_not_colour_fails_by_its_format(text, got, f
 
 
 def test_extra_joints_are_named_and_do_no_harm():
-    seen = graph(joint_states=(joints_seen(num_named={"shoulder": 500, "elbow": 500, "wheel": 500}),))
+    seen = graph(joint_states=(joints_seen(came=dict.fromkeys(("shoulder", "elbow", "wheel"))),))
     assert problems(seen) == []
     assert "1 more are ignored: wheel" in next(f.got for f in judge(ROBOT, seen) if f.subject == "joint states: names")
 
 
+def test_arm_and_hand_in_messages_of_their_own_are_judged_apart_and_fit():
+    apart = joints_seen(streams={("shoulder",): FAST, ("elbow",): stream(100, 1, 50)}, topic=TWO_DRIVERS)
+    slow = "joint states of elbow on 'joint_states': rate"
+    assert [finding.subject for finding in problems(graph(joint_states=(apart,)))] == [slow], "10 Hz of 50"
+    quick = replace(apart, streams={("shoulder",): FAST, ("elbow",): stream(20, 1, 250)})
+    assert problems(graph(joint_states=(quick,))) == []
+
+
+def test_a_joint_in_every_second_message_is_as_old_as_those():
+    whole, other = stream(20, 1, 250), stream(20, 1, 250)
+    other.received_ns, other.stamps_ns = other.received_ns + 10 * MS, other.stamps_ns + 10 * MS
+    mixed = {("shoulder", "elbow"): whole, ("shoulder",): other}
+    together = joints_seen(streams=mixed).together()
+    assert {own: len(told) for own, told in together.items()} == {("shoulder",): 500, ("elbow",): 250}
+    assert problems(graph(joint_states=(joints_seen(streams=mixed),))) == [], "what a driver leaves out now and then"
+
+
 def test_one_of_several_sources_that_is_silent_is_the_one_that_fails():
-    arm = joints_seen(topic=topic("/arm/joint_states", JOINT_STATE), num_named={"shoulder": 500})
-    hand = replace(arm, topic=topic("/hand/joint_states", JOINT_STATE), joint_names=("shoulder",), positions={})
+    arm = joints_seen(names=("shoulder",), topic=topic("/arm/joint_states", JOINT_STATE))
+    hand = replace(arm, topic=topic("/hand/joint_states", JOINT_STATE), positions={})
     assert problems(graph(joint_states=(arm, hand)), APART) == []
-    silent = graph(joint_states=(arm, replace(hand, topic=TopicSeen("/hand/joint_states"), stream=Stream())))
+    silent = graph(joint_states=(arm, replace(hand, topic=TopicSeen("/hand/joint_states"), streams={}, came={})))
     (finding,) = problems(silent, APART)
     assert finding.subject == "joint states on 'hand/joint_states': publisher" and finding.level is Level.FAIL
 

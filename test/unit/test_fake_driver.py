@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from runtime_helpers import PERIOD_NS, ROBOT, S, frame
 
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import CameraConfig, OutputConfig, RobotConfig, load_robot
+from vla_ros.runtime.loop import ControlLoop, LoopSettings
 from vla_ros.share import robot_file
 from vla_ros.sim.fake_driver import FakeDriver, Gripper, GripperRules, Outcome, pictures
+from vla_ros.types import ActionChunk, JointSample, Mode
 
 GRIPPER = "robotiq_85_left_knuckle_joint"
 START = 0.4  # the middle of the gripper's range
@@ -99,6 +102,63 @@ def test_a_lag_lets_the_joints_come_later() -> None:
     for step in range(1, 11):
         driver.step(1.0 + 0.01 * step)
     np.testing.assert_allclose(driver.positions[:7], 0.3 + (start - 0.3) / np.e)
+
+
+@dataclass(frozen=True)
+class Driven:
+    """What 5 s of a policy that turns a joint at ``speed`` come to: modes, commands and how far the arm was behind."""
+
+    loop: ControlLoop
+    commands: list[float]
+    gaps: list[float]
+
+
+def drive(speed_scaling: float, speed: float) -> Driven:
+    """A UR5e's first joint, at 50 Hz; the slider is set when the policy is engaged, joint states come at 100 Hz."""
+    robot = replace(load_robot(robot_file("ur5e_robotiq")), cameras=ROBOT.cameras[:1])
+    driver, arm = FakeDriver(robot, speed_scaling=speed_scaling), robot.outputs[0]
+    columns, rate = robot.columns(arm.joints), np.eye(robot.num_joints)[0] * speed
+    loop, commands, gaps, start_ns = ControlLoop(robot, LoopSettings(50.0, 10.0, handoff_ramp_s=0.0)), [], [], 100 * S
+    loop.sensors.task = "turn"
+    for step in range(501):
+        now_ns = start_ns + step * PERIOD_NS // 2
+        driver.step(now_ns / S)
+        loop.sensors.joints.add(JointSample(now_ns, driver.positions.copy(), driver.velocities.copy()))
+        if step % 2:
+            continue
+        loop.sensors.cameras["front"].add(frame("front", now_ns))
+        if step == 2:
+            begin, begun_ns = driver.positions.copy(), now_ns
+            assert loop.engage(now_ns) == ""
+        observation = loop.begin_request(now_ns) if step % 20 == 2 else None
+        if observation is not None:
+            due_s = (observation.stamp_ns - begun_ns) / S + 0.02 * np.arange(1, 51)
+            loop.accept(ActionChunk(observation.stamp_ns, 0.02, 1.0, begin + due_s[:, None] * rate), now_ns)
+        tick = loop.tick(now_ns)
+        if tick.ramp is not None and tick.command is not None:
+            ramp = tick.ramp
+            told = Trajectory(0, ramp.times_s, ramp.positions[:, columns], ramp.velocities[:, columns])
+            driver.accept(arm, told, now_ns / S)
+            commands.append(float(tick.command.positions[0]))
+            gaps.append(abs(float(driver.positions[0]) - commands[-1]))
+    return Driven(loop, commands, gaps)
+
+
+def test_an_arm_that_a_slider_slows_down_below_the_policys_speed_is_named_and_held_and_never_jumps() -> None:
+    driven = drive(0.3, speed=0.8)
+    assert driven.loop.mode is Mode.HOLD
+    assert (
+        "joint 'shoulder_pan_joint' is measured 0.20 from where it is commanded; expected at most 0.2"
+        in driven.loop.why
+    )
+    assert max(driven.gaps) < 0.3, "it stops within its limits"
+    assert max(np.abs(np.diff(driven.commands))) <= 0.02 * 1.0 + 1e-9, "max_velocity"
+    assert driven.gaps[-1] < 0.01, "and stays where the arm came to rest"
+
+
+def test_a_policy_that_is_slower_than_the_slider_lets_it_drives_on() -> None:
+    driven = drive(0.3, speed=0.2)
+    assert driven.loop.mode is Mode.POLICY and max(driven.gaps) < 0.05
 
 
 def test_a_gripper_moves_at_its_velocity_and_tells_once_that_it_is_there() -> None:

@@ -166,14 +166,28 @@ def test_joint_states_of_other_joints_alone_are_named(tmp_path):
     bag = write_bag(tmp_path / "bag", [*others, ("/joint_states", joint_state(at(1), ["wheel\n"], [0]), at(1))])
     events, problems = feed_of(bag)
     assert len(events) == 8 and len(problems) == 1
-    assert "'joint_states' holds wheel\\n; expected a, b, c" in problems[0]
+    assert "'joint_states' lacks a, b, c; it holds wheel\\n" in problems[0]
+
+
+def test_arm_and_gripper_in_messages_of_their_own_are_one_source_and_a_joint_that_nobody_sends_is_named(tmp_path):
+    others = [message for message in messages() if message[0] != "/joint_states"]
+    apart = [
+        ("/joint_states", joint_state(at(0.1), ["b", "a"], [2.0, 1.0]), at(0.11)),
+        ("/joint_states", joint_state(at(0.12), ["c"], [3.0]), at(0.13)),
+    ]
+    events, problems = feed_of(write_bag(tmp_path / "apart", [*others, *apart]))
+    samples = [event.said.positions.tolist() for event in events if isinstance(event.said, JointSample)]
+    np.testing.assert_array_equal(samples, [[1.0, 2.0, np.nan], [np.nan, np.nan, 3.0]])
+    assert problems == ()
+    _, problems = feed_of(write_bag(tmp_path / "alone", [*others, apart[0]]))
+    assert len(problems) == 1 and "'joint_states' lacks c; it holds b, a" in problems[0]
 
 
 def test_messages_that_cannot_be_used_are_counted_by_kind_and_the_others_go_on(tmp_path):
     depth = np.zeros((HEIGHT, WIDTH), np.uint16)
     bad = [
-        ("/joint_states", joint_state(at(1), ["a", "b"], [1, 2]), at(1)),
-        ("/joint_states", joint_state(at(1.1), ["a", "b"], [1, 2]), at(1.1)),
+        ("/joint_states", joint_state(at(1), ["a", "a"], [1, 2]), at(1)),
+        ("/joint_states", joint_state(at(1.1), ["a", "a"], [1, 2]), at(1.1)),
         ("/joint_states", joint_state(at(1.2), JOINTS, [1, 2, np.nan]), at(1.2)),
         ("/raw/image", image(at(1.3), PIXELS[:5]), at(1.3)),
         ("/raw/image", image(at(1.4), PIXELS[:7]), at(1.4)),
@@ -186,7 +200,9 @@ def test_messages_that_cannot_be_used_are_counted_by_kind_and_the_others_go_on(t
     events, problems = with_one_more(tmp_path, *bad)
     assert len(events) == 10 and isinstance(events[-1].said, JointSample)
     assert len(problems) == 7 and all("\n" not in line for line in problems)
-    assert any("'/joint_states'" in line and "lacks joint 'c'" in line and "(2 times)" in line for line in problems)
+    assert any(
+        "'/joint_states'" in line and "names joint 'a' twice" in line and "(2 times)" in line for line in problems
+    )
     assert any("image of 32x5 pixels; expected 32x24" in line and "(2 times)" in line for line in problems)
     assert any("is depth, not colour" in line for line in problems)
 
@@ -298,7 +314,8 @@ def test_joint_states_of_two_arms_with_equal_names_are_told_apart_by_their_topic
     )
     events, problems = feed_of(bag, replace(ROBOT, joint_states=(left, right)))
     samples = [event.said for event in events]
-    assert [(sample.source, sample.positions.tolist()) for sample in samples] == [(0, [1.0, 2.0]), (1, [3.0])]
+    expected = [[1.0, 2.0, np.nan], [np.nan, np.nan, 3.0]]
+    np.testing.assert_array_equal([sample.positions for sample in samples], expected)
     assert not any("wheel" in line for line in problems)
 
 
@@ -335,7 +352,7 @@ def cut_off_index(bag):
 
 def test_a_leaders_joint_states_are_the_hand_that_leads(tmp_path):
     leader = TeleopConfig("joint_states", "leader/joint_states", rename={"b_": "b"}, sign={"b": -1})
-    robot = replace(ROBOT, teleop=leader)
+    robot = replace(ROBOT, teleop=(leader,))
     said = joint_state(at(0.34), ["b_", "a"], [0.2, 0.1])
     foreign = joint_state(at(0.34), ["wheel"], [9.0])
     bag = write_bag(

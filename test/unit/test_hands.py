@@ -38,7 +38,7 @@ def state(**positions: float) -> SimpleNamespace:
 
 
 def hand_of_leader(**changes):
-    return hands_of(replace(ROBOT, teleop=replace(LEADER, **changes)))[0]
+    return hands_of(replace(ROBOT, teleop=(replace(LEADER, **changes),)))[0]
 
 
 @pytest.mark.parametrize(
@@ -73,19 +73,86 @@ def test_a_leaders_message_that_cannot_be_followed_is_refused_with_its_reason(me
 
 
 def test_beside_a_leader_whoever_publishes_trajectories_is_heard():
-    heard = [(hand.topic.name, hand.topic.type, hand.max_distance) for hand in hands_of(replace(ROBOT, teleop=LEADER))]
+    heard = [
+        (hand.topic.name, hand.topic.type, hand.max_distance) for hand in hands_of(replace(ROBOT, teleop=(LEADER,)))
+    ]
     assert heard == [
         ("leader/joint_states", topics.JOINT_STATE, 0.1),
         ("vla_policy/teleop", topics.TRAJECTORY, math.inf),
     ]
     assert [hand.topic for hand in hands_of(ROBOT)] == [topics.TELEOP]
-    own = hands_of(replace(ROBOT, teleop=TeleopConfig("joint_states")))
+    own = hands_of(replace(ROBOT, teleop=(TeleopConfig("joint_states"),)))
     assert [(hand.topic.name, hand.topic.type) for hand in own] == [("vla_policy/teleop", topics.JOINT_STATE)]
 
 
-def lead(rig: Rig, *positions: float, topic: str = "leader", max_distance: float = 0.1) -> str:
-    trajectory = TeleopTrajectory((rig.now_ns,), np.array([positions]), topic, max_distance)
+def test_each_of_two_leaders_with_equal_names_leads_its_own_joints():
+    left, right = (TeleopConfig("joint_states", f"{name}/js", (name,), {"waist": name}) for name in NAMES)
+    hands = hands_of(replace(ROBOT, teleop=(left, right)))
+    assert [(hand.topic.name, hand.partners) for hand in hands[:2]] == [
+        ("shoulder/js", ("elbow/js",)),
+        ("elbow/js", ("shoulder/js",)),
+    ]
+    led = [hand.parse(state(waist=0.4, elbow=9.0, shoulder=9.0), NAMES).positions[0] for hand in hands[:2]]
+    np.testing.assert_array_equal(led, [[0.4, NAN], [NAN, 0.4]])
+
+
+def lead(
+    rig: Rig,
+    *positions: float,
+    topic: str = "leader",
+    max_distance: float = 0.1,
+    partners: tuple[str, ...] = (),
+) -> str:
+    trajectory = TeleopTrajectory((rig.now_ns,), np.array([positions]), topic, max_distance, partners)
     return rig.loop.offer_teleop(trajectory, rig.now_ns)
+
+
+def lead_left(rig: Rig, shoulder: float) -> str:
+    return lead(rig, shoulder, NAN, topic="left", partners=("right",))
+
+
+def lead_right(rig: Rig, elbow: float) -> str:
+    return lead(rig, NAN, elbow, topic="right", partners=("left",))
+
+
+def test_two_leaders_take_over_together_once_both_are_near_and_lead_each_its_joints():
+    rig = Rig()
+    rig.tick()
+    assert lead_left(rig, 0.05) == "nothing has come on 'right', of a leader that is one device with the others"
+    for _ in range(20):
+        assert "'right' is 0.50 from the robot at joint 'elbow'" in lead_right(rig, -0.5)
+        assert "'right' is 0.50 from the robot at joint 'elbow'" in lead_left(rig, 0.05), "near itself"
+        assert rig.tick().mode is Mode.HOLD
+    for i in range(60):
+        assert lead_right(rig, -0.05 - 0.01 * i) == "" == lead_left(rig, 0.05 + 0.01 * i)
+        assert rig.tick().mode is Mode.TELEOP
+    np.testing.assert_allclose(rig.ticks[-1].command.positions, [0.64, -0.64], atol=0.05)
+    rig.assert_within_limits()
+
+
+def test_one_of_two_leaders_that_falls_silent_alone_ends_teleop_and_is_named_until_it_is_back():
+    rig = Rig()
+    rig.tick()
+    lead_right(rig, 0.0)
+    for _ in range(60):
+        why = lead_left(rig, 0.0)
+        rig.tick()
+    assert rig.loop.mode is Mode.HOLD
+    assert "nothing came on 'right' for" in rig.loop.why and "nothing came on 'right' for" in why
+    assert lead_right(rig, 0.0) == "" and rig.loop.mode is Mode.TELEOP
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_who_asks_to_take_over_with_two_leaders_is_followed_when_both_are_near(far):
+    rig = Rig(LoopSettings(50.0, 0.5, teleop=TeleopSettings("request")))
+    rig.tick()
+    assert rig.loop.takeover(rig.now_ns) == ""
+    for _ in range(10):
+        lead_left(rig, 0.08)
+        lead_right(rig, 0.5 if far else 0.08)
+        assert rig.tick().mode is Mode.TELEOP
+    assert ("'right' is 0.50" in rig.loop.waits(rig.now_ns)) is far
+    assert rig.ticks[-1].command.positions.any() is not np.bool_(far)
 
 
 @pytest.mark.parametrize("takeover", ["message", "motion"])
@@ -157,7 +224,7 @@ def test_of_two_leaders_on_one_topic_each_waits_for_itself():
 
 
 def test_a_leader_that_was_never_near_falls_silent_like_any_other():
-    rig = Rig(LoopSettings(50.0, 0.5, teleop=TeleopSettings("request")), replace(ROBOT, teleop=LEADER))
+    rig = Rig(LoopSettings(50.0, 0.5, teleop=TeleopSettings("request")), replace(ROBOT, teleop=(LEADER,)))
     rig.tick()
     rig.loop.takeover(rig.now_ns)
     rig.tick(30)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vla_ros.messages.joints import fill_joint_state, names_any, positions_by_name
+from vla_ros.messages.joints import fill_joint_state, joint_sample, positions_by_name
 from vla_ros.messages.times import fill_time, time_to_ns
 
 NAMES = ("base", "elbow")
@@ -43,6 +43,16 @@ def test_a_foreign_joint_named_twice_costs_nothing():
     np.testing.assert_array_equal([positions, velocities], [[3.0, 1.0], [0.3, 0.1]])
 
 
+def test_a_sample_has_what_a_message_names_of_a_robots_joints_by_the_names_of_its_topic():
+    sample = joint_sample(joint_state(), {"base": 0, "elbow": 2}, 3, stamp_ns=5)
+    np.testing.assert_array_equal(sample.positions, [3.0, np.nan, 1.0])
+    np.testing.assert_array_equal(sample.velocities, [0.3, np.nan, 0.1])
+    assert np.isnan(joint_sample(joint_state(velocity=()), {"base": 0}, 1, 5).velocities).all()
+    assert joint_sample(joint_state(), {"jaw": 0}, 1, 5) is None, "of another arm"
+    with pytest.raises(ValueError, match="'wheel' twice"):
+        joint_sample(joint_state(names=("wheel", "base", "wheel")), {"wheel": 0, "base": 1}, 2, 5)
+
+
 @pytest.mark.parametrize(
     "msg, said",
     [
@@ -62,13 +72,6 @@ def test_a_joint_state_that_cannot_be_used_is_refused_in_one_line(msg, said):
 def test_a_bad_value_of_a_joint_nobody_uses_is_ignored():
     positions, _ = positions_by_name(joint_state(position=(1.0, float("nan"), 3.0)), NAMES)
     np.testing.assert_array_equal(positions, [3.0, 1.0])
-
-
-@pytest.mark.parametrize(
-    "names, is_ours", [(("wheel", "base"), True), (("wheel_left", "wheel_right"), False), ((), False)]
-)
-def test_a_joint_state_is_about_us_if_it_names_one_of_our_joints(names, is_ours):
-    assert names_any(joint_state(names), NAMES) is is_ours
 
 
 def test_a_filled_joint_state_reads_back():

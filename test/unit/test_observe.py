@@ -15,6 +15,8 @@ from vla_ros.recordings.series import TimeSeries
 from vla_ros.robot.parts import JointConfig, OutputConfig
 from vla_ros.types import Observation
 
+NAN = np.nan
+
 
 def make_sensors(now_ns: int = 10 * S) -> SensorBuffers:
     sensors = SensorBuffers(ROBOT)
@@ -38,7 +40,7 @@ def test_a_frame_buffer_keeps_the_newest_frames_and_ignores_an_older_one():
 
 
 def test_joints_are_interpolated_to_the_moment_asked_for():
-    buffer = JointBuffer()
+    buffer = JointBuffer(np.zeros(2, bool), np.full(2, np.inf))
     for i in range(4):
         buffer.add(joints(i * 10 * MS, i * 1.0, -i * 2.0))
     np.testing.assert_allclose(buffer.at(15 * MS).positions, [1.5, -3.0])
@@ -65,10 +67,10 @@ def test_a_continuous_joint_goes_from_pi_to_minus_pi_the_short_way(ms, expected)
 def test_joints_of_several_sources_are_put_together_at_the_moment_asked_for():
     live = SensorBuffers(APART).joints
     for i in range(4):
-        live.add(joints(i * 100 * MS, i * 0.1))
+        live.add(joints(i * 100 * MS, i * 0.1, NAN))
     assert live.newest() is None, "the other source was not heard yet"
-    live.add(joints(50 * MS, -1.0, source=1))
-    live.add(joints(250 * MS, -0.8, source=1))
+    live.add(joints(50 * MS, NAN, -1.0))
+    live.add(joints(250 * MS, NAN, -0.8))
     assert live.newest().stamp_ns == 250 * MS
     np.testing.assert_allclose(live.newest().positions, [0.25, -0.8])
     np.testing.assert_allclose(live.at(150 * MS).positions, [0.15, -0.9])
@@ -88,31 +90,58 @@ def test_joints_of_several_sources_are_put_together_at_the_moment_asked_for():
 )
 def test_a_source_that_falls_silent_alone_is_named_by_its_own_age(arm_ms, hand_ms, named):
     sensors = SensorBuffers(APART)
-    for source, age_ms in enumerate((arm_ms, hand_ms)):
+    for positions, age_ms in (((0.0, NAN), arm_ms), ((NAN, 0.0), hand_ms)):
         if age_ms is not None:
-            sensors.joints.add(joints(10 * S - age_ms * MS, 0.0, source=source))
+            sensors.joints.add(joints(10 * S - age_ms * MS, *positions))
     fault = joint_fault(APART, sensors, 10 * S)
     assert (fault.line if fault else "") == named
 
 
 def test_two_messages_on_one_topic_are_told_apart_by_their_joints():
     arm, hand = (replace(source, topic="joint_states", rename={}) for source in APART.joint_states)
-    together, sensors = replace(APART, joint_states=(arm, hand)), SensorBuffers(APART)
-    sensors.joints.add(joints(10 * S, 0.0))
+    together = replace(APART, joint_states=(arm, hand))
+    sensors = SensorBuffers(together)
+    sensors.joints.add(joints(10 * S, 0.0, NAN))
     assert joint_fault(together, sensors, 10 * S).line == "no joint state has come of elbow on 'joint_states'"
+
+
+def test_a_message_with_some_of_the_joints_makes_each_joint_as_old_as_the_newest_that_names_it():
+    sensors = SensorBuffers(ROBOT)
+    assert joint_fault(ROBOT, sensors, 10 * S).line == "no joint state has come on 'joint_states'"
+    for i in range(30):
+        sensors.joints.add(joints(10 * S + i * 10 * MS, i * 0.01, NAN))
+        assert sensors.joints.newest() is None
+    line = "no joint state has come of elbow on 'joint_states'"
+    assert joint_fault(ROBOT, sensors, 10 * S + 290 * MS).line == line
+    sensors.joints.add(joints(10 * S + 105 * MS, NAN, 0.5))
+    np.testing.assert_allclose(sensors.joints.newest().positions, [0.105, 0.5])
+    assert joint_fault(ROBOT, sensors, 10 * S + 300 * MS) is None
+    late = joint_fault(ROBOT, sensors, 10 * S + 310 * MS)
+    assert late.line == "joint state of elbow on 'joint_states' is 0.20 s old; expected at most 0.2 s"
+
+
+def test_a_joint_that_one_message_leaves_out_keeps_its_past():
+    sensors = SensorBuffers(ROBOT)
+    for i in range(3):
+        sensors.joints.add(joints(10 * S + i * 10 * MS, i * 0.01, i * 0.02))
+    sensors.joints.add(joints(10 * S + 30 * MS, 0.03, NAN))
+    np.testing.assert_allclose(sensors.joints.at(10 * S + 15 * MS).positions, [0.015, 0.03])
+    np.testing.assert_allclose(sensors.joints.newest().positions, [0.02, 0.04], err_msg="both at the same time")
+    sensors.joints.add(joints(10 * S + 40 * MS, 0.04, 0.08))
+    np.testing.assert_allclose(sensors.joints.newest().positions, [0.04, 0.08])
 
 
 def test_a_jump_is_told_of_the_source_that_made_it():
     sensors = SensorBuffers(APART)
     for i, position in enumerate((0.0, 0.0, 1.5)):
-        sensors.joints.add(joints(10 * S + i * 10 * MS, 0.0))
-        sensors.joints.add(joints(10 * S + i * 10 * MS, position, source=1))
+        sensors.joints.add(joints(10 * S + i * 10 * MS, 0.0, NAN))
+        sensors.joints.add(joints(10 * S + i * 10 * MS, NAN, position))
     fault = jump_fault(APART, sensors, 10 * S + 20 * MS)
     assert fault.line.startswith("joint state on 'hand/joint_states' jumped: joint 'elbow' by 1.50")
 
 
 def test_the_joint_buffer_is_bounded():
-    buffer = JointBuffer()
+    buffer = JointBuffer(np.zeros(2, bool), np.full(2, np.inf))
     for i in range(NUM_JOINT_SAMPLES + 5):
         buffer.add(joints(i, 0.0, 0.0))
     assert buffer.at(4) is None

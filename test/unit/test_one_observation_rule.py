@@ -20,6 +20,7 @@ from vla_ros.recordings.feed import Feed
 from vla_ros.replay.run import replay_bag
 from vla_ros.replay.settings import ReplaySettings
 from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import JointStateConfig
 from vla_ros.runtime.handoff import Mode
 from vla_ros.runtime.loop import ControlLoop, LoopSettings
 from vla_ros.training.dataset import LoadedBags, load_bags
@@ -143,6 +144,9 @@ def seen_in_training(loaded: LoadedBags) -> list[Seen]:
     ]
 
 
+ONE_TOPIC = tuple(JointStateConfig(joints=(name,)) for name in ROBOT.joint_names)
+
+
 def random_stream(seed: int) -> tuple[list[Said], RobotConfig]:
     rng = np.random.default_rng([seed, 1])
 
@@ -155,7 +159,9 @@ def random_stream(seed: int) -> tuple[list[Said], RobotConfig]:
     cameras = {name: source(10.0, 15.0, 30.0, 60.0, max_lag_s=0.15) for name in names}
     states, sources = source(20.0, 50.0, 200.0, max_lag_s=0.06), (ROBOT, APART)[seed % 2].joint_states
     robot = robot_with(cameras, max_camera_skew_s=rng.choice([0.03, 0.05, 0.1]), joint_states=sources)
-    return stream(cameras, states, seed, robot), robot
+    # Of one source, too, arm and hand may send messages of their own.
+    drivers = replace(robot, joint_states=robot.joint_states if seed % 4 else ONE_TOPIC)
+    return stream(cameras, states, seed, drivers), robot
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -30,16 +30,18 @@ from replay_helpers import (
 )
 from runtime_helpers import MS, ROBOT, S
 
+from vla_ros.bags.definitions import message_type
 from vla_ros.observing.buffers import NUM_FRAMES
 from vla_ros.policies.pi.request import PiRequest
 from vla_ros.replay.judge.summary import summarize
+from vla_ros.replay.recorded import Recording
 from vla_ros.replay.records import Replay
 from vla_ros.replay.run import UnusableBag, replay_bag
 from vla_ros.replay.settings import ReplaySettings
-from vla_ros.robot.parts import JointStateConfig, OutputConfig
+from vla_ros.robot.parts import JointStateConfig, OutputConfig, TeleopConfig
 from vla_ros.runtime.loop import ControlLoop
 from vla_ros.runtime.policy_driver import MAX_OUTSTANDING
-from vla_ros.types import Continuation, Observation
+from vla_ros.types import Continuation, JointSample, Observation
 
 FIXED = ReplaySettings(latency_ms=30.0)
 
@@ -228,6 +230,21 @@ def test_nothing_drives_across_a_gap_and_it_goes_on_behind_it(tmp_path, driver):
     assert np.abs(values[gap + 1] - values[gap]).max() < 2e-3, "it starts from rest where it stopped"
 
 
+def test_both_of_two_leaders_are_followed_in_a_replay(tmp_path: Path) -> None:
+    leaders = [TeleopConfig("joint_states", f"{name}/joint_states", (name,), {"j": name}) for name in ROBOT.joint_names]
+    robot = replace(ROBOT, teleop=tuple(leaders))
+    time_of, kind = message_type("builtin_interfaces/msg/Time"), message_type("sensor_msgs/msg/JointState")
+    said = list(sensors(2))
+    for leader, target in zip(leaders, (0.1, -0.1), strict=True):
+        for time_ns in range(START_NS, START_NS + 2 * S, 20 * MS):
+            header = message_type("std_msgs/msg/Header")(time_of(*divmod(time_ns, S)), "")
+            message = kind(header, ["j"], np.array([target]), np.zeros(0), np.zeros(0))
+            said.append(Said(f"/{leader.topic}", time_ns, message))
+    bag = write_bag(tmp_path / "bag", said, commands(2), task(), mode(0.1, "TELEOP"))
+    found = replay_bag(bag, robot, swing_policy(), FIXED)
+    np.testing.assert_allclose(found.commands.values[-1], [0.1, -0.1], atol=1e-3)
+
+
 def test_a_pause_that_watchdogs_need_is_ticked_through(tmp_path):
     kept = [said for said in chain(sensors(11), commands(11)) if not S <= said.time_ns - START_NS < 10 * S]
     found = replay(tmp_path, task(), mode(0.0, "HOLD"), kept)
@@ -281,6 +298,18 @@ def test_the_same_bag_gives_the_same_replay(tmp_path):
     one, other = (replay_bag(bag, ROBOT, swing_policy(), FIXED) for _ in range(2))
     assert one.commands.values.tolist() == other.commands.values.tolist()
     assert [c.positions.tolist() for c in one.chunks] == [c.positions.tolist() for c in other.chunks]
+
+
+def test_joints_that_come_in_two_messages_on_one_topic_are_one_series_of_measurements() -> None:
+    recording = Recording(ROBOT, 0, "")
+    for i in range(4):
+        recording.measure(JointSample(i * 10 * MS, np.array([i * 0.1, np.nan]), np.zeros(2)))
+    for ms in (5, 25, 15):
+        recording.measure(JointSample(ms * MS, np.array([np.nan, ms * 0.01]), np.zeros(2)))
+    joints = recording.finish(30 * MS).joints
+    assert joints.times_ns.tolist() == [0, 10 * MS, 20 * MS, 30 * MS]
+    expected = [[0.0, np.nan], [0.1, 0.1], [0.2, 0.2], [0.3, np.nan]]
+    np.testing.assert_allclose(joints.values, expected, err_msg="what came late is left out")
 
 
 def test_a_fixed_joint_is_measured_in_a_replay_and_nothing_is_compared_of_its_commands(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from vla_ros.cli import main
 from vla_ros.policies.directory import infer, load_policy
 from vla_ros.policies.files import WEIGHTS_FILE, hash_file, open_policy
 from vla_ros.policies.respace import respace
@@ -41,6 +43,23 @@ def test_the_demos_policy_in_degrees_commands_the_same(tmp_path: Path) -> None:
             actions = infer(loaded.policy, loaded.processor.process(observation), torch.device("cpu"))
             targets.append(loaded.processor.decode(actions, observation).positions)
         np.testing.assert_allclose(targets[1], targets[0], rtol=0, atol=1e-6)
+
+
+def test_the_command_makes_it_of_a_space_file_and_refuses_a_folder_that_is_not_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space, out = tmp_path / "degrees.yaml", tmp_path / "degrees"
+    space.write_text(yaml.safe_dump({name: list(entries) for name, entries in DEGREES.items()}))
+    arguments = ["respace", "tiny_touch", str(out), "--space", str(space)]
+    assert main(arguments) == 0
+    assert f"digest {open_policy(out).processor.digest}" in capsys.readouterr().out
+    assert main(arguments) == 2
+    assert (
+        capsys.readouterr().err
+        == f"vla_ros respace: {out} exists and is not empty; give OUT another name, or move it away\n"
+    )
+    assert main([*arguments[:2], str(tmp_path / "other"), "--space", "aloha"]) == 2
+    assert "joint is 'left_waist'" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

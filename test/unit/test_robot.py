@@ -186,6 +186,9 @@ def test_a_gripper_has_an_action_and_set_points_beside_it(tmp_path):
     assert hand.set_point_topic == "gripper_controller/gripper_cmd/set_points"
 
 
+LEFT = {"type": "joint_states", "topic": "a", "joints": ["base_yaw"]}
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -198,6 +201,11 @@ def test_a_gripper_has_an_action_and_set_points_beside_it(tmp_path):
         ({"teleop": {"type": "joint_states", "sign": {"gripper": 2}}}, "teleop.sign of 'gripper' is 2; expected 1 or"),
         ({"teleop": {"type": "joint_states", "scale": {"gripper": 0}}}, "teleop.scale of 'gripper' is 0; expected"),
         ({"teleop": {"type": "joint_states", "max_distance": 0}}, "teleop.max_distance is 0; expected a number above"),
+        ({"teleop": [LEFT, {"topic": "b"}]}, "teleop: one of 2 has type 'joint_trajectory', topic 'b' and 0 joints"),
+        ({"teleop": [LEFT, LEFT | {"joints": ["gripper"]}]}, "teleop: topic 'a' is named twice"),
+        ({"teleop": [LEFT, LEFT | {"topic": "b"}]}, "teleop: joint 'base_yaw' is named twice"),
+        ({"teleop": [LEFT | {"sign": {"gripper": 1}}]}, "teleop.sign: unknown joint 'gripper'; joints are base_yaw"),
+        ({"teleop": []}, "teleop is empty"),
     ],
 )
 def test_kinematics_and_teleoperation_that_cannot_work_are_refused(tmp_path, change, named):

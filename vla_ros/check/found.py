@@ -46,10 +46,12 @@ def _find(node: Node, duration_s: float) -> Found:
         _spin(node, DISCOVERY_S)
     streams: dict[str, Stream] = {}
     messages: dict[str, Any] = {}
+    joint_names: dict[str, dict[str, None]] = {}  # of all messages: arm and gripper may send their own
 
     def keep(topic: str, msg: Any, info: dict[str, Any]) -> None:
         streams[topic].add(msg, info["received_timestamp"])
         messages.setdefault(topic, msg)
+        joint_names.setdefault(topic, {}).update(dict.fromkeys(getattr(msg, "name", ())))
 
     kinds = _kinds(node)
     for topic, kind in kinds.items():
@@ -62,7 +64,7 @@ def _find(node: Node, duration_s: float) -> Found:
         f"{duration_s:g} s of ROS domain {os.environ.get('ROS_DOMAIN_ID', '0')}",
         tuple(_camera(topic.removeprefix(own), messages.get(topic), kinds[topic], streams[topic]) for topic in cameras),
         tuple(
-            FoundJoints(topic.removeprefix(own), tuple(messages[topic].name) if topic in messages else ())
+            FoundJoints(topic.removeprefix(own), tuple(joint_names.get(topic, ())))
             for topic in kinds
             if topic not in cameras
         ),

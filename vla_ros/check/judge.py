@@ -43,7 +43,9 @@ def judge(robot: RobotConfig, seen: GraphSeen, policy: PolicyNeeds | None = None
     sound = [seen.cameras[name] for name in used if not cameras[name].fails("stamps", "age")]
     parts = [*cameras.values(), judge_skew(sound, robot.max_camera_skew_s)]
     each_source = zip(robot.joint_sources, seen.joint_states, strict=True)
-    parts += [judge_joint_states(robot, source, states, seen.seconds) for source, states in each_source]
+    parts += [
+        part for source, states in each_source for part in judge_joint_states(robot, source, states, seen.seconds)
+    ]
     parts += [_judge_output(output, seen.outputs[output.name], seen.has_control_msgs) for output in robot.outputs]
     parts += [judge_lost(robot, seen), judge_rivals(seen)]
     parts += [_judge_people(robot, seen), *([_judge_policy(robot, policy)] if policy is not None else [])]

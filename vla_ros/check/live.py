@@ -42,6 +42,7 @@ from vla_ros.robot import RobotConfig, load_robot, read_robot_file
 from vla_ros.robot.parts import OutputConfig
 from vla_ros.ros import qos
 from vla_ros.ros.dds import cure_of_losses
+from vla_ros.ros.rivals import Turns, is_numbered
 from vla_ros.ros.robot_description import load_robot_in_graph
 from vla_ros.ros.signals import interrupt_on_signals, not_a_namespace, ros_running
 
@@ -114,7 +115,7 @@ class _Watcher(Node):
         self._num_lost = Counter[str]()
         self._cameras = {camera.name: CameraSeen(TopicSeen(camera.topic)) for camera in robot.cameras}
         self._joint_states = tuple(
-            JointStatesSeen(TopicSeen(source.topic), joint_names=source.message_names) for source in robot.joint_sources
+            JointStatesSeen(TopicSeen(source.topic), source.message_names) for source in robot.joint_sources
         )
         for camera in robot.cameras:
             self._keep(CompressedImage if camera.compressed else Image, self._cameras[camera.name])
@@ -144,8 +145,10 @@ class _Watcher(Node):
         until_ns = self.get_clock().now().nanoseconds
         for hand in self._hands.values():
             hand.topic = self._topic(hand.topic.name)
-        for seen in (*self._cameras.values(), *self._joint_states):
-            seen.topic, seen.stream.until_ns = self._topic(seen.topic.name), until_ns
+        for camera in self._cameras.values():
+            camera.topic, camera.stream.until_ns = self._topic(camera.topic.name), until_ns
+        for joints in self._joint_states:
+            joints.topic, joints.until_ns = self._topic(joints.topic.name), until_ns
         return GraphSeen(
             seconds=duration_s,
             cameras=self._cameras,
@@ -168,13 +171,19 @@ class _Watcher(Node):
                 question.pursue()
 
     def _keep(self, kind: type, seen: CameraSeen | JointStatesSeen) -> None:
-        topic = seen.topic.name
+        topic, turns = seen.topic.name, Turns()
 
         def keep(msg: Any, info: dict[str, Any]) -> None:
             # The middleware's own time of arrival: this process may be late in looking. It knows no simulated time.
             now_ns = self.get_clock().now().nanoseconds if self._use_sim_time else info["received_timestamp"]
-            if self._is_watching:
-                seen.add(msg, now_ns)
+            if not self._is_watching:
+                return
+            seen.add(msg, now_ns)
+            sequence = info.get("publication_sequence_number")
+            if isinstance(seen, JointStatesSeen) and is_numbered(sequence):
+                own = [name for name in msg.name if name in seen.joint_names]
+                if turns.heard(sequence, own, info["received_timestamp"]):
+                    seen.contested.update(dict.fromkeys(own))
 
         def count(info: QoSMessageLostInfo) -> None:
             self._num_lost[topic] += info.total_count_change if self._is_watching else 0

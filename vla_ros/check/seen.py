@@ -14,7 +14,7 @@ from PIL import Image
 from vla_ros.hands import Hand
 from vla_ros.messages.compressed import find_problem, refuse_format
 from vla_ros.messages.images import COLOUR_ENCODINGS, decode_pixels
-from vla_ros.messages.joints import names_any, positions_by_name
+from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.times import time_to_ns
 from vla_ros.strict import quoted
 from vla_ros.units import NS_PER_S
@@ -61,6 +61,16 @@ class Stream:
 
     def __len__(self) -> int:
         return len(self.received_ns)
+
+    @classmethod
+    def merged(cls, streams: Sequence[Stream], until_ns: int) -> Stream:
+        """All their messages, in the order of arrival."""
+        received_ns, stamps_ns = (
+            np.concatenate([getattr(stream, kept) for stream in streams]).astype(np.int64)
+            for kept in ("received_ns", "stamps_ns")
+        )
+        order = np.argsort(received_ns, kind="stable")
+        return cls(received_ns[order].tolist(), stamps_ns[order].tolist(), until_ns)
 
     def add(self, msg: Any, now_ns: int) -> None:
         """A message with a header that arrived at ``now_ns``."""
@@ -149,30 +159,37 @@ class Range:
 
 @dataclass
 class JointStatesSeen:
-    """``num_named`` counts the messages that name a joint, ``refused`` those that can't be read, by the reason.
-
-    Messages that name none of ``joint_names``, as messages call them, (wheels, another arm) are foreign: they are in
-    ``stream`` only where no other came.
-    """
+    """``streams`` has the messages that name some of ``joint_names``, as messages call them, by which of them; those of
+    none of them (wheels, another arm) cost nothing. ``came`` are all names that came, ``refused`` counts messages that
+    can't be read, by the reason, ``contested`` are joints of ours that two publishers send."""
 
     topic: TopicSeen
-    stream: Stream = field(default_factory=Stream)
-    num_named: Counter[str] = field(default_factory=Counter)
+    joint_names: tuple[str, ...]
+    streams: dict[tuple[str, ...], Stream] = field(default_factory=dict)
+    came: dict[str, None] = field(default_factory=dict)
     positions: dict[str, Range] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
-    joint_names: Sequence[str] = ()
-    is_foreign: bool = True
+    contested: dict[str, None] = field(default_factory=dict)
+    until_ns: int = 0
+
+    def together(self) -> dict[tuple[str, ...], Stream]:
+        """The joints that come together and the messages that name them, each joint once: where some messages have all
+        joints and some have part of them, those that always come together. Those that never come are in none."""
+        groups: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+        for name in self.joint_names:
+            groups.setdefault(tuple(key for key in self.streams if name in key), []).append(name)
+        groups.pop((), None)
+        return {
+            tuple(own): Stream.merged([self.streams[key] for key in keys], self.until_ns)
+            for keys, own in groups.items()
+        }
 
     def add(self, msg: Any, now_ns: int) -> None:
-        self.num_named.update(dict.fromkeys(msg.name, 1))
-        is_foreign = not names_any(msg, self.joint_names)
-        if self.is_foreign and not is_foreign:
-            self.stream, self.is_foreign = Stream(), False
-        if is_foreign == self.is_foreign:
-            self.stream.add(msg, now_ns)
-        if is_foreign:
+        self.came.update(dict.fromkeys(msg.name))
+        present = tuple(name for name in self.joint_names if name in msg.name)
+        if not present:
             return
-        present = [name for name in self.joint_names if name in msg.name]
+        self.streams.setdefault(present, Stream()).add(msg, now_ns)
         try:
             positions, _ = positions_by_name(msg, present)
         except ValueError as error:

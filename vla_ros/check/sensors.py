@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -58,29 +59,47 @@ def judge_skew(cameras: Sequence[CameraSeen], max_skew_s: float) -> Part:
     return part
 
 
-def judge_joint_states(robot: RobotConfig, source: JointStateConfig, seen: JointStatesSeen, seconds: float) -> Part:
-    """Publisher, rate, names, positions and stamps of one source of joint states."""
+def judge_joint_states(
+    robot: RobotConfig, source: JointStateConfig, seen: JointStatesSeen, seconds: float
+) -> tuple[Part, ...]:
+    """Publisher, names and positions of one source of joint states, rate and stamps of the joints that come together:
+    a part for each where they come in several messages."""
     part = Part("joint states" if len(robot.joint_sources) == 1 else f"joint states {robot.where(source)}")
     fix = "start joint_state_broadcaster, or joint_states.topic in the robot file"
-    together = [other for other in robot.joint_sources if other.topic == source.topic]
-    fix_type = "joint_states.topic in the robot file"
-    if _judge_publishers(part, seen.topic, JOINT_STATE, fix, fix_type, len(together)):
-        fix = "the driver, or joint_states.max_age_s in the robot file"
-        grippers = {name for output in robot.outputs if output.kind.is_gripper for name in output.joints}
-        control_rate_hz = 0.0 if grippers.issuperset(source.joints) else robot.control_rate_hz
-        _judge_rate(part, seen.stream, seconds, source.max_age_s, fix, control_rate_hz)
-        if len(seen.stream):
-            _judge_names(part, source, seen, [name for other in together for name in other.message_names])
-            _judge_positions(part, robot, source, seen)
-        _judge_stamps(part, seen.stream, source.max_age_s)
-        if len(seen.stream) and not part.fails("stamps") and any(output.stamp == "tick" for output in robot.outputs):
-            _judge_clock(part, seen, 1.0 / robot.control_rate_hz)
-    return part
+    if not _judge_publishers(part, seen.topic, JOINT_STATE, fix, "joint_states.topic in the robot file", True):
+        return (part,)
+    if seen.contested:
+        got = f"two of {names(seen.topic.publishers)} send {', '.join(seen.contested)}"
+        part.fail("publisher", got, "one publisher for each joint", "end the other: nobody drives while both send")
+    if seen.came:
+        _judge_names(part, robot, source, seen)
+        _judge_positions(part, robot, source, seen)
+    else:
+        _judge_rate(part, Stream(), seconds, source.max_age_s, "the driver")
+    together, called = seen.together(), dict(zip(source.message_names, source.joints, strict=True))
+    parts = [part]
+    for own, stream in together.items():
+        those = replace(source, joints=tuple(called[name] for name in own))
+        if len(together) > 1:
+            parts.append(Part(f"joint states {robot.where(those)}"))
+        _judge_messages(parts[-1], robot, those, stream, seconds)
+    return tuple(parts)
 
 
-def _judge_clock(part: Part, seen: JointStatesSeen, period_s: float) -> None:
+def _judge_messages(part: Part, robot: RobotConfig, source: JointStateConfig, stream: Stream, seconds: float) -> None:
+    """Rate and stamps of the messages of a source."""
+    fix = "the driver, or joint_states.max_age_s in the robot file"
+    grippers = {name for output in robot.outputs if output.kind.is_gripper for name in output.joints}
+    control_rate_hz = 0.0 if grippers.issuperset(source.joints) else robot.control_rate_hz
+    _judge_rate(part, stream, seconds, source.max_age_s, fix, control_rate_hz)
+    _judge_stamps(part, stream, source.max_age_s)
+    if len(stream) and not part.fails("stamps") and any(output.stamp == "tick" for output in robot.outputs):
+        _judge_clock(part, stream, 1.0 / robot.control_rate_hz)
+
+
+def _judge_clock(part: Part, stream: Stream, period_s: float) -> None:
     """Whether the driver's clock is ours, as far as its stamps say: controllers follow commands by it."""
-    ages_s = seen.stream.ages_s
+    ages_s = stream.ages_s
     age_s = float(ages_s[np.abs(ages_s).argmin()])
     if abs(age_s) > period_s:
         side = "before" if age_s > 0 else "after"
@@ -123,23 +142,19 @@ def _judge_encoding(part: Part, camera: CameraConfig, encoding: str, has_cv_brid
         part.fail("encoding", quoted(encoding), expected, fix)
 
 
-def _judge_names(part: Part, source: JointStateConfig, seen: JointStatesSeen, ours: Sequence[str]) -> None:
-    num, expected = len(seen.stream), source.message_names
-    absent = [name for name in expected if not seen.num_named.get(name)]
-    partial = [name for name in expected if 0 < seen.num_named.get(name, 0) < num]
-    extra = [name for name in seen.num_named if name not in ours]
+def _judge_names(part: Part, robot: RobotConfig, source: JointStateConfig, seen: JointStatesSeen) -> None:
+    expected = source.message_names
+    absent = [name for name in expected if name not in seen.came]
+    extra = [name for name in seen.came if name not in robot.joint_columns[source.topic]]
     if absent:
         came = f"; {listed(extra)} came" if extra else ""
         fix = "joint names in the robot file, or the joints of joint_state_broadcaster"
         part.fail("names", f"no {', '.join(absent)}{came}", "every joint of the robot file", fix)
-    if partial:
-        got = f"{partial[0]} is in {seen.num_named[partial[0]]} of {num} messages, from {names(seen.topic.publishers)}"
-        fix = "one joint_state_broadcaster with all of them, or an entry of joint_states for each message"
-        part.fail("names", got, "every joint in every message", fix)
-    if not absent and not partial:
+    else:
         ignored = f"; {len(extra)} more are ignored: {listed(extra)}" if extra else ""
         part.ok("names", f"all {len(expected)} joints{ignored}", ", ".join(expected))
     if seen.refused:
+        num = sum(map(len, seen.streams.values()))
         reason, times = max(seen.refused.items(), key=lambda item: item[1])
         got = f"{times} of {num} messages can't be read: {reason}"
         part.fail("values", got, "one finite position for each name", "the driver")
@@ -171,19 +186,19 @@ def _fix_limits(joint: JointConfig, worst: float) -> str:
 
 
 def _judge_publishers(
-    part: Part, topic: TopicSeen, expected_type: str, fix: str, fix_type: str, num_expected: int = 1
+    part: Part, topic: TopicSeen, expected_type: str, fix: str, fix_type: str, is_shared: bool = False
 ) -> bool:
-    """Whether somebody publishes the expected type; for a subscription that is best effort, which any QoS serves."""
+    """Whether somebody publishes the expected type, alone where the topic is not shared; for a subscription that is
+    best effort, which any QoS serves."""
     fitting = [publisher for publisher in topic.publishers if publisher.type == expected_type]
     if not topic.publishers:
         part.fail("publisher", f"nobody publishes {topic.name}", f"a publisher of {expected_type}", fix)
     elif not fitting:
         types = ", ".join(sorted({publisher.type for publisher in topic.publishers}))
         part.fail("publisher", f"{topic.name} is {types}, from {names(topic.publishers)}", expected_type, fix_type)
-    elif len(topic.publishers) > num_expected:
+    elif len(topic.publishers) > 1 and not is_shared:
         got = f"{len(topic.publishers)} publishers of {topic.name}: {names(topic.publishers)}"
-        expected = "one" if num_expected == 1 else f"{num_expected}, one for each entry of joint_states"
-        part.warn("publisher", got, expected, "end the others, or give this one a topic of its own")
+        part.warn("publisher", got, "one", "end the others, or give this one a topic of its own")
     else:
         got = f"{topic.name}, {expected_type}, {fitting[0].qos}, from {names(topic.publishers)}"
         part.ok("publisher", got, expected_type)

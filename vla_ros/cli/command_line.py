@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from vla_ros.cli import audit, bench, check, demo, import_policy, new, parity, record, replay, train
+from vla_ros.cli import audit, bench, check, demo, import_policy, new, parity, record, replay, respace, train
 from vla_ros.cli.output import write_json
 
 COMMANDS = {
@@ -21,6 +21,7 @@ COMMANDS = {
     "replay": (replay, "[train]"),
     "train": (train, "[sim,train]"),
     "import": (import_policy, ""),
+    "respace": (respace, ""),
     "parity": (parity, ""),
     "audit": (audit, ""),
     "bench": (bench, "[ros,sim]"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,6 @@ from vla_ros.messages.bounds import MAX_NAMES
 from vla_ros.messages.times import fill_time
 from vla_ros.strict import check_count, listed
 from vla_ros.types import JointSample
-
-
-def names_any(msg: Any, joint_names: Collection[str]) -> bool:
-    """Whether a JointState message is about any of these joints; one of wheels or of another arm isn't."""
-    return any(name in joint_names for name in msg.name)
 
 
 def positions_by_name(msg: Any, joint_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -29,34 +24,25 @@ def positions_by_name(msg: Any, joint_names: Sequence[str]) -> tuple[np.ndarray,
     """
     check_count("joint state", "names", msg.name, MAX_NAMES)
     names = list(msg.name)
-    rows = [_row(names, name) for name in joint_names]
-    if len(msg.position) != len(names):
-        raise ValueError(
-            f"joint state has {len(names)} names and {len(msg.position)} position values; expected as many: "
-            "check the driver"
-        )
-    positions = np.asarray(msg.position, dtype=np.float64)[rows]
-    worst = np.flatnonzero(~np.isfinite(positions))
-    if len(worst):
-        raise ValueError(
-            f"joint state position of '{joint_names[worst[0]]}' is {positions[worst[0]]}; expected a finite number: "
-            "check the driver"
-        )
-    # With fewer or more than names nobody knows whose each is.
-    velocities = np.asarray(msg.velocity, dtype=np.float64)[rows] if len(msg.velocity) == len(names) else None
-    return positions, velocities if velocities is not None and np.isfinite(velocities).all() else None
+    return _values(msg, [_row(names, name) for name in joint_names])
 
 
-def joint_sample(msg: Any, joint_names: Sequence[str], stamp_ns: int, source: int = 0) -> JointSample | None:
-    """What a JointState message says of the joints of a source, by the names it has for them: ``[num_joints]`` in that
-    order, velocities NaN where it has none. None where it names none of them. Raises ValueError as
-    ``positions_by_name``."""
-    if not names_any(msg, joint_names):
+def joint_sample(msg: Any, columns: Mapping[str, int], num_joints: int, stamp_ns: int) -> JointSample | None:
+    """What a JointState message says of a robot's joints, ``columns`` by the names it has for them: ``[num_joints]``,
+    NaN for a joint that it doesn't name, velocities where it has none. None where it names no joint of the robot, as
+    one of wheels or of another arm. Raises ValueError as ``positions_by_name``, but for a missing joint."""
+    check_count("joint state", "names", msg.name, MAX_NAMES)
+    rows = [row for row, name in enumerate(msg.name) if name in columns]
+    if not rows:
         return None
-    positions, velocities = positions_by_name(msg, joint_names)
-    return JointSample(
-        stamp_ns, positions, np.full_like(positions, np.nan) if velocities is None else velocities, source
-    )
+    own = [columns[msg.name[row]] for row in rows]
+    if len(set(own)) < len(own):
+        _row(list(msg.name), next(msg.name[row] for row in rows if own.count(columns[msg.name[row]]) > 1))
+    whole = np.full((2, num_joints), np.nan)
+    whole[0, own], velocities = _values(msg, rows)
+    if velocities is not None:
+        whole[1, own] = velocities
+    return JointSample(stamp_ns, whole[0], whole[1])
 
 
 def fill_joint_state(
@@ -67,6 +53,25 @@ def fill_joint_state(
     msg.name = list(joint_names)
     msg.position = array("d", positions)
     msg.velocity = array("d", velocities)
+
+
+def _values(msg: Any, rows: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Positions and velocities of what stands in ``rows``, as ``positions_by_name`` has them."""
+    if len(msg.position) != len(msg.name):
+        raise ValueError(
+            f"joint state has {len(msg.name)} names and {len(msg.position)} position values; expected as many: "
+            "check the driver"
+        )
+    positions = np.asarray(msg.position, dtype=np.float64)[rows]
+    worst = np.flatnonzero(~np.isfinite(positions))
+    if len(worst):
+        raise ValueError(
+            f"joint state position of '{msg.name[rows[worst[0]]]}' is {positions[worst[0]]}; expected a finite "
+            "number: check the driver"
+        )
+    # With fewer or more than names nobody knows whose each is.
+    velocities = np.asarray(msg.velocity, dtype=np.float64)[rows] if len(msg.velocity) == len(msg.name) else None
+    return positions, velocities if velocities is not None and np.isfinite(velocities).all() else None
 
 
 def _row(names: list[str], name: str) -> int:

@@ -3,7 +3,7 @@ check, convert, hand on and return."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,9 @@ from std_msgs.msg import Bool
 
 from vla_ros import topics
 from vla_ros.hands import Hand, hands_of
+from vla_ros.messages.bounds import MAX_NAMES
 from vla_ros.messages.images import decode_frame, find_cv_bridge
-from vla_ros.messages.joints import joint_sample, positions_by_name
+from vla_ros.messages.joints import joint_sample
 from vla_ros.messages.times import MAX_START_LEAD_S, time_to_ns
 from vla_ros.nodes.control import Control
 from vla_ros.nodes.params import PolicyNodeParams
@@ -27,14 +28,15 @@ from vla_ros.ros.problems import Problems
 from vla_ros.ros.qos import ANYBODY, JOINT_STATES
 from vla_ros.ros.rivals import Rivals
 from vla_ros.runtime.teleop import TeleopTrajectory
+from vla_ros.strict import listed
 from vla_ros.topics import Qos, Topic
 from vla_ros.types import Frame
 from vla_ros.units import NS_PER_S
 
 NO_BUTTON = -1
 UNNUMBERED: Mapping[str, Any] = {}
-# Joint states of wheels or of another arm are normal beside our own; nothing but such for this long isn't.
-FOREIGN_ONLY_S = 3.0
+# Joint states of some of our joints, of wheels or of another arm are normal; nothing of a joint for this long isn't.
+UNNAMED_S = 3.0
 
 
 class _Inputs:
@@ -56,6 +58,29 @@ class _Inputs:
             role.stop()
 
 
+class _Named:
+    """Which joints messages on one topic name: ours, of which each is to be named by some, and what else comes."""
+
+    def __init__(self, joint_names: Iterable[str]) -> None:
+        self._named_ns = dict.fromkeys(joint_names, 0)
+        self._heard_ns = 0
+        self._came: dict[str, None] = {}
+
+    def hear(self, names: Sequence[str], own: Iterable[str], now_ns: int) -> str:
+        """A message with these ``names``, of which ``own`` are ours, came. Returns which joint hasn't been named for
+        ``UNNAMED_S``, in one line; empty where all have."""
+        is_silence_over = now_ns - self._heard_ns > UNNAMED_S * NS_PER_S
+        self._named_ns.update(dict.fromkeys(self._named_ns if is_silence_over else own, now_ns))
+        self._heard_ns = now_ns
+        if len(self._came) < MAX_NAMES:
+            self._came.update(dict.fromkeys(names[:MAX_NAMES]))
+        oldest = min(self._named_ns, key=self._named_ns.__getitem__)
+        if now_ns - self._named_ns[oldest] < UNNAMED_S * NS_PER_S:
+            return ""
+        got = f"lacks joint '{oldest}'; messages hold {listed(tuple(self._came), 'no joints')}"
+        return f"{got}: check the joint names in the robot file"
+
+
 class SensorInputs(_Inputs):
     """Cameras and joint states. What arrives goes into ``sensors`` while that is set, else it is dropped; ``rivals``
     gets to know who publishes which joints."""
@@ -73,7 +98,7 @@ class SensorInputs(_Inputs):
         self.sensors: SensorBuffers | None = None
         self._rivals = rivals or Rivals(owner, problems)
         self._on_frame = on_frame
-        self._own_joints_ns = dict.fromkeys(robot.joint_topics, 0)
+        self._named = {topic: _Named(columns) for topic, columns in robot.joint_columns.items()}
         find_cv_bridge()  # loaded before the first picture waits for it
         cameras, joints = self._roles
         for camera in robot.cameras:
@@ -102,24 +127,21 @@ class SensorInputs(_Inputs):
         self._problems.report(f"joint state on '{topic}'", f"joint state on '{topic}': {why}")
 
     def _on_joint_state(self, topic: str, msg: Any, info: Mapping[str, Any] = UNNUMBERED) -> None:
-        sensors, now_ns = self.sensors, steady_now_ns()
-        sources = [(i, s.message_names) for i, s in enumerate(self._robot.joint_sources) if s.topic == topic]
-        own = [name for name in msg.name if any(name in names for _, names in sources)]
+        sensors, columns = self.sensors, self._robot.joint_columns[topic]
+        own = [name for name in msg.name if name in columns]
         self._rivals.hear(topic, info.get("publication_sequence_number"), own)
-        if sensors is None or own:
-            self._own_joints_ns[topic] = now_ns
-        if sensors is None or (not own and now_ns - self._own_joints_ns[topic] < FOREIGN_ONLY_S * NS_PER_S):
+        missing = self._named[topic].hear(msg.name, columns if sensors is None else own, steady_now_ns())
+        if missing:
+            self._refuse_joints(topic, missing)
+        if sensors is None or not own:
             return
         try:
             stamp_ns = self._stamps.to_steady_ns(time_to_ns(msg.header.stamp))
-            if not own:
-                positions_by_name(msg, sources[0][1])  # says which is missing
-            samples = [joint_sample(msg, names, stamp_ns, source) for source, names in sources]
+            sample = joint_sample(msg, columns, self._robot.num_joints, stamp_ns)
         except ValueError as error:
             return self._refuse_joints(topic, error)
-        for sample in samples:
-            if sample is not None:
-                sensors.joints.add(sample)
+        if sample is not None:
+            sensors.joints.add(sample)
 
 
 class HumanInputs(_Inputs):
@@ -182,7 +204,7 @@ class HumanInputs(_Inputs):
             if trajectory.stamp_ns:
                 start_ns = self._stamps.to_steady_ns(trajectory.stamp_ns, MAX_START_LEAD_S)
             times_ns = tuple(start_ns + round(t * NS_PER_S) for t in trajectory.times_s)
-            wanted = TeleopTrajectory(times_ns, trajectory.positions, hand.topic.name, hand.max_distance)
+            wanted = TeleopTrajectory(times_ns, trajectory.positions, hand.topic.name, hand.max_distance, hand.partners)
             refusal = self._control.offer_teleop(wanted)
         except ValueError as error:
             return self._refuse_hand(hand, str(error))

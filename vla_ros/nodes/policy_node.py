@@ -207,19 +207,20 @@ class PolicyNode(ManagedNode):
                 loop.hold("control failed, its traceback is in the log")
 
     def _publish_tick(self, loop: ControlLoop, tick: Tick, deadline_ns: int) -> None:
-        for event in tick.events:
-            self.get_logger().info(event)
         # With every command, and before it: a recorded bag then says of each who drove.
         if tick.mode is not self._published_mode or tick.command is not None:
             self._publish_mode(tick.mode)
         if tick.ramp is None:
-            return self._diagnostics.pause()
-        assert self._configured is not None
-        self._configured.outputs.publish(tick.ramp, self._stamps.to_ros_ns(deadline_ns))
-        now_ns = steady_now_ns()
-        with self._control.lock:
-            loop.sent(now_ns)
-        self._diagnostics.sent(tick, now_ns)
+            self._diagnostics.pause()
+        else:
+            assert self._configured is not None
+            self._configured.outputs.publish(tick.ramp, self._stamps.to_ros_ns(deadline_ns))
+            now_ns = steady_now_ns()
+            with self._control.lock:
+                loop.sent(now_ns)
+            self._diagnostics.sent(tick, now_ns)
+        for event in tick.events:  # behind the command, a human's first above all: a log takes longer than a tick
+            self.get_logger().info(event)
 
     def _publish_mode(self, mode: Mode) -> None:
         self._published_mode = mode

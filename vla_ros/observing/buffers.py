@@ -14,6 +14,7 @@ import numpy as np
 
 from vla_ros.interpolate import between, whole_turns
 from vla_ros.robot import RobotConfig
+from vla_ros.robot.parts import JointStateConfig
 from vla_ros.types import Frame, JointSample
 from vla_ros.units import NS_PER_S
 
@@ -75,12 +76,12 @@ class Jump:
 class JointBuffer:
     """The last ``NUM_JOINT_SAMPLES`` joint samples, oldest first. A sample not newer than the newest is ignored.
 
-    ``turns`` says which joints turn without end, bool ``[num_joints]``; any may where nobody knows. ``jump`` is the
-    last one there was: a joint that was far faster than ``max_velocities`` ``[num_joints]``. Velocities that a driver
-    doesn't send, or that no arm can have, come of the sample before.
+    ``turns`` says which joints turn without end, bool ``[num_joints]``. ``jump`` is the last one there was: a joint
+    that was far faster than ``max_velocities`` ``[num_joints]``. Velocities that a driver doesn't send, or that no arm
+    can have, come of the sample before.
     """
 
-    def __init__(self, turns: np.ndarray | bool = True, max_velocities: np.ndarray | float = math.inf) -> None:
+    def __init__(self, turns: np.ndarray, max_velocities: np.ndarray) -> None:
         self.jump: Jump | None = None
         self._turns = turns
         self._max_speeds = MAX_SPEED_FACTOR * max_velocities
@@ -103,8 +104,13 @@ class JointBuffer:
             sample = replace(sample, velocities=velocities)
         self._samples = (*self._samples[1 - NUM_JOINT_SAMPLES :], sample)
 
-    def clear(self) -> None:
-        self._samples, self.jump = (), None
+    def only(self, rows: list[int]) -> JointBuffer:
+        """A buffer of some of these joints, with what came of them."""
+        buffer = JointBuffer(self._turns[rows], self._max_speeds[rows] / MAX_SPEED_FACTOR)
+        buffer._samples = tuple(JointSample(s.stamp_ns, s.positions[rows], s.velocities[rows]) for s in self._samples)
+        jump = self.jump
+        buffer.jump = replace(jump, joint=rows.index(jump.joint)) if jump is not None and jump.joint in rows else None
+        return buffer
 
     def spread_since(self, stamp_ns: int) -> np.ndarray:
         """How far each joint was moved in the samples from ``stamp_ns`` on and the one before, ``[num_joints]``."""
@@ -141,23 +147,61 @@ class JointBuffer:
         )
 
 
+@dataclass(frozen=True)
+class JointPart:
+    """Joints of a robot that are measured together: those of ``source``, which are ``columns`` of all."""
+
+    source: JointStateConfig
+    columns: list[int]
+    buffer: JointBuffer
+
+    def at(self, stamp_ns: int) -> JointSample | None:
+        """As ``JointBuffer.at``, of samples at most ``max_age_s`` apart."""
+        return self.buffer.at(stamp_ns, self.source.max_age_s)
+
+    def split(self, is_named: Sequence[bool]) -> tuple[JointPart, ...]:
+        """The joints that are named, bool ``[num_joints]``, and the others, apart from now on, each with its past."""
+        rows = range(len(self.columns))
+        halves = ([row for row in rows if is_named[self.columns[row]] is kept] for kept in (True, False))
+        return tuple(self._only(half) for half in halves if half)
+
+    def _only(self, rows: list[int]) -> JointPart:
+        source = replace(self.source, joints=tuple(self.source.joints[row] for row in rows))
+        return JointPart(source, [self.columns[row] for row in rows], self.buffer.only(rows))
+
+
 class RobotJoints:
-    """The joints of a robot, ``[num_joints]``, put together of what its sources sent: ``buffers`` has one for each of
-    ``RobotConfig.joint_sources``."""
+    """The joints of a robot, ``[num_joints]``, put together of what came.
+
+    ``parts`` are the joints that come together: those of each of ``RobotConfig.joint_sources`` at first, fewer as soon
+    as a message has only some of them, as where an arm and its gripper each send their own. So each joint is as old as
+    the newest message that names it.
+    """
 
     def __init__(self, robot: RobotConfig) -> None:
-        self._turns, max_velocities = robot.turns, robot.joint_values("max_velocity")
-        self._max_gaps_s = [source.max_age_s for source in robot.joint_sources]
-        self._columns = [robot.columns(source.joints) for source in robot.joint_sources]
-        self.buffers = tuple(JointBuffer(self._turns[own], max_velocities[own]) for own in self._columns)
+        self._robot = robot
+        self._turns = robot.turns
+        self.parts: tuple[JointPart, ...] = ()
+        self.clear()
 
     def add(self, sample: JointSample) -> None:
-        """A sample of the joints of its source."""
-        self.buffers[sample.source].add(sample)
+        """A sample of those joints that have a position in it."""
+        is_named = np.isfinite(sample.positions).tolist()
+        num_named = [sum(is_named[column] for column in part.columns) for part in self.parts]
+        if any(0 < num < len(part.columns) for num, part in zip(num_named, self.parts, strict=True)):
+            self.parts = tuple(half for part in self.parts for half in part.split(is_named))
+        for part in self.parts:
+            if is_named[part.columns[0]]:
+                own = part.columns
+                part.buffer.add(JointSample(sample.stamp_ns, sample.positions[own], sample.velocities[own]))
 
     def clear(self) -> None:
-        for buffer in self.buffers:
-            buffer.clear()
+        max_velocities = self._robot.joint_values("max_velocity")
+        parts = []
+        for source in self._robot.joint_sources:
+            own = self._robot.columns(source.joints)
+            parts.append(JointPart(source, own, JointBuffer(self._turns[own], max_velocities[own])))
+        self.parts = tuple(parts)
 
     def way(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         """From one ``[num_joints]`` to another, the short way for a joint that turns without end."""
@@ -165,36 +209,37 @@ class RobotJoints:
         return step - whole_turns(step, self._turns)
 
     def newest(self) -> JointSample | None:
-        """The joints when all sources were heard last: at the oldest of their newest samples. None before that."""
-        stamps_ns = [sample.stamp_ns for buffer in self.buffers if (sample := buffer.newest()) is not None]
-        if len(stamps_ns) < len(self.buffers):
+        """The joints when all of them were heard last: at the oldest of their newest samples. None before that."""
+        parts = self.parts
+        stamps_ns = [sample.stamp_ns for part in parts if (sample := part.buffer.newest()) is not None]
+        if len(stamps_ns) < len(parts):
             return None
-        return self._together([buffer.at(min(stamps_ns)) for buffer in self.buffers])
+        return self._together(parts, [part.buffer.at(min(stamps_ns)) for part in parts])
 
     def at(self, stamp_ns: int) -> JointSample | None:
-        """The joints at ``stamp_ns`` as ``JointBuffer.at`` has each source's, whose samples are at most ``max_age_s``
-        apart; None where one has none."""
-        each = zip(self.buffers, self._max_gaps_s, strict=True)
-        return self._together([buffer.at(stamp_ns, gap_s) for buffer, gap_s in each])
+        """The joints at ``stamp_ns`` as ``JointPart.at`` has them; None where it has one of them not."""
+        parts = self.parts
+        return self._together(parts, [part.at(stamp_ns) for part in parts])
 
     def spread_since(self, stamp_ns: int) -> np.ndarray:
-        """As ``JointBuffer.spread_since``; each source has samples."""
-        return self._in_order([buffer.spread_since(stamp_ns) for buffer in self.buffers])
+        """As ``JointBuffer.spread_since``; each joint has samples."""
+        parts = self.parts
+        return self._in_order(parts, [part.buffer.spread_since(stamp_ns) for part in parts])
 
-    def _together(self, samples: Sequence[JointSample | None]) -> JointSample | None:
+    def _together(self, parts: Sequence[JointPart], samples: Sequence[JointSample | None]) -> JointSample | None:
         known = [sample for sample in samples if sample is not None]
         if len(known) < len(samples):
             return None
         return JointSample(
             min(sample.stamp_ns for sample in known),
-            self._in_order([sample.positions for sample in known]),
-            self._in_order([sample.velocities for sample in known]),
+            self._in_order(parts, [sample.positions for sample in known]),
+            self._in_order(parts, [sample.velocities for sample in known]),
         )
 
-    def _in_order(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+    def _in_order(self, parts: Sequence[JointPart], values: Sequence[np.ndarray]) -> np.ndarray:
         whole = np.empty(len(self._turns))
-        for columns, part in zip(self._columns, parts, strict=True):
-            whole[columns] = part
+        for part, own in zip(parts, values, strict=True):
+            whole[part.columns] = own
         return whole
 
 

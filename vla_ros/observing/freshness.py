@@ -23,27 +23,27 @@ class Fault:
 
 
 def joint_fault(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Fault | None:
-    """The first source of joint states that is missing or too old at ``now_ns``."""
-    for source, buffer in zip(robot.joint_sources, sensors.joints.buffers, strict=True):
-        newest, where, limit_s = buffer.newest(), robot.where(source), source.max_age_s
+    """The first joints whose state is missing or too old at ``now_ns``."""
+    for part in sensors.joints.parts:
+        newest, limit_s = part.buffer.newest(), part.source.max_age_s
         if newest is None:
-            return Fault("joints", f"no joint state has come {where}")
+            return Fault("joints", f"no joint state has come {robot.where(part.source)}")
         age_s = (now_ns - newest.stamp_ns) / NS_PER_S
         if age_s > limit_s:
-            line = f"joint state {where} is {age_s:.2f} s old; expected at most {limit_s:g} s"
+            line = f"joint state {robot.where(part.source)} is {age_s:.2f} s old; expected at most {limit_s:g} s"
             return Fault("joints", line, age_s, limit_s)
     return None
 
 
 def jump_fault(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Fault | None:
     """A joint that was elsewhere within the last ``SETTLING_S`` than an arm can have moved it."""
-    for source, buffer in zip(robot.joint_sources, sensors.joints.buffers, strict=True):
-        jump = buffer.jump
+    for part in sensors.joints.parts:
+        jump = part.buffer.jump
         if jump is None or now_ns - jump.stamp_ns > SETTLING_S * NS_PER_S:
             continue
-        joint = robot.joints[robot.joint_names.index(source.joints[jump.joint])]
+        joint = robot.joints[part.columns[jump.joint]]
         line = (
-            f"joint state {robot.where(source)} jumped: joint '{joint.name}' by {jump.distance:.2f} within "
+            f"joint state {robot.where(part.source)} jumped: joint '{joint.name}' by {jump.distance:.2f} within "
             f"{jump.span_s:.3f} s; expected no more than max_velocity {joint.max_velocity:g} allows: is there a second "
             "publisher?"
         )

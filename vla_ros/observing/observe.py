@@ -81,8 +81,7 @@ def match_newest(robot: RobotConfig, sensors: SensorBuffers, now_ns: int) -> Mat
         return NoObservation(line, "without an image of each other camera within max_camera_skew_s")
     joints = sensors.joints.at(first.stamp_ns)
     if joints is None:
-        each = zip(robot.joint_sources, sensors.joints.buffers, strict=True)
-        source = next(source for source, buffer in each if buffer.at(first.stamp_ns, source.max_age_s) is None)
+        source = next(part.source for part in sensors.joints.parts if part.at(first.stamp_ns) is None)
         line = (
             f"no joint state {robot.where(source)} is as old as the image of camera '{first.camera}', or those around "
             f"it are more than {source.max_age_s:g} s apart"

@@ -11,9 +11,12 @@ from rclpy.event_handler import QoSMessageLostInfo, SubscriptionEventCallbacks, 
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from sensor_msgs.msg import JointState
 
+from vla_ros.messages.bounds import MAX_NAMES
 from vla_ros.record.topics import RobotTopic
 from vla_ros.record.writing import WriterThread
 from vla_ros.units import NS_PER_S
@@ -40,6 +43,8 @@ class TopicRecorder:
         self.name = node.resolve_topic_name(topic.name)
         self.report = TopicReport(self.name, topic.msgtype)
         self.foreign_types: set[str] = set()
+        self.unnamed = dict.fromkeys(topic.joint_names)
+        self.named: dict[str, None] = {}
         self._node = node
         self._qos = topic.qos
         self._first_ns = 0
@@ -66,6 +71,17 @@ class TopicRecorder:
         self.report.rate_hz = round(self.report.num_messages / span_s, 2) if span_s > 0 else 0.0
         self.report.num_messages += 1
         self.report.num_bytes += num_bytes
+
+    def name_joints(self, data: bytes) -> None:
+        """A serialized joint state: which joints it names, as long as one of the robot's wasn't named."""
+        try:
+            names = deserialize_message(data, JointState).name[:MAX_NAMES]
+        except RuntimeError:  # it is recorded as it came; whoever reads the bag says what is wrong with it
+            return
+        if len(self.named) < MAX_NAMES:
+            self.named.update(dict.fromkeys(names))
+        for name in names:
+            self.unnamed.pop(name, None)
 
     def _subscribe(self) -> Subscription:
         subscribe = partial(
@@ -135,6 +151,8 @@ class RecordNode(Node):
         assert self._writer is not None
         self._writer.write(topic.name, topic.topic.msgtype, offered_qos, data, stamp_ns)
         topic.add(stamp_ns, len(data))
+        if topic.unnamed:
+            topic.name_joints(data)
 
 
 def _bag_qos(qos: QoSProfile) -> Qos:

@@ -20,6 +20,7 @@ from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.ros.dds import cure_of_losses
 from vla_ros.ros.signals import not_a_namespace, ros_running, stop_on_signals
 from vla_ros.share import robot_file
+from vla_ros.strict import listed
 
 # At most a second may be lost, on a disk that takes a while, too.
 FLUSH_PERIOD_S = 0.5
@@ -149,6 +150,10 @@ def _judge(
         elif camera.rate_hz is not None and report.num_messages and report.rate_hz < ENOUGH_OF_RATE * camera.rate_hz:
             got = f"images of {report.topic} came at {report.rate_hz:.1f} Hz; expected {camera.rate_hz:g} Hz (rate_hz"
             problems.append(f"{got} in {robot_name}): the camera's settings, or {cure_of_losses()}")
+    for topic in topics:
+        if topic.unnamed and topic.report.num_messages:
+            got, came = f"no message of {topic.name} named {', '.join(topic.unnamed)}", listed(tuple(topic.named))
+            problems.append(f"{got}; they named {came}: check the joint names in {robot_name}")
     silent = [topic.name for topic in topics if topic.topic.is_needed and not topic.report.num_messages]
     if silent:
         problems.append(

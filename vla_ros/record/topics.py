@@ -30,12 +30,14 @@ next task starts."""
 
 @dataclass(frozen=True)
 class RobotTopic:
-    """A topic by the name that nodes give it; one that ``is_needed`` is missed where nothing comes."""
+    """A topic by the name that nodes give it; one that ``is_needed`` is missed where nothing comes, and so is each of
+    ``joint_names``, where its messages are joint states."""
 
     name: str
     msgtype: str
     qos: QoSProfile
     is_needed: bool = False
+    joint_names: tuple[str, ...] = ()
 
     @property
     def kind(self) -> type:
@@ -47,7 +49,7 @@ def recorded_topics(robot: RobotConfig, with_link: bool) -> tuple[RobotTopic, ..
     """Everything of ``robot`` that training and replay read, in the order in which to subscribe."""
     recorded = [
         *(RobotTopic(c.topic, COMPRESSED_IMAGE if c.compressed else IMAGE, IMAGES, True) for c in robot.cameras),
-        *(RobotTopic(topic, JOINT_STATE, SENSORS, True) for topic in robot.joint_topics),
+        *(RobotTopic(topic, JOINT_STATE, SENSORS, True, tuple(own)) for topic, own in robot.joint_columns.items()),
         *(RobotTopic(o.set_point_topic, o.set_points.msgtype, REPORTS, True) for o in robot.outputs),
         *(RobotTopic(t.name, t.type, LISTENING[t.qos], t is topics.TASK) for t in NAMED),
         *(RobotTopic(hand.topic.name, hand.topic.type, LISTENING[hand.topic.qos]) for hand in hands_of(robot)),

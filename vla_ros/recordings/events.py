@@ -22,10 +22,11 @@ class Task:
 @dataclass(frozen=True)
 class Teleop:
     """What a human wants of the joints, in the robot file's order, as it came on ``topic``; NaN for a joint that isn't
-    named."""
+    named. ``partners`` are the topics of the leaders that are one device with it."""
 
     trajectory: Trajectory
     topic: str
+    partners: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,17 @@ from vla_ros import topics
 from vla_ros.bags.read import BagReader, Tally
 from vla_ros.bags.storage import RawMessage
 from vla_ros.hands import Hand, hands_of
+from vla_ros.messages.bounds import MAX_NAMES
 from vla_ros.messages.compressed import is_whole_jpeg
 from vla_ros.messages.images import decode_frame
-from vla_ros.messages.joints import joint_sample, names_any
+from vla_ros.messages.joints import joint_sample
 from vla_ros.messages.times import MAX_LEAD_S, MAX_START_LEAD_S, check_stamp, time_to_ns
 from vla_ros.messages.trace import Trace, decode_trace
 from vla_ros.messages.trajectories import Trajectory, parse_trajectory
 from vla_ros.observing.observe import Match, Observer
 from vla_ros.recordings.events import MARKERS, BagEvent, Chunk, Command, Marker, Scene, Task, Teleop
 from vla_ros.robot import RobotConfig
-from vla_ros.robot.parts import CameraConfig, JointStateConfig, OutputConfig
+from vla_ros.robot.parts import CameraConfig, OutputConfig
 from vla_ros.strict import listed, parse_json, quoted
 from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING, TRAJECTORY, compressed
 from vla_ros.types import Frame, JointSample, Mode
@@ -73,8 +74,7 @@ class Feed:
             self._sources.setdefault(resolve_topic(name, namespace), []).append(source)
         self._task_topic = resolve_topic(topics.TASK.name, namespace)
         self._tally = Tally()
-        self._own_joints: set[int] = set()
-        self._foreign_joints: dict[int, str] = {}
+        self._named: dict[str, dict[str, None]] = {}
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -108,9 +108,11 @@ class Feed:
                         if isinstance(said, Trace) and Task not in kinds:
                             yield BagEvent(message.stamp_ns, Task(said.task.strip()))
         self._report_missing({*readable, self._task_topic} if Trace in kinds else set(readable))
-        for index, line in self._foreign_joints.items():
-            if index not in self._own_joints:
-                self.report(f"foreign joints {index}", line)
+        for topic, named in self._named.items():
+            missing = [name for name in self._robot.joint_columns[topic] if name not in named]
+            if missing:
+                line = f"'{topic}' lacks {', '.join(missing)}; it holds {listed(tuple(named), 'no joints')}"
+                self.report(f"joints of {topic}", f"{line}: check the joint names in the robot file")
 
     def _is_readable(self, message: RawMessage, source: _Source) -> bool:
         """Whether a topic's messages are of the type the live nodes take."""
@@ -147,8 +149,8 @@ class Feed:
     def _robot_sources(self, namespace: str) -> Iterator[tuple[str, _Source]]:
         """Each with the topic's name in the robot file, where two cameras may have one."""
         robot = self._robot
-        for i, source in enumerate(robot.joint_sources):
-            yield source.topic, _Source(JOINT_STATE, partial(self._joints, i, source), is_needed=True)
+        for topic in robot.joint_topics:
+            yield topic, _Source(JOINT_STATE, partial(self._joints, topic), is_needed=True)
         yield topics.TASK.name, _Source(STRING, lambda msg, _: Task(msg.data.strip()), is_needed=True)
         yield topics.MODE.name, _Source(STRING, lambda msg, _: Mode(_one_of(msg.data, MODES)))
         for camera in recorded_cameras(self._bag, robot, namespace):
@@ -173,23 +175,18 @@ class Feed:
         for hand in hands_of(self._robot):
             yield hand.topic.name, _Source(hand.topic.type, partial(self._teleop, hand))
 
-    def _joints(self, index: int, source: JointStateConfig, msg: Any, received_ns: int) -> JointSample | None:
-        if not names_any(msg, source.message_names):  # of wheels, or of another arm
-            came = listed(msg.name, "no joints")
-            self._foreign_joints[index] = (
-                f"'{source.topic}' holds {came}; expected {', '.join(source.message_names)}: "
-                "check the joint names in the robot file"
-            )
-            return None
-        self._own_joints.add(index)
-        return joint_sample(msg, source.message_names, _stamp(msg, received_ns), index)
+    def _joints(self, topic: str, msg: Any, received_ns: int) -> JointSample | None:
+        columns, named = self._robot.joint_columns[topic], self._named.setdefault(topic, {})
+        if len(named) < MAX_NAMES:
+            named.update(dict.fromkeys(msg.name[:MAX_NAMES]))
+        return joint_sample(msg, columns, self._robot.num_joints, _stamp(msg, received_ns))
 
     def _teleop(self, hand: Hand, msg: Any, received_ns: int) -> Teleop | None:
         trajectory = hand.parse(msg, self._robot.joint_names)
         if trajectory is None:
             return None
         _start_ns(trajectory, received_ns, MAX_START_LEAD_S)
-        return Teleop(trajectory, hand.topic.name)
+        return Teleop(trajectory, hand.topic.name, hand.partners)
 
     def _command(self, output: OutputConfig, msg: Any, received_ns: int) -> Command:
         trajectory = output.decode(msg, 1.0 / self._robot.control_rate_hz)

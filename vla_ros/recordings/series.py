@@ -55,6 +55,13 @@ class TimeSeries:
         return TimeSeries(self.times_ns[is_inside], self.values[is_inside])
 
 
+def are_later(times_ns: np.ndarray) -> np.ndarray:
+    """Which of ``times_ns`` ``[num_times]`` are later than all before them, bool ``[num_times]``."""
+    is_later = np.ones(len(times_ns), bool)
+    is_later[1:] = times_ns[1:] > np.maximum.accumulate(times_ns)[:-1]
+    return is_later
+
+
 def mean_of_known(values: np.ndarray, axis: int | tuple[int, ...] | None = None) -> np.ndarray:
     """The mean over ``axis``, all axes by default, without what is NaN; NaN, and no warning, where all is."""
     is_known = np.isfinite(values)

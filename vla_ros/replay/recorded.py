@@ -12,10 +12,9 @@ import numpy as np
 from vla_ros.messages.trace import Trace
 from vla_ros.observing.observe import Match
 from vla_ros.recordings.events import Command
-from vla_ros.recordings.series import GrowingSeries, TimeSeries
+from vla_ros.recordings.series import GrowingSeries, TimeSeries, are_later
 from vla_ros.replay.records import ReplayedChunk, Stretch
 from vla_ros.robot import RobotConfig
-from vla_ros.robot.parts import JointStateConfig, OutputConfig
 from vla_ros.types import Frame, JointSample, Mode, Observation
 from vla_ros.units import NS_PER_S
 
@@ -30,13 +29,16 @@ class Recording:
     def __init__(self, robot: RobotConfig, start_ns: int, driver: str) -> None:
         self._robot = robot
         self._start_ns = start_ns
-        self._joints = [GrowingSeries(len(source.joints)) for source in robot.joint_sources]
+        self._measured_ns, self._measured = array("q"), array("d")
+        self._newest_measured = np.full(robot.num_joints, np.nan)
         self._commands = {output.name: GrowingSeries(len(output.joints)) for output in robot.outputs}
         self._drivers = [(start_ns, driver)]
         self._tasks: list[tuple[int, str]] = []
 
     def measure(self, sample: JointSample) -> None:
-        self._joints[sample.source].add(sample.stamp_ns, sample.positions)
+        self._measured_ns.append(sample.stamp_ns)
+        self._measured.extend(sample.positions)
+        self._newest_measured = np.where(np.isnan(sample.positions), self._newest_measured, sample.positions)
 
     def command(self, command: Command) -> None:
         self._commands[command.group].add(command.due_ns, command.trajectory.positions[0])
@@ -52,12 +54,7 @@ class Recording:
 
     def newest_command(self) -> np.ndarray | None:
         """Of every joint, ``[num_joints]``; None while one has none."""
-        positions = np.full(self._robot.num_joints, np.nan)
-        for source, part in zip(self._robot.joint_sources, self._joints, strict=True):
-            measured = part.newest()
-            if measured is not None:
-                positions[self._robot.columns(source.joints)] = measured
-        positions[self._robot.is_driven] = np.nan  # a fixed joint is where it is
+        positions = np.where(self._robot.is_driven, np.nan, self._newest_measured)  # a fixed joint is where it is
         for output in self._robot.outputs:
             newest = self._commands[output.name].newest()
             if newest is not None:
@@ -69,23 +66,37 @@ class Recording:
         return Recorded(
             modes=_stretches(self._drivers, end_ns),
             episodes=_stretches(self._tasks or [(self._start_ns, "")], end_ns),
-            recorded_commands=self._together(self._robot.outputs, list(self._commands.values())),
-            joints=self._together(self._robot.joint_sources, self._joints, self._most_told()),
+            recorded_commands=self._commanded(),
+            joints=self._joints(),
         )
 
-    def _most_told(self) -> int:
-        """Which source sent most."""
-        return int(np.argmax([len(part.series()) for part in self._joints]))
+    def _commanded(self) -> TimeSeries:
+        """What was commanded to all outputs as one series, at the times of the first's commands."""
+        outputs = self._robot.outputs
+        return self._together(
+            [self._commands[output.name].series() for output in outputs],
+            [self._robot.columns(output.joints) for output in outputs],
+        )
 
-    def _together(
-        self, groups: Sequence[OutputConfig | JointStateConfig], parts: Sequence[GrowingSeries], base: int = 0
-    ) -> TimeSeries:
-        """What is known of each group of joints as one series, at the times of that of ``base``."""
-        times_ns = parts[base].series().times_ns
+    def _joints(self) -> TimeSeries:
+        """What was measured of all joints as one series, at the times of the one that was measured most."""
+        times_ns = np.array(self._measured_ns, np.int64)
+        rows = np.array(self._measured, np.float64).reshape(len(times_ns), -1)
+        each = []
+        for values in rows.T if len(rows) else np.empty((self._robot.num_joints, 0)):
+            known = np.flatnonzero(np.isfinite(values))
+            known = known[are_later(times_ns[known])]
+            each.append(TimeSeries(times_ns[known], values[known, None]))
+        base = int(np.argmax([len(series) for series in each]))
+        return self._together(each, [[column] for column in range(len(each))], base)
+
+    def _together(self, parts: Sequence[TimeSeries], columns: Sequence[list[int]], base: int = 0) -> TimeSeries:
+        """What is known of each part of the joints as one series, at the times of that of ``base``."""
+        times_ns = parts[base].times_ns
         values = np.full((len(times_ns), self._robot.num_joints), np.nan)
-        for i, (group, part) in enumerate(zip(groups, parts, strict=True)):
-            columns, series = self._robot.columns(group.joints), part.series()
-            values[:, columns] = series.at(times_ns, turns=self._robot.turns[columns]) if i != base else series.values
+        for part, own in zip(parts, columns, strict=True):
+            is_at_them = np.array_equal(part.times_ns, times_ns)
+            values[:, own] = part.values if is_at_them else part.at(times_ns, turns=self._robot.turns[own])
         return TimeSeries(times_ns, values)
 
 

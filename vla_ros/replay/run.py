@@ -171,7 +171,7 @@ class BagRun:
         self._log = IncidentLog(robot.joint_names)
         self._was_faulty = self._was_braking = False
         self._rate = CommandRate(period_ns)
-        self._taking_over: BagEvent | None = None
+        self._taking_over: dict[str, BagEvent] = {}
         self._is_undecodable = False
 
     def take(self, event: BagEvent) -> None:
@@ -194,8 +194,8 @@ class BagRun:
                 self._change_driver(mode)
             case Teleop() if self._loop.mode is Mode.TELEOP:
                 self._offer_teleop(event)
-            case Teleop():
-                self._taking_over = event  # if it did, the mode comes with the next command
+            case Teleop() as wanted:
+                self._taking_over[wanted.topic] = event  # if it did, the mode comes with the next command
             case Command() as command:
                 if self._rate.fits(command.group, event.received_ns):
                     self._nodes.follow_tick(event.received_ns)
@@ -205,9 +205,10 @@ class BagRun:
             case Trace() as trace if self._plan.is_traced:
                 self._repeat(trace)
         self._drive_as_recorded()
-        if self._taking_over is not None and self._loop.mode is Mode.TELEOP:
-            self._offer_teleop(self._taking_over)
-            self._taking_over = None
+        if self._loop.mode is Mode.TELEOP:
+            for offered in self._taking_over.values():
+                self._offer_teleop(offered)
+            self._taking_over.clear()
         if isinstance(event.said, Frame | Mode) and not self._plan.is_traced:
             self._nodes.ask(self._now_ns)
 
@@ -278,7 +279,8 @@ class BagRun:
         trajectory = event.said.trajectory
         start_ns = trajectory.stamp_ns or event.received_ns
         times_ns = tuple(start_ns + round(t * NS_PER_S) for t in trajectory.times_s)
-        wanted = TeleopTrajectory(times_ns, trajectory.positions, event.said.topic)
+        said = event.said
+        wanted = TeleopTrajectory(times_ns, trajectory.positions, said.topic, partners=said.partners)
         refusal = self._loop.offer_teleop(wanted, self._now_ns)
         if refusal:
             self._log.add(self._now_ns, "processor", f"'{wanted.topic}' refused: {refusal}")

@@ -33,6 +33,8 @@ NEARLY_A_TURN = 0.99 * TURN
 TRACKING_S = 0.2
 # A joint that crosses its range this quickly is a gripper's, which is stopped by what it holds.
 QUICK_S = 1.0
+# Keys with a list, of which one entry may stand alone.
+LISTS = ("joint_states", "teleop")
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,10 @@ class RobotConfig:
     urdf: str = ""
     urdf_topic: str = ""
     kinematics: KinematicsConfig | None = None
-    teleop: TeleopConfig = TeleopConfig()
+    teleop: tuple[TeleopConfig, ...] = (TeleopConfig(),)
 
     def __post_init__(self) -> None:
-        for key in ("joints", "cameras", "outputs", "joint_states"):
+        for key in ("joints", "cameras", "outputs", "joint_states", "teleop"):
             if not getattr(self, key):
                 raise ValueError(f"{key} is empty; expected a list with at least one entry")
         if not 1.0 <= self.control_rate_hz <= 1000.0:
@@ -67,9 +69,7 @@ class RobotConfig:
         check_once("camera", self.camera_names)
         self._check_outputs()
         self._check_joint_states()
-        for key in ("rename", "sign", "offset", "scale"):
-            given = getattr(self.teleop, key)
-            self._check_known(f"teleop.{key}", given.values() if key == "rename" else given, self.driven_names)
+        self._check_teleop()
 
     def _check_known(self, where: str, names: Iterable[str], known: Sequence[str]) -> None:
         unknown = [name for name in names if name not in known]
@@ -98,6 +98,23 @@ class RobotConfig:
         missing = [name for name in self.joint_names if name not in sources]
         if missing:
             raise ValueError(f"joint '{missing[0]}' comes from no source; add it to joints of an entry of joint_states")
+
+    def _check_teleop(self) -> None:
+        for leader in self.teleop:
+            where = f"teleop on '{leader.topic}'" if len(self.teleop) > 1 else "teleop"
+            self._check_known(f"{where}: joints", leader.joints, self.driven_names)
+            for key in ("rename", "sign", "offset", "scale"):
+                given = getattr(leader, key)
+                names = given.values() if key == "rename" else given
+                self._check_known(f"{where}.{key}", names, leader.joints or self.driven_names)
+            if len(self.teleop) > 1 and not (leader.type == "joint_states" and leader.topic and leader.joints):
+                got = f"one of {len(self.teleop)} has type '{leader.type}', topic '{leader.topic}'"
+                raise ValueError(
+                    f"teleop: {got} and {len(leader.joints)} joints; expected leaders (joint_states), each with its "
+                    "topic and the joints it leads"
+                )
+        check_once("teleop: topic", [leader.topic for leader in self.teleop])
+        check_once("teleop: joint", [name for leader in self.teleop for name in leader.joints])
 
     def _check_outputs(self) -> None:
         check_once("output", [output.name for output in self.outputs])
@@ -148,9 +165,18 @@ class RobotConfig:
         """The topics of ``joint_sources``, each once."""
         return tuple(dict.fromkeys(source.topic for source in self.joint_sources))
 
+    @cached_property
+    def joint_columns(self) -> dict[str, dict[str, int]]:
+        """By topic of ``joint_topics``: what messages there call a joint, and where that stands among all."""
+        columns: dict[str, dict[str, int]] = {topic: {} for topic in self.joint_topics}
+        for source in self.joint_sources:
+            columns[source.topic] |= zip(source.message_names, self.columns(source.joints), strict=True)
+        return columns
+
     def where(self, source: JointStateConfig) -> str:
-        """Where joint states of a source come, for people: on its topic, of its joints where others come there, too."""
-        is_alone = sum(other.topic == source.topic for other in self.joint_sources) == 1
+        """Where joint states of a source, or of part of one, come, for people: on its topic, of its joints where others
+        come there, too."""
+        is_alone = len(source.joints) == len(self.joint_columns[source.topic])
         return f"on '{source.topic}'" if is_alone else f"of {', '.join(source.joints)} on '{source.topic}'"
 
     @cached_property
@@ -262,12 +288,12 @@ def load_robot(path: str | Path) -> RobotConfig:
 
 
 def _filled(document: Any, urdf: Urdf | None) -> Any:
-    """``document`` with the URDF's limits for those left out, and one source of joint states as a list of one. What
-    isn't a list of joints stays, to be refused later."""
+    """``document`` with the URDF's limits for those left out, and one source of joint states, or one device of a human,
+    as a list of one. What isn't a list of joints stays, to be refused later."""
     if not isinstance(document, dict):
         return document
-    joints, sources = document.get("joints"), document.get("joint_states")
+    joints = document.get("joints")
     if urdf is not None and isinstance(joints, list):
         joints = [urdf.fill(joint) if isinstance(joint, dict) else joint for joint in joints]
         document = document | {"joints": joints}
-    return document | {"joint_states": [sources]} if isinstance(sources, dict) else document
+    return document | {key: [value] for key in LISTS if isinstance(value := document.get(key), dict)}

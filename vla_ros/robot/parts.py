@@ -213,16 +213,17 @@ class KinematicsConfig:
 @dataclass(frozen=True)
 class TeleopConfig:
     """What a human's device sends on ``topic`` (empty: the policy node's own): a ``joint_trajectory`` in the robot's
-    own joints, or the ``joint_states`` of a leader arm.
+    own joints, or the ``joint_states`` of a leader arm. Several leaders are one device.
 
-    Of a leader, ``rename`` maps what messages call a joint to what the robot file calls it; the robot's joint is then
-    ``scale * sign * leader + offset``, rad or m, each a mapping from the robot's joint, 1 and 0 where it is left out.
-    The leader takes over at once where no joint is further than ``max_distance``, rad or m, from it; None: from
-    anywhere, through the ramp.
+    Of a leader, ``joints`` are those of the robot that it leads, empty for any; ``rename`` maps what messages call a
+    joint to what the robot file calls it; the robot's joint is then ``scale * sign * leader + offset``, rad or m, each
+    a mapping from the robot's joint, 1 and 0 where it is left out. The leader takes over at once where no joint is
+    further than ``max_distance``, rad or m, from it; None: from anywhere, through the ramp.
     """
 
     type: str = "joint_trajectory"
     topic: str = ""
+    joints: tuple[str, ...] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
     sign: Mapping[str, int] = field(default_factory=dict)
     offset: Mapping[str, float] = field(default_factory=dict)
@@ -232,7 +233,7 @@ class TeleopConfig:
     def __post_init__(self) -> None:
         if self.type not in TELEOP_TYPES:
             raise ValueError(f"teleop.type is '{self.type}'; expected one of {', '.join(TELEOP_TYPES)}")
-        given = [f.name for f in fields(self)[2:] if getattr(self, f.name) not in ({}, None)]
+        given = [f.name for f in fields(self)[2:] if getattr(self, f.name) not in ((), {}, None)]
         if given and self.type != "joint_states":
             raise ValueError(f"teleop.{given[0]} is given for type '{self.type}'; expected it for joint_states only")
         check_once("teleop.rename: joint", [*self.rename.values()])

@@ -33,6 +33,11 @@ NO_SEQUENCE = 2**64 - 1
 """What a middleware says that doesn't number messages: where it doesn't, nobody is found by what is heard."""
 
 
+def is_numbered(sequence: Any) -> bool:
+    """Whether that is a message's number; a middleware may give none."""
+    return sequence is not None and sequence < NO_SEQUENCE
+
+
 class Turns:
     """Whether the messages about something are several publishers', who talk in turn."""
 
@@ -84,7 +89,7 @@ class Rivals:
         """A message about ``keys`` came on ``topic`` with this number, by its publisher's count; None where nobody
         counts."""
         now_ns = steady_now_ns()
-        if sequence is not None and sequence < NO_SEQUENCE and self._turns[topic].heard(sequence, keys, now_ns):
+        if is_numbered(sequence) and self._turns[topic].heard(sequence, keys, now_ns):
             self._found(topic)
 
     def _found(self, topic: str) -> None:

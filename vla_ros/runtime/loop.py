@@ -171,7 +171,7 @@ class ControlLoop:
         if self.mode is not Mode.TELEOP:
             if self.mode is Mode.ESTOP or not self._teleop.takes_over(trajectory):
                 return ESTOP_LATCHED if self.mode is Mode.ESTOP else ""
-            refusal = self._teleop.distance(trajectory, self._limiter.positions)
+            refusal = self._teleop.distance(trajectory, self._limiter.positions, now_ns)
             refusal = refusal or self.takeover(now_ns, f"a human moves the robot on '{trajectory.topic}'")
             if refusal:
                 return self.reject_teleop(refusal, trajectory.topic)

@@ -41,12 +41,13 @@ class TeleopSettings:
 class TeleopTrajectory:
     """Set points ``positions`` ``[num_points, num_joints]`` at ``times_ns`` on the steady clock, increasing; NaN for a
     joint that isn't named. It came on ``topic``, and takes over where no joint is further than ``max_distance`` from
-    it."""
+    it, and none from what came on the topics of its ``partners``: the leaders that are one device with it."""
 
     times_ns: tuple[int, ...]
     positions: np.ndarray
     topic: str = topics.TELEOP.name
     max_distance: float = math.inf
+    partners: tuple[str, ...] = ()
 
 
 class _Hand:
@@ -107,7 +108,7 @@ class Teleop:
         self._settings = settings
         self._robot = robot
         self._hands: dict[bytes, _Hand] = {}
-        self._topic = ""
+        self._topics: tuple[str, ...] = ()
         self._rest: np.ndarray | None = None
         self._references: dict[str, np.ndarray] = {}
         self._heard_ns = 0
@@ -131,11 +132,18 @@ class Teleop:
         # NaN, a joint that is not named, is never above the threshold.
         return bool((np.abs(trajectory.positions - reference) > self._settings.threshold_rad).any())
 
-    def distance(self, trajectory: TeleopTrajectory, positions: np.ndarray | None) -> str:
+    def distance(self, trajectory: TeleopTrajectory, positions: np.ndarray | None, now_ns: int) -> str:
         """The joint that is furthest from ``positions`` ``[num_joints]``, commanded now, where that is too far to take
-        over; else empty."""
+        over, or the leader that isn't heard; else empty."""
         if positions is None:
             return ""
+        missing = self._missing(trajectory.partners, now_ns)
+        if missing is not None:
+            return missing.line
+        device = (trajectory, *(self._newest[topic][1] for topic in trajectory.partners))
+        return next(filter(None, (self._gap(led, positions) for led in device)), "")
+
+    def _gap(self, trajectory: TeleopTrajectory, positions: np.ndarray) -> str:
         gaps = np.where(self._robot.is_driven, np.nan_to_num(np.abs(trajectory.positions[0] - positions)), 0.0)
         joint = int(gaps.argmax())
         if gaps[joint] <= trajectory.max_distance:
@@ -151,7 +159,7 @@ class Teleop:
         where none is, or one is followed."""
         since_ns = now_ns - round(self._settings.timeout_s * NS_PER_S)
         heard = [trajectory for heard_ns, trajectory in self._newest.values() if heard_ns >= since_ns]
-        far = [self.distance(trajectory, positions) for trajectory in heard if self._rest is None]
+        far = [self.distance(trajectory, positions, now_ns) for trajectory in heard if self._rest is None]
         return far[0] if far and all(far) else ""
 
     def follow(self, trajectory: TeleopTrajectory, start_positions: np.ndarray, now_ns: int) -> str:
@@ -161,17 +169,17 @@ class Teleop:
         may be led by two devices. Whoever is followed first is followed until it is silent: what comes on another topic
         waits. Returns why a device is not followed yet, in one line.
         """
-        if self._topic not in ("", trajectory.topic):
+        if self._topics and trajectory.topic not in self._topics:
             return ""
         self._heard_ns = now_ns
         named = ~np.isnan(trajectory.positions[-1])
         hand = self._hands.get(named.tobytes())
         if hand is None:
-            far = self.distance(trajectory, start_positions)
+            far = self.distance(trajectory, start_positions, now_ns)
             if far:
                 return far
             hand = _Hand(named, self._period_ns)
-        self._topic = trajectory.topic
+        self._topics = (trajectory.topic, *trajectory.partners)
         hand.follow(trajectory, start_positions, now_ns)
         self._hands.pop(named.tobytes(), None)
         self._hands[named.tobytes()] = hand  # the last one: of two that name a joint the newer is followed
@@ -192,9 +200,20 @@ class Teleop:
         self._references.clear()
 
     def silence(self, now_ns: int) -> Fault | None:
-        """A human who has the robot and hasn't been heard for too long."""
-        topic = self._topic or self._robot.teleop.topic or topics.TELEOP.name
-        return silence_fault(topic, (now_ns - self._heard_ns) / NS_PER_S, self._settings.timeout_s)
+        """A human who has the robot and hasn't been heard for too long, or one of their leaders."""
+        topic = self._topics[0] if self._topics else self._robot.teleop[0].topic or topics.TELEOP.name
+        fault = silence_fault(topic, (now_ns - self._heard_ns) / NS_PER_S, self._settings.timeout_s)
+        return fault or (self._missing(self._topics, now_ns) if len(self._topics) > 1 else None)
+
+    def _missing(self, partners: tuple[str, ...], now_ns: int) -> Fault | None:
+        """The first of several leaders that isn't heard."""
+        for topic in partners:
+            if topic not in self._newest:
+                return Fault("teleop", f"nothing has come on '{topic}', of a leader that is one device with the others")
+            silence_s = (now_ns - self._newest[topic][0]) / NS_PER_S
+            if fault := silence_fault(topic, silence_s, self._settings.timeout_s):
+                return fault
+        return None
 
     def target(self, t_ns: int) -> Target | None:
         """The target at ``t_ns``; None before the first trajectory."""
@@ -208,4 +227,4 @@ class Teleop:
 
     def _forget(self) -> None:
         self._hands.clear()
-        self._topic, self._rest = "", None
+        self._topics, self._rest = (), None

@@ -52,16 +52,23 @@ class Controller(ABC):
 
 
 class Trajectories(Controller):
-    """joint_trajectory_controller."""
+    """joint_trajectory_controller; with ``speed_scaling`` below 1 the scaled one, whose trajectories' time goes on by
+    that share alone."""
 
-    def __init__(self, start: np.ndarray) -> None:
+    def __init__(self, start: np.ndarray, speed_scaling: float = 1.0) -> None:
         self._controller = TrajectoryController(start)
+        self._speed_scaling, self._scaled_s, self._at_s = speed_scaling, 0.0, 0.0
 
     def accept(self, command: Trajectory, now_s: float, start_s: float) -> None:
-        self._controller.accept(command, now_s, start_s)
+        scaled_s = self._scaled(now_s)
+        self._controller.accept(command, scaled_s, scaled_s - (now_s - start_s))
 
     def wanted(self, now_s: float) -> np.ndarray:
-        return self._controller.sample(now_s)[0]
+        return self._controller.sample(self._scaled(now_s))[0]
+
+    def _scaled(self, now_s: float) -> float:
+        self._scaled_s, self._at_s = self._scaled_s + self._speed_scaling * (now_s - self._at_s), now_s
+        return self._scaled_s
 
 
 class Positions(Controller):
@@ -145,7 +152,8 @@ class FakeDriver:
 
     ``positions`` and ``velocities`` ``[num_joints]`` are what is measured, from the middle of the limits on. Joints
     follow exactly, or with ``lag_s`` above 0 as a first-order lag. ``stops`` has the positions beyond which something
-    keeps a joint from moving.
+    keeps a joint from moving. ``speed_scaling`` is what a slider on a robot's pendant does: no joint is faster than
+    that share of its ``max_velocity``, and trajectories' time is stretched.
     """
 
     def __init__(
@@ -154,9 +162,11 @@ class FakeDriver:
         lag_s: float = 0.0,
         stops: Mapping[str, float] | None = None,
         rules: GripperRules = GripperRules(),
+        speed_scaling: float = 1.0,
     ) -> None:
         self._robot, self._lag_s, self._at_s = robot, lag_s, 0.0
-        self._stops, self._rules = stops or {}, rules
+        self._stops, self._rules, self._speed_scaling = stops or {}, rules, speed_scaling
+        self._max_speeds = np.where(speed_scaling < 1.0, speed_scaling * robot.joint_values("max_velocity"), np.inf)
         self.positions = (robot.joint_values("lower") + robot.joint_values("upper")) / 2
         self.velocities = np.zeros(robot.num_joints)
         self.controllers = {output.name: self._controller(output) for output in robot.outputs}
@@ -178,7 +188,8 @@ class FakeDriver:
             wanted[self.columns[name]] = controller.wanted(now_s)
         share = 1.0 if self._lag_s == 0 else 1.0 - math.exp(-elapsed_s / self._lag_s)
         before, self._at_s = self.positions, now_s
-        self.positions = before + share * (wanted - before)
+        reach = self._max_speeds * elapsed_s
+        self.positions = before + np.clip(share * (wanted - before), -reach, reach)
         self.velocities = (self.positions - before) / elapsed_s
 
     def _controller(self, output: OutputConfig) -> Controller:
@@ -190,7 +201,7 @@ class FakeDriver:
             return Gripper(start, float(fastest[0]), stop, self._rules)
         if output.interface == "velocity":
             return Velocities(start, lower, upper)
-        return Positions(start) if output.interface == "forward" else Trajectories(start)
+        return Positions(start) if output.interface == "forward" else Trajectories(start, self._speed_scaling)
 
 
 def pictures(camera: CameraConfig, seed: int) -> list[np.ndarray]:

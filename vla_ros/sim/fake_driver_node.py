@@ -24,6 +24,7 @@ from vla_ros.outputs import INTERFACES
 from vla_ros.robot import CameraConfig, JointStateConfig, OutputConfig, RobotConfig, load_robot
 from vla_ros.ros.declare import declare_and_read
 from vla_ros.ros.endpoints import interface_class, make_steady_timer
+from vla_ros.ros.grippers import action_class
 from vla_ros.ros.managed import spinning
 from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
 from vla_ros.ros.qos import CAMERA, COMMAND, JOINT_STATES
@@ -49,6 +50,9 @@ class FakeDriverParams(NodeParameters):
     lag_s: float = parameter(
         0.0, "How far joints are behind their controllers, as a first-order lag.", unit="s", low=0.0, high=1.0
     )
+    speed_scaling: float = parameter(
+        1.0, "What a slider on a pendant does: the share of full speed.", low=0.0, high=1.0, in_launch=False
+    )
     stops: str = parameter(
         "", "Where something stops grippers: JOINT=POSITION, rad or m, several with commas.", in_launch=False
     )
@@ -67,13 +71,16 @@ class FakeDriverParams(NodeParameters):
 
 
 class FakeDriverNode(Node):
-    """Topics and action servers of a robot's drivers; everything happens in the thread that spins it."""
+    """Topics and action servers of a robot's drivers; everything happens in the thread that spins it.
+
+    Raises ValueError for a robot file that cannot be used, and where a gripper's action has no package installed.
+    """
 
     def __init__(self) -> None:
         super().__init__("fake_driver")
         params = declare_and_read(self, FakeDriverParams)
         robot = self._robot = load_robot(robot_file(params.robot))
-        self.driver = FakeDriver(robot, params.lag_s, params.stop_positions)
+        self.driver = FakeDriver(robot, params.lag_s, params.stop_positions, speed_scaling=params.speed_scaling)
         self._sources = [
             (source, self.create_publisher(JointState, source.topic, JOINT_STATES)) for source in robot.joint_sources
         ]
@@ -118,7 +125,7 @@ class _GripperServer:
     """The action server of one gripper; a goal ends the one before it, as aborted."""
 
     def __init__(self, node: Node, output: OutputConfig, driver: FakeDriver) -> None:
-        self._kind = interface_class(output.kind.msgtype)
+        self._kind = action_class(output)
         self._output, self._driver = output, driver
         controller = driver.controllers[output.name]
         assert isinstance(controller, Gripper)

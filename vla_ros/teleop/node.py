@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -16,10 +16,11 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_ros import topics
 from vla_ros.hands import hands_of
-from vla_ros.messages.joints import names_any, positions_by_name
+from vla_ros.messages.joints import joint_sample
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory
+from vla_ros.observing.buffers import SensorBuffers
+from vla_ros.observing.freshness import joint_fault
 from vla_ros.robot import RobotConfig
-from vla_ros.robot.parts import JointStateConfig
 from vla_ros.ros import qos
 from vla_ros.ros.endpoints import make_client, make_publisher, subscribe
 from vla_ros.ros.robot_description import load_robot_in_graph
@@ -36,15 +37,8 @@ SERVICES = {
 # What must come after the last teleop message, which takes over, and after a stop button let go.
 SETTLE_S = {"engage": 0.1, "hold": 0.1, "reset_estop": 0.1}
 ANSWER_PATIENCE_S = 2.0
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """The newest positions of a source's joints, when they came, and what was wrong with them if they are None."""
-
-    positions: np.ndarray | None
-    received_s: float
-    problem: str = ""
+# After the first joint state, for those of all other joints.
+JOINTS_PATIENCE_S = 1.0
 
 
 class TeleopNode(Node):
@@ -57,6 +51,7 @@ class TeleopNode(Node):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.mode = ""
+        self._expected_s, self._unreadable = math.inf, ""
         self._due_s: dict[str, float] = {}
         self._asked: dict[str, tuple[float, Future]] = {}
 
@@ -72,25 +67,23 @@ class TeleopNode(Node):
         self._estop = make_publisher(self, topics.ESTOP)
         self._triggers = {name: make_client(self, service) for name, service in SERVICES.items()}
         subscribe(self, topics.MODE, self._on_mode)
-        self._measured = [_Measured(None, 0.0) for _ in self.robot.joint_sources]
-        for i, source in enumerate(self.robot.joint_sources):
-            heard = partial(self._on_joint_state, i, source)
-            self.create_subscription(JointState, source.topic, heard, qos.JOINT_STATES)
+        self._sensors = SensorBuffers(self.robot)
+        for topic in self.robot.joint_topics:
+            self.create_subscription(JointState, topic, partial(self._on_joint_state, topic), qos.JOINT_STATES)
         return self.robot
 
     @property
     def problem(self) -> str:
         """What is wrong with the joint states; empty where nothing is."""
-        return next((measured.problem for measured in self._measured if measured.problem), "")
+        fault = joint_fault(self.robot, self._sensors, time.monotonic_ns())
+        is_missing = fault is not None and fault.age_s is None and time.monotonic() > self._expected_s
+        return self._unreadable or (fault.line if fault is not None and is_missing else "")
 
     def fresh_positions(self) -> np.ndarray | None:
         """The newest measured positions ``[num_joints]``; None while some are missing or old."""
-        positions, now_s = np.zeros(self.robot.num_joints), time.monotonic()
-        for source, measured in zip(self.robot.joint_sources, self._measured, strict=True):
-            if measured.positions is None or now_s - measured.received_s > source.max_age_s:
-                return None
-            positions[self.robot.columns(source.joints)] = measured.positions
-        return positions
+        newest = self._sensors.joints.newest()
+        is_stale = joint_fault(self.robot, self._sensors, time.monotonic_ns()) is not None
+        return None if newest is None or is_stale or self._unreadable else newest.positions
 
     def publish(self, target: np.ndarray) -> None:
         """Send a target ``[num_joints]``."""
@@ -130,11 +123,14 @@ class TeleopNode(Node):
     def _on_mode(self, msg: String) -> None:
         self.mode = quoted(msg.data)
 
-    def _on_joint_state(self, index: int, source: JointStateConfig, msg: JointState) -> None:
-        if self._measured[index].positions is not None and not names_any(msg, source.message_names):
-            return  # wheels, or another arm
-        now_s = time.monotonic()
+    def _on_joint_state(self, topic: str, msg: JointState) -> None:
+        columns, now_s = self.robot.joint_columns[topic], time.monotonic()
+        self._expected_s = min(self._expected_s, now_s + JOINTS_PATIENCE_S)
         try:
-            self._measured[index] = _Measured(positions_by_name(msg, source.message_names)[0], now_s)
+            sample = joint_sample(msg, columns, self.robot.num_joints, time.monotonic_ns())
         except ValueError as error:
-            self._measured[index] = _Measured(None, now_s, str(error))
+            self._unreadable = str(error)
+            return
+        if sample is not None:
+            self._unreadable = ""
+            self._sensors.joints.add(sample)

@@ -74,6 +74,11 @@ def _values(robot: RobotConfig, has_poses: bool) -> dict[str, Any]:
     values = config_to_dict(robot)
     if len(robot.joint_states) == 1:
         (values["joint_states"],) = values["joint_states"]
+    for leader in values["teleop"]:
+        if not leader["joints"]:
+            del leader["joints"]
+    if len(robot.teleop) == 1:
+        (values["teleop"],) = values["teleop"]
     for joint in values["joints"]:
         if not joint["fixed"]:
             del joint["fixed"]
@@ -81,7 +86,7 @@ def _values(robot: RobotConfig, has_poses: bool) -> dict[str, Any]:
         values["kinematics"]["urdf"] = _digest((Path(robot.kinematics.urdf),))
     left_out = {
         "kinematics": not (has_poses and robot.kinematics is not None),
-        "teleop": robot.teleop == TeleopConfig(),
+        "teleop": robot.teleop == (TeleopConfig(),),
     }
     return {key: value for key, value in values.items() if not left_out.get(key, False)}
 
