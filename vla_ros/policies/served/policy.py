@@ -15,7 +15,7 @@ from vla_ros.policies.base import BasePolicy, OnStage, PolicyUnavailable, tell_n
 from vla_ros.policies.served.config import ServedConfig
 from vla_ros.policies.served.connection import Connection, Server
 from vla_ros.policies.served.link import ServerLink
-from vla_ros.policies.served.processor import ServedRequest, images_of, make_message
+from vla_ros.policies.served.processor import ServedRequest, image_names, make_message
 from vla_ros.strict import quoted
 from vla_ros.transforms.sample import PolicyRequest, TrainingBatch
 
@@ -126,7 +126,8 @@ class ServedPolicy(BasePolicy):
         )
 
     def _message(self, inputs: Inputs) -> dict[str, Any]:
-        return make_message(self.config.keys, images_of(inputs), inputs["prompt"], inputs["state"])
+        images = [inputs[name] for name in image_names(inputs)]
+        return make_message(self.config.keys, images, inputs["prompt"], inputs["state"])
 
     def _read(self, answer: Mapping[str, Any]) -> np.ndarray:
         actions, expected = read_actions(answer, self.config.url), (self.config.action_horizon, self.config.action_dim)

@@ -44,22 +44,22 @@ class ServedRequest(PolicyRequest):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> ServedRequest:
-        images = images_of(tensors)
-        missing = [name for name in ("prompt", "state") if name not in tensors] if images else [f"{IMAGE}0"]
+        names = image_names(tensors) or (f"{IMAGE}0",)
+        missing = [name for name in (*names, "prompt", "state") if name not in tensors]
         if missing:
             raise ValueError(f"request: tensor '{missing[0]}' is missing; expected images, prompt and state")
-        for i, image in enumerate(images):
-            check_tensor(f"{IMAGE}{i}", image, ("uint8",), 3)
+        for name in names:
+            check_tensor(name, tensors[name], ("uint8",), 3)
+        images = tuple(tensors[name] for name in names)
         check_tensor("prompt", tensors["prompt"], ("uint8",), 1)
         check_tensor("state", tensors["state"], ("float32",), 2)
         guidance = read_guidance(tensors)
         return cls(read_stamp(metadata), images, tensors["prompt"], tensors["state"], **guidance)
 
 
-def images_of(tensors: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The pictures among a request's tensors, in their order."""
-    names = [f"{IMAGE}{i}" for i in range(len(tensors))]
-    return tuple(tensors[name] for name in names if name in tensors)
+def image_names(tensors: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the pictures among a request's tensors are called, in their order."""
+    return tuple(f"{IMAGE}{i}" for i in range(sum(name.startswith(IMAGE) for name in tensors)))
 
 
 def read_prompt(prompt: np.ndarray) -> str:
@@ -93,6 +93,7 @@ class ServedProcessor(PolicyProcessor):
     """Raises ValueError where its cameras' slots aren't those of the dictionary, or numbers are to be normalised, which
     the server does."""
 
+    config: ServedConfig
     request_type = ServedRequest
     why_not_guidable = "its server takes no chunk to continue"
 

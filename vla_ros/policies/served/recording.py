@@ -70,6 +70,7 @@ def import_served(url: str, out: Path, robot: RobotConfig, answers: ServerAnswer
     draft = _draft(url, robot, keys, answers)
     observation = _golden_observation(draft, robot)
     request = draft.process(observation)
+    assert isinstance(request, ServedRequest)
     recorded = _record(server, draft, request)
     golden, spread = recorded.mean(0), _spread(recorded)
     tolerance = TOLERANCE * np.maximum(1.0, np.abs(recorded).max((0, 1))) + MAX_SPREADS * spread

@@ -1,0 +1,114 @@
+"""Our share of an inference by a policy server: from a request with two pictures of 224x224 to its actions, over
+loopback, less what the server itself takes. Exits 1 where its p99 is above the limit.
+
+    python benchmarks/served.py [--runs 2000] [--infer-ms 20] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test" / "unit"))
+
+import numpy as np
+from served_helpers import pack, unpack
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import ServerConnection, serve
+
+MAX_P99_MS = 5.0
+NUM_WARM_UP_RUNS = 50
+ROBOT, KEYS, SPACE = "ur5e_robotiq", "ur5e", "ur5e_served"
+HORIZON, DIM = 50, 7
+
+
+def run_server(pipe: Connection, infer_ms: float) -> None:
+    """Answer after ``infer_ms``; tells its port, and at the end of each connection how long each answer took it, in s:
+    from a request that has come whole to its answer's first byte."""
+
+    def handle(connection: ServerConnection) -> None:
+        own_s = []
+        connection.send(pack({}))
+        try:
+            for data in connection:
+                begun_s = time.perf_counter()
+                seen = unpack(data)
+                time.sleep(1e-3 * infer_ms)
+                state = np.concatenate([seen["joints"], seen["gripper"]])
+                answer = pack({"actions": np.tile(state, (HORIZON, 1))})
+                own_s.append(time.perf_counter() - begun_s)
+                connection.send(answer)
+        except ConnectionClosed:
+            pass
+        pipe.send(own_s)
+
+    with serve(handle, "localhost", 0, compression=None, max_size=None) as server:
+        pipe.send(server.socket.getsockname()[1])
+        server.serve_forever()
+
+
+def measure(port: int, pipe: Connection, num_runs: int, folder: Path) -> dict[str, np.ndarray]:
+    """Times in ms by name, one for each run."""
+    import torch
+
+    from vla_ros.execution.runner import PolicyRunner
+    from vla_ros.policies.directory import load_policy
+    from vla_ros.policies.files import open_policy
+    from vla_ros.policies.served.recording import ServerAnswers, import_served
+    from vla_ros.robot import load_robot
+    from vla_ros.share import robot_file
+
+    torch.set_num_threads(1)
+    import_served(
+        f"ws://localhost:{port}", folder / "policy", load_robot(robot_file(ROBOT)), ServerAnswers(KEYS, SPACE)
+    )
+    pipe.recv()
+    loaded, observation = load_policy(folder / "policy", "cpu"), open_policy(folder / "policy").golden.observation
+    runner = PolicyRunner(loaded.policy, loaded.device)
+    round_trip_ms, preprocessing_ms = [], []
+    for _ in range(NUM_WARM_UP_RUNS + num_runs):
+        begun_s = time.perf_counter()
+        request = loaded.processor.process(observation)
+        asked_s = time.perf_counter()
+        runner.run(request)
+        round_trip_ms.append(1e3 * (time.perf_counter() - asked_s))
+        preprocessing_ms.append(1e3 * (asked_s - begun_s))
+    runner.close()
+    own_ms = 1e3 * np.array(pipe.recv()[-num_runs:])
+    whole = {"round trip": round_trip_ms, "preprocessing": preprocessing_ms}
+    times = {name: np.array(values[-num_runs:]) for name, values in whole.items()}
+    return times | {"server": own_ms, "our share": times["round trip"] - own_ms}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=2000, metavar="N", help="inferences (default 2000)")
+    parser.add_argument("--infer-ms", type=float, default=20.0, metavar="MS", help="the server takes (default 20)")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures here")
+    args = parser.parse_args()
+    pipe, its_pipe = multiprocessing.Pipe()
+    server = multiprocessing.get_context("spawn").Process(
+        target=run_server, args=(its_pipe, args.infer_ms), daemon=True
+    )
+    server.start()
+    with tempfile.TemporaryDirectory() as folder:
+        times_ms = measure(pipe.recv(), pipe, args.runs, Path(folder))
+    server.terminate()
+    figures: dict[str, Any] = {}
+    for name, values in times_ms.items():
+        figures[name] = dict(zip(("p50", "p99", "max"), np.quantile(values, (0.5, 0.99, 1.0)).tolist(), strict=True))
+        print(f"{name:14}" + "  ".join(f"{which} {value:6.2f} ms" for which, value in figures[name].items()))
+    if args.json:
+        Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
+    return 0 if figures["our share"]["p99"] <= MAX_P99_MS else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
