@@ -1,5 +1,6 @@
 """Our share of an inference by a policy server: from a request with two pictures of 224x224 to its actions, over
-loopback, less what the server itself takes. Exits 1 where its p99 is above the limit.
+loopback, less what the server itself takes. Exits 1 where its p99 is above the limit. Beside it, in turn, as many bytes
+over a bare socket to a thread that sleeps as long: what the machine itself takes just then.
 
     python benchmarks/served.py [--runs 2000] [--infer-ms 20] [--json FILE]
 """
@@ -9,8 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import socket
+import struct
 import sys
 import tempfile
+import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,10 +31,12 @@ MAX_P99_MS = 5.0
 NUM_WARM_UP_RUNS = 50
 ROBOT, KEYS, SPACE = "ur5e_robotiq", "ur5e", "ur5e_served"
 HORIZON, DIM = 50, 7
+NUM_BYTES = 2 * 224 * 224 * 3
+OWN_S = struct.Struct("d")
 
 
 def run_server(pipe: Connection, infer_ms: float) -> None:
-    """Answer after ``infer_ms``; tells its port, and at the end of each connection how long each answer took it, in s:
+    """Answer after ``infer_ms``. Tells its ports, and at the end of each connection how long each answer took it, in s:
     from a request that has come whole to its answer's first byte."""
 
     def handle(connection: ServerConnection) -> None:
@@ -49,12 +55,41 @@ def run_server(pipe: Connection, infer_ms: float) -> None:
             pass
         pipe.send(own_s)
 
+    bare = socket.create_server(("localhost", 0))
+    threading.Thread(target=echo, args=(bare, infer_ms), daemon=True).start()
     with serve(handle, "localhost", 0, compression=None, max_size=None) as server:
-        pipe.send(server.socket.getsockname()[1])
+        pipe.send((server.socket.getsockname()[1], bare.getsockname()[1]))
         server.serve_forever()
 
 
-def measure(port: int, pipe: Connection, num_runs: int, folder: Path) -> dict[str, np.ndarray]:
+def echo(listening: socket.socket, infer_ms: float) -> None:
+    """For every ``NUM_BYTES`` that come over one connection, after ``infer_ms``, how long it took, in s."""
+    with listening.accept()[0] as connection:
+        while read_whole(connection, NUM_BYTES):
+            begun_s = time.perf_counter()
+            time.sleep(1e-3 * infer_ms)
+            connection.sendall(OWN_S.pack(time.perf_counter() - begun_s))
+
+
+def read_whole(connection: socket.socket, num_bytes: int) -> bytes:
+    data = bytearray()
+    while len(data) < num_bytes:
+        part = connection.recv(num_bytes - len(data))
+        if not part:
+            return b""
+        data += part
+    return bytes(data)
+
+
+def ask_bare(connection: socket.socket) -> float:
+    """The round trip less what the other end took, in ms."""
+    begun_s = time.perf_counter()
+    connection.sendall(bytes(NUM_BYTES))
+    (own_s,) = OWN_S.unpack(read_whole(connection, OWN_S.size))
+    return 1e3 * (time.perf_counter() - begun_s - own_s)
+
+
+def measure(ports: tuple[int, int], pipe: Connection, num_runs: int, folder: Path) -> dict[str, np.ndarray]:
     """Times in ms by name, one for each run."""
     import torch
 
@@ -67,12 +102,14 @@ def measure(port: int, pipe: Connection, num_runs: int, folder: Path) -> dict[st
 
     torch.set_num_threads(1)
     import_served(
-        f"ws://localhost:{port}", folder / "policy", load_robot(robot_file(ROBOT)), ServerAnswers(KEYS, SPACE)
+        f"ws://localhost:{ports[0]}", folder / "policy", load_robot(robot_file(ROBOT)), ServerAnswers(KEYS, SPACE)
     )
     pipe.recv()
     loaded, observation = load_policy(folder / "policy", "cpu"), open_policy(folder / "policy").golden.observation
     runner = PolicyRunner(loaded.policy, loaded.device)
-    round_trip_ms, preprocessing_ms = [], []
+    bare = socket.create_connection(("localhost", ports[1]))
+    bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+    round_trip_ms, preprocessing_ms, bare_ms = [], [], []
     for _ in range(NUM_WARM_UP_RUNS + num_runs):
         begun_s = time.perf_counter()
         request = loaded.processor.process(observation)
@@ -80,9 +117,10 @@ def measure(port: int, pipe: Connection, num_runs: int, folder: Path) -> dict[st
         runner.run(request)
         round_trip_ms.append(1e3 * (time.perf_counter() - asked_s))
         preprocessing_ms.append(1e3 * (asked_s - begun_s))
+        bare_ms.append(ask_bare(bare))
     runner.close()
     own_ms = 1e3 * np.array(pipe.recv()[-num_runs:])
-    whole = {"round trip": round_trip_ms, "preprocessing": preprocessing_ms}
+    whole = {"round trip": round_trip_ms, "preprocessing": preprocessing_ms, "bare socket": bare_ms}
     times = {name: np.array(values[-num_runs:]) for name, values in whole.items()}
     return times | {"server": own_ms, "our share": times["round trip"] - own_ms}
 

@@ -1,4 +1,4 @@
-"""A policy that is served elsewhere drives the real nodes; whatever its server does wrong ends in HOLD, by its name, and
+"""A policy that is served elsewhere drives the real nodes; what its server does wrong ends in HOLD, by its name, and
 is over when the server is well again."""
 
 from __future__ import annotations
