@@ -64,9 +64,13 @@ def _load(
     for note in loaded.notes:
         warn(note)
     runner = PolicyRunner(loaded.policy, loaded.device)
-    for request in loaded.warm_up_requests:
-        for _ in range(NUM_WARM_UP_RUNS):
-            runner.run(request)
+    try:
+        for request in loaded.warm_up_requests:
+            for _ in range(NUM_WARM_UP_RUNS):
+                runner.run(request)
+    except ValueError:
+        runner.close()
+        raise
     # Else the collector walks through all of torch now and then, half a second in the middle of an inference. What was
     # loaded before this goes.
     gc.unfreeze()
@@ -110,10 +114,10 @@ class ModelWorker:
 
     def stop(self) -> None:
         """Returns when the inference in progress has ended, and gives back the memory that the policy had."""
+        if self._loading.done() and self._loading.exception() is None:
+            self._loading.result().runner.close()  # first: an inference that waits for a server ends by it
         self._requests.stop()
         self._role.stop()
-        if self._loading.done() and self._loading.exception() is None:
-            self._loading.result().runner.close()
         self._loading = Future()  # it holds the policy
         gc.unfreeze()
         free_device_memory()  # else other programs would not get it
