@@ -8,6 +8,7 @@ over a bare socket to a thread that sleeps as long: what the machine itself take
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import multiprocessing
 import socket
@@ -24,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test" / "unit"))
 
 import numpy as np
 from served_helpers import pack, unpack
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.server import ServerConnection, serve
 
 MAX_P99_MS = 5.0
 NUM_WARM_UP_RUNS = 50
@@ -36,30 +37,33 @@ OWN_S = struct.Struct("d")
 
 
 def run_server(pipe: Connection, infer_ms: float) -> None:
-    """Answer after ``infer_ms``. Tells its ports, and at the end of each connection how long each answer took it, in s:
-    from a request that has come whole to its answer's first byte."""
+    """Answer after ``infer_ms``, in one thread, as openpi's does. Tells its ports, and at the end of each connection
+    how long each answer took it, in s: from a request that has come whole to its answer's first byte."""
 
-    def handle(connection: ServerConnection) -> None:
+    async def handle(connection: ServerConnection) -> None:
         own_s = []
-        connection.send(pack({}))
+        await connection.send(pack({}))
         try:
-            for data in connection:
+            async for data in connection:
                 begun_s = time.perf_counter()
                 seen = unpack(data)
                 time.sleep(1e-3 * infer_ms)
                 state = np.concatenate([seen["joints"], seen["gripper"]])
                 answer = pack({"actions": np.tile(state, (HORIZON, 1))})
                 own_s.append(time.perf_counter() - begun_s)
-                connection.send(answer)
+                await connection.send(answer)
         except ConnectionClosed:
             pass
         pipe.send(own_s)
 
+    async def run() -> None:
+        async with serve(handle, "127.0.0.1", 0, compression=None, max_size=None) as server:
+            pipe.send((server.sockets[0].getsockname()[1], bare.getsockname()[1]))
+            await server.serve_forever()
+
     bare = socket.create_server(("localhost", 0))
     threading.Thread(target=echo, args=(bare, infer_ms), daemon=True).start()
-    with serve(handle, "localhost", 0, compression=None, max_size=None) as server:
-        pipe.send((server.socket.getsockname()[1], bare.getsockname()[1]))
-        server.serve_forever()
+    asyncio.run(run())
 
 
 def echo(listening: socket.socket, infer_ms: float) -> None:
