@@ -274,6 +274,9 @@ def test_the_key_is_kept_where_it_is(tmp_path: Path) -> None:
         (tmp_path / "key").write_text("another-secret")
         with pytest.raises(ValueError, match="refuses with HTTP status 401"):
             load_policy(tmp_path / "policy", "cpu")
+        (tmp_path / "key").unlink()
+        with pytest.raises(ValueError, match="policy directory .*api_key_file '.*': No such file"):
+            load_policy(tmp_path / "policy", "cpu")
 
 
 def test_rtc_says_why_not(served: Served, policy_dir: Path) -> None:

@@ -97,7 +97,7 @@ class ServerLink:
                         self._connection, self._trouble = connection, ""
                         self._changed.notify_all()
                     self._watch(connection)
-            except PolicyUnavailable as error:
+            except ValueError as error:
                 self.lose(str(error))
             except Exception as error:  # the thread must outlive it: nothing else connects again
                 self.lose(f"{self._server.url}: {type(error).__name__}: {one_line(error)}")

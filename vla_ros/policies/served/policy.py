@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -45,20 +44,24 @@ class ServedPolicy(BasePolicy):
 
     def __init__(self, config: ServedConfig) -> None:
         super().__init__(config)
-        self._golden: tuple[dict[str, Any], np.ndarray] | None = None
+        self._made: ServerLink | None = None
 
-    @cached_property
+    @property
     def _link(self) -> ServerLink:
-        config = self.config
-        server = Server.of(config.url, config.api_key_file, config.ca_file)
-        return ServerLink(server, config.answer_timeout_s)
+        """Raises ValueError where its key can't be read."""
+        if self._made is None:
+            config = self.config
+            server = Server.of(config.url, config.api_key_file, config.ca_file)
+            self._made = ServerLink(server, config.answer_timeout_s)
+        return self._made
 
     @property
     def trouble(self) -> str:
-        return self._link.trouble
+        return "" if self._made is None else self._made.trouble
 
     def close(self) -> None:
-        self._link.close()
+        if self._made is not None:
+            self._made.close()
 
     def pack_weights(self) -> None:
         """There are none."""
@@ -100,19 +103,17 @@ class ServedPolicy(BasePolicy):
         message = self._message(self.unpack_request(request))
         self._link.start_sync()
         drift = self._drift(lambda: self._link.ask(message, self.config.first_timeout_s), actions)
+
+        def check(connection: Connection) -> None:
+            drift = self._drift(lambda: connection.ask(message, self.config.first_timeout_s), actions)
+            if drift:
+                raise PolicyUnavailable(drift)
+
         if not drift:
-            self._golden = message, actions
-            self._link.check = self._check
+            self._link.check = check
         return drift
 
-    def _check(self, connection: Connection) -> None:
-        assert self._golden is not None
-        message, actions = self._golden
-        drift = self._drift(lambda: connection.ask(message, self.config.first_timeout_s), actions)
-        if drift:
-            raise PolicyUnavailable(drift)
-
-    def _drift(self, ask: Any, golden: np.ndarray) -> str:
+    def _drift(self, ask: Callable[[], Mapping[str, Any]], golden: np.ndarray) -> str:
         tolerance, worst, index = np.array(self.config.action_tolerance, np.float32), 0.0, 0
         for _ in range(NUM_TRIES):
             difference = np.abs(self._read(ask()) - golden).max(0)
