@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROBOT_FILE, TESTS
-from ros_harness import START_PATIENCE_S, NodeProcess, Probe, wait_until
+from ros_harness import SOURCE_ROOT, START_PATIENCE_S, NodeProcess, Probe, wait_until
 
 from vla_ros.cli import main
 from vla_ros.robot import load_robot
 
+TESTS = SOURCE_ROOT / "test"
+ROBOT_FILE = TESTS / "data" / "three_joints.yaml"
 JOINTS = ["base", "shoulder", "wrist"]
 SPACE = {
     "chunk_dt_s": 0.5,
