@@ -17,7 +17,7 @@ ARGS ?=
 CONSTRAINTS := constraints/$(ROS).txt
 EXTRA_jazzy := ros
 EXTRA_kilted := ros-kilted
-EXTRAS := $(EXTRA_$(ROS)),kinematics,sim,train,dev
+EXTRAS := $(EXTRA_$(ROS)),kinematics,served,sim,train,dev
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/.installed-$(ROS)-$(VERSION)
 

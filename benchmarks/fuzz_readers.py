@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test" / "unit"))
 
 import numpy as np
 import pi0_helpers
+import served_helpers
 import torch
 from bag_samples import MCAP, SQLITE, at, image, joint_state, jpeg, string, trajectory, write_bag, write_plain_mcap
 from policy_helpers import CAMERAS, HORIZON, JOINTS, observation, pi_config, policy_processor
@@ -26,6 +27,7 @@ from vla_ros.bags.compression import zstd
 from vla_ros.bags.definitions import TYPES, serialize
 from vla_ros.bags.read import BagReader
 from vla_ros.messages.trace import decode_trace
+from vla_ros.policies.base import PolicyUnavailable
 from vla_ros.policies.directory import infer, load_policy, save_policy
 from vla_ros.policies.files import open_policy
 from vla_ros.policies.fill import build_policy
@@ -42,6 +44,9 @@ from vla_ros.policies.pi.released.weights import load_released
 from vla_ros.policies.pi.request import PiRequest
 from vla_ros.policies.pi0.lerobot import import_lerobot
 from vla_ros.policies.pi0.openpi import import_openpi
+from vla_ros.policies.served.config import read_keys
+from vla_ros.policies.served.messages import unpack
+from vla_ros.policies.served.policy import read_actions
 from vla_ros.record.writing import as_jpeg
 from vla_ros.recordings.feed import LEARNED, REPLAYED, Feed
 from vla_ros.replay.baseline.record import read_baseline, stored_tolerances
@@ -49,7 +54,7 @@ from vla_ros.robot import load_robot
 from vla_ros.sim.scene import parse_reset
 from vla_ros.spaces.components import RobotJoints
 from vla_ros.spaces.kinematics import Chain, strip_urdf
-from vla_ros.strict import read_text
+from vla_ros.strict import explained, read_text
 from vla_ros.training.config import load_train_config
 from vla_ros.wire import PolicyResult, decode_request, decode_result, encode_request, encode_result
 
@@ -197,6 +202,10 @@ def _space(folder: Path) -> Sample:
 CASE = ROOT / "test" / "data" / "pi_parity" / "qwen3vl"
 
 
+def _packaged(name: str, read: Callable[[Path], Any], folder: Path) -> Sample:
+    return _sample(folder, "packaged.yaml", read, (ROOT / name).read_bytes())
+
+
 def _case(folder: Path) -> Sample:
     released = read_released_config(CASE / "run" / "cfg.yaml")
     config = released.with_vlm(read_vlm_config(CASE / "vlm" / "config.json"))
@@ -221,6 +230,16 @@ def _request(folder: Path) -> Sample:
 def _result(folder: Path) -> Sample:
     good = PolicyResult(5, "digest", np.zeros((HORIZON, len(JOINTS)), np.float32), 1.5, {"prefix": 0.5})
     return _sample(folder, "result", lambda path: decode_result(path.read_bytes()), encode_result(good))
+
+
+def _answer(folder: Path) -> Sample:
+    good = served_helpers.pack({"actions": np.zeros((HORIZON, len(JOINTS))), "server_timing": {"infer_ms": 1.5}})
+
+    def read(path: Path) -> None:
+        with explained("the answer: ", PolicyUnavailable):
+            read_actions(unpack(path.read_bytes()), "ws://server")
+
+    return _sample(folder, "answer", read, good)
 
 
 def _messages() -> list[tuple[str, Any, int]]:
@@ -355,6 +374,8 @@ READERS: dict[str, Make] = {
     "case.safetensors": _case,
     "request": _request,
     "result": _result,
+    "server's answer": _answer,
+    "server's keys": partial(_packaged, "config/served/droid.yaml", lambda path: read_keys(str(path))),
     "metadata.yaml": partial(_bag, partial(_write, MCAP, None), "metadata.yaml", ""),
     "mcap": partial(_bag, partial(_write, MCAP, None), "*.mcap", ""),
     "mcap, plain": partial(_bag, _write_plain, "*.mcap", ""),

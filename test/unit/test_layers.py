@@ -141,6 +141,19 @@ MAY_IMPORT = {
     | TORCH,
     "vla_ros.policies.smolvla": {"numpy", "tokenizers", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types"}
     | TORCH,
+    "vla_ros.policies.served": {
+        "numpy",
+        "PIL",
+        "msgpack",
+        "websockets",
+        "vla_ros.policies",
+        "vla_ros.robot",
+        "vla_ros.share",
+        "vla_ros.spaces",
+        "vla_ros.transforms",
+        "vla_ros.types",
+    }
+    | TORCH,
     "vla_ros.execution": {"numpy", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types", "vla_ros.wire"} | TORCH,
     "vla_ros.audit": {"numpy", "vla_ros.execution", "vla_ros.policies", "vla_ros.transforms"} | TORCH,
     "vla_ros.bench": {

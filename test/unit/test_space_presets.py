@@ -40,11 +40,18 @@ JOINTS = {
     "pi0_relative": SO101,
     "droid": FRANKA,
     "ur5e": UR5E,
+    "ur5e_served": UR5E,
     "aloha": ALOHA,
+    "aloha_served": ALOHA,
     "libero": LIBERO,
     "vla_scratch_libero": LIBERO,
 }
-SIZES = {"droid": (8, 8), "ur5e": (7, 7), "aloha": (14, 14), "libero": (8, 7), "vla_scratch_libero": (8, 7)}
+SIZES = {
+    "droid": (8, 8),
+    **dict.fromkeys(("ur5e", "ur5e_served"), (7, 7)),
+    **dict.fromkeys(("aloha", "aloha_served"), (14, 14)),
+    **dict.fromkeys(("libero", "vla_scratch_libero"), (8, 7)),
+}
 
 
 def data_of(preset: str) -> DataConfig:
@@ -112,11 +119,23 @@ def test_a_ur5e_moves_from_where_it_was_seen_and_its_gripper_goes_where_it_is_to
     np.testing.assert_allclose(action, [0.2] * 6 + [0.5])
 
 
-def test_aloha_turns_shoulder_and_elbow_the_other_way_and_its_grippers_are_a_motors_angle() -> None:
-    def finger(angle: float) -> float:
-        """Where 22 mm of horn and 36 mm of rod put it."""
-        return 0.022 * np.sin(angle) + np.sqrt(0.036**2 - (0.022 * np.cos(angle)) ** 2)
+def finger(angle: float) -> float:
+    """Where 22 mm of horn and 36 mm of rod put an ALOHA's."""
+    return 0.022 * np.sin(angle) + np.sqrt(0.036**2 - (0.022 * np.cos(angle)) ** 2)
 
+
+def test_a_server_of_openpi_is_told_what_the_robot_measures_and_says_where_it_is_to_go() -> None:
+    action = numbers("ur5e_served", "action", [0.3] * 6 + [0.4], measured=[0.1] * 6 + [0.8])
+    np.testing.assert_allclose(action, [0.3] * 6 + [0.5])
+    joints = [0.1] * 6 + [0.05] + [0.2] * 6 + [finger(1.0)]
+    state = numbers("aloha_served", "state", joints)
+    widths = [(width - 0.01844) / (0.05800 - 0.01844) for width in (joints[6], joints[13])]
+    np.testing.assert_allclose(state, [*[0.1] * 6, widths[0], *[0.2] * 6, widths[1]], atol=1e-5)
+    action = numbers("aloha_served", "action", joints, measured=[0.0] * 14)
+    np.testing.assert_allclose(action[[0, 1, 13]], [0.1, 0.1, (1.0 + 0.6213) / (1.4910 + 0.6213)], atol=1e-9)
+
+
+def test_aloha_turns_shoulder_and_elbow_the_other_way_and_its_grippers_are_a_motors_angle() -> None:
     joints = [0.1] * 6 + [finger(0.5476)] + [0.2] * 6 + [finger(1.0)]
     signs = np.array([1, -1, -1, 1, 1, 1])
     state = numbers("aloha", "state", joints)

@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     config, request = _policy(args.policy)  # first: a wrong name is refused before torch is loaded
+    if config.waits_for:
+        print(f"{args.policy}: each inference waits for {config.waits_for}; nothing here can be proved of that")
+        return Outcome({"policy": args.policy, "waits": 1, "waits_for": config.waits_for}, False)
 
     from vla_ros.audit.counting import count_published_step
     from vla_ros.audit.passes import audit

@@ -20,7 +20,7 @@ COMMANDS = {
     "record": (record, "[ros,train]"),
     "replay": (replay, "[train]"),
     "train": (train, "[sim,train]"),
-    "import": (import_policy, ""),
+    "import": (import_policy, "[served]"),
     "respace": (respace, ""),
     "parity": (parity, ""),
     "audit": (audit, ""),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vla_ros.policies.importing.source import Source
     from vla_ros.robot import RobotConfig
 
+SERVERS = ("ws://", "wss://")
 DEFAULT_DT_S, DEFAULT_MODE = 0.1, "relative"  # of the runs of vla-scratch
 
 
@@ -22,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="folder of a LeRobot or openpi checkpoint, run directory or one of its checkpoints, or "
-        "hf:org/repo[/subpath][@revision]",
+        help="folder of a LeRobot or openpi checkpoint, run directory or one of its checkpoints, "
+        "hf:org/repo[/subpath][@revision], or a policy server's ws://host:port or wss://host",
     )
     parser.add_argument("out", metavar="OUT", help="policy directory to make; it must not exist yet, or be empty")
     parser.add_argument("--robot", default="tabletop", metavar="FILE", help="robot file (default tabletop)")
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chunk-dt-s", type=float, metavar="S", help="between two actions (default: the space's, of a run 0.1)"
     )
     parser.add_argument("--vlm", metavar="PATH", help="the VLM's config.json or its folder (default: found or fetched)")
-    declared = parser.add_argument_group("LeRobot's and openpi's checkpoints")
+    declared = parser.add_argument_group("LeRobot's and openpi's checkpoints, and servers")
     declared.add_argument("--space", metavar="PRESET|FILE", help="what the numbers of its state and actions mean")
     declared.add_argument(
         "--camera", action="append", default=[], metavar="SLOT=NAME", help="the robot's camera of a slot, or none"
@@ -47,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ignore-step", action="append", default=[], metavar="NAME", help="an unknown step that changes no number"
     )
     declared.add_argument("--no-state-in-prompt", action="store_true", help="pi0.5 that was trained without it")
+    served = parser.add_argument_group("policy servers that speak openpi's protocol")
+    served.add_argument("--keys", metavar="PRESET|FILE", help="the dictionary that the server wants")
+    served.add_argument("--api-key-file", default="", metavar="FILE", help="file with its key; only its path is kept")
+    served.add_argument(
+        "--ca-file", default="", metavar="FILE", help="certificates that vouch for it (default: the system's)"
+    )
     runs = parser.add_argument_group("runs of vla-scratch")
     runs.add_argument("--stats", metavar="FILE", help="statistics, an .npz (default: the one in SOURCE)")
     runs.add_argument(
@@ -67,6 +74,9 @@ def run(args: argparse.Namespace) -> Outcome:
     if args.chunk_dt_s is not None and not 0 < args.chunk_dt_s < math.inf:
         raise ValueError(f"--chunk-dt-s is {args.chunk_dt_s}; expected seconds above 0")
     robot, out = load_robot(robot_file(args.robot)), Path(args.out).resolve()
+    if args.source.startswith(SERVERS):
+        return _import_served(args, robot, out)
+    _refuse(args, "a checkpoint, but for a server", "keys", "api_key_file", "ca_file")
     source = find_source(args.source)
     report = _import_run(args, robot, out) if source.kind == RUN else _import_checkpoint(args, source, robot, out)
     height, width = report.image_size
@@ -78,6 +88,25 @@ def run(args: argparse.Namespace) -> Outcome:
         f"digest {report.digest}"
     )
     return Outcome(asdict(report) | {"model": str(report.model), "out": args.out})
+
+
+def _import_served(args: argparse.Namespace, robot: RobotConfig, out: Path) -> Outcome:
+    from vla_ros.policies.served.recording import ServerAnswers, import_served
+
+    _refuse(args, "a server", "asset", "tokenizer", "vlm", "ignore_step", "no_state_in_prompt")
+    _refuse(args, "a server", "stats", "action_mode", "camera_size")
+    answers = ServerAnswers(args.keys, args.space, args.camera, args.chunk_dt_s, args.api_key_file, args.ca_file)
+    report = import_served(args.source, out, robot, answers)
+    repeats = "the same each time" if report.is_repeatable else "other ones each time, by noise of its own"
+    print(
+        f"{args.out}: served by {report.url}, {report.action_horizon} actions of {report.action_dim} numbers, "
+        f"{report.chunk_dt_s:g} s apart, for {robot.name}\n"
+        f"its answers to the golden case are {repeats}; later ones may be up to {report.largest_tolerance:.3g} off\n"
+        f"digest {report.digest}"
+    )
+    for note in report.notes:
+        print(note)
+    return Outcome(asdict(report) | {"out": args.out})
 
 
 def _import_checkpoint(args: argparse.Namespace, source: Source, robot: RobotConfig, out: Path) -> ImportReport:

@@ -51,6 +51,20 @@ class PolicyRunner:
         self._buckets: dict[Bucket, tuple[StagingArea, _Compute]] = {}
         self._is_guidance_checked = False
 
+    @property
+    def trouble(self) -> str:
+        """Why the policy couldn't answer now, where that is known; else empty."""
+        return self._policy.trouble
+
+    @property
+    def waits_for(self) -> str:
+        """What each inference waits for besides the device; else empty."""
+        return self._policy.config.waits_for
+
+    def close(self) -> None:
+        """The policy is run no more."""
+        self._policy.close()
+
     def run(self, request: PolicyRequest) -> Inference:
         """The actions for one request. Raises ValueError where the policy cannot take it.
 

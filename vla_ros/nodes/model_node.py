@@ -20,7 +20,7 @@ from vla_ros.share import policy_dir
 from vla_ros.wire import read_link_key
 
 if TYPE_CHECKING:
-    from vla_ros.nodes.model_worker import ModelWorker, ServedPolicy
+    from vla_ros.nodes.model_worker import ModelWorker, RunningPolicy
 
 STATUS_PERIOD_S = 0.1
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -35,7 +35,7 @@ class ModelNode(ManagedNode):
         guard(self, ModelNodeParams, lambda: self.is_configured)
         self._problems = Problems(self.get_logger())
         self._worker: ModelWorker | None = None
-        self._policy: ServedPolicy | None = None
+        self._policy: RunningPolicy | None = None
         self._status_publisher = make_publisher(self, topics.STATUS.private)
         self._diagnostics_publisher = make_publisher(self, topics.DIAGNOSTICS)
         # In a thread of its own: it goes on while a transition keeps this node's own busy.
@@ -71,7 +71,9 @@ class ModelNode(ManagedNode):
             worker.stop()
 
     def _status(self, with_timings: bool) -> DiagnosticStatus:
-        problems = self._problems.current()
+        problems, policy = self._problems.current(), self._policy
+        if policy and policy.runner.trouble:
+            problems[INFERENCE] = policy.runner.trouble
         if self.failure:
             level, message = DiagnosticStatus.ERROR, self.failure
         elif not self.is_active:
@@ -80,8 +82,9 @@ class ModelNode(ManagedNode):
             # Where an inference failed, no result comes: the policy node need not wait for one.
             level = DiagnosticStatus.WARN if INFERENCE in problems else DiagnosticStatus.OK
             message = "; ".join(["active", *problems.values()])
-        policy = self._policy
         values = {"digest": policy.digest if policy else "", "device": policy.device if policy else ""}
+        if policy and policy.runner.waits_for:
+            message += f"; each inference waits for {policy.runner.waits_for}"
         if policy and policy.runner.uncaptured:
             shapes = policy.runner.uncaptured
             message += f"; {len(shapes)} shape(s) of request run slowly, the first was {shapes[0]}"

@@ -20,6 +20,7 @@ from vla_ros import topics
 from vla_ros.execution.capture import free_device_memory
 from vla_ros.execution.runner import PolicyRunner
 from vla_ros.nodes.params import ModelNodeParams
+from vla_ros.policies.base import PolicyUnavailable
 from vla_ros.policies.directory import find_device, load_policy
 from vla_ros.ros.clock import steady_now_ns
 from vla_ros.ros.mailbox import Mail, Mailbox, send
@@ -35,7 +36,7 @@ WORKER_NICENESS = 10
 
 
 @dataclass(frozen=True)
-class ServedPolicy:
+class RunningPolicy:
     """``delay_ms`` is waited after each inference."""
 
     runner: PolicyRunner
@@ -45,7 +46,7 @@ class ServedPolicy:
     delay_ms: float
 
 
-def loader(params: ModelNodeParams, policy_dir: Path, warn: Callable[[str], object]) -> Callable[[], ServedPolicy]:
+def loader(params: ModelNodeParams, policy_dir: Path, warn: Callable[[str], object]) -> Callable[[], RunningPolicy]:
     """What loads the policy that the parameters ask for, and tells ``warn`` what is to be known about it.
 
     Raises ValueError for a device that isn't there.
@@ -57,22 +58,26 @@ def loader(params: ModelNodeParams, policy_dir: Path, warn: Callable[[str], obje
 
 def _load(
     params: ModelNodeParams, policy_dir: Path, device: torch.device, warn: Callable[[str], object]
-) -> ServedPolicy:
+) -> RunningPolicy:
     """Load and warm up: every shape of request has run, and on a GPU its graph is captured."""
     loaded = load_policy(policy_dir, device, _dtype(params.dtype, device), with_guidance=params.strategy == "rtc")
     for note in loaded.notes:
         warn(note)
-    runner = PolicyRunner(loaded.policy, device)
-    for request in loaded.warm_up_requests:
-        for _ in range(NUM_WARM_UP_RUNS):
-            runner.run(request)
+    runner = PolicyRunner(loaded.policy, loaded.device)
+    try:
+        for request in loaded.warm_up_requests:
+            for _ in range(NUM_WARM_UP_RUNS):
+                runner.run(request)
+    except ValueError:
+        runner.close()
+        raise
     # Else the collector walks through all of torch now and then, half a second in the middle of an inference. What was
     # loaded before this goes.
     gc.unfreeze()
     gc.collect()
     gc.freeze()
     request_type = loaded.processor.request_type
-    return ServedPolicy(runner, request_type, loaded.digest, str(device), params.inference_delay_ms)
+    return RunningPolicy(runner, request_type, loaded.digest, str(loaded.device), params.inference_delay_ms)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
@@ -85,11 +90,11 @@ class ModelWorker:
     """Answers the requests that come while it serves. Captured graphs belong to the thread that
     made them, so ``load`` is called in this one."""
 
-    def __init__(self, owner: Node, load: Callable[[], ServedPolicy], problems: Problems, key: bytes = b"") -> None:
+    def __init__(self, owner: Node, load: Callable[[], RunningPolicy], problems: Problems, key: bytes = b"") -> None:
         self.timings_ms: dict[str, Distribution] = {INFERENCE: Distribution()}
         self._logger = owner.get_logger()
         self._load = load
-        self._loading: Future[ServedPolicy] = Future()
+        self._loading: Future[RunningPolicy] = Future()
         self._problems = problems
         self._role = Role(owner, "link")
         self._results = self._role.publisher(topics.RESULT.private)
@@ -101,7 +106,7 @@ class ModelWorker:
         """Take requests from now on, or drop them."""
         self._requests.is_open = is_serving
 
-    def start_sync(self) -> ServedPolicy:
+    def start_sync(self) -> RunningPolicy:
         """Load and start; raises what loading raised."""
         self._role.start()
         self._requests.start()
@@ -109,6 +114,8 @@ class ModelWorker:
 
     def stop(self) -> None:
         """Returns when the inference in progress has ended, and gives back the memory that the policy had."""
+        if self._loading.done() and self._loading.exception() is None:
+            self._loading.result().runner.close()  # first: an inference that waits for a server ends by it
         self._requests.stop()
         self._role.stop()
         self._loading = Future()  # it holds the policy
@@ -128,6 +135,8 @@ class ModelWorker:
             assert mail is not None, "nobody rings without a request"
             try:
                 self._answer(policy, mail)
+            except PolicyUnavailable as error:
+                self._problems.report(INFERENCE, str(error))
             except ValueError as error:
                 self._requests.refuse(error)
             except torch.OutOfMemoryError as error:
@@ -138,7 +147,7 @@ class ModelWorker:
                 self._logger.error(traceback.format_exc())
                 self._problems.report(INFERENCE, f"inference failed, its traceback is in the log: {error!r}")
 
-    def _answer(self, policy: ServedPolicy, mail: Mail) -> None:
+    def _answer(self, policy: RunningPolicy, mail: Mail) -> None:
         queue_ms = (steady_now_ns() - mail.arrived_ns) * MS_PER_NS
         message = decode_request(mail.data)
         request = policy.request_type.from_tensors(message.tensors, message.metadata)

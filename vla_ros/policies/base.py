@@ -8,12 +8,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vla_ros.policies.config import PolicyConfig
+from vla_ros.policies.config import CONFIG_FILE, PolicyConfig
 from vla_ros.policies.families import family_of
+from vla_ros.policies.files import GOLDEN_FILE
+from vla_ros.strict import explained
 from vla_ros.transforms.chunking import check_guidance
 from vla_ros.transforms.sample import PolicyRequest, TrainingBatch
 
@@ -23,6 +26,10 @@ OnStage = Callable[[str], None]
 
 def tell_nobody(stage: str) -> None:
     """Where nobody asks about stages."""
+
+
+class PolicyUnavailable(ValueError):
+    """There is no answer this time, for a reason outside of this program, which it says in one line."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,41 @@ class BasePolicy(nn.Module, ABC):
     def unpack_request(self, request: PolicyRequest, device: torch.device | str = "cpu") -> Any:
         """A request's inputs without any buffers."""
         return self.unpack(batch_of_one(request, device), request.constants)
+
+    def drift_sync(
+        self, request: PolicyRequest, actions: np.ndarray, tolerance: float, device: torch.device | str = "cpu"
+    ) -> str:
+        """One line where it answers the golden ``request`` with others than the golden ``actions`` [horizon,
+        action_dim], else empty. Raises ValueError where it can't answer."""
+        again = infer(self, request, device)
+        if again.shape != actions.shape:
+            return f"{GOLDEN_FILE}: actions of shape {actions.shape}; the policy gives {again.shape}"
+        worst = float(np.abs(again - actions).max())
+        if worst <= tolerance:
+            return ""
+        return (
+            f"output drifted: golden actions differ by up to {worst:.3g}, expected at most {tolerance}; "
+            "weights, code or a library changed since export: restore them or export the policy again"
+        )
+
+    @property
+    def trouble(self) -> str:
+        """Why it couldn't answer now, in one line, where that is known without asking it; empty where it could."""
+        return ""
+
+    def close(self) -> None:  # noqa: B027
+        """Give back what it holds besides memory; it isn't used any more."""
+
+
+def infer(policy: BasePolicy, request: PolicyRequest, device: torch.device | str) -> np.ndarray:
+    """The normalised actions float32 [horizon, action_dim] for one request, without any buffers; waits for them.
+
+    Raises ValueError where the configuration's sizes don't go together.
+    """
+    # Sizes that don't go together show as whatever a library raises.
+    with explained(f"{CONFIG_FILE}: the policy cannot be computed: ", Exception), without_gradients(request.is_guided):
+        actions = policy.sample(policy.unpack_request(request, device), policy.prepare())
+    return actions[0].float().cpu().numpy()
 
 
 def without_gradients(is_guided: bool) -> AbstractContextManager[object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from vla_ros.robot import RobotConfig
 from vla_ros.spaces.cameras import CameraSlot
@@ -25,14 +25,26 @@ class PolicyConfig:
     """The ``policy:`` group: each family's is a frozen dataclass of its own, with at least these in it.
 
     ``type`` is the family's name in ``families``; a state is [state_history, state_dim], a chunk [action_horizon,
-    action_dim].
+    action_dim]. One that doesn't run here is computed by another program: its directory has neither weights nor
+    statistics.
     """
 
+    runs_here: ClassVar[bool] = True
     type: str
     action_horizon: int
     action_dim: int
     state_dim: int
     state_history: int
+
+    @property
+    def waits_for(self) -> str:
+        """What each inference waits for besides its device; empty where nothing is."""
+        return ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines of what is to be known before it runs."""
+        return ()
 
 
 @dataclass(frozen=True)

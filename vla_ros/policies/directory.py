@@ -6,16 +6,15 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vla_ros.policies.base import BasePolicy, without_gradients
+from vla_ros.policies.base import BasePolicy, infer
 from vla_ros.policies.config import CONFIG_FILE
 from vla_ros.policies.files import GOLDEN_FILE, WEIGHTS_FILE, OpenPolicy, open_policy, replaced_whole, write_files
-from vla_ros.policies.fill import build_on_meta, check_shapes, fill_policy
+from vla_ros.policies.fill import build_on_meta, build_policy, check_shapes, fill_policy
 from vla_ros.policies.golden import GoldenCase, decode_golden, write_golden
 from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.strict import check_safetensors, explained
@@ -28,10 +27,12 @@ ACTION_TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 @dataclass(frozen=True)
 class LoadedPolicy:
-    """A policy on its device and its processor; ``warm_up_requests`` are one for each shape that the processor makes,
-    ``drift`` is one line where the golden case no longer holds, else empty; ``notes`` as those of an ``OpenPolicy``."""
+    """A policy on its ``device`` and its processor; ``warm_up_requests`` are one for each shape that the processor
+    makes, ``drift`` is one line where the golden case no longer holds, else empty; ``notes`` as those of an
+    ``OpenPolicy``."""
 
     policy: BasePolicy
+    device: torch.device
     processor: PolicyProcessor
     warm_up_requests: tuple[PolicyRequest, ...]
     drift: str = ""
@@ -61,7 +62,8 @@ def load_policy(
     with_guidance: bool = False,
     refuse_drift: bool = True,
 ) -> LoadedPolicy:
-    """The policy of a directory on ``device`` with weights of ``dtype``, after recomputing its golden actions.
+    """The policy of a directory on ``device`` with weights of ``dtype``, after recomputing its golden actions. One that
+    is computed elsewhere has none, and is on the CPU.
 
     ``with_guidance``: requests for real-time chunking are among those to warm up with.
 
@@ -77,15 +79,20 @@ def load_policy(
         return _fill(policy, path, device, dtype)
 
     opened = open_policy(policy_dir, refuse_drift, fill)
-    assert policy is not None
+    config, golden = opened.processor.config, opened.golden
+    if policy is None:
+        policy, device = build_policy(config), torch.device("cpu")
     policy = policy.to(device).eval()
-    with explained(f"policy directory {policy_dir}: "):
-        actions = infer(policy, opened.golden.request, device)
-        requests = opened.processor.warm_up_requests(opened.golden.observation, with_guidance)
-    drift = opened.drift or _drift_of_actions(opened.golden, actions, ACTION_TOLERANCES[dtype])
-    if drift and refuse_drift:
-        raise ValueError(f"policy directory {policy_dir}: {drift}")
-    return LoadedPolicy(policy, opened.processor, requests, drift, opened.notes)
+    try:
+        with explained(f"policy directory {policy_dir}: "):
+            drift = policy.drift_sync(golden.request, golden.actions, ACTION_TOLERANCES[dtype], device)
+            requests = opened.processor.warm_up_requests(golden.observation, with_guidance)
+            if refuse_drift and (drift := opened.drift or drift):
+                raise ValueError(drift)
+    except ValueError:
+        policy.close()
+        raise
+    return LoadedPolicy(policy, device, opened.processor, requests, opened.drift or drift, opened.notes)
 
 
 def save_policy(
@@ -106,17 +113,6 @@ def save_policy(
         policy.train(was_training)
         decoded = decode_golden(processor, observation, actions)
         write_golden(folder / GOLDEN_FILE, GoldenCase(observation, request, actions, decoded))
-
-
-def infer(policy: BasePolicy, request: PolicyRequest, device: torch.device) -> np.ndarray:
-    """The normalised actions float32 [horizon, action_dim] for one request, without any buffers; waits for them.
-
-    Raises ValueError where the configuration's sizes don't go together.
-    """
-    # Sizes that don't go together show as whatever a library raises.
-    with explained(f"{CONFIG_FILE}: the policy cannot be computed: ", Exception), without_gradients(request.is_guided):
-        actions = policy.sample(policy.unpack_request(request, device), policy.prepare())
-    return actions[0].float().cpu().numpy()
 
 
 def _fill(policy: BasePolicy, path: Path, device: torch.device, dtype: torch.dtype) -> str:
@@ -143,15 +139,3 @@ def _fill(policy: BasePolicy, path: Path, device: torch.device, dtype: torch.dty
                 weights[name] = value.to(device, dtype)
     fill_policy(policy, weights.pop)
     return digest.hexdigest()
-
-
-def _drift_of_actions(golden: GoldenCase, actions: np.ndarray, tolerance: float) -> str:
-    if actions.shape != golden.actions.shape:
-        return f"{GOLDEN_FILE}: actions of shape {golden.actions.shape}; the policy gives {actions.shape}"
-    worst = float(np.abs(actions - golden.actions).max())
-    if worst <= tolerance:
-        return ""
-    return (
-        f"output drifted: golden actions differ by up to {worst:.3g}, expected at most {tolerance}; "
-        "weights, code or a library changed since export: restore them or export the policy again"
-    )

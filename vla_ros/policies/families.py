@@ -23,12 +23,13 @@ from vla_ros.strict import parse_config, parse_yaml, read_text
 @dataclass(frozen=True)
 class Family:
     """Its classes as ``module:Class``. ``trials`` is what audit and bench make up where there is no policy directory; a
-    family need not have its own."""
+    family need not have its own. ``extra`` is pip's extra with what its policy needs besides."""
 
     config: str
     processor: str
     policy: str
     trials: str = "vla_ros.policies.trials:Trials"
+    extra: str = ""
 
     def config_class(self) -> type[PolicyConfig]:
         """Loads no torch."""
@@ -39,8 +40,12 @@ class Family:
         return _load(self.processor)
 
     def policy_class(self) -> Any:
-        """Its ``BasePolicy``; loads torch."""
-        return _load(self.policy)
+        """Its ``BasePolicy``; loads torch. Raises ValueError where a package that it needs isn't installed."""
+        try:
+            return _load(self.policy)
+        except ModuleNotFoundError as error:
+            install = f"pip install 'vla_ros[{self.extra}]'" if self.extra else "install it"
+            raise ValueError(f"the Python package '{error.name}' is missing; {install}") from error
 
     def make_trials(self) -> Any:
         """Its ``Trials``; loads torch where it is asked for a policy only."""
@@ -48,7 +53,7 @@ class Family:
 
 
 _PI, _PI0 = "vla_ros.policies.pi", "vla_ros.policies.pi0"
-_ACT, _SMOLVLA = "vla_ros.policies.act", "vla_ros.policies.smolvla"
+_ACT, _SMOLVLA, _SERVED = "vla_ros.policies.act", "vla_ros.policies.smolvla", "vla_ros.policies.served"
 FAMILIES = {
     "PiPolicy": Family(
         f"{_PI}.config:PiConfig", f"{_PI}.processor:PiProcessor", f"{_PI}.policy:PiPolicy", f"{_PI}.trials:PiTrials"
@@ -70,6 +75,12 @@ FAMILIES = {
         f"{_SMOLVLA}.processor:SmolVLAProcessor",
         f"{_SMOLVLA}.policy:SmolVLAPolicy",
         f"{_SMOLVLA}.trials:SmolVLATrials",
+    ),
+    "ServedPolicy": Family(
+        f"{_SERVED}.config:ServedConfig",
+        f"{_SERVED}.processor:ServedProcessor",
+        f"{_SERVED}.policy:ServedPolicy",
+        extra="served",
     ),
 }
 

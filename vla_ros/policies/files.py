@@ -1,7 +1,8 @@
 """A policy directory without its weights: the names of its files, what they say, and their digest. Imports no torch.
 
 A policy directory holds ``policy.yaml``, ``model.safetensors``, ``norm_stats.json``, ``golden.safetensors`` and what
-the family's processor keeps, in ``processor/`` as a rule.
+the family's processor keeps, in ``processor/`` as a rule. One whose policy is computed elsewhere has neither weights
+nor statistics.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def file_names(policy_dir: Path) -> tuple[str, ...]:
     policy = groups["policy"]
     family = find_family(policy.get("type") if isinstance(policy, dict) else None, f"{CONFIG_FILE}: policy")
     links = (KINEMATICS_FILE,) if _has_kinematics(groups["data"]) else ()
-    names = (CONFIG_FILE, WEIGHTS_FILE, STATS_FILE, *family.processor_class().files, *links, GOLDEN_FILE)
+    own = (WEIGHTS_FILE, STATS_FILE) if family.config_class().runs_here else ()
+    names = (CONFIG_FILE, *own, *family.processor_class().files, *links, GOLDEN_FILE)
     for name in names:
         _check_file(policy_dir, name)
     return names
@@ -107,7 +109,7 @@ def open_policy(
         drift = preprocessing_drift(golden, processor.process(golden.observation)) or decoding_drift(golden, processor)
     if drift and refuse_drift:
         raise ValueError(f"policy directory {given}: {drift}")
-    notes = []
+    notes = list(processor.config.notes)
     if policy_dir != given:
         notes.append(f"the replacement of {given} was interrupted; {policy_dir}, the one before, is used instead")
     if not golden.decoded:
@@ -117,11 +119,12 @@ def open_policy(
         )
     opened = OpenPolicy(processor, golden, drift, tuple(notes))
     with explained(f"policy directory {given}: "):
-        weights = policy_dir / WEIGHTS_FILE
-        hash_of_weights = hash_file(weights) if hash_weights is None else hash_weights(opened, weights)
+        weights, of_weights = policy_dir / WEIGHTS_FILE, {}
+        if processor.config.runs_here:
+            of_weights[WEIGHTS_FILE] = hash_file(weights) if hash_weights is None else hash_weights(opened, weights)
         if hashes != {name: hash_file(policy_dir / name) for name in names}:
             raise ValueError("its files changed while they were read; load it again")
-        processor.digest = _digest({**hashes, WEIGHTS_FILE: hash_of_weights})
+        processor.digest = _digest(hashes | of_weights)
     return opened
 
 
@@ -132,7 +135,8 @@ def write_files(policy_dir: Path, processor: PolicyProcessor) -> None:
         (policy_dir / KINEMATICS_FILE).write_text(processor.data.kinematics.urdf)
         groups["data"]["kinematics"]["urdf"] = KINEMATICS_FILE
     (policy_dir / CONFIG_FILE).write_text(yaml.safe_dump(groups, sort_keys=False, width=120))
-    save_stats(policy_dir / STATS_FILE, processor.stats)
+    if processor.config.runs_here:
+        save_stats(policy_dir / STATS_FILE, processor.stats)
     processor.write(policy_dir)
 
 
@@ -203,7 +207,8 @@ def _check_there(policy_dir: Path) -> None:
 def _digest(hashes: Mapping[str, str]) -> str:
     """Weights come second, as they did in each directory there is."""
     digest = hashlib.sha256()
-    for name in (CONFIG_FILE, WEIGHTS_FILE, *(name for name in hashes if name not in (CONFIG_FILE, WEIGHTS_FILE))):
+    first = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if name in hashes]
+    for name in (*first, *(name for name in hashes if name not in first)):
         digest.update(f"{name}\0{hashes[name]}\n".encode())
     return digest.hexdigest()
 
@@ -213,7 +218,7 @@ def _read(policy_dir: Path) -> PolicyProcessor:
     config = read_policy_config(groups["policy"], f"{CONFIG_FILE}: policy")
     data = parse_config(DataConfig, _read_kinematics(groups["data"], policy_dir), f"{CONFIG_FILE}: data")
     check_sizes(config, data)  # first, so that the sizes of the statistics are not blamed for it
-    stats = load_stats(policy_dir / STATS_FILE, stats_shapes(config))
+    stats = load_stats(policy_dir / STATS_FILE, stats_shapes(config)) if config.runs_here else {}
     return family_of(config).processor_class().read(policy_dir, config, data, stats, "")
 
 

@@ -16,7 +16,7 @@ from vla_ros.robot import RobotConfig
 from vla_ros.spaces.cameras import check_slots
 from vla_ros.strict import explained
 from vla_ros.transforms.chunking import guidance_weights
-from vla_ros.transforms.normalize import FieldStats, Normalizer
+from vla_ros.transforms.normalize import NO_STATS, FieldStats, Normalizer
 from vla_ros.transforms.sample import PolicyRequest, TextTarget
 from vla_ros.types import ActionChunk, ChunkShape, Continuation, Observation, check_task
 
@@ -39,13 +39,13 @@ class PolicyProcessor(ABC):
     def __init__(
         self, config: PolicyConfig, data: DataConfig, stats: Mapping[str, FieldStats], digest: str = ""
     ) -> None:
-        """``stats`` are those of ``action`` and, where the policy sees one, ``state``; ``digest`` is the policy
-        directory's."""
+        """``stats`` are those of ``action`` and, where the policy sees one, ``state``, none of one that is computed
+        elsewhere; ``digest`` is the policy directory's."""
         check_sizes(config, data)
         self.config, self.data, self.stats, self.digest = config, data, stats, digest
         state_mode = data.state_normalization or data.normalization
-        self._state = Normalizer(state_mode, stats["state"]) if config.state_history else None
-        self._action = Normalizer(data.normalization, stats["action"])
+        self._state = Normalizer(state_mode, stats.get("state", NO_STATS)) if config.state_history else None
+        self._action = Normalizer(data.normalization, stats.get("action", NO_STATS))
 
     @classmethod
     def read(
@@ -239,7 +239,10 @@ class PolicyProcessor(ABC):
 
 
 def stats_shapes(config: PolicyConfig) -> dict[str, tuple[int, int]]:
-    """The [horizon, dim] of each key of the statistics; a policy without state needs none of it."""
+    """The [horizon, dim] of each key of the statistics; a policy without state needs none of it, one that is computed
+    elsewhere none at all."""
+    if not config.runs_here:
+        return {}
     shapes = {"state": (config.state_history, config.state_dim)} if config.state_history else {}
     return shapes | {"action": (config.action_horizon, config.action_dim)}
 

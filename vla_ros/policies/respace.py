@@ -35,6 +35,10 @@ def respace(policy_dir: Path, out: Path, declared: Mapping[str, Any], robot: Rob
     """
     opened = open_policy(policy_dir)
     old = opened.processor
+    if not old.config.runs_here:
+        raise ValueError(
+            f"{policy_dir}: its numbers are those of {old.config.waits_for}; import it with another --space"
+        )
     document = {name: declared[name] for name in ("state", "action") if name in declared}
     with explained("the declared space: "):
         mode = {"action_mode": None} if "action" in document else {}

@@ -130,7 +130,7 @@ def load_replay_policy(name: str, policy_dir: Path, device: torch.device) -> Rep
     """A policy that drifted is replayed too: that is how it shows what it does. Raises ValueError as ``load_policy``
     does."""
     loaded = load_policy(policy_dir, device, refuse_drift=False)
-    runner = PolicyRunner(loaded.policy, device)
+    runner = PolicyRunner(loaded.policy, loaded.device)
     return ReplayPolicy(name, loaded.processor, lambda request: runner.run(request).actions, loaded.drift)
 
 

@@ -30,6 +30,10 @@ class FieldStats:
     q99: np.ndarray
 
 
+NO_STATS = FieldStats(*(np.zeros((0, 0), np.float32) for _ in range(4)))
+"""Where values stay as they are."""
+
+
 @dataclass(frozen=True)
 class Normalizer:
     """Maps values of one key to about -1..1 and back, by ``mode``: ``quantile`` clips; ``lerobot_range`` makes -1 of

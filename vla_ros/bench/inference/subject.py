@@ -46,6 +46,9 @@ def open_subject(name: str, device: torch.device, dtype: torch.dtype) -> Subject
     if not isinstance(found, Path):
         return random_subject(Sizes(name, found), device, dtype)
     opened = open_policy(found)
+    if not opened.processor.config.runs_here:
+        got = f"{name} is computed by {opened.processor.config.waits_for}"
+        raise ValueError(f"{got}; measure it there, and the way there by the stages on /diagnostics")
     policy, golden = load_policy(found, device, dtype).policy, opened.golden
     return Subject(found.name, policy, golden.request, lambda: opened.processor.process(golden.observation))
 

@@ -17,8 +17,11 @@ HUB_PREFIX = "hf:"
 HUB_SOURCE = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<subpath>[^@]+))?(?:@(?P<revision>.+))?", re.ASCII)
 RUN, LEROBOT, OPENPI = "run", "lerobot", "openpi"
 INNER = "pretrained_model"  # where LeRobot's training puts what it saves
-CONVERT = "convert it with openpi's examples/convert_jax_model_to_pytorch.py, copy its assets beside, and import that"
-SERVE = "serve it where it runs"
+SERVE = "serve it where it runs, and import its ws://host:port (docs/served.md)"
+CONVERT = (
+    "convert it with openpi's examples/convert_jax_model_to_pytorch.py, copy its assets beside, and import that; or "
+    f"{SERVE}"
+)
 # Types of LeRobot's policies that have no family here.
 SERVED_TYPES = {
     "diffusion": "a diffusion policy",
