@@ -71,11 +71,15 @@ def sizes_of(name: str) -> Sizes:
 
 def random_subject(sizes: Sizes, device: torch.device, dtype: torch.dtype, num_cameras: int = NUM_CAMERAS) -> Subject:
     """A policy with random weights, and a request with random pixels and text of about 80 tokens."""
-    trials = family_of(sizes.config).make_trials()
-    torch.manual_seed(0)
-    with device:
-        policy = build_policy(sizes.config)
-    trials.randomize(policy)
-    policy = policy.to(dtype).eval().requires_grad_(False)
+    trials, policy = family_of(sizes.config).make_trials(), random_policy(sizes.config, device, dtype)
     given = (sizes.config, num_cameras, sizes.image_size)
     return Subject(sizes.name, policy, trials.make_request(*given), trials.make_preprocessing(*given))
+
+
+def random_policy(config: PolicyConfig, device: torch.device, dtype: torch.dtype) -> BasePolicy:
+    """The same weights each time."""
+    torch.manual_seed(0)
+    with device:
+        policy = build_policy(config)
+    family_of(config).make_trials().randomize(policy)
+    return policy.to(dtype).eval().requires_grad_(False)
