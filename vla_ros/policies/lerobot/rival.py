@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -41,7 +42,7 @@ class LeRobotRival:
         inputs = pictures | ({STATE: ("STATE", (config.state_dim,))} if config.state_history else {})
         self._state_dim = config.state_dim if config.state_history else 0
         theirs = _make_config(form, inputs, config.action_dim, str(self._device))
-        with _BACKBONES.get(form.type, _own_backbone)(form):
+        with _BACKBONES.get(form.type, _own_backbone)(form), redirect_stdout(sys.stderr):  # it tells what it builds
             self._policy = get_policy_class(form.type)(theirs)
         self._policy.to(self._device).eval()
         share_weights(self._policy, policy, form.our_name)
@@ -76,7 +77,7 @@ class LeRobotRival:
 
 
 def share_weights(theirs: torch.nn.Module, ours: BasePolicy, our_name: Callable[[str], str | None]) -> None:
-    """Every tensor of ``theirs`` that is here, too, becomes the same memory. Raises ValueError where one is left over."""
+    """Every tensor of ``theirs`` that is here, too, becomes the same memory. Raises ValueError where one is left."""
     weights = {name: weight.detach() for name, weight in ours.named_parameters(remove_duplicate=False)}
     unread = set(weights)
     tensors = [*theirs.named_parameters(remove_duplicate=False), *theirs.named_buffers(remove_duplicate=False)]
@@ -154,6 +155,7 @@ def _paligemma(form: LeRobotForm) -> Iterator[None]:
         return SimpleNamespace(**given, depth=given["num_layers"])
 
     def resized(config: Any) -> Any:
+        config.text_config.vocab_size = sizes["vocab_size"]
         config.vision_config.hidden_size = vision["width"]
         config.vision_config.intermediate_size = vision["mlp_dim"]
         config.vision_config.num_hidden_layers = vision["num_layers"]

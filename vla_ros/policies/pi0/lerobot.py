@@ -78,7 +78,12 @@ def as_lerobot(config: Pi0Config) -> LeRobotForm:
         "min_period": config.min_period,
         "max_period": config.max_period,
     }
-    backbone = {"gemma_2b": asdict(config.text), "gemma_300m": asdict(config.expert), "vision": asdict(config.vision)}
+    backbone = {
+        "gemma_2b": asdict(config.text),
+        "gemma_300m": asdict(config.expert),
+        "vision": asdict(config.vision),
+        "vocab_size": config.vocab_size,
+    }
 
     def here(name: str) -> str | None:
         return our_name(name.removeprefix("model."), config.variant)
