@@ -13,6 +13,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.families import family_of
@@ -42,7 +43,8 @@ class LeRobotRival:
         inputs = pictures | ({STATE: ("STATE", (config.state_dim,))} if config.state_history else {})
         self._state_dim = config.state_dim if config.state_history else 0
         theirs = _make_config(form, inputs, config.action_dim, str(self._device))
-        with _BACKBONES.get(form.type, _own_backbone)(form), redirect_stdout(sys.stderr):  # it tells what it builds
+        # It tells what it builds.
+        with _BACKBONES.get(form.type, _own_backbone)(form), _Zeros(), redirect_stdout(sys.stderr):
             self._policy = get_policy_class(form.type)(theirs)
         self._policy.to(self._device).eval()
         share_weights(self._policy, policy, form.our_name)
@@ -74,6 +76,13 @@ class LeRobotRival:
             TOKENS: torch.from_numpy(padded)[None].to(self._device),
             TOKEN_MASK: torch.from_numpy(mask)[None].to(self._device),
         }
+
+
+class _Zeros(TorchFunctionMode):
+    """Weights begin as zeros: to draw those of a large policy takes a minute, and nearly all are replaced."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0].zero_() if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **kwargs or {})
 
 
 def share_weights(theirs: torch.nn.Module, ours: BasePolicy, our_name: Callable[[str], str | None]) -> None:
