@@ -71,7 +71,8 @@ def open_case(name: str, device: torch.device) -> Case:
     processor = trials.make_processor(found)
     if processor is None:
         raise ValueError(f"'{name}' is of {found.type}, for which no processor is made up; give a policy directory")
-    return Case(name, random_policy(found, device, torch.float32), processor, trials.make_observation(processor))
+    policy = random_policy(found, device, torch.float32, num_copies=2)  # the other's own, until they are shared
+    return Case(name, policy, processor, trials.make_observation(processor))
 
 
 def measure_against(
