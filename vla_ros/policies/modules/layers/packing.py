@@ -5,6 +5,7 @@ The separate weights become views of the packed one: names, values and memory st
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+"""Where oneDNN takes weights as they lie without being slow; elsewhere it may want an order of its own."""
 
 
 class PackedLinear:
@@ -35,7 +39,7 @@ class PackedLinear:
 
     def gelu(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows out"]:
         """The outputs of all layers through GELU, by its approximation with tanh."""
-        if _is_for_onednn(x):
+        if IS_X86 and _is_for_onednn(x):
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "tanh")
         return F.gelu(self(x), approximate="tanh")
 
@@ -76,9 +80,9 @@ def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
 def linear(
     x: Float[Tensor, "*rows dim"], weight: Float[Tensor, "out dim"], bias: Float[Tensor, "out"] | None = None
 ) -> Float[Tensor, "*rows out"]:
-    """``F.linear``, on a CPU in float32 by oneDNN: torch's own product there is MKL's, which takes twice the time on
+    """``F.linear``, on an x86 in float32 by oneDNN: torch's own product there is MKL's, which takes twice the time on
     processors of other makers."""
-    if _is_for_onednn(x):
+    if IS_X86 and _is_for_onednn(x):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
