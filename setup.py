@@ -80,6 +80,8 @@ setup(
         "ros-kilted": ros_wheels("kilted", rclpy="9.1.2", messages="5.5.1", lifecycle="2.3.0"),
         "kinematics": ["pin>=4"],
         "served": ["msgpack", "websockets>=15"],
+        # Needs Python 3.12 and torch below 2.12.
+        "lerobot": ["lerobot[pi,smolvla]>=0.6.1,<0.7"],
         "sim": ["matplotlib", "mujoco>=4", "PyOpenGL", "rosbags"],
         "train": ["jinja2", "rosbags", "tqdm"],
         "dev": ["mypy", "pytest<9", "pytest-timeout", "ruff", "types-PyYAML"],

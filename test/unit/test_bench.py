@@ -21,7 +21,7 @@ from vla_ros.bench.inference.paired import NUM_WARM_UP_ROUNDS, measure_interleav
 from vla_ros.bench.inference.report import report_json, report_text  # noqa: E402
 from vla_ros.bench.inference.roofline import Peaks, find_peaks  # noqa: E402
 from vla_ros.bench.inference.scale import SWEEPS, ScalePoint, sweep, write_growth  # noqa: E402
-from vla_ros.bench.inference.subject import Sizes, Subject, random_subject, sizes_of  # noqa: E402
+from vla_ros.bench.inference.subject import Sizes, Subject, free_bytes, random_subject, sizes_of  # noqa: E402
 from vla_ros.cli import main  # noqa: E402
 from vla_ros.policies.families import find_config  # noqa: E402
 from vla_ros.policies.modules.action_expert.dit import DiTActionExpert  # noqa: E402
@@ -136,6 +136,16 @@ def test_every_published_kind_is_measured_whole(name: str) -> None:
     assert set(document["stages_ms"]) == {"preprocessing", "copy_in", "prefix", "suffix", "copy_out"}
     assert document["bound_ms"] > 0 and document["operators_per_step"] > 0 and document["weight_bytes_per_step"] > 0
     assert "times as fast as the plain composition" in report_text(report)
+
+
+def test_a_policy_without_room_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vla_ros.bench.inference.subject.free_bytes", lambda device: 1e6)
+    with pytest.raises(ValueError, match=r"M parameters need [\d.]+ GB of memory, of which 0.0 are free; end other"):
+        tiny_subject()
+
+
+def test_memory_that_is_free_is_known_here() -> None:
+    assert 1e6 < free_bytes(CPU) < 1e14
 
 
 def test_preprocessing_makes_a_policy_input_of_two_camera_frames() -> None:

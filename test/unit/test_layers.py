@@ -154,6 +154,8 @@ MAY_IMPORT = {
         "vla_ros.types",
     }
     | TORCH,
+    # LeRobot lives here and nowhere else.
+    "vla_ros.policies.lerobot": {"numpy", "lerobot", "vla_ros.policies", "vla_ros.transforms"} | TORCH,
     "vla_ros.execution": {"numpy", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types", "vla_ros.wire"} | TORCH,
     "vla_ros.audit": {"numpy", "vla_ros.execution", "vla_ros.policies", "vla_ros.transforms"} | TORCH,
     "vla_ros.bench": {
@@ -404,6 +406,7 @@ def test_every_layer_of_the_table_exists() -> None:
         ("vla_ros.runtime.loop", "rclpy"),
         ("vla_ros.policies.processor", "torch"),
         ("vla_ros.policies.pi.policy", "transformers"),
+        ("vla_ros.policies.act.policy", "lerobot.policies"),
         ("vla_ros.execution.runner", "rclpy"),
         ("vla_ros.execution.runner", "std_msgs.msg"),
         ("vla_ros.sim.world", "rclpy"),

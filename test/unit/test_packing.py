@@ -31,6 +31,21 @@ def test_packed_layers_give_what_each_gives_alone(kind: type[PackedLinear], bias
         torch.testing.assert_close(got, wanted, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_the_activation_of_a_packed_layer_is_gelu(dtype: torch.dtype) -> None:
+    linears = [each.to(dtype) for each in make_linears(bias=True)]
+    x = torch.randn(7, 48, dtype=dtype)
+    expected = torch.cat([nn.functional.gelu(each(x), approximate="tanh") for each in linears], dim=-1)
+    torch.testing.assert_close(PackedLinear(linears).gelu(x), expected, atol=1e-6, rtol=0)
+
+
+def test_a_layer_by_itself_is_packed_without_a_copy() -> None:
+    linear = make_linears(bias=True)[0]
+    where = linear.weight.data_ptr()
+    assert PackedLinear((linear,)).weight.data_ptr() == linear.weight.data_ptr() == where
+
+
 def test_a_reordered_layer_serves_another_number_of_rows() -> None:
     linears = make_linears(bias=True)
     packed, x = ReorderedLinear(linears), torch.randn(90, 48)
@@ -39,9 +54,10 @@ def test_a_reordered_layer_serves_another_number_of_rows() -> None:
         torch.testing.assert_close(packed(x), torch.cat([linear(x) for linear in linears], dim=-1), atol=1e-6, rtol=0)
 
 
-def test_a_gradient_passes_through_a_reordered_layer() -> None:
+@pytest.mark.parametrize("kind", [PackedLinear, ReorderedLinear])
+def test_a_gradient_passes_through_a_packed_layer(kind: type[PackedLinear]) -> None:
     linears, x = make_linears(bias=True), torch.randn(5, 48, requires_grad=True)
-    packed = ReorderedLinear(linears)
+    packed = kind(linears)
     with torch.no_grad():
         packed(x)
     (got,) = torch.autograd.grad(packed(x).sum(), x)
@@ -49,12 +65,13 @@ def test_a_gradient_passes_through_a_reordered_layer() -> None:
     torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("kind", [PackedLinear, ReorderedLinear])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_a_vector_jacobian_product_passes_through_a_reordered_layer(mode) -> None:
+def test_a_vector_jacobian_product_passes_through_a_packed_layer(mode, kind: type[PackedLinear]) -> None:
     linears, x, towards = make_linears(bias=True), torch.randn(5, 48), torch.randn(5, 112)
-    packed = ReorderedLinear(linears)
+    packed = kind(linears)
     with mode():
-        plain = packed(x)  # from the second copy of the weights
+        plain = packed(x)  # by oneDNN
         got, vjp = torch.func.vjp(packed, x.clone())
         (product,) = vjp(towards)
     torch.testing.assert_close(got, plain, atol=1e-6, rtol=0)

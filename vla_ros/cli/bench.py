@@ -15,7 +15,7 @@ from vla_ros.cli.output import Outcome, check_choice, check_range
 DEFAULT_REPEATS, DEFAULT_SCALE_REPEATS = 11, 3
 DEFAULT_SECONDS, DEFAULT_CONTROL_POLICY = 20.0, "tiny_touch"
 DEFAULT_PICTURE = "outputs/bench/scale.png"
-INFERENCE_OPTIONS = ("device", "num_threads", "repeats", "scale")
+INFERENCE_OPTIONS = ("device", "num_threads", "repeats", "scale", "against")
 CONTROL_OPTIONS = ("seconds", "strategy", "inference_delay_ms", "control_rate_hz", "out")
 DEFAULT_LOGS = "outputs/bench/control"
 
@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=DEFAULT_PICTURE,
         metavar="PNG",
         help=f"sweep cameras, chunk and steps instead, with random weights, and plot the growth ({DEFAULT_PICTURE})",
+    )
+    parser.add_argument(
+        "--against",
+        choices=("lerobot",),
+        help="run an installed LeRobot on the same weights in turn instead, and print the ratio",
     )
     parser.add_argument(
         "--control",
@@ -93,8 +98,25 @@ def _inference(args: argparse.Namespace) -> Outcome:
     device = find_device(args.device or "auto", "--device")
     if args.num_threads is not None:
         torch.set_num_threads(args.num_threads)
+    if args.against is not None:
+        if args.scale is not None:
+            raise ValueError("--against does not go with --scale; leave one of them out")
+        return Outcome(_against_lerobot(args, device))
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     return Outcome((_bench if args.scale is None else _scale)(args, device, dtype))
+
+
+def _against_lerobot(args: argparse.Namespace, device: Any) -> dict[str, Any]:
+    from vla_ros.bench.inference.rival import measure_against, open_case, rival_json, rival_text
+    from vla_ros.policies.lerobot.installed import require_lerobot
+    from vla_ros.policies.lerobot.rival import LeRobotRival
+
+    other = f"LeRobot {require_lerobot()}"  # first: opening a policy takes a while
+    report = measure_against(
+        open_case(args.policy, device), other, LeRobotRival, device, args.repeats or DEFAULT_REPEATS
+    )
+    print(rival_text(report))
+    return rival_json(report)
 
 
 def _bench(args: argparse.Namespace, device: Any, dtype: Any) -> dict[str, Any]:

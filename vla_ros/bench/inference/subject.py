@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,11 @@ from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.directory import load_policy
 from vla_ros.policies.families import family_of, find_policy
 from vla_ros.policies.files import open_policy
-from vla_ros.policies.fill import build_policy
+from vla_ros.policies.fill import build_on_meta, build_policy
 from vla_ros.policies.trials import NUM_CAMERAS
 from vla_ros.transforms.sample import PolicyRequest
+
+ROOM = 0.15  # of the weights, for what is laid out once more and what an inference makes
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,30 @@ def sizes_of(name: str) -> Sizes:
 
 def random_subject(sizes: Sizes, device: torch.device, dtype: torch.dtype, num_cameras: int = NUM_CAMERAS) -> Subject:
     """A policy with random weights, and a request with random pixels and text of about 80 tokens."""
-    trials = family_of(sizes.config).make_trials()
-    torch.manual_seed(0)
-    with device:
-        policy = build_policy(sizes.config)
-    trials.randomize(policy)
-    policy = policy.to(dtype).eval().requires_grad_(False)
+    trials, policy = family_of(sizes.config).make_trials(), random_policy(sizes.config, device, dtype)
     given = (sizes.config, num_cameras, sizes.image_size)
     return Subject(sizes.name, policy, trials.make_request(*given), trials.make_preprocessing(*given))
+
+
+def random_policy(config: PolicyConfig, device: torch.device, dtype: torch.dtype, num_copies: int = 1) -> BasePolicy:
+    """The same weights each time. Raises ValueError where ``num_copies`` of them don't fit into the memory that is
+    free."""
+    num_parameters = sum(parameter.numel() for parameter in build_on_meta(config, "its configuration").parameters())
+    needed, free = (1 + ROOM) * num_copies * num_parameters * torch.float32.itemsize, free_bytes(device)
+    if needed > free:
+        got = f"{num_parameters / 1e6:.0f} M parameters need {needed / 1e9:.1f} GB of memory"
+        raise ValueError(f"{got}, of which {free / 1e9:.1f} are free; end other programs, or give a smaller policy")
+    torch.manual_seed(0)
+    with device:
+        policy = build_policy(config)
+    family_of(config).make_trials().randomize(policy)
+    return policy.to(dtype).eval().requires_grad_(False)
+
+
+def free_bytes(device: torch.device) -> float:
+    """How much memory of the device can be had; infinite where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", meminfo.read_text() if meminfo.exists() else "", re.MULTILINE)
+    return 1024 * int(found[1]) if found else math.inf

@@ -79,8 +79,8 @@ class Block(nn.Module):
     def forward(self, x: Float[Tensor, "images in_width h w"]) -> Float[Tensor, "images width new_h new_w"]:
         past = x if self.past is None else self.past(x)
         for step in self.steps[:-1]:
-            x = F.relu(step(x))
-        return F.relu(self.steps[-1](x) + past)
+            x = F.relu(step(x), inplace=True)
+        return F.relu(self.steps[-1](x).add_(past), inplace=True)
 
 
 class ResNet(nn.Module):
@@ -116,7 +116,7 @@ class ResNet(nn.Module):
                 step.fold()
 
     def forward(self, x: Float[Tensor, "images 3 h w"]) -> Float[Tensor, "images channels rows cols"]:
-        x = F.max_pool2d(F.relu(self.stem(x)), 3, 2, 1)
+        x = F.max_pool2d(F.relu(self.stem(x), inplace=True), 3, 2, 1)
         for group in self.groups:
             x = group(x)
         return x

@@ -12,9 +12,11 @@ from vla_ros.policies.importing.checkpoint import Checkpoint
 from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint, is_statistic
 from vla_ros.policies.importing.settings import Imported, ImportSettings
 from vla_ros.policies.importing.stored import fill_stored, open_stored
+from vla_ros.policies.trials import LeRobotForm
 from vla_ros.strict import quoted
 from vla_ros.transforms.normalize import LEROBOT_EPSILON
 
+PUBLISHED_WIDTH = 64  # of every ResNet's first convolution
 COMPUTED = "vae_encoder_pos_enc"  # stored, but follows from the sizes
 
 
@@ -75,6 +77,32 @@ def make_config(checkpoint: LeRobotCheckpoint, stored: Checkpoint) -> ActConfig:
         kl_weight=float(config.get("kl_weight", 10.0)),
         dropout=float(config.get("dropout", 0.1)),
     )
+
+
+def as_lerobot(config: ActConfig) -> LeRobotForm:
+    """The same policy in LeRobot. Raises ValueError for a width of the backbone that isn't the published one."""
+    if config.backbone_width != PUBLISHED_WIDTH:
+        got = f"policy.backbone_width is {config.backbone_width}"
+        raise ValueError(f"{got}; expected {PUBLISHED_WIDTH}: LeRobot builds no other {config.backbone}")
+    settings = {
+        "chunk_size": config.action_horizon,
+        "n_action_steps": config.action_horizon,
+        "vision_backbone": config.backbone,
+        "pretrained_backbone_weights": None,
+        "replace_final_stride_with_dilation": config.dilate_last,
+        "pre_norm": config.pre_norm,
+        "dim_model": config.hidden_size,
+        "n_heads": config.num_heads,
+        "dim_feedforward": config.feedforward_size,
+        "feedforward_activation": config.feedforward_activation,
+        "n_encoder_layers": config.num_encoder_layers,
+        "n_decoder_layers": config.num_decoder_layers,
+        "use_vae": config.use_vae,
+        "latent_dim": config.latent_dim,
+        "n_vae_encoder_layers": config.num_vae_encoder_layers,
+    }
+    pictures = tuple((tuple(camera.mean), tuple(camera.std)) for camera in config.cameras)
+    return LeRobotForm("act", settings, _our_name, pictures=pictures)
 
 
 def _camera_input(checkpoint: LeRobotCheckpoint, key: str) -> CameraInput:

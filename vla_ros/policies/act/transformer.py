@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vla_ros.policies.act.config import ActConfig
-from vla_ros.policies.modules.layers.packing import ReorderedLinear
+from vla_ros.policies.modules.layers.packing import ReorderedLinear, linear
 from vla_ros.policies.utils.transformers import constant
 
 TEMPERATURE = 10_000.0
@@ -40,24 +40,24 @@ class Attention(nn.Module):
         width = self.out_proj.in_features
         weight, bias = self.in_proj_weight, self.in_proj_bias
         if queries is keys:
-            projected = F.linear(queries, weight[: 2 * width], bias[: 2 * width]).chunk(2, dim=-1)
+            projected = linear(queries, weight[: 2 * width], bias[: 2 * width]).chunk(2, dim=-1)
         else:
-            projected = F.linear(queries, weight[:width], bias[:width]), self.project_keys(keys)
+            projected = linear(queries, weight[:width], bias[:width]), self.project_keys(keys)
         return self.attend(*projected, self.project_values(values))
 
     def project_keys(self, keys: Float[Tensor, "batch others width"]) -> Float[Tensor, "batch others width"]:
         width = self.out_proj.in_features
-        return F.linear(keys, self.in_proj_weight[width : 2 * width], self.in_proj_bias[width : 2 * width])
+        return linear(keys, self.in_proj_weight[width : 2 * width], self.in_proj_bias[width : 2 * width])
 
     def project_values(self, values: Float[Tensor, "batch others width"]) -> Float[Tensor, "batch others width"]:
         start = 2 * self.out_proj.in_features
-        return F.linear(values, self.in_proj_weight[start:], self.in_proj_bias[start:])
+        return linear(values, self.in_proj_weight[start:], self.in_proj_bias[start:])
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Float[Tensor, "batch rows width"]:
         """Of what was projected."""
         heads = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (queries, keys, values))
         out = F.scaled_dot_product_attention(*heads, dropout_p=self.dropout if self.training else 0.0)
-        return self.out_proj(out.transpose(1, 2).flatten(-2))
+        return linear(out.transpose(1, 2).flatten(-2), self.out_proj.weight, self.out_proj.bias)
 
 
 class FeedForward(nn.Module):

@@ -7,8 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from vla_ros.policies.act.config import ActConfig
-from vla_ros.policies.act.processor import ActRequest
-from vla_ros.policies.trials import NUM_CAMERAS, Trials
+from vla_ros.policies.act.processor import ActProcessor, ActRequest
+from vla_ros.policies.config import DataConfig
+from vla_ros.policies.processor import stats_shapes
+from vla_ros.policies.trials import NUM_CAMERAS, LeRobotForm, Trials
+from vla_ros.transforms.normalize import FieldStats
 
 STRIDE = 32  # pixels along each side that one feature stands for
 SMALL_SIZE = 64, 96
@@ -35,6 +38,25 @@ class ActTrials(Trials):
             num_vae_encoder_layers=1,
         )
         return small, self.make_request(small)
+
+    def make_processor(self, config: ActConfig, num_cameras: int = NUM_CAMERAS) -> ActProcessor:
+        """For the cameras that the policy was trained on, and a robot whose joints are the numbers of an action."""
+        joints = tuple(f"joint_{i}" for i in range(config.action_dim))
+        data = DataConfig(
+            joint_names=joints,
+            camera_names=tuple(f"camera_{i}" for i in range(len(config.cameras))),
+            action_horizon=config.action_horizon,
+            chunk_dt_s=0.1,
+            state=({"type": "constant", "size": config.state_dim},),
+            state_history=config.state_history,
+        )
+        ones = {key: np.ones(shape, np.float32) for key, shape in stats_shapes(config).items()}
+        return ActProcessor(config, data, {key: FieldStats(0 * one, one, -one, one) for key, one in ones.items()})
+
+    def as_lerobot(self, config: ActConfig) -> LeRobotForm:
+        from vla_ros.policies.act.lerobot import as_lerobot
+
+        return as_lerobot(config)
 
     def num_tokens(self, request: ActRequest) -> int:
         """Of a backbone whose last group isn't dilated."""

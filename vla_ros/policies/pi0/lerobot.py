@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from tokenizers import Tokenizer
 
@@ -11,7 +12,8 @@ from vla_ros.policies.importing.settings import Imported, ImportSettings
 from vla_ros.policies.importing.tokenizer import find_tokenizer
 from vla_ros.policies.pi0.config import Pi0Config
 from vla_ros.policies.pi0.processor import Pi0Processor, Pi0Settings
-from vla_ros.policies.pi0.weights import StoredSizes, load_stored, read_stored
+from vla_ros.policies.pi0.weights import StoredSizes, load_stored, our_name, read_stored
+from vla_ros.policies.trials import LeRobotForm
 from vla_ros.strict import parse_config
 
 DEFAULT_MAX_TOKENS = {"pi0": 48, "pi05": 200}
@@ -58,6 +60,35 @@ def make_config(checkpoint: LeRobotCheckpoint, sizes: StoredSizes, version: str)
         "max_frozen_actions": number("rtc_training_max_delay", 0, low=0),
     }
     return parse_config(Pi0Config, document | periods | vars(sizes), f"{checkpoint.folder}: config.json")
+
+
+def as_lerobot(config: Pi0Config) -> LeRobotForm:
+    """The same policy in LeRobot. Raises ValueError for the sum of times that openpi and LeRobot 0.3 have."""
+    if config.time_rule != "product":
+        raise ValueError(f"policy.time_rule is '{config.time_rule}'; expected product: LeRobot has no other now")
+    side, num_tokens = config.vision.image_size, DEFAULT_MAX_TOKENS[config.variant]
+    settings = {
+        "chunk_size": config.action_horizon,
+        "n_action_steps": config.action_horizon,
+        "max_state_dim": config.padded_state_dim,
+        "max_action_dim": config.padded_action_dim,
+        "num_inference_steps": config.num_steps,
+        "image_resolution": (side, side),
+        "tokenizer_max_length": num_tokens,
+        "min_period": config.min_period,
+        "max_period": config.max_period,
+    }
+    backbone = {
+        "gemma_2b": asdict(config.text),
+        "gemma_300m": asdict(config.expert),
+        "vision": asdict(config.vision),
+        "vocab_size": config.vocab_size,
+    }
+
+    def here(name: str) -> str | None:
+        return our_name(name.removeprefix("model."), config.variant)
+
+    return LeRobotForm(config.variant, settings, here, backbone, num_tokens)
 
 
 def make_settings(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,17 +14,18 @@ from vla_ros.policies.pi0.processor import Pi0Processor, Pi0Settings
 from vla_ros.policies.pi0.prompt import BEGIN, PAD
 from vla_ros.policies.pi0.request import Pi0Request
 from vla_ros.policies.processor import stats_shapes
-from vla_ros.policies.trials import NUM_CAMERAS, Trials
+from vla_ros.policies.trials import NUM_CAMERAS, LeRobotForm, Trials
 from vla_ros.transforms.normalize import FieldStats
 
 CAMERA_SIZE = 480, 640
 # A sentence; and a sentence with a state of seven numbers, each digit a token.
 NUM_TOKENS, MAX_TOKENS = {"pi0": 32, "pi05": 64}, {"pi0": 48, "pi05": 200}
 NUM_TINY_TOKENS, TINY_VOCABULARY, NUM_STEPS = 16, 64, 2
-TASK = "pick up the red cube and place it in the bin"
 
 
 class Pi0Trials(Trials):
+    num_words = 40  # which make about NUM_TOKENS["pi05"] with a state
+
     def make_request(
         self, config: Pi0Config, num_cameras: int = NUM_CAMERAS, image_size: tuple[int, int] | None = None
     ) -> Pi0Request:
@@ -50,14 +50,13 @@ class Pi0Trials(Trials):
         frozen = min(config.max_frozen_actions, horizon - 1)
         return replace(config, action_horizon=horizon, num_steps=num_steps, max_frozen_actions=frozen)
 
-    def make_preprocessing(
-        self, config: Pi0Config, num_cameras: int = NUM_CAMERAS, image_size: tuple[int, int] | None = None
-    ) -> Callable[[], object]:
-        processor, rng = _processor(config, num_cameras), np.random.default_rng(0)
-        frames = [rng.integers(0, 256, (*CAMERA_SIZE, 3), np.uint8) for _ in range(num_cameras)]
-        state = rng.uniform(-1, 1, (1, config.state_dim)).astype(np.float32)
-        noise = rng.standard_normal((config.action_horizon, config.padded_action_dim), np.float32)
-        return lambda: processor.make_request(0, frames, TASK, state, noise)
+    def make_processor(self, config: Pi0Config, num_cameras: int = NUM_CAMERAS) -> Pi0Processor:
+        return _processor(config, num_cameras)
+
+    def as_lerobot(self, config: Pi0Config) -> LeRobotForm:
+        from vla_ros.policies.pi0.lerobot import as_lerobot
+
+        return as_lerobot(config)
 
     def num_tokens(self, request: Pi0Request) -> int:
         return request.pixel_values.shape[0] * request.pixel_values.shape[1] + len(request.tokens)

@@ -125,7 +125,7 @@ def read_stored(path: Path, variant: str | None = None) -> StoredWeights:
         variant = next((kind for kind, mark in MARKS.items() if mark in plain.values()), None)
     if variant is None:
         raise ValueError(f"{path}: has neither {' nor '.join(MARKS.values())}; expected the weights of pi0 or pi0.5")
-    names = {stored: ours for stored, name in plain.items() if (ours := _our_name(name, variant)) is not None}
+    names = {stored: ours for stored, name in plain.items() if (ours := our_name(name, variant)) is not None}
     if EMBEDDING in names.values():
         names = {stored: ours for stored, ours in names.items() if ours != HEAD}
     else:  # tied, and stored once
@@ -153,8 +153,9 @@ def load_stored(stored: StoredWeights, config: Pi0Config) -> tuple[Pi0Policy, Ma
     return policy.eval(), checkpoint.memory
 
 
-def _our_name(name: str, variant: str) -> str | None:
-    """None for what nobody reads here; a name that isn't known stays, and is refused by it."""
+def our_name(name: str, variant: str) -> str | None:
+    """Of a stored name without its ``model.``: None for what nobody reads here; a name that isn't known stays, and is
+    refused by it."""
     if is_statistic(name):
         return None
     if variant == "pi05":

@@ -21,6 +21,7 @@ from vla_ros.policies.modules.vlm_bridge.processor import read_int
 from vla_ros.policies.modules.vlm_bridge.smolvlm.processor import AROUND_IMAGE, GLOBAL_IMAGE
 from vla_ros.policies.smolvla.config import SmolVLAConfig
 from vla_ros.policies.smolvla.processor import PictureConfig, SmolVLAProcessor
+from vla_ros.policies.trials import LeRobotForm
 from vla_ros.strict import explained, quoted
 from vla_ros.transforms.tokenizer import read_tokenizer
 
@@ -95,6 +96,35 @@ def make_config(
         max_period=float(config.get("max_period", 4.0)),
         train_expert_only=bool(config.get("train_expert_only", True)),
     )
+
+
+def as_lerobot(config: SmolVLAConfig) -> LeRobotForm:
+    """The same policy in LeRobot, an instruction padded as its released base pads it. Raises ValueError for image
+    tokens without a camera, whose number LeRobot counts otherwise."""
+    if config.num_empty_cameras:
+        raise ValueError(f"policy.num_empty_cameras is {config.num_empty_cameras}; expected 0 to run it in LeRobot")
+    width = read_int(config.vlm_config, "text_config", "hidden_size")
+    side = read_int(config.vlm_config, "vision_config", "image_size")
+    settings = {
+        "chunk_size": config.action_horizon,
+        "n_action_steps": config.action_horizon,
+        "max_state_dim": config.max_state_dim,
+        "max_action_dim": config.max_action_dim,
+        "resize_imgs_with_padding": (side, side),
+        "tokenizer_max_length": config.max_tokens,
+        "num_steps": config.num_steps,
+        "load_vlm_weights": False,
+        "add_image_special_tokens": bool(config.image_tokens),
+        "attention_mode": "self_attn" if config.self_attention_every == 1 else "cross_attn",
+        "num_expert_layers": config.num_expert_layers,
+        "num_vlm_layers": config.num_vlm_layers,
+        "self_attn_every_n_layers": config.self_attention_every,
+        "expert_width_multiplier": config.expert_hidden_size / width,
+        "min_period": config.min_period,
+        "max_period": config.max_period,
+    }
+    backbone = {"vlm": config.vlm_config, "image_tokens": config.image_tokens}
+    return LeRobotForm("smolvla", settings, _our_name, backbone, config.max_tokens)
 
 
 def find_vlm(checkpoint: LeRobotCheckpoint, given: str | None) -> Mapping[str, Any]:

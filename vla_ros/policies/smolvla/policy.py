@@ -16,7 +16,7 @@ from vla_ros.policies.modules.flow_matching import FlowInputs, FlowMatchingPolic
 from vla_ros.policies.modules.guidance import Guidance
 from vla_ros.policies.modules.layers.flow_time import embed_flow_time
 from vla_ros.policies.modules.layers.llama import attend, finish_layer, read_heads
-from vla_ros.policies.modules.layers.packing import PackedLayer, reorder_layer
+from vla_ros.policies.modules.layers.packing import PackedLayer, pack_layer
 from vla_ros.policies.modules.layers.siglip import SiglipTower
 from vla_ros.policies.modules.vlm_bridge.smolvlm.bridge import build_model, see
 from vla_ros.policies.smolvla.config import SmolVLAConfig
@@ -128,8 +128,8 @@ class SmolVLAPolicy(FlowMatchingPolicy):
 
     def pack_weights(self) -> None:
         self.requires_grad_(False)
-        self.vision.pack_weights(reordered=True)
-        self._packed = tuple(reorder_layer(layer.self_attn, layer.mlp) for layer in self.vlm.text_model.layers)
+        self.vision.pack_weights()
+        self._packed = tuple(pack_layer(layer.self_attn, layer.mlp) for layer in self.vlm.text_model.layers)
         self.expert.pack_weights()
 
     def check_request(self, request: SmolVLARequest) -> None:

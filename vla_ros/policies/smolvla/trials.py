@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,12 +12,10 @@ from vla_ros.policies.modules.vlm_bridge.processor import read_int
 from vla_ros.policies.smolvla.config import SmolVLAConfig
 from vla_ros.policies.smolvla.processor import BUCKET, PictureConfig, SmolVLAProcessor
 from vla_ros.policies.smolvla.request import SmolVLARequest
-from vla_ros.policies.trials import NUM_CAMERAS, Trials
+from vla_ros.policies.trials import NUM_CAMERAS, LeRobotForm, Trials
 from vla_ros.transforms.normalize import FieldStats
-from vla_ros.types import Observation
 
 CAMERA_SIZE = 480, 640
-NUM_TEXT_TOKENS = 12  # as an instruction has
 UNKNOWN = "<unk>"
 NUM_STEPS, NUM_LAYERS = 2, 4  # of the small version, and so are the next
 TOKENS_PER_SIDE = 4  # of an image
@@ -42,7 +39,7 @@ class SmolVLATrials(Trials):
             stamp_ns=0,
             pictures=rng.uniform(-1.0, 1.0, (num_cameras, side, side, 3)).astype(np.float32),
             tokens=tokens,
-            token_mask=np.arange(bucket) < NUM_TEXT_TOKENS,
+            token_mask=np.arange(bucket) < self.num_words,
             state=rng.standard_normal((1, config.state_dim), np.float32),
             noise=rng.standard_normal((config.action_horizon, config.max_action_dim), np.float32),
         )
@@ -68,15 +65,13 @@ class SmolVLATrials(Trials):
     def resize(self, config: SmolVLAConfig, horizon: int, num_steps: int) -> SmolVLAConfig:
         return replace(config, action_horizon=horizon, num_steps=num_steps)
 
-    def make_preprocessing(
-        self, config: SmolVLAConfig, num_cameras: int = NUM_CAMERAS, image_size: tuple[int, int] | None = None
-    ) -> Callable[[], object]:
-        cameras = tuple(f"camera{i}" for i in range(num_cameras))
-        processor, rng = made_up_processor(config, cameras), np.random.default_rng(0)
-        images = {name: rng.integers(0, 256, (*CAMERA_SIZE, 3), np.uint8) for name in cameras}
-        joints = np.zeros(len(processor.joint_names))
-        observation = Observation(0, dict.fromkeys(cameras, 0), images, joints, " ".join(["word"] * NUM_TEXT_TOKENS))
-        return lambda: processor.process(observation)
+    def make_processor(self, config: SmolVLAConfig, num_cameras: int = NUM_CAMERAS) -> SmolVLAProcessor:
+        return made_up_processor(config, tuple(f"camera{i}" for i in range(num_cameras)))
+
+    def as_lerobot(self, config: SmolVLAConfig) -> LeRobotForm:
+        from vla_ros.policies.smolvla.lerobot import as_lerobot
+
+        return as_lerobot(config)
 
     def num_tokens(self, request: SmolVLARequest) -> int:
         """Of a tower with patches of 16 pixels, of which 16 become one token, as published."""

@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vla_ros.policies.modules.layers.packing import PackedLayer, PackedLinear, ReorderedLinear
+from vla_ros.policies.modules.layers.packing import (
+    PackedLayer,
+    PackedLinear,
+    ReorderedLinear,
+    pack_layer,
+    reorder_layer,
+)
 from vla_ros.policies.modules.layers.sizes import GemmaSizes
 from vla_ros.policies.utils.transformers import rms_norm
 
@@ -115,12 +121,7 @@ class GemmaLayer(nn.Module):
         if self.only_reads:
             self.packed_reading = kind((attn.k_proj, attn.v_proj))
             return
-        self.packed = PackedLayer(
-            qkv=kind((attn.q_proj, attn.k_proj, attn.v_proj)),
-            out=kind((attn.o_proj,)) if few_rows else attn.o_proj,
-            gate_up=kind((self.mlp.gate_proj, self.mlp.up_proj)),
-            down=kind((self.mlp.down_proj,)) if few_rows else self.mlp.down_proj,
-        )
+        self.packed = (reorder_layer if few_rows else pack_layer)(attn, self.mlp)
 
     def read(self, x: Float[Tensor, "batch rows width"]) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer that only reads, [batch, rows, heads, head_dim], before they are turned."""

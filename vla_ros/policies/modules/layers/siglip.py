@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from vla_ros.policies.modules.layers.packing import PackedLinear, Projection, ReorderedLinear
+from vla_ros.policies.modules.layers.packing import PackedLinear
 from vla_ros.policies.modules.layers.pixels import normalize_patches
 from vla_ros.policies.modules.layers.sizes import SiglipSizes
 
 EPSILON = 1e-6
+GELU = "gelu_pytorch_tanh"  # of every SigLIP that was released, by its name in transformers
 
 
 class Siglip(nn.Module):
@@ -67,10 +68,9 @@ class SiglipTower:
         """The same tower, layer by layer as the model has it."""
         return SiglipTower(self._tower, self._mean, self._std)
 
-    def pack_weights(self, reordered: bool = False) -> None:
-        """Lay the query, key and value weights of each layer out for inference; ``reordered`` all of them, as a
-        ``ReorderedLinear`` has them: a fifth faster on a CPU, for twice the memory there."""
-        self._packed = tuple(_pack(layer.self_attn, layer.mlp, reordered) for layer in self._tower.encoder.layers)
+    def pack_weights(self) -> None:
+        """Lay the weights of each layer out for inference."""
+        self._packed = tuple(_pack(layer.self_attn, layer.mlp) for layer in self._tower.encoder.layers)
 
     def __call__(
         self,
@@ -111,29 +111,27 @@ def _embed_patches(
 
 
 class _PackedVision(NamedTuple):
-    """The projections of one layer as they run; of the MLP ``up`` and ``down``, None where its module does."""
+    """The projections of one layer as they run."""
 
     qkv: PackedLinear
-    out: Projection
-    mlp: tuple[Projection, Projection] | None
+    out: PackedLinear
+    up: PackedLinear
+    down: PackedLinear
 
 
-def _pack(attn: nn.Module, mlp: nn.Module, reordered: bool) -> _PackedVision:
-    qkv = attn.q_proj, attn.k_proj, attn.v_proj
-    if not reordered:
-        return _PackedVision(PackedLinear(qkv), attn.out_proj, None)
-    up, down = ReorderedLinear((mlp.fc1,)), ReorderedLinear((mlp.fc2,))
-    return _PackedVision(ReorderedLinear(qkv), ReorderedLinear((attn.out_proj,)), (up, down))
+def _pack(attn: nn.Module, mlp: nn.Module) -> _PackedVision:
+    qkv = PackedLinear((attn.q_proj, attn.k_proj, attn.v_proj))
+    return _PackedVision(qkv, PackedLinear((attn.out_proj,)), PackedLinear((mlp.fc1,)), PackedLinear((mlp.fc2,)))
 
 
 def _mlp(
     mlp: nn.Module, packed: _PackedVision | None, x: Float[Tensor, "images patches vision"]
 ) -> Float[Tensor, "images patches vision"]:
-    if packed is None or packed.mlp is None:
+    if packed is None:
         return mlp(x)
-    up, down = packed.mlp
-    hidden = up(x)
-    return down(mlp.activation_fn(hidden) if hasattr(mlp, "activation_fn") else F.gelu(hidden, approximate="tanh"))
+    if getattr(getattr(mlp, "config", None), "hidden_act", GELU) == GELU:
+        return packed.down(packed.up.gelu(x))
+    return packed.down(mlp.activation_fn(packed.up(x)))
 
 
 def _attention(

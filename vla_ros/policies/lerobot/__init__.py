@@ -1,0 +1,1 @@
+"""Policies that an installed LeRobot runs; nothing else in this package imports it."""
