@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROBOT_FILE
 from controller_motion import motion_use, sine_scene
+from ros_harness import ROBOT_FILE
 from std_msgs.msg import Float64MultiArray
 
 from vla_ros.messages.trajectories import Trajectory
