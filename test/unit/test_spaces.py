@@ -167,9 +167,10 @@ def test_what_actions_are_relative_to_is_said_once() -> None:
         )
 
 
-def test_limits_that_are_not_a_pair_are_refused_by_joint() -> None:
-    with pytest.raises(ValueError, match=r"data.joint_limits.a is \[2, 1\]; expected its lower and upper limit"):
-        DataConfig(JOINTS, CAMERAS, HORIZON, 0.1, joint_limits={"a": [2, 1]})
+@pytest.mark.parametrize("limits", [[2, 1], [-np.inf, np.inf], [0, np.nan], ["0", "1"]])
+def test_limits_that_are_not_a_pair_are_refused_by_joint(limits: list[Any]) -> None:
+    with pytest.raises(ValueError, match=r"data.joint_limits.a is \[.*\]; expected its lower and upper limit"):
+        DataConfig(JOINTS, CAMERAS, HORIZON, 0.1, joint_limits={"a": limits})
 
 
 HAND, ARM = JOINTS[-1], JOINTS[:-1]

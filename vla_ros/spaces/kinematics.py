@@ -90,6 +90,7 @@ def strip_urdf(text: str, where: str) -> str:
 
 class Chain:
     """The joints from link ``base`` to link ``tip``; ``names`` are the robot's that it moves by, without those fixed.
+    The links are never further apart than ``reach_m``, which is infinite where a joint slides.
 
     Joint positions are the robot's, ``[..., num_joints]``; poses are ``[..., 3, 4]``, rotation and then translation,
     of the tip in the base. Raises ValueError, in one line, where there is no such chain or no Pinocchio, and for a
@@ -110,6 +111,9 @@ class Chain:
         with explained(f"the chain from '{base}' to '{tip}': Pinocchio refuses it: ", Exception):
             self._model = self._pin.buildModelFromXML(_urdf_of(path, base))
         self._tip = self._model.getFrameId(tip, self._pin.FrameType.BODY)
+        links = [*self._model.jointPlacements, self._model.frames[self._tip].placement]
+        slides = any(joint.get("type") == "prismatic" for joint in path)
+        self.reach_m = np.inf if slides else float(sum(np.linalg.norm(link.translation) for link in links))
         # The model's joints from the robot's: mimic joints are a multiple of one, and more.
         moving = [joint for joint in path if joint.get("type") != "fixed"]
         self._matrix = np.zeros((len(moving), len(joint_names)))
