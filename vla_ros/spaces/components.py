@@ -66,9 +66,9 @@ class Component(ABC):
     """Whether its numbers depend on the robot's links."""
 
     @property
-    @abstractmethod
     def size(self) -> int:
-        """How many numbers of the vector it takes."""
+        """How many numbers of the vector it takes: one for each of ``joint_names`` where it doesn't say another."""
+        return len(self.joint_names)
 
     @property
     def joint_names(self) -> tuple[str, ...]:

@@ -34,10 +34,6 @@ class Positions(Line):
             raise ValueError("range stands beside unit, sign or offset; expected one or the other: [b, a] inverts")
 
     @property
-    def size(self) -> int:
-        return len(self.joint_names)
-
-    @property
     def needs_limits_of(self) -> tuple[str, ...]:
         return () if self.range is None and self.zero == "own" else self.joint_names
 
