@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from controller_motion import motion_use, sine_scene
+from rclpy.exceptions import InvalidParameterTypeException
+from rclpy.parameter import Parameter
 from rclpy.task import Future
 from ros_harness import ROBOT_FILE
 from std_msgs.msg import Float64MultiArray
@@ -18,11 +20,13 @@ from vla_ros.messages.trajectories import Trajectory
 from vla_ros.nodes.control import Control
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.robot.parts import OutputConfig
-from vla_ros.ros import grippers
+from vla_ros.ros import grippers, signals
 from vla_ros.ros.endpoints import interface_class
 from vla_ros.ros.outputs import CommandInputs, CommandOutputs
 from vla_ros.runtime.limits import BrakingRamp
 from vla_ros.share import robot_file
+from vla_ros.sim import fake_driver_node
+from vla_ros.sim.fake_driver import FakeDriver
 from vla_ros.types import Mode
 
 PERIOD_S = 0.02
@@ -197,6 +201,26 @@ def test_a_policy_that_drives_is_held_where_an_output_cannot_be_driven_any_more(
     control.begin(loop, None, lambda: line)
     control.look(loop)
     assert why == [line] * is_held
+
+
+def test_a_fake_driver_without_the_package_of_a_grippers_action_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named '{name.partition('/')[0]}'")
+
+    for module in (grippers, fake_driver_node):
+        monkeypatch.setattr(module, "interface_class", missing)
+    robot = robot_of(OutputConfig("arm", NAMES[:-1]), OutputConfig("hand", NAMES[-1:], "gripper_command"))
+    with pytest.raises(ValueError, match="^output 'hand' of .* expected the package control_msgs: apt install"):
+        fake_driver_node._GripperServer(None, robot.outputs[1], FakeDriver(robot))  # type: ignore[arg-type]
+
+
+def test_a_parameter_that_ros_refuses_ends_a_node_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "start_ros", lambda args: None)
+    monkeypatch.setattr(signals.rclpy, "try_shutdown", lambda: None)
+    with pytest.raises(ValueError, match="parameter 'robot' to '3' of type 'INTEGER'"), signals.ros_running():
+        raise InvalidParameterTypeException(Parameter("robot", value=3), "STRING")
 
 
 class Action:
