@@ -201,7 +201,7 @@ def declared_processor(**changes: Any) -> PiProcessor:
     return PiProcessor(
         config=replace(plain.config, action_dim=4, state_dim=1),
         data=replace(data, **changes),
-        images=plain.images,
+        settings=plain.settings,
         tokenizer=plain.tokenizer,
         stats={
             "state": compute_stats(rng.uniform(0, 100, (50, 1, 1))),
