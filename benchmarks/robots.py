@@ -128,7 +128,7 @@ def write_policy(folder: Path, robot: RobotConfig, preset: str) -> None:
     sizes = {"state_dim": data.state_space.size, "action_dim": data.action_space.size, "action_horizon": horizon}
     config = replace(tiny.config, num_steps=4, **sizes)
     camera = robot.cameras[0]
-    images = replace(tiny.images, camera_height=camera.height, camera_width=camera.width)
+    images = replace(tiny.settings, camera_height=camera.height, camera_width=camera.width)
     measured, targets = _motions(robot, horizon, data.chunk_dt_s)
     stats = {
         "state": compute_stats(data.state_space.encode(measured[:, None], measured)),

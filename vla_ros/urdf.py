@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from vla_ros.strict import MAX_TEXT_BYTES, check_count, explained, read_text
+from vla_ros.strict import MAX_TEXT_BYTES, check_count, explained, listed, read_text
 
 MOVING_TYPES = ("revolute", "continuous", "prismatic")
 # A document type may define entities that expand without end; no URDF needs one.
@@ -31,10 +31,11 @@ class UrdfJoint:
 
 @dataclass(frozen=True)
 class Urdf:
-    """The joints of one URDF by name; ``where`` names it in error messages."""
+    """The joints of one URDF by name, and its XML below ``root``; ``where`` names it in error messages."""
 
     where: str
     joints: Mapping[str, UrdfJoint]
+    root: ElementTree.Element
 
     def fill(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """A robot file's entry of one joint, with the URDF's ``lower``, ``upper`` and ``max_velocity`` for those left
@@ -73,6 +74,33 @@ class Urdf:
             if most is not None and value > most:
                 raise ValueError(f"joint '{name}': {key} is {value}; expected at most {most}, as in {self.where}")
 
+    def path(self, base: str, tip: str) -> list[ElementTree.Element]:
+        """The joints from link ``base`` to link ``tip``, in this order. Raises ValueError where there is no way."""
+        links = [link.get("name", "") for link in self.root.findall("link")]
+        for what, name in (("base", base), ("tip", tip)):
+            if name not in links:
+                raise ValueError(f"{what} is '{name}', which the URDF doesn't have; expected one of {listed(links)}")
+        to = {link_at(joint, "child"): joint for joint in self.root.findall("joint")}
+        path: list[ElementTree.Element] = []
+        link = tip
+        while link != base:
+            joint = to.get(link)
+            if joint is None or len(path) > len(to):
+                got = f"base '{base}' does not carry tip '{tip}'"
+                raise ValueError(f"{got}; expected a link between the root and the tip")
+            kind = joint.get("type")
+            if kind not in ("fixed", *MOVING_TYPES):
+                raise ValueError(f"joint '{joint.get('name')}' is {kind}; expected one that turns or slides")
+            path.insert(0, joint)
+            link = link_at(joint, "parent")
+        return path
+
+
+def link_at(joint: ElementTree.Element, end: str) -> str:
+    """The link at a joint's ``parent`` or ``child`` end; empty where it names none."""
+    element = joint.find(end)
+    return "" if element is None else element.get("link", "")
+
 
 def read_urdf(path: Path) -> Urdf:
     """The joints of a URDF file. Raises ValueError, naming the file, for one that can't be used."""
@@ -106,7 +134,7 @@ def parse_urdf(text: str, where: str) -> Urdf:
         if name in joints:
             raise ValueError(f"{where} has joint '{name}' twice; expected every name once")
         joints[name] = _joint(element, f"{where}: joint '{name}'")
-    return Urdf(where, joints)
+    return Urdf(where, joints, root)
 
 
 def _joint(element: ElementTree.Element, where: str) -> UrdfJoint:

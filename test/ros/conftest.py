@@ -22,11 +22,9 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
 
 import rclpy  # noqa: E402  the environment comes first
-from ros_harness import OPEN_PROBES, NodeProcess, Probe, assert_within_limits, wait_until  # noqa: E402
+from ros_harness import OPEN_PROBES, ROBOT_FILE, NodeProcess, Probe, assert_within_limits, wait_until  # noqa: E402
 
 from vla_ros.robot import load_robot  # noqa: E402
-
-ROBOT_FILE = TESTS / "data" / "three_joints.yaml"
 
 
 @dataclass

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from conftest import ROBOT_FILE
 from rclpy.executors import SingleThreadedExecutor
+from ros_harness import ROBOT_FILE
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger

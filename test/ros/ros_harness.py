@@ -43,6 +43,7 @@ CAMERA_PERIOD_S = 0.05
 JOINTS_PER_FRAME = 4
 PUSH_STEP_S = 0.01
 SOURCE_ROOT = Path(__file__).parents[2]
+ROBOT_FILE = SOURCE_ROOT / "test" / "data" / "three_joints.yaml"
 MAX_UNHEARD_SHARE = 0.02
 OPEN_PROBES: list[Probe] = []
 

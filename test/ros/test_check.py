@@ -15,8 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import rclpy
-from conftest import ROBOT_FILE
-from ros_harness import Probe
+from ros_harness import ROBOT_FILE, Probe
 from sensor_msgs.msg import CompressedImage
 from sim_harness import SIM_DOMAIN, SimGraph, child_environment
 from trajectory_msgs.msg import JointTrajectory

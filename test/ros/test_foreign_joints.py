@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROBOT_FILE
+from ros_harness import ROBOT_FILE
 from sensor_msgs.msg import JointState
 
 from vla_ros.check.finding import Level

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import rclpy
-from conftest import ROBOT_FILE
 from rclpy.action import ActionServer
 from rclpy.action.server import GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import MultiThreadedExecutor
-from ros_harness import wait_until
+from ros_harness import ROBOT_FILE, wait_until
 
 from vla_ros.robot import load_robot
 from vla_ros.robot.parts import OutputConfig

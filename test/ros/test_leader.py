@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from conftest import ROBOT_FILE
-from ros_harness import NodeProcess, Probe, wait_for_words, wait_until
+from ros_harness import ROBOT_FILE, NodeProcess, Probe, wait_for_words, wait_until
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
-from conftest import ROBOT_FILE
 from limit_watch import BATCH_SIZE
-from ros_harness import Probe, assert_within_limits, wait_until
+from ros_harness import ROBOT_FILE, Probe, assert_within_limits, wait_until
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_ros.bench.control.judge import LimitUse

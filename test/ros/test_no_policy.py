@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from conftest import ROBOT_FILE
-from ros_harness import NodeProcess, Probe, wait_until
+from ros_harness import ROBOT_FILE, NodeProcess, Probe, wait_until
 
 from vla_ros.robot import load_robot
 

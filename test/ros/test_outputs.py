@@ -9,18 +9,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROBOT_FILE
 from controller_motion import motion_use, sine_scene
+from rclpy.exceptions import InvalidParameterTypeException
+from rclpy.parameter import Parameter
+from rclpy.task import Future
+from ros_harness import ROBOT_FILE
 from std_msgs.msg import Float64MultiArray
 
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.nodes.control import Control
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.robot.parts import OutputConfig
+from vla_ros.ros import grippers, signals
 from vla_ros.ros.endpoints import interface_class
 from vla_ros.ros.outputs import CommandInputs, CommandOutputs
 from vla_ros.runtime.limits import BrakingRamp
 from vla_ros.share import robot_file
+from vla_ros.sim import fake_driver_node
+from vla_ros.sim.fake_driver import FakeDriver
+from vla_ros.types import Mode
 
 PERIOD_S = 0.02
 PERIOD_NS, TICK_NS = 20_000_000, 1_700_000_000_000_000_000
@@ -181,3 +188,97 @@ def test_nobody_engages_where_an_output_cannot_be_driven() -> None:
     assert control.engage() == line
     control.begin(loop, link, str)
     assert control.engage() == ""
+
+
+@pytest.mark.parametrize(("mode", "is_held"), [(Mode.POLICY, True), (Mode.TELEOP, False), (Mode.HOLD, False)])
+def test_a_policy_that_drives_is_held_where_an_output_cannot_be_driven_any_more(mode: Mode, is_held: bool) -> None:
+    line = "output 'hand' on '/hand': goal 0.300 was rejected"
+    why: list[str] = []
+    control = Control(SimpleNamespace(), SimpleNamespace(line=""), str)  # type: ignore[arg-type]
+    loop: Any = SimpleNamespace(
+        mode=mode, hold=why.append, sensors=SimpleNamespace(), press_estop=lambda is_pressed: None
+    )
+    control.begin(loop, None, lambda: line)
+    control.look(loop)
+    assert why == [line] * is_held
+
+
+def test_a_fake_driver_without_the_package_of_a_grippers_action_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named '{name.partition('/')[0]}'")
+
+    for module in (grippers, fake_driver_node):
+        monkeypatch.setattr(module, "interface_class", missing)
+    robot = robot_of(OutputConfig("arm", NAMES[:-1]), OutputConfig("hand", NAMES[-1:], "gripper_command"))
+    with pytest.raises(ValueError, match="^output 'hand' of .* expected the package control_msgs: apt install"):
+        fake_driver_node._GripperServer(None, robot.outputs[1], FakeDriver(robot))  # type: ignore[arg-type]
+
+
+def test_a_parameter_that_ros_refuses_ends_a_node_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "start_ros", lambda args: None)
+    monkeypatch.setattr(signals.rclpy, "try_shutdown", lambda: None)
+    with pytest.raises(ValueError, match="parameter 'robot' to '3' of type 'INTEGER'"), signals.ros_running():
+        raise InvalidParameterTypeException(Parameter("robot", value=3), "STRING")
+
+
+class Action:
+    """In the place of a gripper's client: what its server says is up to the test."""
+
+    def __init__(self, node: Any, kind: Any, name: str) -> None:
+        self.is_there, self.answers = True, list[Future]()
+
+    def server_is_ready(self) -> bool:
+        return self.is_there
+
+    def send_goal_async(self, goal: Any) -> Future:
+        self.answers.append(Future())
+        return self.answers[-1]
+
+
+@pytest.fixture
+def gripper(monkeypatch: pytest.MonkeyPatch) -> tuple[Action, Callable[[], None], grippers.Gripper, list[str]]:
+    """One that is to be at 0.3, its server, its next step, and what is told of it."""
+    monkeypatch.setattr(grippers, "ActionClient", Action)
+    monkeypatch.setattr(grippers, "action_class", lambda output: None)
+    monkeypatch.setattr(grippers, "new_message", lambda name: SimpleNamespace(command=SimpleNamespace()))
+    steps: list[Callable[[], None]] = []
+    node = SimpleNamespace(create_timer=lambda period_s, step, clock: steps.append(step))
+    role: Any = SimpleNamespace(node=node, topic=str, at_end=lambda end: None)
+    output, lines = OutputConfig("hand", NAMES[-1:], "gripper_command", max_rate_hz=1e9), list[str]()
+    robot = robot_of(OutputConfig("arm", NAMES[:-1]), output)
+    hand = grippers.Gripper(role, robot, output, lambda source, line: lines.append(line))
+    hand.move(Trajectory(0, np.zeros(1), np.full((1, robot.num_joints), 0.3), None))
+    return hand._client, steps[0], hand, lines
+
+
+def test_a_goal_that_was_not_answered_when_its_server_went_is_forgotten_and_sent_again(gripper: Any) -> None:
+    server, step, hand, lines = gripper
+    assert "nobody serves the action" in hand.refusal
+    step()
+    assert hand.refusal == "" and len(server.answers) == 1
+    server.is_there = False
+    step()
+    assert "nobody serves the action" in hand.refusal
+    server.answers[0].set_result(SimpleNamespace(accepted=False))  # it comes late, and is about nothing
+    server.is_there = True
+    step()
+    assert hand.refusal == "" and len(server.answers) == 2 and not lines
+
+
+def test_a_gripper_that_rejects_or_never_answers_is_refused_until_it_accepts(
+    gripper: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, step, hand, lines = gripper
+    monkeypatch.setattr(grippers, "ANSWER_S", 0.0)
+    step()
+    step()
+    assert "goal 0.300 is not answered for" in hand.refusal
+    step()
+    assert len(server.answers) == 2 and hand.refusal == lines[-1]
+    server.answers[1].set_result(SimpleNamespace(accepted=False))
+    assert "goal 0.300 was rejected" in hand.refusal and hand.refusal == lines[-1]
+    step()
+    server.answers[2].set_result(SimpleNamespace(accepted=True, get_result_async=Future))
+    assert hand.refusal == "" and len(lines) == 2

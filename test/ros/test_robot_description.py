@@ -13,8 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from conftest import ROBOT_FILE
-from ros_harness import NodeProcess, Probe, wait_for_words, wait_until
+from ros_harness import ROBOT_FILE, NodeProcess, Probe, wait_for_words, wait_until
 from std_msgs.msg import String
 
 from vla_ros.robot import RobotFile, read_robot_file

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from conftest import ROBOT_FILE
 from fake_policy_node import HERE, FakePolicyNode
-from ros_harness import NodeProcess, wait_until
+from ros_harness import ROBOT_FILE, NodeProcess, wait_until
 from sensor_msgs.msg import Joy
 
 from vla_ros.ros import qos

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROBOT_FILE
 from fake_policy_node import HERE, ROBOT, FakePolicyNode
-from ros_harness import SOURCE_ROOT, wait_until
+from ros_harness import ROBOT_FILE, SOURCE_ROOT, wait_until
 
 from vla_ros.messages.trajectories import parse_trajectory
 

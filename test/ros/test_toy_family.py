@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROBOT_FILE
-from ros_harness import START_PATIENCE_S, NodeProcess, Probe, wait_until
+from ros_harness import ROBOT_FILE, START_PATIENCE_S, NodeProcess, Probe, wait_until
 from toy_family.config import ToyConfig
 from toy_family.processor import ToyProcessor
 

@@ -7,8 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROBOT_FILE
-from ros_harness import START_PATIENCE_S, NodeProcess, Probe, assert_within_limits, wait_for_words, wait_until
+from ros_harness import (
+    ROBOT_FILE,
+    START_PATIENCE_S,
+    NodeProcess,
+    Probe,
+    assert_within_limits,
+    wait_for_words,
+    wait_until,
+)
 
 from vla_ros.robot import load_robot
 

@@ -120,7 +120,7 @@ def policy_processor(config: PiConfig, **data_changes: Any) -> PiProcessor:
     return PiProcessor(
         config=config,
         data=replace(data, **data_changes),
-        images=processor_config(),
+        settings=processor_config(),
         tokenizer=train_tokenizer(TASKS, vocab_size=400, extra_tokens=LOCATION_TOKENS),
         stats={
             "state": compute_stats(rng.normal(size=(50, 1, len(JOINTS)))),

@@ -85,7 +85,7 @@ def test_the_directory_says_what_the_robot_and_the_release_said(imported: Path) 
     assert processor.config == config_of_run()
     assert (processor.data.joint_names, processor.data.camera_names) == (JOINTS, CAMERAS)
     assert (data.chunk_dt_s, data.action_mode, data.normalization) == (0.1, "relative", "quantile")
-    assert processor.images.buckets == (MAX_LENGTH,) and processor.images.camera_width == 32
+    assert processor.settings.buckets == (MAX_LENGTH,) and processor.settings.camera_width == 32
     released = released_stats()["action_chunk.actions"]["q01"][:HORIZON]
     np.testing.assert_allclose(processor.stats["action"].q01, released, rtol=1e-6)
     assert load_processor(imported).process(observation()).policy_input.input_ids.shape == (MAX_LENGTH,)
@@ -128,7 +128,7 @@ def test_options_reach_the_directory(copy: Path, tmp_path: Path) -> None:
     assert do_import(copy, tmp_path / "out", *options, *more) == 0
     processor = open_policy(tmp_path / "out").processor
     assert (processor.data.chunk_dt_s, processor.data.action_mode) == (0.05, "absolute")
-    assert (processor.images.camera_height, processor.images.camera_width) == (16, 40)
+    assert (processor.settings.camera_height, processor.settings.camera_width) == (16, 40)
 
 
 def test_a_directory_in_use_is_left_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -214,11 +214,25 @@ def test_kinematics_and_teleoperation_that_cannot_work_are_refused(tmp_path, cha
     assert named in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_the_urdf_of_kinematics_is_found_beside_the_robot_file(tmp_path):
-    (tmp_path / "arm.urdf").write_text("<robot name='arm'/>")
-    changed = document() | {"kinematics": {"urdf": "arm.urdf", "base": "base", "tip": "hand"}}
-    kinematics = load_robot(written(tmp_path, changed)).kinematics
-    assert kinematics is not None and kinematics.urdf == str(tmp_path / "arm.urdf")
+def test_the_urdf_of_kinematics_is_beside_the_robot_file_and_has_its_links(tmp_path):
+    joint = "<joint name='j' type='{}'><parent link='base'/><child link='hand'/></joint>"
+    links = "<link name='base'/><link name='hand'/><link name='table'/>"
+    urdf, kinematics = tmp_path / "arm.urdf", {"urdf": "arm.urdf", "base": "base", "tip": "hand"}
+    urdf.write_text(f"<robot name='arm'>{links}{joint.format('revolute')}</robot>")
+    loaded = load_robot(written(tmp_path, document() | {"kinematics": kinematics})).kinematics
+    assert loaded is not None and loaded.urdf == str(urdf)
+    for change, named in (
+        (
+            {"tip": "finger"},
+            "kinematics: tip is 'finger', which the URDF doesn't have; expected one of base, hand, table",
+        ),
+        ({"base": "table"}, "kinematics: base 'table' does not carry tip 'hand'"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            load_robot(written(tmp_path, document() | {"kinematics": kinematics | change}))
+    urdf.write_text(f"<robot name='arm'>{links}{joint.format('floating')}</robot>")
+    with pytest.raises(ValueError, match="kinematics: joint 'j' is floating; expected one that turns or slides"):
+        load_robot(written(tmp_path, document() | {"kinematics": kinematics}))
 
 
 def test_jerk_is_limited_where_the_robot_file_says_so(tmp_path):

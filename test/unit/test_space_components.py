@@ -109,6 +109,7 @@ def test_a_crank_turns_where_its_finger_slides() -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
+        ({"type": ["joint"], "joint": HAND}, "type is ['joint']; expected one of joint, joints"),
         (VELOCITY, "a joint_velocity takes scale"),
         (VELOCITY | {"scale": 0.2, "unit": "rad_per_s"}, "a joint_velocity takes scale"),
         (VELOCITY | {"scale": 0}, "scale is 0"),
@@ -145,10 +146,31 @@ def test_what_only_an_action_can_be_is_refused_in_a_state(entry: dict[str, Any],
         space(entry, where="data.state")
 
 
-def test_degrees_where_radians_are_declared_are_told_by_their_range() -> None:
-    radians = space({"type": "joints", "joints": ["joint1", "joint2"]})
-    radians.check_values(np.array([-2.9, -1.8]), np.array([2.9, 1.8]))
-    with pytest.raises(
-        ValueError, match="joint 'joint2' in rad is from -90 to 90 by the statistics, and moves by 3.6 rad"
-    ):
-        radians.check_values(np.array([-2.0, -90.0]), np.array([2.0, 90.0]))
+POSE = {"type": "pose", "rotation": "rpy"}
+FAR, WIDE = (0.5, 0.5, 0.5), (3.0, 1.5, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("entry", "fitting", "wrong", "named"),
+    [
+        (
+            {"type": "joints", "joints": ["joint1", "joint2"]},
+            (2.9, 1.8),
+            (2.0, 90.0),
+            "joint 'joint2' are from -90 to 90 by the statistics, and span 3.6 as declared; expected another unit",
+        ),
+        (GRIPPER, (1.0,), (100.0,), "joint 'hand' are from -100 to 100 by the statistics, and span 2 as declared"),
+        ({"type": "joint", "joint": HAND, "range": [1, 0]}, (1.0,), (100.0,), "and span 1 as declared"),
+        (POSE, (*FAR, *WIDE), (500.0, 500.0, 500.0, *WIDE), "positions of a pose are from -500 to 500 m by the"),
+        (POSE, (*FAR, *WIDE), (*FAR, 180.0, 90.0, 180.0), "angles of a pose are from -180 to 180 rad by the"),
+        (POSE | {"translation": "mm"}, (500.0, 500.0, 500.0, *WIDE), (5e5, 0.0, 0.0, *WIDE), "from -500 to 500 m"),
+    ],
+)
+def test_another_unit_than_the_declared_one_is_told_by_the_statistics(
+    entry: dict[str, Any], fitting: tuple[float, ...], wrong: tuple[float, ...], named: str
+) -> None:
+    declared = space(entry)
+    declared.check_values(-np.array(fitting), np.array(fitting))
+    with pytest.raises(ValueError) as refused:
+        declared.check_values(-np.array(wrong), np.array(wrong))
+    assert named in str(refused.value) and str(refused.value).startswith("data.action[0]: ")

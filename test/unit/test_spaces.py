@@ -167,9 +167,10 @@ def test_what_actions_are_relative_to_is_said_once() -> None:
         )
 
 
-def test_limits_that_are_not_a_pair_are_refused_by_joint() -> None:
-    with pytest.raises(ValueError, match=r"data.joint_limits.a is \[2, 1\]; expected its lower and upper limit"):
-        DataConfig(JOINTS, CAMERAS, HORIZON, 0.1, joint_limits={"a": [2, 1]})
+@pytest.mark.parametrize("limits", [[2, 1], [-np.inf, np.inf], [0, np.nan], ["0", "1"]])
+def test_limits_that_are_not_a_pair_are_refused_by_joint(limits: list[Any]) -> None:
+    with pytest.raises(ValueError, match=r"data.joint_limits.a is \[.*\]; expected its lower and upper limit"):
+        DataConfig(JOINTS, CAMERAS, HORIZON, 0.1, joint_limits={"a": limits})
 
 
 HAND, ARM = JOINTS[-1], JOINTS[:-1]
@@ -200,7 +201,7 @@ def declared_processor(**changes: Any) -> PiProcessor:
     return PiProcessor(
         config=replace(plain.config, action_dim=4, state_dim=1),
         data=replace(data, **changes),
-        images=plain.images,
+        settings=plain.settings,
         tokenizer=plain.tokenizer,
         stats={
             "state": compute_stats(rng.uniform(0, 100, (50, 1, 1))),

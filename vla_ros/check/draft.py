@@ -54,21 +54,17 @@ def draft(urdf_text: str, urdf: str, found: Found) -> str:
 
     Raises ValueError as ``parse_urdf`` does, and for a URDF in which no joint moves.
     """
-    joints = {
-        name: joint
-        for name, joint in parse_urdf(urdf_text, f"URDF {urdf}").joints.items()
-        if joint.kind in MOVING_TYPES and not joint.mimics
-    }
+    parsed = parse_urdf(urdf_text, f"URDF {urdf}")
+    joints = {name: joint for name, joint in parsed.joints.items() if joint.kind in MOVING_TYPES and not joint.mimics}
     if not joints:
         raise ValueError(f"URDF {urdf} has no joint that moves; expected at least one {', '.join(MOVING_TYPES)}")
-    root = ElementTree.fromstring(urdf_text)
     sections = (
-        _head(root.get("name") or "robot", urdf, found),
+        _head(parsed.root.get("name") or "robot", urdf, found),
         _joints(joints),
         _joint_states(tuple(joints), found.joint_states),
         _cameras(found.cameras),
         _outputs(tuple(joints), found.trajectories),
-        _kinematics(root, urdf),
+        _kinematics(parsed.root, urdf),
     )
     return "\n".join(line for section in sections for line in (*section, "")).rstrip("\n") + "\n"
 

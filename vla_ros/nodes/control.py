@@ -26,7 +26,7 @@ class Control:
 
     The emergency stop and the instruction outlive the loops. Methods that return text return the reason for a refusal,
     empty on success; ``why_inactive`` says why the node is not active, where there is a reason. Nobody drives while
-    there are ``rivals``.
+    there are ``rivals``, and no policy while an output can't be driven.
     """
 
     def __init__(self, problems: Problems, rivals: Rivals, why_inactive: Callable[[], str]) -> None:
@@ -102,6 +102,13 @@ class Control:
     def waits(self) -> str:
         """What a human who has the robot is waited for, in one line; empty where it is nothing."""
         return "" if self.loop is None else self._tell(lambda loop: loop.waits(steady_now_ns()))
+
+    def look(self, loop: ControlLoop) -> None:
+        """Hold where whoever drives no longer may, before each tick; ``lock`` is held."""
+        if loop.mode in (Mode.POLICY, Mode.TELEOP) and self._rivals.line:
+            loop.hold(self._rivals.line)
+        elif loop.mode is Mode.POLICY and (refusal := self._outputs_refusal()):
+            loop.hold(refusal)
 
     def hold(self) -> str:
         """Come to rest; a node that is not active holds anyway."""

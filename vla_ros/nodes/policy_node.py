@@ -197,8 +197,7 @@ class PolicyNode(ManagedNode):
             assert self._configured is not None
             self._configured.human.watch_stop()
             with self._control.lock:
-                if self._rivals.line and loop.mode in (Mode.POLICY, Mode.TELEOP):
-                    loop.hold(self._rivals.line)
+                self._control.look(loop)
                 tick = loop.tick(deadline_ns, model_fault)
             self._publish_tick(loop, tick, deadline_ns)
         except Exception:  # a bug must not leave the robot in motion

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -143,7 +144,7 @@ class DataConfig:
 
 def _is_pair(limits: Any) -> bool:
     numbers = isinstance(limits, list | tuple) and all(type(limit) in (int, float) for limit in limits)
-    return numbers and len(limits) == 2 and limits[0] < limits[1]
+    return numbers and len(limits) == 2 and -math.inf < limits[0] < limits[1] < math.inf
 
 
 def _choice(where: str, value: str, choices: Iterable[str]) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.exceptions import InvalidParameterTypeException, ParameterException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
@@ -42,7 +41,7 @@ from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
 from vla_ros.ros.signals import interrupt_on_signals, ros_running
 from vla_ros.share import robot_file
 from vla_ros.start import end_with_parent
-from vla_ros.strict import explained
+from vla_ros.strict import explained, one_line
 from vla_ros.units import NS_PER_S
 
 LATCHED_TOPICS = (topics.TASK.name, topics.ESTOP.name)
@@ -256,8 +255,8 @@ def main(args: list[str] | None = None) -> int:
             player = Player()
             with spinning(player):
                 print(f"player: {player.play()}", flush=True)
-    except (ValueError, InvalidParameterTypeException, ParameterException) as error:
-        print(f"player: {' '.join(str(error).split())}", file=sys.stderr)
+    except ValueError as error:
+        print(f"player: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

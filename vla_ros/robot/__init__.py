@@ -239,8 +239,8 @@ class RobotFile:
         """The robot; what its joints leave out comes from the URDF: ``urdf_text`` where that is one of a topic.
 
         Raises ValueError, naming the file and the key, for an unknown or missing key, a value of another type,
-        contradictory limits, a repeated name, an output that names an unknown joint, limits beyond the URDF's, or a
-        topic's URDF that isn't given.
+        contradictory limits, a repeated name, an output that names an unknown joint, limits beyond the URDF's, a
+        topic's URDF that isn't given, or links that aren't in the URDF of ``kinematics``.
         """
         with explained(f"robot file {self.path}: "):
             urdf = self._urdf(urdf_text)
@@ -253,7 +253,8 @@ class RobotFile:
             path = self.path.parent.absolute() / robot.kinematics.urdf
             packaged = share_dir() / "config" / "robots" / robot.kinematics.urdf
             path = packaged if packaged.is_file() and not path.exists() else path
-            read_urdf(path)
+            with explained("kinematics: "):
+                read_urdf(path).path(robot.kinematics.base, robot.kinematics.tip)
             return replace(robot, kinematics=replace(robot.kinematics, urdf=str(path)))
 
     def _urdf(self, text: str | None) -> Urdf | None:

@@ -47,21 +47,24 @@ class Gripper:
     ``min_change`` from the goal before, at most ``max_rate_hz`` times a second. A newer goal preempts the one before by
     itself: to cancel that first would stop the gripper between them.
 
-    ``report`` gets by its output what is wrong: nobody serves the action, it rejects a goal, aborts it, stalls or
-    doesn't answer. None of it stops the arm.
+    ``refusal`` says in one line why it can't be moved, so that no policy should drive: nobody serves the action, or it
+    rejected the newest goal, or didn't answer; empty where it can. ``report`` gets that by its output, too, and what
+    stops nobody: a goal that is aborted, or stalls.
     """
 
     def __init__(self, role: Role, robot: RobotConfig, output: OutputConfig, report: Report) -> None:
         (self._column,) = robot.columns(output.joints)
         joint, kind = robot.joints[self._column], action_class(output)
         self._output, self._node = output, role.node
-        self._source, self._report_line = f"output '{output.name}'", report
+        self._source, self._report = f"output '{output.name}'", report
         self._min_change = output.min_change or MIN_CHANGE_SHARE * (joint.upper - joint.lower)
         self._period_ns = round(NS_PER_S / (output.max_rate_hz or MAX_RATE_HZ))
         self._name = role.topic(output.command_topic)
         self._client = ActionClient(role.node, kind, self._name)
         self._timer = role.node.create_timer(STEP_S, self._step, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._since_ns = steady_now_ns()
+        self._missing = f"{self._source}: nobody serves the action '{self._name}'; start the gripper's controller"
+        self.refusal = self._missing  # until it is discovered
         self._wanted: _Wanted | None = None
         self._goal: float | None = None  # the newest that was sent and not refused
         self._sent_ns = 0
@@ -73,23 +76,21 @@ class Gripper:
         """Be where the first point of a trajectory of all joints has it."""
         self._wanted = _Wanted(whole, steady_now_ns())
 
-    def refusal(self) -> str:
-        """Why it can't be moved, in one line; empty where it can."""
-        if self._client.server_is_ready():
-            return ""
-        return f"{self._source}: nobody serves the action '{self._name}'; start the gripper's controller"
-
     def _destroy(self) -> None:
         self._node.destroy_timer(self._timer)
         self._client.destroy()
 
     def _step(self) -> None:
-        now_ns, wanted, refusal = steady_now_ns(), self._wanted, self.refusal()
-        if refusal:
-            self._goal = None  # whoever comes back knows nothing of it
+        now_ns, wanted = steady_now_ns(), self._wanted
+        if not self._client.server_is_ready():
+            self._forget()  # whoever comes back knows nothing of it
+            self.refusal = self._missing
             if now_ns - self._since_ns > DISCOVERY_S * NS_PER_S:
-                self._report(refusal)
-        elif self._answer is not None:
+                self._report(self._source, self._missing)
+            return
+        if self.refusal == self._missing:
+            self.refusal = ""
+        if self._answer is not None:
             self._wait(now_ns)
         elif wanted is not None and now_ns - self._sent_ns >= self._period_ns:
             position = float(wanted.whole.positions[0, self._column])
@@ -107,22 +108,29 @@ class Gripper:
         self._answer = self._client.send_goal_async(goal)
         self._answer.add_done_callback(self._on_answer)
 
+    def _forget(self) -> None:
+        """The newest goal: the next set point is one again."""
+        answer, self._answer, self._goal = self._answer, None, None
+        if answer is not None:
+            answer.cancel()
+
     def _wait(self, now_ns: int) -> None:
         age_s = (now_ns - self._sent_ns) / NS_PER_S
-        if self._answer is not None and age_s > ANSWER_S:  # it may be lost: another is sent
-            self._report(f"goal {self._goal:.3f} is not answered for {age_s:.1f} s; expected within {ANSWER_S:g} s")
-            answer, self._answer, self._goal = self._answer, None, None
-            answer.cancel()
+        if age_s > ANSWER_S:  # it may be lost: another is sent
+            expected = f"expected within {ANSWER_S:g} s"
+            self.refusal = self._tell(f"goal {self._goal:.3f} is not answered for {age_s:.1f} s; {expected}")
+            self._forget()
 
     def _on_answer(self, answer: Future[Any]) -> None:
         if answer is not self._answer or answer.cancelled():
             return
         self._answer, handle, goal = None, answer.result(), self._goal
         if handle is None or not handle.accepted:
-            self._report(f"goal {goal:.3f} was rejected; expected it accepted: is the controller active?")
+            self.refusal = self._tell(f"goal {goal:.3f} was rejected; expected it accepted: is the controller active?")
             # Not at once again: it would be rejected as fast as goals may come.
             self._goal, self._sent_ns = None, steady_now_ns() + round(ANSWER_S * NS_PER_S) - self._period_ns
             return
+        self.refusal = ""
         result = handle.get_result_async()
         self._results.append(result)
         if len(self._results) > MAX_OPEN:  # of a server that never ends a goal
@@ -136,11 +144,12 @@ class Gripper:
             return
         status, said = result.result().status, result.result().result
         if said.stalled:
-            self._report(f"the gripper stalled on its way to {goal:.3f}: it holds something, or is blocked")
+            self._tell(f"the gripper stalled on its way to {goal:.3f}: it holds something, or is blocked")
         elif status != GoalStatus.STATUS_SUCCEEDED:
             what = "canceled" if status == GoalStatus.STATUS_CANCELED else "aborted"
-            self._report(f"goal {goal:.3f} was {what}; expected it reached: see the controller's log")
+            self._tell(f"goal {goal:.3f} was {what}; expected it reached: see the controller's log")
 
-    def _report(self, line: str) -> None:
-        line = line if line.startswith(self._source) else f"{self._source} on '{self._name}': {line}"
-        self._report_line(self._source, line)
+    def _tell(self, what: str) -> str:
+        line = f"{self._source} on '{self._name}': {what}"
+        self._report(self._source, line)
+        return line

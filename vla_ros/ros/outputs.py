@@ -72,7 +72,7 @@ class CommandOutputs:
 
     def refusal(self) -> str:
         """Why not every output can be driven, in one line; empty where it can."""
-        return next(filter(None, (gripper.refusal() for gripper in self._grippers)), "")
+        return next((gripper.refusal for gripper in self._grippers if gripper.refusal), "")
 
     @property
     def topics(self) -> tuple[str, ...]:

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import rclpy
+from rclpy.exceptions import ParameterException
 
 from vla_ros.ros.security import start_ros
+from vla_ros.strict import explained
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -40,10 +42,11 @@ def _release() -> None:
 
 @contextmanager
 def ros_running(args: Sequence[str] | None = None) -> Iterator[None]:
-    """ROS from its start to its end. Raises ValueError as ``start_ros`` does."""
+    """ROS from its start to its end. Raises ValueError as ``start_ros`` does, and for a parameter that ROS refuses."""
     start_ros(args)
     try:
-        yield
+        with explained("", ParameterException):
+            yield
     finally:
         rclpy.try_shutdown()
 

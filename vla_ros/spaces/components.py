@@ -17,7 +17,7 @@ from vla_ros.spaces.kinematics import Chain, Kinematics
 from vla_ros.strict import check_range
 
 REFERENCES = ("absolute", "observation", "previous")
-FITTING_TRAVELS = 10.0  # that what a policy learned from spans at most: the wrong unit is 57 times another
+FITTING_TRAVELS = 10.0  # that what a policy learned from spans at most: another unit is 57, 100 or 1000 times one
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Component(ABC):
     """Whether its numbers depend on the robot's links."""
 
     @property
-    @abstractmethod
     def size(self) -> int:
-        """How many numbers of the vector it takes."""
+        """How many numbers of the vector it takes: one for each of ``joint_names`` where it doesn't say another."""
+        return len(self.joint_names)
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -143,6 +143,15 @@ class Line(Component):
             start = (measured[..., columns] * scale + offset)[..., None, :]
             values = start + (values if self.reference == "observation" else np.cumsum(values, axis=-2))
         targets[..., columns] = (values - offset) / scale
+
+    def misfit(self, low: np.ndarray, high: np.ndarray, robot: RobotJoints) -> str:
+        scales = np.broadcast_to(self.line(robot)[0], low.shape)
+        for name, start, end, scale in zip(self.joint_names, low, high, scales, strict=True):
+            travel = abs(scale) * float(np.ptp(robot.limits[name]))
+            if end - start > FITTING_TRAVELS * travel:
+                got = f"the numbers of joint '{name}' are from {start:.3g} to {end:.3g} by the statistics"
+                return f"{got}, and span {travel:.3g} as declared; expected another unit, range, or open and closed"
+        return ""
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,6 @@ class Crank(Component):
             raise ValueError("span_rad is 0; expected what 1.0 more turns the crank by")
 
     @property
-    def size(self) -> int:
-        return 1
-
-    @property
     def joint_names(self) -> tuple[str, ...]:
         return (self.joint,)
 

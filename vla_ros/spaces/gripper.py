@@ -46,10 +46,6 @@ class Gripper(Line):
             raise ValueError(f"hysteresis is {self.hysteresis:g}; expected at least 0 and less than {most:g}")
 
     @property
-    def size(self) -> int:
-        return 1
-
-    @property
     def joint_names(self) -> tuple[str, ...]:
         return (self.joint,)
 

@@ -15,8 +15,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from vla_ros.robot import RobotConfig
-from vla_ros.strict import explained, listed, read_text
-from vla_ros.urdf import parse_urdf
+from vla_ros.strict import explained, read_text
+from vla_ros.urdf import link_at, parse_urdf
 
 M_PER_RAD = 0.2
 # Of the first step; a tenth of it after one that brought the pose nearer, ten times after one that didn't.
@@ -76,8 +76,7 @@ def strip_urdf(text: str, where: str) -> str:
 
     Raises ValueError, beginning with ``where``, for any but an expanded URDF.
     """
-    parse_urdf(text, where)
-    root = ElementTree.fromstring(text)
+    root = parse_urdf(text, where).root
     for element in [child for child in root if child.tag not in ("link", "joint")]:
         root.remove(element)
     for element in root:
@@ -90,6 +89,7 @@ def strip_urdf(text: str, where: str) -> str:
 
 class Chain:
     """The joints from link ``base`` to link ``tip``; ``names`` are the robot's that it moves by, without those fixed.
+    The links are never further apart than ``reach_m``, which is infinite where a joint slides.
 
     Joint positions are the robot's, ``[..., num_joints]``; poses are ``[..., 3, 4]``, rotation and then translation,
     of the tip in the base. Raises ValueError, in one line, where there is no such chain or no Pinocchio, and for a
@@ -104,12 +104,14 @@ class Chain:
         joint_names: Sequence[str],
         limits: Mapping[str, Sequence[float]],
     ) -> None:
-        root = ElementTree.fromstring(kinematics.urdf)
-        path = _path(root, base, tip)
+        path = parse_urdf(kinematics.urdf, "the URDF").path(base, tip)
         self._pin = _load_pinocchio()
         with explained(f"the chain from '{base}' to '{tip}': Pinocchio refuses it: ", Exception):
             self._model = self._pin.buildModelFromXML(_urdf_of(path, base))
         self._tip = self._model.getFrameId(tip, self._pin.FrameType.BODY)
+        links = [*self._model.jointPlacements, self._model.frames[self._tip].placement]
+        slides = any(joint.get("type") == "prismatic" for joint in path)
+        self.reach_m = np.inf if slides else float(sum(np.linalg.norm(link.translation) for link in links))
         # The model's joints from the robot's: mimic joints are a multiple of one, and more.
         moving = [joint for joint in path if joint.get("type") != "fixed"]
         self._matrix = np.zeros((len(moving), len(joint_names)))
@@ -254,31 +256,6 @@ def _load_pinocchio() -> Any:
     return pinocchio
 
 
-def _path(root: ElementTree.Element, base: str, tip: str) -> list[ElementTree.Element]:
-    """The joints from ``base`` to ``tip``, in this order."""
-    links = [link.get("name", "") for link in root.findall("link")]
-    for what, name in (("base", base), ("tip", tip)):
-        if name not in links:
-            raise ValueError(f"{what} is '{name}', which the URDF doesn't have; expected one of {listed(links)}")
-    to = {_link(joint, "child"): joint for joint in root.findall("joint")}
-    path: list[ElementTree.Element] = []
-    link = tip
-    while link != base:
-        joint = to.get(link)
-        if joint is None or len(path) > len(to):
-            raise ValueError(f"base '{base}' does not carry tip '{tip}'; expected a link between the root and the tip")
-        if joint.get("type") not in ("fixed", "revolute", "continuous", "prismatic"):
-            raise ValueError(f"joint '{joint.get('name')}' is {joint.get('type')}; expected one that turns or slides")
-        path.insert(0, joint)
-        link = _link(joint, "parent")
-    return path
-
-
-def _link(joint: ElementTree.Element, end: str) -> str:
-    element = joint.find(end)
-    return "" if element is None else element.get("link", "")
-
-
 def _mimic(element: ElementTree.Element) -> tuple[float, float]:
     with explained(f"mimic of joint '{element.get('joint')}': "):
         return float(element.get("multiplier", 1.0)), float(element.get("offset", 0.0))
@@ -287,7 +264,7 @@ def _mimic(element: ElementTree.Element) -> tuple[float, float]:
 def _urdf_of(path: Sequence[ElementTree.Element], base: str) -> str:
     """A URDF of these joints alone. Each is one number, that of a continuous joint too, and its limits are ours."""
     robot = ElementTree.Element("robot", name="chain")
-    for name in (base, *(_link(joint, "child") for joint in path)):
+    for name in (base, *(link_at(joint, "child") for joint in path)):
         ElementTree.SubElement(robot, "link", name=name)
     for joint in path:
         kind = "revolute" if joint.get("type") == "continuous" else joint.get("type", "")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.spaces.components import REFERENCES, Component, RobotJoints, check_choice
+from vla_ros.spaces.components import FITTING_TRAVELS, REFERENCES, Component, RobotJoints, check_choice
 from vla_ros.spaces.kinematics import TOLERANCE_M, TOLERANCE_RAD, Chain
 from vla_ros.spaces.rotations import ROTATIONS, vector_of_matrix
 from vla_ros.units import RAD_PER_DEG, SI_PER_UNIT
@@ -93,6 +94,20 @@ class Pose(Component):
         name = self.tip or robot.kinematics.tip  # type: ignore[union-attr]
         why = "beyond the arm's reach, joint limits or speed; the nearest are taken"
         return f"{missed.sum()} of {missed.size} poses of '{name}' are missed {worst}: {why}"
+
+    def misfit(self, low: np.ndarray, high: np.ndarray, robot: RobotJoints) -> str:
+        position, rotation = slice(3), slice(3, self.size if ROTATIONS[self.rotation].is_angle else 3)
+        for what, numbers, scale, unit, most in (
+            ("positions", position, self._metres, "m", self._chain(robot).reach_m),
+            ("angles", rotation, self.rotation_scale or 1.0, "rad", math.pi),
+        ):
+            start, end = low[numbers] * scale, high[numbers] * scale
+            wide = np.abs(end - start) > FITTING_TRAVELS * most
+            if wide.any():
+                k = int(wide.argmax())
+                got = f"{what} of a pose are from {start[k]:.3g} to {end[k]:.3g} {unit} by the statistics"
+                return f"{got}, and at most {most:.3g} {unit} either way; expected another unit or scale"
+        return ""
 
     @property
     def _metres(self) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.spaces.components import FITTING_TRAVELS, Line, RobotJoints, check_choice
+from vla_ros.spaces.components import Line, RobotJoints, check_choice
 from vla_ros.units import SI_PER_UNIT
 
 ZEROS = ("own", "middle")
@@ -34,10 +34,6 @@ class Positions(Line):
             raise ValueError("range stands beside unit, sign or offset; expected one or the other: [b, a] inverts")
 
     @property
-    def size(self) -> int:
-        return len(self.joint_names)
-
-    @property
     def needs_limits_of(self) -> tuple[str, ...]:
         return () if self.range is None and self.zero == "own" else self.joint_names
 
@@ -50,16 +46,6 @@ class Positions(Line):
             return plain, self.offset - plain * (lower + upper) / 2
         scale = (self.range[1] - self.range[0]) / (upper - lower)
         return scale, self.range[0] - lower * scale
-
-    def misfit(self, low: np.ndarray, high: np.ndarray, robot: RobotJoints) -> str:
-        for index, name in enumerate(self.joint_names):
-            if self.range is not None or name not in robot.limits:
-                continue
-            travel = float(np.ptp(robot.limits[name])) / SI_PER_UNIT[self.unit]
-            if high[index] - low[index] > FITTING_TRAVELS * travel:
-                got = f"joint '{name}' in {self.unit} is from {low[index]:.3g} to {high[index]:.3g} by the statistics"
-                return f"{got}, and moves by {travel:.3g} {self.unit} at most; expected another unit, or a range"
-        return ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ from vla_ros.spaces.gripper import Gripper
 from vla_ros.spaces.pose import Pose
 from vla_ros.spaces.positions import Joint, Joints
 from vla_ros.spaces.velocity import JointVelocity
-from vla_ros.strict import explained, parse_config
+from vla_ros.strict import explained, parse_config, quoted
 
 COMPONENTS: dict[str, type[Component]] = {
     "joint": Joint,
@@ -160,8 +160,8 @@ def joints_space(robot: RobotJoints, reference: str = "absolute") -> Space:
 
 
 def _parse_component(entry: Mapping[str, Any], where: str) -> Component:
-    kind = COMPONENTS.get(entry.get("type", ""))
-    if kind is None:
-        raise ValueError(f"{where}: type is {entry.get('type')!r}; expected one of {', '.join(COMPONENTS)}")
+    name = entry.get("type")
+    if not isinstance(name, str) or name not in COMPONENTS:
+        raise ValueError(f"{where}: type is {quoted(repr(name))}; expected one of {', '.join(COMPONENTS)}")
     with explained(f"{where}: "):
-        return parse_config(kind, {key: value for key, value in entry.items() if key != "type"}, entry["type"])
+        return parse_config(COMPONENTS[name], {key: value for key, value in entry.items() if key != "type"}, name)

@@ -36,10 +36,6 @@ class JointVelocity(Component):
             check_choice("unit", self.unit, UNITS)
 
     @property
-    def size(self) -> int:
-        return len(self.joints)
-
-    @property
     def joint_names(self) -> tuple[str, ...]:
         return self.joints
 

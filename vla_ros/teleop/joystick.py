@@ -8,7 +8,6 @@ import threading
 import time
 from dataclasses import dataclass
 
-from rclpy.exceptions import InvalidParameterTypeException
 from sensor_msgs.msg import Joy
 
 from vla_ros import topics
@@ -123,8 +122,8 @@ def main(args: list[str] | None = None) -> int:
             with spinning(node):
                 node.run(stop)
             node.destroy_node()
-    except (ValueError, InvalidParameterTypeException) as error:
-        print(f"teleop_joystick: {' '.join(str(error).split())}", file=sys.stderr)
+    except ValueError as error:
+        print(f"teleop_joystick: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

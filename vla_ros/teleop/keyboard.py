@@ -8,7 +8,6 @@ import threading
 import time
 from dataclasses import dataclass
 
-from rclpy.exceptions import InvalidParameterTypeException
 from std_msgs.msg import String
 
 from vla_ros import topics
@@ -17,6 +16,7 @@ from vla_ros.ros.endpoints import make_publisher
 from vla_ros.ros.managed import spinning
 from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
 from vla_ros.ros.signals import ros_running, stop_on_signals
+from vla_ros.strict import one_line
 from vla_ros.teleop.jog import DEFAULT_SPEED, HELP, MAX_SPEED, MIN_SPEED, JogSession, status_line
 from vla_ros.teleop.node import PERIOD_S, TeleopNode
 from vla_ros.teleop.terminal import Terminal
@@ -100,8 +100,8 @@ def main(args: list[str] | None = None) -> int:
             with spinning(node), Terminal(sys.stdin, sys.stdout) as terminal:
                 node.run(terminal, stop)
             node.destroy_node()
-    except (ValueError, InvalidParameterTypeException) as error:
-        return _refuse(" ".join(str(error).split()))
+    except ValueError as error:
+        return _refuse(one_line(error))
     return 0
 
 

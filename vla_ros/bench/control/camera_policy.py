@@ -51,7 +51,7 @@ def write_policy(folder: Path, robot: RobotConfig) -> None:
         action_mode="absolute",
         normalization="mean_std",
     )
-    images = type(tiny.images)(tiny.images.type, CAMERA_HEIGHT, CAMERA_WIDTH, IMAGE_SIZE, IMAGE_SIZE, (BUCKET,))
+    images = type(tiny.settings)(tiny.settings.type, CAMERA_HEIGHT, CAMERA_WIDTH, IMAGE_SIZE, IMAGE_SIZE, (BUCKET,))
     middle = (robot.joint_values("lower") + robot.joint_values("upper")) / 2
     spread = np.stack([middle - ACTION_STD_RAD, middle + ACTION_STD_RAD])[:, None]
     horizons = {"state": 1, "action": config.action_horizon}

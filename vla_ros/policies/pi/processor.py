@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from vla_ros.policies.config import DataConfig
+from vla_ros.policies.modules.token_processor import TokenProcessor
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, VLMProcessor
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.request import PiRequest
-from vla_ros.policies.processor import PolicyProcessor, read_text
-from vla_ros.strict import config_to_dict, parse_config, parse_json
 from vla_ros.transforms.normalize import FieldStats
 from vla_ros.transforms.sample import TextTarget
-from vla_ros.transforms.tokenizer import read_tokenizer
 from vla_ros.types import Observation
 
-TOKENIZER_FILE = "processor/tokenizer.json"
-PROCESSOR_FILE = "processor/processor.json"
 
+class PiProcessor(TokenProcessor):
+    """Raises ValueError where settings, tokenizer, backbone and data don't fit together."""
 
-class PiProcessor(PolicyProcessor):
-    """Besides what any processor has, ``images`` (``processor.json``) and the ``tokenizer``.
-
-    Raises ValueError where these, the backbone and the data don't fit together.
-    """
-
-    files = (TOKENIZER_FILE, PROCESSOR_FILE)
+    settings: ProcessorConfig
     request_type = PiRequest
     settings_type = ProcessorConfig
     is_guidable = True
@@ -43,34 +33,14 @@ class PiProcessor(PolicyProcessor):
         self,
         config: PiConfig,
         data: DataConfig,
-        images: ProcessorConfig,
+        settings: ProcessorConfig,
         tokenizer: Tokenizer,
         stats: Mapping[str, FieldStats],
         digest: str = "",
     ) -> None:
-        super().__init__(config, data, stats, digest)
-        self.images, self.tokenizer = images, tokenizer
+        super().__init__(config, data, settings, tokenizer, stats, digest)
         backbone: type[VLMProcessor] = BACKBONES[config.vlm_type].processor_class()
-        self._vlm = backbone(images, config, tokenizer, len(data.slots))
-
-    @classmethod
-    def read(
-        cls, policy_dir: Path, config: PiConfig, data: DataConfig, stats: Mapping[str, FieldStats], digest: str
-    ) -> PiProcessor:
-        sizes = read_text(policy_dir / PROCESSOR_FILE, PROCESSOR_FILE, parse_json)
-        tokenizer = read_tokenizer(policy_dir / TOKENIZER_FILE, TOKENIZER_FILE)
-        return cls(config, data, parse_config(ProcessorConfig, sizes, PROCESSOR_FILE), tokenizer, stats, digest)
-
-    @classmethod
-    def for_training(
-        cls,
-        config: PiConfig,
-        data: DataConfig,
-        stats: Mapping[str, FieldStats],
-        settings: ProcessorConfig,
-        tokenizer: Tokenizer,
-    ) -> PiProcessor:
-        return cls(config, data, settings, tokenizer, stats)
+        self._vlm = backbone(settings, config, tokenizer, len(data.slots))
 
     @classmethod
     def resizer(cls, config: PiConfig, settings: ProcessorConfig) -> Callable[[np.ndarray], np.ndarray]:
@@ -82,18 +52,13 @@ class PiProcessor(PolicyProcessor):
         prompts, answers = [text.prompt for text in targets], [text.answer for text in targets]
         return self._vlm.make_batch(images, tasks, prompts, answers)
 
-    def write(self, policy_dir: Path) -> None:
-        (policy_dir / PROCESSOR_FILE).parent.mkdir(exist_ok=True)
-        self.tokenizer.save(str(policy_dir / TOKENIZER_FILE))
-        (policy_dir / PROCESSOR_FILE).write_text(json.dumps(config_to_dict(self.images), indent=1) + "\n")
-
     @property
     def camera_size(self) -> tuple[int, int]:
-        return self.images.camera_height, self.images.camera_width
+        return self.settings.camera_height, self.settings.camera_width
 
     @property
     def image_size(self) -> tuple[int, int]:
-        return self.images.image_height, self.images.image_width
+        return self.settings.image_height, self.settings.image_width
 
     def make_request(
         self, stamp_ns: int, images: Sequence[np.ndarray], task: str, state: np.ndarray, noise: np.ndarray

@@ -63,8 +63,3 @@ class Pi0Config(PolicyConfig):
         shared = ("num_layers", "num_heads", "num_kv_heads", "head_dim")
         if any(getattr(self.text, name) != getattr(self.expert, name) for name in shared):
             raise ValueError(f"policy.expert reads the layers of policy.text; make {', '.join(shared)} equal")
-
-    @property
-    def num_state_tokens(self) -> int:
-        """How many tokens of the suffix are states."""
-        return 1 if self.variant == "pi0" else 0

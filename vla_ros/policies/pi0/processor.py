@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from vla_ros.policies.config import DataConfig
+from vla_ros.policies.modules.token_processor import TokenProcessor
 from vla_ros.policies.pi0.config import Pi0Config
 from vla_ros.policies.pi0.pictures import RULES, make_picture
 from vla_ros.policies.pi0.prompt import PAD, check_tokenizer, make_tokens
 from vla_ros.policies.pi0.request import Pi0Request
-from vla_ros.policies.processor import PolicyProcessor, read_text
-from vla_ros.strict import check_range, config_to_dict, parse_config, parse_json
+from vla_ros.strict import check_range
 from vla_ros.transforms.images import patchify
 from vla_ros.transforms.normalize import FieldStats
 from vla_ros.transforms.sample import TextTarget
-from vla_ros.transforms.tokenizer import read_tokenizer
 from vla_ros.types import Observation
 
-TOKENIZER_FILE = "processor/tokenizer.json"
-PROCESSOR_FILE = "processor/processor.json"
 MAX_TOKENS, MAX_SIDE = 4096, 8192
 NUM_CACHED_TASKS = 1024
 
@@ -59,13 +54,10 @@ class Pi0Settings:
         return (*range(self.bucket_step, self.max_tokens, self.bucket_step), self.max_tokens)
 
 
-class Pi0Processor(PolicyProcessor):
-    """Besides what any processor has, its ``settings`` and the ``tokenizer``.
+class Pi0Processor(TokenProcessor):
+    """Raises ValueError where settings or tokenizer don't fit the policy."""
 
-    Raises ValueError where these don't fit the policy.
-    """
-
-    files = (TOKENIZER_FILE, PROCESSOR_FILE)
+    settings: Pi0Settings
     request_type = Pi0Request
     settings_type = Pi0Settings
     is_guidable = True
@@ -79,7 +71,7 @@ class Pi0Processor(PolicyProcessor):
         stats: Mapping[str, FieldStats],
         digest: str = "",
     ) -> None:
-        super().__init__(config, data, stats, digest)
+        super().__init__(config, data, settings, tokenizer, stats, digest)
         if settings.camera_sizes and len(settings.camera_sizes) != len(self.camera_names):
             got = f"{len(settings.camera_sizes)} camera_sizes"
             raise ValueError(f"processor.json: {got}; expected one for each of {', '.join(self.camera_names)}")
@@ -88,33 +80,8 @@ class Pi0Processor(PolicyProcessor):
             expected = f"expected 0, or {config.state_dim} to {config.padded_state_dim}, as the state is padded"
             raise ValueError(f"processor.json: {got}; {expected}")
         check_tokenizer(tokenizer, config.vocab_size)
-        self.settings, self.tokenizer = settings, tokenizer
         self.tokenizer.encode_special_tokens = True  # an instruction that spells a special token stays plain text
         self._tokens = lru_cache(NUM_CACHED_TASKS)(self._tokens_of_task)
-
-    @classmethod
-    def read(
-        cls, policy_dir: Path, config: Pi0Config, data: DataConfig, stats: Mapping[str, FieldStats], digest: str
-    ) -> Pi0Processor:
-        settings = read_text(policy_dir / PROCESSOR_FILE, PROCESSOR_FILE, parse_json)
-        tokenizer = read_tokenizer(policy_dir / TOKENIZER_FILE, TOKENIZER_FILE)
-        return cls(config, data, parse_config(Pi0Settings, settings, PROCESSOR_FILE), tokenizer, stats, digest)
-
-    @classmethod
-    def for_training(
-        cls,
-        config: Pi0Config,
-        data: DataConfig,
-        stats: Mapping[str, FieldStats],
-        settings: Pi0Settings,
-        tokenizer: Tokenizer,
-    ) -> Pi0Processor:
-        return cls(config, data, settings, tokenizer, stats)
-
-    def write(self, policy_dir: Path) -> None:
-        (policy_dir / PROCESSOR_FILE).parent.mkdir(exist_ok=True)
-        self.tokenizer.save(str(policy_dir / TOKENIZER_FILE))
-        (policy_dir / PROCESSOR_FILE).write_text(json.dumps(config_to_dict(self.settings), indent=1) + "\n")
 
     @property
     def noise_dim(self) -> int:

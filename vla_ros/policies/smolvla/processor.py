@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from vla_ros.policies.config import DataConfig
+from vla_ros.policies.modules.token_processor import TokenProcessor
 from vla_ros.policies.modules.vlm_bridge.processor import read_int
-from vla_ros.policies.processor import PolicyProcessor, read_text
 from vla_ros.policies.smolvla.config import SmolVLAConfig
 from vla_ros.policies.smolvla.request import SmolVLARequest
-from vla_ros.strict import config_to_dict, parse_config, parse_json
 from vla_ros.transforms.images import fitted_size, resize_bilinear
 from vla_ros.transforms.normalize import FieldStats
 from vla_ros.transforms.sample import TextTarget
-from vla_ros.transforms.tokenizer import read_tokenizer, without_panic
+from vla_ros.transforms.tokenizer import without_panic
 from vla_ros.types import Observation
 
-TOKENIZER_FILE = "processor/tokenizer.json"
-PROCESSOR_FILE = "processor/processor.json"
 BUCKET = 16  # an instruction is padded to a multiple of this
 MAX_SIDE = 8192
 
@@ -41,10 +35,10 @@ class PictureConfig:
                 raise ValueError(f"processor.json: a camera has the size {list(size)}; expected height and width")
 
 
-class SmolVLAProcessor(PolicyProcessor):
+class SmolVLAProcessor(TokenProcessor):
     """Raises ValueError where tokenizer and backbone don't fit together."""
 
-    files = (TOKENIZER_FILE, PROCESSOR_FILE)
+    settings: PictureConfig
     request_type = SmolVLARequest
     settings_type = PictureConfig
     is_guidable = True
@@ -53,43 +47,22 @@ class SmolVLAProcessor(PolicyProcessor):
         self,
         config: SmolVLAConfig,
         data: DataConfig,
-        pictures: PictureConfig,
+        settings: PictureConfig,
         tokenizer: Tokenizer,
         stats: Mapping[str, FieldStats],
         digest: str = "",
     ) -> None:
-        super().__init__(config, data, stats, digest)
-        self.pictures, self.tokenizer = pictures, tokenizer
+        super().__init__(config, data, settings, tokenizer, stats, digest)
         tokenizer.encode_special_tokens = True  # an instruction that spells a special token stays plain text
         self.side = read_int(config.vlm_config, "vision_config", "image_size")
-        if len(pictures.camera_sizes) != len(self.camera_names) or not data.slots:
-            got = f"{len(pictures.camera_sizes)} camera_sizes"
+        if len(settings.camera_sizes) != len(self.camera_names) or not data.slots:
+            got = f"{len(settings.camera_sizes)} camera_sizes"
             cameras = ", ".join(self.camera_names) or "no camera"
             raise ValueError(f"processor.json: {got}; expected one for each of {cameras}")
         num_tokens, vocab_size = 1 + max(tokenizer.get_vocab().values(), default=-1), self._vocab_size
         if num_tokens > vocab_size:
             got = f"tokenizer.json: {num_tokens} tokens, the backbone has {vocab_size}"
             raise ValueError(f"{got}; give the tokenizer of the VLM that the policy was trained with")
-
-    @classmethod
-    def read(
-        cls, policy_dir: Path, config: SmolVLAConfig, data: DataConfig, stats: Mapping[str, FieldStats], digest: str
-    ) -> SmolVLAProcessor:
-        pictures = parse_config(
-            PictureConfig, read_text(policy_dir / PROCESSOR_FILE, PROCESSOR_FILE, parse_json), PROCESSOR_FILE
-        )
-        return cls(config, data, pictures, read_tokenizer(policy_dir / TOKENIZER_FILE, TOKENIZER_FILE), stats, digest)
-
-    @classmethod
-    def for_training(
-        cls, config: SmolVLAConfig, data: DataConfig, stats: Mapping[str, FieldStats], settings: Any, tokenizer: Any
-    ) -> SmolVLAProcessor:
-        return cls(config, data, settings, tokenizer, stats)
-
-    def write(self, policy_dir: Path) -> None:
-        (policy_dir / PROCESSOR_FILE).parent.mkdir()
-        (policy_dir / PROCESSOR_FILE).write_text(json.dumps(config_to_dict(self.pictures), indent=1) + "\n")
-        self.tokenizer.save(str(policy_dir / TOKENIZER_FILE))
 
     @property
     def camera_size(self) -> tuple[int, int]:
@@ -98,7 +71,7 @@ class SmolVLAProcessor(PolicyProcessor):
 
     @property
     def camera_sizes(self) -> Mapping[str, tuple[int, int]]:
-        sizes = ((height, width) for height, width in self.pictures.camera_sizes)
+        sizes = ((height, width) for height, width in self.settings.camera_sizes)
         return dict(zip(self.camera_names, sizes, strict=True))
 
     @property

@@ -35,7 +35,7 @@ def import_run(
     processor = PiProcessor(
         config=config,
         data=data_config(config, robot),
-        images=processor_config(config, released, find_image_config(vlm_config), robot.camera_size),
+        settings=processor_config(config, released, find_image_config(vlm_config), robot.camera_size),
         tokenizer=read_tokenizer(tokenizer, str(tokenizer)),
         stats=read_released_stats(find_stats(run, stats), stats_shapes(config)),
     )
