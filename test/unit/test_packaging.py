@@ -134,6 +134,8 @@ def test_every_requirement_is_pinned(ros: str) -> None:
         requirements = distribution("vla_ros").requires or []
     except PackageNotFoundError:
         pytest.skip("vla_ros is not installed: make setup")
+    # LeRobot has an environment of its own: another Python, an older torch.
+    requirements = [requirement for requirement in requirements if 'extra == "lerobot"' not in requirement]
     lines = (SOURCE / "constraints" / f"{ros}.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert [line for line in pins if not re.fullmatch(r"[a-z0-9-]+==[A-Za-z0-9.]+", line)] == []

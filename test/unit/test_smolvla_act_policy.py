@@ -124,7 +124,7 @@ def test_smolvla_sees_black_where_a_slot_without_a_camera_is_to_be_zeros(policie
     assert (first.camera, second.camera, second.missing) == ("top", None, "mask")
     data = replace(processor.data, cameras=(replace(second, missing="zeros"), first))
     seen = type(processor)(processor.config, data, processor.settings, processor.tokenizer, processor.stats)
-    black, top = seen.process(observe(LoadedPolicy(None, processor, ()))).pictures
+    black, top = seen.process(observe(LoadedPolicy(None, CPU, processor, ()))).pictures
     assert (black == -1.0).all() and (top != -1.0).any()
 
 

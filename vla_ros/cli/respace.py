@@ -9,7 +9,7 @@ from vla_ros.cli.output import Outcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("policy", metavar="POLICY", help="policy directory, or a packaged policy's name")
+    parser.add_argument("policy", metavar="DIR", help="policy directory, or a packaged policy's name")
     parser.add_argument("out", metavar="OUT", help="policy directory to make; it must not exist yet, or be empty")
     parser.add_argument(
         "--space",
