@@ -21,7 +21,7 @@ from tqdm import tqdm
 from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.directory import find_device
 from vla_ros.strict import config_to_dict, explained, one_line, parse_json, read_text
-from vla_ros.training.config import OptimizerConfig, TrainConfig
+from vla_ros.training.config import RUN_CONFIG, OptimizerConfig, TrainConfig, to_yaml
 from vla_ros.training.samples import SampleMaker, Split
 
 CHECKPOINT = "checkpoint.pt"
@@ -82,6 +82,7 @@ class Trainer:
             for line in changed:
                 report(f"{line} from step {self._step} on")
         (self._run_dir / SETTINGS).write_text(json.dumps(settings, indent=1))
+        (self._run_dir / RUN_CONFIG).write_text(to_yaml(self._config))
         config, num_steps, resumed_s = self._config, self._config.optimizer.num_steps, self.seconds
         bar = tqdm(
             total=num_steps, initial=self._step, unit="step", smoothing=0.05, dynamic_ncols=True,

@@ -116,6 +116,9 @@ class Pi0Processor(PolicyProcessor):
         self.tokenizer.save(str(policy_dir / TOKENIZER_FILE))
         (policy_dir / PROCESSOR_FILE).write_text(json.dumps(config_to_dict(self.settings), indent=1) + "\n")
 
+    def settings_for(self, sizes: Sequence[tuple[int, int]], num_images: int) -> Pi0Settings:
+        return replace(self.settings, camera_sizes=tuple(sizes) if self.settings.camera_sizes else ())
+
     @property
     def noise_dim(self) -> int:
         return self.config.padded_action_dim

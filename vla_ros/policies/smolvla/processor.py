@@ -91,6 +91,9 @@ class SmolVLAProcessor(PolicyProcessor):
         (policy_dir / PROCESSOR_FILE).write_text(json.dumps(config_to_dict(self.pictures), indent=1) + "\n")
         self.tokenizer.save(str(policy_dir / TOKENIZER_FILE))
 
+    def settings_for(self, sizes: Sequence[tuple[int, int]], num_images: int) -> PictureConfig:
+        return PictureConfig(tuple(sizes))
+
     @property
     def camera_size(self) -> tuple[int, int]:
         sizes = set(self.camera_sizes.values())
