@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -142,7 +141,7 @@ def complete_train_config(config_dir: Path, document: Mapping[str, Any], overrid
     """As ``load_train_config``, of a ``document`` that no file holds yet."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "derived.yaml")
-        path.write_text(yaml.safe_dump(dict(document)))
+        path.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(document))))
         return _compose(path, config_dir, overrides, "train config", True)
 
 
@@ -175,4 +174,4 @@ def _parse(document: Any, where: str) -> TrainConfig:
 
 def to_yaml(config: TrainConfig) -> str:
     """Everything that ``config`` says, as a file that ``load_train_config`` reads."""
-    return yaml.safe_dump(config_to_dict(config), sort_keys=False, width=120)
+    return OmegaConf.to_yaml(OmegaConf.create(config_to_dict(config)))

@@ -119,6 +119,9 @@ def _data(wanted: Wanted, robot: RobotConfig, config: PolicyConfig, start: _Star
     each joint in SI units, relative to where it was observed."""
     known = None if start is None else start.processor.data
     fields: dict[str, Any] = {"state": None, "action": None, "action_mode": "relative", "action_offset": 1.0}
+    if robot.driven_names != robot.joint_names:
+        driven = {"type": "joints", "joints": list(robot.driven_names), "reference": "observation"}
+        fields |= {"action": (driven,), "action_mode": None}
     if known is not None and known.joint_names == robot.joint_names:
         fields = {name: getattr(known, name) for name in fields}
     dt_s = _camera_period_s(robot) if known is None else known.chunk_dt_s
