@@ -75,7 +75,7 @@ def test_a_policy_of_random_weights_gets_its_cameras_and_the_pace_of_the_slowest
     config = derived(recorded, "aloha", policy="act")
     assert len(config.policy.cameras) == len(config.data.camera_names) == 3 and config.initial_policy == ""
     assert config.policy.cameras[0].size == (480, 640) and config.policy.action_dim == 14
-    assert config.data.chunk_dt_s == pytest.approx(1 / 30)
+    assert config.data.chunk_dt_s == pytest.approx(1 / 30) and config.optimizer.learning_rate == 1e-5
 
 
 @pytest.mark.parametrize("overrides", [(), ("policy.action_horizon=25", "optimizer.num_steps=7")])
@@ -163,6 +163,15 @@ def test_weights_of_another_size_are_refused_before_any_bag_is_read(
     assert main(command(bags, tmp_path / "mine", "--policy", "tiny_touch", "--start-from", str(small))) == 2
     said = capsys.readouterr().err
     assert "weights of another shape (" in said and said.count("\n") == 1
+
+
+def test_a_run_that_cannot_go_on_is_refused_before_any_bag_is_read(
+    bags: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(small_config(tmp_path, bags, "optimizer.num_steps=1"))
+    monkeypatch.setattr("vla_ros.training.run.load_bags", lambda *args: pytest.fail("bags were read"))
+    with pytest.raises(ValueError, match="cannot be resumed: seed was 0 and is 1; set back what changed"):
+        run(small_config(tmp_path, bags, "seed=1"))
 
 
 def test_cfg_job_prints_what_would_run_and_runs_nothing(

@@ -27,7 +27,7 @@ from vla_ros.training.config import TrainConfig
 from vla_ros.training.dataset import first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
 from vla_ros.training.samples import Lesson, SampleMaker, compute_split_stats, split_by_episode
-from vla_ros.training.trainer import Trainer, Validation
+from vla_ros.training.trainer import Trainer, Validation, check_resumable
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def train(
     data.action_space.check_fit(config.policy.action_dim, "policy.action_dim")
     if config.policy.state_history:
         data.state_space.check_fit(config.policy.state_dim, "policy.state_dim")
+    check_resumable(config)
     policy = _start(config)
     loaded = load_bags(_find_bags(config, robot, lesson, report), robot, rule, config.num_workers)
     for line in (*loaded.problems, *loaded.lines):

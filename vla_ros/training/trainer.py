@@ -75,7 +75,7 @@ class Trainer:
     def run(self, report: Callable[[str], None]) -> Validation:
         """Train to the last step, from the last checkpoint where there is one; ``report`` gets a line now and then."""
         self._run_dir.mkdir(parents=True, exist_ok=True)
-        settings = dict(_named(config_to_dict(self._config))) | {"samples": str(self._samples)}
+        settings = _settings(self._config) | {"samples": str(self._samples)}
         if (checkpoint := self._run_dir / CHECKPOINT).exists():
             changed = _changed_settings(self._run_dir, settings)
             self._resume(checkpoint, report)
@@ -197,14 +197,25 @@ def learning_rate_scale(config: OptimizerConfig, step: int) -> float:
     return min(warmup, 0.5 * (1.0 + math.cos(math.pi * max(0.0, progress))))
 
 
-def _changed_settings(run_dir: Path, now: Mapping[str, Any]) -> tuple[str, ...]:
+def check_resumable(config: TrainConfig) -> None:
+    """Raises ValueError where the run of ``config.run_dir`` can't go on with this config, as far as that is known
+    before its samples are."""
+    if (Path(config.run_dir) / CHECKPOINT).exists():
+        _changed_settings(Path(config.run_dir), _settings(config), but="samples")
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    return dict(_named(config_to_dict(config)))
+
+
+def _changed_settings(run_dir: Path, now: Mapping[str, Any], but: str = "") -> tuple[str, ...]:
     """A line for each setting that ``run_dir`` has otherwise; raises ValueError, naming each, for those that stay."""
     path = run_dir / SETTINGS
     if not path.exists():
         return (f"{path} is missing, so what has changed is not known: the present settings are used",)
     with explained(f"{path}: ", OSError, TypeError, ValueError, after="; delete it, or give another run_dir"):
         then = dict(parse_json(read_text(path)))
-    changed = (name for name in sorted({*then, *now}) if then.get(name) != now.get(name))
+    changed = (name for name in sorted({*then, *now} - {but}) if then.get(name) != now.get(name))
     lines = {name: f"{name} was {then.get(name)} and is {now.get(name)}" for name in changed}
     refused = "; ".join(line for name, line in lines.items() if not name.startswith(LATER + PLACES))
     if refused:
