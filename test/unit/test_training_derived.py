@@ -168,6 +168,27 @@ def test_weights_of_another_size_are_refused_before_any_bag_is_read(
     assert "weights of another shape (" in said and said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("out", "named"),
+    [
+        ("notes.txt/policy", "is none that can be written to"),
+        ("notes.txt", "is none that can be written to"),
+        (".", "is the folder that this runs in"),
+        ("bags/policy", "lies among the bags of"),
+    ],
+)
+def test_a_place_where_nothing_can_be_written_is_refused_before_any_bag_is_read(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, named: str
+) -> None:
+    shutil.copytree(recorded, tmp_path / "bags")
+    (tmp_path / "notes.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vla_ros.training.run.load_bags", lambda *args: pytest.fail("bags were read"))
+    config = derived(tmp_path / "bags", "tabletop", "device=cpu", out=(tmp_path / out).resolve())
+    with pytest.raises(ValueError, match=named):
+        run(replace(config, run_dir=str(tmp_path / "run")))
+
+
 def test_cfg_job_prints_what_would_run_and_runs_nothing(
     bags: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ def train(
     data.action_space.check_fit(config.policy.action_dim, "policy.action_dim")
     if config.policy.state_history:
         data.state_space.check_fit(config.policy.state_dim, "policy.state_dim")
+    _check_places(config)
     check_resumable(config)
     policy = _start(config)
     loaded = load_bags(_find_bags(config, robot, lesson, report), robot, rule, config.num_workers)
@@ -101,6 +103,17 @@ def train(
         problems=loaded.problems,
         validation=validation,
     )
+
+
+def _check_places(config: TrainConfig) -> None:
+    """What can't be written is not to be found out when the training has ended."""
+    for name in ("run_dir", "output_dir"):
+        path = Path(getattr(config, name)).resolve()
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(f"{name} is {path}; expected a folder, and {there} is none that can be written to")
+    if Path.cwd().is_relative_to(path := Path(config.output_dir).resolve()):
+        raise ValueError(f"output_dir {path} is the folder that this runs in; expected another one")
 
 
 def _start(config: TrainConfig) -> BasePolicy:
