@@ -353,5 +353,14 @@ def test_every_bag_of_a_folder_is_found_that_can_be_read_and_the_rest_is_named(t
 
 def test_a_folder_that_is_a_bag_itself_is_the_only_one(tmp_path):
     assert find_bags(write_bag(tmp_path / "bag", texts(3))).bags == (tmp_path / "bag",)
-    with pytest.raises(ValueError, match="nowhere is not a folder"):
+    with pytest.raises(ValueError, match="nowhere does not exist; expected a rosbag2 bag, an .mcap or .db3 file"):
         find_bags(tmp_path / "nowhere")
+
+
+def test_several_bags_and_folders_are_found_once_each(tmp_path):
+    bag = write_bag(tmp_path / "days" / "monday", texts(3))
+    (tmp_path / "days" / "notes.txt").touch()
+    found = find_bags(storage_file(bag), tmp_path / "days", bag)
+    assert found.bags == (storage_file(bag), bag) and found.others == ("days/notes.txt",)
+    with pytest.raises(ValueError, match="notes.txt is no bag"):
+        find_bags(bag, tmp_path / "days" / "notes.txt")

@@ -235,6 +235,7 @@ MAY_IMPORT = {
         "vla_ros.policies",
         "vla_ros.recordings",
         "vla_ros.robot",
+        "vla_ros.spaces",
         "vla_ros.topics",
         "vla_ros.transforms",
         "vla_ros.types",

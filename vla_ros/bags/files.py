@@ -31,18 +31,24 @@ class FoundBags:
     others: tuple[str, ...]
 
 
-def find_bags(folder: Path) -> FoundBags:
-    """Every bag in ``folder`` and the folders in it, in the order of their names; ``folder`` may be one itself.
+def find_bags(*paths: Path) -> FoundBags:
+    """Every bag in ``paths``, folders and the folders in them, in the order of their names, each once; a path may be a
+    bag itself, or a storage file of one.
 
     Storage files without a metadata.yaml are one bag where they are named for their folder, as rosbag2 does it, else
-    each is one. Hidden folders are skipped. Raises ValueError where ``folder`` is not a folder.
+    each is one. Hidden folders are skipped. Raises ValueError where a path is neither a folder nor a storage file.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; expected one that holds rosbag2 bags")
     bags: list[Path] = []
     others: list[str] = []
-    _look_for_bags(folder, folder, bags, others)
-    return FoundBags(tuple(bags), tuple(others))
+    for path in paths:
+        if path.is_file() and is_storage(path):
+            bags.append(path)
+        elif path.is_dir():
+            _look_for_bags(path, path if len(paths) == 1 else path.parent, bags, others)
+        else:
+            what = "is no bag" if path.exists() else "does not exist"
+            raise ValueError(f"{path} {what}; expected a rosbag2 bag, an .mcap or .db3 file, or a folder of such")
+    return FoundBags(tuple({path.resolve(): path for path in bags}.values()), tuple(others))
 
 
 def _look_for_bags(folder: Path, root: Path, bags: list[Path], others: list[str]) -> None:

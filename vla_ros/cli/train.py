@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vla_ros.cli.output import Outcome
 
+if TYPE_CHECKING:
+    from vla_ros.training.config import TrainConfig
+    from vla_ros.training.derive import Wanted
+
+DEFAULT_CONFIG = "tiny_touch"
+SHORT = ("robot", "bags", "out", "policy", "start_from", "space")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    which = "config/train/NAME.yaml (default tiny_touch)"
-    parser.add_argument("--config", default="tiny_touch", metavar="NAME", help=which)
-    overrides = "Hydra overrides, such as optimizer.num_steps=100 bags=FOLDER"
+    short = parser.add_argument_group("from what you have; joints, cameras, sizes, space and statistics follow")
+    short.add_argument("--robot", metavar="FILE", help="robot file, or the name of a packaged one")
+    short.add_argument("--bags", nargs="+", metavar="BAG", help="bags, storage files, or folders of them")
+    short.add_argument("--out", metavar="DIR", help="policy directory to make; the run goes into DIR_run beside it")
+    short.add_argument("--policy", metavar="NAME", help="a size of config/policy (default tiny_touch, for a CPU)")
+    short.add_argument("--start-from", metavar="DIR", help="policy directory to go on from")
+    meaning = "what the numbers of states and actions mean (default: the policy's, else joints in rad and m)"
+    short.add_argument("--space", metavar="PRESET|FILE", help=meaning)
+    whole = parser.add_argument_group("or from a configuration")
+    which = f"a .yaml file, or NAME of config/train/NAME.yaml (default {DEFAULT_CONFIG})"
+    whole.add_argument("--config", metavar="NAME|FILE", help=which)
+    parser.add_argument("--resume", metavar="RUN", help="go on with the run of this folder")
+    parser.add_argument("--cfg", choices=("job",), help="only print the configuration that would run")
+    overrides = "Hydra overrides, such as optimizer.num_steps=100"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
 
 
@@ -20,11 +39,15 @@ def run(args: argparse.Namespace) -> Outcome:
     from tqdm import tqdm
 
     from vla_ros.demo.lesson import lesson_of
-    from vla_ros.share import robot_file, share_dir
-    from vla_ros.training.config import load_train_config
+    from vla_ros.share import robot_file
+    from vla_ros.strict import config_to_dict
+    from vla_ros.training.config import to_yaml
     from vla_ros.training.run import train
 
-    config = load_train_config(share_dir() / "config", args.config, args.overrides)
+    config = _config(args)
+    if args.cfg is not None:
+        print(to_yaml(config), end="")
+        return Outcome(config_to_dict(config))
     report = train(config, robot_file(config.robot), tqdm.write, lesson_of(config))
     print(
         f"{report.num_samples} samples of {report.num_episodes} episodes, "
@@ -32,3 +55,51 @@ def run(args: argparse.Namespace) -> Outcome:
         f"{report.num_steps} steps in {report.training_seconds / 60:.1f} min; all in {report.seconds / 60:.1f} min"
     )
     return Outcome(asdict(report) | {"output_dir": str(Path(config.output_dir).resolve())})
+
+
+def _config(args: argparse.Namespace) -> TrainConfig:
+    """What is to run. Raises ValueError for options that don't go together."""
+    from vla_ros.share import share_dir
+    from vla_ros.training.config import RUN_CONFIG, complete_train_config, load_train_config
+    from vla_ros.training.derive import derive
+
+    config_dir = share_dir() / "config"
+    # What follows --bags without an option in between is taken for bags.
+    overrides = [*args.overrides, *(text for text in args.bags or () if _is_override(text))]
+    short = [f"--{name.replace('_', '-')}" for name in SHORT if getattr(args, name) is not None]
+    given = {"--resume": args.resume, "--config": args.config, " ".join(short): short}
+    ways = [way for way, is_given in given.items() if is_given]
+    if len(ways) > 1:
+        raise ValueError(f"{ways[0]} beside {ways[1]}; expected one of them: each says all of what is to run")
+    if short:
+        return complete_train_config(config_dir, derive(_wanted(args)), overrides)
+    if args.resume is None:
+        return load_train_config(config_dir, args.config or DEFAULT_CONFIG, overrides)
+    file = Path(args.resume) / RUN_CONFIG
+    if not file.is_file():
+        raise ValueError(f"--resume {args.resume}: it has no {RUN_CONFIG}; expected the run_dir of a vla_ros train")
+    config = load_train_config(config_dir, str(file), overrides)
+    is_there = Path(config.run_dir).resolve() == file.resolve().parent
+    return config if is_there else replace(config, run_dir=args.resume)
+
+
+def _wanted(args: argparse.Namespace) -> Wanted:
+    """Paths are made absolute, so that the run goes on from anywhere."""
+    from vla_ros.share import policy_dir, robot_file
+    from vla_ros.training.derive import Wanted
+
+    missing = [f"--{name}" for name in ("robot", "bags", "out") if getattr(args, name) is None]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} missing; expected --robot FILE --bags BAG --out DIR")
+    return Wanted(
+        robot=robot_file(args.robot).resolve(),
+        bags=tuple(Path(text).expanduser().resolve() for text in args.bags if not _is_override(text)),
+        out=Path(args.out).expanduser().resolve(),
+        policy=args.policy,
+        start_from=None if args.start_from is None else policy_dir(args.start_from),
+        space=args.space,
+    )
+
+
+def _is_override(text: str) -> bool:
+    return "=" in text and not Path(text).exists()

@@ -27,10 +27,11 @@ class PolicyConfig:
 
     ``type`` is the family's name in ``families``; a state is [state_history, state_dim], a chunk [action_horizon,
     action_dim]. One that doesn't run here is computed by another program: its directory has neither weights nor
-    statistics.
+    statistics. ``learning_rate`` is what the family's releases were trained with, where that is known.
     """
 
     runs_here: ClassVar[bool] = True
+    learning_rate: ClassVar[float | None] = None
     type: str
     action_horizon: int
     action_dim: int

@@ -96,6 +96,17 @@ class PolicyProcessor(ABC):
         return cls(config, data, stats)
 
     @classmethod
+    def config_for(cls, config: PolicyConfig, sizes: Sequence[tuple[int, int]]) -> PolicyConfig:
+        """``config`` of a policy that is to be trained on cameras with images of these (height, width), in its order;
+        for a family whose network depends on them."""
+        return config
+
+    def settings_for(self, sizes: Sequence[tuple[int, int]], num_images: int) -> Any:
+        """What ``for_training`` takes as ``settings`` for a policy that goes on from this one with cameras whose images
+        have these (height, width), in its order, and so many images in all, those that stand for no camera too."""
+        return None
+
+    @classmethod
     def resizer(cls, config: PolicyConfig, settings: Any) -> Callable[[np.ndarray], np.ndarray]:
         """What training does to each camera's image before it keeps it, and ``make_batch`` then doesn't; picklable.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from omegaconf import OmegaConf
 
 from vla_ros.policies.config import DataConfig, PolicyConfig
 from vla_ros.policies.families import family_of, read_policy_config
-from vla_ros.strict import MAX_DEPTH, MAX_LINE, explained, parse_config, quoted
+from vla_ros.strict import MAX_DEPTH, MAX_LINE, config_to_dict, explained, parse_config, parse_yaml, quoted, read_text
 from vla_ros.training.episodes import EPISODES, INTERVENTIONS
+
+RUN_CONFIG = "config.yaml"  # in a run's folder, all that it was started with
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,12 @@ class OptimizerConfig:
 class TrainConfig:
     """One training run.
 
-    ``bags`` is the folder the bags are read from; nothing is written there. ``lesson`` names what is taught beside
-    actions, ``demonstrations`` the bags it makes in ``demonstrations_dir``, which are made and read only where ``bags``
-    is empty; what both mean is for the command line to know. Every ``validate_every`` steps the run is judged on the
-    last ``validation_share`` of the episodes, which it never trains on. ``run_dir`` holds checkpoints and the log,
-    ``output_dir`` gets the policy directory. ``processor`` is what the family's processor takes from a train config
-    (its ``settings_type``), ``vocab_size`` the size of a tokenizer that the lesson makes.
+    ``bags`` are bags and folders of them (in a file one text will do); nothing is written there. ``lesson`` names what
+    is taught beside actions, ``demonstrations`` the bags it makes in ``demonstrations_dir``, which are made and read
+    only where ``bags`` is empty; what both mean is for the command line to know. Every ``validate_every`` steps the run
+    is judged on the last ``validation_share`` of the episodes, which it never trains on. ``run_dir`` holds checkpoints
+    and the log, ``output_dir`` gets the policy directory. ``processor`` is what the family's processor takes from a
+    train config (its ``settings_type``), ``vocab_size`` the size of a tokenizer that the lesson makes.
 
     ``initial_policy`` is a policy directory to go on from: its weights and its tokenizer, not its statistics. Empty
     starts from random weights; ``vision_pos_emb_init_gain`` is the standard deviation the vision tower's position
@@ -61,7 +64,7 @@ class TrainConfig:
     """
 
     robot: str
-    bags: str
+    bags: tuple[str, ...]
     run_dir: str
     output_dir: str
     policy: PolicyConfig
@@ -104,39 +107,71 @@ class TrainConfig:
             raise ValueError(f"interventions is '{self.interventions}'; expected upweight with intervention_weight")
 
 
-def _check_keys(name: str, overrides: Sequence[str]) -> None:
+def _check_keys(label: str, overrides: Sequence[str]) -> None:
     """Of a key that is given twice Hydra takes the last, and settings of its own do nothing here."""
     keys = [text.lstrip("+~").partition("=")[0] for text in overrides]
     for key in keys:
         if keys.count(key) > 1:
-            raise ValueError(f"train config '{name}': override '{quoted(key)}' is given twice; remove one")
+            raise ValueError(f"{label}: override '{quoted(key)}' is given twice; remove one")
         if key.startswith("hydra"):
-            raise ValueError(
-                f"train config '{name}': override '{quoted(key)}' is Hydra's own; expected a key of the config"
-            )
+            raise ValueError(f"{label}: override '{quoted(key)}' is Hydra's own; expected a key of the config")
 
 
 def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Compose ``train/<name>.yaml`` below ``config_dir`` with Hydra ``overrides`` such as ``optimizer.num_steps=100``.
+    """Compose the train config ``name`` with Hydra ``overrides`` such as ``optimizer.num_steps=100``.
+
+    ``name`` is a file's path, which ends in ``.yaml``, or that of ``train/<name>.yaml`` below ``config_dir``, whose
+    groups a file of one's own can name, too.
 
     Raises ValueError for a config that doesn't exist, an unknown or missing key, and a value of another type.
     """
-    if not (config_dir / "train" / f"{name}.yaml").is_file():
+    own = Path(name).expanduser().resolve() if name.endswith(".yaml") else None
+    path = own or config_dir / "train" / f"{name}.yaml"
+    if not path.is_file():
         known = ", ".join(sorted(path.stem for path in (config_dir / "train").glob("*.yaml")))
-        raise ValueError(f"train config '{name}' does not exist; {config_dir / 'train'} has {known}")
+        places = f"expected a .yaml file, or one that {config_dir / 'train'} has: {known}"
+        raise ValueError(f"train config '{quoted(name)}' does not exist; {places}")
+    if own is not None:
+        with explained(f"train config '{name}': ", OSError, ValueError):
+            parse_yaml(read_text(own))  # which bounds what Hydra then reads
+    return _compose(path, config_dir, overrides, f"train config '{name}'", own is not None)
+
+
+def complete_train_config(config_dir: Path, document: Mapping[str, Any], overrides: Sequence[str] = ()) -> TrainConfig:
+    """As ``load_train_config``, of a ``document`` that no file holds yet."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "derived.yaml")
+        path.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(document))))
+        return _compose(path, config_dir, overrides, "train config", True)
+
+
+def _compose(path: Path, config_dir: Path, overrides: Sequence[str], label: str, is_own: bool) -> TrainConfig:
     for text in overrides:
         if len(text) > MAX_LINE or sum(map(text.count, "[{(")) > MAX_DEPTH:
             expected = f"expected at most {MAX_LINE} characters and {MAX_DEPTH} brackets"
-            raise ValueError(f"train config '{name}': override '{quoted(text)}' is too long; {expected}")
-    _check_keys(name, overrides)
+            raise ValueError(f"{label}: override '{quoted(text)}' is too long; {expected}")
+    _check_keys(label, overrides)
+    groups = config_dir.resolve()
+    folder, name = (path.parent, path.stem) if is_own else (groups, f"train/{path.stem}")
+    search = ["hydra.searchpath=['file://{}']".format(str(groups).replace("'", "\\'"))] if is_own else []
     # Both libraries raise kinds of their own, and whatever an override makes of their parser.
-    with explained(f"train config '{name}': ", Exception):
-        with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
-            document: Any = OmegaConf.to_container(compose(f"train/{name}", list(overrides)), resolve=True)
-    where = f"train/{name}.yaml"
+    with explained(f"{label}: ", Exception):
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            document: Any = OmegaConf.to_container(compose(name, [*search, *overrides]), resolve=True)
+    return _parse(document, f"{name}.yaml")
+
+
+def _parse(document: Any, where: str) -> TrainConfig:
+    if isinstance(document, dict) and isinstance(bags := document.get("bags"), str):
+        document["bags"] = [bags] if bags else []
     if isinstance(document, dict) and "policy" in document:
         policy = document["policy"] = read_policy_config(document["policy"], f"{where}.policy")
         settings_type = family_of(policy).processor_class().settings_type
         if settings_type is not None:
             document["processor"] = parse_config(settings_type, document.get("processor"), f"{where}.processor")
     return parse_config(TrainConfig, document, where)
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """Everything that ``config`` says, as a file that ``load_train_config`` reads."""
+    return OmegaConf.to_yaml(OmegaConf.create(config_to_dict(config)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,17 +18,17 @@ from vla_ros.bags.files import find_bags
 from vla_ros.observing.observe import match_policy
 from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.config import PolicyConfig
-from vla_ros.policies.directory import save_policy
+from vla_ros.policies.directory import find_device, save_policy
 from vla_ros.policies.families import family_of
 from vla_ros.policies.files import WEIGHTS_FILE, open_policy
 from vla_ros.policies.fill import build_policy, check_shapes
 from vla_ros.robot import RobotConfig, load_robot
-from vla_ros.strict import explained
+from vla_ros.strict import explained, listed
 from vla_ros.training.config import TrainConfig
-from vla_ros.training.dataset import LoadedBags, first_observation, load_bags
+from vla_ros.training.dataset import first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
 from vla_ros.training.samples import Lesson, SampleMaker, compute_split_stats, split_by_episode
-from vla_ros.training.trainer import Trainer, Validation
+from vla_ros.training.trainer import Trainer, Validation, check_resumable
 
 
 @dataclass(frozen=True)
@@ -69,19 +70,18 @@ def train(
     data.action_space.check_fit(config.policy.action_dim, "policy.action_dim")
     if config.policy.state_history:
         data.state_space.check_fit(config.policy.state_dim, "policy.state_dim")
-    loaded = _read_bags(config, robot, rule, lesson, report)
+    _check_places(config)
+    check_resumable(config)
+    policy = _start(config)
+    loaded = load_bags(_find_bags(config, robot, lesson, report), robot, rule, config.num_workers)
+    for line in (*loaded.problems, *loaded.lines):
+        report(line)
     frames = loaded.frames
     weight = config.intervention_weight if config.interventions == "upweight" else 1.0
     split = split_by_episode(frames, config.validation_share, weight)
     if split.share is None and len(split.train) < config.optimizer.batch_size:
         report(f"optimizer.batch_size is {config.optimizer.batch_size}; each step takes all {len(split.train)} samples")
     stats = compute_split_stats(frames, split, data)
-    torch.manual_seed(config.seed)
-    if config.initial_policy:
-        policy = policy_from(config.policy, Path(config.initial_policy))
-    else:
-        policy = build_policy(config.policy)
-        policy.init_vision(config.vision_pos_emb_init_gain)
     tokenizer = _tokenizer(config, lesson, frames.tasks)
     processor_class = family_of(config.policy).processor_class()
     processor = processor_class.for_training(config.policy, data, stats, config.processor, tokenizer)
@@ -103,6 +103,28 @@ def train(
         problems=loaded.problems,
         validation=validation,
     )
+
+
+def _check_places(config: TrainConfig) -> None:
+    """What can't be written is not to be found out when the training has ended."""
+    for name in ("run_dir", "output_dir"):
+        path = Path(getattr(config, name)).resolve()
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(f"{name} is {path}; expected a folder, and {there} is none that can be written to")
+    if Path.cwd().is_relative_to(path := Path(config.output_dir).resolve()):
+        raise ValueError(f"output_dir {path} is the folder that this runs in; expected another one")
+
+
+def _start(config: TrainConfig) -> BasePolicy:
+    """The policy as training begins with it, before any bag is read: what it can't be is to be known at once."""
+    find_device(config.device, "device")
+    torch.manual_seed(config.seed)
+    if config.initial_policy:
+        return policy_from(config.policy, Path(config.initial_policy))
+    policy = build_policy(config.policy)
+    policy.init_vision(config.vision_pos_emb_init_gain)
+    return policy
 
 
 def policy_from(config: PolicyConfig, policy_dir: Path) -> BasePolicy:
@@ -143,32 +165,30 @@ def frame_rule(config: TrainConfig) -> FrameRule:
     )
 
 
-def _read_bags(
-    config: TrainConfig, robot: RobotConfig, rule: FrameRule, lesson: Lesson | None, report: Callable[[str], None]
-) -> LoadedBags:
-    """Of the user's folder, where nothing is written; without one, of the demonstrations, which are made first."""
+def _find_bags(
+    config: TrainConfig, robot: RobotConfig, lesson: Lesson | None, report: Callable[[str], None]
+) -> tuple[Path, ...]:
+    """The user's, where nothing is written; without any, the demonstrations, which are made first."""
     if not (config.bags or config.demonstrations_dir):
         raise ValueError("bags and demonstrations_dir are empty; expected a folder of bags: set bags=FOLDER")
-    folder = Path(config.bags or config.demonstrations_dir)
+    places = tuple(Path(place) for place in config.bags or (config.demonstrations_dir,))
     for name, written in (("run_dir", config.run_dir), ("output_dir", config.output_dir)):
-        if Path(written).resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{name} {written} lies among the bags of {folder}; expected a folder outside of it")
+        for place in places:
+            if Path(written).resolve().is_relative_to(place.resolve()):
+                raise ValueError(f"{name} {written} lies among the bags of {place}; expected a folder outside of it")
     if lesson is not None and not config.bags:
-        lesson.prepare(folder, robot, config.num_workers, report)
+        lesson.prepare(places[0], robot, config.num_workers, report)
     elif config.demonstrations is not None:
         report("bags are given, so no demonstrations are made; those have a folder of their own, demonstrations_dir")
-    found = find_bags(folder)
+    found, where = find_bags(*places), listed([str(place) for place in places])
     if found.others:
-        report(f"skipped in {folder}, not a bag: {', '.join(found.others)}")
+        report(f"skipped in {where}, not a bag: {', '.join(found.others)}")
     if not found.bags:
         raise ValueError(
-            f"{folder}: no rosbag2 bag in it; expected folders of bags, .mcap or .db3 files: set bags=FOLDER"
+            f"{where}: no rosbag2 bag in it; expected folders of bags, .mcap or .db3 files: set bags=FOLDER"
         )
-    report(f"reading {len(found.bags)} bags from {folder}")
-    loaded = load_bags(found.bags, robot, rule, config.num_workers)
-    for line in (*loaded.problems, *loaded.lines):
-        report(line)
-    return loaded
+    report(f"reading {len(found.bags)} bags from {where}")
+    return found.bags
 
 
 def _check_fit(config: TrainConfig, robot: RobotConfig, lesson: Lesson | None, rule: FrameRule) -> None:

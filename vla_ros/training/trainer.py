@@ -21,7 +21,7 @@ from tqdm import tqdm
 from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.directory import find_device
 from vla_ros.strict import config_to_dict, explained, one_line, parse_json, read_text
-from vla_ros.training.config import OptimizerConfig, TrainConfig
+from vla_ros.training.config import RUN_CONFIG, OptimizerConfig, TrainConfig, to_yaml
 from vla_ros.training.samples import SampleMaker, Split
 
 CHECKPOINT = "checkpoint.pt"
@@ -75,13 +75,14 @@ class Trainer:
     def run(self, report: Callable[[str], None]) -> Validation:
         """Train to the last step, from the last checkpoint where there is one; ``report`` gets a line now and then."""
         self._run_dir.mkdir(parents=True, exist_ok=True)
-        settings = dict(_named(config_to_dict(self._config))) | {"samples": str(self._samples)}
+        settings = _settings(self._config) | {"samples": str(self._samples)}
         if (checkpoint := self._run_dir / CHECKPOINT).exists():
             changed = _changed_settings(self._run_dir, settings)
             self._resume(checkpoint, report)
             for line in changed:
                 report(f"{line} from step {self._step} on")
         (self._run_dir / SETTINGS).write_text(json.dumps(settings, indent=1))
+        (self._run_dir / RUN_CONFIG).write_text(to_yaml(self._config))
         config, num_steps, resumed_s = self._config, self._config.optimizer.num_steps, self.seconds
         bar = tqdm(
             total=num_steps, initial=self._step, unit="step", smoothing=0.05, dynamic_ncols=True,
@@ -196,14 +197,25 @@ def learning_rate_scale(config: OptimizerConfig, step: int) -> float:
     return min(warmup, 0.5 * (1.0 + math.cos(math.pi * max(0.0, progress))))
 
 
-def _changed_settings(run_dir: Path, now: Mapping[str, Any]) -> tuple[str, ...]:
+def check_resumable(config: TrainConfig) -> None:
+    """Raises ValueError where the run of ``config.run_dir`` can't go on with this config, as far as that is known
+    before its samples are."""
+    if (Path(config.run_dir) / CHECKPOINT).exists():
+        _changed_settings(Path(config.run_dir), _settings(config), but="samples")
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    return dict(_named(config_to_dict(config)))
+
+
+def _changed_settings(run_dir: Path, now: Mapping[str, Any], but: str = "") -> tuple[str, ...]:
     """A line for each setting that ``run_dir`` has otherwise; raises ValueError, naming each, for those that stay."""
     path = run_dir / SETTINGS
     if not path.exists():
         return (f"{path} is missing, so what has changed is not known: the present settings are used",)
     with explained(f"{path}: ", OSError, TypeError, ValueError, after="; delete it, or give another run_dir"):
         then = dict(parse_json(read_text(path)))
-    changed = (name for name in sorted({*then, *now}) if then.get(name) != now.get(name))
+    changed = (name for name in sorted({*then, *now} - {but}) if then.get(name) != now.get(name))
     lines = {name: f"{name} was {then.get(name)} and is {now.get(name)}" for name in changed}
     refused = "; ".join(line for name, line in lines.items() if not name.startswith(LATER + PLACES))
     if refused:

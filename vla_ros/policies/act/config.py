@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.strict import check_range
@@ -43,6 +44,8 @@ class ActConfig(PolicyConfig):
     ``dilate_last`` keeps the last group's resolution. With ``use_vae`` training has a style variable of ``latent_dim``
     numbers, 0 at inference, and ``kl_weight`` weighs how far it strays from a normal distribution.
     """
+
+    learning_rate: ClassVar[float | None] = 1e-5  # LeRobot's
 
     type: str
     cameras: tuple[CameraInput, ...]

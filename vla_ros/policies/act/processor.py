@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,6 +57,12 @@ class ActProcessor(PolicyProcessor):
         if not len(self.camera_names) == len(data.slots) == len(config.cameras):
             got = f"data has {len(self.camera_names)} cameras, policy.cameras {len(config.cameras)}"
             raise ValueError(f"policy.yaml: {got}; make them as many: ACT needs each camera it was trained on")
+
+    @classmethod
+    def config_for(cls, config: ActConfig, sizes: Sequence[tuple[int, int]]) -> ActConfig:
+        """Further cameras are normalised as the last known one."""
+        known = (*config.cameras, *[config.cameras[-1]] * len(sizes))
+        return replace(config, cameras=tuple(replace(k, size=s) for k, s in zip(known, sizes, strict=False)))
 
     @property
     def camera_size(self) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.modules.layers.sizes import GemmaSizes, SiglipSizes
@@ -24,6 +25,8 @@ class Pi0Config(PolicyConfig):
     those before it, as ``time_rule`` says. ``max_frozen_actions`` is up to how many actions of a chunk training gave
     clean, for real-time chunking without gradients.
     """
+
+    learning_rate: ClassVar[float | None] = 2.5e-5  # LeRobot's
 
     type: str
     variant: str

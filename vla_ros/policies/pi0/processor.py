@@ -83,6 +83,9 @@ class Pi0Processor(TokenProcessor):
         self.tokenizer.encode_special_tokens = True  # an instruction that spells a special token stays plain text
         self._tokens = lru_cache(NUM_CACHED_TASKS)(self._tokens_of_task)
 
+    def settings_for(self, sizes: Sequence[tuple[int, int]], num_images: int) -> Pi0Settings:
+        return replace(self.settings, camera_sizes=tuple(sizes) if self.settings.camera_sizes else ())
+
     @property
     def noise_dim(self) -> int:
         return self.config.padded_action_dim

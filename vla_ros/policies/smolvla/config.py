@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.strict import check_range
@@ -27,6 +27,8 @@ class SmolVLAConfig(PolicyConfig):
     ``num_empty_cameras`` have these and no image. ``min_period`` and ``max_period`` bound the embedding of flow times.
     With ``train_expert_only`` the backbone isn't trained.
     """
+
+    learning_rate: ClassVar[float | None] = 1e-4  # LeRobot's
 
     type: str
     vlm_config: Mapping[str, Any]

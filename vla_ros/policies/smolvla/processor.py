@@ -64,6 +64,9 @@ class SmolVLAProcessor(TokenProcessor):
             got = f"tokenizer.json: {num_tokens} tokens, the backbone has {vocab_size}"
             raise ValueError(f"{got}; give the tokenizer of the VLM that the policy was trained with")
 
+    def settings_for(self, sizes: Sequence[tuple[int, int]], num_images: int) -> PictureConfig:
+        return PictureConfig(tuple(sizes))
+
     @property
     def camera_size(self) -> tuple[int, int]:
         sizes = set(self.camera_sizes.values())
