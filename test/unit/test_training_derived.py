@@ -105,7 +105,7 @@ def test_marks_of_episodes_in_a_bag_are_used(recorded: Path, tmp_path: Path) -> 
         ({"policy": "nothing"}, "expected one of act, mid, pi-paligemma"),
         ({"policy": "pi-smol"}, "--policy pi-smol has no weights to start from"),
         ({"policy": "act", "start_from": policy_dir("tiny_touch")}, "--policy act is a ActPolicy, --start-from"),
-        ({"space": "nothing"}, "is neither a file nor one of aloha, droid"),
+        ({"space": "nothing"}, "is neither a file nor one of aloha"),
         ({"space": "ur5e"}, "looks at cameras base, wrist; robot 'so101' has front, wrist: "),
         ({"bags": (Path("/nowhere"),)}, "--bags: /nowhere does not exist"),
         ({"bags": (CONFIG_DIR / "train",)}, "holds no rosbag2 bag"),
@@ -116,6 +116,14 @@ def test_what_does_not_fit_is_refused_in_one_line(recorded: Path, changes: dict[
     with pytest.raises(ValueError) as refused:
         derived(recorded, "so101", **changes)
     assert named in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_policy_that_another_program_computes_is_not_trained(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_policy(policy_dir("tiny_touch"))
+    monkeypatch.setattr("vla_ros.training.derive.open_policy", lambda folder: opened)
+    monkeypatch.setattr(type(opened.processor.config), "runs_here", False)
+    with pytest.raises(ValueError, match="is computed by another program; expected a policy directory that has weight"):
+        derived(recorded, "so101")
 
 
 def test_joints_of_a_space_that_the_robot_lacks_are_refused_with_those_it_has(recorded: Path, tmp_path: Path) -> None:

@@ -106,6 +106,8 @@ def _find(wanted: Wanted) -> tuple[_Start | None, PolicyConfig]:
             )
         return None, config
     start = _Start(folder.resolve(), open_policy(folder).processor)
+    if not start.processor.config.runs_here:
+        raise ValueError(f"{folder} is computed by another program; expected a policy directory that has weights")
     if config is not None and config.type != start.processor.config.type:
         got = f"--policy {wanted.policy} is a {config.type}, --start-from {folder} a {start.processor.config.type}"
         raise ValueError(f"{got}; expected the same, or --start-from alone: it says which policy it is")

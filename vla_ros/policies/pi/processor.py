@@ -49,10 +49,10 @@ class PiProcessor(TokenProcessor):
     def settings_for(self, sizes: Sequence[tuple[int, int]], num_images: int) -> ProcessorConfig:
         """The buckets leave an instruction the room that they left it beside this policy's images."""
         height, width = sizes[0] if len(set(sizes)) == 1 else (0, 0)
-        vlm = type(self._vlm)(self.images, self.config, self.tokenizer, num_images)
+        vlm = type(self._vlm)(self.settings, self.config, self.tokenizer, num_images)
         num_more = len(vlm.make_prompt("a", "", "").ids) - len(self._vlm.make_prompt("a", "", "").ids)
-        buckets = tuple(bucket + num_more for bucket in self.images.buckets)
-        return replace(self.images, camera_height=height, camera_width=width, buckets=buckets)
+        buckets = tuple(bucket + num_more for bucket in self.settings.buckets)
+        return replace(self.settings, camera_height=height, camera_width=width, buckets=buckets)
 
     def make_batch(
         self, images: np.ndarray, tasks: Sequence[str], states: np.ndarray, targets: Sequence[TextTarget]
