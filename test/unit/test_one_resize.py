@@ -70,7 +70,7 @@ def first_on_the_robot(path: Path) -> Observation:
 
 def train_config(processor: VLMProcessor, data: DataConfig) -> TrainConfig:
     optimizer = OptimizerConfig(num_steps=1, batch_size=1, learning_rate=0.1, warmup_steps=1)
-    return TrainConfig("", "", "", "", processor.policy, data, optimizer, processor.config)
+    return TrainConfig("", (), "", "", processor.policy, data, optimizer, processor.config)
 
 
 @pytest.mark.parametrize("backbone", PROCESSORS)

@@ -263,8 +263,9 @@ def test_two_steps_of_training_on_a_bag_make_a_policy_directory(policies: Mappin
     config = replace(load_policy(policies["act"], CPU).policy.config, cameras=cameras)
     data = DataConfig(robot.joint_names, robot.camera_names, config.action_horizon, chunk_dt_s=0.1)
     optimizer = OptimizerConfig(2, batch_size=4, learning_rate=1e-3, warmup_steps=1)
-    folders = [str(tmp_path / name) for name in ("bags", "run", "policy")]
-    train_config = TrainConfig("tabletop", *folders, config, data, optimizer, num_workers=1, device="cpu")
+    run_dir, output_dir = (str(tmp_path / name) for name in ("run", "policy"))
+    places = ((str(tmp_path / "bags"),), run_dir, output_dir)
+    train_config = TrainConfig("tabletop", *places, config, data, optimizer, num_workers=1, device="cpu")
     report = train(train_config, robot_file("tabletop"), lambda line: None)
     assert report.num_steps == 2 and np.isfinite(report.validation.error_rad).all()
     assert not load_policy(tmp_path / "policy", CPU).drift

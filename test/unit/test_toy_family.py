@@ -133,8 +133,9 @@ def test_two_steps_of_training_on_a_bag_make_a_policy_directory(tmp_path: Path) 
     for name in ("a", "b"):
         shutil.copytree(BAG, tmp_path / "bags" / name)
     processor, optimizer = make_processor(), OptimizerConfig(2, batch_size=8, learning_rate=1e-2, warmup_steps=1)
-    folders = [str(tmp_path / name) for name in ("bags", "run", "policy")]
-    config = TrainConfig("tabletop", *folders, processor.config, processor.data, optimizer, num_workers=1, device="cpu")
+    run_dir, output_dir = (str(tmp_path / name) for name in ("run", "policy"))
+    places = ((str(tmp_path / "bags"),), run_dir, output_dir)
+    config = TrainConfig("tabletop", *places, processor.config, processor.data, optimizer, num_workers=1, device="cpu")
     report = train(config, robot_file("tabletop"), lambda line: None)
     assert report.num_steps == 2 and report.num_samples > 20 and np.isfinite(report.validation.error_rad).all()
     loaded = load_policy(tmp_path / "policy", "cpu")
