@@ -161,6 +161,14 @@ def test_a_joint_outside_its_limits_is_not_moved_by_braking():
     assert limiter.brake(0).positions[0] == 1.2
 
 
+@pytest.mark.parametrize("beyond", [6e-7, 1e-3])
+def test_a_joint_that_is_measured_a_hair_beyond_its_range_is_commanded_to_its_limit(beyond):
+    limiter = Limiter(ROBOT, DT)
+    lower = ROBOT.joint_values("lower")
+    limiter.start_at(lower - beyond)
+    np.testing.assert_array_equal(limiter.brake(0).positions, lower)
+
+
 def test_at_rest_braking_repeats_the_same_command():
     limiter = limiter_at(0.1, 0.2)
     for tick in range(5):

@@ -80,8 +80,12 @@ class Limiter:
 
     def start_at(self, positions: np.ndarray, velocities: np.ndarray | None = None, age_s: float = 0.0) -> np.ndarray:
         """Take what was measured ``age_s`` ago as the state the next command continues from: ``positions`` and
-        ``velocities`` ``[num_joints]``, None at rest. An arm in motion has been braking since; returns where it is."""
+        ``velocities`` ``[num_joints]``, None at rest. An arm in motion has been braking since; returns where it is.
+
+        A joint that is measured beyond its range by no more than a period from rest leads over begins at the limit."""
         assert np.isfinite(positions).all()
+        inside = np.clip(positions, self._lower, self._upper)
+        positions = np.where(np.abs(positions - inside) <= self._max_acceleration * self._dt**2, inside, positions)
         moving = np.zeros(len(positions)) if velocities is None else self._within_limits(velocities, positions)
         self._positions, self._velocities = self._braked(positions.astype(np.float64), moving, age_s / self._dt)
         self._change = -self._velocities
