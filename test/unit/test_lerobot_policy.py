@@ -24,7 +24,7 @@ from vla_ros.policies.fill import build_policy  # noqa: E402
 from vla_ros.policies.lerobot import installed  # noqa: E402
 from vla_ros.policies.lerobot.checkpoint import check_files  # noqa: E402
 from vla_ros.policies.lerobot.processor import LeRobotRequest  # noqa: E402
-from vla_ros.policies.lerobot.running import HostDraws, seeded  # noqa: E402
+from vla_ros.policies.lerobot.running import HostDraws, own_code_only, seeded  # noqa: E402
 from vla_ros.types import Continuation, Observation  # noqa: E402
 from vla_ros.wire import decode_request, encode_request  # noqa: E402
 
@@ -41,6 +41,7 @@ SPACE: dict[str, Any] = {
 BEFORE = "policy_preprocessor.json"
 SMALL: dict[str, dict[str, Any]] = {
     "act": {
+        "pretrained_backbone_weights": None,
         "chunk_size": 10,
         "n_action_steps": 5,
         "dim_model": 16,
@@ -50,6 +51,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "use_vae": False,
     },
     "diffusion": {
+        "pretrained_backbone_weights": None,
         "horizon": 8,
         "n_action_steps": 6,
         "down_dims": (16, 32),
@@ -93,8 +95,7 @@ def make(folder: Path, kind: str) -> Made:
     pictures = {key: PolicyFeature(FeatureType.VISUAL, (3, 24, 32)) for key in (FRONT, TOP)}
     inputs = {"observation.state": PolicyFeature(FeatureType.STATE, (3,)), **pictures}
     outputs = {"action": PolicyFeature(FeatureType.ACTION, (3,))}
-    given: dict[str, Any] = {**SMALL[kind], "device": "cpu", "pretrained_backbone_weights": None}
-    config = make_policy_config(kind, input_features=inputs, output_features=outputs, **given)
+    config = make_policy_config(kind, input_features=inputs, output_features=outputs, device="cpu", **SMALL[kind])
     config.normalization_mapping = dict.fromkeys(config.normalization_mapping, "MEAN_STD")
     rng = np.random.default_rng(0)
     stats = {
@@ -184,6 +185,22 @@ def test_the_model_node_gets_the_actions_that_lerobot_executes(kind: str, tmp_pa
     runner.close()
     with pytest.raises(PolicyUnavailable, match=f"LeRobot's '{kind}' isn't loaded any more"):
         runner.run(request)
+
+
+def test_it_moves_the_robot_as_the_family_here_does(tmp_path: Path) -> None:
+    require("act")
+    made = make(tmp_path / "theirs", "act")
+    assert do_import(made.folder, tmp_path / "run_by_lerobot") == 0
+    given = ["--robot", str(ROBOT), "--space", str(tmp_path / "space.yaml")]
+    assert main(["import", str(made.folder), str(tmp_path / "native"), *given]) == 0
+    chunks = []
+    for name in ("run_by_lerobot", "native"):
+        loaded = load_policy(tmp_path / name, "cpu")
+        request = loaded.processor.process(observation())
+        actions = PolicyRunner(loaded.policy, loaded.device).run(request).actions
+        chunks.append(loaded.processor.decode(actions, observation()))
+    np.testing.assert_allclose(chunks[0].positions, chunks[1].positions, atol=1e-5)
+    assert (chunks[0].chunk_dt_s, chunks[0].offset) == (chunks[1].chunk_dt_s, chunks[1].offset)
 
 
 def test_a_policy_that_draws_noise_draws_that_of_the_observation(tmp_path: Path) -> None:
@@ -369,3 +386,15 @@ def test_another_device_draws_what_the_host_draws() -> None:
             elsewhere = draw("meta")
         assert elsewhere.device.type == "meta" and elsewhere.shape == on_host.shape
         assert torch.equal(after, torch.rand(1)), "the host's generator has moved on by as much"
+
+
+def test_code_that_a_repository_brings_is_not_run(tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    marker = tmp_path / "ran"
+    config = {"model_type": "strange", "auto_map": {"AutoConfig": "strange.Strange"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "strange.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    with own_code_only(), pytest.raises(ValueError, match="it asks for the code Strange of a repository; nothing of"):
+        AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)
+    assert not marker.exists()

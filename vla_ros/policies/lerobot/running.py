@@ -37,7 +37,7 @@ class LeRobotRun:
         with explained(f"LeRobot {release} can't load its '{quoted(lerobot_type)}': ", Exception):
             config, policy_class = _find(lerobot_type, folder, device)
             # It tells what it does, and what it doesn't find in a file stays random unless ``strict``.
-            with redirect_stdout(sys.stderr), _own_code_only():
+            with redirect_stdout(sys.stderr), own_code_only():
                 self._policy = policy_class.from_pretrained(folder, config=config, strict=True)
                 self._before, self._after = _processors(config, folder, device)
         self._uses_amp = bool(config.use_amp)
@@ -128,7 +128,7 @@ def _recorded(policy: Any) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def _own_code_only() -> Iterator[None]:
+def own_code_only() -> Iterator[None]:
     """Some policies ask for tokenizers and towers that come with code of their own."""
 
     def refuse(name: object, *args: object, **kwargs: object) -> NoReturn:
