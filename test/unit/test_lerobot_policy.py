@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,15 @@ from vla_ros.policies.directory import load_policy  # noqa: E402
 from vla_ros.policies.files import load_processor  # noqa: E402
 from vla_ros.policies.fill import build_policy  # noqa: E402
 from vla_ros.policies.lerobot import installed  # noqa: E402
-from vla_ros.policies.lerobot.checkpoint import check_files  # noqa: E402
+from vla_ros.policies.lerobot.checkpoint import check_files, copy_checkpoint  # noqa: E402
 from vla_ros.policies.lerobot.processor import LeRobotRequest  # noqa: E402
-from vla_ros.policies.lerobot.running import HostDraws, own_code_only, seeded  # noqa: E402
+from vla_ros.policies.lerobot.running import HostDraws, LeRobotRun, own_code_only, seeded  # noqa: E402
 from vla_ros.types import Continuation, Observation  # noqa: E402
 from vla_ros.wire import decode_request, encode_request  # noqa: E402
 
 ROBOT = Path(__file__).parents[1] / "data" / "three_joints.yaml"
-ACT = Path(__file__).parents[1] / "data" / "lerobot_parity" / "act_chunk" / "checkpoint"
+KEPT = Path(__file__).parents[1] / "data" / "lerobot_parity"
+ACT, SMOLVLA = KEPT / "act_chunk" / "checkpoint", KEPT / "smolvla_base"
 JOINTS = ["base", "shoulder", "wrist"]
 FRONT, TOP = "observation.images.front", "observation.images.top"
 SPACE: dict[str, Any] = {
@@ -201,6 +203,32 @@ def test_it_moves_the_robot_as_the_family_here_does(tmp_path: Path) -> None:
         chunks.append(loaded.processor.decode(actions, observation()))
     np.testing.assert_allclose(chunks[0].positions, chunks[1].positions, atol=1e-5)
     assert (chunks[0].chunk_dt_s, chunks[0].offset) == (chunks[1].chunk_dt_s, chunks[1].offset)
+
+
+@needs_lerobot
+def test_a_policy_that_reads_text_and_queues_its_own_chunks_gives_the_recorded_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LeRobot's SmolVLA: it renames keys, needs a tokenizer, and makes an episode's first chunk another way."""
+    from lerobot.policies.smolvla import modeling_smolvla, smolvlm_with_expert
+    from safetensors import safe_open
+
+    with safe_open(SMOLVLA / "case.safetensors", framework="np") as file:
+        case, task = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["task"]
+    vlm = smolvlm_with_expert.AutoConfig.from_pretrained(SMOLVLA / "vlm")
+    tokens = SimpleNamespace(tokenizer=SimpleNamespace(fake_image_token_id=0, global_image_token_id=0))
+    for name, found in (("AutoConfig", vlm), ("AutoProcessor", tokens)):  # LeRobot looks them up by name on the hub
+        given = SimpleNamespace(from_pretrained=lambda *_, found=found: found)
+        monkeypatch.setattr(smolvlm_with_expert, name, given)
+    noise = torch.from_numpy(case["in.noise"])
+    monkeypatch.setattr(modeling_smolvla.VLAFlowMatching, "sample_noise", lambda *_: noise)
+    folder, keys = tmp_path / "checkpoint", [f"observation.images.camera{i}" for i in (1, 2)]
+    copy_checkpoint(SMOLVLA / "checkpoint", folder, str(SMOLVLA / "tokenizer"))
+    run = LeRobotRun(folder, "smolvla", keys, torch.device("cpu"))
+    images = [case[f"in.observation.images.{name}"] for name in ("top", "wrist")]
+    for _ in range(2):
+        actions = run.run(images, case["in.observation.state"][None], task, 0)
+        np.testing.assert_allclose(actions, case["out.actions_10_steps"][0], atol=2e-4)
 
 
 def test_a_policy_that_draws_noise_draws_that_of_the_observation(tmp_path: Path) -> None:
