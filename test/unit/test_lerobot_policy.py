@@ -173,6 +173,7 @@ def test_the_model_node_gets_the_actions_that_lerobot_executes(kind: str, tmp_pa
     assert [note for note in loaded.notes if "2 observations in a row" in note] == list(loaded.notes)
     assert bool(loaded.notes) == (kind == "diffusion")
     runner = PolicyRunner(loaded.policy, loaded.device)
+    assert runner.waits_for == f"LeRobot's own '{kind}' in this process on cpu"
     for seed in (1, 2, 1):  # the third knows nothing of the second
         seen = observation(seed)
         request = processor.process(seen)

@@ -151,6 +151,11 @@ class BasePolicy(nn.Module, ABC):
         """
 
     @property
+    def waits_for(self) -> str:
+        """What each inference waits for besides the device; empty where nothing is."""
+        return self.config.waits_for
+
+    @property
     def trouble(self) -> str:
         """Why it couldn't answer now, in one line, where that is known without asking it; empty where it could."""
         return ""

@@ -40,6 +40,11 @@ class LeRobotPolicy(BasePolicy):
         check_files(folder, config.files)
         self._loaded = LeRobotRun(folder, config.lerobot_type, [each.key for each in config.pictures], device)
 
+    @property
+    def waits_for(self) -> str:
+        on = "" if self._loaded is None else f" on {self._loaded.device}"
+        return self.config.waits_for + on
+
     def close(self) -> None:
         self._loaded = None
 

@@ -33,7 +33,7 @@ class LeRobotRun:
 
     def __init__(self, folder: Path, lerobot_type: str, keys: Sequence[str], device: torch.device) -> None:
         release = require_lerobot()
-        self._keys, self._device, self._selects = tuple(keys), device, True
+        self._keys, self.device, self._selects = tuple(keys), device, True
         with explained(f"LeRobot {release} can't load its '{quoted(lerobot_type)}': ", Exception):
             config, policy_class = _find(lerobot_type, folder, device)
             # It tells what it does, and what it doesn't find in a file stays random unless ``strict``.
@@ -50,9 +50,9 @@ class LeRobotRun:
         """
         seen: dict[str, Any] = {key: self._picture(image) for key, image in zip(self._keys, images, strict=True)}
         if len(state):
-            seen[STATE] = torch.from_numpy(state.copy()).to(self._device)
+            seen[STATE] = torch.from_numpy(state.copy()).to(self.device)
         seen |= {"task": task, "robot_type": ""}
-        with seeded(seed, self._device), self._precision(), torch.no_grad():
+        with seeded(seed, self.device), self._precision(), torch.no_grad():
             self._before.reset()
             self._after.reset()
             chunk = self._after(self._predict(self._before(seen), seed))
@@ -62,7 +62,7 @@ class LeRobotRun:
         return chunk[0].float().cpu().numpy()
 
     def _picture(self, image: np.ndarray) -> Tensor:
-        return (torch.from_numpy(image).to(self._device).float() / 255).permute(2, 0, 1)[None].contiguous()
+        return (torch.from_numpy(image).to(self.device).float() / 255).permute(2, 0, 1)[None].contiguous()
 
     def _predict(self, batch: Mapping[str, Any], seed: int) -> Any:
         """The whole chunk. Asked as for an episode's first action, because there LeRobot fills whatever history a
@@ -79,7 +79,7 @@ class LeRobotRun:
         return self._policy.predict_action_chunk(dict(batch))
 
     def _precision(self) -> Any:
-        return torch.autocast(self._device.type) if self._uses_amp else nullcontext()
+        return torch.autocast(self.device.type) if self._uses_amp else nullcontext()
 
 
 def _find(lerobot_type: str, folder: Path, device: torch.device) -> tuple[Any, Any]:
