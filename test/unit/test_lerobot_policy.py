@@ -260,6 +260,38 @@ def test_the_request_is_the_same_after_the_wire(act_dir: Path) -> None:
             policy.check_request(replace(back, **changes))
 
 
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (KeyError("observation.images.left"), "LeRobot's 'act' fails: KeyError: 'observation.images.left'"),
+        (np.full((10, 3), np.nan, np.float32), "LeRobot's 'act' gives actions that are not finite"),
+        (np.zeros((9, 3), np.float32), r"LeRobot's 'act' gives actions \[9, 3\]; expected \[10, 3\], as at import"),
+    ],
+)
+def test_what_goes_wrong_in_an_inference_is_one_line(
+    act_dir: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, line: str
+) -> None:
+    loaded = load_policy(act_dir, "cpu")
+    runner, request = PolicyRunner(loaded.policy, loaded.device), loaded.processor.process(observation())
+
+    def run(*_: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(LeRobotRun, "run", run)
+    with pytest.raises(PolicyUnavailable, match=line) as caught:
+        runner.run(request)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_answer_than_at_import_is_drift(act_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = LeRobotRun.run
+    monkeypatch.setattr(LeRobotRun, "run", lambda *given: run(*given) + np.float32([0, 0.1, 0]))
+    with pytest.raises(ValueError, match=r"output drifted: number 1 of the golden actions differs by up to 0\.1"):
+        load_policy(act_dir, "cpu")
+
+
 def test_nobody_claims_that_it_waits_for_nothing(act_dir: Path, tmp_path: Path, capsys: Any) -> None:
     assert main(["audit", "--policy", str(act_dir)]) == 1
     assert "each inference waits for LeRobot's own 'act' in this process" in capsys.readouterr().out
