@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vla_ros.robot import RobotConfig
 
 SERVERS = ("ws://", "wss://")
+DEFAULT_LEROBOT_VERSION = "0.6"
 DEFAULT_DT_S, DEFAULT_MODE = 0.1, "relative"  # of the runs of vla-scratch
 
 
@@ -42,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", metavar="PATH", help="tokenizer.json or its folder (default: found or fetched)"
     )
     declared.add_argument(
-        "--lerobot-version", default="0.6", metavar="V", help="whose rules it was trained by: 0.3, 0.4 or 0.6 (default)"
+        "--lerobot-version",
+        default=DEFAULT_LEROBOT_VERSION,
+        metavar="V",
+        help="whose rules it was trained by: 0.3, 0.4 or 0.6 (default)",
     )
     declared.add_argument(
         "--ignore-step", action="append", default=[], metavar="NAME", help="an unknown step that changes no number"
@@ -123,6 +127,8 @@ def _import_for_lerobot(args: argparse.Namespace, source: Source, robot: RobotCo
         raise ValueError(f"--runner lerobot: {args.source} is no checkpoint of LeRobot; leave it out")
     _refuse(args, "a policy that LeRobot runs", "asset", "vlm", "ignore_step", "no_state_in_prompt")
     _refuse(args, "a policy that LeRobot runs", "stats", "action_mode", "camera_size")
+    if args.lerobot_version != DEFAULT_LEROBOT_VERSION:
+        raise ValueError("--lerobot-version is not for a policy that LeRobot runs, by its own rules; leave it out")
     answers = Answers(args.space, args.camera, args.chunk_dt_s, tokenizer=args.tokenizer)
     report = import_for_lerobot(source.folder, out, robot, answers)
     print(
