@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from lerobot_made_helpers import (  # noqa: E402
+    BEFORE,
     FRONT,
     HORIZONS,
     ROBOT,
@@ -21,6 +22,7 @@ from lerobot_made_helpers import (  # noqa: E402
     TOP,
     Made,
     do_import,
+    edit,
     make,
     needs_lerobot,
     observation,
@@ -108,6 +110,25 @@ def test_it_moves_the_robot_as_the_family_here_does(tmp_path: Path) -> None:
         chunks.append(loaded.processor.decode(actions, observation()))
     np.testing.assert_allclose(chunks[0].positions, chunks[1].positions, atol=1e-5)
     assert (chunks[0].chunk_dt_s, chunks[0].offset) == (chunks[1].chunk_dt_s, chunks[1].offset)
+
+
+def test_actions_that_are_relative_are_absolute_when_they_come(tmp_path: Path) -> None:
+    """LeRobot's own processors keep the state of the observation that a chunk answers."""
+    require("act")
+    made, chunks = make(tmp_path / "theirs", "act"), []
+    for is_relative in (False, True):
+        if is_relative:
+            step = {"registry_name": "relative_actions_processor", "config": {"enabled": True}}
+            edit(made.folder / BEFORE, lambda d: d["steps"].insert(1, step))
+            step_after = {"registry_name": "absolute_actions_processor", "config": {"enabled": True}}
+            edit(made.folder / "policy_postprocessor.json", lambda d: d["steps"].insert(1, step_after))
+        assert do_import(made.folder, tmp_path / f"policy_{is_relative}") == 0
+        loaded = load_policy(tmp_path / f"policy_{is_relative}", "cpu")
+        runner = PolicyRunner(loaded.policy, loaded.device)
+        chunks += [runner.run(loaded.processor.process(observation(seed))).actions for seed in (1, 2)]
+    for seed in (1, 2):
+        state = np.degrees(observation(seed).joint_positions)
+        np.testing.assert_allclose(chunks[seed + 1], chunks[seed - 1] + state, atol=1e-4)
 
 
 @needs_lerobot

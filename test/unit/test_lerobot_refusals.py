@@ -121,6 +121,13 @@ def test_what_is_no_checkpoint_of_lerobot_is_not_run_by_it(tmp_path: Path, capsy
     assert "is no checkpoint of LeRobot" in refusal(capsys, tmp_path / "nothing", tmp_path / "policy")
 
 
+def test_an_option_that_means_nothing_to_lerobot_is_refused(tmp_path: Path, capsys: Any) -> None:
+    for option in (["--lerobot-version", "0.4"], ["--ignore-step", "a"], ["--vlm", "b"]):
+        assert f"{option[0]} is not for a policy that LeRobot runs" in refusal(
+            capsys, ACT, tmp_path / "policy", *option
+        )
+
+
 def test_a_folder_is_told_from_what_it_was(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"lacks model.safetensors; restore"):
