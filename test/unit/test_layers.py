@@ -155,7 +155,16 @@ MAY_IMPORT = {
     }
     | TORCH,
     # LeRobot lives here and nowhere else.
-    "vla_ros.policies.lerobot": {"numpy", "lerobot", "vla_ros.policies", "vla_ros.transforms"} | TORCH,
+    "vla_ros.policies.lerobot": {
+        "numpy",
+        "PIL",
+        "lerobot",
+        "vla_ros.policies",
+        "vla_ros.robot",
+        "vla_ros.transforms",
+        "vla_ros.types",
+    }
+    | TORCH,
     "vla_ros.execution": {"numpy", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types", "vla_ros.wire"} | TORCH,
     "vla_ros.audit": {"numpy", "vla_ros.execution", "vla_ros.policies", "vla_ros.transforms"} | TORCH,
     "vla_ros.bench": {

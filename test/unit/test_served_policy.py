@@ -25,8 +25,9 @@ from vla_ros.policies.files import load_processor, open_policy  # noqa: E402
 from vla_ros.policies.fill import build_policy  # noqa: E402
 from vla_ros.policies.respace import respace  # noqa: E402
 from vla_ros.policies.served.config import presets, read_keys  # noqa: E402
-from vla_ros.policies.served.processor import ServedProcessor, ServedRequest, make_message  # noqa: E402
+from vla_ros.policies.served.processor import ServedProcessor, make_message  # noqa: E402
 from vla_ros.robot import load_robot  # noqa: E402
+from vla_ros.transforms.prompted import PromptedRequest  # noqa: E402
 from vla_ros.types import Continuation, Observation  # noqa: E402
 from vla_ros.wire import decode_request, encode_request  # noqa: E402
 
@@ -142,13 +143,13 @@ def test_the_packaged_dictionaries_fit_the_packaged_spaces_and_robots(
 def test_a_request_comes_back_from_the_wire_as_it_was_sent(policy_dir: Path) -> None:
     request = open_policy(policy_dir).golden.request
     message = decode_request(encode_request(request))
-    back = ServedRequest.from_tensors(message.tensors, message.metadata)
+    back = PromptedRequest.from_tensors(message.tensors, message.metadata)
     for name, array in request.to_tensors().items():
         np.testing.assert_array_equal(back.to_tensors()[name], array)
     for name in ("image.0", "prompt", "state"):
         others = {key: array for key, array in message.tensors.items() if key != name}
         with pytest.raises(ValueError, match=f"tensor '{name}' is missing"):
-            ServedRequest.from_tensors(others, message.metadata)
+            PromptedRequest.from_tensors(others, message.metadata)
     policy = build_policy(open_policy(policy_dir).processor.config)
     with pytest.raises(ValueError, match="request has 1 images .*, which aren't this policy's"):
         policy.check_request(replace(request, images=request.images[:1]))

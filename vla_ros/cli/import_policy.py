@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vla_ros.robot import RobotConfig
 
 SERVERS = ("ws://", "wss://")
+DEFAULT_LEROBOT_VERSION = "0.6"
 DEFAULT_DT_S, DEFAULT_MODE = 0.1, "relative"  # of the runs of vla-scratch
 
 
@@ -42,10 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", metavar="PATH", help="tokenizer.json or its folder (default: found or fetched)"
     )
     declared.add_argument(
-        "--lerobot-version", default="0.6", metavar="V", help="whose rules it was trained by: 0.3, 0.4 or 0.6 (default)"
+        "--lerobot-version",
+        default=DEFAULT_LEROBOT_VERSION,
+        metavar="V",
+        help="whose rules it was trained by: 0.3, 0.4 or 0.6 (default)",
     )
     declared.add_argument(
         "--ignore-step", action="append", default=[], metavar="NAME", help="an unknown step that changes no number"
+    )
+    declared.add_argument(
+        "--runner", choices=("lerobot",), help="who runs it: the LeRobot that is installed, for a type unknown here"
     )
     declared.add_argument("--no-state-in-prompt", action="store_true", help="pi0.5 that was trained without it")
     served = parser.add_argument_group("policy servers that speak openpi's protocol")
@@ -78,6 +85,8 @@ def run(args: argparse.Namespace) -> Outcome:
         return _import_served(args, robot, out)
     _refuse(args, "a checkpoint, but for a server", "keys", "api_key_file", "ca_file")
     source = find_source(args.source)
+    if args.runner:
+        return _import_for_lerobot(args, source, robot, out)
     report = _import_run(args, robot, out) if source.kind == RUN else _import_checkpoint(args, source, robot, out)
     height, width = report.image_size
     size = f"{report.num_parameters / 1e6:.1f} M parameters, {report.num_bytes / 1e6:.0f} MB"
@@ -93,7 +102,7 @@ def run(args: argparse.Namespace) -> Outcome:
 def _import_served(args: argparse.Namespace, robot: RobotConfig, out: Path) -> Outcome:
     from vla_ros.policies.served.recording import ServerAnswers, import_served
 
-    _refuse(args, "a server", "asset", "tokenizer", "vlm", "ignore_step", "no_state_in_prompt")
+    _refuse(args, "a server", "runner", "asset", "tokenizer", "vlm", "ignore_step", "no_state_in_prompt")
     _refuse(args, "a server", "stats", "action_mode", "camera_size")
     answers = ServerAnswers(args.keys, args.space, args.camera, args.chunk_dt_s, args.api_key_file, args.ca_file)
     report = import_served(args.source, out, robot, answers)
@@ -103,6 +112,28 @@ def _import_served(args: argparse.Namespace, robot: RobotConfig, out: Path) -> O
         f"{report.chunk_dt_s:g} s apart, for {robot.name}\n"
         f"its answers to the golden case are {repeats}; later ones may be up to {report.largest_tolerance:.3g} off\n"
         f"digest {report.digest}"
+    )
+    for note in report.notes:
+        print(note)
+    return Outcome(asdict(report) | {"out": args.out})
+
+
+def _import_for_lerobot(args: argparse.Namespace, source: Source, robot: RobotConfig, out: Path) -> Outcome:
+    from vla_ros.policies.importing.run import Answers
+    from vla_ros.policies.importing.source import LEROBOT
+    from vla_ros.policies.lerobot.recording import import_for_lerobot
+
+    if source.kind != LEROBOT:
+        raise ValueError(f"--runner lerobot: {args.source} is no checkpoint of LeRobot; leave it out")
+    _refuse(args, "a policy that LeRobot runs", "asset", "vlm", "ignore_step", "no_state_in_prompt")
+    _refuse(args, "a policy that LeRobot runs", "stats", "action_mode", "camera_size")
+    if args.lerobot_version != DEFAULT_LEROBOT_VERSION:
+        raise ValueError("--lerobot-version is not for a policy that LeRobot runs, by its own rules; leave it out")
+    answers = Answers(args.space, args.camera, args.chunk_dt_s, tokenizer=args.tokenizer)
+    report = import_for_lerobot(source.folder, out, robot, answers)
+    print(
+        f"{args.out}: '{report.lerobot_type}' run by LeRobot {report.release}, {report.action_horizon} actions of "
+        f"{report.action_dim} numbers, {report.chunk_dt_s:g} s apart, for {robot.name}\ndigest {report.digest}"
     )
     for note in report.notes:
         print(note)

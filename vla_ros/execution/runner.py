@@ -59,7 +59,7 @@ class PolicyRunner:
     @property
     def waits_for(self) -> str:
         """What each inference waits for besides the device; else empty."""
-        return self._policy.config.waits_for
+        return self._policy.waits_for
 
     def close(self) -> None:
         """The policy is run no more."""

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,17 @@ class BasePolicy(nn.Module, ABC):
             f"output drifted: golden actions differ by up to {worst:.3g}, expected at most {tolerance}; "
             "weights, code or a library changed since export: restore them or export the policy again"
         )
+
+    def load_sync(self, policy_dir: Path, device: torch.device) -> None:  # noqa: B027
+        """Of one that doesn't run here: read what it needs of its directory; ``device`` is where it may compute.
+
+        Raises ValueError where that is missing or damaged.
+        """
+
+    @property
+    def waits_for(self) -> str:
+        """What each inference waits for besides the device; empty where nothing is."""
+        return self.config.waits_for
 
     @property
     def trouble(self) -> str:

@@ -26,8 +26,9 @@ class PolicyConfig:
     """The ``policy:`` group: each family's is a frozen dataclass of its own, with at least these in it.
 
     ``type`` is the family's name in ``families``; a state is [state_history, state_dim], a chunk [action_horizon,
-    action_dim]. One that doesn't run here is computed by another program: its directory has neither weights nor
-    statistics. ``learning_rate`` is what the family's releases were trained with, where that is known.
+    action_dim]. One that doesn't run here is computed by another program or library: its directory has neither weights
+    nor statistics of this package. ``learning_rate`` is what the family's releases were trained with, where that is
+    known.
     """
 
     runs_here: ClassVar[bool] = True

@@ -17,6 +17,7 @@ from vla_ros.policies.files import GOLDEN_FILE, WEIGHTS_FILE, OpenPolicy, open_p
 from vla_ros.policies.fill import build_on_meta, build_policy, check_shapes, fill_policy
 from vla_ros.policies.golden import GoldenCase, decode_golden, write_golden
 from vla_ros.policies.processor import PolicyProcessor
+from vla_ros.share import stand_in
 from vla_ros.strict import check_safetensors, explained
 from vla_ros.transforms.sample import PolicyRequest
 from vla_ros.types import Observation
@@ -63,7 +64,7 @@ def load_policy(
     refuse_drift: bool = True,
 ) -> LoadedPolicy:
     """The policy of a directory on ``device`` with weights of ``dtype``, after recomputing its golden actions. One that
-    is computed elsewhere has none, and is on the CPU.
+    is computed elsewhere has none, and takes its requests on the CPU.
 
     ``with_guidance``: requests for real-time chunking are among those to warm up with.
 
@@ -79,12 +80,13 @@ def load_policy(
         return _fill(policy, path, device, dtype)
 
     opened = open_policy(policy_dir, refuse_drift, fill)
-    config, golden = opened.processor.config, opened.golden
+    config, golden, elsewhere = opened.processor.config, opened.golden, device
     if policy is None:
         policy, device = build_policy(config), torch.device("cpu")
     policy = policy.to(device).eval()
     try:
         with explained(f"policy directory {policy_dir}: "):
+            policy.load_sync(stand_in(policy_dir), elsewhere)
             drift = policy.drift_sync(golden.request, golden.actions, ACTION_TOLERANCES[dtype], device)
             requests = opened.processor.warm_up_requests(golden.observation, with_guidance)
             if refuse_drift and (drift := opened.drift or drift):

@@ -54,6 +54,7 @@ class Family:
 
 _PI, _PI0 = "vla_ros.policies.pi", "vla_ros.policies.pi0"
 _ACT, _SMOLVLA, _SERVED = "vla_ros.policies.act", "vla_ros.policies.smolvla", "vla_ros.policies.served"
+_LEROBOT = "vla_ros.policies.lerobot"
 FAMILIES = {
     "PiPolicy": Family(
         f"{_PI}.config:PiConfig", f"{_PI}.processor:PiProcessor", f"{_PI}.policy:PiPolicy", f"{_PI}.trials:PiTrials"
@@ -81,6 +82,12 @@ FAMILIES = {
         f"{_SERVED}.processor:ServedProcessor",
         f"{_SERVED}.policy:ServedPolicy",
         extra="served",
+    ),
+    "LeRobotPolicy": Family(
+        f"{_LEROBOT}.config:LeRobotConfig",
+        f"{_LEROBOT}.processor:LeRobotProcessor",
+        f"{_LEROBOT}.policy:LeRobotPolicy",
+        extra="lerobot",
     ),
 }
 

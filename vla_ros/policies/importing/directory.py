@@ -15,6 +15,7 @@ from vla_ros.policies.importing.precision import float32_arithmetic
 from vla_ros.policies.importing.settings import Imported
 from vla_ros.policies.importing.writer import write_safetensors
 from vla_ros.policies.processor import PolicyProcessor
+from vla_ros.robot import RobotConfig
 from vla_ros.types import Observation
 
 GOLDEN_TASK = "move to the red block"
@@ -73,6 +74,22 @@ def _write(folder: Path, imported: Imported) -> str:
     decoded = decode_golden(processor, observation, actions)
     write_golden(folder / GOLDEN_FILE, GoldenCase(observation, request, actions, decoded))
     return open_policy(folder).processor.digest
+
+
+def make_observation(processor: PolicyProcessor, robot: RobotConfig) -> Observation:
+    """For a policy without statistics: noise from a fixed seed as images of the cameras' sizes, joints in the middle of
+    their limits."""
+    rng = np.random.default_rng(GOLDEN_SEED)
+    sizes = {camera.name: (camera.height, camera.width) for camera in robot.cameras}
+    low, high = robot.joint_values("lower"), robot.joint_values("upper")
+    is_bounded = np.isfinite(low) & np.isfinite(high)
+    return Observation(
+        stamp_ns=GOLDEN_SEED,
+        headers_ns=dict.fromkeys(processor.camera_names, GOLDEN_SEED),
+        images={name: rng.integers(0, 256, (*sizes[name], 3), np.uint8) for name in processor.camera_names},
+        joint_positions=np.where(is_bounded, (low + high) / 2, 0.0),
+        task=GOLDEN_TASK,
+    )
 
 
 def _golden_observation(processor: PolicyProcessor) -> Observation:

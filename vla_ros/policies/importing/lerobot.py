@@ -109,6 +109,12 @@ class LeRobotCheckpoint:
         """Whether it can be driven with: a base checkpoint has none."""
         return ACTION in self.stats or self.modes.get("ACTION") == "IDENTITY"
 
+    def check_stats(self) -> None:
+        """Raises ValueError where it can't be driven with."""
+        if not self.has_stats:
+            got = f"{self.folder} has no statistics of its actions: a base checkpoint"
+            raise ValueError(f"{got}, which nothing can be driven with; fine-tune it on the robot's data, import that")
+
     def feature(self, key: str) -> Feature:
         """The feature of that key; raises ValueError where there is none."""
         for each in (*self.inputs, *self.outputs):

@@ -14,10 +14,10 @@ from vla_ros.policies.importing.directory import ImportReport, check_free, write
 from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint, read_lerobot
 from vla_ros.policies.importing.openpi import CAMERAS, OpenPiCheckpoint, read_openpi
 from vla_ros.policies.importing.settings import CameraSettings, Imported, ImportSettings
-from vla_ros.policies.importing.source import LEROBOT, Source
+from vla_ros.policies.importing.source import BY_LEROBOT, LEROBOT, Source, check_type
 from vla_ros.robot import RobotConfig
 from vla_ros.spaces.components import RobotJoints
-from vla_ros.strict import config_to_dict
+from vla_ros.strict import config_to_dict, quoted
 
 # What imports a checkpoint of each type.
 IMPORTERS = {
@@ -51,9 +51,9 @@ def import_checkpoint(source: Source, out: Path, robot_config: RobotConfig, answ
     doesn't say and nobody else does, and what contradicts it.
     """
     check_free(out)
-    robot = replace(joints_of(robot_config), chunk_dt_s=answers.chunk_dt_s or math.nan)
-    cameras = {x.name: CameraSettings(x.name, x.height, x.width) for x in robot_config.cameras}
+    robot = robot_joints(robot_config, answers)
     if source.kind == LEROBOT:
+        check_type(source.folder)
         checkpoint: Any = read_lerobot(source.folder, answers.ignored_steps)
         kind, keys = checkpoint.type, tuple(each.key for each in checkpoint.cameras)
         if not keys:
@@ -65,10 +65,26 @@ def import_checkpoint(source: Source, out: Path, robot_config: RobotConfig, answ
         checkpoint = read_openpi(source.folder, answers.asset)
         kind, keys = "openpi", CAMERAS
         declared = declare(answers.space, robot, {"state": None, "action": None}, (), _what(checkpoint))
+    settings = make_settings(keys, declared, robot_config, answers, _what(checkpoint))
+    return write_policy(out, checkpoint.weights, _load(IMPORTERS[kind])(checkpoint, settings))
+
+
+def robot_joints(robot: RobotConfig, answers: Answers) -> RobotJoints:
+    """A robot's joints, at the time between actions that the user says."""
+    return replace(joints_of(robot), chunk_dt_s=answers.chunk_dt_s or math.nan)
+
+
+def make_settings(
+    keys: Sequence[str], declared: Declaration, robot_config: RobotConfig, answers: Answers, what: str
+) -> ImportSettings:
+    """What is known of the checkpoint ``what``, whose pictures have the ``keys``. Raises ValueError for a camera or a
+    time between actions that nobody says."""
+    robot = robot_joints(robot_config, answers)
     chunk_dt_s = answers.chunk_dt_s or declared.file.chunk_dt_s
     if chunk_dt_s is None:
-        raise ValueError(f"{_what(checkpoint)} doesn't say how far apart its actions are; say it with --chunk-dt-s S")
-    settings = ImportSettings(
+        raise ValueError(f"{what} doesn't say how far apart its actions are; say it with --chunk-dt-s S")
+    cameras = {x.name: CameraSettings(x.name, x.height, x.width) for x in robot_config.cameras}
+    return ImportSettings(
         joint_names=robot.names,
         cameras=assign_cameras(keys, answers.cameras, declared.file.cameras, cameras),
         chunk_dt_s=chunk_dt_s,
@@ -81,16 +97,14 @@ def import_checkpoint(source: Source, out: Path, robot_config: RobotConfig, answ
         tells_state=answers.tells_state,
         robot=robot_config,
     )
-    return write_policy(out, checkpoint.weights, _load(IMPORTERS[kind])(checkpoint, settings))
 
 
 def _declare_lerobot(checkpoint: LeRobotCheckpoint, robot: RobotJoints, answers: Answers) -> Declaration:
     if checkpoint.type not in IMPORTERS:
         known = ", ".join(kind for kind in IMPORTERS if kind != "openpi")
-        raise ValueError(f"{checkpoint.folder} is a LeRobot checkpoint of type '{checkpoint.type}'; expected {known}")
-    if not checkpoint.has_stats:
-        got = f"{checkpoint.folder} has no statistics of its actions: a base checkpoint"
-        raise ValueError(f"{got}, which nothing can be driven with; fine-tune it on data of the robot, and import that")
+        got = f"{checkpoint.folder} is a LeRobot checkpoint of type '{quoted(checkpoint.type)}'"
+        raise ValueError(f"{got}; expected {known}, or {BY_LEROBOT}")
+    checkpoint.check_stats()
     shapes = {each.key: each.shape for each in checkpoint.inputs}
     sizes = {"state": shapes.get(STATE, (None,))[0], "action": checkpoint.feature(ACTION).shape[0]}
     declared = declare(answers.space, robot, sizes, checkpoint.relative_dims(), _what(checkpoint))

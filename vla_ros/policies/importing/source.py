@@ -17,13 +17,14 @@ HUB_PREFIX = "hf:"
 HUB_SOURCE = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<subpath>[^@]+))?(?:@(?P<revision>.+))?", re.ASCII)
 RUN, LEROBOT, OPENPI = "run", "lerobot", "openpi"
 INNER = "pretrained_model"  # where LeRobot's training puts what it saves
+BY_LEROBOT = "have it run by an installed LeRobot with --runner lerobot (docs/lerobot.md)"
 SERVE = "serve it where it runs, and import its ws://host:port (docs/served.md)"
 CONVERT = (
     "convert it with openpi's examples/convert_jax_model_to_pytorch.py, copy its assets beside, and import that; or "
     f"{SERVE}"
 )
 # Types of LeRobot's policies that have no family here.
-SERVED_TYPES = {
+FOREIGN_TYPES = {
     "diffusion": "a diffusion policy",
     "groot": "a GR00T checkpoint",
     "xvla": "an X-VLA checkpoint",
@@ -87,6 +88,14 @@ def find_source(source: str) -> Source:
     return Source(kind, Path(source) if kind == RUN else folder)
 
 
+def check_type(folder: Path) -> None:
+    """Raises ValueError for a policy of LeRobot that is known and has no family here."""
+    kind = read_object(folder / CONFIG_FILE).get("type")
+    if kind in FOREIGN_TYPES:
+        what = f"{folder} is {FOREIGN_TYPES[kind]} of LeRobot, which has no family here"
+        raise ValueError(f"{what}; {BY_LEROBOT}, or {SERVE}")
+
+
 def _kind(folder: Path) -> str:
     if (folder / "params").is_dir() and not (folder / WEIGHTS_FILE).is_file():
         raise ValueError(f"{folder} is openpi's JAX checkpoint; {CONVERT}")
@@ -98,10 +107,7 @@ def _kind(folder: Path) -> str:
             return RUN  # which says what it misses
         raise ValueError(f"{folder} {what}; expected {CONFIG_FILE} and {WEIGHTS_FILE} in it, or a run")
     config = read_object(folder / CONFIG_FILE)
-    kind = config.get("type")
-    if isinstance(kind, str):
-        if kind in SERVED_TYPES:
-            raise ValueError(f"{folder} is {SERVED_TYPES[kind]} of LeRobot, which has no family here; {SERVE}")
+    if isinstance(config.get("type"), str):
         return LEROBOT
     if (folder / ASSETS).is_dir() or "paligemma_variant" in config:
         return OPENPI

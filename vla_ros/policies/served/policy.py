@@ -14,8 +14,9 @@ from vla_ros.policies.base import BasePolicy, OnStage, PolicyUnavailable, tell_n
 from vla_ros.policies.served.config import ServedConfig
 from vla_ros.policies.served.connection import Connection, Server
 from vla_ros.policies.served.link import ServerLink
-from vla_ros.policies.served.processor import ServedRequest, image_names, make_message
+from vla_ros.policies.served.processor import make_message
 from vla_ros.strict import quoted
+from vla_ros.transforms.prompted import PromptedRequest, image_names
 from vla_ros.transforms.sample import PolicyRequest, TrainingBatch
 
 NUM_TRIES = 3  # at the golden case, of a server that draws noise of its own
@@ -69,7 +70,7 @@ class ServedPolicy(BasePolicy):
     def check_request(self, request: PolicyRequest) -> None:
         super().check_request(request)
         config, keys = self.config, self.config.keys
-        assert isinstance(request, ServedRequest)
+        assert isinstance(request, PromptedRequest)
         if request.state.shape != (config.state_history, config.state_dim) or len(request.images) != len(keys.pictures):
             got = f"{len(request.images)} images and a state {list(request.state.shape)}"
             raise ValueError(f"request has {got}, which aren't this policy's: give both nodes the same policy")

@@ -14,16 +14,16 @@ from vla_ros.policies.config import DataConfig
 from vla_ros.policies.files import GOLDEN_FILE, open_policy, replaced_whole, write_files
 from vla_ros.policies.golden import GoldenCase, decode_golden, write_golden
 from vla_ros.policies.importing.declaring import Declaration, assign_cameras, declare, joints_of
-from vla_ros.policies.importing.directory import GOLDEN_SEED, GOLDEN_TASK, check_free
+from vla_ros.policies.importing.directory import check_free, make_observation
 from vla_ros.policies.importing.settings import ACTION_OFFSET, CameraSettings
 from vla_ros.policies.served.config import TYPE, RequestKeys, ServedConfig, check_url, read_keys
 from vla_ros.policies.served.connection import Server, connected
 from vla_ros.policies.served.link import CONNECT_TIMEOUT_S
 from vla_ros.policies.served.policy import read_actions
-from vla_ros.policies.served.processor import ServedProcessor, ServedRequest, make_message
+from vla_ros.policies.served.processor import ServedProcessor, make_message
 from vla_ros.robot import RobotConfig
 from vla_ros.spaces.cameras import CameraSlot
-from vla_ros.types import Observation
+from vla_ros.transforms.prompted import PromptedRequest
 
 NUM_RECORDED = 8
 # Of an action's number, by its size but at least of 1: another GPU rounds otherwise, a bfloat16 network by a percent.
@@ -68,9 +68,9 @@ def import_served(url: str, out: Path, robot: RobotConfig, answers: ServerAnswer
     check_url(url, "SOURCE")
     keys, server = read_keys(answers.keys), Server.of(url, answers.api_key_file, answers.ca_file)
     draft = _draft(url, robot, keys, answers)
-    observation = _golden_observation(draft, robot)
+    observation = make_observation(draft, robot)
     request = draft.process(observation)
-    assert isinstance(request, ServedRequest)
+    assert isinstance(request, PromptedRequest)
     recorded = _record(server, draft, request)
     golden, spread = recorded.mean(0), _spread(recorded)
     tolerance = TOLERANCE * np.maximum(1.0, np.abs(recorded).max((0, 1))) + MAX_SPREADS * spread
@@ -147,22 +147,7 @@ def _whole(keys: RequestKeys, slots: Sequence[str], declared: Declaration) -> Re
     return replace(keys, pictures=tuple(each for each in keys.pictures if each.slot in slots), state=state)
 
 
-def _golden_observation(processor: ServedProcessor, robot: RobotConfig) -> Observation:
-    """Noise from a fixed seed as images of the cameras' sizes, joints in the middle of their limits."""
-    rng = np.random.default_rng(GOLDEN_SEED)
-    sizes = {camera.name: (camera.height, camera.width) for camera in robot.cameras}
-    low, high = robot.joint_values("lower"), robot.joint_values("upper")
-    is_bounded = np.isfinite(low) & np.isfinite(high)
-    return Observation(
-        stamp_ns=GOLDEN_SEED,
-        headers_ns=dict.fromkeys(processor.camera_names, GOLDEN_SEED),
-        images={name: rng.integers(0, 256, (*sizes[name], 3), np.uint8) for name in processor.camera_names},
-        joint_positions=np.where(is_bounded, (low + high) / 2, 0.0),
-        task=GOLDEN_TASK,
-    )
-
-
-def _record(server: Server, draft: ServedProcessor, request: ServedRequest) -> np.ndarray:
+def _record(server: Server, draft: ServedProcessor, request: PromptedRequest) -> np.ndarray:
     """What the server answers to the golden request, several times: float32 [answers, horizon, action_dim]."""
     config = draft.config
     message: dict[str, Any] = make_message(config.keys, request.images, request.prompt, request.state)
