@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any
 
 import rclpy
+from rclpy.duration import Duration
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import JointState
 from sensor_relay import joints_topic
@@ -30,6 +31,7 @@ from vla_ros.topics import Qos, Topic
 
 NUM_POINTS, NUM_TASK_BYTES, NUM_NAMES = 60_000, 50_000_000, 200_000
 POLL_S = 0.05
+ACKED = Duration(seconds=2.0)
 
 
 def _teleop(robot: RobotConfig) -> JointTrajectory:
@@ -71,8 +73,13 @@ def main() -> int:
             for publisher, data in sent:
                 publisher.publish(data)
                 if stopping.wait(args.pause_s):
-                    return 0
+                    break
+            if stopping.is_set():
+                break
         stopping.wait()
+        # A sender that goes while its message is on its way leaves what has come of it in the readers.
+        for publisher, _ in sent:
+            publisher.wait_for_all_acked(ACKED)
     return 0
 
 

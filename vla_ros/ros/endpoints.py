@@ -19,8 +19,8 @@ from rclpy.subscription import Subscription
 
 from vla_ros.messages.bounds import MAX_BYTES, MAX_POINTS, count_points
 from vla_ros.ros.bounded import Bound
-from vla_ros.ros.qos import HEARD, PROFILES
-from vla_ros.topics import TRAJECTORY, Service, Topic
+from vla_ros.ros.qos import ANYBODY, LATCHED, PROFILES, RELIABLE
+from vla_ros.topics import BOOL, TRAJECTORY, Service, Topic
 
 Take = Callable[[Any, Mapping[str, Any]], None]
 Refuse = Callable[[str], None]
@@ -69,7 +69,9 @@ def hear(node: Node, topic: Topic, callback: Callable[[Any], None], refuse: Refu
     within bounds, as ``subscribe``.
 
     A subscription that asks for more than a publisher offers hears nothing of it, and one that asks for less misses
-    what was latched: there is one for each, and every message is taken once, by when it was sent.
+    what was latched: there is one for each, and every message is taken once, by when it was sent. The one for best
+    effort comes with the first publisher that needs it where messages may be large: of each whose sender ends in the
+    middle it would keep for ever, in Fast DDS, what has come, though it was sent reliably.
     """
     taken: deque[int] = deque(maxlen=NUM_TAKEN)
     take = _opened(topic, lambda msg, _: callback(msg), refuse)
@@ -81,10 +83,21 @@ def hear(node: Node, topic: Topic, callback: Callable[[Any], None], refuse: Refu
         taken.append(sent_ns)
         take(data, info)
 
-    # By itself rclpy warns that nothing is heard of a publisher, whom another of these subscriptions hears.
-    silent = SubscriptionEventCallbacks(use_default_callbacks=False)
-    for profile in HEARD:
-        _subscribe_bounded(node, topic, take_once, refuse, profile, silent)
+    def hear_as(profile: QoSProfile, unmatched: Callable[[Any], None] | None = None) -> None:
+        # By itself rclpy warns that nothing is heard of a publisher, whom another of these subscriptions hears.
+        events = SubscriptionEventCallbacks(incompatible_qos=unmatched, use_default_callbacks=False)
+        _subscribe_bounded(node, topic, take_once, refuse, profile, events)
+
+    missing = [ANYBODY]
+
+    def hear_anybody(_: Any) -> None:
+        if missing:
+            hear_as(missing.pop())
+
+    hear_as(RELIABLE, hear_anybody)
+    hear_as(LATCHED)
+    if topic.type == BOOL:
+        hear_anybody(None)
 
 
 def _subscribe_bounded(

@@ -24,9 +24,8 @@ COMMAND = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 LATCHED = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 REPORT = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE, depth=10)
 
-# Every publisher can serve it.
+# Every publisher can serve it. Between the three of them they match every publisher at its best.
 ANYBODY = _profile(ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
-# Between them they match every publisher at its best.
-HEARD = (ANYBODY, _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE), LATCHED)
+RELIABLE = _profile(ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 
 PROFILES = {Qos.SENSOR: CAMERA, Qos.COMMAND: COMMAND, Qos.LATCHED: LATCHED, Qos.REPORT: REPORT}
