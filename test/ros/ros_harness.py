@@ -276,7 +276,8 @@ class Probe:
                     time.sleep(0.005)
                 if is_settled is not None and is_settled():
                     return None
-                future = client.call_async(request)
+                if not future.done():  # its answer may have come while the state was asked for
+                    future = client.call_async(request)
             raise AssertionError(f"no answer from {name} in {START_PATIENCE_S:g} s")
         finally:
             self.node.destroy_client(client)

@@ -24,8 +24,8 @@ ROBOT = RobotConfig(
 def judged(msgtype: str, num_messages: int, num_lost: int = 0, rate_hz: float = 30.0) -> tuple[str, ...]:
     camera = TopicReport("/front/image", msgtype, num_messages, rate_hz=rate_hz, num_lost=num_lost)
     joints = TopicReport("/joint_states", JOINT_STATE, 100, rate_hz=100.0, num_lost=99)
-    topic = SimpleNamespace(is_needed=True)
-    topics = [SimpleNamespace(topic=topic, foreign_types=set(), report=report) for report in (camera, joints)]
+    seen = {"topic": SimpleNamespace(is_needed=True), "foreign_types": set(), "unnamed": ()}
+    topics = [SimpleNamespace(**seen, report=report) for report in (camera, joints)]
     return _judge(topics, ROBOT, "robot.yaml")[1]
 
 

@@ -134,7 +134,7 @@ class DemoClient(Node):
             if time.monotonic() > deadline:
                 got = f"the service {client.srv_name} gave no answer in {timeout_s:g} s"
                 raise ValueError(f"{got}; see the nodes' logs")
-            if done is False:
+            if done is False and not future.done():  # its answer may have come meanwhile
                 future = client.call_async(request)
         return future.result()
 
