@@ -133,6 +133,7 @@ class Probe:
         self.modes: list[str] = []
         self.image_stamps_ns: list[int] = []
         self._diagnostics: dict[str, DiagnosticStatus] = {}
+        self._clients: dict[str, Any] = {}
         self.node = node = rclpy.create_node("probe", namespace=namespace)
         self.namespace = node.get_namespace()
         self._cameras = {c.name: node.create_publisher(Image, c.topic, qos.CAMERA) for c in robot.cameras}
@@ -263,24 +264,24 @@ class Probe:
     def _call(self, kind: Any, name: str, request: Any, is_settled: Callable[[], bool] | None = None) -> Any:
         """The answer of a service, asked again where it seems lost; with ``is_settled``, only where that is not true,
         and None where it is."""
-        client = self.node.create_client(kind, name)
+        # Kept: one that is destroyed while the executor waits for it ends the executor.
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(kind, name)
+        client = self._clients[name]
         deadline_s = time.monotonic() + START_PATIENCE_S
-        try:
-            assert client.wait_for_service(START_PATIENCE_S), f"no service {name}"
-            future = client.call_async(request)
-            while time.monotonic() < deadline_s:
-                asked_s = time.monotonic()
-                while time.monotonic() < asked_s + ANSWER_PATIENCE_S:
-                    if future.done():
-                        return future.result()
-                    time.sleep(0.005)
-                if is_settled is not None and is_settled():
-                    return None
-                if not future.done():  # its answer may have come while the state was asked for
-                    future = client.call_async(request)
-            raise AssertionError(f"no answer from {name} in {START_PATIENCE_S:g} s")
-        finally:
-            self.node.destroy_client(client)
+        assert client.wait_for_service(START_PATIENCE_S), f"no service {name}"
+        future = client.call_async(request)
+        while time.monotonic() < deadline_s:
+            asked_s = time.monotonic()
+            while time.monotonic() < asked_s + ANSWER_PATIENCE_S:
+                if future.done():
+                    return future.result()
+                time.sleep(0.005)
+            if is_settled is not None and is_settled():
+                return None
+            if not future.done():  # its answer may have come while the state was asked for
+                future = client.call_async(request)
+        raise AssertionError(f"no answer from {name} in {START_PATIENCE_S:g} s")
 
     def _on_command(self, msg: JointTrajectory) -> None:
         self.command_times_s.append(time.monotonic())
