@@ -107,7 +107,7 @@ def record(compress: str, seconds: float, folder: Path) -> dict[str, float]:
         policy = {"robot": robot_file, "policy": str(folder / "policy"), "autostart": True}
         processes.start_node("policy_node", {**policy, "task": camera_policy.TASK})
         log, deadline_s = folder / "policy_node.log", time.monotonic() + START_TIMEOUT_S
-        while "HOLD" not in log.read_text() and time.monotonic() < deadline_s:
+        while "]: active" not in log.read_text() and time.monotonic() < deadline_s:
             processes.check()
             time.sleep(0.5)
         command = [sys.executable, "-m", "vla_ros.cli", "record", "--robot", robot_file, "--out", str(bag)]
