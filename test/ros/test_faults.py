@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from fake_model import FakeModel
-from ros_harness import NodeProcess, Probe, assert_within_limits, wait_for_words, wait_until
+from ros_harness import START_PATIENCE_S, NodeProcess, Probe, assert_within_limits, wait_until
 
 from vla_ros.policies.files import digest_of
 from vla_ros.robot import load_robot
@@ -63,7 +63,7 @@ def rig(ros: None, policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
     parameters |= {"result_timeout_s": 1.0, "model_timeout_s": 0.5}
     node = NodeProcess("nodes.policy_node", folder / "policy_node.log", parameters, namespace="faults")
     try:
-        wait_until(lambda: probe.commands, "the first command", 120.0)
+        wait_until(lambda: probe.commands, "the first command", START_PATIENCE_S)
         yield Rig(probe, model, node)
     finally:
         code = node.stop(signal.SIGINT)
@@ -118,8 +118,8 @@ def test_each_fault_ends_in_hold_and_is_named(rig: Rig, fault: str) -> None:
     rig.drive()
     inject(rig)
     wait_until(lambda: rig.probe.mode() == "HOLD", "HOLD")
-    wait_until(lambda: not any(rig.probe.commands[-1].points[0].velocities), "rest")
-    wait_for_words(rig, named)
+    wait_until(lambda: rig.probe.is_at_rest(), "rest")
+    rig.probe.wait_for_words(named)
     rig.probe.commands.clear()
     wait_until(lambda: len(rig.probe.commands) > 15, "commands")
     held = [command.points[0].positions for command in rig.probe.commands]

@@ -76,8 +76,7 @@ class ServedGraph:
     probe: Probe
 
     def says(self, *words: str) -> bool:
-        status = self.probe.diagnostic("vla_model: inference")
-        return status is not None and any(word in status.message for word in words)
+        return any(word in self.probe.said("vla_model: inference") for word in words)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from ros_harness import (
     NodeProcess,
     Probe,
     assert_within_limits,
-    wait_for_words,
     wait_until,
 )
 
@@ -44,7 +43,7 @@ class Robot:
         wait_until(lambda: self.probe.trigger("vla_policy/reset_estop").success, "reset")
         self.probe.trigger("vla_policy/hold")
         wait_until(lambda: self.probe.mode() == "HOLD", "HOLD")
-        wait_until(lambda: self.probe.commands and not any(self.probe.commands[-1].points[0].velocities), "rest")
+        wait_until(lambda: self.probe.is_at_rest(), "rest")
         self.probe.reset()
 
     def is_driven(self) -> bool:
@@ -83,7 +82,9 @@ def robots(running: dict[str, Robot]) -> dict[str, Robot]:
 
 def test_each_starts_in_hold_where_its_own_robot_is(running):
     for side, robot in running.items():
-        np.testing.assert_allclose(robot.commanded, np.tile(START[side], (len(robot.commanded), 1)), atol=1e-9)
+        wait_until(lambda robot=robot: len(robot.commanded) > 10 and robot.probe.modes, "commands and their mode")
+        commanded = robot.commanded
+        np.testing.assert_allclose(commanded, np.tile(START[side], (len(commanded), 1)), atol=1e-9)
         assert set(robot.probe.modes) == {"HOLD"}
 
 
@@ -111,14 +112,14 @@ def test_both_drive_at_once_and_one_emergency_stop_is_for_one_robot(robots):
     wait_until(lambda: left.probe.mode() == "ESTOP", "ESTOP")
     right.probe.chunks.clear()
     right.probe.modes.clear()
-    wait_until(lambda: len(right.probe.chunks) >= 2, "the other one's chunks")
+    wait_until(lambda: len(right.probe.chunks) >= 2 and right.probe.modes, "the other one's chunks")
     assert set(right.probe.modes) == {"POLICY"}
 
 
 def test_diagnostics_tell_the_robots_apart_by_their_namespace(robots):
     robots["left"].probe.engage()
-    wait_for_words(robots["left"], "POLICY: engaged")
-    wait_for_words(robots["right"], "HOLD: ")
+    robots["left"].probe.wait_for_words("POLICY: engaged")
+    robots["right"].probe.wait_for_words("HOLD: ")
     for side, robot in robots.items():
         for name in ("vla_policy: control", "vla_model: inference"):
             wait_until(lambda robot=robot, name=name: robot.probe.diagnostic(name), f"{side}/{name}")
@@ -135,5 +136,5 @@ def test_a_model_node_that_dies_stops_its_own_robot_only(robots):
     wait_until(lambda: right.probe.mode() == "HOLD", "HOLD")
     left.probe.modes.clear()
     left.probe.chunks.clear()
-    wait_until(lambda: len(left.probe.chunks) >= 2, "the other one's chunks")
+    wait_until(lambda: len(left.probe.chunks) >= 2 and left.probe.modes, "the other one's chunks")
     assert set(left.probe.modes) == {"POLICY"}
