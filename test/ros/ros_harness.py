@@ -213,6 +213,18 @@ class Probe(SpunNode):
             raise AssertionError(f"{error}: {last[0]}") from error
         self._has_engaged = True
 
+    def drive(self, num_chunks: int = 1) -> None:
+        """Let the policy drive until so many chunks are followed, engaged again where a busy machine ends the drive."""
+        self.chunks.clear()
+        self.engage()
+
+        def is_driven() -> bool:
+            if self.mode() == "HOLD":
+                self.engage()
+            return self.mode() == "POLICY" and len(self.chunks) >= num_chunks
+
+        wait_until(is_driven, f"{num_chunks} chunks that are followed")
+
     def change_state(self, node: str, transition: str) -> bool:
         number = getattr(Transition, f"TRANSITION_{transition.upper()}")
         if (node, transition) == ("vla_policy", "activate"):

@@ -66,13 +66,11 @@ def test_a_jump_of_ros_time_ends_in_hold_by_its_name(rig: tuple[Probe, NodeProce
     probe, _ = rig
     probe.reset()
     probe.say("touch the red block")
-    probe.engage()
-    wait_until(lambda: probe.chunks, "a chunk")
+    probe.drive()
     if driver == "TELEOP":
         wait_until(lambda: probe.teleop([0.1, 0.0, 0.0]) or probe.mode() == "TELEOP", "TELEOP")
     probe.clock_offset_ns += jump_s * S
     wait_until(lambda: probe.mode() == "HOLD", "HOLD")
-    wait_until(lambda: probe.is_at_rest(), "rest")
+    wait_until(probe.is_at_rest, "rest")
     wait_until(lambda: "ROS time jumped by" in probe.value("vla_policy: control", "fault"), "the fault's name")
-    probe.engage()
-    wait_until(lambda: probe.mode() == "POLICY", "POLICY: what was stamped before is forgotten")
+    probe.drive()  # what was stamped before is forgotten

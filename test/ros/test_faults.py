@@ -118,7 +118,7 @@ def test_each_fault_ends_in_hold_and_is_named(rig: Rig, fault: str) -> None:
     rig.drive()
     inject(rig)
     wait_until(lambda: rig.probe.mode() == "HOLD", "HOLD")
-    wait_until(lambda: rig.probe.is_at_rest(), "rest")
+    wait_until(rig.probe.is_at_rest, "rest")
     rig.probe.wait_for_words(named)
     rig.probe.commands.clear()
     wait_until(lambda: len(rig.probe.commands) > 15, "commands")

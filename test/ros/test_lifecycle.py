@@ -138,10 +138,11 @@ def test_a_configure_that_fails_destroys_nothing_of_a_node_that_another_thread_s
         raise ValueError("no hand")
 
     node, destroyed = PolicyNode(), list[Publisher]()
-    monkeypatch.setattr(policy_node, "HumanInputs", refuse)
-    monkeypatch.setattr(node, "destroy_publisher", destroyed.append)
     node.set_parameters([Parameter("policy", value="none"), Parameter("robot", value=str(ROBOT_FILE))])
-    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    with monkeypatch.context() as patch:
+        patch.setattr(policy_node, "HumanInputs", refuse)
+        patch.setattr(node, "destroy_publisher", destroyed.append)
+        assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
     assert node.failure == "no hand" and not destroyed
     node.close()
     node.destroy_node()

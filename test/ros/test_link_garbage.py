@@ -43,9 +43,8 @@ class Driven:
                 self.probe.hearing(UInt8MultiArray, "vla_model/request", partial(_keep, requests), 10),
                 self.probe.hearing(UInt8MultiArray, "vla_model/result", partial(_keep, results), 10),
             ):
-                self.probe.engage()
+                self.probe.drive(2)
                 self.sample = wait_until(lambda: _pair(requests, results), "a request and its result")
-                wait_until(lambda: len(self.probe.chunks) >= 2 and self.probe.mode() == "POLICY", "chunks")
             self._parts = stack.pop_all()
         self.probe.modes.clear()
 

@@ -44,8 +44,7 @@ def key(tmp_path: Path) -> Path:
 
 def test_nodes_of_one_key_work_and_one_that_answers_without_it_is_ignored_and_named(graph, key: Path) -> None:
     with keys(graph, vla_policy=key, vla_model=key):
-        graph.probe.engage()
-        wait_until(lambda: len(graph.probe.chunks) > 2, "chunks")
+        graph.probe.drive(3)
         result = PolicyResult(1, digest_of(graph.policy_dir), np.zeros((4, 3), np.float32), 1.0, {})
         told = "result on '/vla_model/result' refused: message is not signed"
         control = "vla_policy: control"

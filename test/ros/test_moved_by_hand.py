@@ -68,10 +68,7 @@ def test_an_arm_that_is_moved_by_hand_is_named_and_commanded_to_stay_where_it_re
     hand.is_held, hand.largest_gap = False, 0.0
     hand.estop(False)
     wait_until(lambda: hand.trigger("vla_policy/reset_estop").success, "reset")
-    hand.engage()
-    wait_until(lambda: hand.mode() == "POLICY", "POLICY")
-    hand.chunks.clear()
-    wait_until(lambda: hand.chunks, "a chunk")
+    hand.drive()
     assert hand.largest_gap < 1.0
 
 

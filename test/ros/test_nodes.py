@@ -27,13 +27,6 @@ def wait_for_hold_because(graph, *named: str) -> None:
     wait_until(lambda: all(name in graph.probe.said(CONTROL) for name in named), f"{named} on /diagnostics")
 
 
-def drive(graph, num_chunks: int = 2) -> None:
-    """Engage, and wait until chunks are followed."""
-    graph.probe.chunks.clear()
-    graph.probe.engage()
-    wait_until(lambda: len(graph.probe.chunks) >= num_chunks, "chunks")
-
-
 def test_configure_and_activate_lead_to_hold_at_the_measured_joints(module_graph):
     probe = module_graph.probe
     start = np.linspace(-0.2, 0.2, probe.robot.num_joints)
@@ -55,13 +48,13 @@ def test_without_an_instruction_engage_is_refused(module_graph):
 
 
 def test_the_policy_drives_at_the_control_rate_while_the_model_infers(graph):
-    drive(graph)
+    graph.probe.drive(2)
     measured: list[tuple[float, float]] = []
 
     def is_steady() -> bool:
         """In 2 s in which a busy machine neither ended the drive nor lost commands on the way."""
         if graph.probe.mode() != "POLICY":
-            drive(graph)
+            graph.probe.drive(2)
         graph.probe.modes.clear()
         graph.probe.sent_s.clear()
         time.sleep(2.0)  # the length of the measurement
@@ -96,7 +89,7 @@ def test_the_policy_drives_at_the_control_rate_while_the_model_infers(graph):
 
 
 def test_a_trajectory_is_what_controllers_take(graph):
-    drive(graph)
+    graph.probe.drive(2)
     wait_until(lambda: len(graph.probe.commands) > 20, "commands")
     commands = list(graph.probe.commands)
     limits = {joint.name: joint for joint in graph.probe.robot.joints}
@@ -116,11 +109,11 @@ def test_a_trajectory_is_what_controllers_take(graph):
 
 
 def test_commands_keep_within_the_acceleration_limit(graph):
-    drive(graph)
+    graph.probe.drive(2)
     wait_until(lambda: any(any(command.points[0].velocities) for command in graph.probe.commands), "motion")
     graph.probe.trigger("vla_policy/hold")
     wait_until(lambda: graph.probe.mode() == "HOLD", "HOLD")
-    wait_until(lambda: graph.probe.is_at_rest(), "rest")
+    wait_until(graph.probe.is_at_rest, "rest")
     commands = list(graph.probe.commands)
     velocities = np.array([command.points[0].velocities for command in commands])
     assert velocities.any()
@@ -131,10 +124,10 @@ def test_commands_keep_within_the_acceleration_limit(graph):
 
 
 def test_hold_brings_the_arm_to_rest_at_a_fixed_command(graph):
-    drive(graph)
+    graph.probe.drive(2)
     assert graph.probe.trigger("vla_policy/hold").success
     wait_until(lambda: graph.probe.mode() == "HOLD", "HOLD")
-    wait_until(lambda: graph.probe.is_at_rest(), "rest")
+    wait_until(graph.probe.is_at_rest, "rest")
     graph.probe.commands.clear()
     wait_until(lambda: len(graph.probe.commands) > 10, "commands")
     positions = np.array([command.points[0].positions for command in graph.probe.commands])
@@ -143,14 +136,14 @@ def test_hold_brings_the_arm_to_rest_at_a_fixed_command(graph):
 
 
 def test_a_chunk_is_stamped_with_the_time_of_an_image_it_was_made_from(graph):
-    drive(graph, num_chunks=3)
+    graph.probe.drive(3)
     stamps_ns = [c.header.stamp.sec * 10**9 + c.header.stamp.nanosec for c in graph.probe.chunks]
     assert set(stamps_ns) <= set(graph.probe.image_stamps_ns)
     assert (np.diff(stamps_ns) > 0).all()
 
 
 def test_a_wrong_encoding_is_named_and_ends_policy(graph):
-    drive(graph)
+    graph.probe.drive(2)
     graph.probe.encoding = "16UC1"
     wait_for_hold_because(graph, "camera 'front'", "16UC1")
     refused = graph.probe.trigger("vla_policy/engage")
@@ -163,23 +156,23 @@ def test_an_image_of_another_size_is_named(graph):
 
 
 def test_a_camera_that_falls_silent_ends_policy_by_its_name(graph):
-    drive(graph)
+    graph.probe.drive(2)
     graph.probe.silent.add("top")
     wait_for_hold_because(graph, "camera 'top'")
 
 
 def test_a_missing_joint_is_named_and_ends_policy(graph):
-    drive(graph)
+    graph.probe.drive(2)
     graph.probe.joint_names = graph.probe.joint_names[:-1]
     wait_for_hold_because(graph, "wrist")
 
 
 def test_after_an_absence_of_seconds_the_policy_does_not_go_on_by_itself(graph):
     """Though the robot file's default is to recover from an overrun."""
-    drive(graph)
+    graph.probe.drive(2)
     graph.policy_node.pause(2.0)
     wait_for_hold_because(graph, "the control thread did not run for")
-    wait_until(lambda: graph.probe.is_at_rest(), "rest")
+    wait_until(graph.probe.is_at_rest, "rest")
     graph.probe.commands.clear()
     wait_until(lambda: len(graph.probe.commands) > 100, "commands")
     held = [command.points[0].positions for command in graph.probe.commands]
@@ -232,7 +225,7 @@ def test_an_impossible_transition_is_answered_and_the_node_lives(graph):
 
 
 def test_garbage_on_the_link_is_refused_and_both_nodes_live(graph):
-    drive(graph)
+    graph.probe.drive(2)
     graph.probe.modes.clear()
     header = b'{"__metadata__":{"kind":"vla_ros request 1"}}'
     truncated = len(header).to_bytes(8, "little") + header
@@ -247,18 +240,18 @@ def test_garbage_on_the_link_is_refused_and_both_nodes_live(graph):
         graph.probe.chunks.clear()
         wait_until(lambda: len(graph.probe.chunks) >= 2 and graph.probe.modes, "chunks and modes")
         assert set(graph.probe.modes) == {"POLICY"}, "the mode stays what it was"
-        drive(graph)
+        graph.probe.drive(2)
         assert graph.policy_node.is_running and graph.model_node.is_running
 
 
 def test_a_model_that_stops_answering_ends_policy_and_can_come_back(graph):
-    drive(graph)
+    graph.probe.drive(2)
     assert graph.probe.change_state("vla_model", "deactivate")
     wait_for_hold_because(graph, "vla_model")
     refused = graph.probe.trigger("vla_policy/engage")
     assert not refused.success and "not active" in refused.message
     graph.bring("vla_model", "active")
-    drive(graph)
+    graph.probe.drive(2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

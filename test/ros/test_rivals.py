@@ -67,15 +67,10 @@ RIVALS: dict[str, tuple[type, str, Callable[[Any], Any] | None]] = {
 }
 
 
-def drive(graph) -> None:
-    graph.probe.engage()
-    wait_until(lambda: graph.probe.mode() == "POLICY", "POLICY")
-
-
 @pytest.mark.parametrize("what", RIVALS)
 def test_a_rival_ends_the_policys_drive_and_is_named(graph, rival: Rival, what: str) -> None:
     kind, topic, make = RIVALS[what]
-    drive(graph)
+    graph.probe.drive()
     rival(kind, topic, None if make is None else lambda: make(graph))
     wait_until(lambda: graph.probe.mode() == "HOLD", "HOLD")
     graph.probe.wait_for_words(f"'/{topic}' has 2 publishers", "/rival", "expected one for this robot")
@@ -84,7 +79,7 @@ def test_a_rival_ends_the_policys_drive_and_is_named(graph, rival: Rival, what: 
 
 
 def test_who_publishes_other_joints_is_no_rival(graph, rival: Rival) -> None:
-    drive(graph)
+    graph.probe.drive()
     heard, said = [], len(graph.policy_node.log)
 
     def fingers() -> JointState:
