@@ -44,7 +44,6 @@ JOINTS_PER_FRAME = 4
 PUSH_STEP_S = 0.01
 ROBOT_FILE = SOURCE_ROOT / "test" / "data" / "three_joints.yaml"
 MAX_UNHEARD_SHARE = 0.02
-NUM_AT_REST = 3
 
 
 class NodeProcess(ChildProcess):
@@ -162,12 +161,12 @@ class Probe(SpunNode):
     def mode(self) -> str:
         return self.modes[-1] if self.modes else ""
 
-    def is_at_rest(self) -> bool:
+    def is_at_rest(self, num: int = 3) -> bool:
         """Whether one position without velocity is commanded again and again: a mode comes on a topic of its own, and
         the newest command that was heard may be older."""
-        last = [command.points[0] for command in self.commands[-NUM_AT_REST:]]
+        last = [command.points[0] for command in self.commands[-num:]]
         rest = [(point.positions, any(point.velocities)) for point in last]
-        return len(rest) == NUM_AT_REST and rest == [(rest[0][0], False)] * NUM_AT_REST
+        return len(rest) == num and rest == [(rest[0][0], False)] * num
 
     def diagnostic(self, name: str) -> DiagnosticStatus | None:
         """The last status of a node: ``vla_policy: control`` or ``vla_model: inference``."""
@@ -183,16 +182,15 @@ class Probe(SpunNode):
         status = self.diagnostic(name)
         return next((value.value for value in status.values if value.key == key), "") if status is not None else ""
 
+    def says(self, *words: str) -> bool:
+        """Whether the policy node's last status has each of them in it."""
+        status = self.diagnostic("vla_policy: control")
+        values = [] if status is None else [f"{value.key} {value.value}" for value in status.values]
+        text = " ".join([self.said("vla_policy: control"), *values])
+        return all(word in text for word in words)
+
     def wait_for_words(self, *words: str) -> None:
-        """Until the policy node's status says each of them."""
-
-        def says_all() -> bool:
-            status = self.diagnostic("vla_policy: control")
-            values = [] if status is None else [f"{value.key} {value.value}" for value in status.values]
-            text = " ".join([self.said("vla_policy: control"), *values])
-            return all(word in text for word in words)
-
-        wait_until(says_all, f"{words} in the diagnostics")
+        wait_until(lambda: self.says(*words), f"{words} in the diagnostics")
 
     def trigger(self, service: str) -> Trigger.Response:
         return self._call(Trigger, service, Trigger.Request())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ ROBOT_FILE = Path(__file__).parents[1] / "data" / "three_joints.yaml"
 CONTROL = "vla_policy: control"
 NAN = float("nan")
 AWAY_S = 0.3
+NUM_HELD = 15
+NAMED_S = 10.0
 
 
 class Rig:
@@ -115,15 +118,19 @@ FAULTS: dict[str, tuple[Callable[[Rig], None], str]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_ends_in_hold_and_is_named(rig: Rig, fault: str) -> None:
     inject, named = FAULTS[fault]
-    rig.drive()
-    inject(rig)
-    wait_until(lambda: rig.probe.mode() == "HOLD", "HOLD")
-    wait_until(rig.probe.is_at_rest, "rest")
-    rig.probe.wait_for_words(named)
-    rig.probe.commands.clear()
-    wait_until(lambda: len(rig.probe.commands) > 15, "commands")
-    held = [command.points[0].positions for command in rig.probe.commands]
-    assert held == held[:1] * len(held), "one fixed command"
+
+    def is_held() -> bool:
+        """By one fixed command. Another try where a busy machine ends the drive before the fault does."""
+        rig.drive()
+        inject(rig)
+        end_s = time.monotonic() + NAMED_S
+        while time.monotonic() < end_s:
+            time.sleep(0.05)
+            if rig.probe.mode() == "HOLD" and rig.probe.says(named) and rig.probe.is_at_rest(NUM_HELD):
+                return True
+        return False
+
+    wait_until(is_held, f"{named} in HOLD", 3 * NAMED_S)
 
 
 def test_actions_far_outside_the_limits_are_bounded_and_reported(rig: Rig) -> None:
