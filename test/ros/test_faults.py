@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import yaml
 from fake_model import FakeModel
 from ros_harness import START_PATIENCE_S, NodeProcess, Probe, assert_within_limits, wait_until
+from waiting import becomes_true
 
 from vla_ros.policies.files import digest_of
 from vla_ros.robot import load_robot
@@ -119,18 +119,18 @@ FAULTS: dict[str, tuple[Callable[[Rig], None], str]] = {
 def test_each_fault_ends_in_hold_and_is_named(rig: Rig, fault: str) -> None:
     inject, named = FAULTS[fault]
 
+    probe = rig.probe
+
     def is_held() -> bool:
-        """By one fixed command. Another try where a busy machine ends the drive before the fault does."""
+        return probe.mode() == "HOLD" and probe.says(named) and probe.is_at_rest(NUM_HELD)
+
+    def is_ended() -> bool:
+        """Tried again where a busy machine ends the drive before the fault does."""
         rig.drive()
         inject(rig)
-        end_s = time.monotonic() + NAMED_S
-        while time.monotonic() < end_s:
-            time.sleep(0.05)
-            if rig.probe.mode() == "HOLD" and rig.probe.says(named) and rig.probe.is_at_rest(NUM_HELD):
-                return True
-        return False
+        return becomes_true(is_held, NAMED_S)
 
-    wait_until(is_held, f"{named} in HOLD", 3 * NAMED_S)
+    wait_until(is_ended, f"{named} in HOLD", 3 * NAMED_S)
 
 
 def test_actions_far_outside_the_limits_are_bounded_and_reported(rig: Rig) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from ros_harness import Probe, wait_until
+from waiting import becomes_true
 
 SPEED = 0.4  # rad/s
 WAY = np.array([1.0, 0.1, 0.1])
 # Until a busy machine has taken a joint state and stopped sending, the hand goes on.
 MARGIN = 0.5
+SETTLED_S = 5.0
 
 
 @pytest.fixture
@@ -56,13 +58,18 @@ def goal_of(probe: Probe) -> np.ndarray:
     return probe.positions - np.where(probe.positions > 0.2, WAY, -WAY)
 
 
+def is_left_where_pushed(probe: Probe) -> bool:
+    """Tried again where a busy machine holds the hand up so long that the arm seems to rest on the way."""
+    goal = goal_of(probe)
+    probe.push(goal, SPEED)
+    return becomes_true(lambda: is_at(probe, goal), SETTLED_S)
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_an_arm_that_is_moved_by_hand_is_named_and_commanded_to_stay_where_it_rests(graph, hand, place):
     PLACES[place](graph)
     wait_until(lambda: is_at(hand, hand.positions), "a command")
-    goal = goal_of(hand)
-    hand.push(goal, SPEED)
-    wait_until(lambda: is_at(hand, goal), "commands where the arm rests")
+    wait_until(lambda: is_left_where_pushed(hand), "commands where the arm rests")
     graph.probe.wait_for_words("joint 'base' is measured", "max_tracking_error", "it rests and is commanded to stay")
     assert hand.largest_gap <= 1.0 + MARGIN
     hand.is_held, hand.largest_gap = False, 0.0

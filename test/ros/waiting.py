@@ -46,6 +46,16 @@ def wait_until(condition: Callable[[], Any], what: str, patience_s: float = PATI
         time.sleep(0.01)
 
 
+def becomes_true(condition: Callable[[], Any], patience_s: float) -> bool:
+    """Whether it does in that time, for who would try something else then."""
+    deadline_s = time.monotonic() + patience_s
+    while not condition():
+        if time.monotonic() >= deadline_s:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 @contextmanager
 def nothing_left_behind() -> Iterator[None]:
     """Whatever was begun in the block and is not closed at its end, as after a failure, is closed then: what it does
