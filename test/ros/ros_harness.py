@@ -36,7 +36,7 @@ from vla_ros.ros import qos
 MODES = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # Importing torch and transformers on a busy machine.
 START_PATIENCE_S = 240.0
-# Of a node that has answered before and doesn't load.
+# Of what has begun before, or hasn't in all that time: a broken node must not cost every test minutes.
 ANSWER_PATIENCE_S = 60.0
 ASK_AGAIN_S = 3.0
 CAMERA_PERIOD_S = 0.05
@@ -90,8 +90,7 @@ class Probe(SpunNode):
         self.image_stamps_ns: list[int] = []
         self._diagnostics: dict[str, DiagnosticStatus] = {}
         self._clients: dict[str, Any] = {}
-        self._answered: set[str] = set()
-        self._has_engaged = False
+        self._waited_for: set[str] = set()
         node = rclpy.create_node("probe", namespace=namespace)
         self.namespace = node.get_namespace()
         self._cameras = {c.name: node.create_publisher(Image, c.topic, qos.CAMERA) for c in robot.cameras}
@@ -204,12 +203,10 @@ class Probe(SpunNode):
             last[0] = response.message
             return response.success
 
-        patience_s = ANSWER_PATIENCE_S if self._has_engaged else START_PATIENCE_S
         try:
-            wait_until(is_engaged, "engage", patience_s)
+            wait_until(is_engaged, "engage", self._patience_s("engage"))
         except AssertionError as error:
             raise AssertionError(f"{error}: {last[0]}") from error
-        self._has_engaged = True
 
     def drive(self, num_chunks: int = 1) -> None:
         """Let the policy drive until so many chunks are followed, engaged again where a busy machine ends the drive."""
@@ -228,7 +225,7 @@ class Probe(SpunNode):
         if (node, transition) == ("vla_policy", "activate"):
             self.limits.new_segment()  # it starts from where the robot is measured
         before = self.state(node)
-        patience_s = START_PATIENCE_S if transition == "configure" else None
+        patience_s = self._patience_s(f"{node} loads") if transition == "configure" else None
         request = ChangeState.Request(transition=Transition(id=number))
 
         def has_changed() -> bool:
@@ -264,12 +261,12 @@ class Probe(SpunNode):
         is_settled: Callable[[], bool] | None = None,
     ) -> Any:
         """The answer of a service, asked again where it seems lost; with ``is_settled``, only where that is not true,
-        and None where it is. Without ``patience_s`` the first answer of a node may take long, another not."""
+        and None where it is."""
         if name not in self._clients:
             self._clients[name] = self.do(self.node.create_client, kind, name)
         client, node = self._clients[name], name.rpartition("/")[0]
         if patience_s is None:
-            patience_s = ANSWER_PATIENCE_S if node in self._answered else START_PATIENCE_S
+            patience_s = self._patience_s(node)
         wait_until(client.service_is_ready, f"the service {name}", patience_s)
         asked, asked_s = client.call_async(request), time.monotonic()
 
@@ -286,8 +283,13 @@ class Probe(SpunNode):
             return False
 
         wait_until(is_over, f"an answer from {name}", patience_s)
-        self._answered.add(node)
         return asked.result()
+
+    def _patience_s(self, what: str) -> float:
+        """Long the first time that it is waited for."""
+        is_first = what not in self._waited_for
+        self._waited_for.add(what)
+        return START_PATIENCE_S if is_first else ANSWER_PATIENCE_S
 
     def _on_command(self, msg: JointTrajectory, info: Mapping[str, Any]) -> None:
         self.sent_s.append(1e-9 * info["source_timestamp"])
