@@ -13,13 +13,15 @@ from waiting import PATIENCE_S, Lasting
 
 SOURCE_ROOT = Path(__file__).parents[2]
 NUM_LAST_LINES = 30
+# To take torch down lasts 10 s on a busy machine.
+END_PATIENCE_S = 60.0
 
 
 def child_environment() -> dict[str, str]:
     """This process's, in which a child imports the tree under test and finds its own ROS libraries again."""
     kept = {key: value for key, value in os.environ.items() if key != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
     paths = [str(SOURCE_ROOT), str(SOURCE_ROOT / "test" / "unit"), kept.get("PYTHONPATH", "")]
-    return kept | {"PYTHONPATH": os.pathsep.join(paths)}
+    return kept | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONFAULTHANDLER": "1"}
 
 
 class ChildProcess(Lasting):
@@ -49,15 +51,17 @@ class ChildProcess(Lasting):
         return self._log.read_text(errors="replace")
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Ask it to end; its exit code."""
+        """Ask it to end; its exit code. Where it doesn't, its log says what each of its threads was about."""
         super().close()
-        if self.is_running:
-            self._child.send_signal(number)
-        try:
-            return self._child.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            return self._child.wait()
+        for final, patience_s in ((number, END_PATIENCE_S), (signal.SIGABRT, PATIENCE_S), (signal.SIGKILL, None)):
+            if self.is_running:
+                self._child.send_signal(final)
+            try:
+                self._child.wait(patience_s)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        return self._child.returncode
 
     def close(self) -> None:
         self.stop()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import child_process
 import pytest
 import rclpy
 from child_process import ChildProcess, child_environment
@@ -89,3 +91,15 @@ def test_what_a_failed_test_leaves_behind_is_ended(tmp_path: Path) -> None:
         process = ChildProcess(tmp_path / "log", ["http.server", "0", "--bind", "127.0.0.1"], child_environment())
         assert process.is_running
     assert not process.is_running
+
+
+def test_a_process_that_does_not_end_says_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_process, "END_PATIENCE_S", 0.1)
+    (tmp_path / "deaf.py").write_text(
+        "import signal, sys, time\nsignal.signal(2, print)\nprint('deaf', flush=True)\n"
+        "def sleep():\n    while True:\n        time.sleep(1)\nsleep()\n"
+    )
+    env = child_environment() | {"PYTHONPATH": str(tmp_path)}
+    process = ChildProcess(tmp_path / "log", ["deaf"], env)
+    wait_until(lambda: "deaf" in process.log, "its first word")
+    assert process.stop() == -signal.SIGABRT and "in sleep" in process.log
