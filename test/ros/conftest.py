@@ -22,7 +22,8 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
 
 import rclpy  # noqa: E402  the environment comes first
-from ros_harness import OPEN_PROBES, ROBOT_FILE, NodeProcess, Probe, assert_within_limits, wait_until  # noqa: E402
+from ros_harness import ROBOT_FILE, NodeProcess, Probe, assert_within_limits, wait_until  # noqa: E402
+from waiting import Lasting, nothing_left_behind  # noqa: E402
 
 from vla_ros.robot import load_robot  # noqa: E402
 
@@ -83,12 +84,21 @@ def policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(autouse=True, scope="module")
+def nothing_of_a_module_left_behind() -> Iterator[None]:
+    with nothing_left_behind():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def within_limits() -> Iterator[None]:
-    """After each test, whatever it was about: nothing that a probe heard in it was outside the robot file."""
-    yield
-    for probe in OPEN_PROBES:
-        assert_within_limits(probe)
+    """After each test, whatever it was about: nothing that a probe heard in it was outside the robot file, and nothing
+    that it began goes on."""
+    with nothing_left_behind():
+        yield
+        for probe in Lasting.open:
+            if isinstance(probe, Probe):
+                assert_within_limits(probe)
 
 
 # Of a module, though starting takes a while: kept to the end of the session the nodes would slow down every other test.

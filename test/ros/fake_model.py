@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
@@ -21,22 +22,18 @@ class FakeModel:
         self.is_silent = self.is_dead = False
         self.trouble = ""
         self._digest = digest
-        self._node = node = probe.node
-        self._results = node.create_publisher(UInt8MultiArray, "vla_model/result", qos.COMMAND)
-        self._status = node.create_publisher(DiagnosticStatus, "vla_model/status", qos.COMMAND)
-        self._requests = node.create_subscription(UInt8MultiArray, "vla_model/request", self._on_request, qos.COMMAND)
         values = [KeyValue(key="digest", value=digest)]
         self._beat = DiagnosticStatus(level=b"\0", name="vla_model: inference", message="active", values=values)
-        self._timer = node.create_timer(0.1, self._on_timer)
+        with ExitStack() as stack:
+            self._results = stack.enter_context(probe.publishing(UInt8MultiArray, "vla_model/result", qos.COMMAND))
+            self._status = stack.enter_context(probe.publishing(DiagnosticStatus, "vla_model/status", qos.COMMAND))
+            stack.enter_context(probe.hearing(UInt8MultiArray, "vla_model/request", self._on_request, qos.COMMAND))
+            timer = probe.do(probe.node.create_timer, 0.1, self._on_timer)
+            stack.callback(probe.do, probe.node.destroy_timer, timer)
+            self._parts = stack.pop_all()
 
     def close(self) -> None:
-        for destroy, what in (
-            (self._node.destroy_timer, self._timer),
-            (self._node.destroy_subscription, self._requests),
-            (self._node.destroy_publisher, self._results),
-            (self._node.destroy_publisher, self._status),
-        ):
-            destroy(what)
+        self._parts.close()
 
     def _on_timer(self) -> None:
         self._beat.level, self._beat.message = (b"\1", self.trouble) if self.trouble else (b"\0", "active")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from array import array
 from typing import Any
 
 import numpy as np
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from ros_harness import ROBOT_FILE
 from sensor_msgs.msg import JointState
+from spun_node import SpunNode
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -24,7 +23,7 @@ HERE = np.array([0.3, 0.2, 0.1])
 SILENCE_S = 0.5
 
 
-class FakePolicyNode:
+class FakePolicyNode(SpunNode):
     """Modes as the policy node has them: a teleop message takes over, silence holds, services answer."""
 
     def __init__(self) -> None:
@@ -35,7 +34,7 @@ class FakePolicyNode:
         self.received_s: list[float] = []
         self.estops: list[bool] = []
         self.marks: list[str] = []
-        self.node = node = rclpy.create_node("vla_policy")
+        node = rclpy.create_node("vla_policy")
         self._mode = node.create_publisher(String, "~/mode", qos.LATCHED)
         self._joints = node.create_publisher(JointState, ROBOT.joint_sources[0].topic, qos.JOINT_STATES)
         node.create_subscription(JointTrajectory, "~/teleop", self._on_teleop, qos.COMMAND)
@@ -44,16 +43,9 @@ class FakePolicyNode:
         for name, mode in (("takeover", "TELEOP"), ("engage", "POLICY"), ("hold", "HOLD"), ("reset_estop", "HOLD")):
             node.create_service(Trigger, f"~/{name}", lambda *args, call=(name, mode): self._answer(*call, *args))
         node.create_timer(0.02, self._publish)
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
-        self._thread.start()
+        super().__init__(node)
+        self.start()
         self.go_to("HOLD")
-
-    def close(self) -> None:
-        self._executor.shutdown()
-        self._thread.join()
-        self.node.destroy_node()
 
     def go_to(self, mode: str) -> None:
         self.mode = mode

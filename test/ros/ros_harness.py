@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from array import array
@@ -15,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from child_process import SOURCE_ROOT, ChildProcess, child_environment
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -22,45 +20,34 @@ from limit_watch import LimitWatch
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.duration import Duration
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image, JointState
+from spun_node import SpunNode
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from waiting import wait_until
 
 from vla_ros.robot import RobotConfig
 from vla_ros.ros import qos
 
-PATIENCE_S = 20.0
 # One comes with every command, and a busy machine lets several wait.
 MODES = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # Importing torch and transformers on a busy machine.
 START_PATIENCE_S = 240.0
-ANSWER_PATIENCE_S = 3.0
+# Of what has begun before, or hasn't in all that time: a broken node must not cost every test minutes.
+ANSWER_PATIENCE_S = 60.0
+ASK_AGAIN_S = 3.0
 CAMERA_PERIOD_S = 0.05
 JOINTS_PER_FRAME = 4
 PUSH_STEP_S = 0.01
-SOURCE_ROOT = Path(__file__).parents[2]
 ROBOT_FILE = SOURCE_ROOT / "test" / "data" / "three_joints.yaml"
 MAX_UNHEARD_SHARE = 0.02
-OPEN_PROBES: list[Probe] = []
 
 
-def wait_until(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
-    """The first true value of ``condition``."""
-    deadline_s = time.monotonic() + patience_s
-    while time.monotonic() < deadline_s:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.01)
-    raise AssertionError(f"waited {patience_s:g} s in vain: {what}")
-
-
-class NodeProcess:
-    """A node of this package, or of one that tests bring, in a process of its own; its log is ``log``."""
+class NodeProcess(ChildProcess):
+    """A node of this package, or of one that tests bring, in a process of its own."""
 
     def __init__(
         self,
@@ -70,31 +57,10 @@ class NodeProcess:
         namespace: str = "",
         package: str = "vla_ros",
     ) -> None:
-        self._log = log
         assignments = [part for key, value in parameters.items() for part in ("-p", f"{key}:={value}")]
         if namespace:
             assignments += ["-r", f"__ns:=/{namespace}"]
-        # A child must find its own ROS libraries again.
-        env = {key: value for key, value in os.environ.items() if key != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
-        env["PYTHONPATH"] = os.pathsep.join(
-            [str(SOURCE_ROOT), str(SOURCE_ROOT / "test" / "unit"), env.get("PYTHONPATH", "")]
-        )
-        with log.open("wb") as file:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", f"{package}.{module}", "--ros-args", *assignments],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=env,
-                cwd=SOURCE_ROOT,
-            )
-
-    @property
-    def is_running(self) -> bool:
-        return self._child.poll() is None
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text(errors="replace")
+        super().__init__(log, [f"{package}.{module}", "--ros-args", *assignments], child_environment())
 
     def pause(self, seconds: float) -> None:
         """Let it stand still so long."""
@@ -102,18 +68,8 @@ class NodeProcess:
         time.sleep(seconds)  # how long it is away is what a test is about
         self._child.send_signal(signal.SIGCONT)
 
-    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Ask the node to end; its exit code."""
-        if self.is_running:
-            self._child.send_signal(number)
-        try:
-            return self._child.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            return self._child.wait()
 
-
-class Probe:
+class Probe(SpunNode):
     """A node in the test's own process: publishes the sensors of a robot, and keeps what the nodes say."""
 
     def __init__(self, robot: RobotConfig, namespace: str = "") -> None:
@@ -128,13 +84,14 @@ class Probe:
         self.clock_offset_ns = 0
         self.joint_names = list(robot.joint_names)
         self.commands: list[JointTrajectory] = []
-        self.command_times_s: list[float] = []
+        self.sent_s: list[float] = []
         self.chunks: list[JointTrajectory] = []
         self.modes: list[str] = []
         self.image_stamps_ns: list[int] = []
         self._diagnostics: dict[str, DiagnosticStatus] = {}
         self._clients: dict[str, Any] = {}
-        self.node = node = rclpy.create_node("probe", namespace=namespace)
+        self._waited_for: set[str] = set()
+        node = rclpy.create_node("probe", namespace=namespace)
         self.namespace = node.get_namespace()
         self._cameras = {c.name: node.create_publisher(Image, c.topic, qos.CAMERA) for c in robot.cameras}
         self._joints = node.create_publisher(JointState, robot.joint_sources[0].topic, qos.JOINT_STATES)
@@ -147,28 +104,23 @@ class Probe:
         node.create_subscription(JointTrajectory, "vla_policy/chunk", self.chunks.append, qos.REPORT)
         node.create_subscription(String, "vla_policy/mode", lambda msg: self.modes.append(msg.data), MODES)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.REPORT)
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(node)
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._executor.spin, self._publish)]
-        for thread in self._threads:
-            thread.start()
-        OPEN_PROBES.append(self)
+        super().__init__(node)
+        self.start()
+        self._is_over = threading.Event()
+        self._sensors = threading.Thread(target=self._publish, daemon=True)
+        self._sensors.start()
 
     def close(self) -> None:
-        OPEN_PROBES.remove(self)
-        self._stopping.set()
-        self._executor.shutdown()
-        for thread in self._threads:
-            thread.join()
-        self.node.destroy_node()
+        self._is_over.set()
+        self._sensors.join()
+        super().close()
 
     def reset(self) -> None:
         """Healthy sensors again, and nothing that the nodes said remembered; images sent before may still be seen."""
         self.encoding, self.joint_names = "rgb8", list(self.robot.joint_names)
         self.silent, self.frozen, self.is_held = set(), set(), False
         self.image_size = (self.robot.cameras[0].height, self.robot.cameras[0].width)
-        for kept in (self.commands, self.command_times_s, self.chunks):
+        for kept in (self.commands, self.sent_s, self.chunks):
             kept.clear()
         self._diagnostics.clear()
 
@@ -208,14 +160,36 @@ class Probe:
     def mode(self) -> str:
         return self.modes[-1] if self.modes else ""
 
+    def is_at_rest(self, num: int = 3) -> bool:
+        """Whether one position without velocity is commanded again and again: a mode comes on a topic of its own, and
+        the newest command that was heard may be older."""
+        last = [command.points[0] for command in self.commands[-num:]]
+        rest = [(point.positions, any(point.velocities)) for point in last]
+        return len(rest) == num and rest == [(rest[0][0], False)] * num
+
     def diagnostic(self, name: str) -> DiagnosticStatus | None:
         """The last status of a node: ``vla_policy: control`` or ``vla_model: inference``."""
         return self._diagnostics.get(f"{self.namespace}/{name}".lstrip("/"))
+
+    def said(self, name: str) -> str:
+        """The message of a node's last status; empty before the first."""
+        status = self.diagnostic(name)
+        return status.message if status is not None else ""
 
     def value(self, name: str, key: str) -> str:
         """A value of a node's last status."""
         status = self.diagnostic(name)
         return next((value.value for value in status.values if value.key == key), "") if status is not None else ""
+
+    def says(self, *words: str) -> bool:
+        """Whether the policy node's last status has each of them in it."""
+        status = self.diagnostic("vla_policy: control")
+        values = [] if status is None else [f"{value.key} {value.value}" for value in status.values]
+        text = " ".join([self.said("vla_policy: control"), *values])
+        return all(word in text for word in words)
+
+    def wait_for_words(self, *words: str) -> None:
+        wait_until(lambda: self.says(*words), f"{words} in the diagnostics")
 
     def trigger(self, service: str) -> Trigger.Response:
         return self._call(Trigger, service, Trigger.Request())
@@ -230,23 +204,40 @@ class Probe:
             return response.success
 
         try:
-            wait_until(is_engaged, "engage", START_PATIENCE_S)
+            wait_until(is_engaged, "engage", self._patience_s("engage"))
         except AssertionError as error:
             raise AssertionError(f"{error}: {last[0]}") from error
+
+    def drive(self, num_chunks: int = 1) -> None:
+        """Let the policy drive until so many chunks are followed, engaged again where a busy machine ends the drive."""
+        self.chunks.clear()
+        self.engage()
+
+        def is_driven() -> bool:
+            if self.mode() == "HOLD":
+                self.engage()
+            return self.mode() == "POLICY" and len(self.chunks) >= num_chunks
+
+        wait_until(is_driven, f"{num_chunks} chunks that are followed")
 
     def change_state(self, node: str, transition: str) -> bool:
         number = getattr(Transition, f"TRANSITION_{transition.upper()}")
         if (node, transition) == ("vla_policy", "activate"):
             self.limits.new_segment()  # it starts from where the robot is measured
         before = self.state(node)
+        patience_s = self._patience_s(f"{node} loads") if transition == "configure" else None
         request = ChangeState.Request(transition=Transition(id=number))
+
+        def has_changed() -> bool:
+            return self.state(node, patience_s) != before
+
         # Where the answer is lost, as it is to a client the node hasn't discovered yet, the state tells; so may the
         # question be, which is then asked again: a node answers nothing in a transition.
-        response = self._call(ChangeState, f"{node}/change_state", request, lambda: self.state(node) != before)
-        return response is None or response.success or self.state(node) != before
+        response = self._call(ChangeState, f"{node}/change_state", request, patience_s, has_changed)
+        return response is None or response.success or has_changed()
 
-    def state(self, node: str) -> str:
-        return self._call(GetState, f"{node}/get_state", GetState.Request()).current_state.label
+    def state(self, node: str, patience_s: float | None = None) -> str:
+        return self._call(GetState, f"{node}/get_state", GetState.Request(), patience_s).current_state.label
 
     def set_parameter(self, node: str, name: str, value: Any) -> SetParametersResult:
         parameter = Parameter(name, value=value).to_parameter_msg()
@@ -261,30 +252,47 @@ class Probe:
         request = DescribeParameters.Request(names=[name])
         return self._call(DescribeParameters, f"{node}/describe_parameters", request).descriptors[0]
 
-    def _call(self, kind: Any, name: str, request: Any, is_settled: Callable[[], bool] | None = None) -> Any:
+    def _call(
+        self,
+        kind: Any,
+        name: str,
+        request: Any,
+        patience_s: float | None = None,
+        is_settled: Callable[[], bool] | None = None,
+    ) -> Any:
         """The answer of a service, asked again where it seems lost; with ``is_settled``, only where that is not true,
         and None where it is."""
-        # Kept: one that is destroyed while the executor waits for it ends the executor.
         if name not in self._clients:
-            self._clients[name] = self.node.create_client(kind, name)
-        client = self._clients[name]
-        deadline_s = time.monotonic() + START_PATIENCE_S
-        assert client.wait_for_service(START_PATIENCE_S), f"no service {name}"
-        future = client.call_async(request)
-        while time.monotonic() < deadline_s:
-            asked_s = time.monotonic()
-            while time.monotonic() < asked_s + ANSWER_PATIENCE_S:
-                if future.done():
-                    return future.result()
-                time.sleep(0.005)
-            if is_settled is not None and is_settled():
-                return None
-            if not future.done():  # its answer may have come while the state was asked for
-                future = client.call_async(request)
-        raise AssertionError(f"no answer from {name} in {START_PATIENCE_S:g} s")
+            self._clients[name] = self.do(self.node.create_client, kind, name)
+        client, node = self._clients[name], name.rpartition("/")[0]
+        if patience_s is None:
+            patience_s = self._patience_s(node)
+        wait_until(client.service_is_ready, f"the service {name}", patience_s)
+        asked, asked_s = client.call_async(request), time.monotonic()
 
-    def _on_command(self, msg: JointTrajectory) -> None:
-        self.command_times_s.append(time.monotonic())
+        def is_over() -> bool:
+            nonlocal asked, asked_s
+            if asked.done():
+                return True
+            if time.monotonic() < asked_s + ASK_AGAIN_S:
+                return False
+            if is_settled is not None and is_settled():
+                return True
+            if not asked.done():  # its answer may have come while the state was asked for
+                asked, asked_s = client.call_async(request), time.monotonic()
+            return False
+
+        wait_until(is_over, f"an answer from {name}", patience_s)
+        return asked.result()
+
+    def _patience_s(self, what: str) -> float:
+        """Long the first time that it is waited for."""
+        is_first = what not in self._waited_for
+        self._waited_for.add(what)
+        return START_PATIENCE_S if is_first else ANSWER_PATIENCE_S
+
+    def _on_command(self, msg: JointTrajectory, info: Mapping[str, Any]) -> None:
+        self.sent_s.append(1e-9 * info["source_timestamp"])
         self.commands.append(msg)
         commanded = np.array(msg.points[0].positions)
         gap = np.abs(commanded - self.positions) / self.robot.max_tracking_errors
@@ -298,7 +306,7 @@ class Probe:
     def _publish(self) -> None:
         """Joints at 80 Hz that are where they were told to be, images at 20 Hz."""
         count = 0
-        while not self._stopping.wait(CAMERA_PERIOD_S / JOINTS_PER_FRAME):
+        while not self._is_over.wait(CAMERA_PERIOD_S / JOINTS_PER_FRAME):
             stamp = self.node.get_clock().now() + Duration(nanoseconds=self.clock_offset_ns)
             if "joints" not in self.silent:
                 msg = JointState(name=self.joint_names, position=array("d", self.positions[: len(self.joint_names)]))
@@ -329,16 +337,3 @@ def assert_within_limits(probe: Probe) -> None:
     where = f"{probe.namespace}: commands outside the robot file"
     assert not use.num_violations, f"{where}: {use}; {probe.limits.first_broken}"
     assert use.num_unheard <= MAX_UNHEARD_SHARE * use.num_commands, f"the judge did not hear enough: {use}"
-
-
-def wait_for_words(graph: Any, *words: str) -> None:
-    """Until ``/diagnostics`` says each of ``words`` of the policy node that ``graph.probe`` watches."""
-
-    def says_all() -> bool:
-        status = graph.probe.diagnostic("vla_policy: control")
-        if status is None:
-            return False
-        text = " ".join([status.message, *(f"{value.key} {value.value}" for value in status.values)])
-        return all(word in text for word in words)
-
-    wait_until(says_all, f"{words} in the diagnostics")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from ros_harness import SOURCE_ROOT, wait_until
+from child_process import ChildProcess, child_environment
+from ros_harness import START_PATIENCE_S
 from sensor_msgs.msg import Image, JointState
+from spun_node import SpunNode
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from waiting import wait_until
 
 from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.trajectories import Trajectory, fill_trajectory
@@ -27,39 +26,18 @@ from vla_ros.robot import RobotConfig
 from vla_ros.ros.qos import CAMERA, COMMAND, JOINT_STATES, LATCHED, REPORT
 
 SIM_DOMAIN = 1 + os.getpid() % 100
-START_PATIENCE_S = 60.0
 
 
-def child_environment() -> dict[str, str]:
-    """Children import the tree under test, in the simulation's domain."""
-    path = os.pathsep.join([str(SOURCE_ROOT), os.environ.get("PYTHONPATH", "")])
-    kept = {key: value for key, value in os.environ.items() if key != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
-    return {**kept, "PYTHONPATH": path, "ROS_DOMAIN_ID": str(SIM_DOMAIN)}
+def sim_environment() -> dict[str, str]:
+    """Of children in the simulation's domain."""
+    return child_environment() | {"ROS_DOMAIN_ID": str(SIM_DOMAIN)}
 
 
-class Child:
-    """A Python module as a child process; ``log`` is what it printed."""
+class Child(ChildProcess):
+    """A Python module in the simulation's domain."""
 
     def __init__(self, log: Path, arguments: Sequence[str]) -> None:
-        self._log = log
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *arguments], stdout=file, stderr=subprocess.STDOUT, env=child_environment()
-            )
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text(errors="replace")
-
-    def stop(self) -> int:
-        """Interrupt it as Ctrl-C does; its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(2)
-        try:
-            return self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
+        super().__init__(log, arguments, sim_environment())
 
 
 class SimGraph:
@@ -75,7 +53,7 @@ class SimGraph:
         self.episodes: list[dict[str, Any]] = []
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=SIM_DOMAIN)
-        self._node = node = rclpy.create_node("sim_watch", context=self._context)
+        node = rclpy.create_node("sim_watch", context=self._context)
         for camera in robot.cameras:
             node.create_subscription(Image, camera.topic, self.images[camera.name].append, CAMERA)
         node.create_subscription(JointState, robot.joint_sources[0].topic, self.states.append, JOINT_STATES)
@@ -83,14 +61,16 @@ class SimGraph:
         node.create_subscription(String, "sim/episode", lambda msg: self.episodes.append(json.loads(msg.data)), LATCHED)
         self._reset = node.create_publisher(String, "sim/reset", REPORT)
         self._command = node.create_publisher(JointTrajectory, robot.outputs[0].command_topic, COMMAND)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
-        self._thread.start()
+        self._watch = SpunNode(node)
+        self._watch.start()
 
     def wait_until_up(self) -> None:
         wait_until(
-            lambda: self.states and self.episodes and self._command.get_subscription_count(),
+            lambda: (
+                self.states
+                and self.episodes
+                and all(one.get_subscription_count() for one in (self._reset, self._command))
+            ),
             f"sim_node: {self.sim.log}",
             START_PATIENCE_S,
         )
@@ -127,8 +107,6 @@ class SimGraph:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         code = self.sim.stop()
-        self._executor.shutdown()
-        self._thread.join()
-        self._node.destroy_node()
+        self._watch.close()
         rclpy.shutdown(context=self._context)
         assert error is not None or code == 0, self.sim.log

@@ -48,10 +48,9 @@ def test_what_is_too_large_is_refused_and_what_is_not_is_heard_once(ros: None, m
         wait_until(lambda: tasks.publish(String(data="touch")) or heard, "the instruction")
         wait_until(lambda: stops.publish(Bool(data=True)) or len(numbers) > 4, "stops")
         assert all(later > earlier for earlier, later in zip(numbers, numbers[1:], strict=False))
-        refused.clear()
         garbage = serialize_message(String(data="touch"))[:6]
-        wait_until(lambda: tasks.publish(garbage) or refused, "garbage refused", 5.0)
-        assert "message is not a valid std_msgs/msg/String" in refused[0]
+        line = "message is not a valid std_msgs/msg/String"
+        wait_until(lambda: tasks.publish(garbage) or any(line in one for one in refused), "garbage refused")
         lossy = owner.create_publisher(String, topics.TASK.name, ANYBODY)
         wait_until(lambda: owner.count_subscribers(topics.TASK.name) == 3, "one for best effort, which somebody needs")
         wait_until(lambda: lossy.publish(String(data="push")) or "push" in heard, "the instruction by best effort")

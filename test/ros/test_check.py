@@ -17,13 +17,13 @@ import pytest
 import rclpy
 from ros_harness import ROBOT_FILE, Probe
 from sensor_msgs.msg import CompressedImage
-from sim_harness import SIM_DOMAIN, SimGraph, child_environment
+from sim_harness import SIM_DOMAIN, SimGraph, sim_environment
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros.check.seen import Picture
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.ros import qos
-from vla_ros.ros.managed import Spinner
+from vla_ros.ros.managed import spinning
 from vla_ros.share import share_path
 
 TABLETOP = share_path("config/robots/tabletop.yaml")
@@ -38,7 +38,7 @@ def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def run_check(*arguments: str, domain: str = str(SIM_DOMAIN)) -> subprocess.CompletedProcess[str]:
-    env = child_environment() | {"ROS_DOMAIN_ID": domain}
+    env = sim_environment() | {"ROS_DOMAIN_ID": domain}
     command = [sys.executable, "-m", "vla_ros.cli", "check", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
 
@@ -136,10 +136,8 @@ def controller(robot: RobotConfig, joints: list[str], interpolates: bool) -> Ite
     node.declare_parameter("interpolate_from_desired_state", interpolates)
     node.declare_parameter("allow_nonzero_velocity_at_trajectory_end", False)
     node.create_subscription(JointTrajectory, robot.outputs[0].command_topic, lambda msg: None, qos.COMMAND)
-    spinner = Spinner(node)
-    spinner.start()
-    yield
-    spinner.stop()
+    with spinning(node):
+        yield
     node.destroy_node()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_model import FakeModel
-from ros_harness import NodeProcess, Probe, assert_within_limits, wait_until
+from ros_harness import START_PATIENCE_S, NodeProcess, Probe, assert_within_limits, wait_until
 from rosgraph_msgs.msg import Clock
 
 from vla_ros.messages.times import fill_time
@@ -26,7 +26,7 @@ class SimulatedTime:
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
-        self._publisher = probe.node.create_publisher(Clock, "/clock", 10)
+        self._publisher = probe.do(probe.node.create_publisher, Clock, "/clock", 10)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -49,7 +49,7 @@ def rig(ros: None, policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
     parameters = {"policy": policy_dir, "robot": ROBOT_FILE, "autostart": "true", "use_sim_time": True}
     node = NodeProcess("nodes.policy_node", tmp_path_factory.mktemp("jump") / "node.log", parameters, namespace="jump")
     try:
-        wait_until(lambda: probe.commands, "the first command", 120.0)
+        wait_until(lambda: probe.commands, "the first command", START_PATIENCE_S)
         yield probe, node
     finally:
         code = node.stop()
@@ -66,13 +66,11 @@ def test_a_jump_of_ros_time_ends_in_hold_by_its_name(rig: tuple[Probe, NodeProce
     probe, _ = rig
     probe.reset()
     probe.say("touch the red block")
-    probe.engage()
-    wait_until(lambda: probe.chunks, "a chunk")
+    probe.drive()
     if driver == "TELEOP":
         wait_until(lambda: probe.teleop([0.1, 0.0, 0.0]) or probe.mode() == "TELEOP", "TELEOP")
     probe.clock_offset_ns += jump_s * S
     wait_until(lambda: probe.mode() == "HOLD", "HOLD")
-    wait_until(lambda: probe.commands and not any(probe.commands[-1].points[0].velocities), "rest")
+    wait_until(probe.is_at_rest, "rest")
     wait_until(lambda: "ROS time jumped by" in probe.value("vla_policy: control", "fault"), "the fault's name")
-    probe.engage()
-    wait_until(lambda: probe.mode() == "POLICY", "POLICY: what was stamped before is forgotten")
+    probe.drive()  # what was stamped before is forgotten

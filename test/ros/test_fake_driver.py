@@ -12,48 +12,51 @@ from typing import Any
 import pytest
 import rclpy
 from action_msgs.msg import GoalStatus
+from child_process import child_environment
 from rclpy.action import ActionClient
 from ros_harness import START_PATIENCE_S, NodeProcess, wait_until
-from sim_harness import child_environment
+from spun_node import SpunNode
 
 from vla_ros.robot import load_robot
 from vla_ros.ros.endpoints import interface_class
-from vla_ros.ros.managed import spinning
 from vla_ros.share import robot_file
 
 GRIPPER, STOP = "robotiq_85_left_knuckle_joint", 0.5
 OPEN, CLOSED, START = 0.0, 0.8, 0.4
 
 
-class Hand:
+class Hand(SpunNode):
     """A client of the gripper's action server in a fake driver of ``robot``."""
 
     def __init__(self, robot: str) -> None:
         (output,) = [one for one in load_robot(robot_file(robot)).outputs if one.kind.is_gripper]
-        self.node = rclpy.create_node("hand", namespace=robot)  # two actions by one name can't be in one process
+        node = rclpy.create_node("hand", namespace=robot)  # two actions by one name can't be in one process
         self._kind = interface_class(output.kind.msgtype)
-        self._client = ActionClient(self.node, self._kind, output.command_topic)
+        self._client = ActionClient(node, self._kind, output.command_topic)
+        super().__init__(node)
+        self.start()
 
     def wait(self) -> None:
-        assert self._client.wait_for_server(START_PATIENCE_S)
+        wait_until(self._client.server_is_ready, "the gripper", START_PATIENCE_S)
 
     def send(self, *positions: float) -> Any:
         """The handle of a goal that was sent."""
         goal = self._kind.Goal()
         is_parallel = hasattr(goal.command, "name")
         goal.command.position = list(positions) if is_parallel else positions[0]
-        return _done(self._client.send_goal_async(goal))
+        return self.answer(self._client.send_goal_async, goal)
 
     def result(self, handle: Any) -> tuple[int, bool, bool, float]:
         """Its status, whether it was reached and whether it stalled, and where the gripper then was."""
-        answer = _done(handle.get_result_async())
+        answer = self.answer(handle.get_result_async)
         result = answer.result
         position = result.state.position[0] if hasattr(result, "state") else result.position
         return answer.status, result.reached_goal, result.stalled, position
 
-
-def _done(future: Any) -> Any:
-    return wait_until(future.done, "an answer") and future.result()
+    def answer(self, ask: Callable[..., Any], *args: Any) -> Any:
+        """It is asked for in the thread that hears it: an action's client doesn't know of one that comes at once."""
+        future = self.do(ask, *args)
+        return wait_until(future.done, "an answer") and future.result()
 
 
 @pytest.fixture(params=["ur5e_robotiq", "franka_droid"])
@@ -69,10 +72,9 @@ def make_hand(
         hand.wait()
         return hand
 
-    with spinning(hand.node):
-        yield make
+    yield make
     codes = [driver.stop() for driver in started]
-    hand.node.destroy_node()
+    hand.close()
     assert codes == [0], started[0].log
 
 
@@ -86,9 +88,9 @@ def test_a_goal_is_reached_replaced_or_cancelled(make_hand: Callable[..., Hand])
     assert hand.result(opening)[:2] == (GoalStatus.STATUS_ABORTED, False), "another goal replaced it"
     assert hand.result(closing)[0] == GoalStatus.STATUS_SUCCEEDED
     opening = hand.send(OPEN)
-    _done(opening.cancel_goal_async())
+    hand.answer(opening.cancel_goal_async)
     status, is_reached, _, position = hand.result(opening)
-    assert (status, is_reached) == (GoalStatus.STATUS_CANCELED, False) and position > START
+    assert (status, is_reached) == (GoalStatus.STATUS_CANCELED, False) and position > OPEN
 
 
 def test_something_between_the_fingers_stalls_it_and_nonsense_is_rejected(make_hand: Callable[..., Hand]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,14 +14,14 @@ import rclpy
 from rclpy.action import ActionServer
 from rclpy.action.server import GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.executors import MultiThreadedExecutor
+from rclpy.task import Future
 from ros_harness import ROBOT_FILE, wait_until
+from spun_node import SpunNode
 
 from vla_ros.robot import load_robot
 from vla_ros.robot.parts import OutputConfig
 from vla_ros.ros import grippers
 from vla_ros.ros.endpoints import interface_class
-from vla_ros.ros.managed import spinning
 from vla_ros.ros.outputs import CommandOutputs
 from vla_ros.runtime.limits import BrakingRamp
 
@@ -34,32 +33,37 @@ KINDS = ("gripper_command", "parallel_gripper")
 MIN_CHANGE, MAX_RATE_HZ, MAX_EFFORT = 0.05, 20.0, 7.0
 
 
-class FakeGripper:
+class FakeGripper(SpunNode):
     """An action server that does with each goal what ``behaviour`` says; a newer goal ends the one before."""
 
-    def __init__(self, node: Any, kind: str, behaviour: str) -> None:
+    def __init__(self, name: str, kind: str, behaviour: str) -> None:
+        node = rclpy.create_node(name)
         self.goals: list[Any] = []
         self.came_s: list[float] = []
-        self.closing = threading.Event()
         self._behaviour, self._kind = behaviour, interface_class(output_of(kind).kind.msgtype)
+        self._newer = Future()
         action = (node, self._kind, output_of(kind, behaviour).command_topic, self._execute)
         self._server = ActionServer(*action, goal_callback=self._judge, callback_group=ReentrantCallbackGroup())
+        super().__init__(node)
+        self.start()
 
-    def destroy(self) -> None:
-        self._server.destroy()
+    def close(self) -> None:
+        self.do(self._server.destroy)
+        super().close()
 
-    def _judge(self, goal: Any) -> GoalResponse:
+    async def _judge(self, goal: Any) -> GoalResponse:
         if self._behaviour == "never answers":
-            self.closing.wait()
+            await Future()
         self.goals.append(goal.command)
         self.came_s.append(time.monotonic())
+        self._newer.set_result(None)
+        self._newer = Future()
         return GoalResponse.REJECT if self._behaviour == "rejects" else GoalResponse.ACCEPT
 
-    def _execute(self, handle: Any) -> Any:
-        result, mine = self._kind.Result(), len(self.goals)
-        if self._behaviour == "takes long":
-            while len(self.goals) == mine and not self.closing.wait(0.005):
-                pass
+    async def _execute(self, handle: Any) -> Any:
+        result = self._kind.Result()
+        while self._behaviour == "takes long" and self.goals[-1] is handle.request.command:
+            await self._newer
         if self._behaviour in ("aborts", "takes long"):
             handle.abort()
         elif self._behaviour == "stalls":
@@ -80,11 +84,8 @@ def output_of(kind: str, behaviour: str = "") -> OutputConfig:
 def driven(kind: str, behaviour: str) -> Iterator[tuple[FakeGripper | None, CommandOutputs, list[str]]]:
     """The gripper's server, none where it is ``missing``, what drives it and the lines told of it."""
     robot = replace(ARM, outputs=(OutputConfig("arm", tuple(ARM_JOINTS)), output_of(kind, behaviour)))
-    owner, node = rclpy.create_node("owner"), rclpy.create_node("gripper")
-    executor, lines = MultiThreadedExecutor(4), []
-    executor.add_node(node)
-    server = None if behaviour == "missing" else FakeGripper(node, kind, behaviour)
-    threading.Thread(target=executor.spin, daemon=True).start()
+    owner, lines = rclpy.create_node("owner"), list[str]()
+    server = None if behaviour == "missing" else FakeGripper("gripper", kind, behaviour)
     outputs = CommandOutputs(owner, robot, PERIOD_S, lambda source, line: lines.append(line))
     outputs.start()
     try:
@@ -92,13 +93,10 @@ def driven(kind: str, behaviour: str) -> Iterator[tuple[FakeGripper | None, Comm
             wait_until(lambda: not outputs.refusal(), "the action server is discovered")
         yield server, outputs, lines
     finally:
-        if server is not None:
-            server.closing.set()
-            server.destroy()
         outputs.destroy()
-        executor.shutdown()
-        for each in (owner, node):
-            each.destroy_node()
+        if server is not None:
+            server.close()
+        owner.destroy_node()
 
 
 def move(outputs: CommandOutputs, position: float) -> None:
@@ -140,10 +138,14 @@ def test_what_becomes_of_a_goal_is_told_in_one_line_by_its_output(kind: str, beh
 def test_a_gripper_gets_a_goal_only_where_its_set_point_has_moved_and_not_more_often_than_it_may(kind: str) -> None:
     with driven(kind, "takes long") as (server, outputs, lines):
         assert server is not None
+
+        def is_beyond(position: float) -> bool:
+            return bool(server.goals) and position_of(server.goals[-1]) > position
+
         for position in np.linspace(0.0, 1.0, 51):
             move(outputs, position)
             time.sleep(PERIOD_S)  # the rate at which commands come
-        moved_until(outputs, 1.0, lambda: position_of(server.goals[-1]) > 1.0 - MIN_CHANGE, "the last goal")
+        moved_until(outputs, 1.0, lambda: is_beyond(1.0 - MIN_CHANGE), "the last goal")
         num_before = len(server.goals)
         for trembling in (1.0, 1.0 - 0.9 * MIN_CHANGE) * 5:
             move(outputs, min(trembling, position_of(server.goals[-1]) + 0.9 * MIN_CHANGE))
@@ -174,14 +176,11 @@ def test_a_set_point_that_nobody_stands_by_any_more_moves_no_gripper_that_comes_
     with driven(KINDS[0], "missing") as (_, outputs, lines):
         move(outputs, 0.3)
         wait_until(lambda: lines, "the server is missed, long after the set point")
-        node = rclpy.create_node("late")
-        server = FakeGripper(node, KINDS[0], "missing")
-        with spinning(node):
-            wait_until(lambda: not outputs.refusal(), "the action server is discovered")
-            moved_until(outputs, 0.6, lambda: server.goals, "a goal")
-            assert position_of(server.goals[0]) == 0.6
-        server.destroy()
-        node.destroy_node()
+        server = FakeGripper("late", KINDS[0], "missing")
+        wait_until(lambda: not outputs.refusal(), "the action server is discovered")
+        moved_until(outputs, 0.6, lambda: server.goals, "a goal")
+        assert position_of(server.goals[0]) == 0.6
+        server.close()
 
 
 def test_a_gripper_without_the_package_of_its_action_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

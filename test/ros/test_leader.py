@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from ros_harness import ROBOT_FILE, NodeProcess, Probe, wait_for_words, wait_until
+from rclpy.clock import Clock
+from rclpy.publisher import Publisher
+from ros_harness import ROBOT_FILE, START_PATIENCE_S, NodeProcess, Probe, wait_until
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
@@ -26,10 +28,9 @@ SECONDS, SETTLING_S = 8.0, 2.0
 class Leader:
     """An arm by which a human leads: its base at ``base``, or on its way at ``SPEED`` from there."""
 
-    def __init__(self, probe: Probe) -> None:
+    def __init__(self, publisher: Publisher, clock: Clock) -> None:
         self.base, self.since_s = 0.0, 0.0
-        self._publisher = probe.node.create_publisher(JointState, "leader/joint_states", qos.JOINT_STATES)
-        self._clock = probe.node.get_clock()
+        self._publisher, self._clock = publisher, clock
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._publish, daemon=True)
         self._thread.start()
@@ -51,13 +52,6 @@ class Leader:
             self._publisher.publish(msg)
 
 
-class Watched:
-    """What ``wait_for_words`` looks at."""
-
-    def __init__(self, probe: Probe) -> None:
-        self.probe = probe
-
-
 @pytest.fixture(scope="module")
 def robot_side(ros, policy_dir, tmp_path_factory) -> Iterator[Probe]:
     """The policy node alone, active, with a leader in its robot file and an instruction as a parameter."""
@@ -68,7 +62,7 @@ def robot_side(ros, policy_dir, tmp_path_factory) -> Iterator[Probe]:
     parameters = {"policy": policy_dir, "robot": robot_file, "task": "touch the red block", "autostart": True}
     node = NodeProcess("nodes.policy_node", folder / "policy_node.log", parameters)
     try:
-        wait_until(lambda: probe.mode() == "HOLD" and probe.commands, "commands in HOLD", 240.0)
+        wait_until(lambda: probe.mode() == "HOLD" and probe.commands, "commands in HOLD", START_PATIENCE_S)
         yield probe
     finally:
         code = node.stop()
@@ -78,27 +72,26 @@ def robot_side(ros, policy_dir, tmp_path_factory) -> Iterator[Probe]:
 
 @pytest.fixture
 def leader(robot_side) -> Iterator[Leader]:
-    leader = Leader(robot_side)
-    yield leader
-    leader.stop()
+    with robot_side.publishing(JointState, "leader/joint_states", qos.JOINT_STATES) as publisher:
+        leader = Leader(publisher, robot_side.node.get_clock())
+        yield leader
+        leader.stop()
     robot_side.trigger("vla_policy/hold")
     wait_until(lambda: robot_side.mode() == "HOLD", "HOLD")
 
 
 def test_an_instruction_given_as_a_parameter_is_latched_and_a_later_one_takes_its_place(robot_side):
     heard: list[str] = []
-    node = robot_side.node
     for task in ("touch the red block", "touch the blue block"):
-        late = node.create_subscription(String, "vla_policy/task", lambda msg: heard.append(msg.data), qos.LATCHED)
-        wait_until(lambda task=task: task in heard, f"'{task}' heard by a late listener")
-        node.destroy_subscription(late)
+        with robot_side.hearing(String, "vla_policy/task", lambda msg: heard.append(msg.data), qos.LATCHED):
+            wait_until(lambda task=task: task in heard, f"'{task}' heard by a late listener")
         robot_side.say("touch the blue block")
         heard.clear()
 
 
 def test_a_leader_far_away_does_not_take_over_and_the_robot_says_which_joint_it_waits_for(robot_side, leader):
     leader.base = robot_side.positions[0] + 0.7
-    wait_for_words(Watched(robot_side), "'leader/joint_states' is 0.70 from the robot at joint 'base'", "max_distance")
+    robot_side.wait_for_words("'leader/joint_states' is 0.70 from the robot at joint 'base'", "max_distance")
     assert robot_side.mode() == "HOLD"
     answer = robot_side.trigger("vla_policy/takeover")
     assert answer.success and "the human drives; the hand on 'leader/joint_states' is 0.70" in answer.message

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from link_garbage import REQUESTS, RESULTS, Sample, damaged
+from rclpy.publisher import Publisher
 from rclpy.serialization import serialize_message
-from ros_harness import wait_for_words, wait_until
+from ros_harness import wait_until
 from std_msgs.msg import UInt8MultiArray
 
 from vla_ros.ros import qos
@@ -29,24 +31,21 @@ class Driven:
 
     def __init__(self, graph: Any) -> None:
         self.graph, self.probe = graph, graph.probe
-        node = self.probe.node
         requests: list[bytes] = []
         results: list[bytes] = []
-        subscriptions = [
-            node.create_subscription(UInt8MultiArray, f"vla_model/{name}", partial(_keep, kept), 10)
-            for name, kept in (("request", requests), ("result", results))
-        ]
         kinds = {"request": UInt8MultiArray, "result": UInt8MultiArray, "status": DiagnosticStatus}
-        self._publishers = {
-            name: node.create_publisher(kind, f"vla_model/{name}", qos.COMMAND) for name, kind in kinds.items()
-        }
-        self.probe.engage()
-        try:
-            self.sample = wait_until(lambda: _pair(requests, results), "a request and its result")
-            wait_until(lambda: len(self.probe.chunks) >= 2 and self.probe.mode() == "POLICY", "chunks")
-        finally:
-            for subscription in subscriptions:
-                node.destroy_subscription(subscription)
+        self._publishers: dict[str, Publisher] = {}
+        with ExitStack() as stack:
+            for name, kind in kinds.items():
+                publishing = self.probe.publishing(kind, f"vla_model/{name}", qos.COMMAND)
+                self._publishers[name] = stack.enter_context(publishing)
+            with (
+                self.probe.hearing(UInt8MultiArray, "vla_model/request", partial(_keep, requests), 10),
+                self.probe.hearing(UInt8MultiArray, "vla_model/result", partial(_keep, results), 10),
+            ):
+                self.probe.drive(2)
+                self.sample = wait_until(lambda: _pair(requests, results), "a request and its result")
+            self._parts = stack.pop_all()
         self.probe.modes.clear()
 
     def send(self, topic: str, garbage: UInt8MultiArray | DiagnosticStatus | bytes) -> None:
@@ -56,17 +55,17 @@ class Driven:
 
     def assert_untouched(self) -> None:
         """The policy still drives, both nodes live, and every chunk that was followed is of an image of this robot."""
+        wait_until(lambda: self.probe.modes, "a mode")
         assert set(self.probe.modes) == {"POLICY"}, self.graph.policy_node.log
         self.probe.chunks.clear()
         wait_until(lambda: len(self.probe.chunks) >= 3, "chunks")
-        stamps_ns = [c.header.stamp.sec * 10**9 + c.header.stamp.nanosec for c in self.probe.chunks]
+        stamps_ns = [c.header.stamp.sec * 10**9 + c.header.stamp.nanosec for c in list(self.probe.chunks)]
         assert set(stamps_ns) <= set(self.probe.image_stamps_ns) and (np.diff(stamps_ns) > 0).all()
         assert set(self.probe.modes) == {"POLICY"}, self.graph.policy_node.log
         assert self.graph.policy_node.is_running and self.graph.model_node.is_running
 
     def close(self) -> None:
-        for publisher in self._publishers.values():
-            self.probe.node.destroy_publisher(publisher)
+        self._parts.close()
 
 
 def _keep(kept: list[bytes], msg: UInt8MultiArray) -> None:
@@ -91,7 +90,7 @@ def test_no_request_made_of_garbage_keeps_the_model_from_answering_the_robots(dr
     for garbage in chain((make(sample) for make in REQUESTS.values()), damaged(sample.request)):
         driven.send("request", UInt8MultiArray(data=garbage))
     wait_until(
-        lambda: "request on '/vla_model/request' refused" in driven.probe.diagnostic("vla_model: inference").message,
+        lambda: "request on '/vla_model/request' refused" in driven.probe.said("vla_model: inference"),
         "the reason",
         5.0,
     )
@@ -102,7 +101,7 @@ def test_no_result_made_of_garbage_reaches_the_robot(driven):
     sample = driven.sample
     for garbage in chain((make(sample) for make in RESULTS.values()), damaged(sample.result)):
         driven.send("result", UInt8MultiArray(data=garbage))
-    wait_for_words(driven.graph, "result on '/vla_model/result' refused")
+    driven.probe.wait_for_words("result on '/vla_model/result' refused")
     driven.assert_untouched()
 
 

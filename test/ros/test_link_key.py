@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ros_harness import Probe, wait_until
+from ros_harness import wait_until
 from std_msgs.msg import UInt8MultiArray
 
 from vla_ros.policies.files import digest_of
@@ -35,12 +35,6 @@ def keys(graph, **files: Path | None) -> Iterator[None]:
     configure({})
 
 
-def _said(probe: Probe, name: str) -> str:
-    """The status of a part of a node; empty before it was heard."""
-    status = probe.diagnostic(name)
-    return status.message if status else ""
-
-
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
     file = tmp_path / "key"
@@ -50,16 +44,14 @@ def key(tmp_path: Path) -> Path:
 
 def test_nodes_of_one_key_work_and_one_that_answers_without_it_is_ignored_and_named(graph, key: Path) -> None:
     with keys(graph, vla_policy=key, vla_model=key):
-        graph.probe.engage()
-        wait_until(lambda: len(graph.probe.chunks) > 2, "chunks")
-        liar = graph.probe.node.create_publisher(UInt8MultiArray, "vla_model/result", qos.COMMAND)
+        graph.probe.drive(3)
         result = PolicyResult(1, digest_of(graph.policy_dir), np.zeros((4, 3), np.float32), 1.0, {})
         told = "result on '/vla_model/result' refused: message is not signed"
         control = "vla_policy: control"
         data = UInt8MultiArray(data=encode_result(result))
-        wait_until(lambda: liar.publish(data) or told in _said(graph.probe, control), told)
-        assert graph.probe.mode() == "POLICY"
-        graph.probe.node.destroy_publisher(liar)
+        with graph.probe.publishing(UInt8MultiArray, "vla_model/result", qos.COMMAND) as liar:
+            wait_until(lambda: liar.publish(data) or told in graph.probe.said(control), told)
+            assert graph.probe.mode() == "POLICY"
 
 
 def test_a_model_node_with_another_key_gets_no_request_and_says_so(graph, key: Path, tmp_path: Path) -> None:
@@ -68,5 +60,5 @@ def test_a_model_node_with_another_key_gets_no_request_and_says_so(graph, key: P
     with keys(graph, vla_policy=key, vla_model=other):
         graph.probe.engage()
         line = "request on '/vla_model/request' refused: message is signed with another key"
-        wait_until(lambda: line in _said(graph.probe, "vla_model: inference"), "why nothing is answered")
+        wait_until(lambda: line in graph.probe.said("vla_model: inference"), "why nothing is answered")
         assert not graph.probe.chunks

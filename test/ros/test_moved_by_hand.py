@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from ros_harness import Probe, wait_for_words, wait_until
+from ros_harness import Probe, wait_until
+from waiting import becomes_true
 
 SPEED = 0.4  # rad/s
 WAY = np.array([1.0, 0.1, 0.1])
 # Until a busy machine has taken a joint state and stopped sending, the hand goes on.
 MARGIN = 0.5
+SETTLED_S = 5.0
 
 
 @pytest.fixture
@@ -33,8 +35,9 @@ def come_to_estop(graph) -> None:
 
 
 def lose_teleop(graph) -> None:
+    graph.probe.modes.clear()
     graph.probe.teleop(list(graph.probe.positions))
-    wait_until(lambda: graph.probe.mode() == "TELEOP", "TELEOP")
+    wait_until(lambda: "TELEOP" in graph.probe.modes, "TELEOP")
     wait_until(lambda: graph.probe.mode() == "HOLD", "HOLD after silence")
 
 
@@ -55,22 +58,24 @@ def goal_of(probe: Probe) -> np.ndarray:
     return probe.positions - np.where(probe.positions > 0.2, WAY, -WAY)
 
 
+def is_left_where_pushed(probe: Probe) -> bool:
+    """Tried again where a busy machine holds the hand up so long that the arm seems to rest on the way."""
+    goal = goal_of(probe)
+    probe.push(goal, SPEED)
+    return becomes_true(lambda: is_at(probe, goal), SETTLED_S)
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_an_arm_that_is_moved_by_hand_is_named_and_commanded_to_stay_where_it_rests(graph, hand, place):
     PLACES[place](graph)
     wait_until(lambda: is_at(hand, hand.positions), "a command")
-    goal = goal_of(hand)
-    hand.push(goal, SPEED)
-    wait_until(lambda: is_at(hand, goal), "commands where the arm rests")
-    wait_for_words(graph, "joint 'base' is measured", "max_tracking_error", "it rests and is commanded to stay")
+    wait_until(lambda: is_left_where_pushed(hand), "commands where the arm rests")
+    graph.probe.wait_for_words("joint 'base' is measured", "max_tracking_error", "it rests and is commanded to stay")
     assert hand.largest_gap <= 1.0 + MARGIN
     hand.is_held, hand.largest_gap = False, 0.0
     hand.estop(False)
     wait_until(lambda: hand.trigger("vla_policy/reset_estop").success, "reset")
-    hand.engage()
-    wait_until(lambda: hand.mode() == "POLICY", "POLICY")
-    hand.chunks.clear()
-    wait_until(lambda: hand.chunks, "a chunk")
+    hand.drive()
     assert hand.largest_gap < 1.0
 
 
@@ -83,7 +88,7 @@ def test_a_driver_that_starts_again_elsewhere_is_followed_there(graph, hand):
     hand.commands.clear()
     hand.silent.clear()
     wait_until(lambda: is_at(hand, goal), "commands where the arm rests")
-    wait_for_words(graph, "joint 'base' is measured", "max_tracking_error")
+    graph.probe.wait_for_words("joint 'base' is measured", "max_tracking_error")
 
 
 def test_a_driver_that_jumps_is_named_and_nobody_drives(graph, hand):
@@ -96,4 +101,4 @@ def test_a_driver_that_jumps_is_named_and_nobody_drives(graph, hand):
         return "second publisher" in hand.trigger("vla_policy/engage").message
 
     wait_until(is_refused, "a refusal")
-    wait_for_words(graph, "jumped: joint 'base'")
+    graph.probe.wait_for_words("jumped: joint 'base'")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from ros_harness import ROBOT_FILE, NodeProcess, Probe, wait_until
+from ros_harness import ROBOT_FILE, START_PATIENCE_S, NodeProcess, Probe, wait_until
 
 from vla_ros.robot import load_robot
 
@@ -21,7 +21,7 @@ def alone(ros: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe
     log = tmp_path_factory.mktemp("logs") / "policy_node.log"
     node = NodeProcess("nodes.policy_node", log, {"policy": "none", "robot": ROBOT_FILE, "autostart": True})
     try:
-        wait_until(lambda: len(probe.commands) > 5, "commands", 60.0)
+        wait_until(lambda: len(probe.commands) > 5, "commands", START_PATIENCE_S)
         yield probe
     finally:
         code = node.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 import pytest
-from ros_harness import NodeProcess, wait_until
+from ros_harness import START_PATIENCE_S, NodeProcess, wait_until
 
 from vla_ros.nodes.params import ModelNodeParams, PolicyNodeParams
 from vla_ros.ros.parameters import declared_parameters
@@ -96,7 +96,7 @@ def test_a_node_started_with_a_value_out_of_bounds_lives_and_says_so(ros, tmp_pa
     node = NodeProcess("nodes.policy_node", tmp_path / "node.log", parameters)
     try:
         line = "parameter control_rate_hz is 5000; expected 0 or 1 to 1000 Hz"
-        wait_until(lambda: line in node.log, "the reason in the log")
+        wait_until(lambda: line in node.log, "the reason in the log", START_PATIENCE_S)
         assert node.is_running
     finally:
         assert node.stop() == 0

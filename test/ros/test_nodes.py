@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ros_harness import NodeProcess, wait_until
+from ros_harness import START_PATIENCE_S, NodeProcess, wait_until
+from std_msgs.msg import UInt8MultiArray
 
 from vla_ros.messages.times import time_to_ns
 
@@ -23,21 +24,7 @@ def values_of(graph) -> dict[str, str]:
 
 def wait_for_hold_because(graph, *named: str) -> None:
     wait_until(lambda: graph.probe.mode() == "HOLD", "HOLD")
-    wait_until(
-        lambda: (
-            all(name in graph.probe.diagnostic(CONTROL).message for name in named)
-            if graph.probe.diagnostic(CONTROL)
-            else False
-        ),
-        f"{named} on /diagnostics",
-    )
-
-
-def drive(graph, num_chunks: int = 2) -> None:
-    """Engage, and wait until chunks are followed."""
-    graph.probe.chunks.clear()
-    graph.probe.engage()
-    wait_until(lambda: len(graph.probe.chunks) >= num_chunks, "chunks")
+    wait_until(lambda: all(name in graph.probe.said(CONTROL) for name in named), f"{named} on /diagnostics")
 
 
 def test_configure_and_activate_lead_to_hold_at_the_measured_joints(module_graph):
@@ -47,8 +34,8 @@ def test_configure_and_activate_lead_to_hold_at_the_measured_joints(module_graph
     for node in ("vla_model", "vla_policy"):
         assert probe.state(node) == "unconfigured"
         module_graph.bring(node, "active")
-    wait_until(lambda: len(probe.commands) > 10, "commands")
-    assert probe.mode() == "HOLD"
+    wait_until(lambda: len(probe.commands) > 10 and probe.mode(), "commands and their mode")
+    assert set(probe.modes) == {"HOLD"}
     for command in probe.commands:
         np.testing.assert_allclose(command.points[0].positions, start, atol=1e-9)
         assert len(command.points) == 1 and not any(command.points[0].velocities)
@@ -61,14 +48,28 @@ def test_without_an_instruction_engage_is_refused(module_graph):
 
 
 def test_the_policy_drives_at_the_control_rate_while_the_model_infers(graph):
-    drive(graph)
-    graph.probe.command_times_s.clear()
-    time.sleep(4.0)  # the length of the measurement
-    periods_s = np.diff(graph.probe.command_times_s)
-    assert graph.probe.mode() == "POLICY", graph.policy_node.log
-    assert 1 / periods_s.mean() == pytest.approx(50.0, rel=0.03)
-    assert np.median(periods_s) == pytest.approx(0.02, abs=0.004)
-    values = wait_until(lambda: "inference_ms_p50" in (v := values_of(graph)) and v, "inference times")
+    graph.probe.drive(2)
+    measured: list[tuple[float, float]] = []
+
+    def is_steady() -> bool:
+        """In 2 s in which a busy machine neither ended the drive nor lost commands on the way."""
+        if graph.probe.mode() != "POLICY":
+            graph.probe.drive(2)
+        graph.probe.modes.clear()
+        graph.probe.sent_s.clear()
+        time.sleep(2.0)  # the length of the measurement
+        periods_s = np.diff(graph.probe.sent_s)
+        rate_hz, median_s = 1 / periods_s.mean(), np.median(periods_s)
+        measured[-1:] = [(rate_hz, median_s)]
+        is_at_rate = rate_hz == pytest.approx(50.0, rel=0.03) and median_s == pytest.approx(0.02, abs=0.001)
+        return is_at_rate and set(graph.probe.modes) == {"POLICY"}
+
+    try:
+        wait_until(is_steady, "the policy's drive at 50 Hz", 60.0)
+    except AssertionError as error:
+        raise AssertionError(
+            f"{error}; the last rate and median period: {measured}; {graph.policy_node.log}"
+        ) from error
     stages = (
         "stamp_age",
         "preprocessing",
@@ -82,19 +83,21 @@ def test_the_policy_drives_at_the_control_rate_while_the_model_infers(graph):
         "switch",
     )
     names = ("control_period", "observation_age", *stages)
-    for key in (f"{name}_ms_{share}" for name in names for share in ("p50", "p99", "max")):
-        assert float(values[key]) > 0
+    keys = [f"{name}_ms_{share}" for name in names for share in ("p50", "p99", "max")]
+    values = wait_until(lambda: set(keys) <= (v := values_of(graph)).keys() and v, f"{keys} on /diagnostics")
+    assert all(float(values[key]) > 0 for key in keys)
 
 
 def test_a_trajectory_is_what_controllers_take(graph):
-    drive(graph)
+    graph.probe.drive(2)
     wait_until(lambda: len(graph.probe.commands) > 20, "commands")
+    commands = list(graph.probe.commands)
     limits = {joint.name: joint for joint in graph.probe.robot.joints}
-    stamps_ns = np.array([time_to_ns(command.header.stamp) for command in graph.probe.commands])
+    stamps_ns = np.array([time_to_ns(command.header.stamp) for command in commands])
     steps = np.diff(stamps_ns) / 20e6
     assert abs(time.time_ns() - stamps_ns[-1]) < 30e9 and (steps > 0.9).all()
     np.testing.assert_allclose(steps, np.round(steps), atol=0.05)  # whole ticks, however late they were sent
-    for command in graph.probe.commands:
+    for command in commands:
         assert tuple(command.joint_names) == graph.probe.robot.joint_names
         times_ns = [p.time_from_start.sec * 10**9 + p.time_from_start.nanosec for p in command.points]
         assert times_ns[0] == 20_000_000 and (np.diff(times_ns) > 0).all()
@@ -106,22 +109,25 @@ def test_a_trajectory_is_what_controllers_take(graph):
 
 
 def test_commands_keep_within_the_acceleration_limit(graph):
-    drive(graph)
+    graph.probe.drive(2)
     wait_until(lambda: any(any(command.points[0].velocities) for command in graph.probe.commands), "motion")
     graph.probe.trigger("vla_policy/hold")
     wait_until(lambda: graph.probe.mode() == "HOLD", "HOLD")
-    wait_until(lambda: not any(graph.probe.commands[-1].points[0].velocities), "rest")
-    velocities = np.array([command.points[0].velocities for command in graph.probe.commands])
+    wait_until(graph.probe.is_at_rest, "rest")
+    commands = list(graph.probe.commands)
+    velocities = np.array([command.points[0].velocities for command in commands])
     assert velocities.any()
+    # A busy machine may lose commands on the way.
+    num_ticks = np.round(np.diff([time_to_ns(command.header.stamp) for command in commands]) / 20e6)
     limits = graph.probe.robot.joint_values("max_acceleration")
-    assert (np.abs(np.diff(velocities, axis=0)) / 0.02 <= limits + 1e-6).all()
+    assert (np.abs(np.diff(velocities, axis=0)) <= 0.02 * limits * num_ticks[:, None] + 1e-6).all()
 
 
 def test_hold_brings_the_arm_to_rest_at_a_fixed_command(graph):
-    drive(graph)
+    graph.probe.drive(2)
     assert graph.probe.trigger("vla_policy/hold").success
     wait_until(lambda: graph.probe.mode() == "HOLD", "HOLD")
-    wait_until(lambda: not any(graph.probe.commands[-1].points[0].velocities), "rest")
+    wait_until(graph.probe.is_at_rest, "rest")
     graph.probe.commands.clear()
     wait_until(lambda: len(graph.probe.commands) > 10, "commands")
     positions = np.array([command.points[0].positions for command in graph.probe.commands])
@@ -130,14 +136,14 @@ def test_hold_brings_the_arm_to_rest_at_a_fixed_command(graph):
 
 
 def test_a_chunk_is_stamped_with_the_time_of_an_image_it_was_made_from(graph):
-    drive(graph, num_chunks=3)
+    graph.probe.drive(3)
     stamps_ns = [c.header.stamp.sec * 10**9 + c.header.stamp.nanosec for c in graph.probe.chunks]
     assert set(stamps_ns) <= set(graph.probe.image_stamps_ns)
     assert (np.diff(stamps_ns) > 0).all()
 
 
 def test_a_wrong_encoding_is_named_and_ends_policy(graph):
-    drive(graph)
+    graph.probe.drive(2)
     graph.probe.encoding = "16UC1"
     wait_for_hold_because(graph, "camera 'front'", "16UC1")
     refused = graph.probe.trigger("vla_policy/engage")
@@ -150,23 +156,23 @@ def test_an_image_of_another_size_is_named(graph):
 
 
 def test_a_camera_that_falls_silent_ends_policy_by_its_name(graph):
-    drive(graph)
+    graph.probe.drive(2)
     graph.probe.silent.add("top")
     wait_for_hold_because(graph, "camera 'top'")
 
 
 def test_a_missing_joint_is_named_and_ends_policy(graph):
-    drive(graph)
+    graph.probe.drive(2)
     graph.probe.joint_names = graph.probe.joint_names[:-1]
     wait_for_hold_because(graph, "wrist")
 
 
 def test_after_an_absence_of_seconds_the_policy_does_not_go_on_by_itself(graph):
     """Though the robot file's default is to recover from an overrun."""
-    drive(graph)
+    graph.probe.drive(2)
     graph.policy_node.pause(2.0)
     wait_for_hold_because(graph, "the control thread did not run for")
-    wait_until(lambda: not any(graph.probe.commands[-1].points[0].velocities), "rest")
+    wait_until(graph.probe.is_at_rest, "rest")
     graph.probe.commands.clear()
     wait_until(lambda: len(graph.probe.commands) > 100, "commands")
     held = [command.points[0].positions for command in graph.probe.commands]
@@ -205,8 +211,8 @@ def test_a_policy_directory_with_a_missing_file_fails_configure_in_one_line(grap
     try:
         assert not graph.probe.change_state(node, "configure")
         assert graph.probe.state(node) == "unconfigured"
-        wait_until(lambda: "norm_stats.json" in getattr(graph.probe.diagnostic(status), "message", ""), "the reason")
-        assert "\n" not in graph.probe.diagnostic(status).message
+        wait_until(lambda: "norm_stats.json" in graph.probe.said(status), "the reason")
+        assert "\n" not in graph.probe.said(status)
     finally:
         graph.probe.set_text(node, "policy", str(graph.policy_dir))
 
@@ -219,36 +225,33 @@ def test_an_impossible_transition_is_answered_and_the_node_lives(graph):
 
 
 def test_garbage_on_the_link_is_refused_and_both_nodes_live(graph):
-    from std_msgs.msg import UInt8MultiArray
-
-    drive(graph)
-    publishers = [
-        graph.probe.node.create_publisher(UInt8MultiArray, f"vla_model/{name}", 1) for name in ("request", "result")
-    ]
+    graph.probe.drive(2)
     graph.probe.modes.clear()
     header = b'{"__metadata__":{"kind":"vla_ros request 1"}}'
     truncated = len(header).to_bytes(8, "little") + header
-    for payload in (b"", b"\x80\x04K\x01.", bytes(range(256)) * 4, truncated):
-        for publisher in publishers:
-            publisher.publish(UInt8MultiArray(data=payload))
-        time.sleep(0.1)  # each topic keeps one message: real ones get through in between
-    graph.probe.chunks.clear()
-    wait_until(lambda: len(graph.probe.chunks) >= 2, "chunks")
-    assert set(graph.probe.modes) == {"POLICY"}, "the mode stays what it was"
-    drive(graph)
-    assert graph.policy_node.is_running and graph.model_node.is_running
-    for publisher in publishers:
-        graph.probe.node.destroy_publisher(publisher)
+    with (
+        graph.probe.publishing(UInt8MultiArray, "vla_model/request", 1) as requests,
+        graph.probe.publishing(UInt8MultiArray, "vla_model/result", 1) as results,
+    ):
+        for payload in (b"", b"\x80\x04K\x01.", bytes(range(256)) * 4, truncated):
+            for publisher in (requests, results):
+                publisher.publish(UInt8MultiArray(data=payload))
+            time.sleep(0.1)  # each topic keeps one message: real ones get through in between
+        graph.probe.chunks.clear()
+        wait_until(lambda: len(graph.probe.chunks) >= 2 and graph.probe.modes, "chunks and modes")
+        assert set(graph.probe.modes) == {"POLICY"}, "the mode stays what it was"
+        graph.probe.drive(2)
+        assert graph.policy_node.is_running and graph.model_node.is_running
 
 
 def test_a_model_that_stops_answering_ends_policy_and_can_come_back(graph):
-    drive(graph)
+    graph.probe.drive(2)
     assert graph.probe.change_state("vla_model", "deactivate")
     wait_for_hold_because(graph, "vla_model")
     refused = graph.probe.trigger("vla_policy/engage")
     assert not refused.success and "not active" in refused.message
     graph.bring("vla_model", "active")
-    drive(graph)
+    graph.probe.drive(2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -256,7 +259,7 @@ def test_a_node_with_an_unusable_robot_says_so_and_ends_cleanly_on_a_signal(ros,
     parameters = {"autostart": "true", "robot": "no_such_robot", "policy": policy_dir}
     node = NodeProcess("nodes.policy_node", tmp_path / "node.log", {**parameters})
     try:
-        wait_until(lambda: "robot 'no_such_robot'" in node.log, "the reason in the log")
+        wait_until(lambda: "robot 'no_such_robot'" in node.log, "the reason in the log", START_PATIENCE_S)
         assert node.is_running
     finally:
         code = node.stop(number)

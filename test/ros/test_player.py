@@ -11,7 +11,7 @@ import pytest
 import rclpy
 from bag_samples import START_NS, at, image, joint_state, jpeg, string, write_bag
 from rclpy.node import Node
-from ros_harness import NodeProcess, wait_until
+from ros_harness import START_PATIENCE_S, NodeProcess, wait_until
 from sensor_msgs.msg import Image, JointState
 
 from vla_ros.ros import qos
@@ -44,11 +44,13 @@ def test_rosbag2_plays_when_all_sensors_are_listened_to(
     parameters = {"bag": DEMO_BAG, "player": "rosbag2", "engage": False, "rate": 2.0}
     player = NodeProcess("record.player", tmp_path / "player.log", parameters, namespace="left")
     listener.create_subscription(JointState, "joint_states", lambda msg: None, qos.JOINT_STATES)
-    wait_until(lambda: ("vla_player", "/left") in listener.get_node_names_and_namespaces(), "the player", 60.0)
+    wait_until(
+        lambda: ("vla_player", "/left") in listener.get_node_names_and_namespaces(), "the player", START_PATIENCE_S
+    )
     assert not noted.exists() and player.is_running
     listener.create_subscription(Image, "front_camera/image_raw", lambda msg: None, qos.CAMERA)
     listener.create_subscription(Image, "top_camera/image_raw", lambda msg: None, qos.CAMERA)
-    wait_until(lambda: not player.is_running, "the end of the player")
+    wait_until(lambda: not player.is_running, "the end of the player", START_PATIENCE_S)
     assert player.stop() == exit_code and said in player.log, player.log
     words = noted.read_text().split()
     assert words[:4] == ["bag", "play", str(DEMO_BAG), "--clock=500"] and "--rate=2" in words
@@ -70,7 +72,7 @@ def test_a_topic_of_another_type_is_refused_in_one_line(
         listener.create_subscription(Image, f"{camera}_camera/image_raw", lambda msg: None, qos.CAMERA)
     parameters = {"bag": bag, "player": player, "engage": False}
     node = NodeProcess("record.player", tmp_path / "player.log", parameters, namespace="left")
-    wait_until(lambda: not node.is_running, "the end of the player", 60.0)
+    wait_until(lambda: not node.is_running, "the end of the player", START_PATIENCE_S)
     assert node.stop() == 2 and not noted.exists()
     expected = "'/left/joint_states' holds std_msgs/msg/String; expected sensor_msgs/msg/JointState"
     assert [line for line in node.log.splitlines() if expected in line] == [
@@ -103,7 +105,7 @@ def test_images_recorded_as_jpeg_reach_the_nodes_as_images(
         rclpy.spin_once(listener, timeout_sec=0.01)
         return not node.is_running
 
-    wait_until(spin, "the end of the player", 60.0)
+    wait_until(spin, "the end of the player", START_PATIENCE_S)
     assert not noted.exists()
     if player == "rosbag2":
         assert node.stop() == 2 and f"'{topic}' holds JPEGs" in node.log and "player:=own" in node.log

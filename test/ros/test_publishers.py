@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -22,16 +23,16 @@ Say = Callable[[str, Any, Callable[[], Any], str], None]
 @pytest.fixture(params=PROFILES)
 def say(graph, request: pytest.FixtureRequest) -> Iterator[Say]:
     """Publish a message again and again, as somebody else's node would, until a condition holds."""
-    node, publishers = graph.probe.node, {}
+    publishers = {}
+    with ExitStack() as stack:
 
-    def until(topic: str, msg: Any, condition: Callable[[], Any], what: str) -> None:
-        if topic not in publishers:
-            publishers[topic] = node.create_publisher(type(msg), topic, PROFILES[request.param])
-        wait_until(lambda: condition() or publishers[topic].publish(msg), what)
+        def until(topic: str, msg: Any, condition: Callable[[], Any], what: str) -> None:
+            if topic not in publishers:
+                publishing = graph.probe.publishing(type(msg), topic, PROFILES[request.param])
+                publishers[topic] = stack.enter_context(publishing)
+            wait_until(lambda: condition() or publishers[topic].publish(msg), what)
 
-    yield until
-    for publisher in publishers.values():
-        node.destroy_publisher(publisher)
+        yield until
 
 
 def test_a_stop_is_heard_and_so_is_its_end(graph, say: Say) -> None:
@@ -43,13 +44,15 @@ def test_a_stop_is_heard_and_so_is_its_end(graph, say: Say) -> None:
 
 def test_an_instruction_is_heard(graph, say: Say) -> None:
     traces: list[str] = []
-    subscription = graph.probe.node.create_subscription(
-        String, "vla_policy/trace", lambda msg: traces.append(msg.data), 10
-    )
-    graph.probe.engage()
-    instruction = String(data="touch the blue block")
-    say("vla_policy/task", instruction, lambda: any(instruction.data in trace for trace in traces), "a chunk for it")
-    graph.probe.node.destroy_subscription(subscription)
+    with graph.probe.hearing(String, "vla_policy/trace", lambda msg: traces.append(msg.data), 10):
+        instruction = String(data="touch the blue block")
+
+        def is_followed() -> bool:
+            if graph.probe.mode() == "HOLD":
+                graph.probe.engage()
+            return any(instruction.data in trace for trace in traces)
+
+        say("vla_policy/task", instruction, is_followed, "a chunk for it")
 
 
 def test_a_hand_is_heard(graph, say: Say) -> None:

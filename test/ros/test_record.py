@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +15,10 @@ import pytest
 import rclpy
 import yaml
 from bag_helpers import messages_by_topic
+from child_process import ChildProcess, child_environment
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
-from ros_harness import SOURCE_ROOT, wait_until
+from ros_harness import START_PATIENCE_S, wait_until
 from rosbags.interfaces import QosDurability, QosReliability
 from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
@@ -40,6 +39,7 @@ LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RELIABLE = QoSProfile(depth=100)
 # In which what was published last is heard, which shows nowhere before the recording ends.
 SETTLE_S = 0.5
+END_PATIENCE_S = 60.0
 TOPICS = {
     "front/image": (Image, SENSOR),
     "top/image": (Image, SENSOR),
@@ -84,7 +84,7 @@ class Robot:
             self.publish(*names)
             return is_over()
 
-        wait_until(step, what, 60.0)
+        wait_until(step, what, START_PATIENCE_S)
 
     def _message(self, kind: type) -> object:
         text = f"message {self._count}"
@@ -103,29 +103,21 @@ class Robot:
         return message
 
 
-class Recording:
+class Recording(ChildProcess):
     """``vla_ros record`` as a process."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.bag, self.json = folder / "bag", folder / "figures.json"
-        self._log = folder / "record.log"
-        env = {key: value for key, value in os.environ.items() if key != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
-        env["PYTHONPATH"] = os.pathsep.join([str(SOURCE_ROOT), env.get("PYTHONPATH", "")])
         command = ["record", "--robot", str(ROBOT_FILE), "--out", str(self.bag), "--json", str(self.json), *arguments]
-        with self._log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "vla_ros.cli", *command], stdout=file, stderr=subprocess.STDOUT, env=env
-            )
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
+        super().__init__(folder / "record.log", ["vla_ros.cli", *command], child_environment())
 
     def end(self, *numbers: signal.Signals) -> int:
         """Send signals; the exit code."""
         for number in numbers:
-            self.process.send_signal(number)
-        return self.process.wait(30.0)
+            self._child.send_signal(number)
+        code = self._child.wait(END_PATIENCE_S)
+        self.close()
+        return code
 
     def read(self) -> dict[str, list[bytes]]:
         """The bytes of each topic of the finished bag."""
@@ -137,18 +129,8 @@ class Recording:
 
 
 @pytest.fixture
-def start_recording(tmp_path: Path) -> Iterator:
-    started: list[Recording] = []
-
-    def start(*arguments: str) -> Recording:
-        started.append(Recording(tmp_path, *arguments))
-        return started[-1]
-
-    yield start
-    for recording in started:
-        if recording.process.poll() is None:
-            recording.process.kill()
-            recording.process.wait()
+def start_recording(tmp_path: Path) -> Callable[..., Recording]:
+    return lambda *arguments: Recording(tmp_path, *arguments)
 
 
 @pytest.fixture
@@ -299,8 +281,8 @@ def test_a_publisher_of_weaker_qos_is_recorded_and_one_of_another_type_is_named(
     changed = {"vla_policy/teleop": (JointTrajectory, SENSOR), "front/image": (String, SENSOR)}
     robot = make_robot(**changed, **{"vla_policy/mode": (String, SENSOR)})
     recording = start_recording("--duration", "5")
-    wait_until(lambda: recording.log, "the recording", 60.0)
-    robot.publish_until(lambda: recording.process.poll() is not None, "the recording's end")
+    wait_until(lambda: recording.log, "the recording", START_PATIENCE_S)
+    robot.publish_until(lambda: not recording.is_running, "the recording's end")
     assert recording.end() == 1
     recorded = recording.read()
     for topic in ("/vla_policy/teleop", "/vla_policy/mode"):
@@ -315,7 +297,7 @@ def test_under_simulated_time_messages_bear_it_and_none_is_recorded_before_it_be
     robot = make_robot()
     clock = robot.node.create_publisher(Clock, "/clock", 1)
     recording = start_recording("--use-sim-time", "--duration", "3")
-    wait_until(lambda: clock.get_subscription_count(), "the recorder to ask for the time", 60.0)
+    wait_until(lambda: clock.get_subscription_count(), "the recorder to ask for the time", START_PATIENCE_S)
     assert "recording" not in recording.log
     sim_s = 500
 
@@ -326,9 +308,9 @@ def test_under_simulated_time_messages_bear_it_and_none_is_recorded_before_it_be
         message.clock.sec = sim_s
         clock.publish(message)
         robot.publish()
-        return recording.process.poll() is not None
+        return not recording.is_running
 
-    wait_until(step, "the recording's end", 60.0)
+    wait_until(step, "the recording's end", START_PATIENCE_S)
     assert recording.end() == 0, recording.log
     with Reader(recording.bag) as reader:
         stamps_s = [stamp_ns / 1e9 for _, stamp_ns, _ in reader.messages()]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
-from ros_harness import NodeProcess, Probe, wait_for_words, wait_until
+from ros_harness import START_PATIENCE_S, NodeProcess, Probe, wait_until
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -41,9 +41,9 @@ def rival(graph) -> Iterator[Rival]:
         yield publish
     node.destroy_node()
 
-    def is_over() -> bool:
-        values = graph.probe.diagnostic("vla_policy: control").values
-        return not any(value.key.startswith("problem: publishers") for value in values)
+    def is_over() -> Any:
+        status = graph.probe.diagnostic("vla_policy: control")
+        return status and not any(value.key.startswith("problem: publishers") for value in status.values)
 
     wait_until(is_over, "diagnostics without a rival")
 
@@ -67,24 +67,19 @@ RIVALS: dict[str, tuple[type, str, Callable[[Any], Any] | None]] = {
 }
 
 
-def drive(graph) -> None:
-    graph.probe.engage()
-    wait_until(lambda: graph.probe.mode() == "POLICY", "POLICY")
-
-
 @pytest.mark.parametrize("what", RIVALS)
 def test_a_rival_ends_the_policys_drive_and_is_named(graph, rival: Rival, what: str) -> None:
     kind, topic, make = RIVALS[what]
-    drive(graph)
+    graph.probe.drive()
     rival(kind, topic, None if make is None else lambda: make(graph))
     wait_until(lambda: graph.probe.mode() == "HOLD", "HOLD")
-    wait_for_words(graph, f"'/{topic}' has 2 publishers", "/rival", "expected one for this robot")
+    graph.probe.wait_for_words(f"'/{topic}' has 2 publishers", "/rival", "expected one for this robot")
     refusal = graph.probe.trigger("vla_policy/engage")
     assert not refusal.success and "/rival" in refusal.message
 
 
 def test_who_publishes_other_joints_is_no_rival(graph, rival: Rival) -> None:
-    drive(graph)
+    graph.probe.drive()
     heard, said = [], len(graph.policy_node.log)
 
     def fingers() -> JointState:
@@ -99,7 +94,7 @@ def test_who_publishes_other_joints_is_no_rival(graph, rival: Rival) -> None:
 def test_with_a_rival_in_the_graph_a_node_refuses_to_become_active(graph, rival: Rival) -> None:
     graph.bring("vla_policy", "inactive")
     rival(JointTrajectory, COMMANDS)
-    wait_for_words(graph, "/rival")
+    graph.probe.wait_for_words("/rival")
     assert not graph.probe.change_state("vla_policy", "activate")
     assert graph.probe.state("vla_policy") == "inactive"
 
@@ -116,15 +111,15 @@ def test_a_second_policy_node_is_not_active_and_one_started_after_a_kill_is(
     probe = Probe(load_robot(robot_file), namespace="twins")
     first = second = third = start("first")
     try:
-        wait_until(lambda: "active" in first.log and probe.commands, "the first's commands", 120.0)
+        wait_until(lambda: "active" in first.log and probe.commands, "the first's commands", START_PATIENCE_S)
         second = start("second")
-        wait_until(lambda: "cannot activate: " in second.log, "the second's refusal", 120.0)
+        wait_until(lambda: "cannot activate: " in second.log, "the second's refusal", START_PATIENCE_S)
         other = "(/twins/vla_policy|a node not known by name yet)"
         assert re.search(f"has 2 publishers: /twins/vla_policy, {other}; expected one", second.log)
         for node in (first, second):
             node.stop(signal.SIGKILL)
         third = start("third")
-        wait_until(lambda: "]: active" in third.log, "a node as active as the killed ones were", 120.0)
+        wait_until(lambda: "]: active" in third.log, "a node as active as the killed ones were", START_PATIENCE_S)
         probe.commands.clear()
         probe.limits.new_segment()
         wait_until(lambda: len(probe.commands) > 20, "commands")

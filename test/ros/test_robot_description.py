@@ -8,12 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
-from ros_harness import ROBOT_FILE, NodeProcess, Probe, wait_for_words, wait_until
+from ros_harness import ROBOT_FILE, NodeProcess, Probe, wait_until
 from std_msgs.msg import String
 
 from vla_ros.robot import RobotFile, read_robot_file
@@ -72,9 +71,8 @@ def probe(running: Probe) -> Probe:
 @pytest.fixture
 def publish(probe: Probe) -> Iterator[Callable[[str], None]]:
     """Publishes a URDF as robot_state_publisher does, until the test is over."""
-    publisher = probe.node.create_publisher(String, "robot_description", qos.LATCHED)
-    yield lambda text: publisher.publish(String(data=text))
-    probe.node.destroy_publisher(publisher)
+    with probe.publishing(String, "robot_description", qos.LATCHED) as publisher:
+        yield lambda text: publisher.publish(String(data=text))
     wait_until(lambda: not probe.node.get_publishers_info_by_topic(TOPIC), "nobody publishes it any more")
 
 
@@ -93,19 +91,18 @@ def test_without_a_urdf_configure_is_refused_and_says_what_it_waited_for(probe):
     assert not probe.change_state("vla_policy", "configure")
     assert time.monotonic() - began_s >= PATIENCE_S
     assert probe.state("vla_policy") == "unconfigured"
-    wait_for_words(SimpleNamespace(probe=probe), f"no URDF came on '{TOPIC}' (urdf_topic) in 5 s: nobody publishes it")
+    probe.wait_for_words(f"no URDF came on '{TOPIC}' (urdf_topic) in 5 s: nobody publishes it")
 
 
 def test_a_publisher_that_keeps_nothing_for_who_comes_later_is_named(probe, robot_path):
-    publisher = probe.node.create_publisher(String, "robot_description", qos.COMMAND)
-    wait_until(lambda: probe.node.get_publishers_info_by_topic(TOPIC), "the publisher is known")
-    description = RobotDescription(probe.node, read_robot_file(robot_path))
-    try:
-        with pytest.raises(ValueError, match="probe publishes std_msgs/msg/String, reliable, volatile; expected"):
-            description.wait(patience_s=1.0)
-    finally:
-        description.stop()
-        probe.node.destroy_publisher(publisher)
+    with probe.publishing(String, "robot_description", qos.COMMAND):
+        wait_until(lambda: probe.node.get_publishers_info_by_topic(TOPIC), "the publisher is known")
+        description = RobotDescription(probe.node, read_robot_file(robot_path))
+        try:
+            with pytest.raises(ValueError, match="probe publishes std_msgs/msg/String, reliable, volatile; expected"):
+                description.wait(patience_s=1.0)
+        finally:
+            description.stop()
 
 
 @pytest.mark.parametrize("name", ["robot description", "9lives"])
@@ -119,7 +116,7 @@ def test_what_can_be_no_name_of_a_topic_is_refused_in_one_line(probe, robot_path
 def test_a_urdf_that_lacks_a_joint_is_refused_at_once(probe, publish):
     publish(urdf(JOINTS[:2]))
     assert not probe.change_state("vla_policy", "configure")
-    wait_for_words(SimpleNamespace(probe=probe), "joint 'wrist' is not in the URDF on topic", "give lower, upper")
+    probe.wait_for_words("joint 'wrist' is not in the URDF on topic", "give lower, upper")
 
 
 def test_commands_keep_the_limits_of_the_urdf(probe, publish):
@@ -135,7 +132,7 @@ def test_commands_keep_the_limits_of_the_urdf(probe, publish):
         "the robot at its limit",
     )
     assert max(command.points[0].positions[0] for command in probe.commands) <= UPPER + 1e-9
-    wait_for_words(SimpleNamespace(probe=probe), "'base': target 0.900 is outside -0.4")
+    probe.wait_for_words("'base': target 0.900 is outside -0.4")
 
 
 def test_a_urdf_with_other_limits_is_reported_and_not_obeyed_until_the_next_configure(probe, publish):
@@ -143,13 +140,12 @@ def test_a_urdf_with_other_limits_is_reported_and_not_obeyed_until_the_next_conf
     assert probe.change_state("vla_policy", "configure") and probe.change_state("vla_policy", "activate")
     slow = MAX_VELOCITY / 2
     publish(urdf(max_velocity=slow))
-    graph = SimpleNamespace(probe=probe)
-    wait_for_words(graph, "joint 'base' has max_velocity 0.175 in it, was 0.35", "configure again")
+    probe.wait_for_words("joint 'base' has max_velocity 0.175 in it, was 0.35", "configure again")
     assert follow(probe, [0.5, -0.2, -0.2]).max() == pytest.approx(MAX_VELOCITY, abs=1e-6)
     publish("<sdf/>")
-    wait_for_words(graph, "begins with <sdf>", "configure again")
+    probe.wait_for_words("begins with <sdf>", "configure again")
     publish(urdf())
-    wait_until(lambda: "URDF" not in probe.diagnostic("vla_policy: control").message, "no problem any more")
+    wait_until(lambda: "URDF" not in probe.said("vla_policy: control"), "no problem any more")
     publish(urdf(max_velocity=slow))
     for transition in ("deactivate", "cleanup", "configure", "activate"):
         assert probe.change_state("vla_policy", transition)

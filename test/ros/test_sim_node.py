@@ -31,12 +31,13 @@ def median_rate_hz(messages: list) -> float:
 
 
 def test_it_starts_with_the_scene_of_its_seed_and_says_the_instruction(graph):
+    wait_until(lambda: graph.tasks, "the instruction")
     assert graph.episodes[0]["seed"] == 5
     assert graph.tasks[0] == graph.episodes[0]["instruction"] == sample_scene(5, "eval").instruction
 
 
 def test_cameras_and_joint_states_come_at_their_rates_with_the_robot_files_names_and_sizes(graph):
-    wait_until(lambda: all(len(graph.images[name]) > 20 for name in ROBOT.camera_names), "images")
+    wait_until(lambda: all(len(graph.images[name]) > 20 for name in ROBOT.camera_names), "images", 60.0)
     for camera in ROBOT.cameras:
         assert median_rate_hz(graph.images[camera.name]) >= 15.0
         image = decode_image(graph.images[camera.name][-1])

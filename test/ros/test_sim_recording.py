@@ -43,7 +43,7 @@ def bags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bags]:
         # Not seed 0, with which the simulation begins: the same blocks and task once more are the same episode.
         for seed in range(1, NUM_EPISODES + 1):
             graph.start_episode(seed=seed)
-            wait_until(lambda: graph.episodes[-1]["status"] == "success", "the expert's success")
+            wait_until(lambda: graph.episodes[-1]["status"] == "success", "the expert's success", 60.0)
         assert recorder.stop() == 0, recorder.log
     config = DemonstrationConfig(num_episodes=8, seed=1, num_frames=6, anywhere_share=0.0)
     (alone,) = write_demonstrations(folder / "alone", ROBOT, config)

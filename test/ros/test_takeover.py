@@ -7,20 +7,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from ros_harness import Probe, wait_for_words, wait_until
+from ros_harness import Probe, wait_until
 
-NUM_POINTS_REPEATED = 40
 PERIOD_S = 0.02
 
 
-def drive(graph) -> None:
-    """The policy drives, and its chunks are followed."""
-    graph.probe.engage()
-    graph.probe.chunks.clear()
-    wait_until(lambda: graph.probe.chunks and graph.probe.mode() == "POLICY", "a chunk that is followed")
-
-
-def follow_hand(probe: Probe, positions: list[float], num: int = NUM_POINTS_REPEATED) -> None:
+def follow_hand(probe: Probe, positions: list[float], num: int) -> None:
     for _ in range(num):
         probe.teleop(positions)
         time.sleep(PERIOD_S)
@@ -36,10 +28,9 @@ def human(graph) -> Iterator:
 
 def test_a_teleop_message_takes_over_and_the_robot_goes_where_the_hand_is(human):
     probe = human.probe
-    drive(human)
+    human.probe.drive()
     goal = [0.4, -0.3, 0.5]
-    follow_hand(probe, goal)
-    assert probe.mode() == "TELEOP"
+    wait_until(lambda: probe.mode() == "TELEOP" or probe.teleop(goal), "TELEOP")
     wait_until(
         lambda: np.allclose(probe.commands[-1].points[0].positions, goal, atol=1e-3) or probe.teleop(goal), "there"
     )
@@ -47,46 +38,47 @@ def test_a_teleop_message_takes_over_and_the_robot_goes_where_the_hand_is(human)
 
 def test_every_command_comes_with_the_mode_that_made_it(human):
     probe = human.probe
-    drive(human)
+    human.probe.drive()
     probe.modes.clear()
     probe.commands.clear()
-    wait_until(lambda: len(probe.commands) >= 50, "commands")
-    assert len(probe.modes) >= 40
+    # A busy machine may lose some of either on the way.
+    wait_until(lambda: len(probe.commands) >= 50 and len(probe.modes) >= 0.8 * len(probe.commands), "a mode for each")
 
 
 def test_a_hand_that_falls_silent_leaves_the_robot_in_hold_and_engage_gives_back(human):
     probe = human.probe
-    drive(human)
+    human.probe.drive()
     follow_hand(probe, [0.1, 0.1, 0.1], 5)
     wait_until(lambda: probe.mode() == "HOLD", "HOLD after silence")
-    wait_for_words(human, "vla_policy/teleop", "fault_age_s", "fault_limit_s")
-    drive(human)
+    human.probe.wait_for_words("vla_policy/teleop", "fault_age_s", "fault_limit_s")
+    human.probe.drive()
 
 
 def test_while_a_human_drives_the_chunks_of_the_policy_are_still_shown(human):
     probe = human.probe
-    drive(human)
-    follow_hand(probe, [0.0, 0.0, 0.0], 3)
-    wait_until(lambda: probe.mode() == "TELEOP", "TELEOP")
+    human.probe.drive()
+    wait_until(lambda: probe.mode() == "TELEOP" or probe.teleop([0.0, 0.0, 0.0]), "TELEOP")
     probe.chunks.clear()
-    wait_until(lambda: probe.chunks or probe.teleop([0.0, 0.0, 0.0]), "a shadow chunk")
-    assert probe.mode() == "TELEOP"
+    probe.modes.clear()
+    wait_until(lambda: probe.chunks and probe.modes or probe.teleop([0.0, 0.0, 0.0]), "a shadow chunk")
+    assert "POLICY" not in probe.modes
 
 
 def test_takeover_as_a_service_then_engage(human):
     probe = human.probe
-    drive(human)
+    human.probe.drive()
+    probe.modes.clear()
     assert probe.trigger("vla_policy/takeover").success
-    wait_until(lambda: probe.mode() == "TELEOP", "TELEOP")
-    drive(human)
+    wait_until(lambda: "TELEOP" in probe.modes, "TELEOP, which ends when nobody leads")
+    human.probe.drive()
 
 
 def test_the_emergency_stop_latches_until_it_is_let_go_and_reset(human):
     probe = human.probe
-    drive(human)
+    human.probe.drive()
     probe.estop(True)
     wait_until(lambda: probe.mode() == "ESTOP", "ESTOP")
-    wait_until(lambda: not any(probe.commands[-1].points[0].velocities), "rest")
+    wait_until(probe.is_at_rest, "rest")
     for service in ("engage", "takeover", "hold"):
         refused = probe.trigger(f"vla_policy/{service}")
         assert not refused.success and "ESTOP" in refused.message
@@ -94,9 +86,12 @@ def test_the_emergency_stop_latches_until_it_is_let_go_and_reset(human):
     assert probe.mode() == "ESTOP"
     assert "still true" in probe.trigger("vla_policy/reset_estop").message
     probe.estop(False)
-    for state in ("inactive", "active"):
-        human.bring("vla_policy", state)
-    wait_until(lambda: probe.mode() == "ESTOP", "ESTOP: who deactivates a node has not reset it")
+    human.bring("vla_policy", "inactive")
+    probe.modes.clear()
+    probe.commands.clear()
+    human.bring("vla_policy", "active")
+    wait_until(lambda: probe.commands and probe.modes, "commands and their mode")
+    assert set(probe.modes) == {"ESTOP"}, "who deactivates a node has not reset it"
     wait_until(lambda: probe.trigger("vla_policy/reset_estop").success, "reset")
     wait_until(lambda: probe.mode() == "HOLD", "HOLD")
 
@@ -118,10 +113,10 @@ NAN = float("nan")
     ],
 )
 def test_an_unusable_trajectory_ends_in_hold_with_its_reason(human, changes, named):
-    drive(human)
+    human.probe.drive()
     human.probe.teleop(**{"positions": [0.0, 0.0, 0.0], **changes})
     wait_until(lambda: human.probe.mode() == "HOLD", "HOLD")
-    wait_for_words(human, named)
+    human.probe.wait_for_words(named)
 
 
 @pytest.mark.parametrize(
@@ -135,9 +130,10 @@ def test_an_unusable_trajectory_ends_in_hold_with_its_reason(human, changes, nam
     ids=["joints in another order", "a joint less", "beyond a limit", "to start in 0.3 s"],
 )
 def test_a_trajectory_that_says_enough_takes_over(human, changes):
-    drive(human)
+    human.probe.drive()
+    human.probe.modes.clear()
     human.probe.teleop(**{"positions": [0.0, 0.0, 0.0], **changes})
-    wait_until(lambda: human.probe.mode() == "TELEOP", "TELEOP")
+    wait_until(lambda: "TELEOP" in human.probe.modes, "TELEOP")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +144,7 @@ def test_a_trajectory_that_says_enough_takes_over(human, changes):
     ],
 )
 def test_a_parameter_out_of_range_is_refused_when_it_is_set(human, name, value, named):
-    drive(human)
+    human.probe.drive()
     with pytest.raises(AssertionError, match=named):
         human.probe.set_text("vla_policy", name, value)
     assert human.probe.mode() == "POLICY"

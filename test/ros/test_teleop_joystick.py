@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from fake_policy_node import HERE, FakePolicyNode
-from ros_harness import ROBOT_FILE, NodeProcess, wait_until
+from ros_harness import ROBOT_FILE, START_PATIENCE_S, NodeProcess, wait_until
 from sensor_msgs.msg import Joy
 
 from vla_ros.ros import qos
@@ -21,8 +21,8 @@ class Gamepad:
 
     def __init__(self, fake: FakePolicyNode) -> None:
         self.axes, self.down = [0.0] * 8, set[int]()
-        self._publisher = fake.node.create_publisher(Joy, "joy", qos.JOINT_STATES)
-        fake.node.create_timer(0.05, self._publish)
+        self._publisher = fake.do(fake.node.create_publisher, Joy, "joy", qos.JOINT_STATES)
+        fake.do(fake.node.create_timer, 0.05, self._publish)
 
     def _publish(self) -> None:
         self._publisher.publish(Joy(axes=array("f", self.axes), buttons=[int(i in self.down) for i in range(11)]))
@@ -39,7 +39,7 @@ def test_it_drives_while_the_dead_man_button_is_held_and_says_what_it_moves(fake
     gamepad = Gamepad(fake)
     node = NodeProcess("teleop.joystick", tmp_path / "log", {"robot": ROBOT_FILE, "next_button": 5})
     try:
-        wait_until(lambda: "the axes move base, shoulder, wrist" in node.log, "its first line", 60.0)
+        wait_until(lambda: "the axes move base, shoulder, wrist" in node.log, "its first line", START_PATIENCE_S)
         wait_until(lambda: fake.node.count_publishers("/vla_policy/teleop"), "its publisher")
         gamepad.axes[0] = 1.0
         wait_until(lambda: fake.node.count_subscribers("/joy"), "its subscription")
@@ -69,6 +69,6 @@ def test_it_drives_while_the_dead_man_button_is_held_and_says_what_it_moves(fake
 )
 def test_it_says_in_one_line_why_it_cannot_start(ros, tmp_path, parameters, said):
     node = NodeProcess("teleop.joystick", tmp_path / "log", {"robot": ROBOT_FILE, **parameters})
-    wait_until(lambda: not node.is_running, "its end", 60.0)
+    wait_until(lambda: not node.is_running, "its end", START_PATIENCE_S)
     lines = [line for line in node.log.splitlines() if line.startswith("teleop_joystick: ")]
     assert node.stop() == 2 and len(lines) == 1 and said in lines[0], node.log

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_policy_node import HERE, ROBOT, FakePolicyNode
-from ros_harness import ROBOT_FILE, SOURCE_ROOT, wait_until
+from ros_harness import ROBOT_FILE, SOURCE_ROOT, START_PATIENCE_S, wait_until
 
 from vla_ros.messages.trajectories import parse_trajectory
 
@@ -76,8 +76,11 @@ def fake(ros: None) -> Iterator[FakePolicyNode]:
 def keyboard(fake: FakePolicyNode) -> Iterator[Keyboard]:
     keyboard = Keyboard()
     try:
-        wait_until(lambda: "HOLD  [1 base +0.300]" in keyboard.status, f"its first status: {keyboard.screen}", 60)
-        wait_until(lambda: fake.node.count_publishers("/vla_policy/teleop"), "its publisher")
+        wait_until(
+            lambda: "HOLD  [1 base +0.300]" in keyboard.status, f"its first status: {keyboard.screen}", START_PATIENCE_S
+        )
+        for topic in ("teleop", "estop", "episode"):
+            wait_until(lambda: fake.node.count_publishers(f"/vla_policy/{topic}"), f"its publisher of {topic}")
         # That its clients are found, too, shows nowhere.
         time.sleep(0.5)
         yield keyboard
@@ -93,8 +96,8 @@ def test_it_takes_over_with_the_first_jog_key_and_keeps_the_robot_until_the_poli
     time.sleep(0.2)  # in which it would send ten times
     assert not fake.trajectories, "silent before the first key"
     keyboard.press(RIGHT, UP)
-    wait_until(lambda: len(fake.trajectories) > 20, "targets")
-    assert "takeover" in fake.calls and "TELEOP (you)" in keyboard.status
+    wait_until(lambda: len(fake.trajectories) > 20 and "TELEOP (you)" in keyboard.status, "targets")
+    assert "takeover" in fake.calls
     parsed = [parse_trajectory(msg, ROBOT.joint_names) for msg in fake.trajectories]
     assert all(trajectory.times_s.tolist() == [0.1] and trajectory.stamp_ns == 0 for trajectory in parsed)
     targets = np.array([trajectory.positions[0] for trajectory in parsed])

@@ -54,8 +54,6 @@ def probe(ros: None, toy_dir: Path, tmp_path: Path) -> Iterator[Probe]:
 def test_it_drives_a_robot(probe: Probe) -> None:
     wait_until(lambda: probe.mode() == "HOLD", "HOLD", START_PATIENCE_S)
     probe.say("touch the red block")
-    wait_until(lambda: probe.trigger("vla_policy/engage").success, "engage", START_PATIENCE_S)
-    wait_until(lambda: len(probe.chunks) >= 3, "three chunks")
-    assert probe.mode() == "POLICY"
+    probe.drive(3)
     assert all(len(chunk.points) == HORIZON for chunk in probe.chunks)
     wait_until(lambda: any(np.any(command.points[0].velocities) for command in probe.commands), "motion")

@@ -113,14 +113,16 @@ class PolicyNode(ManagedNode):
         self._tell_task()
         self._diagnostics.restart(1e3 / settings.control_rate_hz, params.stage_budgets_ms)
         period_ns = round(NS_PER_S / settings.control_rate_hz)
-        outputs = CommandOutputs(self, robot, period_ns / NS_PER_S, self._problems.report)
-        self._parts.callback(outputs.destroy)
         link = None if processor is None else self._make_link(params, robot, processor)
         wake = (lambda: None) if link is None else link.wake
         sensors = SensorInputs(self, robot, self._stamps, self._problems, wake, self._rivals)
         self._parts.callback(sensors.stop)
         human = HumanInputs(self, robot, self._stamps, self._problems, self._control, params)
         self._parts.callback(human.stop)
+        # Last, for its publishers are this node's own, which only the thread that spins it may destroy: autostart,
+        # where something fails, is another.
+        outputs = CommandOutputs(self, robot, period_ns / NS_PER_S, self._problems.report)
+        self._parts.callback(outputs.destroy)
         for part in (outputs, link, sensors, human):
             if part is not None:
                 part.start()
