@@ -149,7 +149,7 @@ def check_labels(processor: PiProcessor) -> None:
     )
     everything = np.arange(NUM_SAMPLES)
     samples = SampleMaker(frames, processor)
-    batch = samples.batch(everything, np.random.default_rng(0))
+    batch = samples.batch(everything, [np.random.default_rng(0)] * len(everything))
     said = samples.action.denormalize(batch.actions)
     np.testing.assert_allclose(samples.errors(said, everything), 0.0, atol=2e-5)
 

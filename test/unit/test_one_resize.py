@@ -80,7 +80,7 @@ def test_one_observation_gives_the_same_tensors_in_training_and_on_the_robot(rec
     everything = np.arange(len(frames))
     stats = compute_split_stats(frames, Split(everything, everything), data)
     made = PiProcessor(processor.policy, data, processor.config, processor.tokenizer, stats)
-    trained = SampleMaker(frames, made).batch(everything[:1], np.random.default_rng(0))
+    trained = SampleMaker(frames, made).batch(everything[:1], [np.random.default_rng(0)])
     request = made.process(first_on_the_robot(recorded))
     for field in fields(request.policy_input):
         ours, theirs = (getattr(made, field.name) for made in (trained.policy_input.sample(0), request.policy_input))

@@ -42,13 +42,18 @@ def run(args: argparse.Namespace) -> Outcome:
     from vla_ros.share import robot_file
     from vla_ros.strict import config_to_dict
     from vla_ros.training.config import to_yaml
+    from vla_ros.training.processes import joined
     from vla_ros.training.run import train
 
-    config = _config(args)
+    with joined() as processes:
+        config = _config(args)
+        if args.cfg is None:
+            report = train(config, robot_file(config.robot), processes, tqdm.write, lesson_of(config))
+    if not processes.is_first:
+        raise SystemExit  # another process of torchrun says and writes what there is
     if args.cfg is not None:
         print(to_yaml(config), end="")
         return Outcome(config_to_dict(config))
-    report = train(config, robot_file(config.robot), tqdm.write, lesson_of(config))
     print(
         f"{report.num_samples} samples of {report.num_episodes} episodes, "
         f"{report.num_parameters / 1e6:.2f} M parameters, "

@@ -52,6 +52,9 @@ class TrainConfig:
     and the log, ``output_dir`` gets the policy directory. ``processor`` is what the family's processor takes from a
     train config (its ``settings_type``), ``vocab_size`` the size of a tokenizer that the lesson makes.
 
+    ``num_workers`` read bags and ``num_threads`` compute, on each machine together. ``checkpoint_layers`` keeps of each
+    layer what goes into it and computes the rest once more for its gradient, ``compile_layers`` compiles each.
+
     ``initial_policy`` is a policy directory to go on from: its weights and its tokenizer, not its statistics. Empty
     starts from random weights; ``vision_pos_emb_init_gain`` is the standard deviation the vision tower's position
     embeddings have then.
@@ -88,6 +91,8 @@ class TrainConfig:
     checkpoint_every: int = 250
     num_workers: int = 2
     num_threads: int = 2
+    checkpoint_layers: bool = False
+    compile_layers: bool = False
     device: str = "auto"
     seed: int = 0
 

@@ -27,6 +27,7 @@ from vla_ros.strict import explained, listed
 from vla_ros.training.config import TrainConfig
 from vla_ros.training.dataset import first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
+from vla_ros.training.processes import Processes
 from vla_ros.training.samples import Lesson, SampleMaker, compute_split_stats, split_by_episode
 from vla_ros.training.trainer import Trainer, Validation, check_resumable
 
@@ -52,14 +53,20 @@ class TrainingReport:
 
 
 def train(
-    config: TrainConfig, robot_file: Path, report: Callable[[str], None] = print, lesson: Lesson | None = None
+    config: TrainConfig,
+    robot_file: Path,
+    processes: Processes,
+    report: Callable[[str], None] = print,
+    lesson: Lesson | None = None,
 ) -> TrainingReport:
-    """Train and export to ``config.output_dir``; ``report`` gets a line for each stage and each problem.
+    """Train and export to ``config.output_dir``; ``report`` gets a line for each stage and each problem. Of several
+    ``processes`` one reports and writes.
 
     Raises ValueError for a configuration that doesn't fit the robot, and where no usable bag is found.
     """
     started = time.perf_counter()
-    torch.set_num_threads(config.num_threads)
+    report = report if processes.is_first else _tell_nobody
+    torch.set_num_threads(max(1, config.num_threads // processes.num_local))
     robot = load_robot(robot_file)
     if config.data.cameras is not None:
         names = tuple(slot.camera for slot in config.data.slots if slot.camera is not None)
@@ -72,8 +79,10 @@ def train(
         data.state_space.check_fit(config.policy.state_dim, "policy.state_dim")
     _check_places(config)
     check_resumable(config)
+    processes.share(config.optimizer.batch_size)
     policy = _start(config)
-    loaded = load_bags(_find_bags(config, robot, lesson, report), robot, rule, config.num_workers)
+    bags = _find_bags(config, robot, lesson, processes, report)
+    loaded = load_bags(bags, robot, rule, max(1, config.num_workers // processes.num_local))
     for line in (*loaded.problems, *loaded.lines):
         report(line)
     frames = loaded.frames
@@ -85,10 +94,12 @@ def train(
     tokenizer = _tokenizer(config, lesson, frames.tasks)
     processor_class = family_of(config.policy).processor_class()
     processor = processor_class.for_training(config.policy, data, stats, config.processor, tokenizer)
-    trainer = Trainer(config, policy, SampleMaker(frames, processor, lesson), split)
+    trainer = Trainer(config, policy, SampleMaker(frames, processor, lesson), split, processes)
     validation = trainer.run(report)
 
-    save_policy(config.output_dir, policy, processor, first_observation(loaded, robot, rule))
+    trained = trainer.whole_policy()
+    if processes.is_first:
+        save_policy(config.output_dir, trained, processor, first_observation(loaded, robot, rule))
     report(f"policy directory: {config.output_dir}")
     return TrainingReport(
         num_episodes=len(frames.tasks),
@@ -103,6 +114,10 @@ def train(
         problems=loaded.problems,
         validation=validation,
     )
+
+
+def _tell_nobody(line: str) -> None:
+    """Where another process tells."""
 
 
 def _check_places(config: TrainConfig) -> None:
@@ -166,7 +181,11 @@ def frame_rule(config: TrainConfig) -> FrameRule:
 
 
 def _find_bags(
-    config: TrainConfig, robot: RobotConfig, lesson: Lesson | None, report: Callable[[str], None]
+    config: TrainConfig,
+    robot: RobotConfig,
+    lesson: Lesson | None,
+    processes: Processes,
+    report: Callable[[str], None],
 ) -> tuple[Path, ...]:
     """The user's, where nothing is written; without any, the demonstrations, which are made first."""
     if not (config.bags or config.demonstrations_dir):
@@ -177,7 +196,9 @@ def _find_bags(
             if Path(written).resolve().is_relative_to(place.resolve()):
                 raise ValueError(f"{name} {written} lies among the bags of {place}; expected a folder outside of it")
     if lesson is not None and not config.bags:
-        lesson.prepare(places[0], robot, config.num_workers, report)
+        if processes.is_first:
+            lesson.prepare(places[0], robot, config.num_workers, report)
+        processes.wait()
     elif config.demonstrations is not None:
         report("bags are given, so no demonstrations are made; those have a folder of their own, demonstrations_dir")
     found, where = find_bags(*places), listed([str(place) for place in places])

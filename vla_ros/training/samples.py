@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -45,10 +45,14 @@ class Split:
     validation: np.ndarray
     share: np.ndarray | None = None
 
+    def num_drawn(self, num: int) -> int:
+        """How many of ``num`` there are for a batch."""
+        return min(num, len(self.train)) if self.share is None else num
+
     def draw(self, rng: np.random.Generator, num: int) -> np.ndarray:
         """``num`` samples of ``train`` for a batch; some of them twice where they are drawn by their share."""
         if self.share is None:
-            return rng.choice(self.train, min(num, len(self.train)), replace=False)
+            return rng.choice(self.train, self.num_drawn(num), replace=False)
         return rng.choice(self.train, num, p=self.share)
 
 
@@ -99,15 +103,16 @@ class SampleMaker:
         targets = self._space.decode(vectors, self._frames.joint_positions[indices])
         return np.abs(targets - self._frames.actions[indices])
 
-    def batch(self, indices: np.ndarray, rng: np.random.Generator) -> TrainingBatch:
-        """A batch; where the bags say where things are, the question of the lesson and its answer come with it."""
+    def batch(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> TrainingBatch:
+        """A batch; where the bags say where things are, the question of the lesson and its answer come with it. What is
+        random in a sample comes of its own one of ``rngs``."""
         frames, episodes = self._frames, self._frames.episode[indices]
         states = self._state.normalize(self._states[indices])
         policy_input = self._processor.make_batch(
             self._views(indices),
             [frames.tasks[episode] for episode in episodes],
             states,
-            [self._ask(frames.scenes[episode], rng) for episode in episodes],
+            [self._ask(frames.scenes[episode], rng) for episode, rng in zip(episodes, rngs, strict=True)],
         )
         return TrainingBatch(policy_input, states, self.action.normalize(self._labels[indices]))
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput, PrefixConfig
+from vla_ros.policies.modules.vlm_bridge.inputs import IGNORED, PolicyInput, PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.strict import check_range, quoted
 from vla_ros.transforms.images import patchify, resize, resize_with_padding
@@ -20,7 +20,6 @@ from vla_ros.transforms.prefix import prefix_mask
 from vla_ros.transforms.tokenizer import without_panic
 
 PROMPT_SEPARATOR = "<<<PROMPT_SEP>>>"
-IGNORED = -100
 NUM_CACHED_TEXTS = 16384
 # Of an image's side, of an image that a model sees, of a prompt; of shapes of prompts.
 MAX_SIDE, MAX_PATCHES, MAX_TOKENS, MAX_BUCKETS = 8192, 1 << 16, 8192, 256

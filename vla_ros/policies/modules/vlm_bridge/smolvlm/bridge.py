@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import LlamaConfig, SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMModel
 from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
+from vla_ros.policies.base import Layer
 from vla_ros.policies.modules.layers.siglip import SiglipTower
 from vla_ros.policies.modules.vlm_bridge.base import EmbeddedPrefix, VLMBridge, read_config
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
@@ -47,6 +48,9 @@ class SmolVLMBridge(VLMBridge):
     def pack_weights(self) -> None:
         super().pack_weights()
         self.vision.pack_weights()
+
+    def vision_layers(self) -> tuple[Layer, ...]:
+        return self.vision.layers()
 
     def embed(self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"]) -> EmbeddedPrefix:
         return EmbeddedPrefix(self.join(inputs, self.see(inputs, self.vision), registers))
