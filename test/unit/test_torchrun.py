@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sharded_families import FAMILIES
 from training_helpers import run, small_config, small_overrides
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -51,6 +52,13 @@ def test_two_processes_train_as_one_does_and_the_run_goes_on_with_one(bags, tmp_
     lines: list[str] = []
     run(small_config(two, bags), lines.append)
     assert any(line.endswith("checkpoint.pt at step 2") for line in lines)
+
+
+def test_every_family_is_sharded_layer_by_layer_and_has_the_gradients_that_it_has_whole() -> None:
+    done = launch(str(Path(__file__).with_name("sharded_families.py")))
+    assert done.returncode == 0, done.stderr
+    assert [line.partition(":")[0] for line in done.stdout.split("\n")[:-1] if line] == list(FAMILIES)
+    assert "UserWarning" not in done.stderr
 
 
 def test_one_bad_process_ends_all_and_one_of_them_says_why(tmp_path: Path) -> None:

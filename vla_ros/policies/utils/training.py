@@ -6,6 +6,7 @@ through which it is run, it gets one here.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from itertools import pairwise
@@ -63,6 +64,8 @@ def shard(policy: BasePolicy, layers: Sequence[Layer], mesh: DeviceMesh, dtype: 
     ``layers`` have methods of their own. Gradients are summed, not averaged: the loss is divided by what all processes
     have together. ``dtype`` is the one to compute in; it leaves alone what goes into a layer, rotary angles among it.
     """
+    # Keys and values are views of what a layer computed, and nothing writes into them.
+    warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(.*\) returned a view tensor", UserWarning)
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for module in (*(layer.module for layer in layers), policy):
         fully_shard(module, mesh=mesh, mp_policy=precision)
