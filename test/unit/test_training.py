@@ -202,9 +202,9 @@ def test_a_live_recording_is_trained_on_as_its_config_says(robot, tmp_path):
     lines, weights = [], []
 
     class Watched(Trainer):
-        def __init__(self, config, policy, samples, split):
+        def __init__(self, config, policy, samples, split, processes):
             weights.append(split.share.max() / split.share.min())
-            super().__init__(config, policy, samples, split)
+            super().__init__(config, policy, samples, split, processes)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("vla_ros.training.run.Trainer", Watched)
