@@ -27,6 +27,7 @@ from vla_ros.strict import explained, listed
 from vla_ros.training.config import TrainConfig
 from vla_ros.training.dataset import first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
+from vla_ros.training.lock import locked
 from vla_ros.training.samples import Lesson, SampleMaker, compute_split_stats, split_by_episode
 from vla_ros.training.trainer import Trainer, Validation, check_resumable
 
@@ -58,7 +59,6 @@ def train(
 
     Raises ValueError for a configuration that doesn't fit the robot, and where no usable bag is found.
     """
-    started = time.perf_counter()
     torch.set_num_threads(config.num_threads)
     robot = load_robot(robot_file)
     if config.data.cameras is not None:
@@ -71,6 +71,16 @@ def train(
     if config.policy.state_history:
         data.state_space.check_fit(config.policy.state_dim, "policy.state_dim")
     _check_places(config)
+    with locked(Path(config.run_dir)):
+        return _train(config, robot, rule, lesson, report)
+
+
+def _train(
+    config: TrainConfig, robot: RobotConfig, rule: FrameRule, lesson: Lesson | None, report: Callable[[str], None]
+) -> TrainingReport:
+    """The rest of ``train``: all that reads or writes the run's folder."""
+    started = time.perf_counter()
+    data = config.data.bind(robot)
     check_resumable(config)
     policy = _start(config)
     loaded = load_bags(_find_bags(config, robot, lesson, report), robot, rule, config.num_workers)
@@ -112,8 +122,18 @@ def _check_places(config: TrainConfig) -> None:
         there = next(folder for folder in (path, *path.parents) if folder.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise ValueError(f"{name} is {path}; expected a folder, and {there} is none that can be written to")
+        for place in _bag_places(config):
+            if path.is_relative_to(place.resolve()):
+                got = f"{name} {getattr(config, name)} lies among the bags of {place}"
+                raise ValueError(f"{got}; expected a folder outside of it")
     if Path.cwd().is_relative_to(path := Path(config.output_dir).resolve()):
         raise ValueError(f"output_dir {path} is the folder that this runs in; expected another one")
+
+
+def _bag_places(config: TrainConfig) -> tuple[Path, ...]:
+    if not (config.bags or config.demonstrations_dir):
+        raise ValueError("bags and demonstrations_dir are empty; expected a folder of bags: set bags=FOLDER")
+    return tuple(Path(place) for place in config.bags or (config.demonstrations_dir,))
 
 
 def _start(config: TrainConfig) -> BasePolicy:
@@ -169,13 +189,7 @@ def _find_bags(
     config: TrainConfig, robot: RobotConfig, lesson: Lesson | None, report: Callable[[str], None]
 ) -> tuple[Path, ...]:
     """The user's, where nothing is written; without any, the demonstrations, which are made first."""
-    if not (config.bags or config.demonstrations_dir):
-        raise ValueError("bags and demonstrations_dir are empty; expected a folder of bags: set bags=FOLDER")
-    places = tuple(Path(place) for place in config.bags or (config.demonstrations_dir,))
-    for name, written in (("run_dir", config.run_dir), ("output_dir", config.output_dir)):
-        for place in places:
-            if Path(written).resolve().is_relative_to(place.resolve()):
-                raise ValueError(f"{name} {written} lies among the bags of {place}; expected a folder outside of it")
+    places = _bag_places(config)
     if lesson is not None and not config.bags:
         lesson.prepare(places[0], robot, config.num_workers, report)
     elif config.demonstrations is not None:
