@@ -75,7 +75,7 @@ def test_a_policy_of_random_weights_gets_its_cameras_and_the_pace_of_the_slowest
     config = derived(recorded, "aloha", policy="act")
     assert len(config.policy.cameras) == len(config.data.camera_names) == 3 and config.initial_policy == ""
     assert config.policy.cameras[0].size == (480, 640) and config.policy.action_dim == 14
-    assert config.data.chunk_dt_s == pytest.approx(1 / 30) and config.optimizer.learning_rate == 1e-5
+    assert config.data.chunk_dt_s == pytest.approx(1 / 30) and config.lr.base == 1e-5
 
 
 @pytest.mark.parametrize("overrides", [(), ("policy.action_horizon=25", "optimizer.num_steps=7")])

@@ -58,14 +58,16 @@ def resumed(tmp_path, stopped, bags, *overrides):
 
 
 def test_a_resumed_run_says_which_settings_changed_and_goes_on_with_them(bags, stopped, tmp_path):
-    changes = {"learning_rate": 1e-5, "beta1": 0.5, "beta2": 0.7, "weight_decay": 0.3, "batch_size": 4, "num_steps": 4}
-    overrides = [f"++optimizer.{name}={value}" for name, value in changes.items()]
+    changes = {"beta1": 0.5, "beta2": 0.7, "weight_decay": 0.3, "batch_size": 4, "num_steps": 4}
+    changes = {f"optimizer.{name}": value for name, value in changes.items()} | {"lr.base": 1e-5, "lr.expert": 1e-6}
+    overrides = [f"++{name}={value}" for name, value in changes.items()]
     lines, trainer = resumed(tmp_path, stopped, bags, *overrides)
     for name, value in changes.items():
-        (line,) = (line for line in lines if line.startswith(f"optimizer.{name} was "))
+        (line,) = (line for line in lines if line.startswith(f"{name} was "))
         assert line.endswith(f" and is {value} from step 2 on")
-    (group,) = trainer._optimizer.param_groups
-    assert (group["betas"], group["weight_decay"]) == ((0.5, 0.7), 0.3) and 0 < group["lr"] <= 1e-5
+    for group in trainer._optimizer.param_groups:
+        assert (group["betas"], group["weight_decay"]) == ((0.5, 0.7), 0.3)
+        assert 0 < group["lr"] <= (1e-6 if group["part"] == "expert" else 1e-5)
     again = []
     run(small_config(tmp_path, bags, *overrides), again.append)
     assert not any(" was " in line for line in again), "what was said once is what the run has from then on"
@@ -133,8 +135,8 @@ def test_the_log_has_the_mean_loss_of_the_steps_since_the_last_record(bags, tmp_
 
 
 def test_a_run_whose_loss_is_no_longer_finite_ends_and_keeps_its_checkpoint(bags, tmp_path, stopped):
-    with pytest.raises(ValueError, match=r"step \d: the loss is (nan|inf); lower optimizer.learning_rate"):
-        resumed(tmp_path, stopped, bags, "optimizer.learning_rate=1e30", "optimizer.num_steps=9", "checkpoint_every=9")
+    with pytest.raises(ValueError, match=r"step \d: the loss is (nan|inf); lower lr.base"):
+        resumed(tmp_path, stopped, bags, "lr.base=1e30", "optimizer.num_steps=9", "checkpoint_every=9")
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == (stopped / "checkpoint.pt").read_bytes()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -50,6 +50,9 @@ class BasePolicy(nn.Module, ABC):
 
     guides_by_gradient: bool = False
     """Whether it takes gradients through itself for a request that continues a chunk."""
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """The beginnings of parameter names that make up its ``backbone``, which was trained on other data before, and its
+    ``expert``, which acts; a part that it lacks is left out."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()

@@ -13,32 +13,72 @@ from omegaconf import OmegaConf
 
 from vla_ros.policies.config import DataConfig, PolicyConfig
 from vla_ros.policies.families import family_of, read_policy_config
-from vla_ros.strict import MAX_DEPTH, MAX_LINE, config_to_dict, explained, parse_config, parse_yaml, quoted, read_text
+from vla_ros.strict import (
+    MAX_DEPTH,
+    MAX_LINE,
+    check_range,
+    config_to_dict,
+    explained,
+    leaves,
+    parse_config,
+    parse_yaml,
+    quoted,
+    read_text,
+)
 from vla_ros.training.episodes import EPISODES, INTERVENTIONS
 
+RENAMED = {"optimizer.learning_rate": "lr.base"}  # keys of earlier releases
 RUN_CONFIG = "config.yaml"  # in a run's folder, all that it was started with
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and a cosine down to zero; ``ema_decay`` averages the weights that are exported."""
+    """AdamW with linear warm-up and then a cosine down to ``final_scale`` of each learning rate, which with 1 stays as
+    it is; ``ema_decay`` averages the weights that are exported."""
 
     num_steps: int
     batch_size: int
-    learning_rate: float
     warmup_steps: int
     weight_decay: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.98
     max_grad_norm: float = 1.0
     ema_decay: float = 0.998
+    final_scale: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "warmup_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}; expected at least 1")
-        if min(self.learning_rate, self.max_grad_norm) <= 0 or not 0 <= self.ema_decay < 1:
-            raise ValueError("optimizer: learning_rate and max_grad_norm must be above 0 and ema_decay in 0..1")
+        check_range("optimizer.", self, 0, 1, "final_scale", "weight_decay")
+        for name in ("beta1", "beta2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name):g}; expected at least 0 and below 1")
+        if self.max_grad_norm <= 0:
+            raise ValueError(f"optimizer.max_grad_norm is {self.max_grad_norm:g}; expected a number above 0")
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Those of a policy's parts; ``base`` is that of all that have none of their own."""
+
+    base: float
+    backbone: float | None = None
+    expert: float | None = None
+
+    def __post_init__(self) -> None:
+        for part, rate in self.given.items():
+            if rate <= 0:
+                fix = "" if part == "base" else f", or frozen: [{part}]"
+                raise ValueError(f"lr.{part} is {rate:g}; expected a number above 0{fix}")
+
+    @property
+    def given(self) -> dict[str, float]:
+        """By part, those that are."""
+        return {part: rate for part, rate in vars(self).items() if rate is not None}
+
+    def of(self, part: str) -> float:
+        return self.given.get(part, self.base)
 
 
 @dataclass(frozen=True)
@@ -51,6 +91,9 @@ class TrainConfig:
     is judged on the last ``validation_share`` of the episodes, which it never trains on. ``run_dir`` holds checkpoints
     and the log, ``output_dir`` gets the policy directory. ``processor`` is what the family's processor takes from a
     train config (its ``settings_type``), ``vocab_size`` the size of a tokenizer that the lesson makes.
+
+    ``lr`` has the learning rates, ``frozen`` what doesn't learn at all: parts, names of modules or parameters, patterns
+    with ``*``.
 
     ``initial_policy`` is a policy directory to go on from: its weights and its tokenizer, not its statistics. Empty
     starts from random weights; ``vision_pos_emb_init_gain`` is the standard deviation the vision tower's position
@@ -70,6 +113,8 @@ class TrainConfig:
     policy: PolicyConfig
     data: DataConfig
     optimizer: OptimizerConfig
+    lr: LearningRates
+    frozen: tuple[str, ...] = ()
     processor: object | None = None
     vocab_size: int = 0
     vision_pos_emb_init_gain: float = 0.02
@@ -113,8 +158,14 @@ def _check_keys(label: str, overrides: Sequence[str]) -> None:
     for key in keys:
         if keys.count(key) > 1:
             raise ValueError(f"{label}: override '{quoted(key)}' is given twice; remove one")
+        _check_renamed(label, key)
         if key.startswith("hydra"):
             raise ValueError(f"{label}: override '{quoted(key)}' is Hydra's own; expected a key of the config")
+
+
+def _check_renamed(label: str, key: str) -> None:
+    if key in RENAMED:
+        raise ValueError(f"{label}: {key} is called {RENAMED[key]} now; rename it")
 
 
 def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -162,6 +213,8 @@ def _compose(path: Path, config_dir: Path, overrides: Sequence[str], label: str,
 
 
 def _parse(document: Any, where: str) -> TrainConfig:
+    for key, _ in leaves(document, ""):
+        _check_renamed(where, key)
     if isinstance(document, dict) and isinstance(bags := document.get("bags"), str):
         document["bags"] = [bags] if bags else []
     if isinstance(document, dict) and "policy" in document:

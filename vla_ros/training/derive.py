@@ -78,8 +78,9 @@ def derive(wanted: Wanted) -> dict[str, Any]:
         # Whoever overrides the policy's needs no second override.
         "data": config_to_dict(data) | {"action_horizon": "${policy.action_horizon}"},
     }
-    if config.learning_rate is not None:
-        document["optimizer"] = {"learning_rate": config.learning_rate}
+    if config.recipe is not None:
+        recipe = config_to_dict(config.recipe)
+        document |= {"lr": {"base": recipe.pop("learning_rate")}, "optimizer": recipe}
     if start is not None:
         with explained(f"{start.folder} for cameras of {listed([f'{w}x{h}' for h, w in sizes])} pixels: "):
             document["processor"] = config_to_dict(start.processor.settings_for(sizes, len(data.slots)))

@@ -27,6 +27,7 @@ from vla_ros.strict import explained, listed
 from vla_ros.training.config import TrainConfig
 from vla_ros.training.dataset import first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
+from vla_ros.training.groups import freeze, parameter_groups
 from vla_ros.training.lock import locked
 from vla_ros.training.samples import Lesson, SampleMaker, compute_split_stats, split_by_episode
 from vla_ros.training.trainer import Trainer, Validation, check_resumable
@@ -141,9 +142,12 @@ def _start(config: TrainConfig) -> BasePolicy:
     find_device(config.device, "device")
     torch.manual_seed(config.seed)
     if config.initial_policy:
-        return policy_from(config.policy, Path(config.initial_policy))
-    policy = build_policy(config.policy)
-    policy.init_vision(config.vision_pos_emb_init_gain)
+        policy = policy_from(config.policy, Path(config.initial_policy))
+    else:
+        policy = build_policy(config.policy)
+        policy.init_vision(config.vision_pos_emb_init_gain)
+    freeze(policy, config.frozen)
+    parameter_groups(policy, config.lr)
     return policy
 
 

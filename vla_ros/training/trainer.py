@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,15 @@ from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.directory import find_device
 from vla_ros.strict import config_to_dict, explained, one_line, parse_json, read_text
 from vla_ros.training.config import RUN_CONFIG, OptimizerConfig, TrainConfig, to_yaml
+from vla_ros.training.groups import make_optimizer, optimizer_state, parameter_groups, restore_optimizer
+from vla_ros.training.metrics import StepMetrics
 from vla_ros.training.samples import SampleMaker, Split
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
 SETTINGS = "settings.json"
 # Settings of a run that may change in it: they count from the next step on, or say where the same run takes place.
-LATER = ("optimizer.", "intervention_weight", "validate_every", "checkpoint_every", "num_workers", "num_threads")
+LATER = ("optimizer.", "lr.", "intervention_weight", "validate_every", "checkpoint_every", "num_workers", "num_threads")
 PLACES = ("bags", "demonstrations", "run_dir", "output_dir", "device")
 NUM_VALIDATION_SAMPLES = 512
 
@@ -61,12 +64,10 @@ class Trainer:
         self._device = find_device(config.device, "device")
         self.policy = policy.to(self._device)
         optimizer = config.optimizer
-        self._optimizer = torch.optim.AdamW(
-            self.policy.parameters(),
-            lr=optimizer.learning_rate,
-            betas=(optimizer.beta1, optimizer.beta2),
-            weight_decay=optimizer.weight_decay,
-        )
+        self._groups = parameter_groups(self.policy, config.lr)
+        betas = optimizer.beta1, optimizer.beta2
+        self._optimizer = make_optimizer(self._groups, betas=betas, weight_decay=optimizer.weight_decay)
+        self._metrics: StepMetrics
         self._averaged = copy.deepcopy(self.policy).eval()
         self._step = self._num_seen = 0
         self._losses: list[float] = []
@@ -83,19 +84,20 @@ class Trainer:
                 report(f"{line} from step {self._step} on")
         (self._run_dir / SETTINGS).write_text(json.dumps(settings, indent=1))
         (self._run_dir / RUN_CONFIG).write_text(to_yaml(self._config))
+        self._metrics = StepMetrics(self._run_dir, self._step)
         config, num_steps, resumed_s = self._config, self._config.optimizer.num_steps, self.seconds
         bar = tqdm(
             total=num_steps, initial=self._step, unit="step", smoothing=0.05, dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else 30.0, maxinterval=60.0,  # a log wants a line now and then
         )  # fmt: skip
-        with bar:
+        with bar, closing(self._metrics):
             while self._step < num_steps:
                 started = time.perf_counter()
                 loss = self._train_step()
                 self.seconds += time.perf_counter() - started
                 self._step += 1
                 if not math.isfinite(loss):
-                    raise ValueError(f"step {self._step}: the loss is {loss}; lower optimizer.learning_rate")
+                    raise ValueError(f"step {self._step}: the loss is {loss}; lower lr.base")
                 self._losses.append(loss)
                 rate = f"{self._num_seen / (self.seconds - resumed_s):.1f} samples/s"
                 bar.set_postfix_str(f"loss {loss:.4f}, {rate}", refresh=False)
@@ -135,25 +137,31 @@ class Trainer:
         return validation
 
     def _train_step(self) -> float:
-        optimizer = self._config.optimizer
+        optimizer, started = self._config.optimizer, time.perf_counter()
         # Drawn from the step's number, so that a resumed run sees the samples an uninterrupted one would.
         rng = np.random.default_rng([self._config.seed, self._step])
         torch.manual_seed(self._config.seed * 1_000_003 + self._step)
         indices = self._split.draw(rng, optimizer.batch_size)
         self._num_seen += len(indices)
         for group in self._optimizer.param_groups:
-            group["lr"] = optimizer.learning_rate * learning_rate_scale(optimizer, self._step)
+            group["lr"] = self._config.lr.of(group["part"]) * learning_rate_scale(optimizer, self._step)
         self._optimizer.zero_grad()
-        loss = self.policy.compute_loss(self._sample(indices, rng)).total
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.policy.parameters(), optimizer.max_grad_norm)
+        with self._metrics.waiting():
+            sample = self._sample(indices, rng)
+        loss = self.policy.compute_loss(sample)
+        loss.total.backward()
+        grad_norm = nn.utils.clip_grad_norm_(self.policy.parameters(), optimizer.max_grad_norm)
         self._optimizer.step()
         # A young average would remember the random start for longer than it is worth.
         decay = min(optimizer.ema_decay, (1 + self._step) / (10 + self._step))
         trained = self.policy.state_dict()
         for name, value in self._averaged.state_dict().items():
             value.lerp_(trained[name], 1 - decay)
-        return loss.detach().item()
+        total = loss.total.detach().item()
+        rates = {group["part"]: group["lr"] for group in self._optimizer.param_groups}
+        values = {"loss": total, **loss.parts, "grad_norm": grad_norm, "lr": rates}
+        self._metrics.write(self._step + 1, values, len(indices), time.perf_counter() - started)
+        return total
 
     def _sample(self, indices: np.ndarray, rng: np.random.Generator) -> Any:
         return self.policy.unpack_batch(self._samples.batch(indices, rng), self._device)
@@ -165,7 +173,7 @@ class Trainer:
             "seconds": self.seconds,
             "policy": self.policy.state_dict(),
             "average": self._averaged.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": optimizer_state(self._optimizer, self._groups),
         }
         partial = self._run_dir / f"{CHECKPOINT}.partial"
         torch.save(state, partial)
@@ -175,8 +183,7 @@ class Trainer:
         try:
             state: dict[str, Any] = torch.load(path, map_location=self._device, weights_only=True)
             self.policy.load_state_dict(state["policy"])
-            groups = self._optimizer.state_dict()["param_groups"]  # those of the config, which may be others
-            self._optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
+            restore_optimizer(self._optimizer, self._groups, state["optimizer"])
             self._averaged.load_state_dict(state["average"])
             self._step, self.seconds = state["step"], state["seconds"]
         except Exception as error:  # torch.load raises whatever its unpickler trips over
@@ -191,10 +198,11 @@ class Trainer:
 
 
 def learning_rate_scale(config: OptimizerConfig, step: int) -> float:
-    """Linear warm-up to 1, then half a cosine down to 0 at the last step."""
+    """Linear warm-up to 1, then half a cosine down to ``final_scale`` at the last step."""
     warmup = (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
-    return min(warmup, 0.5 * (1.0 + math.cos(math.pi * max(0.0, progress))))
+    cosine = 0.5 * (1.0 + math.cos(math.pi * max(0.0, progress)))
+    return min(warmup, config.final_scale + (1.0 - config.final_scale) * cosine)
 
 
 def check_resumable(config: TrainConfig) -> None:

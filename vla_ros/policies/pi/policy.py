@@ -36,6 +36,8 @@ NUM_VALIDATION_STEPS = 5
 class PiPolicy(FlowMatchingPolicy):
     """Built from its configuration alone, with random weights; parameter names are those of released checkpoints."""
 
+    parts = {"backbone": ("vlm_bridge.",), "expert": ("action_expert.",)}
+
     def __init__(self, config: PiConfig) -> None:
         super().__init__(config)
         expert = config.action_expert_cfg

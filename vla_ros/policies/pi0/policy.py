@@ -80,6 +80,8 @@ class Sample(NamedTuple):
 class Pi0Policy(FlowMatchingPolicy):
     """Built from its configuration alone, with random weights."""
 
+    parts = {"backbone": ("vision.", "projector.", "embed_tokens.", "text_layers."), "expert": ("expert.",)}
+
     def __init__(self, config: Pi0Config) -> None:
         super().__init__(config)
         width, last = config.expert.width, config.text.num_layers - 1

@@ -98,6 +98,7 @@ class SuffixInput:
 class SmolVLAPolicy(FlowMatchingPolicy):
     """Built from its configuration alone, with random weights."""
 
+    parts = {"backbone": ("vlm.",), "expert": ("expert.",)}
     knows_frozen_actions = False
 
     def __init__(self, config: SmolVLAConfig) -> None:
