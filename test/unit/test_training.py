@@ -148,7 +148,7 @@ def test_training_goes_on_from_a_policy_with_longer_chunks(bags, tmp_path):
     assert longer[:5].tolist() == start["position_embedding_action"].tolist()
     assert longer[5:].tolist() == [longer[4].tolist()] * 15
     assert all(torch.equal(weights[name], start[name]) for name in weights)
-    further = small_config(tmp_path / "further", bags, f"initial_policy={short.output_dir}", "optimizer.num_steps=2")
+    further = small_config(tmp_path / "further", bags, f"start_from={short.output_dir}", "optimizer.num_steps=2")
     run(further)
     texts = [(Path(c.output_dir) / "processor" / "tokenizer.json").read_text() for c in (short, further)]
     assert texts[0] == texts[1]
@@ -160,7 +160,7 @@ def test_training_does_not_go_on_from_a_policy_of_other_shapes(bags, tmp_path):
     wide = small_config(tmp_path, bags, "policy.action_expert_cfg.intermediate_size=64")
     with pytest.raises(
         ValueError,
-        match=r"initial_policy .*: weights of another shape \(action_expert.* expected the same policy group",
+        match=r"start_from .*: weights of another shape \(action_expert.* expected the same policy group",
     ):
         policy_from(wide.policy, Path(config.output_dir))
 
@@ -347,7 +347,7 @@ def test_a_wrong_config_key_is_refused_in_one_line(bags, tmp_path, override, nam
         (("lesson=push",), "lesson is 'push'; expected touch"),
         (("lesson=''", "+demonstrations.num_episodes=3"), "expected touch, or none, and then no demonstrations"),
         (("+demonstrations.num_episode=3",), "demonstrations: unknown key 'num_episode'"),
-        (("lesson=''",), "initial_policy and lesson are empty"),
+        (("lesson=''",), "start_from and lesson are empty"),
     ],
 )
 def test_a_lesson_that_cannot_be_taught_is_refused_in_one_line(bags, tmp_path, overrides, named):

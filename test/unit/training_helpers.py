@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vla_ros.demo.lesson import lesson_of
 from vla_ros.share import robot_file, share_dir
 from vla_ros.sim.demonstrations import DemonstrationConfig
@@ -10,7 +12,7 @@ from vla_ros.training.run import train
 
 EPISODES = DemonstrationConfig(num_episodes=6, seed=3, tail_s=2.08)
 SMALL = {
-    "initial_policy": "''",
+    "start_from": "''",
     "policy.vlm_config.text_config.intermediate_size": 64,
     "policy.action_expert_cfg.hidden_size": 32,
     "policy.action_expert_cfg.intermediate_size": 32,
@@ -35,3 +37,9 @@ def small_config(tmp_path, bags, *overrides):
 
 def run(config, report=lambda line: None):
     return train(config, robot_file("tabletop"), report, lesson_of(config))
+
+
+def train_briefly(config):
+    """One step of ``config``, for what comes out of it."""
+    optimizer = replace(config.optimizer, num_steps=1, batch_size=4)
+    train(replace(config, optimizer=optimizer, num_workers=1, device="cpu"), robot_file("tabletop"), lambda line: None)

@@ -123,6 +123,11 @@ class BasePolicy(nn.Module, ABC):
         they can follow."""
         return weights
 
+    def backbone_name(self, name: str) -> str | None:
+        """What a weight of a backbone that its processor class takes (``on_backbone``) is called here, by its name in
+        transformers; None for one that nobody reads, and one that isn't known keeps its name."""
+        return name
+
     def is_obsolete(self, name: str) -> bool:
         """Whether a file written by an earlier release may hold a weight that nothing reads any more."""
         return False

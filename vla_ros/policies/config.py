@@ -51,6 +51,11 @@ class PolicyConfig:
     state_history: int
 
     @property
+    def normalization(self) -> str:
+        """How the numbers of a new policy are normalised."""
+        return "mean_std"
+
+    @property
     def waits_for(self) -> str:
         """What each inference waits for besides its device; empty where nothing is."""
         return ""

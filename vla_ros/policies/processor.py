@@ -101,6 +101,25 @@ class PolicyProcessor(ABC):
         for a family whose network depends on them."""
         return config
 
+    @classmethod
+    def on_backbone(cls, config: PolicyConfig, kind: str, document: Mapping[str, Any]) -> PolicyConfig:
+        """``config`` with the backbone of class ``kind`` in transformers whose config.json is ``document``, for a
+        family that has one which is published alone. Raises ValueError where it has no such backbone."""
+        raise ValueError(f"a {config.type} has no backbone of {kind}; start from a policy directory, or choose another")
+
+    @classmethod
+    def settings_on(
+        cls,
+        config: PolicyConfig,
+        sizes: Sequence[tuple[int, int]],
+        num_images: int,
+        tokenizer: Any,
+        image_config: Path | None,
+    ) -> Any:
+        """As ``settings_for``, of a new policy on a backbone (``on_backbone``) with its tokenizer and, where it comes
+        with one, its preprocessor_config.json."""
+        return None
+
     def settings_for(self, sizes: Sequence[tuple[int, int]], num_images: int) -> Any:
         """What ``for_training`` takes as ``settings`` for a policy that goes on from this one with cameras whose images
         have these (height, width), in its order, and so many images in all, those that stand for no camera too."""

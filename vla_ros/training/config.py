@@ -27,7 +27,7 @@ from vla_ros.strict import (
 )
 from vla_ros.training.episodes import EPISODES, INTERVENTIONS
 
-RENAMED = {"optimizer.learning_rate": "lr.base"}  # keys of earlier releases
+RENAMED = {"optimizer.learning_rate": "lr.base", "initial_policy": "start_from"}  # keys of earlier releases
 RUN_CONFIG = "config.yaml"  # in a run's folder, all that it was started with
 
 
@@ -95,7 +95,8 @@ class TrainConfig:
     ``lr`` has the learning rates, ``frozen`` what doesn't learn at all: parts, names of modules or parameters, patterns
     with ``*``.
 
-    ``initial_policy`` is a policy directory to go on from: its weights and its tokenizer, not its statistics. Empty
+    ``start_from`` is a policy directory to go on from: its weights and its tokenizer, not its statistics; or the
+    published weights of the policy's backbone, a folder or ``hf:org/repo``, under an expert that is random. Empty
     starts from random weights; ``vision_pos_emb_init_gain`` is the standard deviation the vision tower's position
     embeddings have then.
 
@@ -118,7 +119,7 @@ class TrainConfig:
     processor: object | None = None
     vocab_size: int = 0
     vision_pos_emb_init_gain: float = 0.02
-    initial_policy: str = ""
+    start_from: str = ""
     lesson: str = ""
     demonstrations: Mapping[str, Any] | None = None
     demonstrations_dir: str = ""

@@ -64,7 +64,7 @@ def make_optimizer(groups: Iterable[ParameterGroup], **settings: object) -> opti
 
 
 def optimizer_state(optimizer: optim.Optimizer, groups: Iterable[ParameterGroup]) -> dict[str, dict[str, Tensor]]:
-    """What it remembers of each parameter, by name."""
+    """What it remembers of each parameter that ever had a gradient, by name."""
     states = optimizer.state_dict()["state"]
     return {name: states[i] for i, name in enumerate(_names(groups)) if i in states}
 
@@ -72,13 +72,14 @@ def optimizer_state(optimizer: optim.Optimizer, groups: Iterable[ParameterGroup]
 def restore_optimizer(
     optimizer: optim.Optimizer, groups: Iterable[ParameterGroup], states: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """The inverse of ``optimizer_state``; its settings stay those it was made with. Raises ValueError for other
-    parameters than it has."""
+    """The inverse of ``optimizer_state``; its settings stay those it was made with. Raises ValueError for a parameter
+    that it doesn't have."""
     names = list(_names(groups))
-    if sorted(names) != sorted(states):
-        raise ValueError(f"the optimizer's state is that of {len(states)} parameters; expected {len(names)}")
+    if unknown := sorted(set(states) - set(names)):
+        raise ValueError(f"the optimizer remembers {listed(unknown)}; the policy learns no such parameter")
     kept = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": {i: states[name] for i, name in enumerate(names)}, "param_groups": kept})
+    given = {i: states[name] for i, name in enumerate(names) if name in states}
+    optimizer.load_state_dict({"state": given, "param_groups": kept})
 
 
 def _names(groups: Iterable[ParameterGroup]) -> Iterable[str]:

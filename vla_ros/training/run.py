@@ -22,8 +22,10 @@ from vla_ros.policies.directory import find_device, save_policy
 from vla_ros.policies.families import family_of
 from vla_ros.policies.files import WEIGHTS_FILE, open_policy
 from vla_ros.policies.fill import build_policy, check_shapes
+from vla_ros.policies.importing.backbone import find_backbone
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.strict import explained, listed
+from vla_ros.training.backbone import policy_on
 from vla_ros.training.config import TrainConfig
 from vla_ros.training.dataset import first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
@@ -141,8 +143,11 @@ def _start(config: TrainConfig) -> BasePolicy:
     """The policy as training begins with it, before any bag is read: what it can't be is to be known at once."""
     find_device(config.device, "device")
     torch.manual_seed(config.seed)
-    if config.initial_policy:
-        policy = policy_from(config.policy, Path(config.initial_policy))
+    backbone = find_backbone(config.start_from) if config.start_from else None
+    if backbone is not None:
+        policy = policy_on(config.policy, backbone)
+    elif config.start_from:
+        policy = policy_from(config.policy, Path(config.start_from))
     else:
         policy = build_policy(config.policy)
         policy.init_vision(config.vision_pos_emb_init_gain)
@@ -158,19 +163,21 @@ def policy_from(config: PolicyConfig, policy_dir: Path) -> BasePolicy:
     """
     open_policy(policy_dir)
     policy = build_policy(config)
-    with explained(f"initial_policy {policy_dir}: {WEIGHTS_FILE}: damaged (", SafetensorError, OSError, after=")"):
+    with explained(f"start_from {policy_dir}: {WEIGHTS_FILE}: damaged (", SafetensorError, OSError, after=")"):
         weights = policy.adapt_weights(load_file(policy_dir / WEIGHTS_FILE))
     stored = {name: weight.shape for name, weight in weights.items()}
-    with explained(f"initial_policy {policy_dir}: "):
+    with explained(f"start_from {policy_dir}: "):
         check_shapes(stored, policy, "expected the same policy group, but for what goes in and comes out")
     policy.load_state_dict(weights, strict=False)
     return policy
 
 
 def _tokenizer(config: TrainConfig, lesson: Lesson | None, tasks: Sequence[str]) -> Tokenizer | None:
-    """Where weights come from a policy directory, its own: its ids are what they know."""
-    if config.initial_policy:
-        return open_policy(Path(config.initial_policy)).processor.tokenizer
+    """Where weights come from somewhere, theirs: its ids are what they know."""
+    if config.start_from and (backbone := find_backbone(config.start_from)) is not None:
+        return backbone.tokenizer()
+    if config.start_from:
+        return open_policy(Path(config.start_from)).processor.tokenizer
     return None if lesson is None else lesson.make_tokenizer(tasks, config.vocab_size)
 
 
@@ -211,8 +218,8 @@ def _find_bags(
 
 def _check_fit(config: TrainConfig, robot: RobotConfig, lesson: Lesson | None, rule: FrameRule) -> None:
     needs_tokenizer = family_of(config.policy).processor_class().settings_type is not None
-    if needs_tokenizer and not config.initial_policy and lesson is None:
-        raise ValueError("initial_policy and lesson are empty; expected one of them: a tokenizer comes from there")
+    if needs_tokenizer and not config.start_from and lesson is None:
+        raise ValueError("start_from and lesson are empty; expected one of them: a tokenizer comes from there")
     for what, given, expected in (
         ("data.joint_names", config.data.joint_names, robot.joint_names),
         *([("data.camera_names", config.data.camera_names, robot.camera_names)] if config.data.cameras is None else []),

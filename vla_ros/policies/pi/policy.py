@@ -172,6 +172,9 @@ class PiPolicy(FlowMatchingPolicy):
         num_more = max(0, self.config.action_horizon - len(known))
         return {**weights, ACTION_POSITIONS: torch.cat((known, known[-1:].expand(num_more, -1)))}
 
+    def backbone_name(self, name: str) -> str | None:
+        return f"vlm_bridge.causal_model.{name}"
+
     def is_obsolete(self, name: str) -> bool:
         return name in (STATE_POSITIONS, ACTION_POSITIONS) and not self.config.suffix_add_pos_emb
 

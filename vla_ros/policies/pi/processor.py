@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -15,10 +17,14 @@ from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, VLMProcessor
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
+from vla_ros.policies.pi.released.settings import seen_size
 from vla_ros.policies.pi.request import PiRequest
 from vla_ros.transforms.normalize import FieldStats
 from vla_ros.transforms.sample import TextTarget
 from vla_ros.types import Observation
+
+# Of a new policy's prompts: tokens beyond the images that they have room for, and what their length is a multiple of.
+ROOM, BUCKET_STEP = (16, 48, 112), 16
 
 
 class PiProcessor(TokenProcessor):
@@ -45,6 +51,31 @@ class PiProcessor(TokenProcessor):
     @classmethod
     def resizer(cls, config: PiConfig, settings: ProcessorConfig) -> Callable[[np.ndarray], np.ndarray]:
         return partial(BACKBONES[config.vlm_type].processor_class().resize_image, settings)
+
+    @classmethod
+    def on_backbone(cls, config: PiConfig, kind: str, document: Mapping[str, Any]) -> PiConfig:
+        return replace(config, vlm_type=kind, vlm_config=dict(document))
+
+    @classmethod
+    def settings_on(
+        cls,
+        config: PiConfig,
+        sizes: Sequence[tuple[int, int]],
+        num_images: int,
+        tokenizer: Tokenizer,
+        image_config: Path | None,
+    ) -> ProcessorConfig:
+        """Images of the size that the backbone was published for, prompts with room for an instruction and more."""
+        backbone = BACKBONES[config.vlm_type]
+        height, width = sizes[0] if len(set(sizes)) == 1 else (0, 0)
+        vision, side = config.vlm_config["vision_config"], backbone.processor_class().default_image_size
+        vlm_config = {**config.vlm_config, "vision_config": {"image_size": side, **vision} if side else vision}
+        seen = seen_size(vlm_config, image_config, sizes[0])
+        bare = ProcessorConfig(backbone.processor, height, width, *seen, buckets=(1,), padding=not height)
+        vlm: VLMProcessor = backbone.processor_class()(bare, config, tokenizer, num_images)
+        num_tokens = len(vlm.make_prompt("a", "", "").ids)
+        buckets = tuple(-(-(num_tokens + room) // BUCKET_STEP) * BUCKET_STEP for room in ROOM)
+        return replace(bare, buckets=buckets[-1:] if vlm.counts_padding else buckets)
 
     def settings_for(self, sizes: Sequence[tuple[int, int]], num_images: int) -> ProcessorConfig:
         """The buckets leave an instruction the room that they left it beside this policy's images."""

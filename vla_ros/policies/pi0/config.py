@@ -50,6 +50,11 @@ class Pi0Config(PolicyConfig):
     time_dist_alpha: float = 1.0
     time_dist_beta: float = 1.5
 
+    @property
+    def normalization(self) -> str:
+        """The prompt of pi0.5 tells a state in -1..1."""
+        return "quantile" if self.variant == "pi05" else super().normalization
+
     def __post_init__(self) -> None:
         for key, value, choices in (("variant", self.variant, VARIANTS), ("time_rule", self.time_rule, TIME_RULES)):
             if value not in choices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -275,6 +276,12 @@ class SmolVLAPolicy(FlowMatchingPolicy):
         shape = (*sample.actions.shape[:2], self.config.max_action_dim)
         noise = torch.randn(shape, generator=generator).to(sample.actions.device)
         return self.sample_actions(sample.observation, NUM_VALIDATION_STEPS, noise)
+
+    def backbone_name(self, name: str) -> str | None:
+        layer = re.match(r"model\.text_model\.layers\.(\d+)\.", name)
+        if name.startswith("lm_head.") or (layer and int(layer[1]) >= self.config.num_vlm_layers):
+            return None
+        return f"vlm.{name.removeprefix('model.')}"
 
     def _embed_time(self, time: Float[Tensor, "batch draws"]) -> Float[Tensor, "batch draws width"]:
         """What a flow time adds to the first of the suffix's two layers, its bias included."""

@@ -80,7 +80,9 @@ class VLMProcessor(ABC):
     special_tokens: ClassVar[tuple[str, ...]]  # that its tokenizer must have, the one for padding first
     resampling: ClassVar[Image.Resampling] = Image.Resampling.BICUBIC
     pads_left: ClassVar[bool] = True
+    default_image_size: ClassVar[int] = 0  # what transformers takes where config.json, as published, leaves it out
     padded_position: ClassVar[int] = 0
+    counts_padding: ClassVar[bool] = False  # in position ids: a prompt is then best always padded to one length
 
     def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
         expected = BACKBONES[policy.vlm_type].processor
