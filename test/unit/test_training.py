@@ -23,6 +23,7 @@ from vla_ros.share import policy_dir, robot_file, share_dir
 from vla_ros.sim.demonstrations import write_demonstrations
 from vla_ros.training.config import load_train_config
 from vla_ros.training.dataset import FrameRule, load_bags
+from vla_ros.training.metrics import METRICS
 from vla_ros.training.run import policy_from
 from vla_ros.training.samples import split_by_episode
 from vla_ros.training.trainer import Trainer, learning_rate_scale
@@ -178,8 +179,9 @@ def test_training_goes_on_from_a_policy_whose_actions_are_others(tmp_path):
         assert begins_anew or torch.equal(weight, stored[name]), name
 
 
-def record_driven(path, robot, namespace):
-    """A recording of the live robot: the policy drives, a human intervenes, two tasks."""
+def record_driven(path, robot, namespace, answer=""):
+    """A recording of the live robot: the policy drives, a human intervenes, two tasks; ``answer`` is that to a question
+    about both."""
     said = [("vla_policy/task", string(f"touch the {color} block"), at(t)) for color, t in (("red", 0), ("green", 6))]
     for step in range(180):
         time_s = step * 0.05
@@ -191,6 +193,8 @@ def record_driven(path, robot, namespace):
         said.append((robot.outputs[0].command_topic, command, at(time_s)))
         for camera in robot.cameras if step % 4 == 0 else ():
             said.append((camera.topic, image(at(time_s), np.full((128, 128, 3), step, np.uint8)), at(time_s)))
+    asked = string(json.dumps({"generation_prompt": "what do you see?", "generation_answer": answer}))
+    said += [("vla_policy/generation", asked, at(time_s)) for time_s in ((0.1, 6.1) if answer else ())]
     said.sort(key=lambda message: message[2])
     return write_bag(path, [(f"/{namespace}/{topic}", message, stamp_ns) for topic, message, stamp_ns in said])
 
@@ -216,6 +220,22 @@ def test_a_live_recording_is_trained_on_as_its_config_says(robot, tmp_path):
     num = report.num_left_out["whose chunk another driver goes on with"]
     assert f"left out: {num} frames whose chunk another driver goes on with" in lines
     assert load_processor(config.output_dir).joint_names == robot.joint_names
+
+
+def test_a_policy_with_words_learns_the_answers_of_the_bags_whatever_they_are(robot, tmp_path):
+    live = ("namespace=left", "optimizer.num_steps=1", "optimizer.batch_size=64")
+    without, answer = record_driven(tmp_path / "bags" / "live", robot, "left"), "a red block, and a mug"
+    for name, path in (("no", without), ("an", record_driven(tmp_path / "more" / "live", robot, "left", answer))):
+        run(small_config(tmp_path / name, [path], *live))
+    ce_losses = [json.loads((tmp_path / name / "run" / METRICS).read_text())["ce_loss"] for name in ("no", "an")]
+    assert ce_losses[0] == 0.0 and ce_losses[1] > 1.0
+
+
+def test_an_answer_that_does_not_fit_is_refused_before_the_first_step(robot, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "run", lambda *args: pytest.fail("it trained"))
+    recorded = record_driven(tmp_path / "bags" / "live", robot, "left", "red " * 300)
+    with pytest.raises(ValueError, match=r"episode 0 'touch the red block', sample \d+: the prompt has \d+ tokens;"):
+        run(small_config(tmp_path, [recorded], "namespace=left"))
 
 
 def test_what_lies_beside_the_bags_is_named_and_what_can_be_read_of_them_is(bags, tmp_path):

@@ -33,6 +33,7 @@ class PolicyProcessor(ABC):
     request_type: ClassVar[type[PolicyRequest]]
     settings_type: ClassVar[type | None] = None  # what the ``processor`` group of a train config is; None: nothing
     is_guidable: ClassVar[bool] = False  # whether its policies take requests that continue a chunk
+    learns_text: ClassVar[bool] = False  # whether its policies learn to answer questions, too
     why_not_guidable: ClassVar[str] = "it was not made for that"
     tokenizer: Any = None  # where it has one, a ``tokenizers.Tokenizer``
 
@@ -144,6 +145,9 @@ class PolicyProcessor(ABC):
         seen = zip(images, tasks, states, strict=True)
         rows = [self.make_request(0, list(views), task, state, noise).to_tensors() for views, task, state in seen]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def check_text(self, task: str, target: TextTarget) -> None:  # noqa: B027
+        """Before training: raises ValueError for an instruction with a question and an answer that don't fit in."""
 
     def every_shape(self, observation: Observation) -> Sequence[PolicyRequest]:
         """One request for each shape that there can be, of ``observation`` or something like it."""

@@ -98,7 +98,11 @@ def _train(
     tokenizer = _tokenizer(config, lesson, frames.tasks)
     processor_class = family_of(config.policy).processor_class()
     processor = processor_class.for_training(config.policy, data, stats, config.processor, tokenizer)
-    trainer = Trainer(config, policy, SampleMaker(frames, processor, lesson), split)
+    samples = SampleMaker(frames, processor, lesson)
+    samples.check_texts()
+    if frames.num_answers and not processor.learns_text:
+        report(f"a {config.policy.type} says no words: the answers of {frames.num_answers} samples are not learned")
+    trainer = Trainer(config, policy, samples, split)
     validation = trainer.run(report)
 
     save_policy(config.output_dir, policy, processor, first_observation(loaded, robot, rule))

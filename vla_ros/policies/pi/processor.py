@@ -34,6 +34,7 @@ class PiProcessor(TokenProcessor):
     request_type = PiRequest
     settings_type = ProcessorConfig
     is_guidable = True
+    learns_text = True
 
     def __init__(
         self,
@@ -90,6 +91,9 @@ class PiProcessor(TokenProcessor):
     ) -> PolicyInput:
         prompts, answers = [text.prompt for text in targets], [text.answer for text in targets]
         return self._vlm.make_batch(images, tasks, prompts, answers)
+
+    def check_text(self, task: str, target: TextTarget) -> None:
+        self._vlm.check_prompt(task, target.prompt, target.answer)
 
     @property
     def camera_size(self) -> tuple[int, int]:

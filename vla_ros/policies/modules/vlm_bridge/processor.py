@@ -200,6 +200,10 @@ class VLMProcessor(ABC):
         prompts = [self._prompt(*text) for text in zip(tasks, questions, answers, strict=True)]
         return self._pad(prompts, self.patchify(images))
 
+    def check_prompt(self, task: str, generation_prompt: str, generation_answer: str) -> None:
+        """Raises ValueError for an empty task, or a prompt beyond the largest bucket."""
+        self._bucket(len(self._prompt(task, generation_prompt, generation_answer).ids))
+
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, without special tokens."""
         with without_panic():
@@ -275,7 +279,8 @@ class VLMProcessor(ABC):
             if length <= bucket:
                 return bucket
         largest = self.config.buckets[-1]
-        raise ValueError(f"the prompt has {length} tokens; the largest bucket is {largest}: shorten the instruction")
+        fix = "shorten the instruction, or what is to be answered"
+        raise ValueError(f"the prompt has {length} tokens; the largest bucket is {largest}: {fix}")
 
 
 def read_int(vlm_config: Mapping[str, Any], *path: str, least: int = 1) -> int:
