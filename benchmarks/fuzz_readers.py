@@ -327,7 +327,9 @@ def _baseline(folder: Path) -> Sample:
     return _sample(folder, "baseline.json", read, (ROOT / "test" / "data" / "tabletop_touch.json").read_bytes())
 
 
-OVERRIDES = "optimizer.num_steps=100 processor.buckets=[48,72] lesson=tabletop +seed=3 data.chunk_dt_s=0.1 device=cpu"
+OVERRIDES = (
+    "optimizer.num_steps=100 processor.buckets=[48,72] lesson.name=tabletop +seed=3 data.chunk_dt_s=0.1 device=cpu"
+)
 
 
 def _overrides(folder: Path) -> Sample:

@@ -259,7 +259,7 @@ def test_nothing_is_written_where_the_users_bags_lie_and_they_alone_are_trained_
     recorded = record_driven(tmp_path / "mine" / "live", robot, "left")
     (tmp_path / "mine" / "notes.txt").write_text("the good ones")
     before, lines = contents(tmp_path / "mine"), []
-    wanted = ("namespace=left", "optimizer.num_steps=1", "+demonstrations.num_episodes=2")
+    wanted = ("namespace=left", "optimizer.num_steps=1", "+lesson.demonstrations.num_episodes=2")
     report = run(small_config(tmp_path, [recorded], *wanted), lines.append)
     assert contents(tmp_path / "mine") == before and not (tmp_path / "outputs").exists()
     assert report.num_episodes == 2 and report.num_by_driver.keys() == {"POLICY", "TELEOP"}
@@ -268,8 +268,14 @@ def test_nothing_is_written_where_the_users_bags_lie_and_they_alone_are_trained_
 
 def made_of(folder, num_episodes=EPISODES.num_episodes, seed=EPISODES.seed):
     """Overrides that train on the demonstrations of ``EPISODES`` in ``folder``."""
-    made = (f"+demonstrations.num_episodes={num_episodes}", f"+demonstrations.seed={seed}")
-    return ("bags=''", f"demonstrations_dir={folder}", *made, "+demonstrations.tail_s=2.08", "optimizer.num_steps=1")
+    made = (f"+lesson.demonstrations.num_episodes={num_episodes}", f"+lesson.demonstrations.seed={seed}")
+    return (
+        "bags=''",
+        f"lesson.demonstrations_dir={folder}",
+        *made,
+        "+lesson.demonstrations.tail_s=2.08",
+        "optimizer.num_steps=1",
+    )
 
 
 def test_without_bags_the_demonstrations_in_their_own_folder_are_trained_on(bags, tmp_path):
@@ -288,7 +294,7 @@ def test_demonstrations_are_not_written_beside_anything_else(bags, robot, tmp_pa
         record_driven(folder / beside, robot, "left")
     before = contents(folder)
     with pytest.raises(
-        ValueError, match="mine holds other things than demonstrations of .* set another demonstrations_dir"
+        ValueError, match="mine holds other things than demonstrations of .* set another lesson.demonstrations_dir"
     ) as no:
         run(small_config(tmp_path, bags, *made_of(folder)))
     assert "\n" not in str(no.value) and contents(folder) == before
@@ -297,7 +303,7 @@ def test_demonstrations_are_not_written_beside_anything_else(bags, robot, tmp_pa
 @pytest.mark.parametrize("change", [{"num_episodes": 7}, {"seed": 4}])
 def test_demonstrations_made_with_other_settings_are_not_taken_for_those_that_are_wanted(bags, tmp_path, change):
     with pytest.raises(
-        ValueError, match=r"bags\d+ holds other things than demonstrations of .* set another demonstrations_dir"
+        ValueError, match=r"bags\d+ holds other things than demonstrations of .* set another lesson.demonstrations_dir"
     ):
         run(small_config(tmp_path, bags, *made_of(bags[0].parent, **change)))
 
@@ -364,10 +370,9 @@ def test_a_wrong_config_key_is_refused_in_one_line(bags, tmp_path, override, nam
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (("lesson=push",), "lesson is 'push'; expected touch"),
-        (("lesson=''", "+demonstrations.num_episodes=3"), "expected touch, or none, and then no demonstrations"),
-        (("+demonstrations.num_episode=3",), "demonstrations: unknown key 'num_episode'"),
-        (("lesson=''",), "start_from and lesson are empty"),
+        (("lesson.name=push",), "lesson.name is 'push'; expected touch"),
+        (("+lesson.demonstrations.num_episode=3",), "lesson.demonstrations: unknown key 'num_episode'"),
+        (("~lesson",), "start_from and lesson are empty"),
     ],
 )
 def test_a_lesson_that_cannot_be_taught_is_refused_in_one_line(bags, tmp_path, overrides, named):

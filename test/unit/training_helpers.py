@@ -32,7 +32,8 @@ def small_config(tmp_path, bags, *overrides):
     places = {"bags": bags[0].parent, "run_dir": tmp_path / "run", "output_dir": tmp_path / "policy"}
     given = {key.lstrip("+"): text for text in overrides for key in [text.partition("=")[0]]}
     kept = [f"{key}={value}" for key, value in {**places, **SMALL}.items() if key not in given]
-    return load_train_config(share_dir() / "config", "tiny_touch", ["~demonstrations", *kept, *given.values()])
+    gone = [] if "~lesson" in given else ["~lesson.demonstrations"]
+    return load_train_config(share_dir() / "config", "tiny_touch", [*gone, *kept, *given.values()])
 
 
 def run(config, report=lambda line: None):

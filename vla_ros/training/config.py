@@ -27,7 +27,15 @@ from vla_ros.strict import (
 )
 from vla_ros.training.episodes import EPISODES, INTERVENTIONS
 
-RENAMED = {"optimizer.learning_rate": "lr.base", "initial_policy": "start_from"}  # keys of earlier releases
+RENAMED = {  # keys of earlier releases
+    "optimizer.learning_rate": "lr.base",
+    "initial_policy": "start_from",
+    "vocab_size": "lesson.vocab_size",
+    "vision_pos_emb_init_gain": "lesson.vision_pos_emb_init_gain",
+    "demonstrations": "lesson.demonstrations",
+    "demonstrations_dir": "lesson.demonstrations_dir",
+}
+VISION_POS_EMB_GAIN = 0.02  # as backbones have it
 RUN_CONFIG = "config.yaml"  # in a run's folder, all that it was started with
 
 
@@ -82,23 +90,37 @@ class LearningRates:
 
 
 @dataclass(frozen=True)
+class LessonConfig:
+    """What is taught beside actions, ``name``, which is for the command line to know, and how a policy begins that is
+    taught it from random weights: with a tokenizer of at most ``vocab_size`` tokens, which the lesson makes, and
+    position embeddings of its vision tower with a standard deviation of ``vision_pos_emb_init_gain``.
+
+    ``demonstrations`` are the bags that it makes in ``demonstrations_dir``, where no bags are given.
+    """
+
+    name: str
+    vocab_size: int
+    vision_pos_emb_init_gain: float = VISION_POS_EMB_GAIN
+    demonstrations_dir: str = ""
+    demonstrations: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run.
 
-    ``bags`` are bags and folders of them (in a file one text will do); nothing is written there. ``lesson`` names what
-    is taught beside actions, ``demonstrations`` the bags it makes in ``demonstrations_dir``, which are made and read
-    only where ``bags`` is empty; what both mean is for the command line to know. Every ``validate_every`` steps the run
-    is judged on the last ``validation_share`` of the episodes, which it never trains on. ``run_dir`` holds checkpoints
-    and the log, ``output_dir`` gets the policy directory. ``processor`` is what the family's processor takes from a
-    train config (its ``settings_type``), ``vocab_size`` the size of a tokenizer that the lesson makes.
+    ``bags`` are bags and folders of them (in a file one text will do); nothing is written there. ``lesson`` is what is
+    taught beside actions; its demonstrations are made and read only where ``bags`` is empty. Every ``validate_every``
+    steps the run is judged on the last ``validation_share`` of the episodes, which it never trains on. ``run_dir``
+    holds checkpoints, metrics and the log, ``output_dir`` gets the policy directory. ``processor`` is what the family's
+    processor takes from a train config (its ``settings_type``).
 
     ``lr`` has the learning rates, ``frozen`` what doesn't learn at all: parts, names of modules or parameters, patterns
     with ``*``.
 
     ``start_from`` is a policy directory to go on from: its weights and its tokenizer, not its statistics; or the
     published weights of the policy's backbone, a folder or ``hf:org/repo``, under an expert that is random. Empty
-    starts from random weights; ``vision_pos_emb_init_gain`` is the standard deviation the vision tower's position
-    embeddings have then.
+    starts from random weights.
 
     ``namespace`` is the one the bags were recorded in. ``episodes`` says what begins one: another instruction
     (``task``), or ``start`` on ``vla_policy/episode`` (``marker``); failed ones are left out unless ``keep_failures``.
@@ -117,12 +139,8 @@ class TrainConfig:
     lr: LearningRates
     frozen: tuple[str, ...] = ()
     processor: object | None = None
-    vocab_size: int = 0
-    vision_pos_emb_init_gain: float = 0.02
     start_from: str = ""
-    lesson: str = ""
-    demonstrations: Mapping[str, Any] | None = None
-    demonstrations_dir: str = ""
+    lesson: LessonConfig | None = None
     namespace: str = ""
     episodes: str = "task"
     keep_failures: bool = False
@@ -165,8 +183,9 @@ def _check_keys(label: str, overrides: Sequence[str]) -> None:
 
 
 def _check_renamed(label: str, key: str) -> None:
-    if key in RENAMED:
-        raise ValueError(f"{label}: {key} is called {RENAMED[key]} now; rename it")
+    for then, now in RENAMED.items():
+        if f"{key}.".startswith(f"{then}."):
+            raise ValueError(f"{label}: {then} is called {now} now; rename it")
 
 
 def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -26,7 +26,7 @@ from vla_ros.policies.importing.backbone import find_backbone
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.strict import explained, listed
 from vla_ros.training.backbone import policy_on
-from vla_ros.training.config import TrainConfig
+from vla_ros.training.config import VISION_POS_EMB_GAIN, TrainConfig
 from vla_ros.training.dataset import first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
 from vla_ros.training.groups import freeze, parameter_groups
@@ -138,9 +138,10 @@ def _check_places(config: TrainConfig) -> None:
 
 
 def _bag_places(config: TrainConfig) -> tuple[Path, ...]:
-    if not (config.bags or config.demonstrations_dir):
-        raise ValueError("bags and demonstrations_dir are empty; expected a folder of bags: set bags=FOLDER")
-    return tuple(Path(place) for place in config.bags or (config.demonstrations_dir,))
+    made = "" if config.lesson is None else config.lesson.demonstrations_dir
+    if not (config.bags or made):
+        raise ValueError("bags and lesson.demonstrations_dir are empty; expected a folder of bags: set bags=FOLDER")
+    return tuple(Path(place) for place in config.bags or (made,))
 
 
 def _start(config: TrainConfig) -> BasePolicy:
@@ -154,7 +155,8 @@ def _start(config: TrainConfig) -> BasePolicy:
         policy = policy_from(config.policy, Path(config.start_from))
     else:
         policy = build_policy(config.policy)
-        policy.init_vision(config.vision_pos_emb_init_gain)
+        lesson = config.lesson
+        policy.init_vision(VISION_POS_EMB_GAIN if lesson is None else lesson.vision_pos_emb_init_gain)
     freeze(policy, config.frozen)
     parameter_groups(policy, config.lr)
     return policy
@@ -182,7 +184,7 @@ def _tokenizer(config: TrainConfig, lesson: Lesson | None, tasks: Sequence[str])
         return backbone.tokenizer()
     if config.start_from:
         return open_policy(Path(config.start_from)).processor.tokenizer
-    return None if lesson is None else lesson.make_tokenizer(tasks, config.vocab_size)
+    return None if lesson is None or config.lesson is None else lesson.make_tokenizer(tasks, config.lesson.vocab_size)
 
 
 def frame_rule(config: TrainConfig) -> FrameRule:
@@ -207,8 +209,8 @@ def _find_bags(
     places = _bag_places(config)
     if lesson is not None and not config.bags:
         lesson.prepare(places[0], robot, config.num_workers, report)
-    elif config.demonstrations is not None:
-        report("bags are given, so no demonstrations are made; those have a folder of their own, demonstrations_dir")
+    elif config.lesson is not None and config.lesson.demonstrations is not None:
+        report(f"bags are given, so no demonstrations are made in {config.lesson.demonstrations_dir}, their own folder")
     found, where = find_bags(*places), listed([str(place) for place in places])
     if found.others:
         report(f"skipped in {where}, not a bag: {', '.join(found.others)}")

@@ -99,7 +99,7 @@ class Pi0Processor(TokenProcessor):
         groups = {name: dict(document.get(name) or {}) for name in ("text_config", "vision_config")}
         if (got := groups["text_config"].get("model_type", "gemma")) != "gemma":
             raise ValueError(
-                f"text_config.model_type is {quoted(str(got))}; a {config.type} reads 'gemma', PaliGemma 1"
+                f"text_config.model_type is '{quoted(str(got))}'; a {config.type} reads 'gemma', PaliGemma 1"
             )
         groups = {name: _DEFAULTS[name] | group for name, group in groups.items()}
         return replace(
