@@ -28,6 +28,7 @@ from transformers import (
 
 from vla_ros.policies.directory import load_policy
 from vla_ros.policies.families import find_config
+from vla_ros.policies.importing import hub
 from vla_ros.policies.importing.backbone import find_backbone
 from vla_ros.policies.modules.layers.sizes import GemmaSizes
 from vla_ros.policies.modules.vlm_bridge.qwen.processor import LOCATION_TOKENS, train_tokenizer
@@ -248,6 +249,26 @@ def test_another_model_than_the_configuration_has_is_refused(
         assert backbone is not None
         policy_on(config.policy, backbone)
     assert named in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_backbone_on_the_hub_is_looked_at_before_its_weights_come(
+    published: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = copied(published[QWEN], tmp_path / "repo")
+    (repo / "README.md").touch()
+    fetched: list[str] = []
+    names = tuple(path.name for path in repo.iterdir())
+    monkeypatch.setattr(hub, "look_up", lambda repo, revision: hub.Revision(repo, "abc", names))
+    monkeypatch.setattr(hub, "fetch_files", lambda revision, names: fetched.extend(names) or repo)
+    found = find_backbone("hf:org/name")
+    assert found is not None and found.weights == (repo / "model.safetensors",)
+    small = {"config.json", "tokenizer.json", "preprocessor_config.json"}
+    assert set(fetched[:-1]) == small and fetched[-1] == "model.safetensors"
+    fetched.clear()
+    (repo / "config.json").write_text('{"type": "smolvla"}')
+    with pytest.raises(ValueError, match="hf:org/name is no published model: .* first, with vla_ros import"):
+        find_backbone("hf:org/name")
+    assert "model.safetensors" not in fetched
 
 
 def test_a_backbone_without_its_tokenizer_is_refused(published: dict[str, Path], tmp_path: Path) -> None:

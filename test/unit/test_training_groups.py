@@ -171,10 +171,11 @@ def test_a_run_that_goes_on_forgets_the_lines_of_the_steps_that_it_repeats(tmp_p
     with (tmp_path / METRICS).open("a") as file:
         file.write('{"step": 4, "lo')
     again = StepMetrics(tmp_path, 2)
-    again.write(3, {"loss": 2.0}, num_samples=1, seconds=1.0)
+    again.write(3, {"loss": 2.0, "grad_norm": math.inf}, num_samples=1, seconds=1.0)
     again.close()
     lines = lines_of(tmp_path)
     assert [line["step"] for line in lines] == [1, 2, 3] and [line["loss"] for line in lines] == [0.333333, 0.333333, 2]
+    assert lines[2]["grad_norm"] is None, "JSON has no infinity"
     assert lines[0] == {"step": 1, "loss": 0.333333, "lr": {"base": 3.14159}, "samples_per_s": 2, "waiting_share": 0}
 
 

@@ -1,6 +1,7 @@
 """A run that was stopped goes on: from where it was, with its own settings, or says what has changed."""
 
 import json
+import platform
 import re
 import shutil
 
@@ -9,7 +10,11 @@ import pytest
 import torch
 from training_helpers import run, small_config
 
+from vla_ros.share import share_dir
+from vla_ros.training.config import RUN_CONFIG, load_train_config
+from vla_ros.training.metrics import METRICS
 from vla_ros.training.trainer import Trainer
+from vla_ros.training.versions import VERSIONS
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(bags, tmp_path, monkeypatch):
@@ -77,6 +82,34 @@ def test_a_resumed_run_that_is_as_it_was_says_nothing_of_settings(bags, stopped,
     config, lines = small_config(stopped.parent, bags, "optimizer.num_steps=2"), []
     run(config, lines.append)
     assert not any(" was " in line for line in lines) and any("resumed" in line for line in lines)
+
+
+def test_a_run_goes_on_from_anywhere_with_nothing_but_its_folder(bags, tmp_path, monkeypatch):
+    shutil.copytree(bags[0].parent, tmp_path / "here" / "bags")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    places = ("bags=bags", "run_dir=run", "output_dir=policy", "lesson.demonstrations_dir=made")
+    run(small_config(tmp_path, bags, *places, "optimizer.num_steps=2"))
+    monkeypatch.chdir(tmp_path / "there")
+    lines, found = [], str(tmp_path / "here" / "run" / RUN_CONFIG)
+    run(load_train_config(share_dir() / "config", found, ["optimizer.num_steps=3"]), lines.append)
+    said = [line for line in lines if " was " in line]
+    assert said == ["optimizer.num_steps was 2 and is 3 from step 2 on"] and list((tmp_path / "there").iterdir()) == []
+    steps = [json.loads(line)["step"] for line in (tmp_path / "here" / "run" / METRICS).read_text().splitlines()]
+    assert steps == [1, 2, 3]
+
+
+def test_a_run_has_its_versions_and_one_that_goes_on_with_others_says_so(bags, stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / "old")
+    versions = json.loads((stopped / VERSIONS).read_text())
+    assert versions["torch"] == torch.__version__ and versions["python"] == platform.python_version()
+    (tmp_path / "old" / VERSIONS).write_text(json.dumps(versions | {"torch": "2.0.1"}))
+    lines, _ = resumed(tmp_path, tmp_path / "old", bags)
+    assert f"torch was 2.0.1 and is {torch.__version__} from step 2 on" in lines
+    assert json.loads((tmp_path / "run" / VERSIONS).read_text()) == versions
+    (tmp_path / "run" / VERSIONS).write_text("{")
+    with pytest.raises(ValueError, match=r"versions.json: .*; delete it"):
+        run(small_config(tmp_path, bags))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from vla_ros.policies.config import DataConfig, PolicyConfig
 from vla_ros.policies.families import family_of, read_policy_config
+from vla_ros.policies.importing.source import HUB_PREFIX
 from vla_ros.strict import (
     MAX_DEPTH,
     MAX_LINE,
@@ -243,6 +244,24 @@ def _parse(document: Any, where: str) -> TrainConfig:
         if settings_type is not None:
             document["processor"] = parse_config(settings_type, document.get("processor"), f"{where}.processor")
     return parse_config(TrainConfig, document, where)
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """So that its run can go on from anywhere; what is on the hub, or a packaged robot's name, stays."""
+
+    def settled(path: str) -> str:
+        return str(Path(path).expanduser().resolve()) if path and not path.startswith(HUB_PREFIX) else path
+
+    lesson = config.lesson and replace(config.lesson, demonstrations_dir=settled(config.lesson.demonstrations_dir))
+    return replace(
+        config,
+        robot=settled(config.robot) if Path(config.robot).is_file() else config.robot,
+        bags=tuple(map(settled, config.bags)),
+        run_dir=settled(config.run_dir),
+        output_dir=settled(config.output_dir),
+        start_from=settled(config.start_from),
+        lesson=lesson,
+    )
 
 
 def to_yaml(config: TrainConfig) -> str:

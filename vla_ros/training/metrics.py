@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -56,6 +57,7 @@ def _step_of(line: str) -> float:
 
 
 def _rounded(value: Any) -> Any:
+    """JSON has no infinity."""
     if isinstance(value, Mapping):
         return {name: _rounded(inner) for name, inner in value.items()}
-    return float(f"{value:.{_DIGITS}g}")
+    return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None

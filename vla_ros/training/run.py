@@ -26,7 +26,7 @@ from vla_ros.policies.importing.backbone import find_backbone
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.strict import explained, listed
 from vla_ros.training.backbone import policy_on
-from vla_ros.training.config import VISION_POS_EMB_GAIN, TrainConfig
+from vla_ros.training.config import VISION_POS_EMB_GAIN, TrainConfig, with_absolute_paths
 from vla_ros.training.dataset import first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
 from vla_ros.training.groups import freeze, parameter_groups
@@ -63,6 +63,7 @@ def train(
     Raises ValueError for a configuration that doesn't fit the robot, and where no usable bag is found.
     """
     torch.set_num_threads(config.num_threads)
+    config = with_absolute_paths(config)
     robot = load_robot(robot_file)
     if config.data.cameras is not None:
         names = tuple(slot.camera for slot in config.data.slots if slot.camera is not None)

@@ -26,6 +26,7 @@ from vla_ros.training.config import RUN_CONFIG, OptimizerConfig, TrainConfig, to
 from vla_ros.training.groups import make_optimizer, optimizer_state, parameter_groups, restore_optimizer
 from vla_ros.training.metrics import StepMetrics
 from vla_ros.training.samples import SampleMaker, Split
+from vla_ros.training.versions import record_versions, write_whole
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
@@ -80,10 +81,12 @@ class Trainer:
         if (checkpoint := self._run_dir / CHECKPOINT).exists():
             changed = _changed_settings(self._run_dir, settings)
             self._resume(checkpoint, report)
-            for line in changed:
+            for line in (*changed, *record_versions(self._run_dir)):
                 report(f"{line} from step {self._step} on")
-        (self._run_dir / SETTINGS).write_text(json.dumps(settings, indent=1))
-        (self._run_dir / RUN_CONFIG).write_text(to_yaml(self._config))
+        else:
+            record_versions(self._run_dir)
+        write_whole(self._run_dir / SETTINGS, json.dumps(settings, indent=1))
+        write_whole(self._run_dir / RUN_CONFIG, to_yaml(self._config))
         self._metrics = StepMetrics(self._run_dir, self._step)
         config, num_steps, resumed_s = self._config, self._config.optimizer.num_steps, self.seconds
         bar = tqdm(

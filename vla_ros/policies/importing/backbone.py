@@ -20,6 +20,7 @@ from vla_ros.transforms.tokenizer import read_tokenizer
 CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE = "config.json", "tokenizer.json", "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 IMAGE_CONFIG_FILE = "preprocessor_config.json"
+SMALL_FILES = (CONFIG_FILE, TOKENIZER_FILE, IMAGE_CONFIG_FILE, INDEX_FILE)
 
 
 @dataclass(frozen=True)
@@ -48,24 +49,38 @@ def find_backbone(source: str) -> PublishedBackbone | None:
     """That of a folder, or of ``hf:org/repo[/subpath][@revision]``, whose files come into the Hugging Face cache; None
     for a folder that is something else.
 
-    Raises ValueError for a model that no policy here has for a backbone, and where a file of it is missing.
+    Raises ValueError for a model that no policy here has for a backbone, where a file of it is missing, and for a
+    repository of the hub that is no published model.
     """
-    folder = _download(source) if source.startswith(HUB_PREFIX) else Path(source).expanduser()
-    if not (folder / CONFIG_FILE).is_file() or (folder / POLICY_FILE).is_file():
+    is_on_hub = source.startswith(HUB_PREFIX)
+    folder = _download(source, SMALL_FILES) if is_on_hub else Path(source).expanduser()
+    config = _read_config(folder)
+    if config is None and is_on_hub:
+        fix = "a policy is made a policy directory first, with vla_ros import"
+        raise ValueError(f"{source} is no published model: {CONFIG_FILE} has model_type and architectures; {fix}")
+    if config is None:
         return None
-    config = read_object(folder / CONFIG_FILE)
-    kinds = config.get("architectures")
-    if not isinstance(config.get("model_type"), str) or not isinstance(kinds, list):
-        return None  # LeRobot's or openpi's, say
+    kinds = config["architectures"]
     kind = next((kind for kind in kinds if kind in BACKBONES), None)
     if kind is None:
-        got = f"{folder} is a {quoted(str(kinds[0])) if kinds else 'model without a name'} of transformers"
+        got = f"{source} is a {quoted(str(kinds[0])) if kinds else 'model without a name'} of transformers"
         raise ValueError(f"{got}; expected one of {', '.join(BACKBONES)}")
     weights = _weights(folder)
+    if is_on_hub:
+        _download(source, tuple(path.name for path in weights))
     for path in (folder / TOKENIZER_FILE, *weights):
         if not path.is_file():
             raise ValueError(f"{path} is missing; a published backbone has it beside its {CONFIG_FILE}: download it")
     return PublishedBackbone(folder, kind, config, weights)
+
+
+def _read_config(folder: Path) -> Mapping[str, Any] | None:
+    """A model's of transformers; None for a folder of something else, a policy directory among them."""
+    if not (folder / CONFIG_FILE).is_file() or (folder / POLICY_FILE).is_file():
+        return None
+    config = read_object(folder / CONFIG_FILE)
+    is_model = isinstance(config.get("model_type"), str) and isinstance(config.get("architectures"), list)
+    return config if is_model else None
 
 
 def _weights(folder: Path) -> tuple[Path, ...]:
@@ -78,12 +93,12 @@ def _weights(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in names)
 
 
-def _download(source: str) -> Path:
+def _download(source: str, names: tuple[str, ...]) -> Path:
+    """The folder with those of ``names`` that there are."""
     found = parse_hub_source(source)
     revision = hub.look_up(found.repo, found.revision)
-    inside = {PurePosixPath(name) for name in revision.files if PurePosixPath(name).parent == found.subpath}
-    wanted = (CONFIG_FILE, TOKENIZER_FILE, IMAGE_CONFIG_FILE, INDEX_FILE)
-    paths = sorted(str(path) for path in inside if path.name in wanted or path.suffix == ".safetensors")
-    if not paths:
-        raise ValueError(f"{source} has no {CONFIG_FILE} and no {WEIGHTS_FILE}; give the folder that has them")
-    return hub.fetch_files(revision, paths) / found.subpath
+    paths = [str(found.subpath / name) for name in names]
+    there = [path for path in paths if path in revision.files]
+    if not there:
+        raise ValueError(f"{source} has none of {', '.join(names)}; give the folder that has them")
+    return hub.fetch_files(revision, there) / found.subpath
