@@ -234,6 +234,7 @@ def test_a_missing_weight_is_named_and_those_that_do_not_fit_are_listed(
     ("change", "named"),
     [
         ({"architectures": ["LlamaForCausalLM"]}, "is a LlamaForCausalLM of transformers; expected one of Qwen3VL"),
+        ({"vision_config": None}, "config.json has no group vision_config; give that of a whole SmolVLMForCond"),
         ({"scale_factor": 3}, "policy.vlm_config.scale_factor of the train config differ from its config.json"),
     ],
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from vla_ros.policies import fill
 from vla_ros.policies.base import BasePolicy
@@ -26,19 +28,12 @@ def policy_on(config: PolicyConfig, backbone: PublishedBackbone) -> BasePolicy:
     of another shape or not finite.
     """
     _check_config(config, backbone)
+    shaped = fill.build_on_meta(config, f"start_from {backbone.folder}")
+    files = [(path, open_stored(path, lambda name: _our_name(shaped, backbone, name))) for path in backbone.weights]
+    with explained(f"start_from {backbone.folder}: "):
+        _check_weights(shaped, {name: weight for _, stored in files for name, weight in stored.weights.items()})
     policy = fill.build_policy(config)
     own = dict(policy.named_parameters())
-    prefixes = policy.parts["backbone"]
-    shapes = {name: weight.shape for name, weight in own.items() if not name.startswith(prefixes)}
-    files = [(path, open_stored(path, lambda name: _our_name(policy, backbone, name))) for path in backbone.weights]
-    weights = {name: weight for _, stored in files for name, weight in stored.weights.items()}
-    aliases = fill.shared_names(policy)
-    shapes |= {name: weight.shape for name, weight in weights.items() if name not in aliases}
-    with explained(f"start_from {backbone.folder}: "):
-        fill.check_shapes(shapes, policy, "expected the weights that its config.json describes")
-        for name in weights.keys() & aliases.keys():
-            if not torch.equal(weights[name], weights[aliases[name]]):
-                raise ValueError(f"{name} differs from {aliases[name]}, which config.json ties it to; untie them there")
     for path, stored in files:
         check_stored(path, stored)
         with torch.no_grad():
@@ -47,6 +42,16 @@ def policy_on(config: PolicyConfig, backbone: PublishedBackbone) -> BasePolicy:
                     own[name].copy_(weight)
                     stored.memory.was_read(weight.nbytes)
     return policy
+
+
+def _check_weights(policy: BasePolicy, weights: Mapping[str, Tensor]) -> None:
+    aliases, backbone = fill.shared_names(policy), policy.parts["backbone"]
+    shapes = {name: weight.shape for name, weight in policy.named_parameters() if not name.startswith(backbone)}
+    shapes |= {name: weight.shape for name, weight in weights.items() if name not in aliases}
+    fill.check_shapes(shapes, policy, "expected the weights that its config.json describes")
+    for name in weights.keys() & aliases.keys():
+        if not torch.equal(weights[name], weights[aliases[name]]):
+            raise ValueError(f"{name} differs from {aliases[name]}, which config.json ties it to; untie them there")
 
 
 def _our_name(policy: BasePolicy, backbone: PublishedBackbone, name: str) -> str | None:

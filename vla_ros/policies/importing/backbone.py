@@ -20,6 +20,7 @@ from vla_ros.transforms.tokenizer import read_tokenizer
 CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE = "config.json", "tokenizer.json", "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 IMAGE_CONFIG_FILE = "preprocessor_config.json"
+MAX_NAME = 200  # no file has a longer one
 SMALL_FILES = (CONFIG_FILE, TOKENIZER_FILE, IMAGE_CONFIG_FILE, INDEX_FILE)
 
 
@@ -88,9 +89,13 @@ def _weights(folder: Path) -> tuple[Path, ...]:
         return (folder / WEIGHTS_FILE,)
     files = read_object(folder / INDEX_FILE).get("weight_map")
     names = sorted({str(name) for name in files.values()}) if isinstance(files, dict) else []
-    if not names or any(PurePosixPath(name).name != name for name in names):
+    if not names or not all(map(_is_file_name, names)):
         raise ValueError(f"{folder / INDEX_FILE}: weight_map names {listed(names)}; expected files beside it")
     return tuple(folder / name for name in names)
+
+
+def _is_file_name(text: str) -> bool:
+    return PurePosixPath(text).name == text and len(text) <= MAX_NAME and text.isprintable()
 
 
 def _download(source: str, names: tuple[str, ...]) -> Path:

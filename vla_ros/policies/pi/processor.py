@@ -55,6 +55,9 @@ class PiProcessor(TokenProcessor):
 
     @classmethod
     def on_backbone(cls, config: PiConfig, kind: str, document: Mapping[str, Any]) -> PiConfig:
+        for group in ("text_config", "vision_config"):
+            if not isinstance(document.get(group), Mapping):
+                raise ValueError(f"config.json has no group {group}; give that of a whole {kind}")
         return replace(config, vlm_type=kind, vlm_config=dict(document))
 
     @classmethod
