@@ -1,5 +1,5 @@
 """Whether training is the same on any number of processes, and what its layers cost checkpointed, compiled and sharded:
-`python benchmarks/sharded_training.py [--rows losses gathers checkpointing compile]`.
+`python benchmarks/sharded_training.py [--rows losses gathers checkpointing start compile]`.
 
 All of a tiny policy of the pi family with made-up samples, on CPUs, in float32, by gloo. The samples' answers have from
 no to eight tokens, so that processes have different numbers of targets, and up to three actions are frozen.
@@ -7,6 +7,8 @@ no to eight tokens, so that processes have different numbers of targets, and up 
 losses         50 steps of the same run on 1, 2 and 4 processes, and on 4 as if they were 2 machines of 2
 gathers        all-gathers and reduce-scatters of each group of weights in one step on 2 processes
 checkpointing  8 text layers and 8 blocks: loss, gradients, and how much more memory is taken than before the step
+start          memory of each of 2 and 4 processes after a start from a file of pi-smol's weights (2 of its 12 expert
+               layers, 8 of its 30 text layers) above that for a policy of 1 MB, by the process's share of the weights
 compile        each layer whole, without a break of its graph: loss and gradients
 
 Exits 1 where a figure misses its limit.
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -28,21 +31,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
 
 from vla_ros.policies.config import DataConfig
-from vla_ros.policies.fill import build_policy
+from vla_ros.policies.families import find_config
+from vla_ros.policies.fill import build_on_meta, build_policy
 from vla_ros.policies.modules.action_expert.config import ActionExpertConfig
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig
 from vla_ros.policies.modules.vlm_bridge.qwen.processor import LOCATION_TOKENS, train_tokenizer
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.policy import PiPolicy
 from vla_ros.policies.pi.processor import PiProcessor
-from vla_ros.training.config import OptimizerConfig, TrainConfig
+from vla_ros.training.config import LearningRates, OptimizerConfig, TrainConfig
 from vla_ros.training.dataset import Frames
 from vla_ros.training.parallelize import parallelize
 from vla_ros.training.processes import Processes, joined
 from vla_ros.training.samples import Lesson, SampleMaker, Split
+from vla_ros.training.shards import read_shards
 from vla_ros.training.trainer import Trainer
 from vla_ros.transforms.normalize import compute_stats
 from vla_ros.transforms.sample import TextTarget
@@ -52,9 +58,9 @@ TASK, BATCH_SIZE, NUM_STEPS, NUM_SAMPLES, SIDE = "touch the red block", 8, 50, 6
 SMALL_GRADIENT = 1e-3
 LIMITS = {
     "losses": 1e-5, "all_gathers": 2, "reduce_scatters": 1, "checkpointed_difference": 0.0, "checkpointed_peak": 0.5,
-    "compiled_difference": 1e-5,
+    "compiled_difference": 1e-5, "memory": 1.3,
 }  # fmt: skip
-ROWS = ("losses", "gathers", "checkpointing", "compile")
+ROWS = ("losses", "gathers", "checkpointing", "start", "compile")
 
 
 class Answers(Lesson):
@@ -111,6 +117,7 @@ def make_samples(config: PiConfig) -> SampleMaker:
         driver=np.full(NUM_SAMPLES, ""),
         is_intervention=np.zeros(NUM_SAMPLES, bool),
         tasks=(TASK,) * NUM_SAMPLES,
+        texts=(TextTarget(),) * NUM_SAMPLES,
         scenes=({"red": (0.0, 0.0)},) * NUM_SAMPLES,
     )
     data = DataConfig(JOINTS, CAMERAS, HORIZON, chunk_dt_s=0.1)
@@ -132,9 +139,17 @@ def make_policy(config: PiConfig) -> PiPolicy:
 
 def make_trainer(processes: Processes, run_dir: str = "") -> Trainer:
     config, samples = make_config(), make_samples(make_config())
-    optimizer = OptimizerConfig(num_steps=NUM_STEPS, batch_size=BATCH_SIZE, learning_rate=1e-3, warmup_steps=5)
+    optimizer = OptimizerConfig(num_steps=NUM_STEPS, batch_size=BATCH_SIZE, warmup_steps=5)
     train = TrainConfig(
-        "", (), run_dir, "", config, DataConfig(JOINTS, CAMERAS, HORIZON, chunk_dt_s=0.1), optimizer, device="cpu"
+        "",
+        (),
+        run_dir,
+        "",
+        config,
+        DataConfig(JOINTS, CAMERAS, HORIZON, chunk_dt_s=0.1),
+        optimizer,
+        LearningRates(1e-3),
+        device="cpu",
     )
     split = Split(np.arange(NUM_SAMPLES - 7), np.arange(NUM_SAMPLES - 7, NUM_SAMPLES))
     return Trainer(train, make_policy(config), samples, split, processes)
@@ -198,6 +213,44 @@ def measure_gathers(processes: Processes) -> dict[str, Counter[str]]:
     return counts
 
 
+def large_config() -> PiConfig:
+    """That of pi-smol with fewer layers."""
+    config = find_config("pi-smol")
+    assert isinstance(config, PiConfig)
+    text = {**config.vlm_config["text_config"], "num_hidden_layers": 8}
+    expert = replace(config.action_expert_cfg, num_hidden_layers=2)
+    return replace(config, vlm_config={**config.vlm_config, "text_config": text}, action_expert_cfg=expert)
+
+
+def write_weights(path: Path, config: PiConfig) -> None:
+    """A file of weights of 0.01, written without ever holding them."""
+    shapes = {name: weight.shape for name, weight in build_on_meta(config, "policy").named_parameters()}
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 4 * shape.numel()
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for shape in shapes.values():
+            for num in [1 << 20] * (shape.numel() >> 20) + [shape.numel() % (1 << 20)]:
+                file.write(np.full(num, 0.01, np.float32).tobytes())
+
+
+def measure_start(processes: Processes, folder: Path) -> list[float]:
+    """The most memory this process took for a small policy and for a large one, and its share of the latter, bytes."""
+    peaks, shares = [], []
+    for name, config in (("small", make_config()), ("large", large_config())):
+        policy = build_on_meta(config, "policy")
+        parallelize(policy, processes, torch.device("cpu"))
+        read_shards(policy, folder / name, torch.device("cpu"))
+        parts = [value.to_local() for value in policy.parameters() if isinstance(value, DTensor)]
+        assert all(bool((part == np.float32(0.01)).all()) for part in parts)
+        shares.append(4 * sum(part.numel() for part in parts))
+        peaks.append(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return [*peaks, shares[-1]]
+
+
 def worker(kind: str, result: Path, num_local: int) -> None:
     torch.set_num_threads(1)
     with joined() as processes:
@@ -209,8 +262,10 @@ def worker(kind: str, result: Path, num_local: int) -> None:
             for _ in range(NUM_STEPS):
                 figures.append(trainer._train_step())
                 trainer._step += 1
-        else:
+        elif kind == "gathers":
             figures = measure_gathers(processes)
+        else:  # a folder of weights
+            figures = measure_start(processes, Path(kind))
     if processes.is_first:
         result.write_text(json.dumps(figures))
 
@@ -251,6 +306,18 @@ def row_checkpointing() -> dict[str, float]:
     }
 
 
+def row_start() -> dict[str, float]:
+    figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        write_weights(Path(folder) / "small", make_config())
+        write_weights(Path(folder) / "large", large_config())
+        for num in (2, 4):
+            small, large, share = run_worker(folder, num, num)
+            print(f"{num} processes: share {share / 1e6:.0f} MB, peak {large / 1e6:.0f} MB, empty {small / 1e6:.0f} MB")
+            figures[f"memory of {num}"] = (large - small) / share
+    return figures
+
+
 def row_compile() -> dict[str, float]:
     plain, compiled = (measure_step(4, 4, compile_layers=on) for on in (False, True))
     both = measure_step(4, 4, compile_layers=True, checkpoint_layers=True)
@@ -271,7 +338,8 @@ def main() -> int:
         return 0
     torch.set_num_threads(1)
     rows: dict[str, Callable[[], dict[str, float]]] = {
-        "losses": row_losses, "gathers": row_gathers, "checkpointing": row_checkpointing, "compile": row_compile,
+        "losses": row_losses, "gathers": row_gathers, "checkpointing": row_checkpointing, "start": row_start,
+        "compile": row_compile,
     }  # fmt: skip
     figures = {name: value for row in args.rows for name, value in rows[row]().items()}
     limits = {name: next(limit for key, limit in LIMITS.items() if name.startswith(key)) for name in figures}

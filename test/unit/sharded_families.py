@@ -1,26 +1,31 @@
-"""Started by torchrun: every family's small version sharded, against itself whole. Says a line for each."""
+"""Started by torchrun with a folder: every family's small version, sharded before each process reads its part of the
+weights, against itself whole. Says a line for each."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch.distributed.fsdp import FSDPModule
 from torch.profiler import ProfilerActivity, profile
 
 from vla_ros.policies.act.policy import ActInputs
 from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.families import family_of, find_config
-from vla_ros.policies.fill import build_policy
+from vla_ros.policies.fill import build_on_meta, build_policy
 from vla_ros.policies.modules.vlm_bridge.data_types import PolicySample
 from vla_ros.policies.pi0.policy import Sample
 from vla_ros.policies.smolvla.policy import SmolVLASample
 from vla_ros.training.parallelize import parallelize
 from vla_ros.training.processes import Processes, joined, whole
+from vla_ros.training.shards import read_shards
 
 FAMILIES = ("pi-qwen", "pi-paligemma2", "pi-smol", "pi0", "pi05", "smolvla", "act")
 CPU = torch.device("cpu")
@@ -56,14 +61,18 @@ def sample_of(policy: BasePolicy, request: Any, rank: int) -> tuple[Any, Any]:
     return kinds[config.type](inputs.observation, actions), draws
 
 
-def check(name: str, processes: Processes) -> str:
+def check(name: str, processes: Processes, weights: Path) -> str:
     policy, request = make(name)
     losses = [policy.compute_loss(*sample_of(policy, request, rank)) for rank in range(processes.num)]
     num_values = {key: sum(loss.num_values[key] for loss in losses) for key in losses[0].terms}
     torch.stack([loss.over(num_values) for loss in losses]).sum().backward()
     expected = {key: value.grad for key, value in policy.named_parameters()}
-    sharded, _ = make(name)
+    if processes.is_first:
+        save_file({key: value.detach() for key, value in policy.named_parameters()}, weights)
+    processes.wait()
+    sharded = build_on_meta(policy.config, "policy").eval()
     parallelize(sharded, processes, CPU, checkpoint_layers=True)
+    read_shards(sharded, weights, CPU)
     sample, draws = sample_of(policy, request, processes.rank)
     with torch.no_grad():
         actions = sharded.sample_batch(sample, [np.random.default_rng(0)])
@@ -94,7 +103,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with joined() as processes:
         for name in FAMILIES:
-            line = check(name, processes)
+            line = check(name, processes, Path(sys.argv[1], f"{name}.safetensors"))
             if processes.is_first:
                 print(line, flush=True)
 

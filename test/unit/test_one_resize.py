@@ -21,7 +21,7 @@ from vla_ros.policies.pi.processor import PiProcessor
 from vla_ros.recordings.feed import Feed, observe_event
 from vla_ros.robot import RobotConfig
 from vla_ros.robot.parts import CameraConfig, JointConfig, OutputConfig
-from vla_ros.training.config import OptimizerConfig, TrainConfig
+from vla_ros.training.config import LearningRates, OptimizerConfig, TrainConfig
 from vla_ros.training.dataset import load_bags
 from vla_ros.training.run import frame_rule
 from vla_ros.training.samples import SampleMaker, Split, compute_split_stats
@@ -69,8 +69,10 @@ def first_on_the_robot(path: Path) -> Observation:
 
 
 def train_config(processor: VLMProcessor, data: DataConfig) -> TrainConfig:
-    optimizer = OptimizerConfig(num_steps=1, batch_size=1, learning_rate=0.1, warmup_steps=1)
-    return TrainConfig("", (), "", "", processor.policy, data, optimizer, processor.config)
+    optimizer = OptimizerConfig(num_steps=1, batch_size=1, warmup_steps=1)
+    return TrainConfig(
+        "", (), "", "", processor.policy, data, optimizer, LearningRates(0.1), processor=processor.config
+    )
 
 
 @pytest.mark.parametrize("backbone", PROCESSORS)

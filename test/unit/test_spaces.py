@@ -19,6 +19,7 @@ from vla_ros.strict import parse_config
 from vla_ros.training.dataset import Frames
 from vla_ros.training.samples import SampleMaker, Split, compute_split_stats
 from vla_ros.transforms.normalize import compute_stats
+from vla_ros.transforms.sample import TextTarget
 from vla_ros.types import Continuation
 from vla_ros.units import SI_PER_UNIT
 
@@ -261,6 +262,7 @@ def test_training_labels_are_in_the_policys_numbers_and_its_errors_in_the_robots
         driver=np.array([""] * 6),
         is_intervention=np.zeros(6, bool),
         tasks=("reach",),
+        texts=(TextTarget(),) * 6,
         scenes=({},),
     )
     everything = np.arange(6)

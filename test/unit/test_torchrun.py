@@ -54,8 +54,8 @@ def test_two_processes_train_as_one_does_and_the_run_goes_on_with_one(bags, tmp_
     assert any(line.endswith("checkpoint.pt at step 2") for line in lines)
 
 
-def test_every_family_is_sharded_layer_by_layer_and_has_the_gradients_that_it_has_whole() -> None:
-    done = launch(str(Path(__file__).with_name("sharded_families.py")))
+def test_every_family_is_sharded_layer_by_layer_and_has_the_gradients_that_it_has_whole(tmp_path: Path) -> None:
+    done = launch(str(Path(__file__).with_name("sharded_families.py")), str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert [line.partition(":")[0] for line in done.stdout.split("\n")[:-1] if line] == list(FAMILIES)
     assert "UserWarning" not in done.stderr

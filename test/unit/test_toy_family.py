@@ -28,7 +28,7 @@ from vla_ros.policies.files import load_processor, open_policy  # noqa: E402
 from vla_ros.policies.fill import build_policy  # noqa: E402
 from vla_ros.robot import load_robot  # noqa: E402
 from vla_ros.share import robot_file  # noqa: E402
-from vla_ros.training.config import OptimizerConfig, TrainConfig  # noqa: E402
+from vla_ros.training.config import LearningRates, OptimizerConfig, TrainConfig  # noqa: E402
 from vla_ros.training.processes import joined  # noqa: E402
 from vla_ros.training.run import train  # noqa: E402
 from vla_ros.transforms.normalize import compute_stats  # noqa: E402
@@ -133,10 +133,12 @@ def test_a_chunk_to_continue_is_refused_in_one_line(policy_dir: Path) -> None:
 def test_two_steps_of_training_on_a_bag_make_a_policy_directory(tmp_path: Path) -> None:
     for name in ("a", "b"):
         shutil.copytree(BAG, tmp_path / "bags" / name)
-    processor, optimizer = make_processor(), OptimizerConfig(2, batch_size=8, learning_rate=1e-2, warmup_steps=1)
+    processor, optimizer, lr = make_processor(), OptimizerConfig(2, batch_size=8, warmup_steps=1), LearningRates(1e-2)
     run_dir, output_dir = (str(tmp_path / name) for name in ("run", "policy"))
     places = ((str(tmp_path / "bags"),), run_dir, output_dir)
-    config = TrainConfig("tabletop", *places, processor.config, processor.data, optimizer, num_workers=1, device="cpu")
+    config = TrainConfig(
+        "tabletop", *places, processor.config, processor.data, optimizer, lr, num_workers=1, device="cpu"
+    )
     with joined() as processes:
         report = train(config, robot_file("tabletop"), processes, lambda line: None)
     assert report.num_steps == 2 and report.num_samples > 20 and np.isfinite(report.validation.error_rad).all()

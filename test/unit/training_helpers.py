@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vla_ros.demo.lesson import lesson_of
 from vla_ros.share import robot_file, share_dir
 from vla_ros.sim.demonstrations import DemonstrationConfig
@@ -11,7 +13,7 @@ from vla_ros.training.run import train
 
 EPISODES = DemonstrationConfig(num_episodes=6, seed=3, tail_s=2.08)
 SMALL = {
-    "initial_policy": "''",
+    "start_from": "''",
     "policy.vlm_config.text_config.intermediate_size": 64,
     "policy.action_expert_cfg.hidden_size": 32,
     "policy.action_expert_cfg.intermediate_size": 32,
@@ -37,9 +39,18 @@ def small_overrides(tmp_path, bags, *overrides):
     places = {"bags": bags[0].parent, "run_dir": tmp_path / "run", "output_dir": tmp_path / "policy"}
     given = {key.lstrip("+"): text for text in overrides for key in [text.partition("=")[0]]}
     kept = [f"{key}={value}" for key, value in {**places, **SMALL}.items() if key not in given]
-    return ["~demonstrations", *kept, *given.values()]
+    gone = [] if "~lesson" in given else ["~lesson.demonstrations"]
+    return [*gone, *kept, *given.values()]
 
 
 def run(config, report=lambda line: None):
     with joined() as processes:
         return train(config, robot_file("tabletop"), processes, report, lesson_of(config))
+
+
+def train_briefly(config):
+    """One step of ``config``, for what comes out of it."""
+    optimizer = replace(config.optimizer, num_steps=1, batch_size=4)
+    brief = replace(config, optimizer=optimizer, num_workers=1, num_threads=1, device="cpu")
+    with joined() as processes:
+        train(brief, robot_file("tabletop"), processes, lambda line: None)

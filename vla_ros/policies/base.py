@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -91,6 +91,9 @@ class BasePolicy(nn.Module, ABC):
 
     guides_by_gradient: bool = False
     """Whether it takes gradients through itself for a request that continues a chunk."""
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """The beginnings of parameter names that make up its ``backbone``, which was trained on other data before, and its
+    ``expert``, which acts; a part that it lacks is left out."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -167,6 +170,11 @@ class BasePolicy(nn.Module, ABC):
         """The weights of a policy of this family to start training from, made to fit where only a size was changed that
         they can follow."""
         return weights
+
+    def backbone_name(self, name: str) -> str | None:
+        """What a weight of a backbone that its processor class takes (``on_backbone``) is called here, by its name in
+        transformers; None for one that nobody reads, and one that isn't known keeps its name."""
+        return name
 
     def is_obsolete(self, name: str) -> bool:
         """Whether a file written by an earlier release may hold a weight that nothing reads any more."""

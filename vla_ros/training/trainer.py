@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,28 @@ from tqdm import tqdm
 
 from vla_ros.policies.base import BasePolicy, LossTerm
 from vla_ros.policies.directory import find_device
+from vla_ros.policies.files import WEIGHTS_FILE
 from vla_ros.policies.fill import build_policy
 from vla_ros.strict import config_to_dict, explained, one_line, parse_json, read_text
 from vla_ros.training.config import RUN_CONFIG, OptimizerConfig, TrainConfig, to_yaml
 from vla_ros.training.ema import AveragedWeights
+from vla_ros.training.groups import make_optimizer, optimizer_state, parameter_groups, restore_optimizer
+from vla_ros.training.metrics import StepMetrics
 from vla_ros.training.parallelize import parallelize
 from vla_ros.training.processes import Processes, spread_like, whole
 from vla_ros.training.samples import SampleMaker, Split
+from vla_ros.training.shards import read_shards
+from vla_ros.training.versions import record_versions, write_whole
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
 SETTINGS = "settings.json"
 # Settings of a run that may change in it: they count from the next step on, or say where the same run takes place.
 LATER = (
-    "optimizer.", "intervention_weight", "validate_every", "checkpoint_every", "num_workers", "num_threads",
+    "optimizer.", "lr.", "intervention_weight", "validate_every", "checkpoint_every", "num_workers", "num_threads",
     "checkpoint_layers", "compile_layers",
 )  # fmt: skip
-PLACES = ("bags", "demonstrations", "run_dir", "output_dir", "device")
+PLACES = ("bags", "lesson.demonstrations", "run_dir", "output_dir", "device")
 NUM_VALIDATION_SAMPLES = 512
 CHOICE, SAMPLE, JUDGED, DROPOUT = range(4)  # what is drawn, each from numbers of its own
 
@@ -75,15 +81,16 @@ class Trainer:
         self._split = split
         self._run_dir = Path(config.run_dir)
         self._device = find_device(config.device, "device")
-        self.policy = policy.to(self._device)
+        is_unread = next(policy.parameters()).is_meta
+        self.policy = policy if is_unread else policy.to(self._device)
         parallelize(self.policy, processes, self._device, config.checkpoint_layers, config.compile_layers)
+        if is_unread:
+            read_shards(self.policy, Path(config.start_from) / WEIGHTS_FILE, self._device)
         optimizer = config.optimizer
-        self._optimizer = torch.optim.AdamW(
-            self.policy.parameters(),
-            lr=optimizer.learning_rate,
-            betas=(optimizer.beta1, optimizer.beta2),
-            weight_decay=optimizer.weight_decay,
-        )
+        self._groups = parameter_groups(self.policy, config.lr)
+        betas = optimizer.beta1, optimizer.beta2
+        self._optimizer = make_optimizer(self._groups, betas=betas, weight_decay=optimizer.weight_decay)
+        self._metrics: StepMetrics | None = None  # the first process's
         self._averages = AveragedWeights(self.policy)
         self._step = self._num_seen = 0
         self._losses: list[float] = []
@@ -93,29 +100,32 @@ class Trainer:
         """Train to the last step, from the last checkpoint where there is one; ``report`` gets a line now and then."""
         self._run_dir.mkdir(parents=True, exist_ok=True)
         settings = _settings(self._config) | {"samples": str(self._samples)}
+        changed: tuple[str, ...] = ()
         if (checkpoint := self._run_dir / CHECKPOINT).exists():
             changed = _changed_settings(self._run_dir, settings)
             self._resume(checkpoint, report)
-            for line in changed:
-                report(f"{line} from step {self._step} on")
         self._processes.wait()  # until all have read what is written now
         if self._processes.is_first:
-            (self._run_dir / SETTINGS).write_text(json.dumps(settings, indent=1))
-            (self._run_dir / RUN_CONFIG).write_text(to_yaml(self._config))
+            changed = (*changed, *record_versions(self._run_dir))
+            write_whole(self._run_dir / SETTINGS, json.dumps(settings, indent=1))
+            write_whole(self._run_dir / RUN_CONFIG, to_yaml(self._config))
+            self._metrics = StepMetrics(self._run_dir, self._step)
+        for line in changed if self._step else ():
+            report(f"{line} from step {self._step} on")
         config, num_steps, resumed_s = self._config, self._config.optimizer.num_steps, self.seconds
         bar = tqdm(
             total=num_steps, initial=self._step, unit="step", smoothing=0.05, dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else 30.0, maxinterval=60.0,  # a log wants a line now and then
             disable=not self._processes.is_first,
         )  # fmt: skip
-        with bar:
+        with bar, nullcontext() if self._metrics is None else closing(self._metrics):
             while self._step < num_steps:
                 started = time.perf_counter()
                 loss = self._train_step()
                 self.seconds += time.perf_counter() - started
                 self._step += 1
                 if not math.isfinite(loss):
-                    raise ValueError(f"step {self._step}: the loss is {loss}; lower optimizer.learning_rate")
+                    raise ValueError(f"step {self._step}: the loss is {loss}; lower lr.base")
                 self._losses.append(loss)
                 rate = f"{self._num_seen / (self.seconds - resumed_s):.1f} samples/s"
                 bar.set_postfix_str(f"loss {loss:.4f}, {rate}", refresh=False)
@@ -184,26 +194,33 @@ class Trainer:
 
     def _train_step(self) -> float:
         """One step of all processes, and the loss over the whole batch."""
-        optimizer = self._config.optimizer
+        optimizer, started = self._config.optimizer, time.perf_counter()
         # Drawn from the step's number, so that a resumed run sees the samples an uninterrupted one would.
         indices = self._split.draw(self._rng(0, CHOICE), optimizer.batch_size)
         self._num_seen += len(indices)
         positions = range(len(indices))[self._share]
         torch.manual_seed(int(self._rng(self._processes.rank, DROPOUT).integers(2**62)))
         for group in self._optimizer.param_groups:
-            group["lr"] = optimizer.learning_rate * learning_rate_scale(optimizer, self._step)
+            group["lr"] = self._config.lr.of(group["part"]) * learning_rate_scale(optimizer, self._step)
         self._optimizer.zero_grad()
-        loss = self.policy.compute_loss(
-            *self._sample(indices[self._share], [self._rng(position, SAMPLE) for position in positions])
-        )
-        num_values = self._processes.sum(list(loss.num_values.values())).tolist()
-        total = loss.over(dict(zip(loss.terms, num_values, strict=True)))
-        total.backward()
-        nn.utils.clip_grad_norm_(self.policy.parameters(), optimizer.max_grad_norm)
+        with nullcontext() if self._metrics is None else self._metrics.waiting():
+            rngs = [self._rng(position, SAMPLE) for position in positions]
+            sample, draws = self._sample(indices[self._share], rngs)
+        loss = self.policy.compute_loss(sample, draws)
+        num_values = self._processes.sum(list(loss.num_values.values()))
+        loss.over(dict(zip(loss.terms, num_values.tolist(), strict=True))).backward()
+        grad_norm = nn.utils.clip_grad_norm_(self.policy.parameters(), optimizer.max_grad_norm)
         self._optimizer.step()
         # A young average would remember the random start for longer than it is worth.
         self._averages.update(min(optimizer.ema_decay, (1 + self._step) / (10 + self._step)))
-        return float(self._processes.sum(total.detach().item()))
+        sums = self._processes.sum(torch.stack([term.sum.detach() for term in loss.terms.values()]).tolist())
+        means = dict(zip(loss.terms, (sums / num_values.clip(1)).tolist(), strict=True))
+        total = sum(term.weight * means[name] for name, term in loss.terms.items())
+        rates = {group["part"]: group["lr"] for group in self._optimizer.param_groups}
+        values = {"loss": total, **means, "grad_norm": whole(grad_norm), "lr": rates}
+        if self._metrics is not None:
+            self._metrics.write(self._step + 1, values, len(indices), time.perf_counter() - started)
+        return total
 
     def _sample(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> tuple[Any, Any]:
         """Samples on the device, and what is random in their loss."""
@@ -221,7 +238,7 @@ class Trainer:
             "seconds": self.seconds,
             "policy": whole(self.policy.state_dict()),
             "average": whole(self._averages.state_dict()),
-            "optimizer": whole(self._optimizer.state_dict()),
+            "optimizer": whole(optimizer_state(self._optimizer, self._groups)),
         }
         if not self._processes.is_first:
             return
@@ -233,13 +250,12 @@ class Trainer:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             self.policy.load_state_dict(self._spread(state["policy"]))
-            groups = self._optimizer.state_dict()["param_groups"]  # those of the config, which may be others
-            parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
             moments = {
-                index: {name: spread_like(value, parameters[index]) for name, value in kept.items()}
-                for index, kept in state["optimizer"]["state"].items()
+                kind: self._spread({name: kept[kind] for name, kept in state["optimizer"].items()})
+                for kind in next(iter(state["optimizer"].values()), ())
             }
-            self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            states = {name: {kind: moments[kind][name] for kind in moments} for name in state["optimizer"]}
+            restore_optimizer(self._optimizer, self._groups, states)
             self._averages.load_state_dict(self._spread(state["average"]))
             self._step, self.seconds = state["step"], state["seconds"]
         except Exception as error:  # torch.load raises whatever its unpickler trips over
@@ -254,10 +270,11 @@ class Trainer:
 
 
 def learning_rate_scale(config: OptimizerConfig, step: int) -> float:
-    """Linear warm-up to 1, then half a cosine down to 0 at the last step."""
+    """Linear warm-up to 1, then half a cosine down to ``final_scale`` at the last step."""
     warmup = (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
-    return min(warmup, 0.5 * (1.0 + math.cos(math.pi * max(0.0, progress))))
+    cosine = 0.5 * (1.0 + math.cos(math.pi * max(0.0, progress)))
+    return min(warmup, config.final_scale + (1.0 - config.final_scale) * cosine)
 
 
 def check_resumable(config: TrainConfig) -> None:

@@ -40,6 +40,8 @@ class Tokens:
 class ActPolicy(BasePolicy):
     """Built from its configuration alone, with random weights; parameter names are those of released checkpoints."""
 
+    parts = {"backbone": ("backbone.",)}
+
     def __init__(self, config: ActConfig) -> None:
         super().__init__(config)
         width, has_state = config.hidden_size, config.state_history > 0

@@ -38,6 +38,8 @@ NUM_VALIDATION_STEPS = 5
 class PiPolicy(FlowMatchingPolicy):
     """Built from its configuration alone, with random weights; parameter names are those of released checkpoints."""
 
+    parts = {"backbone": ("vlm_bridge.",), "expert": ("action_expert.",)}
+
     def __init__(self, config: PiConfig) -> None:
         super().__init__(config)
         expert = config.action_expert_cfg
@@ -174,6 +176,9 @@ class PiPolicy(FlowMatchingPolicy):
             return weights
         num_more = max(0, self.config.action_horizon - len(known))
         return {**weights, ACTION_POSITIONS: torch.cat((known, known[-1:].expand(num_more, -1)))}
+
+    def backbone_name(self, name: str) -> str | None:
+        return f"vlm_bridge.causal_model.{name}"
 
     def is_obsolete(self, name: str) -> bool:
         return name in (STATE_POSITIONS, ACTION_POSITIONS) and not self.config.suffix_add_pos_emb

@@ -30,6 +30,12 @@ from vla_ros.policies.pi0.request import Pi0Request
 from vla_ros.transforms.sample import TrainingBatch
 
 NUM_VALIDATION_STEPS = 5
+PALIGEMMA = (  # transformers' names and ours
+    ("model.vision_tower.", "vision."),
+    ("model.multi_modal_projector.linear.", "projector."),
+    ("model.language_model.embed_tokens.", "embed_tokens."),
+    ("model.language_model.layers.", "text_layers."),
+)
 HALF = (0.5, 0.5, 0.5)  # mean and std of pixels: 0..1 becomes -1..1
 
 
@@ -79,6 +85,8 @@ class Sample(NamedTuple):
 
 class Pi0Policy(FlowMatchingPolicy):
     """Built from its configuration alone, with random weights."""
+
+    parts = {"backbone": ("vision.", "projector.", "embed_tokens.", "text_layers."), "expert": ("expert.",)}
 
     def __init__(self, config: Pi0Config) -> None:
         super().__init__(config)
@@ -262,6 +270,14 @@ class Pi0Policy(FlowMatchingPolicy):
 
     def init_vision(self, pos_emb_std: float) -> None:
         nn.init.normal_(self.vision.embeddings.position_embedding.weight, std=pos_emb_std)
+
+    def backbone_name(self, name: str) -> str | None:
+        """The last text layer gives keys and values only, and no words are predicted."""
+        if name.startswith(("lm_head.", "model.language_model.norm.")):
+            return None
+        own = next((ours + name.removeprefix(theirs) for theirs, ours in PALIGEMMA if name.startswith(theirs)), name)
+        is_last = own.startswith(f"text_layers.{len(self.text_layers) - 1}.")
+        return None if is_last and own not in dict(self.named_parameters()) else own
 
     def _pad_actions(self, actions: Float[Tensor, "batch horizon action"]) -> Float[Tensor, "batch horizon padded"]:
         return F.pad(actions, (0, self.config.padded_action_dim - actions.shape[-1]))

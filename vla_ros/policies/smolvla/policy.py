@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +101,7 @@ class SuffixInput:
 class SmolVLAPolicy(FlowMatchingPolicy):
     """Built from its configuration alone, with random weights."""
 
+    parts = {"backbone": ("vlm.",), "expert": ("expert.",)}
     knows_frozen_actions = False
 
     def __init__(self, config: SmolVLAConfig) -> None:
@@ -294,6 +296,12 @@ class SmolVLAPolicy(FlowMatchingPolicy):
     ) -> Float[Tensor, "batch horizon action"]:
         padded = F.pad(sample.actions, (0, self.config.max_action_dim - self.config.action_dim))
         return self.sample_actions(sample.observation, NUM_VALIDATION_STEPS, draw_noise(rngs, padded))
+
+    def backbone_name(self, name: str) -> str | None:
+        layer = re.match(r"model\.text_model\.layers\.(\d+)\.", name)
+        if name.startswith("lm_head.") or (layer and int(layer[1]) >= self.config.num_vlm_layers):
+            return None
+        return f"vlm.{name.removeprefix('model.')}"
 
     def _embed_time(self, time: Float[Tensor, "batch draws"]) -> Float[Tensor, "batch draws width"]:
         """What a flow time adds to the first of the suffix's two layers, its bias included."""

@@ -25,7 +25,7 @@ from vla_ros.policies.utils.transformers import constant
 
 # Written by releases, some in one group and some in another; none of them changes a value that is computed here.
 MORE_KEYS = frozenset(
-    "_attn_implementation_autoset _flash_attn_2_enabled _name_or_path is_llama_config max_image_size "
+    "_attn_implementation_autoset _flash_attn_2_enabled _name_or_path _pad_token_id is_llama_config max_image_size "
     "neftune_noise_alpha pad_token_id perceiver_config pixel_shuffle_factor qk_layer_norms rope_interleaved size "
     "tie_word_embeddings use_base_siglip use_reentrant_checkpointing use_resampler vocab_size".split()
 )
