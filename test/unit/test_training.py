@@ -358,7 +358,7 @@ def test_a_batch_larger_than_what_there_is_to_train_on_is_told(bags, tmp_path):
         ("min_frame_gap_s=-1", "min_frame_gap_s is -1; expected at least 0"),
         ("seed=-1", "seed is -1; expected at least 0"),
         ("num_threads=0", "num_threads is 0; expected at least 1"),
-        ("+optimizer.max_grad_norm=0", "max_grad_norm must be above 0"),
+        ("+optimizer.max_grad_norm=0", "max_grad_norm is 0; expected a number above 0"),
     ],
 )
 def test_a_wrong_config_key_is_refused_in_one_line(bags, tmp_path, override, named):
