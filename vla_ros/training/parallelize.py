@@ -18,10 +18,12 @@ def parallelize(
     device: torch.device,
     checkpoint_layers: bool = False,
     compile_layers: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Prepare a policy on ``device``, in place; the names of its weights stay.
 
     Sharding goes over the processes of a machine, and the machines hold copies. One process alone holds everything.
+    ``dtype`` is what sharded layers compute in, where it is not that of the weights.
     """
     layers = policy.layers()
     if checkpoint_layers or compile_layers or processes.num > 1:
@@ -37,4 +39,4 @@ def parallelize(
         if sizes["machines"] == 1:
             del sizes["machines"]
         mesh = init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
-        shard(policy, layers, mesh)
+        shard(policy, layers, mesh, dtype)

@@ -138,11 +138,12 @@ class Trainer:
         return self._validate(report)
 
     def whole_policy(self) -> BasePolicy:
-        """The policy with all of its weights, to be written by the first process: there alone they are worth
-        anything. Every process has to ask."""
+        """In the first process the policy with all of its weights, to be written; every process has to ask."""
         if self._processes.num == 1:
             return self.policy
         weights = whole(self.policy.state_dict())
+        if not self._processes.is_first:
+            return self.policy
         policy = build_policy(self._config.policy)
         policy.load_state_dict(weights)
         return policy
