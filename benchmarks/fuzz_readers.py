@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import pi0_helpers
 import served_helpers
 import torch
 from bag_samples import MCAP, SQLITE, at, image, joint_state, jpeg, string, trajectory, write_bag, write_plain_mcap
+from fuzz_samples import ROOT, Lines, Make, Sample, make_sample
+from fuzz_training import TRAINING
 from policy_helpers import CAMERAS, HORIZON, JOINTS, observation, pi_config, policy_processor
 from released_helpers import write_run
 from rosbags.rosbag2 import CompressionMode
@@ -55,48 +57,16 @@ from vla_ros.sim.scene import parse_reset
 from vla_ros.spaces.components import RobotJoints
 from vla_ros.spaces.kinematics import Chain, strip_urdf
 from vla_ros.strict import explained, read_text
-from vla_ros.training.config import load_train_config
 from vla_ros.wire import PolicyResult, decode_request, decode_result, encode_request, encode_result
 
 torch.set_num_threads(1)
-ROOT = Path(__file__).resolve().parents[1]
 ROBOT = ROOT / "test" / "data" / "three_joints.yaml"
 CHAIN_JOINTS, CHAIN = SPACE_ROBOT, SPACE_ROBOT.kinematics
 SHAPES = {"state": (1, len(JOINTS)), "action": (HORIZON, len(JOINTS))}
 
-Lines = Iterable[str]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A good file ``path`` in ``folder``; ``read`` reads it, as it is by then, and returns what it said about it.
-
-    ``form`` is ``zip`` or ``zstd`` for a file whose inside is to be mutated, too.
-    """
-
-    folder: Path
-    path: Path
-    read: Callable[[], Lines | None]
-    form: str = ""
-
-
-Make = Callable[[Path], Sample]
-
-
-def _sample(folder: Path, name: str, read: Callable[[Path], Any], data: bytes | None = None, form: str = "") -> Sample:
-    """``read`` gets the file and says nothing."""
-    (folder / "tmp").mkdir(parents=True, exist_ok=True)
-    if data is not None:
-        (folder / name).write_bytes(data)
-
-    def read_file() -> None:
-        read(folder / name)
-
-    return Sample(folder, folder / name, read_file, form)
-
 
 def _robot(folder: Path) -> Sample:
-    return _sample(folder, "robot.yaml", load_robot, ROBOT.read_bytes())
+    return make_sample(folder, "robot.yaml", load_robot, ROBOT.read_bytes())
 
 
 URDF = """<?xml version="1.0"?><robot name="arm"><link name="world"/><joint name="base" type="revolute">
@@ -106,7 +76,7 @@ velocity="2.0"/></joint></robot>"""
 
 
 def _urdf(folder: Path) -> Sample:
-    sample = _sample(folder, "arm.urdf", lambda _: load_robot(folder / "robot.yaml"), URDF.encode())
+    sample = make_sample(folder, "arm.urdf", lambda _: load_robot(folder / "robot.yaml"), URDF.encode())
     text = ROBOT.read_text().replace("lower: -0.5, upper: 2.0, max_velocity: 2.0, ", "")
     (folder / "robot.yaml").write_text(f"urdf: arm.urdf\n{text}")
     return sample
@@ -120,14 +90,14 @@ def _chain(folder: Path) -> Sample:
         chain = Chain(replace(CHAIN, urdf=text), CHAIN.base, CHAIN.tip, CHAIN_JOINTS.names, CHAIN_JOINTS.limits)
         chain.follow(chain.poses(np.zeros((2, 8))), np.zeros((2, 8)), np.zeros(8), 0.1, with_rotation=True)
 
-    return _sample(folder, "kinematics.urdf", read, strip_urdf(CHAIN.urdf, "it").encode())
+    return make_sample(folder, "kinematics.urdf", read, strip_urdf(CHAIN.urdf, "it").encode())
 
 
 def _policy(name: str, read: Callable[[Path], Any], folder: Path) -> Sample:
     policy_dir = folder / "policy"
     torch.manual_seed(0)
     save_policy(policy_dir, build_policy(pi_config()), policy_processor(pi_config()), observation())
-    return _sample(folder, f"policy/{name}", lambda _: read(policy_dir))
+    return make_sample(folder, f"policy/{name}", lambda _: read(policy_dir))
 
 
 def _load(policy_dir: Path) -> None:
@@ -147,7 +117,7 @@ def _open(policy_dir: Path) -> None:
 def _run(name: str, read: Callable[[Path], Any], form: str, folder: Path) -> Sample:
     """Of a released run."""
     write_run(folder)
-    return _sample(folder, name, lambda _: read(folder), form=form)
+    return make_sample(folder, name, lambda _: read(folder), form=form)
 
 
 def _import(folder: Path) -> None:
@@ -178,7 +148,7 @@ def _lerobot(name: str, folder: Path) -> Sample:
     """Of a checkpoint of LeRobot's pi0.5."""
     written = pi0_helpers.write_lerobot(folder / "checkpoint")
     read = partial(_read_lerobot, written.folder)
-    return _sample(folder, f"checkpoint/{name}", lambda _: read())
+    return make_sample(folder, f"checkpoint/{name}", lambda _: read())
 
 
 def _read_lerobot(folder: Path) -> None:
@@ -188,13 +158,13 @@ def _read_lerobot(folder: Path) -> None:
 def _openpi(folder: Path) -> Sample:
     written = pi0_helpers.write_openpi(folder / "checkpoint")
     name = "checkpoint/assets/robot/pick/norm_stats.json"
-    return _sample(folder, name, lambda _: import_openpi(read_openpi(written.folder, None), _pi0_settings()))
+    return make_sample(folder, name, lambda _: import_openpi(read_openpi(written.folder, None), _pi0_settings()))
 
 
 def _space(folder: Path) -> Sample:
     robot = RobotJoints(pi0_helpers.JOINTS, {name: (0.0, 1.0) for name in pi0_helpers.JOINTS})
     sizes = {"state": len(robot.names), "action": len(robot.names)}
-    sample = _sample(folder, "space.yaml", lambda path: declare(str(path), robot, sizes, (True,) * 6, "it"), b"")
+    sample = make_sample(folder, "space.yaml", lambda path: declare(str(path), robot, sizes, (True,) * 6, "it"), b"")
     pi0_helpers.write_space(sample.path)
     return sample
 
@@ -203,14 +173,14 @@ CASE = ROOT / "test" / "data" / "pi_parity" / "qwen3vl"
 
 
 def _packaged(name: str, read: Callable[[Path], Any], folder: Path) -> Sample:
-    return _sample(folder, "packaged.yaml", read, (ROOT / name).read_bytes())
+    return make_sample(folder, "packaged.yaml", read, (ROOT / name).read_bytes())
 
 
 def _case(folder: Path) -> Sample:
     released = read_released_config(CASE / "run" / "cfg.yaml")
     config = released.with_vlm(read_vlm_config(CASE / "vlm" / "config.json"))
     data = next(CASE.rglob("case.safetensors")).read_bytes()
-    return _sample(folder, "case.safetensors", lambda path: make_input(read_case(path), config), data)
+    return make_sample(folder, "case.safetensors", lambda path: make_input(read_case(path), config), data)
 
 
 def _request(folder: Path) -> Sample:
@@ -224,12 +194,12 @@ def _request(folder: Path) -> Sample:
         policy.check_request(request)
         infer(policy, request, torch.device("cpu"))
 
-    return _sample(folder, "request", read, encode_request(good))
+    return make_sample(folder, "request", read, encode_request(good))
 
 
 def _result(folder: Path) -> Sample:
     good = PolicyResult(5, "digest", np.zeros((HORIZON, len(JOINTS)), np.float32), 1.5, {"prefix": 0.5})
-    return _sample(folder, "result", lambda path: decode_result(path.read_bytes()), encode_result(good))
+    return make_sample(folder, "result", lambda path: decode_result(path.read_bytes()), encode_result(good))
 
 
 def _answer(folder: Path) -> Sample:
@@ -239,7 +209,7 @@ def _answer(folder: Path) -> Sample:
         with explained("the answer: ", PolicyUnavailable):
             read_actions(unpack(path.read_bytes()), "ws://server")
 
-    return _sample(folder, "answer", read, good)
+    return make_sample(folder, "answer", read, good)
 
 
 def _messages() -> list[tuple[str, Any, int]]:
@@ -293,7 +263,7 @@ def _bag(write: Callable[[Path], None], name: str, form: str, folder: Path) -> S
 def _recorded_image(folder: Path) -> Sample:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
     data = bytes(serialize(image(at(0), pixels)))
-    return _sample(folder, "image", lambda path: as_jpeg(path.read_bytes(), 90), data)
+    return make_sample(folder, "image", lambda path: as_jpeg(path.read_bytes(), 90), data)
 
 
 def _write_plain(bag: Path) -> None:
@@ -324,22 +294,11 @@ def _baseline(folder: Path) -> Sample:
         stored_tolerances(path)
         read_baseline(path)
 
-    return _sample(folder, "baseline.json", read, (ROOT / "test" / "data" / "tabletop_touch.json").read_bytes())
-
-
-OVERRIDES = "optimizer.num_steps=100 processor.buckets=[48,72] lesson=tabletop +seed=3 data.chunk_dt_s=0.1 device=cpu"
-
-
-def _overrides(folder: Path) -> Sample:
-    def read(path: Path) -> None:
-        words = path.read_bytes().decode(errors="replace").split(" ")
-        load_train_config(ROOT / "config", "tiny_touch", words)
-
-    return _sample(folder, "overrides", read, OVERRIDES.replace("+seed", "seed").encode())
+    return make_sample(folder, "baseline.json", read, (ROOT / "test" / "data" / "tabletop_touch.json").read_bytes())
 
 
 def _text(parse: Callable[[str], Any], text: str, folder: Path) -> Sample:
-    return _sample(folder, "text", lambda path: parse(path.read_bytes().decode(errors="replace")), text.encode())
+    return make_sample(folder, "text", lambda path: parse(path.read_bytes().decode(errors="replace")), text.encode())
 
 
 def _write(storage: Any, compression: Any, bag: Path) -> None:
@@ -386,7 +345,7 @@ READERS: dict[str, Make] = {
     "db3, zstd messages": partial(_bag, partial(_write, SQLITE, CompressionMode.MESSAGE), "*.db3", ""),
     "record --compress jpeg": _recorded_image,
     "baseline.json": _baseline,
-    "overrides": _overrides,
+    **TRAINING,
     "trace": partial(_text, decode_trace, TRACE),
     "sim/reset": partial(_text, parse_reset, '{"seed": 1, "instruction": "touch it", "target": "red"}'),
 }

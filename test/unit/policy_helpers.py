@@ -114,6 +114,11 @@ def training_batch(config: PiConfig, with_answers: bool = True, seed: int = 0) -
     return TrainingBatch(inputs, state, rng.normal(size=(2, HORIZON, len(JOINTS))).astype(np.float32))
 
 
+def rngs(num: int) -> list[np.random.Generator]:
+    """A generator for each sample of a batch."""
+    return [np.random.default_rng([7, i]) for i in range(num)]
+
+
 def policy_processor(config: PiConfig, **data_changes: Any) -> PiProcessor:
     rng = np.random.default_rng(1)
     data = DataConfig(JOINTS, CAMERAS, HORIZON, chunk_dt_s=0.1)

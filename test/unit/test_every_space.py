@@ -27,6 +27,7 @@ from vla_ros.share import share_path
 from vla_ros.training.dataset import Frames
 from vla_ros.training.samples import SampleMaker
 from vla_ros.transforms.normalize import compute_stats
+from vla_ros.transforms.sample import TextTarget
 from vla_ros.types import Continuation, Observation
 
 BAG = Path(__file__).parents[1] / "data" / "tabletop_touch"
@@ -145,11 +146,12 @@ def check_labels(processor: PiProcessor) -> None:
         driver=np.array([""] * NUM_SAMPLES),
         is_intervention=np.zeros(NUM_SAMPLES, bool),
         tasks=(TASKS[0],),
+        texts=(TextTarget(),) * NUM_SAMPLES,
         scenes=({},),
     )
     everything = np.arange(NUM_SAMPLES)
     samples = SampleMaker(frames, processor)
-    batch = samples.batch(everything, np.random.default_rng(0))
+    batch = samples.batch(everything, [np.random.default_rng(0)] * len(everything))
     said = samples.action.denormalize(batch.actions)
     np.testing.assert_allclose(samples.errors(said, everything), 0.0, atol=2e-5)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from policy_helpers import HORIZON, JOINTS, observation, pi_config, policy_processor, training_batch
+from policy_helpers import HORIZON, JOINTS, observation, pi_config, policy_processor, rngs, training_batch
 
 torch = pytest.importorskip("torch")
 
@@ -15,10 +15,10 @@ from torch import Tensor  # noqa: E402
 
 from vla_ros.execution.runner import PolicyRunner  # noqa: E402
 from vla_ros.policies.modules.action_expert.dit import BlockModulation, Modulation, embed_time  # noqa: E402
+from vla_ros.policies.modules.flow_loss import FlowDraws, FlowSettings  # noqa: E402
 from vla_ros.policies.modules.guidance import Guidance  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.data_types import PolicySample  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
-from vla_ros.policies.utils.training import FlowDraws, sample_draws  # noqa: E402
 
 NUM_STEPS = 4
 
@@ -55,7 +55,7 @@ def velocity_of_rows(policy: PiPolicy, sample: PolicySample, actions: Tensor, ti
         BlockModulation(modulate(block.ada_mod1.modulation), modulate(block.ada_mod2.modulation))
         for block in policy.action_expert.blocks
     )
-    prepared = policy.prepare_suffix(policy.encode_prefix(sample.observation), None)
+    prepared = policy.prepare_suffix(policy.encode_prefix(sample.observation), policy.make_time_grid(1))
     hidden = policy.action_expert(policy._embed_suffix(sample.observation.state, actions), prepared, modulations)
     return policy.action_out_proj(hidden[:, :, -HORIZON:])
 
@@ -81,11 +81,8 @@ def test_without_frozen_actions_the_loss_is_the_plain_one() -> None:
 
 
 def test_draws_are_the_same_with_and_without_and_freeze_each_number_of_actions() -> None:
-    actions, draws = torch.zeros(300, HORIZON, len(JOINTS)), []
-    for max_frozen in (2, 0):
-        torch.manual_seed(3)
-        draws.append(sample_draws(actions, num_draws=1, beta=1.5, alpha=1.0, max_frozen=max_frozen))
-    drawn, plain = draws
+    shape = HORIZON, len(JOINTS)
+    drawn, plain = (FlowSettings(1, shape, 1.5, 1.0, max_frozen).draw(rngs(300)) for max_frozen in (2, 0))
     assert plain.num_frozen is None
     assert torch.equal(drawn.noise, plain.noise) and torch.equal(drawn.time, plain.time)
     assert (torch.bincount(drawn.num_frozen.flatten()) > 60).tolist() == [True] * 3

@@ -136,3 +136,17 @@ def test_a_comparison_that_cannot_be_made_is_refused_in_one_line(
     assert main(["bench", "--policy", "act", "--against", "lerobot", *argv]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
+
+
+@needs_lerobot
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_familys_recipe_is_that_of_lerobots_configuration_class(name: str) -> None:
+    from lerobot.policies.factory import make_policy_config
+
+    theirs, ours = make_policy_config(name, device="cpu"), find_config("pi05-half" if name == "pi05" else name).recipe
+    optimizer, scheduler = theirs.get_optimizer_preset(), theirs.get_scheduler_preset()
+    assert ours is not None and ours.learning_rate == optimizer.lr
+    assert (ours.beta1, ours.beta2) == tuple(optimizer.betas) and ours.weight_decay == optimizer.weight_decay
+    assert ours.max_grad_norm == optimizer.grad_clip_norm
+    final = 1.0 if scheduler is None else scheduler.decay_lr / scheduler.peak_lr
+    assert ours.final_scale == pytest.approx(final)

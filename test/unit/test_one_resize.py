@@ -21,7 +21,7 @@ from vla_ros.policies.pi.processor import PiProcessor
 from vla_ros.recordings.feed import Feed, observe_event
 from vla_ros.robot import RobotConfig
 from vla_ros.robot.parts import CameraConfig, JointConfig, OutputConfig
-from vla_ros.training.config import OptimizerConfig, TrainConfig
+from vla_ros.training.config import LearningRates, OptimizerConfig, TrainConfig
 from vla_ros.training.dataset import load_bags
 from vla_ros.training.run import frame_rule
 from vla_ros.training.samples import SampleMaker, Split, compute_split_stats
@@ -69,8 +69,10 @@ def first_on_the_robot(path: Path) -> Observation:
 
 
 def train_config(processor: VLMProcessor, data: DataConfig) -> TrainConfig:
-    optimizer = OptimizerConfig(num_steps=1, batch_size=1, learning_rate=0.1, warmup_steps=1)
-    return TrainConfig("", (), "", "", processor.policy, data, optimizer, processor.config)
+    optimizer = OptimizerConfig(num_steps=1, batch_size=1, warmup_steps=1)
+    return TrainConfig(
+        "", (), "", "", processor.policy, data, optimizer, LearningRates(0.1), processor=processor.config
+    )
 
 
 @pytest.mark.parametrize("backbone", PROCESSORS)
@@ -80,7 +82,7 @@ def test_one_observation_gives_the_same_tensors_in_training_and_on_the_robot(rec
     everything = np.arange(len(frames))
     stats = compute_split_stats(frames, Split(everything, everything), data)
     made = PiProcessor(processor.policy, data, processor.config, processor.tokenizer, stats)
-    trained = SampleMaker(frames, made).batch(everything[:1], np.random.default_rng(0))
+    trained = SampleMaker(frames, made).batch(everything[:1], [np.random.default_rng(0)])
     request = made.process(first_on_the_robot(recorded))
     for field in fields(request.policy_input):
         ours, theirs = (getattr(made, field.name) for made in (trained.policy_input.sample(0), request.policy_input))

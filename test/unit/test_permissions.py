@@ -21,7 +21,14 @@ GRIPPER = OutputConfig("gripper", ("gripper",), "gripper_command")
 SET_POINTS = {output.set_point_topic for output in (*ROBOT.outputs, GRIPPER)}
 OF_ROS = {"parameter_events", "rosout", "vla_policy/transition_event", "vla_model/transition_event"}
 # Of other programs: a recording's or the simulation's.
-NOT_THE_NODES = {topics.EPISODE_MARKER, topics.SIM_VIEW, topics.SIM_EPISODE, topics.SIM_BLOCKS, topics.SIM_RESET}
+NOT_THE_NODES = {
+    topics.EPISODE_MARKER,
+    topics.GENERATION,
+    topics.SIM_VIEW,
+    topics.SIM_EPISODE,
+    topics.SIM_BLOCKS,
+    topics.SIM_RESET,
+}
 SERVICES = {topics.ENGAGE, topics.TAKEOVER, topics.HOLD, topics.RESET_ESTOP}
 
 

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from pi0_helpers import HORIZON, JOINTS, SIDE, VOCABULARY, tiny_config, tiny_policy, tiny_tokenizer  # noqa: E402
+from policy_helpers import rngs  # noqa: E402
 
 from vla_ros.audit.passes import host_pass  # noqa: E402
 from vla_ros.execution.runner import PolicyRunner  # noqa: E402
@@ -18,11 +19,11 @@ from vla_ros.policies.config import DataConfig  # noqa: E402
 from vla_ros.policies.directory import infer  # noqa: E402
 from vla_ros.policies.families import find_config  # noqa: E402
 from vla_ros.policies.fill import build_policy  # noqa: E402
+from vla_ros.policies.modules.flow_loss import FlowDraws  # noqa: E402
 from vla_ros.policies.pi0.config import Pi0Config  # noqa: E402
 from vla_ros.policies.pi0.processor import Pi0Processor, Pi0Settings  # noqa: E402
 from vla_ros.policies.pi0.request import Pi0Request  # noqa: E402
 from vla_ros.policies.pi0.trials import Pi0Trials  # noqa: E402
-from vla_ros.policies.utils.training import FlowDraws  # noqa: E402
 from vla_ros.transforms.normalize import FieldStats  # noqa: E402
 from vla_ros.transforms.sample import TextTarget, TrainingBatch  # noqa: E402
 from vla_ros.types import Continuation, Observation  # noqa: E402
@@ -139,7 +140,7 @@ def test_the_loss_is_that_of_the_robots_own_numbers(config: Pi0Config) -> None:
     loss.total.backward()
     for name, value in policy.named_parameters():
         assert value.grad is not None and value.grad.any(), f"{name} is kept and not read"
-    assert policy.sample_batch(sample, torch.Generator()).shape == (3, HORIZON, len(JOINTS))
+    assert policy.sample_batch(sample, rngs(3)).shape == (3, HORIZON, len(JOINTS))
 
 
 def test_a_task_that_is_too_long_loses_its_end_as_where_the_policy_was_trained(config: Pi0Config) -> None:

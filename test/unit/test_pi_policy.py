@@ -14,10 +14,10 @@ import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch_helpers import NothingWaits  # noqa: E402
 
+from vla_ros.policies.modules.flow_loss import FlowDraws  # noqa: E402
 from vla_ros.policies.modules.flow_matching import FlowInputs  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.data_types import PolicySample, VLMInputs  # noqa: E402
 from vla_ros.policies.pi.policy import PiPolicy  # noqa: E402
-from vla_ros.policies.utils.training import FlowDraws  # noqa: E402
 from vla_ros.policies.utils.transformers import apply_rotary, make_rotary, rms_norm  # noqa: E402
 
 

@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from policy_helpers import CAMERAS, EXPERT, JOINTS, observation, pi_config, policy_processor, training_batch, vlm_config
+from policy_helpers import (
+    CAMERAS,
+    EXPERT,
+    JOINTS,
+    observation,
+    pi_config,
+    policy_processor,
+    rngs,
+    training_batch,
+    vlm_config,
+)
 
 torch = pytest.importorskip("torch")
 
@@ -117,7 +127,7 @@ def test_every_switch_can_be_trained_with(key: str, value: Any) -> None:
     with torch.no_grad():
         for parameter in policy.action_expert.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    loss = policy.compute_loss(policy.unpack_batch(training_batch(policy.config)))
+    loss = policy.compute_loss(policy.unpack_batch(training_batch(policy.config)), policy.draw(rngs(2)))
     assert loss.total.isfinite() and loss.parts["ce_loss"] > 0
     torch.testing.assert_close(
         loss.total.detach(), loss.parts["flow_mse"] + policy.config.ce_loss_weight * loss.parts["ce_loss"]

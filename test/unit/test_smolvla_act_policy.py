@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from lerobot_helpers import FOLDERS, KEPT, KINDS, take  # noqa: E402
+from policy_helpers import rngs  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from vla_ros.execution.runner import PolicyRunner  # noqa: E402
@@ -23,12 +24,13 @@ from vla_ros.policies.directory import LoadedPolicy, infer, load_policy, save_po
 from vla_ros.policies.files import open_policy  # noqa: E402
 from vla_ros.policies.fill import build_policy  # noqa: E402
 from vla_ros.policies.importing.directory import write_policy  # noqa: E402
+from vla_ros.policies.modules.flow_loss import FlowDraws  # noqa: E402
 from vla_ros.policies.smolvla.policy import SmolVLAPolicy  # noqa: E402
 from vla_ros.policies.smolvla.processor import fit_picture  # noqa: E402
-from vla_ros.policies.utils.training import FlowDraws  # noqa: E402
 from vla_ros.robot import load_robot  # noqa: E402
 from vla_ros.share import robot_file  # noqa: E402
-from vla_ros.training.config import OptimizerConfig, TrainConfig  # noqa: E402
+from vla_ros.training.config import LearningRates, OptimizerConfig, TrainConfig  # noqa: E402
+from vla_ros.training.processes import joined  # noqa: E402
 from vla_ros.training.run import train  # noqa: E402
 from vla_ros.transforms.sample import TextTarget, TrainingBatch  # noqa: E402
 from vla_ros.types import Continuation, Observation  # noqa: E402
@@ -187,14 +189,14 @@ def test_its_loss_falls_with_steps_down_the_gradient(kind: str, policies: Mappin
     assert 0 < len(learned) < len(list(policy.parameters()))  # neither batch norms nor SmolVLA's backbone
     optimizer = torch.optim.Adam(learned, 1e-3)
     for _ in range(8):
-        torch.manual_seed(1)
-        loss = policy.compute_loss(sample).total
+        torch.manual_seed(1)  # dropout's
+        loss = policy.compute_loss(sample, policy.draw(rngs(2))).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
-    actions = policy.eval().sample_batch(sample, torch.Generator().manual_seed(0))
+    actions = policy.eval().sample_batch(sample, rngs(2))
     assert actions.shape == (2, policy.config.action_horizon, policy.config.action_dim)
 
 
@@ -202,7 +204,7 @@ def test_without_its_variational_part_act_learns_actions_alone(policies: Mapping
     loaded = load_policy(policies["act"], CPU)
     policy = build_policy(replace(loaded.policy.config, use_vae=False))
     assert isinstance(policy, ActPolicy) and not any(name.startswith("vae") for name, _ in policy.named_parameters())
-    assert policy.compute_loss(policy.unpack_batch(batch_of(loaded))).parts.keys() == {"l1"}
+    assert policy.compute_loss(policy.unpack_batch(batch_of(loaded)), policy.draw(rngs(2))).parts.keys() == {"l1"}
 
 
 @pytest.mark.parametrize("changes", [{"pre_norm": True}, {"num_decoder_layers": 3}, {"feedforward_activation": "gelu"}])
@@ -262,10 +264,11 @@ def test_two_steps_of_training_on_a_bag_make_a_policy_directory(policies: Mappin
     cameras = tuple(CameraInput((camera.height, camera.width)) for camera in robot.cameras)
     config = replace(load_policy(policies["act"], CPU).policy.config, cameras=cameras)
     data = DataConfig(robot.joint_names, robot.camera_names, config.action_horizon, chunk_dt_s=0.1)
-    optimizer = OptimizerConfig(2, batch_size=4, learning_rate=1e-3, warmup_steps=1)
+    optimizer, lr = OptimizerConfig(2, batch_size=4, warmup_steps=1), LearningRates(1e-3)
     run_dir, output_dir = (str(tmp_path / name) for name in ("run", "policy"))
     places = ((str(tmp_path / "bags"),), run_dir, output_dir)
-    train_config = TrainConfig("tabletop", *places, config, data, optimizer, num_workers=1, device="cpu")
-    report = train(train_config, robot_file("tabletop"), lambda line: None)
+    train_config = TrainConfig("tabletop", *places, config, data, optimizer, lr, num_workers=1, device="cpu")
+    with joined() as processes:
+        report = train(train_config, robot_file("tabletop"), processes, lambda line: None)
     assert report.num_steps == 2 and np.isfinite(report.validation.error_rad).all()
     assert not load_policy(tmp_path / "policy", CPU).drift

@@ -19,6 +19,7 @@ from vla_ros.strict import parse_config
 from vla_ros.training.dataset import Frames
 from vla_ros.training.samples import SampleMaker, Split, compute_split_stats
 from vla_ros.transforms.normalize import compute_stats
+from vla_ros.transforms.sample import TextTarget
 from vla_ros.types import Continuation
 from vla_ros.units import SI_PER_UNIT
 
@@ -139,6 +140,7 @@ JOINT = {"type": "joint", "joint": "base"}
         (None, [JOINT, {"type": "joint"}], "data.action[1]: joint: key 'joint' is missing"),
         (None, [{"type": "joints", "joints": []}], "data.action[0]: joints is empty"),
         (None, [{"type": "joint", "joint": "hip"}], "data.action: joint is 'hip'; expected one of base, elbow, grip"),
+        (None, [{"type": "joint", "joint": "a" * 5000}], f"data.action: joint is '{'a' * 80}…'; expected one of base"),
         (None, [JOINT, JOINT], "data.action: joint 'base' is named twice"),
         (None, [{"type": "constant"}], "data.action moves no joint"),
         (None, [JOINT | {"unit": "degree"}], "data.action[0]: unit is 'degree'; expected one of rad, deg, m, mm"),
@@ -261,6 +263,7 @@ def test_training_labels_are_in_the_policys_numbers_and_its_errors_in_the_robots
         driver=np.array([""] * 6),
         is_intervention=np.zeros(6, bool),
         tasks=("reach",),
+        texts=(TextTarget(),) * 6,
         scenes=({},),
     )
     everything = np.arange(6)

@@ -28,7 +28,8 @@ from vla_ros.policies.files import load_processor, open_policy  # noqa: E402
 from vla_ros.policies.fill import build_policy  # noqa: E402
 from vla_ros.robot import load_robot  # noqa: E402
 from vla_ros.share import robot_file  # noqa: E402
-from vla_ros.training.config import OptimizerConfig, TrainConfig  # noqa: E402
+from vla_ros.training.config import LearningRates, OptimizerConfig, TrainConfig  # noqa: E402
+from vla_ros.training.processes import joined  # noqa: E402
 from vla_ros.training.run import train  # noqa: E402
 from vla_ros.transforms.normalize import compute_stats  # noqa: E402
 from vla_ros.transforms.sample import TextTarget, TrainingBatch  # noqa: E402
@@ -132,11 +133,14 @@ def test_a_chunk_to_continue_is_refused_in_one_line(policy_dir: Path) -> None:
 def test_two_steps_of_training_on_a_bag_make_a_policy_directory(tmp_path: Path) -> None:
     for name in ("a", "b"):
         shutil.copytree(BAG, tmp_path / "bags" / name)
-    processor, optimizer = make_processor(), OptimizerConfig(2, batch_size=8, learning_rate=1e-2, warmup_steps=1)
+    processor, optimizer, lr = make_processor(), OptimizerConfig(2, batch_size=8, warmup_steps=1), LearningRates(1e-2)
     run_dir, output_dir = (str(tmp_path / name) for name in ("run", "policy"))
     places = ((str(tmp_path / "bags"),), run_dir, output_dir)
-    config = TrainConfig("tabletop", *places, processor.config, processor.data, optimizer, num_workers=1, device="cpu")
-    report = train(config, robot_file("tabletop"), lambda line: None)
+    config = TrainConfig(
+        "tabletop", *places, processor.config, processor.data, optimizer, lr, num_workers=1, device="cpu"
+    )
+    with joined() as processes:
+        report = train(config, robot_file("tabletop"), processes, lambda line: None)
     assert report.num_steps == 2 and report.num_samples > 20 and np.isfinite(report.validation.error_rad).all()
     loaded = load_policy(tmp_path / "policy", "cpu")
     torch.manual_seed(config.seed)
@@ -156,12 +160,12 @@ def test_its_loss_falls_with_a_step_down_the_gradient() -> None:
     states, actions = (rng.normal(size=(4, rows, 6)).astype(np.float32) for rows in (1, HORIZON))
     inputs = processor.make_batch(images, ["touch it"] * 4, states, [TextTarget()] * 4)
     sample = policy.unpack_batch(TrainingBatch(inputs, states, actions))
-    loss = policy.compute_loss(sample)
+    loss = policy.compute_loss(sample, None)
     loss.total.backward()
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter -= 0.1 * parameter.grad
-    assert policy.compute_loss(sample).total < loss.total
+    assert policy.compute_loss(sample, None).total < loss.total
 
 
 def test_a_replay_gives_what_it_gave_and_sees_another_policy(policy_dir: Path, tmp_path: Path, capsys) -> None:

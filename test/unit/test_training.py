@@ -23,6 +23,7 @@ from vla_ros.share import policy_dir, robot_file, share_dir
 from vla_ros.sim.demonstrations import write_demonstrations
 from vla_ros.training.config import load_train_config
 from vla_ros.training.dataset import FrameRule, load_bags
+from vla_ros.training.metrics import METRICS
 from vla_ros.training.run import policy_from
 from vla_ros.training.samples import split_by_episode
 from vla_ros.training.trainer import Trainer, learning_rate_scale
@@ -148,7 +149,7 @@ def test_training_goes_on_from_a_policy_with_longer_chunks(bags, tmp_path):
     assert longer[:5].tolist() == start["position_embedding_action"].tolist()
     assert longer[5:].tolist() == [longer[4].tolist()] * 15
     assert all(torch.equal(weights[name], start[name]) for name in weights)
-    further = small_config(tmp_path / "further", bags, f"initial_policy={short.output_dir}", "optimizer.num_steps=2")
+    further = small_config(tmp_path / "further", bags, f"start_from={short.output_dir}", "optimizer.num_steps=2")
     run(further)
     texts = [(Path(c.output_dir) / "processor" / "tokenizer.json").read_text() for c in (short, further)]
     assert texts[0] == texts[1]
@@ -160,7 +161,7 @@ def test_training_does_not_go_on_from_a_policy_of_other_shapes(bags, tmp_path):
     wide = small_config(tmp_path, bags, "policy.action_expert_cfg.intermediate_size=64")
     with pytest.raises(
         ValueError,
-        match=r"initial_policy .*: weights of another shape \(action_expert.* expected the same policy group",
+        match=r"start_from .*: weights of another shape \(action_expert.* expected the same policy group",
     ):
         policy_from(wide.policy, Path(config.output_dir))
 
@@ -178,8 +179,9 @@ def test_training_goes_on_from_a_policy_whose_actions_are_others(tmp_path):
         assert begins_anew or torch.equal(weight, stored[name]), name
 
 
-def record_driven(path, robot, namespace):
-    """A recording of the live robot: the policy drives, a human intervenes, two tasks."""
+def record_driven(path, robot, namespace, answer=""):
+    """A recording of the live robot: the policy drives, a human intervenes, two tasks; ``answer`` is that to a question
+    about both."""
     said = [("vla_policy/task", string(f"touch the {color} block"), at(t)) for color, t in (("red", 0), ("green", 6))]
     for step in range(180):
         time_s = step * 0.05
@@ -191,6 +193,8 @@ def record_driven(path, robot, namespace):
         said.append((robot.outputs[0].command_topic, command, at(time_s)))
         for camera in robot.cameras if step % 4 == 0 else ():
             said.append((camera.topic, image(at(time_s), np.full((128, 128, 3), step, np.uint8)), at(time_s)))
+    asked = string(json.dumps({"generation_prompt": "what do you see?", "generation_answer": answer}))
+    said += [("vla_policy/generation", asked, at(time_s)) for time_s in ((0.1, 6.1) if answer else ())]
     said.sort(key=lambda message: message[2])
     return write_bag(path, [(f"/{namespace}/{topic}", message, stamp_ns) for topic, message, stamp_ns in said])
 
@@ -202,9 +206,9 @@ def test_a_live_recording_is_trained_on_as_its_config_says(robot, tmp_path):
     lines, weights = [], []
 
     class Watched(Trainer):
-        def __init__(self, config, policy, samples, split):
+        def __init__(self, config, policy, samples, split, processes):
             weights.append(split.share.max() / split.share.min())
-            super().__init__(config, policy, samples, split)
+            super().__init__(config, policy, samples, split, processes)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("vla_ros.training.run.Trainer", Watched)
@@ -216,6 +220,22 @@ def test_a_live_recording_is_trained_on_as_its_config_says(robot, tmp_path):
     num = report.num_left_out["whose chunk another driver goes on with"]
     assert f"left out: {num} frames whose chunk another driver goes on with" in lines
     assert load_processor(config.output_dir).joint_names == robot.joint_names
+
+
+def test_a_policy_with_words_learns_the_answers_of_the_bags_whatever_they_are(robot, tmp_path):
+    live = ("namespace=left", "optimizer.num_steps=1", "optimizer.batch_size=64")
+    without, answer = record_driven(tmp_path / "bags" / "live", robot, "left"), "a red block, and a mug"
+    for name, path in (("no", without), ("an", record_driven(tmp_path / "more" / "live", robot, "left", answer))):
+        run(small_config(tmp_path / name, [path], *live))
+    ce_losses = [json.loads((tmp_path / name / "run" / METRICS).read_text())["ce_loss"] for name in ("no", "an")]
+    assert ce_losses[0] == 0.0 and ce_losses[1] > 1.0
+
+
+def test_an_answer_that_does_not_fit_is_refused_before_the_first_step(robot, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "run", lambda *args: pytest.fail("it trained"))
+    recorded = record_driven(tmp_path / "bags" / "live", robot, "left", "red " * 300)
+    with pytest.raises(ValueError, match=r"episode 0 'touch the red block', sample \d+: the prompt has \d+ tokens;"):
+        run(small_config(tmp_path, [recorded], "namespace=left"))
 
 
 def test_what_lies_beside_the_bags_is_named_and_what_can_be_read_of_them_is(bags, tmp_path):
@@ -239,7 +259,7 @@ def test_nothing_is_written_where_the_users_bags_lie_and_they_alone_are_trained_
     recorded = record_driven(tmp_path / "mine" / "live", robot, "left")
     (tmp_path / "mine" / "notes.txt").write_text("the good ones")
     before, lines = contents(tmp_path / "mine"), []
-    wanted = ("namespace=left", "optimizer.num_steps=1", "+demonstrations.num_episodes=2")
+    wanted = ("namespace=left", "optimizer.num_steps=1", "+lesson.demonstrations.num_episodes=2")
     report = run(small_config(tmp_path, [recorded], *wanted), lines.append)
     assert contents(tmp_path / "mine") == before and not (tmp_path / "outputs").exists()
     assert report.num_episodes == 2 and report.num_by_driver.keys() == {"POLICY", "TELEOP"}
@@ -248,8 +268,14 @@ def test_nothing_is_written_where_the_users_bags_lie_and_they_alone_are_trained_
 
 def made_of(folder, num_episodes=EPISODES.num_episodes, seed=EPISODES.seed):
     """Overrides that train on the demonstrations of ``EPISODES`` in ``folder``."""
-    made = (f"+demonstrations.num_episodes={num_episodes}", f"+demonstrations.seed={seed}")
-    return ("bags=''", f"demonstrations_dir={folder}", *made, "+demonstrations.tail_s=2.08", "optimizer.num_steps=1")
+    made = (f"+lesson.demonstrations.num_episodes={num_episodes}", f"+lesson.demonstrations.seed={seed}")
+    return (
+        "bags=''",
+        f"lesson.demonstrations_dir={folder}",
+        *made,
+        "+lesson.demonstrations.tail_s=2.08",
+        "optimizer.num_steps=1",
+    )
 
 
 def test_without_bags_the_demonstrations_in_their_own_folder_are_trained_on(bags, tmp_path):
@@ -268,7 +294,7 @@ def test_demonstrations_are_not_written_beside_anything_else(bags, robot, tmp_pa
         record_driven(folder / beside, robot, "left")
     before = contents(folder)
     with pytest.raises(
-        ValueError, match="mine holds other things than demonstrations of .* set another demonstrations_dir"
+        ValueError, match="mine holds other things than demonstrations of .* set another lesson.demonstrations_dir"
     ) as no:
         run(small_config(tmp_path, bags, *made_of(folder)))
     assert "\n" not in str(no.value) and contents(folder) == before
@@ -277,7 +303,7 @@ def test_demonstrations_are_not_written_beside_anything_else(bags, robot, tmp_pa
 @pytest.mark.parametrize("change", [{"num_episodes": 7}, {"seed": 4}])
 def test_demonstrations_made_with_other_settings_are_not_taken_for_those_that_are_wanted(bags, tmp_path, change):
     with pytest.raises(
-        ValueError, match=r"bags\d+ holds other things than demonstrations of .* set another demonstrations_dir"
+        ValueError, match=r"bags\d+ holds other things than demonstrations of .* set another lesson.demonstrations_dir"
     ):
         run(small_config(tmp_path, bags, *made_of(bags[0].parent, **change)))
 
@@ -332,7 +358,7 @@ def test_a_batch_larger_than_what_there_is_to_train_on_is_told(bags, tmp_path):
         ("min_frame_gap_s=-1", "min_frame_gap_s is -1; expected at least 0"),
         ("seed=-1", "seed is -1; expected at least 0"),
         ("num_threads=0", "num_threads is 0; expected at least 1"),
-        ("+optimizer.max_grad_norm=0", "max_grad_norm must be above 0"),
+        ("+optimizer.max_grad_norm=0", "max_grad_norm is 0; expected a number above 0"),
     ],
 )
 def test_a_wrong_config_key_is_refused_in_one_line(bags, tmp_path, override, named):
@@ -344,10 +370,9 @@ def test_a_wrong_config_key_is_refused_in_one_line(bags, tmp_path, override, nam
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (("lesson=push",), "lesson is 'push'; expected touch"),
-        (("lesson=''", "+demonstrations.num_episodes=3"), "expected touch, or none, and then no demonstrations"),
-        (("+demonstrations.num_episode=3",), "demonstrations: unknown key 'num_episode'"),
-        (("lesson=''",), "initial_policy and lesson are empty"),
+        (("lesson.name=push",), "lesson.name is 'push'; expected touch"),
+        (("+lesson.demonstrations.num_episode=3",), "lesson.demonstrations: unknown key 'num_episode'"),
+        (("~lesson",), "start_from and lesson are empty"),
     ],
 )
 def test_a_lesson_that_cannot_be_taught_is_refused_in_one_line(bags, tmp_path, overrides, named):

@@ -1,5 +1,6 @@
 """Bags as ``vla_ros record`` writes them become training samples: groups, episodes, drivers, interventions."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -174,6 +175,34 @@ def test_a_new_scene_of_the_demo_begins_an_episode_though_the_task_is_the_same(t
     tasks = task("touch red", 0.0) + task("touch red", 0.71) + task("touch red", 1.51)
     frames = load(bag(tmp_path / "bag", scenes, tasks, drive(0.0, 3.0))).frames
     assert frames.scenes == ({"red": (0.3, 0.1)}, {"red": (0.2, 0.0)})
+
+
+def asked(prompt, answer, time_s):
+    text = json.dumps({"generation_prompt": prompt, "generation_answer": answer})
+    return say("vla_policy/generation", text, time_s)
+
+
+def test_a_question_and_its_answer_hold_from_when_they_are_said_to_the_end_of_the_episode(tmp_path):
+    first = asked("what?", "a block", 0.0) + task("lift it", 0.01) + asked("where?", "left", 0.96)
+    second = task("drop it", 2.0) + asked("", "done", 3.01)
+    loaded = load(bag(tmp_path / "bag", first, second, drive(0.0, 4.0)))
+    frames = loaded.frames
+    assert not loaded.problems and len(frames.texts) == len(frames)
+    for time_s, episode, text in zip(times_s(frames), frames.episode, frames.texts, strict=True):
+        expected = ("what?", "a block") if time_s < 0.95 else ("where?", "left")
+        if episode == 1:
+            expected = ("", "done") if time_s > 3.05 else ("", "")
+        assert (text.prompt, text.answer) == expected, time_s
+    assert 0 < frames.num_answers < len(frames) and f"; {frames.num_answers} with an answer to learn" in loaded.lines[0]
+
+
+@pytest.mark.parametrize("text", ["where?", "[]", '{"generation_prompt": "where?"}', '{"generation_prompt": 1}'])
+def test_a_question_that_is_none_is_named_and_leaves_the_others(tmp_path, text):
+    parts = task("lift it", 0.0), asked("what?", "a block", 0.0), say("vla_policy/generation", text, 0.5)
+    loaded = load(bag(tmp_path / "bag", *parts, drive(0.0, 2.0)))
+    (problem,) = loaded.problems
+    assert "'/vla_policy/generation'" in problem and "\n" not in problem
+    assert {text.answer for text in loaded.frames.texts} == {"a block"}
 
 
 def test_markers_say_which_episodes_are_worth_learning_from(tmp_path):

@@ -41,7 +41,7 @@ def test_an_arm_gets_the_small_policy_with_its_own_joints_and_cameras(recorded: 
     assert (config.policy.action_dim, config.policy.state_dim, config.data.action_horizon) == (6, 6, 20)
     assert (config.processor.camera_height, config.processor.camera_width) == (480, 640)
     assert config.processor.buckets == (140, 160, 192, 256)
-    assert config.initial_policy == str(policy_dir("tiny_touch").resolve()) and config.data.chunk_dt_s == 0.1
+    assert config.start_from == str(policy_dir("tiny_touch").resolve()) and config.data.chunk_dt_s == 0.1
     assert config.run_dir == str(recorded.with_name("policy_run"))
 
 
@@ -66,16 +66,16 @@ def test_a_space_says_what_numbers_mean_and_how_far_apart_actions_are(recorded: 
 
 
 def test_a_policy_that_knows_the_robot_keeps_what_its_numbers_mean(recorded: Path) -> None:
-    config = derived(recorded, "tabletop", start_from=policy_dir("tiny_touch_pose"))
+    config = derived(recorded, "tabletop", start_from=str(policy_dir("tiny_touch_pose")))
     assert config.policy.action_dim == 7 and config.data.action[0]["type"] == "pose"
     assert config.data.kinematics is None, "it comes from the robot file"
 
 
 def test_a_policy_of_random_weights_gets_its_cameras_and_the_pace_of_the_slowest(recorded: Path) -> None:
     config = derived(recorded, "aloha", policy="act")
-    assert len(config.policy.cameras) == len(config.data.camera_names) == 3 and config.initial_policy == ""
+    assert len(config.policy.cameras) == len(config.data.camera_names) == 3 and config.start_from == ""
     assert config.policy.cameras[0].size == (480, 640) and config.policy.action_dim == 14
-    assert config.data.chunk_dt_s == pytest.approx(1 / 30) and config.optimizer.learning_rate == 1e-5
+    assert config.data.chunk_dt_s == pytest.approx(1 / 30) and config.lr.base == 1e-5
 
 
 @pytest.mark.parametrize("overrides", [(), ("policy.action_horizon=25", "optimizer.num_steps=7")])
@@ -104,12 +104,12 @@ def test_marks_of_episodes_in_a_bag_are_used(recorded: Path, tmp_path: Path) -> 
     [
         ({"policy": "nothing"}, "expected one of act, mid, pi-paligemma"),
         ({"policy": "pi-smol"}, "--policy pi-smol has no weights to start from"),
-        ({"policy": "act", "start_from": policy_dir("tiny_touch")}, "--policy act is a ActPolicy, --start-from"),
+        ({"policy": "act", "start_from": str(policy_dir("tiny_touch"))}, "--policy act is a ActPolicy, --start-from"),
         ({"space": "nothing"}, "is neither a file nor one of aloha"),
         ({"space": "ur5e"}, "looks at cameras base, wrist; robot 'so101' has front, wrist: "),
         ({"bags": (Path("/nowhere"),)}, "--bags: /nowhere does not exist"),
         ({"bags": (CONFIG_DIR / "train",)}, "holds no rosbag2 bag"),
-        ({"start_from": CONFIG_DIR}, "policy"),
+        ({"start_from": str(CONFIG_DIR)}, "policy"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(recorded: Path, changes: dict[str, Any], named: str) -> None:

@@ -1,6 +1,7 @@
 """A run that was stopped goes on: from where it was, with its own settings, or says what has changed."""
 
 import json
+import platform
 import re
 import shutil
 
@@ -9,7 +10,11 @@ import pytest
 import torch
 from training_helpers import run, small_config
 
+from vla_ros.share import share_dir
+from vla_ros.training.config import RUN_CONFIG, load_train_config
+from vla_ros.training.metrics import METRICS
 from vla_ros.training.trainer import Trainer
+from vla_ros.training.versions import VERSIONS
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(bags, tmp_path, monkeypatch):
@@ -58,14 +63,16 @@ def resumed(tmp_path, stopped, bags, *overrides):
 
 
 def test_a_resumed_run_says_which_settings_changed_and_goes_on_with_them(bags, stopped, tmp_path):
-    changes = {"learning_rate": 1e-5, "beta1": 0.5, "beta2": 0.7, "weight_decay": 0.3, "batch_size": 4, "num_steps": 4}
-    overrides = [f"++optimizer.{name}={value}" for name, value in changes.items()]
+    changes = {"beta1": 0.5, "beta2": 0.7, "weight_decay": 0.3, "batch_size": 4, "num_steps": 4}
+    changes = {f"optimizer.{name}": value for name, value in changes.items()} | {"lr.base": 1e-5, "lr.expert": 1e-6}
+    overrides = [f"++{name}={value}" for name, value in changes.items()]
     lines, trainer = resumed(tmp_path, stopped, bags, *overrides)
     for name, value in changes.items():
-        (line,) = (line for line in lines if line.startswith(f"optimizer.{name} was "))
+        (line,) = (line for line in lines if line.startswith(f"{name} was "))
         assert line.endswith(f" and is {value} from step 2 on")
-    (group,) = trainer._optimizer.param_groups
-    assert (group["betas"], group["weight_decay"]) == ((0.5, 0.7), 0.3) and 0 < group["lr"] <= 1e-5
+    for group in trainer._optimizer.param_groups:
+        assert (group["betas"], group["weight_decay"]) == ((0.5, 0.7), 0.3)
+        assert 0 < group["lr"] <= (1e-6 if group["part"] == "expert" else 1e-5)
     again = []
     run(small_config(tmp_path, bags, *overrides), again.append)
     assert not any(" was " in line for line in again), "what was said once is what the run has from then on"
@@ -75,6 +82,34 @@ def test_a_resumed_run_that_is_as_it_was_says_nothing_of_settings(bags, stopped,
     config, lines = small_config(stopped.parent, bags, "optimizer.num_steps=2"), []
     run(config, lines.append)
     assert not any(" was " in line for line in lines) and any("resumed" in line for line in lines)
+
+
+def test_a_run_goes_on_from_anywhere_with_nothing_but_its_folder(bags, tmp_path, monkeypatch):
+    shutil.copytree(bags[0].parent, tmp_path / "here" / "bags")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    places = ("bags=bags", "run_dir=run", "output_dir=policy", "lesson.demonstrations_dir=made")
+    run(small_config(tmp_path, bags, *places, "optimizer.num_steps=2"))
+    monkeypatch.chdir(tmp_path / "there")
+    lines, found = [], str(tmp_path / "here" / "run" / RUN_CONFIG)
+    run(load_train_config(share_dir() / "config", found, ["optimizer.num_steps=3"]), lines.append)
+    said = [line for line in lines if " was " in line]
+    assert said == ["optimizer.num_steps was 2 and is 3 from step 2 on"] and list((tmp_path / "there").iterdir()) == []
+    steps = [json.loads(line)["step"] for line in (tmp_path / "here" / "run" / METRICS).read_text().splitlines()]
+    assert steps == [1, 2, 3]
+
+
+def test_a_run_has_its_versions_and_one_that_goes_on_with_others_says_so(bags, stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / "old")
+    versions = json.loads((stopped / VERSIONS).read_text())
+    assert versions["torch"] == torch.__version__ and versions["python"] == platform.python_version()
+    (tmp_path / "old" / VERSIONS).write_text(json.dumps(versions | {"torch": "2.0.1"}))
+    lines, _ = resumed(tmp_path, tmp_path / "old", bags)
+    assert f"torch was 2.0.1 and is {torch.__version__} from step 2 on" in lines
+    assert json.loads((tmp_path / "run" / VERSIONS).read_text()) == versions
+    (tmp_path / "run" / VERSIONS).write_text("{")
+    with pytest.raises(ValueError, match=r"versions.json: .*; delete it"):
+        run(small_config(tmp_path, bags))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +122,7 @@ def test_a_resumed_run_that_is_as_it_was_says_nothing_of_settings(bags, stopped,
         ),
         (["policy.action_expert_cfg.hidden_size=64"], ["policy.action_expert_cfg.hidden_size was 32 and is 64"]),
         (["validation_share=0.4"], ["validation_share was 0.2 and is 0.4"]),
-        (["vision_pos_emb_init_gain=0.4"], ["vision_pos_emb_init_gain was 0.5 and is 0.4"]),
+        (["lesson.vision_pos_emb_init_gain=0.4"], ["lesson.vision_pos_emb_init_gain was 0.5 and is 0.4"]),
         (["min_frame_gap_s=0.5"], ["min_frame_gap_s was 0.0 and is 0.5"]),
         (["optimizer.num_steps=1"], ["optimizer.num_steps is 1 and ", "at step 2; expected more steps"]),
     ],
@@ -133,8 +168,8 @@ def test_the_log_has_the_mean_loss_of_the_steps_since_the_last_record(bags, tmp_
 
 
 def test_a_run_whose_loss_is_no_longer_finite_ends_and_keeps_its_checkpoint(bags, tmp_path, stopped):
-    with pytest.raises(ValueError, match=r"step \d: the loss is (nan|inf); lower optimizer.learning_rate"):
-        resumed(tmp_path, stopped, bags, "optimizer.learning_rate=1e30", "optimizer.num_steps=9", "checkpoint_every=9")
+    with pytest.raises(ValueError, match=r"step \d: the loss is (nan|inf); lower lr.base"):
+        resumed(tmp_path, stopped, bags, "lr.base=1e30", "optimizer.num_steps=9", "checkpoint_every=9")
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == (stopped / "checkpoint.pt").read_bytes()
 
 

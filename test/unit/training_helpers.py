@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vla_ros.demo.lesson import lesson_of
 from vla_ros.share import robot_file, share_dir
 from vla_ros.sim.demonstrations import DemonstrationConfig
 from vla_ros.training.config import load_train_config
+from vla_ros.training.processes import joined
 from vla_ros.training.run import train
 
 EPISODES = DemonstrationConfig(num_episodes=6, seed=3, tail_s=2.08)
 SMALL = {
-    "initial_policy": "''",
+    "start_from": "''",
     "policy.vlm_config.text_config.intermediate_size": 64,
     "policy.action_expert_cfg.hidden_size": 32,
     "policy.action_expert_cfg.intermediate_size": 32,
@@ -21,17 +24,33 @@ SMALL = {
     "validate_every": 2,
     "checkpoint_every": 2,
     "num_workers": 1,
+    "num_threads": 1,
     "device": "cpu",
 }
 
 
 def small_config(tmp_path, bags, *overrides):
     """``overrides`` stand in the place of those in ``SMALL``."""
+    return load_train_config(share_dir() / "config", "tiny_touch", small_overrides(tmp_path, bags, *overrides))
+
+
+def small_overrides(tmp_path, bags, *overrides):
+    """Of ``small_config``."""
     places = {"bags": bags[0].parent, "run_dir": tmp_path / "run", "output_dir": tmp_path / "policy"}
     given = {key.lstrip("+"): text for text in overrides for key in [text.partition("=")[0]]}
     kept = [f"{key}={value}" for key, value in {**places, **SMALL}.items() if key not in given]
-    return load_train_config(share_dir() / "config", "tiny_touch", ["~demonstrations", *kept, *given.values()])
+    gone = [] if "~lesson" in given else ["~lesson.demonstrations"]
+    return [*gone, *kept, *given.values()]
 
 
 def run(config, report=lambda line: None):
-    return train(config, robot_file("tabletop"), report, lesson_of(config))
+    with joined() as processes:
+        return train(config, robot_file("tabletop"), processes, report, lesson_of(config))
+
+
+def train_briefly(config):
+    """One step of ``config``, for what comes out of it."""
+    optimizer = replace(config.optimizer, num_steps=1, batch_size=4)
+    brief = replace(config, optimizer=optimizer, num_workers=1, num_threads=1, device="cpu")
+    with joined() as processes:
+        train(brief, robot_file("tabletop"), processes, lambda line: None)

@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     short.add_argument("--bags", nargs="+", metavar="BAG", help="bags, storage files, or folders of them")
     short.add_argument("--out", metavar="DIR", help="policy directory to make; the run goes into DIR_run beside it")
     short.add_argument("--policy", metavar="NAME", help="a size of config/policy (default tiny_touch, for a CPU)")
-    short.add_argument("--start-from", metavar="DIR", help="policy directory to go on from")
+    start = "policy directory to go on from, or the published weights of a backbone: a folder, or hf:org/repo"
+    short.add_argument("--start-from", metavar="DIR", help=start)
     meaning = "what the numbers of states and actions mean (default: the policy's, else joints in rad and m)"
     short.add_argument("--space", metavar="PRESET|FILE", help=meaning)
     whole = parser.add_argument_group("or from a configuration")
@@ -42,13 +43,18 @@ def run(args: argparse.Namespace) -> Outcome:
     from vla_ros.share import robot_file
     from vla_ros.strict import config_to_dict
     from vla_ros.training.config import to_yaml
+    from vla_ros.training.processes import joined
     from vla_ros.training.run import train
 
-    config = _config(args)
+    with joined() as processes:
+        config = _config(args)
+        if args.cfg is None:
+            report = train(config, robot_file(config.robot), processes, tqdm.write, lesson_of(config))
+    if not processes.is_first:
+        raise SystemExit  # another process of torchrun says and writes what there is
     if args.cfg is not None:
         print(to_yaml(config), end="")
         return Outcome(config_to_dict(config))
-    report = train(config, robot_file(config.robot), tqdm.write, lesson_of(config))
     print(
         f"{report.num_samples} samples of {report.num_episodes} episodes, "
         f"{report.num_parameters / 1e6:.2f} M parameters, "
@@ -85,7 +91,7 @@ def _config(args: argparse.Namespace) -> TrainConfig:
 
 def _wanted(args: argparse.Namespace) -> Wanted:
     """Paths are made absolute, so that the run goes on from anywhere."""
-    from vla_ros.share import policy_dir, robot_file
+    from vla_ros.share import robot_file
     from vla_ros.training.derive import Wanted
 
     missing = [f"--{name}" for name in ("robot", "bags", "out") if getattr(args, name) is None]
@@ -96,9 +102,16 @@ def _wanted(args: argparse.Namespace) -> Wanted:
         bags=tuple(Path(text).expanduser().resolve() for text in args.bags if not _is_override(text)),
         out=Path(args.out).expanduser().resolve(),
         policy=args.policy,
-        start_from=None if args.start_from is None else policy_dir(args.start_from),
+        start_from=_source(args.start_from),
         space=args.space,
     )
+
+
+def _source(text: str | None) -> str | None:
+    """A policy directory's or a backbone's folder, where it isn't on the hub."""
+    from vla_ros.share import policy_dir
+
+    return text if text is None or text.startswith("hf:") else str(policy_dir(text))
 
 
 def _is_override(text: str) -> bool:

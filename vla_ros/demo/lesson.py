@@ -82,12 +82,10 @@ class TouchLesson(Lesson):
 
 
 def lesson_of(config: TrainConfig) -> Lesson | None:
-    """The lesson that ``config`` names. Raises ValueError for one that doesn't exist, and demonstrations without it."""
-    if config.lesson == "touch":
-        wanted = config.demonstrations
-        made = None if wanted is None else parse_config(DemonstrationConfig, wanted, "demonstrations")
-        return TouchLesson(made)
-    if config.lesson or config.demonstrations is not None:
-        got = f"lesson is '{config.lesson}'"
-        raise ValueError(f"{got}; expected touch, or none, and then no demonstrations, in the train config")
-    return None
+    """The lesson that ``config`` names. Raises ValueError for one that doesn't exist."""
+    if config.lesson is None:
+        return None
+    if config.lesson.name != "touch":
+        raise ValueError(f"lesson.name is '{config.lesson.name}'; expected touch, the only one that there is")
+    wanted = config.lesson.demonstrations
+    return TouchLesson(None if wanted is None else parse_config(DemonstrationConfig, wanted, "lesson.demonstrations"))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -33,12 +32,54 @@ class PolicyUnavailable(ValueError):
     """There is no answer this time, for a reason outside of this program, which it says in one line."""
 
 
-@dataclass(frozen=True)
-class PolicyLoss:
-    """``total`` is what to minimise; ``parts`` are what it is made of by name, detached."""
+class LossTerm(NamedTuple):
+    """``sum`` is over ``num_values`` values, which the host knows; their mean counts ``weight`` times in the loss."""
 
-    total: Float[Tensor, ""]
-    parts: Mapping[str, Float[Tensor, ""]]
+    sum: Float[Tensor, ""]
+    num_values: float
+    weight: float = 1.0
+
+    @property
+    def mean(self) -> Float[Tensor, ""]:
+        """Detached; 0 without values."""
+        return self.sum.detach() / max(1, self.num_values)
+
+
+class PolicyLoss(NamedTuple):
+    """What a loss is made of, by name. The mean of a batch is not that of the means of its parts where they have
+    different numbers of values: whoever splits one adds up those numbers first."""
+
+    terms: Mapping[str, LossTerm]
+
+    @property
+    def num_values(self) -> dict[str, float]:
+        """Those of each term."""
+        return {name: term.num_values for name, term in self.terms.items()}
+
+    def over(self, num_values: Mapping[str, float]) -> Float[Tensor, ""]:
+        """What to minimise where each term has so many values, of which these are a part; one without any is left out,
+        and what it would have been computed of gets no gradient from it."""
+        there = [(name, term) for name, term in self.terms.items() if num_values[name]]
+        return torch.stack([term.weight / num_values[name] * term.sum for name, term in there]).sum()
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        """What to minimise where this is the whole batch."""
+        return self.over(self.num_values)
+
+    @property
+    def parts(self) -> dict[str, Float[Tensor, ""]]:
+        """The mean of each term."""
+        return {name: term.mean for name, term in self.terms.items()}
+
+
+class Layer(NamedTuple):
+    """One of a policy's repeated parts: in training its ``module`` is read in nothing but its ``method``, once in each
+    pass. A module of another library has none of its own: then it is the ``owner``'s, which takes the module first."""
+
+    module: nn.Module
+    method: str
+    owner: Any = None
 
 
 class BasePolicy(nn.Module, ABC):
@@ -50,6 +91,9 @@ class BasePolicy(nn.Module, ABC):
 
     guides_by_gradient: bool = False
     """Whether it takes gradients through itself for a request that continues a chunk."""
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """The beginnings of parameter names that make up its ``backbone``, which was trained on other data before, and its
+    ``expert``, which acts; a part that it lacks is left out."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -90,20 +134,27 @@ class BasePolicy(nn.Module, ABC):
     ) -> Float[Tensor, "batch horizon action"]:
         """The actions. Waits for nothing and moves nothing between host and device; no value decides what runs."""
 
+    def draw(self, rngs: Sequence[np.random.Generator]) -> Any:
+        """What is random in the loss of a batch, drawn on the host, with one generator for each sample; None where
+        nothing is."""
+        return None
+
     @abstractmethod
-    def compute_loss(self, sample: Any) -> PolicyLoss:
-        """The loss of a ``sample`` that ``unpack_batch`` made; draws what is random in it."""
+    def compute_loss(self, sample: Any, draws: Any) -> PolicyLoss:
+        """The loss of a ``sample`` that ``unpack_batch`` made, with ``draws`` of ``draw``."""
+
+    def layers(self) -> tuple[Layer, ...]:
+        """The repeated parts that hold most of its weights, in the order in which they run in training."""
+        return ()
 
     @abstractmethod
     def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> Any:
         """A training batch on the device."""
 
     @abstractmethod
-    def sample_batch(self, sample: Any, generator: torch.Generator) -> Float[Tensor, "batch horizon action"]:
-        """Actions for the observations of a training batch, in few steps: to judge a policy in training.
-
-        ``generator`` is on the host.
-        """
+    def sample_batch(self, sample: Any, rngs: Sequence[np.random.Generator]) -> Float[Tensor, "batch horizon action"]:
+        """Actions for the observations of a training batch, in few steps: to judge a policy in training, which it runs
+        layer by layer as training does. There is one of ``rngs`` for each sample."""
 
     def check_guidance_sync(self, inputs: Any, prepared: Any) -> None:
         """Look whether guidance works here, before the first guided request; raises ValueError where it doesn't.
@@ -119,6 +170,11 @@ class BasePolicy(nn.Module, ABC):
         """The weights of a policy of this family to start training from, made to fit where only a size was changed that
         they can follow."""
         return weights
+
+    def backbone_name(self, name: str) -> str | None:
+        """What a weight of a backbone that its processor class takes (``on_backbone``) is called here, by its name in
+        transformers; None for one that nobody reads, and one that isn't known keeps its name."""
+        return name
 
     def is_obsolete(self, name: str) -> bool:
         """Whether a file written by an earlier release may hold a weight that nothing reads any more."""

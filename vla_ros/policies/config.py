@@ -22,22 +22,38 @@ CHUNK_DT_BOUNDS_S = (1e-3, 10.0)
 ACTION_MODES = {"relative": "observation", "absolute": "absolute"}
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """AdamW as a family's releases were trained with it; the learning rate ends at ``final_scale`` of itself."""
+
+    learning_rate: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    max_grad_norm: float
+    final_scale: float
+
+
 class PolicyConfig:
     """The ``policy:`` group: each family's is a frozen dataclass of its own, with at least these in it.
 
     ``type`` is the family's name in ``families``; a state is [state_history, state_dim], a chunk [action_horizon,
     action_dim]. One that doesn't run here is computed by another program or library: its directory has neither weights
-    nor statistics of this package. ``learning_rate`` is what the family's releases were trained with, where that is
-    known.
+    nor statistics of this package. ``recipe`` is how the family's releases were trained, where that is known.
     """
 
     runs_here: ClassVar[bool] = True
-    learning_rate: ClassVar[float | None] = None
+    recipe: ClassVar[Recipe | None] = None
     type: str
     action_horizon: int
     action_dim: int
     state_dim: int
     state_history: int
+
+    @property
+    def normalization(self) -> str:
+        """How the numbers of a new policy are normalised."""
+        return "mean_std"
 
     @property
     def waits_for(self) -> str:

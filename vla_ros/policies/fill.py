@@ -77,10 +77,10 @@ def fill_policy(policy: BasePolicy, value: Callable[[str], Tensor]) -> None:
     for module in policy.modules():
         for leaf, buffer in list(module.named_buffers(recurse=False)):
             if buffer.is_meta:
-                module.register_buffer(leaf, _constant(module, leaf, buffer), persistent=False)
+                module.register_buffer(leaf, constant_buffer(module, leaf, buffer), persistent=False)
 
 
-def _constant(module: nn.Module, name: str, buffer: Tensor) -> Tensor:
+def constant_buffer(module: nn.Module, name: str, buffer: Tensor) -> Tensor:
     """A buffer that no checkpoint holds because it follows from the configuration, computed as transformers does."""
     if name == "position_ids":
         return torch.arange(buffer.shape[-1]).expand(buffer.shape)

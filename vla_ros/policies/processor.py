@@ -33,6 +33,7 @@ class PolicyProcessor(ABC):
     request_type: ClassVar[type[PolicyRequest]]
     settings_type: ClassVar[type | None] = None  # what the ``processor`` group of a train config is; None: nothing
     is_guidable: ClassVar[bool] = False  # whether its policies take requests that continue a chunk
+    learns_text: ClassVar[bool] = False  # whether its policies learn to answer questions, too
     why_not_guidable: ClassVar[str] = "it was not made for that"
     tokenizer: Any = None  # where it has one, a ``tokenizers.Tokenizer``
 
@@ -101,6 +102,25 @@ class PolicyProcessor(ABC):
         for a family whose network depends on them."""
         return config
 
+    @classmethod
+    def on_backbone(cls, config: PolicyConfig, kind: str, document: Mapping[str, Any]) -> PolicyConfig:
+        """``config`` with the backbone of class ``kind`` in transformers whose config.json is ``document``, for a
+        family that has one which is published alone. Raises ValueError where it has no such backbone."""
+        raise ValueError(f"a {config.type} has no backbone of {kind}; start from a policy directory, or choose another")
+
+    @classmethod
+    def settings_on(
+        cls,
+        config: PolicyConfig,
+        sizes: Sequence[tuple[int, int]],
+        num_images: int,
+        tokenizer: Any,
+        image_config: Path | None,
+    ) -> Any:
+        """As ``settings_for``, of a new policy on a backbone (``on_backbone``) with its tokenizer and, where it comes
+        with one, its preprocessor_config.json."""
+        return None
+
     def settings_for(self, sizes: Sequence[tuple[int, int]], num_images: int) -> Any:
         """What ``for_training`` takes as ``settings`` for a policy that goes on from this one with cameras whose images
         have these (height, width), in its order, and so many images in all, those that stand for no camera too."""
@@ -125,6 +145,9 @@ class PolicyProcessor(ABC):
         seen = zip(images, tasks, states, strict=True)
         rows = [self.make_request(0, list(views), task, state, noise).to_tensors() for views, task, state in seen]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def check_text(self, task: str, target: TextTarget) -> None:  # noqa: B027
+        """Before training: raises ValueError for an instruction with a question and an answer that don't fit in."""
 
     def every_shape(self, observation: Observation) -> Sequence[PolicyRequest]:
         """One request for each shape that there can be, of ``observation`` or something like it."""

@@ -22,7 +22,7 @@ LINK = QoSProfile(depth=50)
 LISTENING = {Qos.SENSOR: SENSORS, Qos.LATCHED: LATCHED, Qos.COMMAND: REPORTS, Qos.REPORT: REPORTS}
 NAMED = (
     topics.SIM_BLOCKS, topics.TASK, topics.MODE, topics.ESTOP, topics.CHUNK,
-    topics.TRACE, topics.EPISODE_MARKER, topics.JOY, topics.STATUS, topics.DIAGNOSTICS,
+    topics.TRACE, topics.EPISODE_MARKER, topics.GENERATION, topics.JOY, topics.STATUS, topics.DIAGNOSTICS,
 )  # fmt: skip
 """In the order in which to subscribe. Before the task: what lies on the demo's table belongs to the episode that the
 next task starts."""

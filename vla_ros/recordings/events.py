@@ -58,6 +58,14 @@ class Marker:
 
 
 @dataclass(frozen=True)
+class Generation:
+    """What a policy that says words is to learn to answer, from now on; without an answer, nothing."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
 class Scene:
     """Where the things of the scene are, x and y in m by name."""
 
@@ -73,4 +81,4 @@ class BagEvent:
     """
 
     received_ns: int
-    said: Frame | JointSample | Mode | Trace | Task | Teleop | Chunk | Command | Marker | Scene
+    said: Frame | JointSample | Mode | Trace | Task | Teleop | Chunk | Command | Marker | Generation | Scene

@@ -23,7 +23,7 @@ from vla_ros.messages.times import MAX_LEAD_S, MAX_START_LEAD_S, check_stamp, ti
 from vla_ros.messages.trace import Trace, decode_trace
 from vla_ros.messages.trajectories import Trajectory, parse_trajectory
 from vla_ros.observing.observe import Match, Observer
-from vla_ros.recordings.events import MARKERS, BagEvent, Chunk, Command, Marker, Scene, Task, Teleop
+from vla_ros.recordings.events import MARKERS, BagEvent, Chunk, Command, Generation, Marker, Scene, Task, Teleop
 from vla_ros.robot import RobotConfig
 from vla_ros.robot.parts import CameraConfig, OutputConfig
 from vla_ros.strict import listed, parse_json, quoted
@@ -33,7 +33,8 @@ from vla_ros.units import NS_PER_S
 
 MODES = tuple(mode.value for mode in Mode)
 REPLAYED = (topics.TELEOP.name, topics.CHUNK.name, topics.TRACE.name)
-LEARNED = (topics.EPISODE_MARKER.name, topics.SIM_BLOCKS.name, topics.TRACE.name)
+LEARNED = (topics.EPISODE_MARKER.name, topics.GENERATION.name, topics.SIM_BLOCKS.name, topics.TRACE.name)
+GENERATION_KEYS = ("generation_prompt", "generation_answer")
 MAX_PAUSE_S = 10.0
 
 
@@ -168,6 +169,7 @@ class Feed:
             topics.CHUNK.name: _Source(TRAJECTORY, lambda msg, _: Chunk(parse_trajectory(msg, names))),
             topics.TRACE.name: _Source(STRING, lambda msg, _: decode_trace(msg.data)),
             topics.EPISODE_MARKER.name: _Source(STRING, lambda msg, _: Marker(_one_of(msg.data.strip(), MARKERS))),
+            topics.GENERATION.name: _Source(STRING, lambda msg, _: _parse_generation(msg.data)),
             topics.SIM_BLOCKS.name: _Source(STRING, lambda msg, _: Scene(_parse_places(msg.data))),
         }
 
@@ -262,6 +264,15 @@ def _one_of(text: str, known: Sequence[str]) -> str:
     if text not in known:
         raise ValueError(f"'{quoted(text)}'; expected one of {', '.join(known)}")
     return text
+
+
+def _parse_generation(text: str) -> Generation:
+    said = parse_json(text)
+    if not isinstance(said, dict) or set(said) != set(GENERATION_KEYS):
+        raise ValueError(f"'{quoted(text)}' is not a JSON object of {' and '.join(GENERATION_KEYS)}")
+    if not all(isinstance(value, str) for value in said.values()):
+        raise ValueError(f"'{quoted(text)}': expected text for {' and '.join(GENERATION_KEYS)}")
+    return Generation(*(said[key] for key in GENERATION_KEYS))
 
 
 def _parse_places(text: str) -> dict[str, tuple[float, float]]:

@@ -75,7 +75,9 @@ def write_demonstrations(
     missing = [path for path in paths if not path.exists()]
     settings, wanted, there = folder / _SETTINGS, json.dumps(asdict(config)), set(folder.glob("[!.]*"))
     if there and (there - set(paths) or not settings.is_file() or settings.read_text() != wanted):
-        raise ValueError(f"{folder} holds other things than demonstrations of {wanted}; set another demonstrations_dir")
+        raise ValueError(
+            f"{folder} holds other things than demonstrations of {wanted}; set another lesson.demonstrations_dir"
+        )
     if not there:
         settings.parent.mkdir(parents=True, exist_ok=True)
         settings.write_text(wanted)

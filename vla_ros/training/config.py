@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +13,118 @@ from omegaconf import OmegaConf
 
 from vla_ros.policies.config import DataConfig, PolicyConfig
 from vla_ros.policies.families import family_of, read_policy_config
-from vla_ros.strict import MAX_DEPTH, MAX_LINE, config_to_dict, explained, parse_config, parse_yaml, quoted, read_text
+from vla_ros.policies.importing.source import HUB_PREFIX
+from vla_ros.strict import (
+    MAX_DEPTH,
+    MAX_LINE,
+    check_range,
+    config_to_dict,
+    explained,
+    leaves,
+    parse_config,
+    parse_yaml,
+    quoted,
+    read_text,
+)
 from vla_ros.training.episodes import EPISODES, INTERVENTIONS
 
+RENAMED = {  # keys of earlier releases
+    "optimizer.learning_rate": "lr.base",
+    "initial_policy": "start_from",
+    "vocab_size": "lesson.vocab_size",
+    "vision_pos_emb_init_gain": "lesson.vision_pos_emb_init_gain",
+    "demonstrations": "lesson.demonstrations",
+    "demonstrations_dir": "lesson.demonstrations_dir",
+}
+VISION_POS_EMB_GAIN = 0.02  # as backbones have it
 RUN_CONFIG = "config.yaml"  # in a run's folder, all that it was started with
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and a cosine down to zero; ``ema_decay`` averages the weights that are exported."""
+    """AdamW with linear warm-up and then a cosine down to ``final_scale`` of each learning rate, which with 1 stays as
+    it is; ``ema_decay`` averages the weights that are exported."""
 
     num_steps: int
     batch_size: int
-    learning_rate: float
     warmup_steps: int
     weight_decay: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.98
     max_grad_norm: float = 1.0
     ema_decay: float = 0.998
+    final_scale: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "warmup_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}; expected at least 1")
-        if min(self.learning_rate, self.max_grad_norm) <= 0 or not 0 <= self.ema_decay < 1:
-            raise ValueError("optimizer: learning_rate and max_grad_norm must be above 0 and ema_decay in 0..1")
+        check_range("optimizer.", self, 0, 1, "final_scale", "weight_decay")
+        for name in ("beta1", "beta2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name):g}; expected at least 0 and below 1")
+        if self.max_grad_norm <= 0:
+            raise ValueError(f"optimizer.max_grad_norm is {self.max_grad_norm:g}; expected a number above 0")
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Those of a policy's parts; ``base`` is that of all that have none of their own."""
+
+    base: float
+    backbone: float | None = None
+    expert: float | None = None
+
+    def __post_init__(self) -> None:
+        for part, rate in self.given.items():
+            if rate <= 0:
+                fix = "" if part == "base" else f", or frozen: [{part}]"
+                raise ValueError(f"lr.{part} is {rate:g}; expected a number above 0{fix}")
+
+    @property
+    def given(self) -> dict[str, float]:
+        """By part, those that are."""
+        return {part: rate for part, rate in vars(self).items() if rate is not None}
+
+    def of(self, part: str) -> float:
+        return self.given.get(part, self.base)
+
+
+@dataclass(frozen=True)
+class LessonConfig:
+    """What is taught beside actions, ``name``, which is for the command line to know, and how a policy begins that is
+    taught it from random weights: with a tokenizer of at most ``vocab_size`` tokens, which the lesson makes, and
+    position embeddings of its vision tower with a standard deviation of ``vision_pos_emb_init_gain``.
+
+    ``demonstrations`` are the bags that it makes in ``demonstrations_dir``, where no bags are given.
+    """
+
+    name: str
+    vocab_size: int
+    vision_pos_emb_init_gain: float = VISION_POS_EMB_GAIN
+    demonstrations_dir: str = ""
+    demonstrations: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run.
 
-    ``bags`` are bags and folders of them (in a file one text will do); nothing is written there. ``lesson`` names what
-    is taught beside actions, ``demonstrations`` the bags it makes in ``demonstrations_dir``, which are made and read
-    only where ``bags`` is empty; what both mean is for the command line to know. Every ``validate_every`` steps the run
-    is judged on the last ``validation_share`` of the episodes, which it never trains on. ``run_dir`` holds checkpoints
-    and the log, ``output_dir`` gets the policy directory. ``processor`` is what the family's processor takes from a
-    train config (its ``settings_type``), ``vocab_size`` the size of a tokenizer that the lesson makes.
+    ``bags`` are bags and folders of them (in a file one text will do); nothing is written there. ``lesson`` is what is
+    taught beside actions; its demonstrations are made and read only where ``bags`` is empty. Every ``validate_every``
+    steps the run is judged on the last ``validation_share`` of the episodes, which it never trains on. ``run_dir``
+    holds checkpoints, metrics and the log, ``output_dir`` gets the policy directory. ``processor`` is what the family's
+    processor takes from a train config (its ``settings_type``).
 
-    ``initial_policy`` is a policy directory to go on from: its weights and its tokenizer, not its statistics. Empty
-    starts from random weights; ``vision_pos_emb_init_gain`` is the standard deviation the vision tower's position
-    embeddings have then.
+    ``num_workers`` read bags and ``num_threads`` compute, on each machine together. ``checkpoint_layers`` keeps of each
+    layer what goes into it and computes the rest once more for its gradient, ``compile_layers`` compiles each.
+
+    ``lr`` has the learning rates, ``frozen`` what doesn't learn at all: parts, names of modules or parameters, patterns
+    with ``*``.
+
+    ``start_from`` is a policy directory to go on from: its weights and its tokenizer, not its statistics; or the
+    published weights of the policy's backbone, a folder or ``hf:org/repo``, under an expert that is random. Empty
+    starts from random weights.
 
     ``namespace`` is the one the bags were recorded in. ``episodes`` says what begins one: another instruction
     (``task``), or ``start`` on ``vla_policy/episode`` (``marker``); failed ones are left out unless ``keep_failures``.
@@ -70,13 +140,11 @@ class TrainConfig:
     policy: PolicyConfig
     data: DataConfig
     optimizer: OptimizerConfig
+    lr: LearningRates
+    frozen: tuple[str, ...] = ()
     processor: object | None = None
-    vocab_size: int = 0
-    vision_pos_emb_init_gain: float = 0.02
-    initial_policy: str = ""
-    lesson: str = ""
-    demonstrations: Mapping[str, Any] | None = None
-    demonstrations_dir: str = ""
+    start_from: str = ""
+    lesson: LessonConfig | None = None
     namespace: str = ""
     episodes: str = "task"
     keep_failures: bool = False
@@ -88,6 +156,8 @@ class TrainConfig:
     checkpoint_every: int = 250
     num_workers: int = 2
     num_threads: int = 2
+    checkpoint_layers: bool = False
+    compile_layers: bool = False
     device: str = "auto"
     seed: int = 0
 
@@ -113,8 +183,15 @@ def _check_keys(label: str, overrides: Sequence[str]) -> None:
     for key in keys:
         if keys.count(key) > 1:
             raise ValueError(f"{label}: override '{quoted(key)}' is given twice; remove one")
+        _check_renamed(label, key)
         if key.startswith("hydra"):
             raise ValueError(f"{label}: override '{quoted(key)}' is Hydra's own; expected a key of the config")
+
+
+def _check_renamed(label: str, key: str) -> None:
+    for then, now in RENAMED.items():
+        if f"{key}.".startswith(f"{then}."):
+            raise ValueError(f"{label}: {then} is called {now} now; rename it")
 
 
 def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -162,6 +239,8 @@ def _compose(path: Path, config_dir: Path, overrides: Sequence[str], label: str,
 
 
 def _parse(document: Any, where: str) -> TrainConfig:
+    for key, _ in leaves(document, ""):
+        _check_renamed(where, key)
     if isinstance(document, dict) and isinstance(bags := document.get("bags"), str):
         document["bags"] = [bags] if bags else []
     if isinstance(document, dict) and "policy" in document:
@@ -170,6 +249,24 @@ def _parse(document: Any, where: str) -> TrainConfig:
         if settings_type is not None:
             document["processor"] = parse_config(settings_type, document.get("processor"), f"{where}.processor")
     return parse_config(TrainConfig, document, where)
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """So that its run can go on from anywhere; what is on the hub, or a packaged robot's name, stays."""
+
+    def settled(path: str) -> str:
+        return str(Path(path).expanduser().resolve()) if path and not path.startswith(HUB_PREFIX) else path
+
+    lesson = config.lesson and replace(config.lesson, demonstrations_dir=settled(config.lesson.demonstrations_dir))
+    return replace(
+        config,
+        robot=settled(config.robot) if Path(config.robot).is_file() else config.robot,
+        bags=tuple(map(settled, config.bags)),
+        run_dir=settled(config.run_dir),
+        output_dir=settled(config.output_dir),
+        start_from=settled(config.start_from),
+        lesson=lesson,
+    )
 
 
 def to_yaml(config: TrainConfig) -> str:

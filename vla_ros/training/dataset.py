@@ -21,6 +21,7 @@ from vla_ros.observing.observe import Observer
 from vla_ros.recordings.feed import LEARNED, Feed, observe_event
 from vla_ros.robot import RobotConfig
 from vla_ros.training.episodes import Episode, EpisodeCutter, FrameRule
+from vla_ros.transforms.sample import TextTarget
 from vla_ros.types import Observation
 
 
@@ -35,6 +36,7 @@ class Frames:
     driver           text [num_samples], who commanded the actions; empty where the bag does not say
     is_intervention  bool [num_samples], a human's in a bag in which the policy drove, too
     tasks            each episode's instruction
+    texts            a question and its answer for each sample, which may be empty, as the bag has them
     scenes           where things were as each episode began, x and y in m by name; empty where the bag does not say
     """
 
@@ -45,10 +47,16 @@ class Frames:
     driver: np.ndarray
     is_intervention: np.ndarray
     tasks: tuple[str, ...]
+    texts: tuple[TextTarget, ...]
     scenes: tuple[Mapping[str, tuple[float, float]], ...]
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def num_answers(self) -> int:
+        """How many samples have a text to learn."""
+        return sum(bool(text.answer) for text in self.texts)
 
     @property
     def num_by_driver(self) -> dict[str, int]:
@@ -78,7 +86,8 @@ class LoadedBags:
         num_interventions = int(frames.is_intervention.sum())
         interventions = f" ({num_interventions} of them interventions)" if num_interventions else ""
         size = f"{len(frames)} samples of {len(frames.tasks)} episodes, {frames.images.nbytes / 1e9:.1f} GB"
-        summary = f"{size}; drivers: {drivers}{interventions}"
+        answers = f"; {frames.num_answers} with an answer to learn" if frames.num_answers else ""
+        summary = f"{size}; drivers: {drivers}{interventions}{answers}"
         return (summary, *(f"left out: {num} frames {reason}" for reason, num in sorted(self.num_left_out.items())))
 
 
@@ -161,5 +170,6 @@ def _columns(episodes: list[Episode]) -> Frames:
         driver=np.array([sample.driver for sample in samples], "U6"),
         is_intervention=np.array([sample.is_intervention for sample in samples]),
         tasks=tuple(episode.task for episode in episodes),
+        texts=tuple(sample.text for sample in samples),
         scenes=tuple(episode.scene for episode in episodes),
     )

@@ -13,7 +13,9 @@ from vla_ros.bags.read import BagReader
 from vla_ros.policies.config import DataConfig, PolicyConfig
 from vla_ros.policies.families import config_names, family_of, find_config, find_policy
 from vla_ros.policies.files import open_policy
+from vla_ros.policies.importing.backbone import PublishedBackbone, find_backbone
 from vla_ros.policies.importing.declaring import read_space
+from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.recordings.feed import resolve_topic
 from vla_ros.robot import RobotConfig, load_robot
@@ -29,13 +31,13 @@ RUN_SUFFIX = "_run"
 class Wanted:
     """``robot`` is a robot file's path, ``bags`` are those of bags and folders of them, ``out`` is the policy directory
     to be made; the run goes into a folder beside it. ``policy`` names a size or a packaged policy, ``start_from`` is a
-    policy directory, ``space`` a space file or preset."""
+    policy directory or a published backbone (a folder, or ``hf:org/repo``), ``space`` a space file or preset."""
 
     robot: Path
     bags: tuple[Path, ...]
     out: Path
     policy: str | None = None
-    start_from: Path | None = None
+    start_from: str | None = None
     space: str | None = None
 
     @property
@@ -45,10 +47,21 @@ class Wanted:
 
 @dataclass(frozen=True)
 class _Start:
-    """The policy directory to go on from."""
+    """What to go on from: a policy directory, of which this is the processor, or a backbone."""
 
     folder: Path
-    processor: PolicyProcessor
+    processor: PolicyProcessor | None = None
+    backbone: PublishedBackbone | None = None
+
+    def settings(self, config: PolicyConfig, sizes: Sequence[tuple[int, int]], num_images: int) -> Any:
+        """The ``processor`` group of a train config for cameras with images of these (height, width)."""
+        if self.processor is not None:
+            return self.processor.settings_for(sizes, num_images)
+        assert self.backbone is not None
+        if not sizes:
+            raise ValueError("the policy looks at no camera; expected at least one")
+        tokenizer, processor_class = self.backbone.tokenizer(), family_of(config).processor_class()
+        return processor_class.settings_on(config, sizes, num_images, tokenizer, self.backbone.image_config)
 
 
 def derive(wanted: Wanted) -> dict[str, Any]:
@@ -72,23 +85,26 @@ def derive(wanted: Wanted) -> dict[str, Any]:
         "bags": [str(path) for path in wanted.bags],
         "run_dir": str(wanted.run_dir),
         "output_dir": str(wanted.out),
-        "initial_policy": "" if start is None else str(start.folder),
+        "start_from": "" if start is None else str(start.folder),
         "episodes": "marker" if _has_markers(found.bags) else "task",
         "policy": config_to_dict(config),
         # Whoever overrides the policy's needs no second override.
         "data": config_to_dict(data) | {"action_horizon": "${policy.action_horizon}"},
     }
-    if config.learning_rate is not None:
-        document["optimizer"] = {"learning_rate": config.learning_rate}
+    if config.recipe is not None:
+        recipe = config_to_dict(config.recipe)
+        document |= {"lr": {"base": recipe.pop("learning_rate")}, "optimizer": recipe}
     if start is not None:
         with explained(f"{start.folder} for cameras of {listed([f'{w}x{h}' for h, w in sizes])} pixels: "):
-            document["processor"] = config_to_dict(start.processor.settings_for(sizes, len(data.slots)))
+            document["processor"] = config_to_dict(start.settings(config, sizes, len(data.slots)))
     return document
 
 
 def _find(wanted: Wanted) -> tuple[_Start | None, PolicyConfig]:
     """What to start from, and the policy's configuration before it is made to fit."""
-    folder, config = wanted.start_from, None
+    if wanted.start_from is not None and (backbone := find_backbone(wanted.start_from)) is not None:
+        return _find_on(backbone, wanted)
+    folder, config = None if wanted.start_from is None else Path(wanted.start_from), None
     if wanted.policy is not None or folder is None:
         name = wanted.policy or DEFAULT_POLICY
         found = find_policy(name) if folder is None else find_config(name)
@@ -102,16 +118,24 @@ def _find(wanted: Wanted) -> tuple[_Start | None, PolicyConfig]:
             trained = listed([name for name in config_names() if _starts_anew(name)])
             raise ValueError(
                 f"--policy {wanted.policy} has no weights to start from, and its tokenizer comes with them; give "
-                f"--start-from DIR, a policy directory, or one of {DEFAULT_POLICY}, {trained}"
+                f"--start-from DIR, a policy directory or its published backbone, or one of {DEFAULT_POLICY}, {trained}"
             )
         return None, config
-    start = _Start(folder.resolve(), open_policy(folder).processor)
-    if not start.processor.config.runs_here:
+    processor = open_policy(folder).processor
+    if not processor.config.runs_here:
         raise ValueError(f"{folder} is computed by another program; expected a policy directory that has weights")
-    if config is not None and config.type != start.processor.config.type:
-        got = f"--policy {wanted.policy} is a {config.type}, --start-from {folder} a {start.processor.config.type}"
+    if config is not None and config.type != processor.config.type:
+        got = f"--policy {wanted.policy} is a {config.type}, --start-from {folder} a {processor.config.type}"
         raise ValueError(f"{got}; expected the same, or --start-from alone: it says which policy it is")
-    return start, config or start.processor.config
+    return _Start(folder.resolve(), processor), config or processor.config
+
+
+def _find_on(backbone: PublishedBackbone, wanted: Wanted) -> tuple[_Start, PolicyConfig]:
+    """The expert's sizes are those of the policy that is named, or else of the one that has this backbone."""
+    config = find_config(wanted.policy or BACKBONES[backbone.kind].size)
+    with explained(f"--start-from {backbone.folder}: "):
+        config = family_of(config).processor_class().on_backbone(config, backbone.kind, backbone.config)
+    return _Start(backbone.folder.resolve(), backbone=backbone), config
 
 
 def _starts_anew(name: str) -> bool:
@@ -121,7 +145,7 @@ def _starts_anew(name: str) -> bool:
 def _data(wanted: Wanted, robot: RobotConfig, config: PolicyConfig, start: _Start | None) -> DataConfig:
     """What the numbers mean: as ``--space`` says, else as the policy's did where it knows this robot's joints, else
     each joint in SI units, relative to where it was observed."""
-    known = None if start is None else start.processor.data
+    known = None if start is None or start.processor is None else start.processor.data
     fields: dict[str, Any] = {"state": None, "action": None, "action_mode": "relative", "action_offset": 1.0}
     if robot.driven_names != robot.joint_names:
         driven = {"type": "joints", "joints": list(robot.driven_names), "reference": "observation"}
@@ -143,7 +167,7 @@ def _data(wanted: Wanted, robot: RobotConfig, config: PolicyConfig, start: _Star
             action_horizon=config.action_horizon,
             chunk_dt_s=dt_s,
             state_history=config.state_history,
-            normalization="mean_std" if known is None else known.normalization,
+            normalization=config.normalization if known is None else known.normalization,
             state_normalization=None if known is None else known.state_normalization,
             **looks,
             **fields,

@@ -9,6 +9,9 @@ Every command was given by whoever ``vla_policy/mode`` named last before it. An 
 driver gave all commands from its time to the end of its chunk, so nothing is learned as if somebody had done it who
 handed over on the way; HOLD and ESTOP teach nothing. Interventions are what a human commanded in a recording in which
 the policy drove, too.
+
+What a policy that says words is to learn of an observation is what ``vla_policy/generation`` said last before it, since
+the last observation of the episode before.
 """
 
 from __future__ import annotations
@@ -21,10 +24,11 @@ import numpy as np
 
 from vla_ros import topics
 from vla_ros.observing.observe import Match, Observer
-from vla_ros.recordings.events import BagEvent, Command, Marker, Scene, Task
+from vla_ros.recordings.events import BagEvent, Command, Generation, Marker, Scene, Task
 from vla_ros.recordings.feed import observe_event
 from vla_ros.recordings.series import GrowingSeries, TimeSeries
 from vla_ros.robot import RobotConfig
+from vla_ros.transforms.sample import TextTarget
 from vla_ros.types import Mode
 from vla_ros.units import NS_PER_S
 
@@ -60,7 +64,7 @@ class Sample:
     """An observation at ``stamp_ns``, its images resized: uint8 ``[num_cameras, height, width, 3]``.
 
     When its recording has ended it has a label, ``actions`` ``[horizon, num_joints]``, and a ``driver`` who gave it,
-    empty where the recording does not say.
+    empty where the recording does not say. ``text`` is what is to be said of it, if anything.
     """
 
     stamp_ns: int
@@ -69,6 +73,7 @@ class Sample:
     actions: np.ndarray | None = None
     driver: str = ""
     is_intervention: bool = False
+    text: TextTarget = TextTarget()
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,8 @@ class EpisodeCutter:
         self._scene: Mapping[str, tuple[float, float]] = {}
         self._scene_of_task: Mapping[str, tuple[float, float]] = {}
         self._is_new_scene = False
+        self._text = self._text_before = TextTarget()
+        self._said_ns, self._is_new_text = 0, False
         self._span: _Span | None = None
         self._spans: list[_Span] = []
         self._marked: list[_Span] = []
@@ -131,6 +138,9 @@ class EpisodeCutter:
                 self._modes.add(self._mode)
             case Scene(places) if places != self._scene:
                 self._scene, self._is_new_scene = places, True
+            case Generation(prompt, answer):
+                self._text_before, self._text = self._text, TextTarget(prompt, answer)
+                self._said_ns, self._is_new_text = event.received_ns, True
             case Task(text) if text != self._task or self._is_new_scene:
                 self._task = text
                 # What has become of an earlier task's scene is not known.
@@ -161,7 +171,10 @@ class EpisodeCutter:
             except ValueError as error:
                 self._report("image", f"{error}; it is left out")
             else:
-                self._span.observations.append(Sample(found.stamp_ns, images, found.joint_positions))
+                is_later = self._said_ns > found.stamp_ns  # an observation is known a while after its time
+                text = self._text_before if is_later else self._text
+                self._span.observations.append(Sample(found.stamp_ns, images, found.joint_positions, text=text))
+                self._is_new_text = self._is_new_text and is_later
 
     def _mark(self, text: str, now_ns: int) -> None:
         if text != "start" and not self._is_running:
@@ -177,6 +190,9 @@ class EpisodeCutter:
 
     def _begin(self, start_ns: int) -> None:
         self._span = None
+        self._text_before = TextTarget()  # what was said of an earlier episode isn't true of this one
+        if not self._is_new_text:
+            self._text = TextTarget()
         if self._is_running and self._task:
             commands = {output.name: GrowingSeries(len(output.joints)) for output in self._robot.outputs}
             drivers: dict[str, list[str]] = {name: [] for name in commands}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.robot import RobotConfig
+from vla_ros.strict import explained, quoted
 from vla_ros.training.dataset import Frames
 from vla_ros.transforms.normalize import FieldStats, Normalizer, compute_stats
 from vla_ros.transforms.sample import TextTarget, TrainingBatch
@@ -45,10 +46,14 @@ class Split:
     validation: np.ndarray
     share: np.ndarray | None = None
 
+    def num_drawn(self, num: int) -> int:
+        """How many of ``num`` there are for a batch."""
+        return min(num, len(self.train)) if self.share is None else num
+
     def draw(self, rng: np.random.Generator, num: int) -> np.ndarray:
         """``num`` samples of ``train`` for a batch; some of them twice where they are drawn by their share."""
         if self.share is None:
-            return rng.choice(self.train, min(num, len(self.train)), replace=False)
+            return rng.choice(self.train, self.num_drawn(num), replace=False)
         return rng.choice(self.train, num, p=self.share)
 
 
@@ -91,7 +96,18 @@ class SampleMaker:
     def __str__(self) -> str:
         """How many there are, and a checksum of their instructions and actions."""
         tasks, actions = self._frames.tasks, self._frames.actions
-        return f"{len(actions)} of {len(tasks)} episodes ({crc32(repr(tasks).encode() + actions.tobytes()):08x})"
+        texts = repr(self._frames.texts) if self._frames.num_answers else ""
+        checksum = crc32((repr(tasks) + texts).encode() + actions.tobytes())
+        return f"{len(actions)} of {len(tasks)} episodes ({checksum:08x})"
+
+    def check_texts(self) -> None:
+        """Raises ValueError for the first sample whose instruction, question and answer the policy can't take."""
+        frames, seen = self._frames, set()
+        for index, episode in enumerate(frames.episode):
+            if (words := (frames.tasks[episode], frames.texts[index])) not in seen:
+                seen.add(words)
+                with explained(f"episode {episode} '{quoted(words[0])}', sample {index}: "):
+                    self._processor.check_text(*words)
 
     def errors(self, vectors: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """How far actions, not normalised, ``[batch, horizon, action_dim]`` are from what was commanded, by joint:
@@ -99,15 +115,16 @@ class SampleMaker:
         targets = self._space.decode(vectors, self._frames.joint_positions[indices])
         return np.abs(targets - self._frames.actions[indices])
 
-    def batch(self, indices: np.ndarray, rng: np.random.Generator) -> TrainingBatch:
-        """A batch; where the bags say where things are, the question of the lesson and its answer come with it."""
+    def batch(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> TrainingBatch:
+        """A batch, with the questions and answers of the bags; where these have none but say where things are, those of
+        the lesson. What is random in a sample comes of its own one of ``rngs``."""
         frames, episodes = self._frames, self._frames.episode[indices]
         states = self._state.normalize(self._states[indices])
         policy_input = self._processor.make_batch(
             self._views(indices),
             [frames.tasks[episode] for episode in episodes],
             states,
-            [self._ask(frames.scenes[episode], rng) for episode in episodes],
+            [self._ask(index, rng) for index, rng in zip(indices, rngs, strict=True)],
         )
         return TrainingBatch(policy_input, states, self.action.normalize(self._labels[indices]))
 
@@ -118,8 +135,9 @@ class SampleMaker:
         views[:, [slot.camera is not None for slot in slots]] = images
         return views
 
-    def _ask(self, scene: Mapping[str, tuple[float, float]], rng: np.random.Generator) -> TextTarget:
-        return self._lesson.ask(scene, rng) if self._lesson is not None and scene else TextTarget()
+    def _ask(self, index: int, rng: np.random.Generator) -> TextTarget:
+        text, scene = self._frames.texts[index], self._frames.scenes[self._frames.episode[index]]
+        return text if text.answer or self._lesson is None or not scene else self._lesson.ask(scene, rng)
 
 
 def _encode(frames: Frames, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,32 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from vla_ros.policies.base import BasePolicy
+from vla_ros.policies.base import BasePolicy, LossTerm
 from vla_ros.policies.directory import find_device
+from vla_ros.policies.files import WEIGHTS_FILE
+from vla_ros.policies.fill import build_policy
 from vla_ros.strict import config_to_dict, explained, one_line, parse_json, read_text
 from vla_ros.training.config import RUN_CONFIG, OptimizerConfig, TrainConfig, to_yaml
+from vla_ros.training.ema import AveragedWeights
+from vla_ros.training.groups import make_optimizer, optimizer_state, parameter_groups, restore_optimizer
+from vla_ros.training.metrics import StepMetrics
+from vla_ros.training.parallelize import parallelize
+from vla_ros.training.processes import Processes, spread_like, whole
 from vla_ros.training.samples import SampleMaker, Split
+from vla_ros.training.shards import read_shards
+from vla_ros.training.versions import record_versions, write_whole
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
 SETTINGS = "settings.json"
 # Settings of a run that may change in it: they count from the next step on, or say where the same run takes place.
-LATER = ("optimizer.", "intervention_weight", "validate_every", "checkpoint_every", "num_workers", "num_threads")
-PLACES = ("bags", "demonstrations", "run_dir", "output_dir", "device")
+LATER = (
+    "optimizer.", "lr.", "intervention_weight", "validate_every", "checkpoint_every", "num_workers", "num_threads",
+    "checkpoint_layers", "compile_layers",
+)  # fmt: skip
+PLACES = ("bags", "lesson.demonstrations", "run_dir", "output_dir", "device")
 NUM_VALIDATION_SAMPLES = 512
+CHOICE, SAMPLE, JUDGED, DROPOUT = range(4)  # what is drawn, each from numbers of its own
 
 
 @dataclass(frozen=True)
@@ -51,23 +64,34 @@ class Validation:
 
 class Trainer:
     """One run. ``policy`` is trained in place and holds the mean weights at the end; ``seconds`` is the time spent in
-    the loop, over all resumptions."""
+    the loop, over all resumptions.
 
-    def __init__(self, config: TrainConfig, policy: BasePolicy, samples: SampleMaker, split: Split) -> None:
+    Each process trains on its share of every batch. What is random depends on the seed, the step and the position in
+    the whole batch, and the loss is divided by what the whole batch has: the run is the same on any number of them, to
+    rounding. Raises ValueError where a batch can't be shared.
+    """
+
+    def __init__(
+        self, config: TrainConfig, policy: BasePolicy, samples: SampleMaker, split: Split, processes: Processes
+    ) -> None:
         self._config = config
+        self._processes = processes
+        self._share = processes.share(split.num_drawn(config.optimizer.batch_size))
         self._samples = samples
         self._split = split
         self._run_dir = Path(config.run_dir)
         self._device = find_device(config.device, "device")
-        self.policy = policy.to(self._device)
+        is_unread = next(policy.parameters()).is_meta
+        self.policy = policy if is_unread else policy.to(self._device)
+        parallelize(self.policy, processes, self._device, config.checkpoint_layers, config.compile_layers)
+        if is_unread:
+            read_shards(self.policy, Path(config.start_from) / WEIGHTS_FILE, self._device)
         optimizer = config.optimizer
-        self._optimizer = torch.optim.AdamW(
-            self.policy.parameters(),
-            lr=optimizer.learning_rate,
-            betas=(optimizer.beta1, optimizer.beta2),
-            weight_decay=optimizer.weight_decay,
-        )
-        self._averaged = copy.deepcopy(self.policy).eval()
+        self._groups = parameter_groups(self.policy, config.lr)
+        betas = optimizer.beta1, optimizer.beta2
+        self._optimizer = make_optimizer(self._groups, betas=betas, weight_decay=optimizer.weight_decay)
+        self._metrics: StepMetrics | None = None  # the first process's
+        self._averages = AveragedWeights(self.policy)
         self._step = self._num_seen = 0
         self._losses: list[float] = []
         self.seconds = 0.0
@@ -76,26 +100,32 @@ class Trainer:
         """Train to the last step, from the last checkpoint where there is one; ``report`` gets a line now and then."""
         self._run_dir.mkdir(parents=True, exist_ok=True)
         settings = _settings(self._config) | {"samples": str(self._samples)}
+        changed: tuple[str, ...] = ()
         if (checkpoint := self._run_dir / CHECKPOINT).exists():
             changed = _changed_settings(self._run_dir, settings)
             self._resume(checkpoint, report)
-            for line in changed:
-                report(f"{line} from step {self._step} on")
-        (self._run_dir / SETTINGS).write_text(json.dumps(settings, indent=1))
-        (self._run_dir / RUN_CONFIG).write_text(to_yaml(self._config))
+        self._processes.wait()  # until all have read what is written now
+        if self._processes.is_first:
+            changed = (*changed, *record_versions(self._run_dir))
+            write_whole(self._run_dir / SETTINGS, json.dumps(settings, indent=1))
+            write_whole(self._run_dir / RUN_CONFIG, to_yaml(self._config))
+            self._metrics = StepMetrics(self._run_dir, self._step)
+        for line in changed if self._step else ():
+            report(f"{line} from step {self._step} on")
         config, num_steps, resumed_s = self._config, self._config.optimizer.num_steps, self.seconds
         bar = tqdm(
             total=num_steps, initial=self._step, unit="step", smoothing=0.05, dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else 30.0, maxinterval=60.0,  # a log wants a line now and then
+            disable=not self._processes.is_first,
         )  # fmt: skip
-        with bar:
+        with bar, nullcontext() if self._metrics is None else closing(self._metrics):
             while self._step < num_steps:
                 started = time.perf_counter()
                 loss = self._train_step()
                 self.seconds += time.perf_counter() - started
                 self._step += 1
                 if not math.isfinite(loss):
-                    raise ValueError(f"step {self._step}: the loss is {loss}; lower optimizer.learning_rate")
+                    raise ValueError(f"step {self._step}: the loss is {loss}; lower lr.base")
                 self._losses.append(loss)
                 rate = f"{self._num_seen / (self.seconds - resumed_s):.1f} samples/s"
                 bar.set_postfix_str(f"loss {loss:.4f}, {rate}", refresh=False)
@@ -104,80 +134,130 @@ class Trainer:
                     self._validate(report)
                 if self._step % config.checkpoint_every == 0 or self._step == num_steps:
                     self._save()
-        self.policy.load_state_dict(self._averaged.state_dict())
+        self._averages.install()
         return self._validate(report)
+
+    def whole_policy(self) -> BasePolicy:
+        """In the first process the policy with all of its weights, to be written; every process has to ask."""
+        if self._processes.num == 1:
+            return self.policy
+        weights = whole(self.policy.state_dict())
+        if not self._processes.is_first:
+            return self.policy
+        policy = build_policy(self._config.policy)
+        policy.load_state_dict(weights)
+        return policy
 
     def _validate(self, report: Callable[[str], None]) -> Validation:
         """Judge the averaged weights on held-out episodes, and log that beside the mean loss since the last time."""
-        rng = np.random.default_rng(self._config.seed)
+        rng, batch_size = self._rng(0, JUDGED), self._config.optimizer.batch_size
         chosen = rng.permutation(self._split.validation)[:NUM_VALIDATION_SAMPLES]
-        noise = torch.Generator().manual_seed(self._config.seed)
-        errors, ce_losses = [], []
-        with torch.no_grad():
-            for start in range(0, len(chosen), self._config.optimizer.batch_size):
-                indices = chosen[start : start + self._config.optimizer.batch_size]
-                sample = self._sample(indices, rng)
-                actions = self._averaged.sample_batch(sample, noise)
-                said = self._samples.action.denormalize(actions.float().cpu().numpy())
-                errors.append(self._samples.errors(said, indices)[:, -1])
-                ce_losses.append(float(self._averaged.compute_loss(sample).parts.get("ce_loss", 0.0)))
+        num_joints = len(self._config.data.joint_names)
+        sums = np.zeros((2, num_joints + 1))  # of errors and their number, of the cross-entropy and its number
+        with self._averages.in_place(), torch.no_grad():
+            for start in range(0, len(chosen), batch_size):
+                sums += self._judge(chosen[start : start + batch_size], start)
+        errors, numbers = self._processes.sum(sums)
+        error_rad = errors / numbers.clip(1)
         mean = self._samples.stats["action"].mean
         guesses = self._samples.errors(np.broadcast_to(mean, (len(chosen), *mean.shape)), chosen)[:, -1]
-        error_rad = tuple(np.concatenate(errors).mean(0).tolist())
-        validation = Validation(error_rad, tuple(guesses.mean(0).tolist()), float(np.mean(ce_losses)))
+        validation = Validation(
+            tuple(error_rad[:num_joints].tolist()), tuple(guesses.mean(0).tolist()), float(error_rad[num_joints])
+        )
         judged = {name: np.round(value, 5).tolist() for name, value in asdict(validation).items()}
         loss = round(float(np.mean(self._losses)), 5) if self._losses else None
         self._losses.clear()
         record = {"step": self._step, "seconds": round(self.seconds, 1), "loss": loss, **judged}
-        with (self._run_dir / LOG).open("a") as log:
-            log.write(json.dumps(record) + "\n")
+        if self._processes.is_first:
+            with (self._run_dir / LOG).open("a") as log:
+                log.write(json.dumps(record) + "\n")
         report(f"step {self._step}: {validation}")
         return validation
 
+    def _spread(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Whole weights of the policy as this process holds its own."""
+        own = self.policy.state_dict()
+        return {name: spread_like(value, own.get(name, value)) for name, value in weights.items()}
+
+    def _judge(self, indices: np.ndarray, start: int) -> np.ndarray:
+        """This process's share of some validation samples, which follow ``start`` others: errors at the last action, by
+        joint, and then the cross-entropy, summed; below them, over how many."""
+        positions = np.arange(self._processes.rank, len(indices), self._processes.num)
+        is_spare = len(positions) == 0  # a pass is everybody's, though there be fewer samples than processes
+        own = indices[[0]] if is_spare else indices[positions]
+        rngs = [self._rng(start + position, JUDGED) for position in (positions if len(positions) else [0])]
+        sample, draws = self._sample(own, rngs)
+        said = self.policy.sample_batch(sample, rngs)
+        term = self.policy.compute_loss(sample, draws).terms.get("ce_loss", LossTerm(torch.zeros(()), 0))
+        errors = self._samples.errors(self._samples.action.denormalize(said.float().cpu().numpy()), own)[:, -1]
+        sums = np.array([[*errors.sum(0), term.sum.item()], [*[len(own)] * errors.shape[1], term.num_values]])
+        return np.zeros_like(sums) if is_spare else sums
+
     def _train_step(self) -> float:
-        optimizer = self._config.optimizer
+        """One step of all processes, and the loss over the whole batch."""
+        optimizer, started = self._config.optimizer, time.perf_counter()
         # Drawn from the step's number, so that a resumed run sees the samples an uninterrupted one would.
-        rng = np.random.default_rng([self._config.seed, self._step])
-        torch.manual_seed(self._config.seed * 1_000_003 + self._step)
-        indices = self._split.draw(rng, optimizer.batch_size)
+        indices = self._split.draw(self._rng(0, CHOICE), optimizer.batch_size)
         self._num_seen += len(indices)
+        positions = range(len(indices))[self._share]
+        torch.manual_seed(int(self._rng(self._processes.rank, DROPOUT).integers(2**62)))
         for group in self._optimizer.param_groups:
-            group["lr"] = optimizer.learning_rate * learning_rate_scale(optimizer, self._step)
+            group["lr"] = self._config.lr.of(group["part"]) * learning_rate_scale(optimizer, self._step)
         self._optimizer.zero_grad()
-        loss = self.policy.compute_loss(self._sample(indices, rng)).total
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.policy.parameters(), optimizer.max_grad_norm)
+        with nullcontext() if self._metrics is None else self._metrics.waiting():
+            rngs = [self._rng(position, SAMPLE) for position in positions]
+            sample, draws = self._sample(indices[self._share], rngs)
+        loss = self.policy.compute_loss(sample, draws)
+        num_values = self._processes.sum(list(loss.num_values.values()))
+        loss.over(dict(zip(loss.terms, num_values.tolist(), strict=True))).backward()
+        grad_norm = nn.utils.clip_grad_norm_(self.policy.parameters(), optimizer.max_grad_norm)
         self._optimizer.step()
         # A young average would remember the random start for longer than it is worth.
-        decay = min(optimizer.ema_decay, (1 + self._step) / (10 + self._step))
-        trained = self.policy.state_dict()
-        for name, value in self._averaged.state_dict().items():
-            value.lerp_(trained[name], 1 - decay)
-        return loss.detach().item()
+        self._averages.update(min(optimizer.ema_decay, (1 + self._step) / (10 + self._step)))
+        sums = self._processes.sum(torch.stack([term.sum.detach() for term in loss.terms.values()]).tolist())
+        means = dict(zip(loss.terms, (sums / num_values.clip(1)).tolist(), strict=True))
+        total = sum(term.weight * means[name] for name, term in loss.terms.items())
+        rates = {group["part"]: group["lr"] for group in self._optimizer.param_groups}
+        values = {"loss": total, **means, "grad_norm": whole(grad_norm), "lr": rates}
+        if self._metrics is not None:
+            self._metrics.write(self._step + 1, values, len(indices), time.perf_counter() - started)
+        return total
 
-    def _sample(self, indices: np.ndarray, rng: np.random.Generator) -> Any:
-        return self.policy.unpack_batch(self._samples.batch(indices, rng), self._device)
+    def _sample(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> tuple[Any, Any]:
+        """Samples on the device, and what is random in their loss."""
+        batch = self._samples.batch(indices, rngs)
+        return self.policy.unpack_batch(batch, self._device), self.policy.draw(rngs)
+
+    def _rng(self, position: int, what: int) -> np.random.Generator:
+        """What is random at a position of the whole batch of this step; in judging it is the same at any step."""
+        return np.random.default_rng([self._config.seed, 0 if what == JUDGED else self._step, position, what])
 
     def _save(self) -> None:
         """Replace the checkpoint in one move, so that a kill at any moment leaves a whole one."""
         state = {
             "step": self._step,
             "seconds": self.seconds,
-            "policy": self.policy.state_dict(),
-            "average": self._averaged.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "policy": whole(self.policy.state_dict()),
+            "average": whole(self._averages.state_dict()),
+            "optimizer": whole(optimizer_state(self._optimizer, self._groups)),
         }
+        if not self._processes.is_first:
+            return
         partial = self._run_dir / f"{CHECKPOINT}.partial"
         torch.save(state, partial)
         os.replace(partial, self._run_dir / CHECKPOINT)
 
     def _resume(self, path: Path, report: Callable[[str], None]) -> None:
         try:
-            state: dict[str, Any] = torch.load(path, map_location=self._device, weights_only=True)
-            self.policy.load_state_dict(state["policy"])
-            groups = self._optimizer.state_dict()["param_groups"]  # those of the config, which may be others
-            self._optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
-            self._averaged.load_state_dict(state["average"])
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            self.policy.load_state_dict(self._spread(state["policy"]))
+            moments = {
+                kind: self._spread({name: kept[kind] for name, kept in state["optimizer"].items()})
+                for kind in next(iter(state["optimizer"].values()), ())
+            }
+            states = {name: {kind: moments[kind][name] for kind in moments} for name in state["optimizer"]}
+            restore_optimizer(self._optimizer, self._groups, states)
+            self._averages.load_state_dict(self._spread(state["average"]))
             self._step, self.seconds = state["step"], state["seconds"]
         except Exception as error:  # torch.load raises whatever its unpickler trips over
             # Torch's advice to trust the file is not passed on.
@@ -191,10 +271,11 @@ class Trainer:
 
 
 def learning_rate_scale(config: OptimizerConfig, step: int) -> float:
-    """Linear warm-up to 1, then half a cosine down to 0 at the last step."""
+    """Linear warm-up to 1, then half a cosine down to ``final_scale`` at the last step."""
     warmup = (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
-    return min(warmup, 0.5 * (1.0 + math.cos(math.pi * max(0.0, progress))))
+    cosine = 0.5 * (1.0 + math.cos(math.pi * max(0.0, progress)))
+    return min(warmup, config.final_scale + (1.0 - config.final_scale) * cosine)
 
 
 def check_resumable(config: TrainConfig) -> None:

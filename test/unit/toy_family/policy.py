@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from toy_family.config import ToyConfig
 from toy_family.processor import NUM_LETTERS, ToyRequest
-from vla_ros.policies.base import BasePolicy, OnStage, PolicyLoss, tell_nobody
+from vla_ros.policies.base import BasePolicy, LossTerm, OnStage, PolicyLoss, tell_nobody
 from vla_ros.transforms.sample import TrainingBatch
 
 Tensors = Mapping[str, Tensor]
@@ -44,13 +45,13 @@ class Toy(BasePolicy):
         on_stage("sample")
         return actions
 
-    def compute_loss(self, sample: Tensors) -> PolicyLoss:
-        total = (self.sample(sample, None) - sample["actions"]).square().mean()
-        return PolicyLoss(total, {})
+    def compute_loss(self, sample: Tensors, draws: None) -> PolicyLoss:
+        error = (self.sample(sample, None) - sample["actions"]).square()
+        return PolicyLoss({"mse": LossTerm(error.sum(), error.numel())})
 
     def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> Tensors:
         arrays = {**batch.policy_input, "state": batch.state, "actions": batch.actions}
         return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
-    def sample_batch(self, sample: Tensors, generator: torch.Generator) -> Tensor:
+    def sample_batch(self, sample: Tensors, rngs: Sequence[np.random.Generator]) -> Tensor:
         return self.sample(sample, None)

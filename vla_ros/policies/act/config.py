@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vla_ros.policies.config import PolicyConfig
+from vla_ros.policies.config import PolicyConfig, Recipe
 from vla_ros.strict import check_range
 
 MAX_SIZE, MAX_LAYERS, MAX_SIDE = 100_000, 100, 8192
@@ -45,7 +45,8 @@ class ActConfig(PolicyConfig):
     numbers, 0 at inference, and ``kl_weight`` weighs how far it strays from a normal distribution.
     """
 
-    learning_rate: ClassVar[float | None] = 1e-5  # LeRobot's
+    # LeRobot 0.6.1's, of its configuration class.
+    recipe: ClassVar[Recipe | None] = Recipe(1e-5, 1e-4, 0.9, 0.999, max_grad_norm=10.0, final_scale=1.0)
 
     type: str
     cameras: tuple[CameraInput, ...]

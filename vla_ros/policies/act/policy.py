@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from vla_ros.policies.act.backbone import ResNet
 from vla_ros.policies.act.config import ActConfig, CameraInput
 from vla_ros.policies.act.processor import IMAGE, ActRequest
 from vla_ros.policies.act.transformer import Decoder, Encoder, image_positions, sequence_positions
-from vla_ros.policies.base import BasePolicy, OnStage, PolicyLoss, tell_nobody
+from vla_ros.policies.base import BasePolicy, Layer, LossTerm, OnStage, PolicyLoss, tell_nobody
 from vla_ros.policies.utils.transformers import constant
 from vla_ros.transforms.sample import TrainingBatch
 
@@ -38,6 +39,8 @@ class Tokens:
 
 class ActPolicy(BasePolicy):
     """Built from its configuration alone, with random weights; parameter names are those of released checkpoints."""
+
+    parts = {"backbone": ("backbone.",)}
 
     def __init__(self, config: ActConfig) -> None:
         super().__init__(config)
@@ -122,28 +125,42 @@ class ActPolicy(BasePolicy):
         queries = self.decoder_pos_embed.weight
         return self.action_head(self.decoder(started, queries, memory.states, memory.positions))
 
-    def compute_loss(self, sample: ActInputs) -> PolicyLoss:
+    def act(self, inputs: ActInputs, latent: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch horizon action"]:
+        """Actions with nothing prepared, layer by layer."""
+        memory = self.encode(self.tokens(self.see(inputs.images), inputs.state, latent))
+        return self.action_head(self.decoder.run(self.decoder_pos_embed.weight, memory.states, memory.positions))
+
+    def draw(self, rngs: Sequence[np.random.Generator]) -> Float[Tensor, "batch latent"]:
+        """The noise of the style variable; which values dropout leaves out each device draws itself."""
+        return torch.from_numpy(np.stack([rng.standard_normal(self.config.latent_dim, np.float32) for rng in rngs]))
+
+    def compute_loss(self, sample: ActInputs, draws: Float[Tensor, "batch latent"]) -> PolicyLoss:
         """How far actions are off, and with a VAE how far the style variable strays, weighed."""
         assert sample.actions is not None
-        dtype, parts = self.action_head.weight.dtype, {}
+        dtype, terms = self.action_head.weight.dtype, {}
         latent = sample.state.new_zeros(len(sample.state), self.config.latent_dim)
         if self.config.use_vae:
             mean, log_variance = self._style(sample.state.to(dtype), sample.actions.to(dtype)).chunk(2, dim=-1)
-            latent = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-            parts["kl"] = (0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)).sum(-1).mean()
-        tokens = self.tokens(self.see(sample.images), sample.state, latent)
-        actions = self.decode(self.encode(tokens), self.prepare())
-        parts = {"l1": (actions.float() - sample.actions).abs().mean()} | parts
-        total = parts["l1"] + self.config.kl_weight * parts["kl"] if "kl" in parts else parts["l1"]
-        return PolicyLoss(total, {name: value.detach() for name, value in parts.items()})
+            latent = mean + (log_variance / 2).exp() * draws.to(mean)
+            strayed = (0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)).sum()
+            terms["kl"] = LossTerm(strayed, len(mean), self.config.kl_weight)
+        error = (self.act(sample, latent).float() - sample.actions).abs()
+        return PolicyLoss({"l1": LossTerm(error.sum(), error.numel()), **terms})
+
+    def layers(self) -> tuple[Layer, ...]:
+        encoders = ([self.vae_encoder] if self.config.use_vae else []) + [self.encoder]
+        encoding = (Layer(layer, "forward") for encoder in encoders for layer in encoder.layers)
+        return (*encoding, *(Layer(layer, "run") for layer in self.decoder.layers))
 
     def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> ActInputs:
         arrays = {**batch.policy_input, "state": batch.state, "actions": batch.actions}
         tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
         return _inputs(tensors, len(self.config.cameras))
 
-    def sample_batch(self, sample: ActInputs, generator: torch.Generator) -> Float[Tensor, "batch horizon action"]:
-        return self.sample(sample, self.prepare())
+    def sample_batch(
+        self, sample: ActInputs, rngs: Sequence[np.random.Generator]
+    ) -> Float[Tensor, "batch horizon action"]:
+        return self.act(sample, sample.state.new_zeros(len(sample.state), self.config.latent_dim))
 
     def _style(self, state: Tensor, actions: Tensor) -> Float[Tensor, "batch two_latents"]:
         """Mean and logarithm of the variance of the style variable that ``actions`` show."""

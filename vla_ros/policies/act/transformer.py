@@ -129,6 +129,10 @@ class DecoderLayer(FeedForward):
         x = self.add(x, self.norm2, self.multihead_attn(asked, placed, memory))
         return self.feed_forward(x, self.norm3)
 
+    def run(self, x: Tensor, queries: Tensor, memory: Tensor, placed: Tensor) -> Float[Tensor, "batch rows width"]:
+        """All of the layer at once; ``x`` may be the same for the whole batch."""
+        return self.read(self.attend_to_self(x, queries).expand(len(memory), -1, -1), queries, memory, placed)
+
 
 class Decoder(nn.Module):
     """One row for each action; what it starts from depends on weights alone."""
@@ -153,6 +157,18 @@ class Decoder(nn.Module):
         x = self.layers[0].read(started.expand(len(memory), -1, -1), queries, memory, placed)
         for layer in self.layers[1:]:
             x = layer.read(layer.attend_to_self(x, queries), queries, memory, placed)
+        return self.norm(x)
+
+    def run(
+        self,
+        queries: Float[Tensor, "horizon width"],
+        memory: Float[Tensor, "batch tokens width"],
+        positions: Float[Tensor, "tokens width"],
+    ) -> Float[Tensor, "batch horizon width"]:
+        """The same with nothing prepared: each layer does all of its own at once."""
+        x, placed = torch.zeros_like(queries)[None], memory + positions
+        for layer in self.layers:
+            x = layer.run(x, queries, memory, placed)
         return self.norm(x)
 
 

@@ -3,7 +3,7 @@ is its own affair."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -118,11 +118,11 @@ class LeRobotPolicy(BasePolicy):
     def _what(self) -> str:
         return f"LeRobot's '{self.config.lerobot_type}'"
 
-    def compute_loss(self, sample: Any) -> NoReturn:
+    def compute_loss(self, sample: Any, draws: Any) -> NoReturn:
         raise ValueError(NO_TRAINING)
 
     def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> NoReturn:
-        self.compute_loss(batch)
+        self.compute_loss(batch, None)
 
-    def sample_batch(self, sample: Any, generator: torch.Generator) -> NoReturn:
-        self.compute_loss(sample)
+    def sample_batch(self, sample: Any, rngs: Sequence[np.random.Generator]) -> NoReturn:
+        self.compute_loss(sample, None)

@@ -93,8 +93,11 @@ class FlowMatchingPolicy(BasePolicy):
         """Actions from noise in ``num_steps`` Euler steps.
 
         ``guidance`` draws them towards an older chunk; without it they depend on nothing but observation and noise.
+        Layer by layer, as in training: nothing is prepared.
         """
-        return self.sample(FlowInputs(observation, noise, guidance), self.make_time_grid(num_steps))
+        suffix_input = self.prepare_suffix(self.encode_prefix(observation), None)
+        actions = self._euler(observation.state, suffix_input, noise, guidance, num_steps)
+        return actions[..., : self.config.action_dim]
 
     def denoise(
         self,
@@ -106,18 +109,24 @@ class FlowMatchingPolicy(BasePolicy):
         """All Euler steps of the prepared time grid, with what pads an action; frozen actions are given, the others
         follow as in training."""
         assert suffix_input.time_grid is not None, "steps need a prepared time grid"
-        num_steps, actions, is_frozen = suffix_input.time_grid.num_steps, noise[:, None], None
+        return self._euler(state, suffix_input, noise, guidance, suffix_input.time_grid.num_steps)
+
+    def _euler(
+        self, state: Tensor, suffix_input: Any, noise: Tensor, guidance: Guidance | None, num_steps: int
+    ) -> Float[Tensor, "batch horizon action"]:
+        actions, is_frozen = noise[:, None], None
         given = actions
         if guidance is not None and self.knows_frozen_actions:
             is_frozen = guidance.is_frozen[:, None]
             given = guidance.previous_actions[:, None].to(actions.dtype)
         for step in range(num_steps):
+            time = step if suffix_input.time_grid is not None else _flow_time(step, num_steps, actions)
             if is_frozen is not None:
                 actions = torch.where(is_frozen[..., None], given, actions)
             if guidance is None or is_frozen is not None:
-                velocity = self.predict_suffix(state, suffix_input, actions, step, is_frozen)
+                velocity = self.predict_suffix(state, suffix_input, actions, time, is_frozen)
             else:
-                predict = self._velocity_of_step(state, suffix_input, step)
+                predict = self._velocity_at(state, suffix_input, time)
                 velocity = guided_velocity(predict, actions, 1.0 - step / num_steps, guidance)
             actions = actions - velocity / num_steps
         if is_frozen is not None:
@@ -128,7 +137,11 @@ class FlowMatchingPolicy(BasePolicy):
         if self.knows_frozen_actions:
             return
         suffix_input = self.prepare_suffix(self.encode_prefix(inputs.observation), prepared)
-        check_product_sync(self._velocity_of_step(inputs.observation.state, suffix_input, 0), inputs.noise[:, None])
+        check_product_sync(self._velocity_at(inputs.observation.state, suffix_input, 0), inputs.noise[:, None])
 
-    def _velocity_of_step(self, state: Tensor, suffix_input: Any, step: int) -> Velocity:
-        return lambda actions: self.predict_suffix(state, suffix_input, actions, step)
+    def _velocity_at(self, state: Tensor, suffix_input: Any, time: Tensor | int) -> Velocity:
+        return lambda actions: self.predict_suffix(state, suffix_input, actions, time)
+
+
+def _flow_time(step: int, num_steps: int, actions: Tensor) -> Float[Tensor, "batch draws"]:
+    return torch.full(actions.shape[:2], 1.0 - step / num_steps, dtype=torch.float32, device=actions.device)

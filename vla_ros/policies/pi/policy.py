@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vla_ros.policies.base import PolicyLoss
+from vla_ros.policies.base import Layer, PolicyLoss
 from vla_ros.policies.modules.action_expert.dit import (
     BlockModulation,
     DiTActionExpert,
+    FlowTimes,
     SuffixInput,
     TimeGrid,
     embed_time,
     freeze_rows,
 )
+from vla_ros.policies.modules.flow_loss import FlowDraws, FlowSettings, draw_noise, flow_error, flow_target
 from vla_ros.policies.modules.flow_matching import FlowInputs, FlowMatchingPolicy
 from vla_ros.policies.modules.guidance import Guidance
 from vla_ros.policies.modules.vlm_bridge.base import SAME_POLICY
@@ -25,7 +28,6 @@ from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation, Po
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.request import PiRequest, read_grid
-from vla_ros.policies.utils.training import FlowDraws, flow_mse, flow_target, sample_draws
 from vla_ros.transforms.sample import TrainingBatch
 
 STATE_POSITIONS, ACTION_POSITIONS = "position_embedding_state", "position_embedding_action"
@@ -35,6 +37,8 @@ NUM_VALIDATION_STEPS = 5
 
 class PiPolicy(FlowMatchingPolicy):
     """Built from its configuration alone, with random weights; parameter names are those of released checkpoints."""
+
+    parts = {"backbone": ("vlm_bridge.",), "expert": ("action_expert.",)}
 
     def __init__(self, config: PiConfig) -> None:
         super().__init__(config)
@@ -114,45 +118,48 @@ class PiPolicy(FlowMatchingPolicy):
         time: Float[Tensor, "batch draws"] | int,
         is_frozen: Bool[Tensor, "batch #draws horizon"] | None = None,
     ) -> Float[Tensor, "batch draws horizon action"]:
+        x = self._embed_suffix(state, noisy_actions)
+        rows = None if is_frozen is None else F.pad(is_frozen, (self.num_states, 0), value=False)
         if isinstance(time, int):
             assert suffix_input.time_grid is not None, "a step index needs a prepared time grid"
             modulations, clean = suffix_input.time_grid.steps[time], suffix_input.time_grid.clean
+            if rows is not None:
+                assert clean is not None, "frozen actions need a policy that was trained with them"
+                modulations = freeze_rows(modulations, clean, rows)
+            hidden = self.action_expert(x, suffix_input, modulations)
         else:
-            modulations = self._modulate(time)
-            clean = None if is_frozen is None else self._modulate(torch.zeros_like(time))
-        if is_frozen is not None:
-            assert clean is not None, "frozen actions need a policy that was trained with them"
-            modulations = freeze_rows(modulations, clean, F.pad(is_frozen, (self.num_states, 0), value=False))
-        hidden = self.action_expert(self._embed_suffix(state, noisy_actions), suffix_input, modulations)
+            clean_time = None if rows is None else self._embed_time(torch.zeros_like(time))
+            hidden = self.action_expert.run(x, suffix_input, FlowTimes(self._embed_time(time), clean_time, rows))
         return self.action_out_proj(hidden[:, :, -self.config.action_horizon :])
 
-    def compute_loss(self, sample: PolicySample, draws: FlowDraws | None = None) -> PolicyLoss:
-        """Flow-matching loss plus weighted cross-entropy; ``draws`` are sampled unless given."""
+    def draw(self, rngs: Sequence[np.random.Generator]) -> FlowDraws:
         config = self.config
-        draws = draws or sample_draws(
-            sample.actions,
-            config.num_noise_per_sample,
-            config.time_dist_beta,
-            config.time_dist_alpha,
-            config.max_frozen_actions,
-        )
-        target = flow_target(sample.actions, draws)
+        shape = config.action_horizon, config.action_dim
+        alpha, beta, num_draws = config.time_dist_alpha, config.time_dist_beta, config.num_noise_per_sample
+        return FlowSettings(num_draws, shape, beta, alpha, config.max_frozen_actions).draw(rngs)
+
+    def compute_loss(self, sample: PolicySample, draws: FlowDraws) -> PolicyLoss:
+        """Flow-matching loss plus weighted cross-entropy."""
+        target, state = flow_target(sample.actions, draws), sample.observation.state
         prefix = self.encode_prefix(sample.observation, with_ce_loss=True)
-        suffix_input, state = self.prepare_suffix(prefix, None), sample.observation.state
-        velocity = self.predict_suffix(state, suffix_input, target.noisy, draws.time, target.is_frozen)
-        mse = flow_mse(velocity, target)
+        suffix_input = self.prepare_suffix(prefix, None)
+        velocity = self.predict_suffix(state, suffix_input, target.noisy, target.time, target.is_frozen)
         assert prefix.ce_loss is not None
-        total = mse + config.ce_loss_weight * prefix.ce_loss
-        return PolicyLoss(total, {"flow_mse": mse.detach(), "ce_loss": prefix.ce_loss.detach()})
+        answers = prefix.ce_loss._replace(weight=self.config.ce_loss_weight)
+        return PolicyLoss({"flow_mse": flow_error(velocity, target, self.config.action_dim), "ce_loss": answers})
+
+    def layers(self) -> tuple[Layer, ...]:
+        return (*self.vlm_bridge.layers(), *(Layer(block, "run") for block in self.action_expert.blocks))
 
     def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> PolicySample:
         inputs = VLMInputs.from_numpy(batch.policy_input, device)
         state, actions = (torch.from_numpy(array).to(device) for array in (batch.state, batch.actions))
         return PolicySample(PolicyObservation(inputs, state), actions)
 
-    def sample_batch(self, sample: PolicySample, generator: torch.Generator) -> Float[Tensor, "batch horizon action"]:
-        noise = torch.randn(sample.actions.shape, generator=generator).to(sample.actions.device)
-        return self.sample_actions(sample.observation, NUM_VALIDATION_STEPS, noise)
+    def sample_batch(
+        self, sample: PolicySample, rngs: Sequence[np.random.Generator]
+    ) -> Float[Tensor, "batch horizon action"]:
+        return self.sample_actions(sample.observation, NUM_VALIDATION_STEPS, draw_noise(rngs, sample.actions))
 
     def init_vision(self, pos_emb_std: float) -> None:
         nn.init.normal_(self.vlm_bridge.causal_model.model.visual.pos_embed.weight, std=pos_emb_std)
@@ -170,12 +177,18 @@ class PiPolicy(FlowMatchingPolicy):
         num_more = max(0, self.config.action_horizon - len(known))
         return {**weights, ACTION_POSITIONS: torch.cat((known, known[-1:].expand(num_more, -1)))}
 
+    def backbone_name(self, name: str) -> str | None:
+        return f"vlm_bridge.causal_model.{name}"
+
     def is_obsolete(self, name: str) -> bool:
         return name in (STATE_POSITIONS, ACTION_POSITIONS) and not self.config.suffix_add_pos_emb
 
     def _modulate(self, time: Float[Tensor, "batch draws"]) -> tuple[BlockModulation, ...]:
+        return self.action_expert.modulate(self._embed_time(time))
+
+    def _embed_time(self, time: Float[Tensor, "batch draws"]) -> Float[Tensor, "batch draws width"]:
         embedded = embed_time(time, self.config.action_expert_cfg.hidden_size)
-        return self.action_expert.modulate(self.time_mlp(embedded.to(self.obs_registers.dtype)))
+        return self.time_mlp(embedded.to(self.obs_registers.dtype))
 
     def _embed_suffix(self, state: Tensor, noisy_actions: Tensor) -> Float[Tensor, "batch draws suffix width"]:
         dtype = self.obs_registers.dtype

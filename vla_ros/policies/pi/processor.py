@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -15,10 +17,14 @@ from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, VLMProcessor
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
+from vla_ros.policies.pi.released.settings import seen_size
 from vla_ros.policies.pi.request import PiRequest
 from vla_ros.transforms.normalize import FieldStats
 from vla_ros.transforms.sample import TextTarget
 from vla_ros.types import Observation
+
+# Of a new policy's prompts: tokens beyond the images that they have room for, and what their length is a multiple of.
+ROOM, BUCKET_STEP = (16, 48, 112), 16
 
 
 class PiProcessor(TokenProcessor):
@@ -28,6 +34,7 @@ class PiProcessor(TokenProcessor):
     request_type = PiRequest
     settings_type = ProcessorConfig
     is_guidable = True
+    learns_text = True
 
     def __init__(
         self,
@@ -46,6 +53,34 @@ class PiProcessor(TokenProcessor):
     def resizer(cls, config: PiConfig, settings: ProcessorConfig) -> Callable[[np.ndarray], np.ndarray]:
         return partial(BACKBONES[config.vlm_type].processor_class().resize_image, settings)
 
+    @classmethod
+    def on_backbone(cls, config: PiConfig, kind: str, document: Mapping[str, Any]) -> PiConfig:
+        for group in ("text_config", "vision_config"):
+            if not isinstance(document.get(group), Mapping):
+                raise ValueError(f"config.json has no group {group}; give that of a whole {kind}")
+        return replace(config, vlm_type=kind, vlm_config=dict(document))
+
+    @classmethod
+    def settings_on(
+        cls,
+        config: PiConfig,
+        sizes: Sequence[tuple[int, int]],
+        num_images: int,
+        tokenizer: Tokenizer,
+        image_config: Path | None,
+    ) -> ProcessorConfig:
+        """Images of the size that the backbone was published for, prompts with room for an instruction and more."""
+        backbone = BACKBONES[config.vlm_type]
+        height, width = sizes[0] if len(set(sizes)) == 1 else (0, 0)
+        vision, side = config.vlm_config["vision_config"], backbone.processor_class().default_image_size
+        vlm_config = {**config.vlm_config, "vision_config": {"image_size": side, **vision} if side else vision}
+        seen = seen_size(vlm_config, image_config, sizes[0])
+        bare = ProcessorConfig(backbone.processor, height, width, *seen, buckets=(1,), padding=not height)
+        vlm: VLMProcessor = backbone.processor_class()(bare, config, tokenizer, num_images)
+        num_tokens = len(vlm.make_prompt("a", "", "").ids)
+        buckets = tuple(-(-(num_tokens + room) // BUCKET_STEP) * BUCKET_STEP for room in ROOM)
+        return replace(bare, buckets=buckets[-1:] if vlm.counts_padding else buckets)
+
     def settings_for(self, sizes: Sequence[tuple[int, int]], num_images: int) -> ProcessorConfig:
         """The buckets leave an instruction the room that they left it beside this policy's images."""
         height, width = sizes[0] if len(set(sizes)) == 1 else (0, 0)
@@ -59,6 +94,9 @@ class PiProcessor(TokenProcessor):
     ) -> PolicyInput:
         prompts, answers = [text.prompt for text in targets], [text.answer for text in targets]
         return self._vlm.make_batch(images, tasks, prompts, answers)
+
+    def check_text(self, task: str, target: TextTarget) -> None:
+        self._vlm.check_prompt(task, target.prompt, target.answer)
 
     @property
     def camera_size(self) -> tuple[int, int]:

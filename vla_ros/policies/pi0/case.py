@@ -132,8 +132,8 @@ def _network(run: Run) -> Outputs:
 def _velocity(run: Run, name: str, time: Tensor, noisy: Tensor) -> Outputs:
     policy, observation = run.policy, run.observation
     prefix, condition = policy.encode_prefix(observation), policy.condition(time)
-    embedded = policy.embed_suffix(noisy[:, None], condition)
-    hidden = policy.expert(embedded, prefix, condition.norms)
+    embedded = policy.embed_suffix(noisy[:, None], condition.added)
+    hidden = policy.expert(embedded, policy.expert.extend(prefix), condition.norms)
     suffix = embedded[:, 0]
     if policy.config.variant == "pi0":
         suffix = torch.cat((policy.state_proj(observation.state), suffix), dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vla_ros.policies.config import PolicyConfig
+from vla_ros.policies.config import PolicyConfig, Recipe
 from vla_ros.policies.modules.layers.sizes import GemmaSizes, SiglipSizes
 from vla_ros.strict import check_range
 
@@ -26,7 +26,8 @@ class Pi0Config(PolicyConfig):
     clean, for real-time chunking without gradients.
     """
 
-    learning_rate: ClassVar[float | None] = 2.5e-5  # LeRobot's
+    # LeRobot 0.6.1's, of its configuration class.
+    recipe: ClassVar[Recipe | None] = Recipe(2.5e-5, 0.01, 0.9, 0.95, max_grad_norm=1.0, final_scale=0.1)
 
     type: str
     variant: str
@@ -48,6 +49,11 @@ class Pi0Config(PolicyConfig):
     num_noise_per_sample: int = 1
     time_dist_alpha: float = 1.0
     time_dist_beta: float = 1.5
+
+    @property
+    def normalization(self) -> str:
+        """The prompt of pi0.5 tells a state in -1..1."""
+        return "quantile" if self.variant == "pi05" else super().normalization
 
     def __post_init__(self) -> None:
         for key, value, choices in (("variant", self.variant, VARIANTS), ("time_rule", self.time_rule, TIME_RULES)):

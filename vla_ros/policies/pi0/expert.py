@@ -7,12 +7,13 @@ token see the actions or the flow time: it is read once, too, and stands behind 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from vla_ros.policies.modules.layers.gemma import (
     EPSILON,
@@ -55,6 +56,9 @@ class Norms(NamedTuple):
     final: Norm
 
 
+Frozen = TypeVar("Frozen", Norm, Norms)
+
+
 class KeysValues(NamedTuple):
     """What one layer of the suffix reads besides itself."""
 
@@ -62,14 +66,25 @@ class KeysValues(NamedTuple):
     values: Float[Tensor, "batch kv_heads slice head_dim"]
 
 
+class FlowTimes(NamedTuple):
+    """Flow times that nothing is prepared for, as conditions of adaptive norms: of the draws, and where rows are frozen
+    also time 0. None where norms don't depend on it."""
+
+    noisy: Float[Tensor, "batch draws width"] | None = None
+    clean: Float[Tensor, "batch draws width"] | None = None
+    is_frozen: Bool[Tensor, "batch #draws suffix 1"] | None = None
+
+
 @dataclass(frozen=True)
 class Prefix:
     """What the suffix reads: each layer's keys and values, ``bias`` that is -inf at padding, and for how many valid
-    positions there are, ``length``, where the suffix's own begin."""
+    positions there are, ``length``, where the suffix's own begin. ``states`` are tokens that follow and are still to be
+    run."""
 
     layers: tuple[KeysValues, ...]
     bias: Float[Tensor, "batch 1 1 slice"]
     length: Float[Tensor, "batch"]
+    states: Float[Tensor, "batch rows width"] | None = None
 
 
 def read_prefix(
@@ -81,17 +96,8 @@ def read_prefix(
     bias = torch.zeros_like(is_valid, dtype=x.dtype).masked_fill(~is_valid, float("-inf"))[:, None, None]
     kept = []
     for layer in layers:
-        normed = gemma_norm(x, norm_weight(layer.input_layernorm), EPSILON)
-        if layer.only_reads:
-            keys, values = layer.read(normed)
-            kept.append(KeysValues(apply_rotary(keys, rotary).transpose(1, 2), values.transpose(1, 2)))
-            break
-        queries, keys, values = layer.project(normed)
-        queries, keys, values = apply_rotary(queries, rotary), apply_rotary(keys, rotary), values.transpose(1, 2)
-        kept.append(KeysValues(keys.transpose(1, 2), values))
-        x = x + layer.project_out(attend_grouped(queries, *kept[-1], bias, layer.head_dim**-0.5))
-        normed = gemma_norm(x, norm_weight(layer.post_attention_layernorm), EPSILON)
-        x = x + gated_mlp(layer.mlp, layer.packed, normed)
+        x, keys, values = layer.encode(x, rotary, bias)
+        kept.append(KeysValues(keys, values))
     return Prefix(tuple(kept), bias, is_valid.sum(1).to(torch.float32))
 
 
@@ -114,9 +120,11 @@ class Expert(nn.Module):
         layers = tuple((_norm(first, condition), _norm(second, condition)) for first, second in pairs)
         return Norms(layers, _norm(self.norm, condition))
 
-    def extend(self, prefix: Prefix, x: Float[Tensor, "batch rows width"], norms: Norms) -> Prefix:
-        """The prefix with these tokens behind it, which see each other and what is before."""
-        return self._run(x[:, None], prefix, norms)[1]
+    def extend(self, prefix: Prefix) -> Prefix:
+        """The prefix with its states run, which see each other and what is before; their norms are plain."""
+        if prefix.states is None:
+            return prefix
+        return self._run(prefix.states[:, None], prefix, self.norms(None))[1]
 
     def forward(
         self, x: Float[Tensor, "batch draws suffix width"], prefix: Prefix, norms: Norms
@@ -124,20 +132,62 @@ class Expert(nn.Module):
         """The suffix after all layers and the final norm; its tokens see each other and the prefix."""
         return _apply(self._run(x, prefix, norms)[0], norms.final)
 
+    def run(
+        self, x: Float[Tensor, "batch draws suffix width"], prefix: Prefix, times: FlowTimes
+    ) -> Float[Tensor, "batch draws suffix width"]:
+        """The same with nothing prepared: each layer does all of its own at once, the prefix's states among it."""
+        states = None if prefix.states is None else prefix.states[:, None]
+        rotary = self._rotary(prefix.length, x.shape[2] + (0 if states is None else states.shape[2]))
+        for layer, before in zip(self.layers, prefix.layers, strict=True):
+            x, states = self.run_layer(layer, x, states, before, prefix.bias, times, rotary)
+        return _apply(x, _norm_at(self.norm, times))
+
+    def run_layer(
+        self,
+        layer: GemmaLayer,
+        x: Float[Tensor, "batch draws suffix width"],
+        states: Float[Tensor, "batch 1 rows width"] | None,
+        before: KeysValues,
+        bias: Float[Tensor, "batch 1 1 slice"],
+        times: FlowTimes,
+        rotary: Rotary,
+    ) -> tuple[Tensor, Tensor | None]:
+        """One layer over the suffix, and over the states before it, where there are any."""
+        norms = _norm_at(layer.input_layernorm, times), _norm_at(layer.post_attention_layernorm, times)
+        if states is not None:
+            num_states = states.shape[2]
+            bias = F.pad(bias, (0, num_states))
+            first = Rotary(rotary.cos[:, :num_states], rotary.sin[:, :num_states])
+            states, before = _step(layer, states, before, norms, first, bias)
+        draws, num_rows = x.shape[1:3]
+        before, turned = KeysValues(*_repeat(before, draws)), Rotary(*_repeat(rotary.last(num_rows), draws))
+        return _step(layer, x, before, norms, turned, F.pad(*_repeat((bias,), draws), (0, num_rows)))[0], states
+
     def _run(self, x: Tensor, prefix: Prefix, norms: Norms) -> tuple[Tensor, Prefix]:
         draws, num_rows = x.shape[1], x.shape[2]
         prefix = _for_draws(prefix, draws)
-        positions = prefix.length[:, None] + torch.arange(num_rows, dtype=torch.float32, device=x.device)
-        frequencies = inverse_frequencies(self.layers[0].head_dim, THETA, x.device)
-        rotary = make_rotary(positions[..., None] * frequencies)
-        bias, kept = F.pad(prefix.bias, (0, num_rows)), []
-        for layer, before, (first, second) in zip(self.layers, prefix.layers, norms.layers, strict=True):
-            own = _turned(layer, _apply(x, first).flatten(0, 1), rotary)
-            kept.append(KeysValues(*(torch.cat(pair, dim=2) for pair in zip(before, own[1:], strict=True))))
-            attended = layer.project_out(attend_grouped(own[0], *kept[-1], bias, layer.head_dim**-0.5))
-            x = _add(x, attended.view(x.shape), first)
-            x = _add(x, gated_mlp(layer.mlp, layer.packed, _apply(x, second)), second)
+        rotary, bias, kept = self._rotary(prefix.length, num_rows), F.pad(prefix.bias, (0, num_rows)), []
+        for layer, before, pair in zip(self.layers, prefix.layers, norms.layers, strict=True):
+            x, both = _step(layer, x, before, pair, rotary, bias)
+            kept.append(both)
         return x, Prefix(tuple(kept), bias, prefix.length + num_rows)
+
+    def _rotary(self, length: Float[Tensor, "batch"], num_rows: int) -> Rotary:
+        """Of as many rows behind each prefix."""
+        positions = length[:, None] + torch.arange(num_rows, dtype=torch.float32, device=length.device)
+        return make_rotary(positions[..., None] * inverse_frequencies(self.layers[0].head_dim, THETA, length.device))
+
+
+def _step(
+    layer: GemmaLayer, x: Tensor, before: KeysValues, norms: tuple[Norm, Norm], rotary: Rotary, bias: Tensor
+) -> tuple[Tensor, KeysValues]:
+    """One layer over rows that see each other and ``before``, and the keys and values of both."""
+    first, second = norms
+    own = _turned(layer, _apply(x, first).flatten(0, 1), rotary)
+    kept = KeysValues(*(torch.cat(pair, dim=2) for pair in zip(before, own[1:], strict=True)))
+    attended = layer.project_out(attend_grouped(own[0], *kept, bias, layer.head_dim**-0.5))
+    x = _add(x, attended.view(x.shape), first)
+    return _add(x, gated_mlp(layer.mlp, layer.packed, _apply(x, second)), second), kept
 
 
 def _turned(layer: GemmaLayer, x: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,8 +202,12 @@ def _for_draws(prefix: Prefix, draws: int) -> Prefix:
     """Each sample's as often as there are draws of noise for it."""
     if draws == 1:
         return prefix
-    layers = tuple(KeysValues(*(x.repeat_interleave(draws, 0) for x in layer)) for layer in prefix.layers)
-    return Prefix(layers, prefix.bias.repeat_interleave(draws, 0), prefix.length.repeat_interleave(draws, 0))
+    bias, length = _repeat((prefix.bias, prefix.length), draws)
+    return Prefix(tuple(KeysValues(*_repeat(layer, draws)) for layer in prefix.layers), bias, length)
+
+
+def _repeat(tensors: tuple[Tensor, ...], draws: int) -> tuple[Tensor, ...]:
+    return tensors if draws == 1 else tuple(x.repeat_interleave(draws, 0) for x in tensors)
 
 
 def _norm(norm: nn.Module, condition: Tensor | None) -> Norm:
@@ -161,6 +215,18 @@ def _norm(norm: nn.Module, condition: Tensor | None) -> Norm:
         return norm_weight(norm)
     scale, shift, gate = norm.dense(condition).unsqueeze(-2).chunk(3, dim=-1)
     return Modulation(1 + scale, shift, gate)
+
+
+def _norm_at(norm: nn.Module, times: FlowTimes) -> Norm:
+    noisy = _norm(norm, times.noisy)
+    if times.clean is None or times.is_frozen is None:
+        return noisy
+    return freeze_rows(noisy, _norm(norm, times.clean), times.is_frozen)
+
+
+def freeze_rows(noisy: Frozen, clean: Frozen, is_frozen: Bool[Tensor, "batch #draws suffix 1"]) -> Frozen:
+    """``clean`` in the frozen rows, ``noisy`` in the others."""
+    return tree_map(lambda frozen, other: torch.where(is_frozen, frozen, other), clean, noisy)
 
 
 def _apply(x: Tensor, norm: Norm) -> Tensor:

@@ -11,12 +11,11 @@ from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint
 from vla_ros.policies.importing.settings import Imported, ImportSettings
 from vla_ros.policies.importing.tokenizer import find_tokenizer
 from vla_ros.policies.pi0.config import Pi0Config
-from vla_ros.policies.pi0.processor import Pi0Processor, Pi0Settings
+from vla_ros.policies.pi0.processor import DEFAULT_MAX_TOKENS, Pi0Processor, Pi0Settings
 from vla_ros.policies.pi0.weights import StoredSizes, load_stored, our_name, read_stored
 from vla_ros.policies.trials import LeRobotForm
 from vla_ros.strict import parse_config
 
-DEFAULT_MAX_TOKENS = {"pi0": 48, "pi05": 200}
 UNSUPPORTED = ("use_visual_memory", "use_proprioceptive_memory", "adapt_to_pi_aloha")
 
 

@@ -6,17 +6,18 @@ Pictures that aren't there are left out, which a mask would hide: positions coun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
-from vla_ros.policies.base import PolicyLoss
+from vla_ros.policies.base import Layer, PolicyLoss
+from vla_ros.policies.modules.flow_loss import FlowDraws, FlowSettings, draw_noise, flow_error, flow_target
 from vla_ros.policies.modules.flow_matching import FlowInputs, FlowMatchingPolicy
 from vla_ros.policies.modules.guidance import Guidance
 from vla_ros.policies.modules.layers.flow_time import embed_flow_time
@@ -24,12 +25,17 @@ from vla_ros.policies.modules.layers.gemma import GemmaLayer
 from vla_ros.policies.modules.layers.siglip import Siglip, SiglipTower
 from vla_ros.policies.modules.vlm_bridge.base import SAME_POLICY
 from vla_ros.policies.pi0.config import Pi0Config
-from vla_ros.policies.pi0.expert import Expert, Norms, Prefix, read_prefix
+from vla_ros.policies.pi0.expert import Expert, FlowTimes, Norms, Prefix, freeze_rows, read_prefix
 from vla_ros.policies.pi0.request import Pi0Request
-from vla_ros.policies.utils.training import FlowDraws, FlowTarget, flow_mse, flow_target, sample_draws
 from vla_ros.transforms.sample import TrainingBatch
 
 NUM_VALIDATION_STEPS = 5
+PALIGEMMA = (  # transformers' names and ours
+    ("model.vision_tower.", "vision."),
+    ("model.multi_modal_projector.linear.", "projector."),
+    ("model.language_model.embed_tokens.", "embed_tokens."),
+    ("model.language_model.layers.", "text_layers."),
+)
 HALF = (0.5, 0.5, 0.5)  # mean and std of pixels: 0..1 becomes -1..1
 
 
@@ -79,6 +85,8 @@ class Sample(NamedTuple):
 
 class Pi0Policy(FlowMatchingPolicy):
     """Built from its configuration alone, with random weights."""
+
+    parts = {"backbone": ("vision.", "projector.", "embed_tokens.", "text_layers."), "expert": ("expert.",)}
 
     def __init__(self, config: Pi0Config) -> None:
         super().__init__(config)
@@ -150,8 +158,7 @@ class Pi0Policy(FlowMatchingPolicy):
         x, is_valid = self.embed_prefix(observation)
         prefix = read_prefix(self.text_layers, x, is_valid)
         if self.config.variant == "pi0":
-            states = self.state_proj(observation.state.to(self.dtype))
-            prefix = self.expert.extend(prefix, states, self.expert.norms(None))
+            prefix = replace(prefix, states=self.state_proj(observation.state.to(self.dtype)))
         return prefix
 
     def embed_prefix(
@@ -174,7 +181,7 @@ class Pi0Policy(FlowMatchingPolicy):
         return TimeGrid(steps, clean)
 
     def prepare_suffix(self, prefix: Prefix, time_grid: TimeGrid | None) -> Suffix:
-        return Suffix(prefix, time_grid)
+        return Suffix(prefix if time_grid is None else self.expert.extend(prefix), time_grid)
 
     def predict_suffix(
         self,
@@ -188,24 +195,31 @@ class Pi0Policy(FlowMatchingPolicy):
         if isinstance(time, int):
             assert suffix_input.time_grid is not None, "a step index needs a prepared time grid"
             condition, clean = suffix_input.time_grid.steps[time], suffix_input.time_grid.clean
+            if is_frozen is not None:
+                assert clean is not None, "frozen actions need a policy that was trained with them"
+                condition = self._freeze(condition, clean, is_frozen[..., None])
+            x = self.embed_suffix(noisy_actions, condition.added)
+            return self.action_out_proj(self.expert(x, suffix_input.prefix, condition.norms))
+        noisy, rows = self._condition(time), None if is_frozen is None else is_frozen[..., None]
+        clean = None if rows is None else self._condition(torch.zeros_like(time))
+        if self.config.variant == "pi05":
+            times, added = FlowTimes(noisy, clean, rows), None
         else:
-            condition = self.condition(time)
-            clean = None if is_frozen is None else self.condition(torch.zeros_like(time))
-        if is_frozen is not None:
-            assert clean is not None, "frozen actions need a policy that was trained with them"
-            condition = self._freeze(condition, clean, is_frozen[..., None])
-        x = self.embed_suffix(noisy_actions, condition)
-        return self.action_out_proj(self.expert(x, suffix_input.prefix, condition.norms))
+            times, added = FlowTimes(), noisy if rows is None else torch.where(rows, clean, noisy)
+        x = self.embed_suffix(noisy_actions, added)
+        return self.action_out_proj(self.expert.run(x, suffix_input.prefix, times))
 
     def embed_suffix(
-        self, noisy_actions: Float[Tensor, "batch draws horizon action"], condition: Condition
+        self,
+        noisy_actions: Float[Tensor, "batch draws horizon action"],
+        added: Float[Tensor, "#batch #draws #horizon width"] | None,
     ) -> Float[Tensor, "batch draws horizon width"]:
-        """The actions' tokens."""
+        """The actions' tokens; ``added`` is what pi0 makes of the flow time."""
         x = self.action_in_proj(noisy_actions.to(self.dtype))
-        if condition.added is None:
+        if added is None:
             return x
         of_actions = self.action_time_mlp_in.weight[:, : x.shape[-1]]
-        return self.action_time_mlp_out(F.silu(F.linear(x, of_actions) + condition.added))
+        return self.action_time_mlp_out(F.silu(F.linear(x, of_actions) + added))
 
     def embed_time(self, time: Float[Tensor, "*times"]) -> Float[Tensor, "*times width"]:
         """Flow times as the expert's condition takes them, float32."""
@@ -214,42 +228,56 @@ class Pi0Policy(FlowMatchingPolicy):
 
     def condition(self, time: Float[Tensor, "batch draws"]) -> Condition:
         """That of a flow time for each draw."""
+        made = self._condition(time)
+        if self.config.variant == "pi0":
+            return Condition(made, self.expert.norms(None))
+        return Condition(None, self.expert.norms(made))
+
+    def _condition(self, time: Float[Tensor, "batch draws"]) -> Tensor:
+        """Of pi0 what is added to the actions' tokens, of pi0.5 what the norms are made of."""
         embedded = self.embed_time(time).to(self.dtype)
         if self.config.variant == "pi0":
             layer = self.action_time_mlp_in
-            added = F.linear(embedded, layer.weight[:, embedded.shape[-1] :], layer.bias)
-            return Condition(added.unsqueeze(-2), self.expert.norms(None))
-        hidden = F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(embedded))))
-        return Condition(None, self.expert.norms(hidden))
+            return F.linear(embedded, layer.weight[:, embedded.shape[-1] :], layer.bias).unsqueeze(-2)
+        return F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(embedded))))
 
-    def compute_loss(self, sample: Sample, draws: FlowDraws | None = None) -> PolicyLoss:
-        """The flow-matching loss of the robot's own actions; ``draws`` are sampled unless given."""
+    def draw(self, rngs: Sequence[np.random.Generator]) -> FlowDraws:
         config = self.config
-        draws = draws or sample_draws(
-            sample.actions,
-            config.num_noise_per_sample,
-            config.time_dist_beta,
-            config.time_dist_alpha,
-            config.max_frozen_actions,
-        )
+        shape = config.action_horizon, config.padded_action_dim
+        alpha, beta, num_draws = config.time_dist_alpha, config.time_dist_beta, config.num_noise_per_sample
+        return FlowSettings(num_draws, shape, beta, alpha, config.max_frozen_actions).draw(rngs)
+
+    def compute_loss(self, sample: Sample, draws: FlowDraws) -> PolicyLoss:
+        """The flow-matching loss of the robot's own actions."""
         target = flow_target(sample.actions, draws)
         suffix = self.prepare_suffix(self.encode_prefix(sample.observation), None)
-        velocity = self.predict_suffix(sample.observation.state, suffix, target.noisy, draws.time, target.is_frozen)
-        own = slice(config.action_dim)
-        total = flow_mse(velocity[..., own], FlowTarget(target.noisy, target.velocity[..., own], target.is_frozen))
-        return PolicyLoss(total, {"flow_mse": total.detach()})
+        velocity = self.predict_suffix(sample.observation.state, suffix, target.noisy, target.time, target.is_frozen)
+        return PolicyLoss({"flow_mse": flow_error(velocity, target, self.config.action_dim)})
+
+    def layers(self) -> tuple[Layer, ...]:
+        text = (Layer(layer, "encode") for layer in self.text_layers)
+        return (*self._tower.layers(), *text, *(Layer(layer, "run_layer", self.expert) for layer in self.expert.layers))
 
     def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> Sample:
         tensors = {name: torch.from_numpy(array).to(device) for name, array in batch.policy_input.items()}
         observation = Pi0Observation(**{name: tensors[name] for name in Pi0Observation._fields})
         return Sample(observation, self._pad_actions(torch.from_numpy(batch.actions).to(device)))
 
-    def sample_batch(self, sample: Sample, generator: torch.Generator) -> Float[Tensor, "batch horizon action"]:
-        noise = torch.randn(sample.actions.shape, generator=generator).to(sample.actions.device)
-        return self.sample_actions(sample.observation, NUM_VALIDATION_STEPS, noise)
+    def sample_batch(
+        self, sample: Sample, rngs: Sequence[np.random.Generator]
+    ) -> Float[Tensor, "batch horizon action"]:
+        return self.sample_actions(sample.observation, NUM_VALIDATION_STEPS, draw_noise(rngs, sample.actions))
 
     def init_vision(self, pos_emb_std: float) -> None:
         nn.init.normal_(self.vision.embeddings.position_embedding.weight, std=pos_emb_std)
+
+    def backbone_name(self, name: str) -> str | None:
+        """The last text layer gives keys and values only, and no words are predicted."""
+        if name.startswith(("lm_head.", "model.language_model.norm.")):
+            return None
+        own = next((ours + name.removeprefix(theirs) for theirs, ours in PALIGEMMA if name.startswith(theirs)), name)
+        is_last = own.startswith(f"text_layers.{len(self.text_layers) - 1}.")
+        return None if is_last and own not in dict(self.named_parameters()) else own
 
     def _pad_actions(self, actions: Float[Tensor, "batch horizon action"]) -> Float[Tensor, "batch horizon padded"]:
         return F.pad(actions, (0, self.config.padded_action_dim - actions.shape[-1]))
@@ -265,10 +293,6 @@ class Pi0Policy(FlowMatchingPolicy):
 
     def _freeze(self, condition: Condition, clean: Condition, is_frozen: Tensor) -> Condition:
         """``clean`` in the frozen rows, ``condition`` in the others."""
-
-        def choose(frozen: Tensor, other: Tensor) -> Tensor:
-            return torch.where(is_frozen, frozen, other)
-
         if condition.added is not None and clean.added is not None:
-            return Condition(choose(clean.added, condition.added), condition.norms)
-        return Condition(None, tree_map(choose, clean.norms, condition.norms))
+            return Condition(torch.where(is_frozen, clean.added, condition.added), condition.norms)
+        return Condition(None, freeze_rows(condition.norms, clean.norms, is_frozen))

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from vla_ros.policies.config import DataConfig
+from vla_ros.policies.modules.layers.sizes import GemmaSizes, SiglipSizes
 from vla_ros.policies.modules.token_processor import TokenProcessor
+from vla_ros.policies.modules.vlm_bridge.processor import read_int
 from vla_ros.policies.pi0.config import Pi0Config
 from vla_ros.policies.pi0.pictures import RULES, make_picture
 from vla_ros.policies.pi0.prompt import PAD, check_tokenizer, make_tokens
 from vla_ros.policies.pi0.request import Pi0Request
-from vla_ros.strict import check_range
+from vla_ros.strict import check_range, quoted
 from vla_ros.transforms.images import patchify
 from vla_ros.transforms.normalize import FieldStats
 from vla_ros.transforms.sample import TextTarget
@@ -23,6 +27,11 @@ from vla_ros.types import Observation
 
 MAX_TOKENS, MAX_SIDE = 4096, 8192
 NUM_CACHED_TASKS = 1024
+DEFAULT_MAX_TOKENS = {"pi0": 48, "pi05": 200}  # LeRobot's
+# As config.json calls the sizes, in their order.
+_TEXT_KEYS = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim".split()
+_DEFAULTS = {"text_config": {"head_dim": 256}, "vision_config": {"image_size": 224}}  # transformers'
+_VISION_KEYS = "hidden_size intermediate_size num_hidden_layers num_attention_heads patch_size image_size".split()
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,35 @@ class Pi0Processor(TokenProcessor):
         check_tokenizer(tokenizer, config.vocab_size)
         self.tokenizer.encode_special_tokens = True  # an instruction that spells a special token stays plain text
         self._tokens = lru_cache(NUM_CACHED_TASKS)(self._tokens_of_task)
+
+    @classmethod
+    def on_backbone(cls, config: Pi0Config, kind: str, document: Mapping[str, Any]) -> Pi0Config:
+        if kind != "PaliGemmaForConditionalGeneration":
+            super().on_backbone(config, kind, document)
+        groups = {name: dict(document.get(name) or {}) for name in ("text_config", "vision_config")}
+        if (got := groups["text_config"].get("model_type", "gemma")) != "gemma":
+            raise ValueError(
+                f"text_config.model_type is '{quoted(str(got))}'; a {config.type} reads 'gemma', PaliGemma 1"
+            )
+        groups = {name: _DEFAULTS[name] | group for name, group in groups.items()}
+        return replace(
+            config,
+            vocab_size=read_int(groups, "text_config", "vocab_size"),
+            text=GemmaSizes(*(read_int(groups, "text_config", key) for key in _TEXT_KEYS)),
+            vision=SiglipSizes(*(read_int(groups, "vision_config", key) for key in _VISION_KEYS)),
+        )
+
+    @classmethod
+    def settings_on(
+        cls,
+        config: Pi0Config,
+        sizes: Sequence[tuple[int, int]],
+        num_images: int,
+        tokenizer: Tokenizer,
+        image_config: Path | None,
+    ) -> Pi0Settings:
+        most = DEFAULT_MAX_TOKENS[config.variant]
+        return Pi0Settings(RULES[0], most, config.state_dim, camera_sizes=tuple(sizes))
 
     def settings_for(self, sizes: Sequence[tuple[int, int]], num_images: int) -> Pi0Settings:
         return replace(self.settings, camera_sizes=tuple(sizes) if self.settings.camera_sizes else ())

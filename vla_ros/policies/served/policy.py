@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -138,11 +138,11 @@ class ServedPolicy(BasePolicy):
             raise PolicyUnavailable(f"{self.config.url} answered with {got}; expected {list(expected)}, as at import")
         return actions
 
-    def compute_loss(self, sample: Any) -> NoReturn:
+    def compute_loss(self, sample: Any, draws: Any) -> NoReturn:
         raise ValueError("a served policy isn't trained here; train it where its server comes from")
 
     def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> NoReturn:
-        self.compute_loss(batch)
+        self.compute_loss(batch, None)
 
-    def sample_batch(self, sample: Any, generator: torch.Generator) -> NoReturn:
-        self.compute_loss(sample)
+    def sample_batch(self, sample: Any, rngs: Sequence[np.random.Generator]) -> NoReturn:
+        self.compute_loss(sample, None)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from vla_ros.policies.config import PolicyConfig
+from vla_ros.policies.config import PolicyConfig, Recipe
 from vla_ros.strict import check_range
 
 MAX_SIZE, MAX_STEPS, MAX_LAYERS, MAX_TOKENS = 10_000, 1000, 1000, 2048
@@ -28,7 +28,8 @@ class SmolVLAConfig(PolicyConfig):
     With ``train_expert_only`` the backbone isn't trained.
     """
 
-    learning_rate: ClassVar[float | None] = 1e-4  # LeRobot's
+    # LeRobot 0.6.1's, of its configuration class.
+    recipe: ClassVar[Recipe | None] = Recipe(1e-4, 1e-10, 0.9, 0.95, max_grad_norm=10.0, final_scale=0.025)
 
     type: str
     vlm_config: Mapping[str, Any]

@@ -84,6 +84,13 @@ class ExpertLayer(nn.Module):
         )
         return KeysValues(*(rows.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2) for rows in projected))
 
+    def run(
+        self, x: Float[Tensor, "batch horizon width"], prefix: KeysValues, view: SuffixView
+    ) -> Float[Tensor, "batch horizon width"]:
+        """All of the layer at once, from the prefix as the text layer has it; ``x`` may have several draws for each."""
+        kept = self.read(prefix)
+        return self.forward(x, KeysValues(*repeat(kept, len(x) // len(kept.keys))), view)
+
     def forward(
         self, x: Float[Tensor, "batch horizon width"], prefix: KeysValues, view: SuffixView
     ) -> Float[Tensor, "batch horizon width"]:
@@ -97,6 +104,11 @@ class ExpertLayer(nn.Module):
             keys, values = (torch.cat(pair, dim=2) for pair in ((prefix.keys, own.keys), (prefix.values, own.values)))
             attended = attend(Heads(own.queries, keys, values), view.over_both)
         return finish_layer(self, self.packed, x, attended)
+
+
+def repeat(tensors: tuple[Tensor, ...], num: int) -> tuple[Tensor, ...]:
+    """Each sample ``num`` times, for as many draws of noise."""
+    return tensors if num == 1 else tuple(x.repeat_interleave(num, dim=0) for x in tensors)
 
 
 class Expert(nn.Module):
@@ -114,7 +126,15 @@ class Expert(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch horizon width"], prefixes: tuple[KeysValues, ...], view: SuffixView
     ) -> Float[Tensor, "batch horizon width"]:
-        """The suffix after all layers and the final norm."""
+        """The suffix after all layers and the final norm, from prefixes as the layers read them."""
         for layer, prefix in zip(self.layers, prefixes, strict=True):
             x = layer(x, prefix, view)
+        return rms_norm_of(self.norm, x)
+
+    def run(
+        self, x: Float[Tensor, "batch horizon width"], prefixes: tuple[KeysValues, ...], view: SuffixView
+    ) -> Float[Tensor, "batch horizon width"]:
+        """The same with nothing prepared: each layer reads its prefix at once."""
+        for layer, prefix in zip(self.layers, prefixes, strict=True):
+            x = layer.run(x, prefix, view)
         return rms_norm_of(self.norm, x)

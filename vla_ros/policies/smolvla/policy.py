@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from vla_ros.policies.base import PolicyLoss
+from vla_ros.policies.base import Layer, PolicyLoss
 from vla_ros.policies.modules.action_expert.dit import KeysValues
+from vla_ros.policies.modules.flow_loss import FlowDraws, FlowSettings, draw_noise, flow_error, flow_target
 from vla_ros.policies.modules.flow_matching import FlowInputs, FlowMatchingPolicy
 from vla_ros.policies.modules.guidance import Guidance
 from vla_ros.policies.modules.layers.flow_time import embed_flow_time
@@ -20,9 +24,8 @@ from vla_ros.policies.modules.layers.packing import PackedLayer, pack_layer
 from vla_ros.policies.modules.layers.siglip import SiglipTower
 from vla_ros.policies.modules.vlm_bridge.smolvlm.bridge import build_model, see
 from vla_ros.policies.smolvla.config import SmolVLAConfig
-from vla_ros.policies.smolvla.expert import Expert, HeadSizes, SuffixView
+from vla_ros.policies.smolvla.expert import Expert, HeadSizes, SuffixView, repeat
 from vla_ros.policies.smolvla.request import SmolVLARequest
-from vla_ros.policies.utils.training import FlowDraws, flow_target, sample_draws
 from vla_ros.policies.utils.transformers import Rotary, constant, inverse_frequencies, make_rotary, rotary_angles
 from vla_ros.transforms.sample import TrainingBatch
 
@@ -90,7 +93,7 @@ class TimeGrid:
 class SuffixInput:
     """``time_grid`` is None where flow times vary (training)."""
 
-    prefixes: tuple[KeysValues, ...]
+    prefixes: tuple[KeysValues, ...]  # as each layer reads them; as the text layers have them without a time grid
     view: SuffixView
     time_grid: TimeGrid | None
 
@@ -98,6 +101,7 @@ class SuffixInput:
 class SmolVLAPolicy(FlowMatchingPolicy):
     """Built from its configuration alone, with random weights."""
 
+    parts = {"backbone": ("vlm.",), "expert": ("expert.",)}
     knows_frozen_actions = False
 
     def __init__(self, config: SmolVLAConfig) -> None:
@@ -183,11 +187,18 @@ class SmolVLAPolicy(FlowMatchingPolicy):
         x, mask = tokens.states, tokens.mask
         rotary, kept = self._rotary(tokens.positions), []
         for layer, packed in zip(self.vlm.text_model.layers[:num_layers], self._packed, strict=False):
-            heads = read_heads(layer, packed, x, rotary, x.shape[1])
-            kept.append(KeysValues(heads.keys, heads.values))
-            if len(kept) < num_layers:
-                x = finish_layer(layer, packed, x, attend(heads, mask))
+            x, keys, values = self.run_text_layer(layer, packed, x, rotary, mask, len(kept) == num_layers - 1)
+            kept.append(KeysValues(keys, values))
         return tuple(kept)
+
+    def run_text_layer(
+        self, layer: Any, packed: PackedLayer | None, x: Tensor, rotary: Rotary, mask: Tensor, only_reads: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The prefix after one layer (before it, where it ``only_reads``), and its keys and values."""
+        heads = read_heads(layer, packed, x, rotary, x.shape[1])
+        if not only_reads:
+            x = finish_layer(layer, packed, x, attend(heads, mask))
+        return x, heads.keys, heads.values
 
     def make_time_grid(self, num_steps: int) -> TimeGrid:
         times = [1.0 + step * (-1.0 / num_steps) for step in range(num_steps)]
@@ -195,7 +206,9 @@ class SmolVLAPolicy(FlowMatchingPolicy):
         return TimeGrid(tuple(self._embed_time(_number(time, device))[:, None] for time in times))
 
     def prepare_suffix(self, prefix: Prefix, time_grid: TimeGrid | None) -> SuffixInput:
-        prefixes = tuple(layer.read(kept) for layer, kept in zip(self.expert.layers, prefix.layers, strict=True))
+        prefixes = prefix.layers
+        if time_grid is not None:
+            prefixes = tuple(layer.read(kept) for layer, kept in zip(self.expert.layers, prefix.layers, strict=True))
         horizon, values = self.config.action_horizon, prefixes[0].values
         # As numbers: attention would turn truth values into them in every layer of every step.
         over_prefix = torch.zeros_like(prefix.is_valid, dtype=values.dtype).masked_fill(~prefix.is_valid, -torch.inf)
@@ -246,34 +259,49 @@ class SmolVLAPolicy(FlowMatchingPolicy):
         """After the expert's final norm; several draws of noise share their sample's prefix."""
         prefixes, view, draws = suffix_input.prefixes, suffix_input.view, suffix.shape[1]
         if draws > 1:
-            prefixes = tuple(KeysValues(*_repeat(kept, draws)) for kept in prefixes)
-            behind = Rotary(*_repeat(view.turned_behind, draws))
-            view = SuffixView(*_repeat((view.over_prefix, view.over_both), draws), view.turned_alone, behind)
-        return self.expert(suffix.flatten(0, 1), prefixes, view).unflatten(0, suffix.shape[:2])
+            behind = Rotary(*repeat(view.turned_behind, draws))
+            view = SuffixView(*repeat((view.over_prefix, view.over_both), draws), view.turned_alone, behind)
+        rows = suffix.flatten(0, 1)
+        if suffix_input.time_grid is None:
+            hidden = self.expert.run(rows, prefixes, view)
+        else:
+            hidden = self.expert(rows, tuple(KeysValues(*repeat(kept, draws)) for kept in prefixes), view)
+        return hidden.unflatten(0, suffix.shape[:2])
 
-    def compute_loss(self, sample: SmolVLASample, draws: FlowDraws | None = None) -> PolicyLoss:
-        """The flow-matching loss over the actions that there are; ``draws``, padded, are sampled unless given."""
+    def draw(self, rngs: Sequence[np.random.Generator]) -> FlowDraws:
         config = self.config
-        padded = F.pad(sample.actions, (0, config.max_action_dim - config.action_dim))
-        draws = draws or sample_draws(
-            padded, config.num_noise_per_sample, config.time_dist_beta, config.time_dist_alpha, max_frozen=0
-        )
-        target = flow_target(padded, draws)
+        shape, num_draws = (config.action_horizon, config.max_action_dim), config.num_noise_per_sample
+        return FlowSettings(num_draws, shape, config.time_dist_beta, config.time_dist_alpha).draw(rngs)
+
+    def compute_loss(self, sample: SmolVLASample, draws: FlowDraws) -> PolicyLoss:
+        """The flow-matching loss over the actions that there are; ``draws`` are padded."""
+        config = self.config
+        target = flow_target(F.pad(sample.actions, (0, config.max_action_dim - config.action_dim)), draws)
         suffix_input = self.prepare_suffix(self.encode_prefix(sample.observation), None)
-        velocity = self.predict_suffix(sample.observation.state, suffix_input, target.noisy, draws.time)
-        own = slice(config.action_dim)
-        total = F.mse_loss(velocity[..., own].float(), target.velocity[..., own])
-        return PolicyLoss(total, {"flow_mse": total.detach()})
+        velocity = self.predict_suffix(sample.observation.state, suffix_input, target.noisy, target.time)
+        return PolicyLoss({"flow_mse": flow_error(velocity, target, config.action_dim)})
+
+    def layers(self) -> tuple[Layer, ...]:
+        text = self.vlm.text_model.layers[: self.config.read_layers[-1] + 1]
+        expert = (Layer(layer, "run") for layer in self.expert.layers)
+        return (*self.vision.layers(), *(Layer(layer, "run_text_layer", self) for layer in text), *expert)
 
     def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> SmolVLASample:
         arrays = {**batch.policy_input, "state": batch.state, "actions": batch.actions}
         tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
         return SmolVLASample(_observation(tensors), tensors["actions"])
 
-    def sample_batch(self, sample: SmolVLASample, generator: torch.Generator) -> Float[Tensor, "batch horizon action"]:
-        shape = (*sample.actions.shape[:2], self.config.max_action_dim)
-        noise = torch.randn(shape, generator=generator).to(sample.actions.device)
-        return self.sample_actions(sample.observation, NUM_VALIDATION_STEPS, noise)
+    def sample_batch(
+        self, sample: SmolVLASample, rngs: Sequence[np.random.Generator]
+    ) -> Float[Tensor, "batch horizon action"]:
+        padded = F.pad(sample.actions, (0, self.config.max_action_dim - self.config.action_dim))
+        return self.sample_actions(sample.observation, NUM_VALIDATION_STEPS, draw_noise(rngs, padded))
+
+    def backbone_name(self, name: str) -> str | None:
+        layer = re.match(r"model\.text_model\.layers\.(\d+)\.", name)
+        if name.startswith("lm_head.") or (layer and int(layer[1]) >= self.config.num_vlm_layers):
+            return None
+        return f"vlm.{name.removeprefix('model.')}"
 
     def _embed_time(self, time: Float[Tensor, "batch draws"]) -> Float[Tensor, "batch draws width"]:
         """What a flow time adds to the first of the suffix's two layers, its bias included."""
@@ -289,10 +317,6 @@ class SmolVLAPolicy(FlowMatchingPolicy):
 def _observation(tensors: Mapping[str, Tensor]) -> SmolVLAObservation:
     names = ("pictures", "tokens", "token_mask", "state")
     return SmolVLAObservation(**{name: tensors[name] for name in names})
-
-
-def _repeat(tensors: tuple[Tensor, ...], num: int) -> tuple[Tensor, ...]:
-    return tuple(x.repeat_interleave(num, dim=0) for x in tensors)
 
 
 @constant

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -63,6 +65,23 @@ class SmolVLAProcessor(TokenProcessor):
         if num_tokens > vocab_size:
             got = f"tokenizer.json: {num_tokens} tokens, the backbone has {vocab_size}"
             raise ValueError(f"{got}; give the tokenizer of the VLM that the policy was trained with")
+
+    @classmethod
+    def on_backbone(cls, config: SmolVLAConfig, kind: str, document: Mapping[str, Any]) -> SmolVLAConfig:
+        if kind != "SmolVLMForConditionalGeneration":
+            super().on_backbone(config, kind, document)
+        return replace(config, vlm_config=dict(document))
+
+    @classmethod
+    def settings_on(
+        cls,
+        config: SmolVLAConfig,
+        sizes: Sequence[tuple[int, int]],
+        num_images: int,
+        tokenizer: Tokenizer,
+        image_config: Path | None,
+    ) -> PictureConfig:
+        return PictureConfig(tuple(sizes))
 
     def settings_for(self, sizes: Sequence[tuple[int, int]], num_images: int) -> PictureConfig:
         return PictureConfig(tuple(sizes))

@@ -1,64 +1,106 @@
-"""What training draws and measures for a policy with flow matching."""
+"""What training does to a policy's layers: memory for time, and weights spread over processes. Inference needs none.
+
+The policy only names its layers (``BasePolicy.layers``); where a module of another library has no method of its own
+through which it is run, it gets one here.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from itertools import pairwise
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.utils.checkpoint import checkpoint
+
+from vla_ros.policies.base import BasePolicy, Layer
+
+OWN_METHOD = "run_by_owner"
+ENTRIES = ("compute_loss", "sample_batch", "sample_actions", "encode_prefix")  # of a policy, as far as it has them
+
+Run = Callable[..., Any]
 
 
-@dataclass(frozen=True)
-class FlowDraws:
-    """The random part of a flow-matching loss: noise and flow time of each draw.
+def with_own_method(layer: Layer) -> Layer:
+    """The layer with a method of its own, which its owner's calls from now on."""
+    if layer.owner is None:
+        return layer
+    run = partial(getattr(type(layer.owner), layer.method), layer.owner, layer.module)
+    setattr(layer.module, OWN_METHOD, run)
+    setattr(layer.owner, layer.method, _run_by_owner)
+    return Layer(layer.module, OWN_METHOD)
 
-    The first ``num_frozen`` actions of a draw are given clean and not learned; None where none are.
+
+def _run_by_owner(module: nn.Module, *args: Any) -> Any:
+    return getattr(module, OWN_METHOD)(*args)
+
+
+def wrap_method(layer: Layer, wrap: Callable[[Run], Run]) -> None:
+    """Run the layer, which has a method of its own, by what ``wrap`` makes of that."""
+    setattr(layer.module, layer.method, wrap(getattr(layer.module, layer.method)))
+
+
+def checkpointed(run: Run) -> Run:
+    """Keep what goes into ``run`` instead of what lies in it, and run it once more where its gradient is computed."""
+
+    @wraps(run)
+    def run_again(*args: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return run(*args)
+        return checkpoint(run, *args, use_reentrant=False)
+
+    return run_again
+
+
+def shard(policy: BasePolicy, layers: Sequence[Layer], mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:
+    """Give each process of ``mesh`` a part of each weight: it gathers a layer's as the layer runs, and the next one's
+    in the meantime. With two dimensions weights are spread along the second and the same along the first.
+
+    ``layers`` have methods of their own. Gradients are summed, not averaged: the loss is divided by what all processes
+    have together. ``dtype`` is the one to compute in; it leaves alone what goes into a layer, rotary angles among it.
     """
-
-    noise: Float[Tensor, "batch draws horizon action"]
-    time: Float[Tensor, "batch draws"]
-    num_frozen: Int64[Tensor, "batch draws"] | None = None
-
-
-@dataclass(frozen=True)
-class FlowTarget:
-    """What the draws make of clean actions: ``noisy`` ones, and the ``velocity`` to be said of them, but where
-    ``is_frozen``."""
-
-    noisy: Float[Tensor, "batch draws horizon action"]
-    velocity: Float[Tensor, "batch draws horizon action"]
-    is_frozen: Bool[Tensor, "batch draws horizon"] | None
-
-
-def sample_draws(
-    actions: Float[Tensor, "batch horizon action"], num_draws: int, beta: float, alpha: float, max_frozen: int
-) -> FlowDraws:
-    """Noise, times ``0.999 b + 0.001`` with ``b ~ Beta(beta, alpha)``, and 0 up to ``max_frozen`` frozen actions, each
-    number as often."""
-    batch = actions.shape[0]
-    noise = torch.randn(batch, num_draws, *actions.shape[1:], device=actions.device)
-    shape = actions.new_ones(batch, num_draws)
-    time = 0.999 * torch.distributions.Beta(shape * beta, shape * alpha, validate_args=False).sample() + 0.001
-    if not max_frozen:
-        return FlowDraws(noise, time)
-    return FlowDraws(noise, time, torch.randint(max_frozen + 1, (batch, num_draws), device=actions.device))
+    # Keys and values are views of what a layer computed, and nothing writes into them.
+    warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(.*\) returned a view tensor", UserWarning)
+    precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for module in (*(layer.module for layer in layers), policy):
+        fully_shard(module, mesh=mesh, mp_policy=precision)
+    for module in policy.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # or gloo, which can't scale, would average all the same
+    for before, after in pairwise(layer.module for layer in layers):
+        before.set_modules_to_forward_prefetch([after])
+        after.set_modules_to_backward_prefetch([before])
+    for layer in layers:
+        if layer.method != "forward":  # which is hooked as it is
+            register_fsdp_forward_method(layer.module, layer.method)
+    _register_entries(policy, [name for name in ENTRIES if hasattr(policy, name)])
 
 
-def flow_target(actions: Float[Tensor, "batch horizon action"], draws: FlowDraws) -> FlowTarget:
-    """Straight lines from the actions at flow time 0 to the noise at 1."""
-    clean, time, is_frozen = actions[:, None], draws.time[..., None, None], None
-    if draws.num_frozen is not None:
-        is_frozen = torch.arange(actions.shape[1], device=actions.device) < draws.num_frozen[..., None]
-        time = torch.where(is_frozen[..., None], 0.0, time)
-    return FlowTarget(clean + time * (draws.noise - clean), draws.noise - clean, is_frozen)
+def _register_entries(policy: BasePolicy, names: Sequence[str]) -> None:
+    """Begin and end a pass with the outermost of the methods ``names`` alone: they call each other."""
+    is_inside = False
 
+    def outermost(plain: Run, hooked: Run) -> Run:
+        @wraps(plain)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal is_inside
+            if is_inside:
+                return plain(*args, **kwargs)
+            is_inside = True
+            try:
+                return hooked(*args, **kwargs)
+            finally:
+                is_inside = False
 
-def flow_mse(velocity: Float[Tensor, "batch draws horizon action"], target: FlowTarget) -> Float[Tensor, ""]:
-    """The mean square error over the actions that are not frozen."""
-    if target.is_frozen is None:
-        return F.mse_loss(velocity.float(), target.velocity)
-    is_learned = ~target.is_frozen
-    error = (velocity.float() - target.velocity).square() * is_learned[..., None]
-    return error.sum() / (is_learned.sum() * velocity.shape[-1])
+        return call
+
+    for name in names:
+        plain = getattr(policy, name)
+        register_fsdp_forward_method(policy, name)
+        setattr(policy, name, outermost(plain, getattr(policy, name)))

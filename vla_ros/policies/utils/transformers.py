@@ -100,6 +100,8 @@ def _number(value: float, device: torch.device) -> Float[Tensor, ""]:
 
 
 def _is_training(x: Tensor) -> bool:
+    if torch.compiler.is_compiling():  # which can't see what torch.func has wrapped, and compiles training only
+        return torch.is_grad_enabled()
     return torch.is_grad_enabled() and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 

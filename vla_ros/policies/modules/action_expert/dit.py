@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,10 @@ class BlockModulation(NamedTuple):
     mlp: Modulation
 
 
+Modulations = TypeVar("Modulations", BlockModulation, tuple[BlockModulation, ...])
+"""Of one block, or of all."""
+
+
 @dataclass(frozen=True)
 class TimeGrid:
     """Euler steps from flow time 1: for each step the modulation of every block.
@@ -63,15 +67,24 @@ class KeysValues(NamedTuple):
 
 @dataclass(frozen=True)
 class SuffixInput:
-    """What the blocks read besides the suffix itself: the context of each cross block.
+    """What the blocks read besides the suffix itself: of each cross block the prefix state that it attends to, and,
+    where there is a ``time_grid``, what is prepared for many steps: keys and values of it.
 
-    ``pad_bias`` is added to attention scores, -inf at padding, and None where every key is valid; ``time_grid`` is None
-    where flow times vary (training).
+    ``pad_bias`` is added to attention scores, -inf at padding, and None where every key is valid.
     """
 
+    states: tuple[Float[Tensor, "batch slice hidden"], ...]
     contexts: tuple[KeysValues, ...]
     pad_bias: Float[Tensor, "batch 1 1 slice"] | None
     time_grid: TimeGrid | None
+
+
+class FlowTimes(NamedTuple):
+    """Flow times that nothing is prepared for, embedded: of the draws, and where rows are frozen also time 0."""
+
+    noisy: Float[Tensor, "batch draws width"]
+    clean: Float[Tensor, "batch draws width"] | None = None
+    is_frozen: Bool[Tensor, "batch #draws suffix"] | None = None
 
 
 def embed_time(time: Float[Tensor, "*times"], width: int) -> Float[Tensor, "*times width"]:
@@ -82,11 +95,7 @@ def embed_time(time: Float[Tensor, "*times"], width: int) -> Float[Tensor, "*tim
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
 
 
-def freeze_rows(
-    noisy: tuple[BlockModulation, ...],
-    clean: tuple[BlockModulation, ...],
-    is_frozen: Bool[Tensor, "batch #draws suffix"],
-) -> tuple[BlockModulation, ...]:
+def freeze_rows(noisy: Modulations, clean: Modulations, is_frozen: Bool[Tensor, "batch #draws suffix"]) -> Modulations:
     """``clean`` in the frozen rows of the suffix, ``noisy`` in the others."""
     chosen = is_frozen[..., None]
     return tree_map(lambda frozen, other: torch.where(chosen, frozen, other), clean, noisy)
@@ -187,6 +196,10 @@ class DiTBlock(nn.Module):
             context=ReorderedLinear(context) if self.is_cross else None,
         )
 
+    def modulate(self, time_embedding: Float[Tensor, "batch draws width"]) -> BlockModulation:
+        """What a flow time does to the block."""
+        return BlockModulation(self.ada_mod1(time_embedding), self.ada_mod2(time_embedding))
+
     def read(self, state: Float[Tensor, "batch slice hidden"]) -> KeysValues:
         """That of a cross block from the prefix state it attends to."""
         attn = self.attn
@@ -195,6 +208,21 @@ class DiTBlock(nn.Module):
         else:
             keys, values = self.packed.context.split(state)
         return KeysValues(attn.heads(keys, "k_norm").transpose(1, 2), attn.heads(values).transpose(1, 2))
+
+    def run(
+        self,
+        x: Float[Tensor, "batch draws suffix width"],
+        times: FlowTimes,
+        state: Float[Tensor, "batch slice hidden"] | None,
+        pad_bias: Float[Tensor, "batch 1 1 slice"] | None,
+        rotary: Rotary | None,
+    ) -> Float[Tensor, "batch draws suffix width"]:
+        """All of the block at once, nothing prepared: ``state`` is what a cross block attends to."""
+        modulation = self.modulate(times.noisy)
+        if times.is_frozen is not None:
+            assert times.clean is not None
+            modulation = freeze_rows(modulation, self.modulate(times.clean), times.is_frozen)
+        return self.forward(x, modulation, None if state is None else (*self.read(state), pad_bias), rotary)
 
     def forward(
         self,
@@ -250,8 +278,7 @@ class DiTActionExpert(nn.Module):
 
     def modulate(self, time_embedding: Float[Tensor, "batch draws width"]) -> tuple[BlockModulation, ...]:
         """The modulation of every block."""
-        mods = ((block.ada_mod1, block.ada_mod2) for block in self.blocks)
-        return tuple(BlockModulation(attention(time_embedding), mlp(time_embedding)) for attention, mlp in mods)
+        return tuple(block.modulate(time_embedding) for block in self.blocks)
 
     def prepare(
         self,
@@ -259,17 +286,18 @@ class DiTActionExpert(nn.Module):
         pad_mask: Bool[Tensor, "batch slice"] | None,
         time_grid: TimeGrid | None,
     ) -> SuffixInput:
-        """The context of every cross block from the recorded prefix states, one for each or the last for all."""
-        states = hidden_states[-1:] if self.config.only_attend_to_final_layer else hidden_states
-        normed = [rms_norm(state, None, self.config.rms_norm_eps) for state in states]
+        """What every cross block reads of the recorded prefix states, one for each or the last for all."""
+        recorded = hidden_states[-1:] if self.config.only_attend_to_final_layer else hidden_states
+        normed = [rms_norm(state, None, self.config.rms_norm_eps) for state in recorded]
         cross = [block for block in self.blocks if block.is_cross]
-        contexts = tuple(block.read(state) for block, state in zip(cross, itertools.cycle(normed), strict=False))
+        states = tuple(state for _, state in zip(cross, itertools.cycle(normed), strict=False))
+        contexts = ()
+        if time_grid is not None:
+            contexts = tuple(block.read(state) for block, state in zip(cross, states, strict=True))
         bias = None
         if pad_mask is not None:  # as numbers: attention would turn truth values into them in every block of every step
-            bias = torch.zeros_like(pad_mask, dtype=contexts[0].values.dtype).masked_fill(~pad_mask, -torch.inf)[
-                :, None, None
-            ]
-        return SuffixInput(contexts, bias, time_grid)
+            bias = torch.zeros_like(pad_mask, dtype=states[0].dtype).masked_fill(~pad_mask, -torch.inf)[:, None, None]
+        return SuffixInput(states, contexts, bias, time_grid)
 
     def forward(
         self,
@@ -277,15 +305,24 @@ class DiTActionExpert(nn.Module):
         suffix_input: SuffixInput,
         modulations: tuple[BlockModulation, ...],
     ) -> Float[Tensor, "batch draws suffix width"]:
-        """The suffix after all blocks and the final norm.
-
-        Rotary positions start at 0 and not at the prefix's length: attention sees their differences only.
-        """
-        rotary = None
-        if self.config.rotary_self_attn:
-            rotary = rotary_angles(x.shape[2], self.config.head_dim, self.config.rope_theta, x.device)
-        contexts = iter(suffix_input.contexts)
+        """The suffix after all blocks and the final norm, from a prepared ``suffix_input``."""
+        rotary, contexts = self._rotary(x), iter(suffix_input.contexts)
         for block, modulation in zip(self.blocks, modulations, strict=True):
             context = (*next(contexts), suffix_input.pad_bias) if block.is_cross else None
             x = block(x, modulation, context, rotary)
         return rms_norm(x, None, self.config.rms_norm_eps)
+
+    def run(
+        self, x: Float[Tensor, "batch draws suffix width"], suffix_input: SuffixInput, times: FlowTimes
+    ) -> Float[Tensor, "batch draws suffix width"]:
+        """The same with nothing prepared: each block does all of its own at once."""
+        rotary, states = self._rotary(x), iter(suffix_input.states)
+        for block in self.blocks:
+            x = block.run(x, times, next(states) if block.is_cross else None, suffix_input.pad_bias, rotary)
+        return rms_norm(x, None, self.config.rms_norm_eps)
+
+    def _rotary(self, x: Tensor) -> Rotary | None:
+        """Positions start at 0 and not at the prefix's length: attention sees their differences only."""
+        if not self.config.rotary_self_attn:
+            return None
+        return rotary_angles(x.shape[2], self.config.head_dim, self.config.rope_theta, x.device)

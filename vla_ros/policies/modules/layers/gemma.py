@@ -14,11 +14,12 @@ from vla_ros.policies.modules.layers.packing import (
     PackedLayer,
     PackedLinear,
     ReorderedLinear,
+    gated_mlp,
     pack_layer,
     reorder_layer,
 )
 from vla_ros.policies.modules.layers.sizes import GemmaSizes
-from vla_ros.policies.utils.transformers import rms_norm
+from vla_ros.policies.utils.transformers import Rotary, apply_rotary, rms_norm
 
 EPSILON, THETA = 1e-6, 10000.0
 
@@ -137,6 +138,22 @@ class GemmaLayer(nn.Module):
         attn = self.self_attn
         parts = (attn.q_proj(x), attn.k_proj(x), attn.v_proj(x)) if self.packed is None else self.packed.qkv.split(x)
         return tuple(heads.unflatten(-1, (-1, self.head_dim)) for heads in parts)
+
+    def encode(
+        self, x: Float[Tensor, "batch rows width"], rotary: Rotary, bias: Float[Tensor, "#batch 1 #grouped_rows rows"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A layer with plain norms over rows that all see what ``bias`` lets them: the rows after it (before it, where
+        it only reads), and its keys, turned, and values, heads before rows."""
+        normed = gemma_norm(x, norm_weight(self.input_layernorm), EPSILON)
+        if self.only_reads:
+            keys, values = self.read(normed)
+            return x, apply_rotary(keys, rotary).transpose(1, 2), values.transpose(1, 2)
+        queries, keys, values = self.project(normed)
+        queries, keys, values = apply_rotary(queries, rotary), apply_rotary(keys, rotary), values.transpose(1, 2)
+        keys = keys.transpose(1, 2)
+        x = x + self.project_out(attend_grouped(queries, keys, values, bias, self.head_dim**-0.5))
+        normed = gemma_norm(x, norm_weight(self.post_attention_layernorm), EPSILON)
+        return x + gated_mlp(self.mlp, self.packed, normed), keys, values
 
     def project_out(self, heads: Float[Tensor, "batch rows inner"]) -> Float[Tensor, "batch rows width"]:
         """The output projection."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from vla_ros.policies.base import Layer
 from vla_ros.policies.modules.layers.packing import PackedLinear
 from vla_ros.policies.modules.layers.pixels import normalize_patches
 from vla_ros.policies.modules.layers.sizes import SiglipSizes
@@ -86,9 +87,19 @@ class SiglipTower:
             patches = pixel_values.reshape(-1, len(positions), pixel_values.shape[-1])
             x = _embed_patches(embedding, patches, self._mean, self._std) + positions
         for layer, packed in zip(self._tower.encoder.layers, self._packed, strict=True):
-            x = x + _attention(layer.self_attn, packed, layer.layer_norm1(x))
-            x = x + _mlp(layer.mlp, packed, layer.layer_norm2(x))
+            x = self.run_layer(layer, packed, x)
         return self._tower.post_layernorm(x)
+
+    def run_layer(
+        self, layer: Any, packed: _PackedVision | None, x: Float[Tensor, "images image_patches vision"]
+    ) -> Float[Tensor, "images image_patches vision"]:
+        """One layer of the tower."""
+        x = x + _attention(layer.self_attn, packed, layer.layer_norm1(x))
+        return x + _mlp(layer.mlp, packed, layer.layer_norm2(x))
+
+    def layers(self) -> tuple[Layer, ...]:
+        """The tower's, in order."""
+        return tuple(Layer(layer, "run_layer", self) for layer in self._tower.encoder.layers)
 
 
 def _embed_patches(

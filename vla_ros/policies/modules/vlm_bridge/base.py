@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from vla_ros.policies.base import Layer, LossTerm
 from vla_ros.policies.modules.action_expert.config import MAX_LAYERS
 from vla_ros.policies.modules.layers.llama import attend, finish_layer, read_heads, rms_norm_of
 from vla_ros.policies.modules.layers.packing import PackedLayer, pack_layer
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs, VLMOutputs
-from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput, PrefixConfig
+from vla_ros.policies.modules.vlm_bridge.inputs import IGNORED, PolicyInput, PrefixConfig
 from vla_ros.policies.utils.transformers import Rotary, inverse_frequencies, make_rotary
 from vla_ros.strict import explained, leaves, quoted
 
-IGNORED = -100
 SAME_POLICY = "give both nodes the same policy directory"
 # Far beyond any model there is.
 MAX_NUMBER, _LAYERS = 1 << 24, ("layers", ".depth")
@@ -122,6 +122,14 @@ class VLMBridge(nn.Module, ABC):
             got = f"request has a prefix of {len(inputs.prefix_mask)} for {len(ids)} tokens"
             raise ValueError(f"{got}; the policy has {num_registers} registers: {SAME_POLICY}")
 
+    def layers(self) -> tuple[Layer, ...]:
+        """The repeated parts, in the order in which they run."""
+        return (*self.vision_layers(), *(Layer(layer, "run_layer", self) for layer in self.language_model.layers))
+
+    @abstractmethod
+    def vision_layers(self) -> tuple[Layer, ...]:
+        """Those of the vision tower."""
+
     def pack_weights(self) -> None:
         """Lay the text layers' weights out for inference."""
         self.packed_layers = tuple(pack_layer(layer.self_attn, layer.mlp) for layer in self.language_model.layers)
@@ -193,16 +201,16 @@ class VLMBridge(nn.Module, ABC):
         """Where image features go."""
         return (inputs.input_ids == self.image_token_id).unsqueeze(-1)
 
-    def _cross_entropy(self, last_state: Tensor, inputs: VLMInputs, num_registers: int) -> Float[Tensor, ""]:
-        """Mean over the targets of the batch of the next token's cross-entropy; 0 without targets."""
-        if inputs.target_ids is None or inputs.num_target_tokens == 0:
-            return last_state.new_zeros(())
-        num_targets = min(inputs.num_target_tokens, inputs.input_ids.shape[1] - 1)
-        targets = inputs.target_ids[:, -num_targets:]
+    def _cross_entropy(self, last_state: Tensor, inputs: VLMInputs, num_registers: int) -> LossTerm:
+        """The next token's cross-entropy over the targets of the batch. Without any it is 0 of the same weights: other
+        parts of a batch that is split may have some."""
+        seq = inputs.input_ids.shape[1]
+        num_targets = min(inputs.num_target_tokens, seq - 1)
+        targets = (inputs.input_ids if inputs.target_ids is None else inputs.target_ids)[:, seq - num_targets :]
         before = last_state[:, -num_registers - num_targets - 1 : -num_registers - 1]
         logits = self.logits(before).float()
         summed = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
-        return summed / (targets != IGNORED).sum().clamp(min=1)
+        return LossTerm(summed, inputs.num_targets)
 
 
 def read_config(

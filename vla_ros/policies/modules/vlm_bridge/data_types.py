@@ -23,12 +23,14 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
-from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
+from vla_ros.policies.base import LossTerm
+from vla_ros.policies.modules.vlm_bridge.inputs import IGNORED, PolicyInput
 
 
 @dataclass(frozen=True)
 class VLMInputs:
-    """``PolicyInput`` as tensors with a batch dimension; the fields mean the same."""
+    """``PolicyInput`` as tensors with a batch dimension; the fields mean the same. ``num_targets`` are all there are to
+    be predicted."""
 
     pixel_values: Shaped[Tensor, "batch patches patch"]
     input_ids: Int64[Tensor, "batch seq"]
@@ -38,12 +40,15 @@ class VLMInputs:
     target_ids: Int64[Tensor, "batch seq"] | None
     image_grid: tuple[tuple[int, int, int], ...]
     num_target_tokens: int = 0
+    num_targets: int = 0
 
     @classmethod
     def from_numpy(cls, batch: PolicyInput, device: torch.device | str = "cpu") -> VLMInputs:
         """A *batched* ``PolicyInput`` on ``device``; on CPU the memory is shared."""
         arrays = {name: value for name, value in vars(batch).items() if isinstance(value, np.ndarray)}
-        return cls(**vars(batch) | {name: torch.from_numpy(value).to(device) for name, value in arrays.items()})
+        tensors = {name: torch.from_numpy(value).to(device) for name, value in arrays.items()}
+        num_targets = 0 if batch.target_ids is None else int((batch.target_ids != IGNORED).sum())
+        return cls(**vars(batch) | tensors, num_targets=num_targets)
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], image_grid: tuple[tuple[int, int, int], ...]) -> VLMInputs:
@@ -79,4 +84,4 @@ class VLMOutputs:
 
     hidden_states: tuple[Float[Tensor, "batch slice hidden"], ...]
     pad_mask: Bool[Tensor, "batch slice"] | None
-    ce_loss: Float[Tensor, ""] | None = None
+    ce_loss: LossTerm | None = None

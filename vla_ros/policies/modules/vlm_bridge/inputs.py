@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+IGNORED = -100
+"""In the place of a target where nothing is to be predicted."""
+
 
 class PrefixConfig:
     """A policy's configuration, as far as its prefix goes; a policy with a VLM has these among its keys.

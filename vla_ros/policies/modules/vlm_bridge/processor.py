@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput, PrefixConfig
+from vla_ros.policies.modules.vlm_bridge.inputs import IGNORED, PolicyInput, PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.strict import check_range, quoted
 from vla_ros.transforms.images import patchify, resize, resize_with_padding
@@ -20,7 +20,6 @@ from vla_ros.transforms.prefix import prefix_mask
 from vla_ros.transforms.tokenizer import without_panic
 
 PROMPT_SEPARATOR = "<<<PROMPT_SEP>>>"
-IGNORED = -100
 NUM_CACHED_TEXTS = 16384
 # Of an image's side, of an image that a model sees, of a prompt; of shapes of prompts.
 MAX_SIDE, MAX_PATCHES, MAX_TOKENS, MAX_BUCKETS = 8192, 1 << 16, 8192, 256
@@ -80,7 +79,9 @@ class VLMProcessor(ABC):
     special_tokens: ClassVar[tuple[str, ...]]  # that its tokenizer must have, the one for padding first
     resampling: ClassVar[Image.Resampling] = Image.Resampling.BICUBIC
     pads_left: ClassVar[bool] = True
+    default_image_size: ClassVar[int] = 0  # what transformers takes where config.json, as published, leaves it out
     padded_position: ClassVar[int] = 0
+    counts_padding: ClassVar[bool] = False  # in position ids: a prompt is then best always padded to one length
 
     def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
         expected = BACKBONES[policy.vlm_type].processor
@@ -198,6 +199,10 @@ class VLMProcessor(ABC):
         prompts = [self._prompt(*text) for text in zip(tasks, questions, answers, strict=True)]
         return self._pad(prompts, self.patchify(images))
 
+    def check_prompt(self, task: str, generation_prompt: str, generation_answer: str) -> None:
+        """Raises ValueError for an empty task, or a prompt beyond the largest bucket."""
+        self._bucket(len(self._prompt(task, generation_prompt, generation_answer).ids))
+
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, without special tokens."""
         with without_panic():
@@ -273,7 +278,8 @@ class VLMProcessor(ABC):
             if length <= bucket:
                 return bucket
         largest = self.config.buckets[-1]
-        raise ValueError(f"the prompt has {length} tokens; the largest bucket is {largest}: shorten the instruction")
+        fix = "shorten the instruction, or what is to be answered"
+        raise ValueError(f"the prompt has {length} tokens; the largest bucket is {largest}: {fix}")
 
 
 def read_int(vlm_config: Mapping[str, Any], *path: str, least: int = 1) -> int:

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from vla_ros.policies.importing.difference import Difference
+from vla_ros.policies.modules.flow_loss import FlowDraws
 from vla_ros.policies.modules.vlm_bridge.data_types import PolicyObservation, PolicySample, VLMInputs
 from vla_ros.policies.modules.vlm_bridge.inputs import PolicyInput
 from vla_ros.policies.modules.vlm_bridge.processor import VLMProcessor
@@ -20,7 +21,6 @@ from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.policy import PiPolicy
 from vla_ros.policies.pi.released.weights import load_released
-from vla_ros.policies.utils.training import FlowDraws
 from vla_ros.strict import check_safetensors, explained
 from vla_ros.transforms.images import patchify
 

@@ -61,7 +61,7 @@ def processor_config(
     ``image_config`` is the VLM's preprocessor_config.json. Raises ValueError where that or the VLM's configuration
     lacks a size.
     """
-    height, width = released.image_size or _backbone_size(config.vlm_config, image_config, camera_size)
+    height, width = released.image_size or seen_size(config.vlm_config, image_config, camera_size)
     return ProcessorConfig(
         type=BACKBONES[config.vlm_type].processor,
         camera_height=camera_size[0],
@@ -70,6 +70,18 @@ def processor_config(
         image_width=width,
         buckets=(released.max_length,),
     )
+
+
+def seen_size(
+    vlm_config: Mapping[str, Any], image_config: Path | None, camera_size: tuple[int, int]
+) -> tuple[int, int]:
+    """(height, width) of what the model sees of images of ``camera_size``; ``image_config`` is the VLM's
+    preprocessor_config.json. Raises ValueError where that or the VLM's configuration lacks a size."""
+    if "image_size" in vlm_config["vision_config"]:  # position embeddings for images of one size
+        side = read_int(vlm_config, "vision_config", "image_size")
+        return side, side
+    patch, merge = (read_int(vlm_config, "vision_config", key) for key in ("patch_size", "spatial_merge_size"))
+    return fit_size(camera_size, patch * merge, _pixel_range(image_config))
 
 
 def fit_size(size: tuple[int, int], unit: int, pixels: tuple[int, int]) -> tuple[int, int]:
@@ -84,16 +96,6 @@ def fit_size(size: tuple[int, int], unit: int, pixels: tuple[int, int]) -> tuple
         grow = math.sqrt(least / area)
         rounded = [math.ceil(side * grow / unit) * unit for side in size]
     return rounded[0], rounded[1]
-
-
-def _backbone_size(
-    vlm_config: Mapping[str, Any], image_config: Path | None, camera_size: tuple[int, int]
-) -> tuple[int, int]:
-    if "image_size" in vlm_config["vision_config"]:  # position embeddings for images of one size
-        side = read_int(vlm_config, "vision_config", "image_size")
-        return side, side
-    patch, merge = (read_int(vlm_config, "vision_config", key) for key in ("patch_size", "spatial_merge_size"))
-    return fit_size(camera_size, patch * merge, _pixel_range(image_config))
 
 
 def _pixel_range(path: Path | None) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from vla_ros.policies.base import Layer
 from vla_ros.policies.modules.layers.gemma import attend_grouped, gemma_norm, norm_weight
 from vla_ros.policies.modules.layers.packing import PackedLayer, gated_mlp, project_qkv
 from vla_ros.policies.modules.layers.siglip import SiglipTower
@@ -77,6 +78,9 @@ class PaliGemmaBridge(VLMBridge):
 
     def num_image_tokens(self, grid: tuple[int, int, int]) -> int:
         return math.prod(grid)
+
+    def vision_layers(self) -> tuple[Layer, ...]:
+        return self.vision.layers()
 
     def embed(self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"]) -> EmbeddedPrefix:
         return EmbeddedPrefix(self.join(inputs, self.see(inputs, self.vision), registers))

@@ -16,7 +16,6 @@ PAD, BEGIN, END, IMAGE = "<pad>", "<bos>", "<eos>", "<image>"
 # In the vocabulary of every release, but not all mark them to be matched whole.
 PLACE_TOKENS = (*(f"<loc{i:04d}>" for i in range(1024)), *(f"<seg{i:03d}>" for i in range(128)))
 # What transformers takes where config.json leaves the key out, as releases do.
-DEFAULT_IMAGE_SIZE = 224
 DEFAULT_GEMMA2_WINDOW = 4096
 
 
@@ -25,13 +24,14 @@ class PaliGemmaProcessor(VLMProcessor):
 
     special_tokens = (PAD, BEGIN, END)
     pads_left = False
+    default_image_size = 224
 
     def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
         vlm = policy.vlm_config
         self._image_id = read_int(vlm, "image_token_id" if "image_token_id" in vlm else "image_token_index", least=0)
         super().__init__(config, policy, tokenizer, num_cameras)
         self._check_multiple(self.patch_size)
-        vision = {"image_size": DEFAULT_IMAGE_SIZE, **vlm["vision_config"]}
+        vision = {"image_size": self.default_image_size, **vlm["vision_config"]}
         self._check_square(read_int({"vision_config": vision}, "vision_config", "image_size"))
         known = [token for token in PLACE_TOKENS if tokenizer.token_to_id(token) is not None]
         tokenizer.add_tokens([AddedToken(token, normalized=False) for token in known])

@@ -7,7 +7,7 @@ doesn't need: no caches, no per-image loops, no host synchronisation, no rows of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig, Qwen3VLVisionConfig
 
+from vla_ros.policies.base import Layer
 from vla_ros.policies.modules.layers.pixels import normalize_patches
 from vla_ros.policies.modules.vlm_bridge.base import EmbeddedPrefix, VLMBridge, read_config
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
@@ -37,11 +38,22 @@ class QwenBridge(VLMBridge):
 
     def embed(self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"]) -> EmbeddedPrefix:
         visual, config = self.causal_model.model.visual, self.config
-        image_features, deepstack = run_vision(visual, inputs, config.image_mean, config.image_std)
+        run = self.run_vision_block
+        image_features, deepstack = run_vision(visual, inputs, config.image_mean, config.image_std, run)
         states, is_image = self.join(inputs, image_features, registers), self.is_image(inputs)
         nothing = torch.zeros_like(states[:, : is_image.shape[1]])
         added = (nothing.masked_scatter(is_image, features.to(states.dtype)) for features in deepstack)
         return EmbeddedPrefix(states, tuple(F.pad(image, (0, 0, 0, len(registers))) for image in added))
+
+    def vision_layers(self) -> tuple[Layer, ...]:
+        return tuple(Layer(block, "run_vision_block", self) for block in self.causal_model.model.visual.blocks)
+
+    def run_vision_block(
+        self, block: Any, x: Float[Tensor, "images patches vision"], rotary: Rotary
+    ) -> Float[Tensor, "images patches vision"]:
+        """One block of the vision tower."""
+        x = x + _vision_attention(block.attn, block.norm1(x), rotary)
+        return x + block.mlp(block.norm2(x))
 
     def make_rotary(self, position_ids: Int64[Tensor, "batch 3 prefix"]) -> Rotary:
         return interleaved_rotary(self.language_model.config, position_ids)
@@ -60,7 +72,11 @@ class _GridConstants(NamedTuple):
 
 
 def run_vision(
-    visual: nn.Module, inputs: VLMInputs, mean: tuple[float, ...], std: tuple[float, ...]
+    visual: nn.Module,
+    inputs: VLMInputs,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    run_block: Callable[[nn.Module, Tensor, Rotary], Tensor],
 ) -> tuple[Float[Tensor, "image_tokens hidden"], list[Float[Tensor, "image_tokens hidden"]]]:
     """Features of all images, in order, and those of each deepstack layer; one batch, the images share one grid."""
     grid = inputs.image_grid[0]
@@ -79,8 +95,7 @@ def run_vision(
     x = x + (visual.pos_embed(constants.indices) * constants.weights).sum(1).to(x.dtype)
     deepstack: list[Tensor] = []
     for i, block in enumerate(visual.blocks):
-        x = x + _vision_attention(block.attn, block.norm1(x), constants.rotary)
-        x = x + block.mlp(block.norm2(x))
+        x = run_block(block, x, constants.rotary)
         if i in visual.deepstack_visual_indexes:
             deepstack.append(visual.deepstack_merger_list[len(deepstack)](x))
     return visual.merger(x), deepstack

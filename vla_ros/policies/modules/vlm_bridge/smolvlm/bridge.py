@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import LlamaConfig, SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMModel
 from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
+from vla_ros.policies.base import Layer
 from vla_ros.policies.modules.layers.siglip import SiglipTower
 from vla_ros.policies.modules.vlm_bridge.base import EmbeddedPrefix, VLMBridge, read_config
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs
@@ -24,7 +25,7 @@ from vla_ros.policies.utils.transformers import constant
 
 # Written by releases, some in one group and some in another; none of them changes a value that is computed here.
 MORE_KEYS = frozenset(
-    "_attn_implementation_autoset _flash_attn_2_enabled _name_or_path is_llama_config max_image_size "
+    "_attn_implementation_autoset _flash_attn_2_enabled _name_or_path _pad_token_id is_llama_config max_image_size "
     "neftune_noise_alpha pad_token_id perceiver_config pixel_shuffle_factor qk_layer_norms rope_interleaved size "
     "tie_word_embeddings use_base_siglip use_reentrant_checkpointing use_resampler vocab_size".split()
 )
@@ -47,6 +48,9 @@ class SmolVLMBridge(VLMBridge):
     def pack_weights(self) -> None:
         super().pack_weights()
         self.vision.pack_weights()
+
+    def vision_layers(self) -> tuple[Layer, ...]:
+        return self.vision.layers()
 
     def embed(self, inputs: VLMInputs, registers: Float[Tensor, "registers hidden"]) -> EmbeddedPrefix:
         return EmbeddedPrefix(self.join(inputs, self.see(inputs, self.vision), registers))

@@ -30,6 +30,7 @@ class SmolVLMProcessor(VLMProcessor):
 
     special_tokens = (PAD, START, END, AROUND_IMAGE, GLOBAL_IMAGE, IMAGE)
     resampling = Image.Resampling.LANCZOS
+    counts_padding = True
 
     def __init__(self, config: ProcessorConfig, policy: PrefixConfig, tokenizer: Tokenizer, num_cameras: int) -> None:
         super().__init__(config, policy, tokenizer, num_cameras)
