@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lerobot_made_helpers import HORIZONS, SPACE, do_import, make, require
-from ros_harness import ROBOT_FILE, START_PATIENCE_S, NodeProcess, Probe, wait_until
+from ros_harness import ROBOT_FILE, NodeProcess, Probe, wait_until
 
 from vla_ros.robot import load_robot
 
