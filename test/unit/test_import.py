@@ -85,6 +85,7 @@ def test_the_directory_says_what_the_robot_and_the_release_said(imported: Path) 
     assert processor.config == config_of_run()
     assert (processor.data.joint_names, processor.data.camera_names) == (JOINTS, CAMERAS)
     assert (data.chunk_dt_s, data.action_mode, data.normalization) == (0.1, "relative", "quantile")
+    assert data.action_offset == 0.0, "the first row of a chunk is what was commanded at the observation's own frame"
     assert processor.settings.buckets == (MAX_LENGTH,) and processor.settings.camera_width == 32
     released = released_stats()["action_chunk.actions"]["q01"][:HORIZON]
     np.testing.assert_allclose(processor.stats["action"].q01, released, rtol=1e-6)

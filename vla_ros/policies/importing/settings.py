@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from vla_ros.policies.importing.mapped import MappedFile
 
 ACTION_OFFSET = 0.0
-"""LeRobot and openpi train on the commands from an observation's own frame on."""
+"""A row of the recordings that LeRobot, openpi and vla-scratch train on holds what was commanded at its own frame, and
+their policies give the rows from the observation's own on: action ``k`` is due ``k`` steps after it. (LeRobot's
+Diffusion Policy and VQ-BeT predict rows before it, too, and give those from there on.)"""
 LEROBOT_VERSIONS = ("0.3", "0.4", "0.6")
 """Whose rules a checkpoint was trained by: each stands for itself and those after it, up to the next."""
 

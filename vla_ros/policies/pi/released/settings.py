@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_ros.policies.config import DataConfig
+from vla_ros.policies.importing.settings import ACTION_OFFSET
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, read_int
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
@@ -41,6 +42,7 @@ def data_config(config: PiConfig, robot: RobotSettings) -> DataConfig:
         camera_names=robot.camera_names,
         action_horizon=config.action_horizon,
         chunk_dt_s=robot.chunk_dt_s,
+        action_offset=ACTION_OFFSET,
         state_history=config.state_history,
         action_mode=robot.action_mode,
         normalization="quantile",
