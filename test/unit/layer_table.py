@@ -94,6 +94,8 @@ MAY_IMPORT = {
         "safetensors",
         "tokenizers",
         "vla_ros.policies",
+        "vla_ros.robot",
+        "vla_ros.spaces",
         "vla_ros.transforms",
         "vla_ros.types",
     }

@@ -10,6 +10,7 @@ import numpy as np
 import paligemma_helpers
 import pytest
 import smolvlm_helpers
+import yaml
 from policy_helpers import CAMERAS, HORIZON, JOINTS, POLICY_FILES, observation
 
 torch = pytest.importorskip("torch")
@@ -130,6 +131,28 @@ def test_options_reach_the_directory(copy: Path, tmp_path: Path) -> None:
     processor = open_policy(tmp_path / "out").processor
     assert (processor.data.chunk_dt_s, processor.data.action_mode) == (0.05, "absolute")
     assert (processor.settings.camera_height, processor.settings.camera_width) == (16, 40)
+
+
+def test_a_space_says_what_a_runs_numbers_are_and_which_cameras_it_sees(
+    run: Path, imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    degrees = {"type": "joints", "joints": list(JOINTS), "unit": "deg"}
+    slots = [{"key": "agentview", "camera": CAMERAS[1]}, {"key": "wrist", "camera": CAMERAS[1]}]
+    space = {"chunk_dt_s": 0.05, "state": [degrees], "action": [degrees], "cameras": slots}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
+    given = ("--space", str(tmp_path / "space.yaml"))
+    assert do_import(run, tmp_path / "out", *given, "--camera", f"agentview={CAMERAS[0]}") == 0
+    processor, plain = open_policy(tmp_path / "out").processor, open_policy(imported).processor
+    assert (processor.camera_names, processor.data.chunk_dt_s) == (tuple(CAMERAS), 0.05)
+    seen, actions = observation(), np.zeros((HORIZON, len(JOINTS)), np.float32)
+    middle = plain.decode(actions, seen).positions - seen.joint_positions
+    np.testing.assert_allclose(np.rad2deg(processor.decode(actions, seen).positions), middle, atol=1e-4)
+    for options, expected in (
+        ((*given, "--action-mode", "relative"), "--action-mode is not for a run with --space"),
+        (("--camera", "agentview=front"), "--camera is not for a run without --space"),
+        (("--space", "droid"), "--space droid: data.state"),
+    ):
+        assert expected in refusal(capsys, run, tmp_path / "other", *options)
 
 
 def test_a_directory_in_use_is_left_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ class ImportSettings:
     two vectors as policy.yaml does, on ``robot``, None for one without limits and links. ``tokenizer`` is a file or a
     folder, None to look for it where the checkpoint says; so is ``vlm``, the config.json of a backbone that is only
     named. ``lerobot_version`` is one of ``LEROBOT_VERSIONS``. ``tells_state``: a pi0.5's prompt tells the state, which
-    openpi's training configurations may turn off.
+    openpi's training configurations may turn off. ``for_training``: there are no statistics yet.
     """
 
     joint_names: tuple[str, ...]
@@ -54,6 +54,7 @@ class ImportSettings:
     lerobot_version: str = "0.6"
     tells_state: bool = True
     robot: RobotConfig | None = None
+    for_training: bool = False
 
     def data_config(
         self, keys: Sequence[str], horizon: int, normalization: str, state_normalization: str | None = None
@@ -71,6 +72,7 @@ class ImportSettings:
             state=self.state,
             action=self.action,
             joint_limits=self.joint_limits,
+            for_training=self.for_training,
         )
         return data if self.robot is None else data.bind(self.robot)
 
