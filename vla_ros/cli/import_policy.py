@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chunk-dt-s", type=float, metavar="S", help="between two actions (default: the space's, else of a run 0.1)"
     )
     parser.add_argument("--vlm", metavar="PATH", help="the VLM's config.json or its folder (default: found or fetched)")
-    declared = parser.add_argument_group("LeRobot's and openpi's checkpoints, and servers")
+    declared = parser.add_argument_group("LeRobot's and openpi's checkpoints (the first two of servers and runs, too)")
     declared.add_argument("--space", metavar="PRESET|FILE", help="what the numbers of its state and actions mean")
     declared.add_argument(
         "--camera", action="append", default=[], metavar="SLOT=NAME", help="the robot's camera of a slot, or none"
@@ -58,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runner", choices=("lerobot",), help="who runs it: the LeRobot that is installed, for a type unknown here"
     )
     declared.add_argument("--no-state-in-prompt", action="store_true", help="pi0.5 that was trained without it")
+    _add_others(parser)
+
+
+def _add_others(parser: argparse.ArgumentParser) -> None:
+    """Of servers and of runs."""
     served = parser.add_argument_group("policy servers that speak openpi's protocol")
     served.add_argument("--keys", metavar="PRESET|FILE", help="the dictionary that the server wants")
     served.add_argument("--api-key-file", default="", metavar="FILE", help="file with its key; only its path is kept")
