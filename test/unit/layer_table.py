@@ -94,6 +94,8 @@ MAY_IMPORT = {
         "safetensors",
         "tokenizers",
         "vla_ros.policies",
+        "vla_ros.robot",
+        "vla_ros.spaces",
         "vla_ros.transforms",
         "vla_ros.types",
     }
@@ -123,9 +125,9 @@ MAY_IMPORT = {
     | TORCH,
     "vla_ros.policies.smolvla": {"numpy", "tokenizers", "vla_ros.policies", "vla_ros.transforms", "vla_ros.types"}
     | TORCH,
+    "vla_ros.policies.modules.elsewhere": {"numpy", "PIL", "vla_ros.policies", "vla_ros.transforms"},
     "vla_ros.policies.served": {
         "numpy",
-        "PIL",
         "msgpack",
         "websockets",
         "vla_ros.policies",
@@ -139,7 +141,6 @@ MAY_IMPORT = {
     # LeRobot lives here and nowhere else.
     "vla_ros.policies.lerobot": {
         "numpy",
-        "PIL",
         "lerobot",
         "vla_ros.policies",
         "vla_ros.robot",

@@ -10,6 +10,7 @@ import numpy as np
 import paligemma_helpers
 import pytest
 import smolvlm_helpers
+import yaml
 from policy_helpers import CAMERAS, HORIZON, JOINTS, POLICY_FILES, observation
 
 torch = pytest.importorskip("torch")
@@ -85,6 +86,7 @@ def test_the_directory_says_what_the_robot_and_the_release_said(imported: Path) 
     assert processor.config == config_of_run()
     assert (processor.data.joint_names, processor.data.camera_names) == (JOINTS, CAMERAS)
     assert (data.chunk_dt_s, data.action_mode, data.normalization) == (0.1, "relative", "quantile")
+    assert data.action_offset == 0.0, "the first row of a chunk is what was commanded at the observation's own frame"
     assert processor.settings.buckets == (MAX_LENGTH,) and processor.settings.camera_width == 32
     released = released_stats()["action_chunk.actions"]["q01"][:HORIZON]
     np.testing.assert_allclose(processor.stats["action"].q01, released, rtol=1e-6)
@@ -129,6 +131,28 @@ def test_options_reach_the_directory(copy: Path, tmp_path: Path) -> None:
     processor = open_policy(tmp_path / "out").processor
     assert (processor.data.chunk_dt_s, processor.data.action_mode) == (0.05, "absolute")
     assert (processor.settings.camera_height, processor.settings.camera_width) == (16, 40)
+
+
+def test_a_space_says_what_a_runs_numbers_are_and_which_cameras_it_sees(
+    run: Path, imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    degrees = {"type": "joints", "joints": list(JOINTS), "unit": "deg"}
+    slots = [{"key": "agentview", "camera": CAMERAS[1]}, {"key": "wrist", "camera": CAMERAS[1]}]
+    space = {"chunk_dt_s": 0.05, "state": [degrees], "action": [degrees], "cameras": slots}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
+    given = ("--space", str(tmp_path / "space.yaml"))
+    assert do_import(run, tmp_path / "out", *given, "--camera", f"agentview={CAMERAS[0]}") == 0
+    processor, plain = open_policy(tmp_path / "out").processor, open_policy(imported).processor
+    assert (processor.camera_names, processor.data.chunk_dt_s) == (tuple(CAMERAS), 0.05)
+    seen, actions = observation(), np.zeros((HORIZON, len(JOINTS)), np.float32)
+    middle = plain.decode(actions, seen).positions - seen.joint_positions
+    np.testing.assert_allclose(np.rad2deg(processor.decode(actions, seen).positions), middle, atol=1e-4)
+    for options, expected in (
+        ((*given, "--action-mode", "relative"), "--action-mode is not for a run with --space"),
+        (("--camera", "agentview=front"), "--camera is not for a run without --space"),
+        (("--space", "droid"), "--space droid: data.state"),
+    ):
+        assert expected in refusal(capsys, run, tmp_path / "other", *options)
 
 
 def test_a_directory_in_use_is_left_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -225,7 +225,7 @@ def test_nobody_claims_that_it_waits_for_nothing(act_dir: Path, tmp_path: Path, 
     processor = load_processor(act_dir)
     with pytest.raises(ValueError, match=r"given no chunk to continue\); choose another strategy than rtc"):
         processor.process(observation(), Continuation(np.zeros((10, 3)), 1))
-    with pytest.raises(ValueError, match="train it with LeRobot"):
+    with pytest.raises(ValueError, match="LeRobot computes isn't trained here"):
         type(processor).for_training(processor.config, processor.data, {}, None, None)
 
 

@@ -118,6 +118,7 @@ def test_a_type_without_a_family_is_told_of_this_way(copied: Path, tmp_path: Pat
 
 
 def test_what_is_no_checkpoint_of_lerobot_is_not_run_by_it(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "nothing").mkdir()
     assert "is no checkpoint of LeRobot" in refusal(capsys, tmp_path / "nothing", tmp_path / "policy")
 
 

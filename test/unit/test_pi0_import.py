@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from vla_ros.cli import main  # noqa: E402
 from vla_ros.policies.directory import infer, load_policy  # noqa: E402
-from vla_ros.policies.files import open_policy  # noqa: E402
+from vla_ros.policies.files import load_processor, open_policy  # noqa: E402
 from vla_ros.robot import load_robot  # noqa: E402
 from vla_ros.share import robot_file  # noqa: E402
 from vla_ros.types import Observation  # noqa: E402
@@ -176,7 +176,7 @@ def step(index: int, **changes: Any) -> Callable[[Any], None]:
     return lambda document: document["steps"][index].update(changes)
 
 
-BEFORE = "policy_preprocessor.json"
+BEFORE, AFTER = "policy_preprocessor.json", "policy_postprocessor.json"
 EDITS: list[tuple[str, Callable[[Any], None], str]] = [
     ("config.json", lambda d: d.update(type="diffusion"), "is a diffusion policy of LeRobot, which has no family here"),
     ("config.json", lambda d: d.update(type="groot"), "is a GR00T checkpoint of LeRobot"),
@@ -208,22 +208,57 @@ def test_a_checkpoint_that_says_something_else_is_refused_in_one_line(
     assert expected in refusal(capsys, written.folder, tmp_path / "out")
 
 
-def test_an_unknown_step_can_be_left_out_by_name(tmp_path: Path) -> None:
+def test_an_unknown_step_can_be_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = write_lerobot(tmp_path / "checkpoint")
     written.edit(BEFORE, step(0, registry_name="my_step"))
+    for name, expected in (("your_step", "there is no such step"), ("normalizer_processor", "this step is known")):
+        options = ("--ignore-step", "my_step", "--ignore-step", name)
+        assert expected in refusal(capsys, written.folder, tmp_path / "out", *options)
     assert do_import(written.folder, tmp_path / "out", "--ignore-step", "my_step") == 0
+
+
+def test_a_base_checkpoint_may_be_trained_and_not_driven_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, out = write_lerobot(tmp_path / "base"), tmp_path / "out"
+    assert "--for-training: " in refusal(capsys, base.folder, out, "--for-training")
+    for name in (BEFORE, AFTER):
+        base.edit(name, lambda document: [each.pop("state_file", None) for each in document["steps"]])
+    for group, key in (("input_features", "observation.state"), ("output_features", "action")):
+        base.edit("config.json", lambda document: document[group][key].update(shape=[32]))  # as released ones have it
+    assert do_import(base.folder, out, "--for-training") == 0
+    load_policy(out, "cpu")  # its weights are what a training starts from
+    processor = load_processor(out)
+    assert processor.config.action_dim == processor.config.state_dim == len(JOINTS)
+    assert processor.data.normalization in ("lerobot_mean_std", "lerobot_range")
+    with pytest.raises(
+        ValueError, match="data.for_training is on: a base checkpoint, which nothing can be driven with"
+    ):
+        processor.bind(load_robot(robot_file("tabletop")))
 
 
 def test_what_is_no_whole_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     base = write_lerobot(tmp_path / "base")
-    for name in (BEFORE, "policy_postprocessor.json"):
+    for name in (BEFORE, AFTER):
         base.edit(name, lambda document: [each.pop("state_file", None) for each in document["steps"]])
     assert "a base checkpoint, which nothing can be driven with; fine-tune it" in refusal(capsys, base.folder, out)
+    for name, other in ((BEFORE, AFTER), (AFTER, BEFORE)):
+        half = write_lerobot(tmp_path / name.partition(".")[0])
+        half.edit(name, lambda document: [each.pop("state_file", None) for each in document["steps"]])
+        message = refusal(capsys, half.folder, out)
+        assert f"{name} is missing, or names no state_file, and {other} has statistics" in message
     adapters = write_lerobot(tmp_path / "adapters")
     (adapters.folder / "model.safetensors").rename(adapters.folder / "adapter_model.safetensors")
     (adapters.folder / "adapter_config.json").write_text("{}")
     assert "holds adapters (PEFT) and not the weights" in refusal(capsys, adapters.folder, out)
+    beside = write_lerobot(tmp_path / "beside")
+    beside.edit("config.json", lambda document: document.update(use_peft=True))
+    assert "holds adapters (PEFT) beside the weights that they change" in refusal(capsys, beside.folder, out)
+    pickled = write_lerobot(tmp_path / "pickled")
+    (pickled.folder / "model.safetensors").rename(pickled.folder / "pytorch_model.bin")
+    assert "pytorch_model.bin is a pickle, which could run code" in refusal(capsys, pickled.folder, out)
+    assert "nowhere is not a folder; give that of a checkpoint" in refusal(capsys, tmp_path / "nowhere", out)
     short = write_lerobot(tmp_path / "short")
     weights = load_file(short.folder / "model.safetensors")
     del weights["model.action_out_proj.bias"]

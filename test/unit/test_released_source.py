@@ -103,6 +103,17 @@ def test_only_what_an_import_reads_is_downloaded_from_the_hub(tmp_path: Path, mo
     assert run.model == tmp_path / "checkpoint_20" / "model.pt" and run.cfg == tmp_path / "cfg.yaml"
 
 
+def test_statistics_may_lie_in_a_repository_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_files(tmp_path / "run", "cfg.yaml", "checkpoint_1/model.pt")
+    run = find_run(str(tmp_path / "run"))
+    hub = play_hub(monkeypatch, tmp_path, "libero/stats.npz", "other/more.npz", "README.md")
+    for given in ("hf:org/stats/libero", "hf:org/stats/libero/stats.npz@v1"):
+        assert find_stats(run, given) == tmp_path / "libero" / "stats.npz"
+    assert hub.looked_up == [("org/stats", None), ("org/stats", "v1")] and set(hub.patterns) == {"libero/stats.npz"}
+    assert "holds libero/stats.npz, other/more.npz; name one" in refusal(find_stats, run, "hf:org/stats")
+    assert "holds none; name one .npz" in refusal(find_stats, run, "hf:org/stats/nothing")
+
+
 @pytest.mark.parametrize("source", ["hf:org/repo/runs/best", "hf:org/repo/runs/best/checkpoint_7@main"])
 def test_a_subpath_of_a_hub_repository_is_a_run_or_a_checkpoint(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -30,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="policy directory to make; it must not exist yet, or be empty")
     parser.add_argument("--robot", default="tabletop", metavar="FILE", help="robot file (default tabletop)")
     parser.add_argument(
-        "--chunk-dt-s", type=float, metavar="S", help="between two actions (default: the space's, of a run 0.1)"
+        "--chunk-dt-s", type=float, metavar="S", help="between two actions (default: the space's, else of a run 0.1)"
     )
     parser.add_argument("--vlm", metavar="PATH", help="the VLM's config.json or its folder (default: found or fetched)")
-    declared = parser.add_argument_group("LeRobot's and openpi's checkpoints, and servers")
+    declared = parser.add_argument_group("LeRobot's and openpi's checkpoints (the first two of servers and runs, too)")
     declared.add_argument("--space", metavar="PRESET|FILE", help="what the numbers of its state and actions mean")
     declared.add_argument(
         "--camera", action="append", default=[], metavar="SLOT=NAME", help="the robot's camera of a slot, or none"
@@ -52,9 +52,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ignore-step", action="append", default=[], metavar="NAME", help="an unknown step that changes no number"
     )
     declared.add_argument(
+        "--for-training", action="store_true", help="a base checkpoint without statistics, to start a training from"
+    )
+    declared.add_argument(
         "--runner", choices=("lerobot",), help="who runs it: the LeRobot that is installed, for a type unknown here"
     )
     declared.add_argument("--no-state-in-prompt", action="store_true", help="pi0.5 that was trained without it")
+    _add_others(parser)
+
+
+def _add_others(parser: argparse.ArgumentParser) -> None:
+    """Of servers and of runs."""
     served = parser.add_argument_group("policy servers that speak openpi's protocol")
     served.add_argument("--keys", metavar="PRESET|FILE", help="the dictionary that the server wants")
     served.add_argument("--api-key-file", default="", metavar="FILE", help="file with its key; only its path is kept")
@@ -62,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ca-file", default="", metavar="FILE", help="certificates that vouch for it (default: the system's)"
     )
     runs = parser.add_argument_group("runs of vla-scratch")
-    runs.add_argument("--stats", metavar="FILE", help="statistics, an .npz (default: the one in SOURCE)")
+    runs.add_argument(
+        "--stats", metavar="FILE", help="statistics: an .npz, or hf:org/repo/FILE.npz (default: SOURCE's)"
+    )
     runs.add_argument(
         "--action-mode",
         choices=("relative", "absolute"),
@@ -102,7 +112,9 @@ def run(args: argparse.Namespace) -> Outcome:
 def _import_served(args: argparse.Namespace, robot: RobotConfig, out: Path) -> Outcome:
     from vla_ros.policies.served.recording import ServerAnswers, import_served
 
-    _refuse(args, "a server", "runner", "asset", "tokenizer", "vlm", "ignore_step", "no_state_in_prompt")
+    _refuse(
+        args, "a server", "runner", "asset", "tokenizer", "vlm", "ignore_step", "no_state_in_prompt", "for_training"
+    )
     _refuse(args, "a server", "stats", "action_mode", "camera_size")
     answers = ServerAnswers(args.keys, args.space, args.camera, args.chunk_dt_s, args.api_key_file, args.ca_file)
     report = import_served(args.source, out, robot, answers)
@@ -126,7 +138,7 @@ def _import_for_lerobot(args: argparse.Namespace, source: Source, robot: RobotCo
     if source.kind != LEROBOT:
         raise ValueError(f"--runner lerobot: {args.source} is no checkpoint of LeRobot; leave it out")
     _refuse(args, "a policy that LeRobot runs", "asset", "vlm", "ignore_step", "no_state_in_prompt")
-    _refuse(args, "a policy that LeRobot runs", "stats", "action_mode", "camera_size")
+    _refuse(args, "a policy that LeRobot runs", "stats", "action_mode", "camera_size", "for_training")
     if args.lerobot_version != DEFAULT_LEROBOT_VERSION:
         raise ValueError("--lerobot-version is not for a policy that LeRobot runs, by its own rules; leave it out")
     answers = Answers(args.space, args.camera, args.chunk_dt_s, tokenizer=args.tokenizer)
@@ -158,6 +170,7 @@ def _import_checkpoint(args: argparse.Namespace, source: Source, robot: RobotCon
         lerobot_version=args.lerobot_version,
         ignored_steps=tuple(args.ignore_step),
         tells_state=not args.no_state_in_prompt,
+        for_training=args.for_training,
     )
     return import_checkpoint(source, out, robot, answers)
 
@@ -166,7 +179,11 @@ def _import_run(args: argparse.Namespace, robot: RobotConfig, out: Path) -> Impo
     from vla_ros.policies.pi.released.directory import import_run
     from vla_ros.policies.pi.released.settings import RobotSettings
 
-    _refuse(args, "a run", "space", "camera", "asset", "tokenizer", "ignore_step", "no_state_in_prompt")
+    _refuse(args, "a run", "asset", "tokenizer", "ignore_step", "no_state_in_prompt", "for_training")
+    if args.space:
+        _refuse(args, "a run with --space, whose components say it", "action_mode")
+    else:
+        _refuse(args, "a run without --space", "camera")
     settings = RobotSettings(
         joint_names=robot.joint_names,
         camera_names=robot.camera_names,
@@ -174,6 +191,8 @@ def _import_run(args: argparse.Namespace, robot: RobotConfig, out: Path) -> Impo
         chunk_dt_s=DEFAULT_DT_S if args.chunk_dt_s is None else args.chunk_dt_s,
         action_mode=args.action_mode or DEFAULT_MODE,
     )
+    if args.space:
+        settings = settings.declared(args.space, robot, args.camera, args.chunk_dt_s)
     return import_run(args.source, out, settings, args.vlm, args.stats)
 
 

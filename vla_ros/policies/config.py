@@ -77,6 +77,8 @@ class DataConfig:
     normalised as actions are unless ``state_normalization`` says otherwise. The policy looks at the robot's
     ``camera_names``, in its order; or at ``cameras``, slots that may be without one.
 
+    ``for_training``: its statistics are nobody's, so that it may be trained and not driven with.
+
     Of the robot that the directory was made with are ``joint_limits``, of the joints whose limits a component depends
     on, ``continuous_joints``, those of actions that turn without end, and ``kinematics``, where there are poses.
     """
@@ -96,6 +98,7 @@ class DataConfig:
     continuous_joints: tuple[str, ...] = ()
     kinematics: Kinematics | None = None
     cameras: tuple[CameraSlot, ...] | None = None
+    for_training: bool = False
 
     def __post_init__(self) -> None:
         _choice("data.action_mode", self.action_mode or "relative", ACTION_MODES)

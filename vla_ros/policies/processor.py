@@ -168,7 +168,10 @@ class PolicyProcessor(ABC):
 
     def bind(self, robot: RobotConfig) -> None:
         """From now on limits and links are those of ``robot``, which is driven. Raises ValueError where its joints
-        can't be those that the policy learned about."""
+        can't be those that the policy learned about, or it is one to be trained first."""
+        if self.data.for_training:
+            got = f"{CONFIG_FILE}: data.for_training is on: a base checkpoint, which nothing can be driven with"
+            raise ValueError(f"{got}; train it on the robot's data: vla_ros train --start-from DIR")
         data = self.data.bind(robot)
         known = replace(data, joint_limits=robot.joint_limits)
         spaces = {"state": known.state_space, "action": known.action_space}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,21 @@ def _write(folder: Path, imported: Imported) -> str:
     decoded = decode_golden(processor, observation, actions)
     write_golden(folder / GOLDEN_FILE, GoldenCase(observation, request, actions, decoded))
     return open_policy(folder).processor.digest
+
+
+def write_answered(
+    folder: Path, draft: PolicyProcessor, observation: Observation, actions: np.ndarray, **changes: Any
+) -> PolicyProcessor:
+    """The directory of a policy that is computed elsewhere, which answered ``observation`` with ``actions`` [horizon,
+    action_dim]: ``draft`` is its processor before the length of a chunk was known, ``changes`` are of its
+    configuration, too. Returns what was written, read back."""
+    horizon = len(actions)
+    config, data = replace(draft.config, action_horizon=horizon, **changes), replace(draft.data, action_horizon=horizon)
+    processor = type(draft)(config, data, {})
+    write_files(folder, processor)
+    decoded = decode_golden(processor, observation, actions)
+    write_golden(folder / GOLDEN_FILE, GoldenCase(observation, processor.process(observation), actions, decoded))
+    return open_policy(folder).processor
 
 
 def make_observation(processor: PolicyProcessor, robot: RobotConfig) -> Observation:

@@ -7,15 +7,15 @@ file for each step with a state). Nothing of LeRobot is needed; no torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from vla_ros.strict import check_safetensors, explained, parse_json, quoted, read_text
+from vla_ros.strict import check_safetensors, explained, listed, parse_json, quoted, read_text
 from vla_ros.transforms.normalize import LEROBOT_EPSILON, FieldStats
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -35,9 +35,11 @@ KNOWN_STEPS = {
     "absolute_actions_processor",
     *NORMALIZERS,
 }
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # Which two statistics become -1 and 1.
 RANGES = {"MIN_MAX": ("min", "max"), "QUANTILES": ("q01", "q99"), "QUANTILE10": ("q10", "q90")}
-MODES = ("IDENTITY", "MEAN_STD", *RANGES)
+OURS = {"MEAN_STD": "lerobot_mean_std", **dict.fromkeys(RANGES, "lerobot_range")}
+MODES = ("IDENTITY", *OURS)
 MAX_DIM = 10_000
 # As many deviations as 1 % of a normal distribution lie beyond, on each side: to show, not to compute with.
 TAIL = 2.326
@@ -112,8 +114,16 @@ class LeRobotCheckpoint:
     def check_stats(self) -> None:
         """Raises ValueError where it can't be driven with."""
         if not self.has_stats:
-            got = f"{self.folder} has no statistics of its actions: a base checkpoint"
-            raise ValueError(f"{got}, which nothing can be driven with; fine-tune it on the robot's data, import that")
+            got = f"{self.folder} has no statistics of its actions: a base checkpoint, which nothing can be driven with"
+            raise ValueError(f"{got}; fine-tune it on the robot's data, import that, or it as a start: --for-training")
+
+    def sized(self, sizes: Mapping[str, int]) -> LeRobotCheckpoint:
+        """With so many numbers of each key: a base's are those of no robot."""
+        features = {
+            group: tuple(replace(x, shape=(sizes[x.key],)) if x.key in sizes else x for x in getattr(self, group))
+            for group in ("inputs", "outputs")
+        }
+        return replace(self, **features)
 
     def feature(self, key: str) -> Feature:
         """The feature of that key; raises ValueError where there is none."""
@@ -133,21 +143,22 @@ class LeRobotCheckpoint:
 
     def normalization(self, key: str) -> Normalization:
         """How a state, an action or a picture is normalised; a feature without statistics passes as it is, as LeRobot
-        has it. Raises ValueError for statistics of another size, or not finite."""
+        has it, in a base until it is trained. Raises ValueError for statistics of another size, or not finite."""
         feature = self.feature(key)
         mode, stats = self.modes.get(feature.kind, "IDENTITY"), self.stats.get(key)
         size = feature.shape[0]
         if mode == "IDENTITY" or not stats:
             zeros, ones = np.zeros(size, np.float32), np.ones(size, np.float32)
-            return Normalization("none", FieldStats(zeros, ones, -ones, ones))
+            is_kept = mode == "IDENTITY" or self.has_stats
+            return Normalization("none" if is_kept else OURS[mode], FieldStats(zeros, ones, -ones, ones))
         low, high = RANGES.get(mode, ("mean", "std"))
         values = {name: self._stat(key, name, size) for name in {low, high, *({"mean", "std"} & set(stats))}}
         if mode == "MEAN_STD":
             mean, std = values["mean"], values["std"]
-            return Normalization("lerobot_mean_std", FieldStats(mean, std, mean - TAIL * std, mean + TAIL * std))
+            return Normalization(OURS[mode], FieldStats(mean, std, mean - TAIL * std, mean + TAIL * std))
         middle, spread = (values[low] + values[high]) / 2, (values[high] - values[low]) / 2
         mean, std = values.get("mean", middle), values.get("std", spread)
-        return Normalization("lerobot_range", FieldStats(mean, std, values[low], values[high]))
+        return Normalization(OURS[mode], FieldStats(mean, std, values[low], values[high]))
 
     def relative_dims(self) -> tuple[bool, ...]:
         """For each number of an action whether it is relative to the state of its observation."""
@@ -164,7 +175,7 @@ class LeRobotCheckpoint:
         something else than a list."""
         step = self.steps.get("relative_actions_processor", {})
         named = self.config.get("action_feature_names") or step.get("action_names")
-        return _lower(named, "action_feature_names")
+        return _lower(named, f"{self.folder / CONFIG_FILE}: action_feature_names")
 
     def _stat(self, key: str, name: str, size: int) -> np.ndarray:
         value = self.stats[key].get(name)
@@ -187,39 +198,67 @@ def read_lerobot(folder: Path, ignored_steps: tuple[str, ...] = ()) -> LeRobotCh
     place of weights, and for a step that nobody knows, unless it is among ``ignored_steps``.
     """
     config = read_object(folder / CONFIG_FILE)
-    if not (folder / WEIGHTS_FILE).is_file():
-        if (folder / "adapter_config.json").is_file() or config.get("use_peft"):
-            what = "holds adapters (PEFT) and not the weights that they change"
-            raise ValueError(f"{folder} {what}; merge them into the model and save that, then import it")
-        raise ValueError(f"{folder / WEIGHTS_FILE} is missing; a LeRobot checkpoint has it beside {CONFIG_FILE}")
+    _check_weights(folder, bool(config.get("use_peft")))
     with explained(f"{folder / CONFIG_FILE}: "):
         inputs, outputs = (_features(config, key) for key in ("input_features", "output_features"))
         modes = _modes(config.get("normalization_mapping") or {})
     checkpoint = LeRobotCheckpoint(folder, str(config.get("type")), config, inputs, outputs, modes=modes)
     if not (folder / BEFORE_FILE).is_file():
-        return _with(checkpoint, stats=_buffered_stats(checkpoint))
+        _check_ignored(ignored_steps, {})
+        return replace(checkpoint, stats=_buffered_stats(checkpoint))
     before = _read_steps(folder / BEFORE_FILE, ignored_steps)
     after = _read_steps(folder / AFTER_FILE, ignored_steps) if (folder / AFTER_FILE).is_file() else {}
-    stats: dict[str, Stats] = {}
-    for steps, name in ((after, "unnormalizer_processor"), (before, "normalizer_processor")):
-        step = steps.get(name, {})
-        if step.get("eps", LEROBOT_EPSILON) != LEROBOT_EPSILON:
-            raise ValueError(f"{folder}: {name} has eps {step['eps']!r}; expected {LEROBOT_EPSILON}")
-        if step.get("norm_map"):
-            modes = _modes(step["norm_map"])
-        if step.get("state_file"):
-            found = _read_stats(folder, str(step["state_file"]))
-            keys = step.get("normalize_observation_keys")
-            kept = found if keys is None else _listed(keys, "normalize_observation_keys")
-            skipped = {key for key in found if key != ACTION and key not in kept}
-            stats |= {key: value for key, value in found.items() if key not in skipped and key not in stats}
-            if name == "normalizer_processor":  # what is done to a state is this step's
-                stats |= {key: value for key, value in found.items() if key != ACTION and key not in skipped}
-    return _with(checkpoint, steps={**after, **before}, stats=stats, modes=modes)
+    _check_ignored(ignored_steps, {**after, **before})
+    given, made = _step_stats(folder, before, NORMALIZERS[0]), _step_stats(folder, after, NORMALIZERS[1])
+    if bool(given) != bool(made):
+        lacks, has = (AFTER_FILE, BEFORE_FILE) if given else (BEFORE_FILE, AFTER_FILE)
+        got = f"{folder / lacks} is missing, or names no state_file"
+        raise ValueError(f"{got}, and {has} has statistics; restore it from its origin")
+    # As LeRobot takes them: what the state is normalised by from the one, what the action is from the other.
+    stats = {key: value for key, value in given.items() if key != ACTION}
+    stats |= {ACTION: made[ACTION]} if ACTION in made else {}
+    for step in (after.get(NORMALIZERS[1], {}), before.get(NORMALIZERS[0], {})):
+        modes = _modes(step["norm_map"]) if step.get("norm_map") else modes
+    steps = {name: step for name, step in {**after, **before}.items() if name not in ignored_steps}
+    return replace(checkpoint, steps=steps, stats=stats, modes=modes)
 
 
-def _with(checkpoint: LeRobotCheckpoint, **changes: Any) -> LeRobotCheckpoint:
-    return LeRobotCheckpoint(**{**vars(checkpoint), **changes})
+def _step_stats(folder: Path, steps: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Stats]:
+    """What a step normalises by, of the keys that it normalises."""
+    step = steps.get(name, {})
+    if step.get("eps", LEROBOT_EPSILON) != LEROBOT_EPSILON:
+        raise ValueError(f"{folder}: {name} has eps {step['eps']!r}; expected {LEROBOT_EPSILON}")
+    if not step.get("state_file"):
+        return {}
+    found, keys = _read_stats(folder, str(step["state_file"])), step.get("normalize_observation_keys")
+    kept = found if keys is None else (ACTION, *_listed(keys, "normalize_observation_keys"))
+    return {key: value for key, value in found.items() if key in kept}
+
+
+def _check_ignored(ignored: Sequence[str], steps: Mapping[str, Any]) -> None:
+    """Raises ValueError for a step that is done here, or that isn't there."""
+    for name in ignored:
+        if name in KNOWN_STEPS:
+            raise ValueError(f"--ignore-step {name}: this step is known, and done here as it is there; leave that out")
+        if name not in steps:
+            there = listed(tuple(steps))
+            raise ValueError(f"--ignore-step {quoted(name)}: there is no such step; the checkpoint has {there}")
+
+
+def _check_weights(folder: Path, has_adapters: bool) -> None:
+    """Raises ValueError where there are none, they are a pickle, or adapters change them."""
+    there = (folder / WEIGHTS_FILE).is_file()
+    if has_adapters or any(folder.glob("adapter_*")):
+        what = f"holds adapters (PEFT){' beside' if there else ' and not'} the weights that they change"
+        fix = "merge them into the model and save that alone"
+        raise ValueError(f"{folder} {what}; {fix}, without adapter files and use_peft, then import it")
+    if there:
+        return
+    pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
+    if pickles:
+        what = f"{folder / pickles[0]} is a pickle, which could run code; nothing was run"
+        raise ValueError(f"{what}: save the policy with save_pretrained, as {WEIGHTS_FILE}")
+    raise ValueError(f"{folder / WEIGHTS_FILE} is missing; a LeRobot checkpoint has it beside {CONFIG_FILE}")
 
 
 def read_object(path: Path) -> Mapping[str, Any]:
@@ -278,9 +317,7 @@ def _read_steps(path: Path, ignored: tuple[str, ...]) -> dict[str, Mapping[str, 
         for step in steps:
             step = _mapping(step, "a step")
             name = str(step.get("registry_name") or step.get("class"))
-            if name in ignored:
-                continue
-            if name not in KNOWN_STEPS:
+            if name not in KNOWN_STEPS and name not in ignored:
                 fix = f"leave it out with --ignore-step {quoted(name)} where it doesn't"
                 raise ValueError(f"step '{quoted(name)}' isn't known and may change the numbers; {fix}")
             own = {key: step[key] for key in ("state_file", "artifacts") if key in step}

@@ -42,6 +42,7 @@ class Answers:
     lerobot_version: str = "0.6"
     ignored_steps: tuple[str, ...] = ()
     tells_state: bool = True
+    for_training: bool = False
 
 
 def import_checkpoint(source: Source, out: Path, robot_config: RobotConfig, answers: Answers) -> ImportReport:
@@ -61,7 +62,10 @@ def import_checkpoint(source: Source, out: Path, robot_config: RobotConfig, answ
                 f"{source.folder}: its features name no camera; give a checkpoint that was trained with one"
             )
         declared = _declare_lerobot(checkpoint, robot, answers)
+        if answers.for_training:
+            checkpoint = checkpoint.sized({STATE: declared.state.size, ACTION: declared.action.size})
     else:
+        _check_start(answers, source.folder)
         checkpoint = read_openpi(source.folder, answers.asset)
         kind, keys = "openpi", CAMERAS
         declared = declare(answers.space, robot, {"state": None, "action": None}, (), _what(checkpoint))
@@ -96,6 +100,7 @@ def make_settings(
         lerobot_version=answers.lerobot_version,
         tells_state=answers.tells_state,
         robot=robot_config,
+        for_training=answers.for_training,
     )
 
 
@@ -104,12 +109,20 @@ def _declare_lerobot(checkpoint: LeRobotCheckpoint, robot: RobotJoints, answers:
         known = ", ".join(kind for kind in IMPORTERS if kind != "openpi")
         got = f"{checkpoint.folder} is a LeRobot checkpoint of type '{quoted(checkpoint.type)}'"
         raise ValueError(f"{got}; expected {known}, or {BY_LEROBOT}")
+    if answers.for_training and not checkpoint.has_stats:  # its numbers are those of no robot
+        return declare(answers.space, robot, {"state": None, "action": None}, (), _what(checkpoint))
+    _check_start(answers, checkpoint.folder)
     checkpoint.check_stats()
     shapes = {each.key: each.shape for each in checkpoint.inputs}
     sizes = {"state": shapes.get(STATE, (None,))[0], "action": checkpoint.feature(ACTION).shape[0]}
     declared = declare(answers.space, robot, sizes, checkpoint.relative_dims(), _what(checkpoint))
     check_order(checkpoint.action_names(), declared.action, _what(checkpoint))
     return declared
+
+
+def _check_start(answers: Answers, folder: Path) -> None:
+    if answers.for_training:
+        raise ValueError(f"--for-training: {folder} has statistics and is no base checkpoint; leave it out")
 
 
 def _what(checkpoint: LeRobotCheckpoint | OpenPiCheckpoint) -> str:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from vla_ros.policies.importing.mapped import MappedFile
 
 ACTION_OFFSET = 0.0
-"""LeRobot and openpi train on the commands from an observation's own frame on."""
+"""A row of the recordings that LeRobot, openpi and vla-scratch train on holds what was commanded at its own frame, and
+their policies give the rows from the observation's own on: action ``k`` is due ``k`` steps after it. (LeRobot's
+Diffusion Policy and VQ-BeT predict rows before it, too, and give those from there on.)"""
 LEROBOT_VERSIONS = ("0.3", "0.4", "0.6")
 """Whose rules a checkpoint was trained by: each stands for itself and those after it, up to the next."""
 
@@ -38,7 +40,7 @@ class ImportSettings:
     two vectors as policy.yaml does, on ``robot``, None for one without limits and links. ``tokenizer`` is a file or a
     folder, None to look for it where the checkpoint says; so is ``vlm``, the config.json of a backbone that is only
     named. ``lerobot_version`` is one of ``LEROBOT_VERSIONS``. ``tells_state``: a pi0.5's prompt tells the state, which
-    openpi's training configurations may turn off.
+    openpi's training configurations may turn off. ``for_training``: there are no statistics yet.
     """
 
     joint_names: tuple[str, ...]
@@ -52,6 +54,7 @@ class ImportSettings:
     lerobot_version: str = "0.6"
     tells_state: bool = True
     robot: RobotConfig | None = None
+    for_training: bool = False
 
     def data_config(
         self, keys: Sequence[str], horizon: int, normalization: str, state_normalization: str | None = None
@@ -69,6 +72,7 @@ class ImportSettings:
             state=self.state,
             action=self.action,
             joint_limits=self.joint_limits,
+            for_training=self.for_training,
         )
         return data if self.robot is None else data.bind(self.robot)
 

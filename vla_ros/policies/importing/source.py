@@ -99,7 +99,9 @@ def check_type(folder: Path) -> None:
 def _kind(folder: Path) -> str:
     if (folder / "params").is_dir() and not (folder / WEIGHTS_FILE).is_file():
         raise ValueError(f"{folder} is openpi's JAX checkpoint; {CONVERT}")
-    if not folder.is_dir() or _is_run([path.name for path in folder.iterdir()]):
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give that of a checkpoint, or a run with cfg.yaml")
+    if _is_run([path.name for path in folder.iterdir()]):
         return RUN
     if not (folder / CONFIG_FILE).is_file():
         what = kind_of(folder).partition(":")[0]

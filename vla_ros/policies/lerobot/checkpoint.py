@@ -12,7 +12,6 @@ from vla_ros.policies.importing.lerobot import (
     AFTER_FILE,
     BEFORE_FILE,
     KNOWN_STEPS,
-    WEIGHTS_FILE,
     LeRobotCheckpoint,
     read_lerobot,
     read_object,
@@ -21,7 +20,6 @@ from vla_ros.strict import check_safetensors, explained, listed, quoted
 
 TOKENIZER = "tokenizer"
 TOKENIZER_STEP = "tokenizer_processor"
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _OWN = (".json", ".safetensors")
 _TOKENIZERS = (".json", ".txt", ".model", ".jinja")
 
@@ -32,10 +30,6 @@ def read_checkpoint(folder: Path) -> LeRobotCheckpoint:
     Raises ValueError, in one line, for one that isn't whole or damaged, weights in a pickle, and a step that names code
     to be imported.
     """
-    pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
-    if pickles and not (folder / WEIGHTS_FILE).is_file():
-        what = f"{folder / pickles[0]} is a pickle, which could run code; nothing was run"
-        raise ValueError(f"{what}: save the policy with save_pretrained, as {WEIGHTS_FILE}")
     for name in (BEFORE_FILE, AFTER_FILE):
         if not (folder / name).is_file():
             fix = "LeRobot runs no policy without it: save the policy with a LeRobot of at least 0.4, which migrates it"

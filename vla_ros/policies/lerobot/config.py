@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from vla_ros.policies.config import PolicyConfig
+from vla_ros.policies.modules.elsewhere import MAX_SIDE, MAX_SIZE, ElsewhereConfig
 from vla_ros.strict import check_range, quoted
 
 TYPE = "LeRobotPolicy"
-MAX_SIZE, MAX_SIDE = 100_000, 8192
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class PictureInput:
 
 
 @dataclass(frozen=True)
-class LeRobotConfig(PolicyConfig):
+class LeRobotConfig(ElsewhereConfig):
     """The ``policy:`` group of a policy.yaml.
 
     ``lerobot_type`` is what LeRobot calls the policy. ``checkpoint`` is the folder in the policy directory that
@@ -37,7 +36,8 @@ class LeRobotConfig(PolicyConfig):
     to see.
     """
 
-    runs_here: ClassVar[bool] = False
+    computed_by: ClassVar[str] = "LeRobot"
+    pictures_key: ClassVar[str] = "policy.pictures"
     type: str
     lerobot_type: str
     pictures: tuple[PictureInput, ...]
@@ -50,8 +50,8 @@ class LeRobotConfig(PolicyConfig):
     checkpoint: str = "checkpoint"
 
     def __post_init__(self) -> None:
-        check_range("policy.", self, 1, MAX_SIZE, "action_horizon", "action_dim", "state_dim", "num_observations")
-        check_range("policy.", self, 0, 1, "state_history")
+        self.check_sizes()
+        check_range("policy.", self, 1, MAX_SIZE, "num_observations")
         if not self.pictures or len({each.key for each in self.pictures}) < len(self.pictures):
             keys = ", ".join(quoted(each.key) for each in self.pictures) or "none"
             raise ValueError(f"policy.pictures has keys {keys}; expected at least one, each once")
@@ -59,6 +59,10 @@ class LeRobotConfig(PolicyConfig):
             path = Path(name)
             if not path.parts or path.is_absolute() or ".." in path.parts:
                 raise ValueError(f"policy: '{quoted(name)}' is no path inside the policy directory; import it again")
+
+    @property
+    def picture_sizes(self) -> dict[str, tuple[int, int]]:
+        return {each.key: (each.size[0], each.size[1]) for each in self.pictures}
 
     @property
     def waits_for(self) -> str:

@@ -3,29 +3,26 @@ is its own affair."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vla_ros.policies.base import BasePolicy, OnStage, PolicyUnavailable, tell_nobody
+from vla_ros.policies.base import OnStage, PolicyUnavailable, tell_nobody
 from vla_ros.policies.lerobot.checkpoint import check_files
 from vla_ros.policies.lerobot.config import LeRobotConfig
-from vla_ros.policies.lerobot.processor import NO_TRAINING, LeRobotRequest
+from vla_ros.policies.lerobot.processor import LeRobotRequest
 from vla_ros.policies.lerobot.running import LeRobotRun
+from vla_ros.policies.modules.elsewhere_policy import ElsewherePolicy, Inputs
 from vla_ros.strict import one_line
 from vla_ros.transforms.prompted import image_names, read_prompt
-from vla_ros.transforms.sample import PolicyRequest, TrainingBatch
-
-Inputs = Mapping[str, np.ndarray]
+from vla_ros.transforms.sample import PolicyRequest
 
 
-class LeRobotPolicy(BasePolicy):
-    """Has no weights of its own; ``load_sync`` reads LeRobot's."""
+class LeRobotPolicy(ElsewherePolicy):
+    """``load_sync`` reads LeRobot's weights."""
 
     config: LeRobotConfig
 
@@ -48,37 +45,17 @@ class LeRobotPolicy(BasePolicy):
     def close(self) -> None:
         self._loaded = None
 
-    def pack_weights(self) -> None:
-        """They stay as LeRobot has them."""
-
     def check_request(self, request: PolicyRequest) -> None:
         super().check_request(request)
-        config = self.config
         assert isinstance(request, LeRobotRequest)
-        expected = [(*each.size, 3) for each in config.pictures]
-        got = [image.shape for image in request.images]
-        if got != expected or request.state.shape != (config.state_history, config.state_dim):
-            sizes = f"request has images of {got} and a state of {request.state.shape}"
-            wanted = f"{expected} and {(config.state_history, config.state_dim)}"
-            raise ValueError(f"{sizes}; the policy expects {wanted}: give both nodes the same policy directory")
         if request.noise.dtype != np.int64 or request.noise.shape != (1,):
             raise ValueError("request's tensor 'noise' is no seed; give both nodes the same policy directory")
-
-    def unpack(self, tensors: Mapping[str, Tensor], constants: Mapping[str, str]) -> Inputs:
-        return {name: tensor[0].numpy() for name, tensor in tensors.items()}
-
-    def prepare(self) -> None:
-        return None
 
     def sample(
         self, inputs: Inputs, prepared: None, on_stage: OnStage = tell_nobody
     ) -> Float[Tensor, "batch horizon action"]:
         """Waits for LeRobot; raises PolicyUnavailable where it gives no chunk that can be used."""
-        actions = self.answer(inputs)
-        expected = (self.config.action_horizon, self.config.action_dim)
-        if actions.shape != expected:
-            got = f"actions {list(actions.shape)}"
-            raise PolicyUnavailable(f"{self._what} gives {got}; expected {list(expected)}, as at import")
+        actions = self.check_chunk(self.answer(inputs), f"{self._what} gives")
         on_stage("lerobot")
         return torch.from_numpy(actions)[None]
 
@@ -117,12 +94,3 @@ class LeRobotPolicy(BasePolicy):
     @property
     def _what(self) -> str:
         return f"LeRobot's '{self.config.lerobot_type}'"
-
-    def compute_loss(self, sample: Any, draws: Any) -> NoReturn:
-        raise ValueError(NO_TRAINING)
-
-    def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> NoReturn:
-        self.compute_loss(batch, None)
-
-    def sample_batch(self, sample: Any, rngs: Sequence[np.random.Generator]) -> NoReturn:
-        self.compute_loss(sample, None)

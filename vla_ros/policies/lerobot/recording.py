@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vla_ros.policies.files import GOLDEN_FILE, open_policy, replaced_whole, write_files
-from vla_ros.policies.golden import GoldenCase, decode_golden, write_golden
+from vla_ros.policies.files import replaced_whole
 from vla_ros.policies.importing.declaring import check_order, declare
-from vla_ros.policies.importing.directory import check_free, make_observation
+from vla_ros.policies.importing.directory import check_free, make_observation, write_answered
 from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint
 from vla_ros.policies.importing.run import Answers, make_settings, robot_joints
 from vla_ros.policies.importing.settings import ImportSettings
@@ -55,20 +54,15 @@ def import_for_lerobot(source: Path, out: Path, robot: RobotConfig, answers: Ans
         draft = _draft(checkpoint, settings, copy_checkpoint(source, folder / "checkpoint", answers.tokenizer))
         observation = make_observation(draft, robot)
         actions = _record(folder, draft, observation)
-        horizon = len(actions)
-        config, data = replace(draft.config, action_horizon=horizon), replace(draft.data, action_horizon=horizon)
-        processor = LeRobotProcessor(config, data, {})
-        write_files(folder, processor)
-        decoded = decode_golden(processor, observation, actions)
-        write_golden(folder / GOLDEN_FILE, GoldenCase(observation, processor.process(observation), actions, decoded))
-        digest = open_policy(folder).processor.digest
+        processor = write_answered(folder, draft, observation, actions)
+    config = draft.config
     return LeRobotReport(
         lerobot_type=config.lerobot_type,
         release=release,
-        action_horizon=horizon,
+        action_horizon=len(actions),
         action_dim=config.action_dim,
-        chunk_dt_s=data.chunk_dt_s,
-        digest=digest,
+        chunk_dt_s=draft.data.chunk_dt_s,
+        digest=processor.digest,
         notes=config.notes,
     )
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-from vla_ros.policies.config import PolicyConfig
+from vla_ros.policies.modules.elsewhere import MAX_SIDE, MAX_SIZE, ElsewhereConfig
 from vla_ros.share import share_dir
 from vla_ros.strict import check_range, explained, listed, parse_config, parse_yaml, quoted, read_text
 
 PRESETS = "config/served"
 LAYOUTS = ("hwc", "chw")
 SCHEMES = {"ws": 80, "wss": 443}
-MAX_SIZE, MAX_SIDE, MAX_WAIT_S = 100_000, 8192, 600.0
+MAX_WAIT_S = 600.0
 TYPE = "ServedPolicy"
 
 
@@ -71,7 +71,7 @@ class RequestKeys:
 
 
 @dataclass(frozen=True)
-class ServedConfig(PolicyConfig):
+class ServedConfig(ElsewhereConfig):
     """The ``policy:`` group of a policy.yaml.
 
     ``url`` is the server's, ``ws://`` or ``wss://``, whose certificate is verified by the system's authorities or those
@@ -81,7 +81,8 @@ class ServedConfig(PolicyConfig):
     lie from those at import.
     """
 
-    runs_here: ClassVar[bool] = False
+    computed_by: ClassVar[str] = "a server"
+    pictures_key: ClassVar[str] = "policy.keys.pictures"
     type: str
     url: str
     keys: RequestKeys
@@ -97,8 +98,7 @@ class ServedConfig(PolicyConfig):
 
     def __post_init__(self) -> None:
         check_url(self.url, "policy.url")
-        check_range("policy.", self, 1, MAX_SIZE, "action_horizon", "action_dim", "state_dim")
-        check_range("policy.", self, 0, 1, "state_history")
+        self.check_sizes()
         check_range("policy.", self, 0.01, MAX_WAIT_S, "answer_timeout_s", "first_timeout_s")
         if len(self.action_tolerance) != self.action_dim or not all(each >= 0 for each in self.action_tolerance):
             got = f"policy.action_tolerance has {len(self.action_tolerance)} numbers"
@@ -107,6 +107,11 @@ class ServedConfig(PolicyConfig):
         if bool(sizes) != bool(self.state_history) or (sizes and (0 in sizes or sum(sizes) != self.state_dim)):
             got = f"policy.keys.state has sizes {sizes} and state_history is {self.state_history}"
             raise ValueError(f"{got}; expected sizes that make state_dim, {self.state_dim}, or none and 0")
+
+    @property
+    def picture_sizes(self) -> dict[str, tuple[int, int]]:
+        height, width = self.keys.image_size
+        return {each.slot: (height, width) for each in self.keys.pictures}
 
     @property
     def waits_for(self) -> str:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vla_ros.policies.base import BasePolicy, OnStage, PolicyUnavailable, tell_nobody
+from vla_ros.policies.base import OnStage, PolicyUnavailable, tell_nobody
+from vla_ros.policies.modules.elsewhere_policy import ElsewherePolicy, Inputs
 from vla_ros.policies.served.config import ServedConfig
 from vla_ros.policies.served.connection import Connection, Server
 from vla_ros.policies.served.link import ServerLink
 from vla_ros.policies.served.processor import make_message
 from vla_ros.strict import quoted
-from vla_ros.transforms.prompted import PromptedRequest, image_names
-from vla_ros.transforms.sample import PolicyRequest, TrainingBatch
+from vla_ros.transforms.prompted import image_names
+from vla_ros.transforms.sample import PolicyRequest
 
 NUM_TRIES = 3  # at the golden case, of a server that draws noise of its own
-Inputs = Mapping[str, np.ndarray]
 
 
 def read_actions(answer: Mapping[str, Any], url: str) -> np.ndarray:
@@ -38,8 +38,8 @@ def read_actions(answer: Mapping[str, Any], url: str) -> np.ndarray:
     return actions
 
 
-class ServedPolicy(BasePolicy):
-    """Has no weights. Connects when it is first asked."""
+class ServedPolicy(ElsewherePolicy):
+    """Connects when it is first asked."""
 
     config: ServedConfig
 
@@ -63,23 +63,6 @@ class ServedPolicy(BasePolicy):
     def close(self) -> None:
         if self._made is not None:
             self._made.close()
-
-    def pack_weights(self) -> None:
-        """There are none."""
-
-    def check_request(self, request: PolicyRequest) -> None:
-        super().check_request(request)
-        config, keys = self.config, self.config.keys
-        assert isinstance(request, PromptedRequest)
-        if request.state.shape != (config.state_history, config.state_dim) or len(request.images) != len(keys.pictures):
-            got = f"{len(request.images)} images and a state {list(request.state.shape)}"
-            raise ValueError(f"request has {got}, which aren't this policy's: give both nodes the same policy")
-
-    def unpack(self, tensors: Mapping[str, Tensor], constants: Mapping[str, str]) -> Inputs:
-        return {name: tensor[0].numpy() for name, tensor in tensors.items()}
-
-    def prepare(self) -> None:
-        return None
 
     def sample(
         self, inputs: Inputs, prepared: None, on_stage: OnStage = tell_nobody
@@ -132,17 +115,4 @@ class ServedPolicy(BasePolicy):
         return make_message(self.config.keys, images, inputs["prompt"], inputs["state"])
 
     def _read(self, answer: Mapping[str, Any]) -> np.ndarray:
-        actions, expected = read_actions(answer, self.config.url), (self.config.action_horizon, self.config.action_dim)
-        if actions.shape != expected:
-            got = f"actions {list(actions.shape)}"
-            raise PolicyUnavailable(f"{self.config.url} answered with {got}; expected {list(expected)}, as at import")
-        return actions
-
-    def compute_loss(self, sample: Any, draws: Any) -> NoReturn:
-        raise ValueError("a served policy isn't trained here; train it where its server comes from")
-
-    def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> NoReturn:
-        self.compute_loss(batch, None)
-
-    def sample_batch(self, sample: Any, rngs: Sequence[np.random.Generator]) -> NoReturn:
-        self.compute_loss(sample, None)
+        return self.check_chunk(read_actions(answer, self.config.url), f"{self.config.url} answered with")

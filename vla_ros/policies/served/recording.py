@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from vla_ros.policies.config import DataConfig
-from vla_ros.policies.files import GOLDEN_FILE, open_policy, replaced_whole, write_files
-from vla_ros.policies.golden import GoldenCase, decode_golden, write_golden
+from vla_ros.policies.files import replaced_whole
 from vla_ros.policies.importing.declaring import Declaration, assign_cameras, declare, joints_of
-from vla_ros.policies.importing.directory import check_free, make_observation
+from vla_ros.policies.importing.directory import check_free, make_observation, write_answered
 from vla_ros.policies.importing.settings import ACTION_OFFSET, CameraSettings
 from vla_ros.policies.served.config import TYPE, RequestKeys, ServedConfig, check_url, read_keys
 from vla_ros.policies.served.connection import Server, connected
@@ -74,26 +73,18 @@ def import_served(url: str, out: Path, robot: RobotConfig, answers: ServerAnswer
     recorded = _record(server, draft, request)
     golden, spread = recorded.mean(0), _spread(recorded)
     tolerance = TOLERANCE * np.maximum(1.0, np.abs(recorded).max((0, 1))) + MAX_SPREADS * spread
-    config = replace(
-        draft.config,
-        action_horizon=len(golden),
-        action_tolerance=tuple(round(float(each), 6) for each in tolerance),
-    )
-    processor = ServedProcessor(config, replace(draft.data, action_horizon=len(golden)), {})
+    rounded = tuple(round(float(each), 6) for each in tolerance)
     with replaced_whole(out) as folder:
-        write_files(folder, processor)
-        decoded = decode_golden(processor, observation, golden)
-        write_golden(folder / GOLDEN_FILE, GoldenCase(observation, processor.process(observation), golden, decoded))
-        digest = open_policy(folder).processor.digest
+        processor = write_answered(folder, draft, observation, golden, action_tolerance=rounded)
     return ServedReport(
         url=url,
-        action_horizon=config.action_horizon,
-        action_dim=config.action_dim,
+        action_horizon=len(golden),
+        action_dim=draft.config.action_dim,
         largest_tolerance=float(tolerance.max()),
         is_repeatable=not spread.any(),
-        chunk_dt_s=processor.data.chunk_dt_s,
-        digest=digest,
-        notes=config.notes,
+        chunk_dt_s=draft.data.chunk_dt_s,
+        digest=processor.digest,
+        notes=draft.config.notes,
     )
 
 

@@ -18,8 +18,8 @@ from vla_ros.policies.smolvla.processor import SmolVLAProcessor
 from vla_ros.policies.smolvla.request import SmolVLARequest
 from vla_ros.types import Observation
 
-# Absolute, in float32 on a CPU. Image features are scaled in the prefix, where they reach 24 and LeRobot's own rounding
-# is 1.3e-5: before that they are held to HIDDEN.
+# Absolute, in float32 on a CPU. Scaled image features reach 24 in the prefix, where LeRobot's own recorded numbers are
+# 1.3e-5 from the result in float64; before they are scaled they are held to HIDDEN.
 EXACT, PIXELS, HIDDEN, SCALED, ACTIONS = 0.0, 5e-7, 1e-5, 2e-5, 2e-4
 FLOW_TIMES = {"t1": (1.0, "noise"), "t0.5": (0.5, "x_t0.5")}
 Outputs = dict[str, Difference]

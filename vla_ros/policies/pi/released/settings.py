@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vla_ros.policies.config import DataConfig
+from vla_ros.policies.importing.declaring import SpaceFile, assign_cameras, declare, joints_of
+from vla_ros.policies.importing.settings import ACTION_OFFSET, CameraSettings
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, read_int
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.released.config import ReleasedConfig
+from vla_ros.robot import RobotConfig
+from vla_ros.spaces.cameras import CameraSlot
 from vla_ros.strict import explained, parse_json, read_text
 
 # Qwen3-VL's preprocessor_config.json where a release comes without one: least and most pixels of an image.
@@ -24,7 +28,8 @@ class RobotSettings:
     """What a release doesn't say and the robot does.
 
     ``camera_size`` is (height, width) in pixels, of every camera; ``chunk_dt_s`` the time between actions;
-    ``action_mode`` is ``relative`` (to the joints measured at the observation) or ``absolute``.
+    ``action_mode`` is ``relative`` (to the joints measured at the observation) or ``absolute``. With a ``space`` that
+    says what the numbers are, and so has ``slots`` where it names cameras, and its ``robot``.
     """
 
     joint_names: tuple[str, ...]
@@ -32,25 +37,52 @@ class RobotSettings:
     camera_size: tuple[int, int]
     chunk_dt_s: float
     action_mode: str
+    space: SpaceFile | None = None
+    slots: tuple[CameraSlot, ...] | None = None
+    robot: RobotConfig | None = None
+
+    def declared(
+        self, name: str, robot: RobotConfig, cameras: Sequence[str] = (), chunk_dt_s: float | None = None
+    ) -> RobotSettings:
+        """With the space ``name`` for a ``robot``; slots are those of the space, their cameras those of ``cameras``
+        (``SLOT=NAME``) before its own. Raises ValueError for what doesn't fit."""
+        file = declare(name, joints_of(robot), {"state": None, "action": None}, (), "the run").file
+        keys = [str(slot.get("key")) for slot in file.cameras]
+        if cameras and not keys:
+            raise ValueError(f"--space {name} names no slots of cameras; leave --camera out: it sees the robot's")
+        sizes = {camera.name: CameraSettings(camera.name, camera.height, camera.width) for camera in robot.cameras}
+        chosen = assign_cameras(keys, cameras, file.cameras, sizes) if keys else {}
+        slots = tuple(CameraSlot(key, camera.name) for key, camera in chosen.items()) or None
+        dt_s = chunk_dt_s or file.chunk_dt_s or self.chunk_dt_s
+        return replace(self, chunk_dt_s=dt_s, space=file, slots=slots, robot=robot)
 
 
 def data_config(config: PiConfig, robot: RobotSettings) -> DataConfig:
     """The ``data:`` group; raises ValueError where the robot's joints are not those the policy was trained for."""
     data = DataConfig(
         joint_names=robot.joint_names,
-        camera_names=robot.camera_names,
         action_horizon=config.action_horizon,
         chunk_dt_s=robot.chunk_dt_s,
+        action_offset=ACTION_OFFSET,
         state_history=config.state_history,
-        action_mode=robot.action_mode,
         normalization="quantile",
+        **_meaning(robot),
     )
+    data = data if robot.robot is None else data.bind(robot.robot)
     sizes = data.state_space.size if config.state_history else config.state_dim, data.action_space.size
     if (config.state_dim, config.action_dim) != sizes:
         got = f"the policy has {config.state_dim} state and {config.action_dim} action dimensions"
         has = f"the robot {len(robot.joint_names)} joints ({', '.join(robot.joint_names)})"
-        raise ValueError(f"{got}, {has} that make {sizes[0]} and {sizes[1]}; give the one it was trained for: --robot")
+        fix = "give the one it was trained for: --robot, or what its numbers are: --space"
+        raise ValueError(f"{got}, {has} that make {sizes[0]} and {sizes[1]}; {fix}")
     return data
+
+
+def _meaning(robot: RobotSettings) -> dict[str, Any]:
+    looks: dict[str, Any] = {"camera_names": robot.camera_names} if robot.slots is None else {"cameras": robot.slots}
+    if robot.space is None:
+        return looks | {"action_mode": robot.action_mode}
+    return looks | {"state": robot.space.state, "action": robot.space.action}
 
 
 def processor_config(

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from vla_ros.policies.importing import hub
 from vla_ros.policies.importing.source import HUB_PREFIX, parse_hub_source
+from vla_ros.strict import listed
 
 CFG_FILE = "cfg.yaml"
 MODEL_FILE = "model.pt"
@@ -87,10 +88,13 @@ def find_image_config(vlm_config: Path) -> Path | None:
 
 
 def find_stats(run: ReleasedRun, given: str | None) -> Path:
-    """The ``.npz`` with the statistics: ``given``, or the only one in the run or its checkpoint folder.
+    """The ``.npz`` with the statistics: ``given``, a file or ``hf:org/repo[/subpath][@revision]``, or the only one in
+    the run or its checkpoint folder.
 
     Raises ValueError where there is none, or more than one.
     """
+    if given and given.startswith(HUB_PREFIX):
+        return _fetch_stats(given)
     if given:
         if not Path(given).is_file():
             raise ValueError(f"--stats {given} is not a file; give the .npz with the statistics of state and action")
@@ -103,6 +107,16 @@ def find_stats(run: ReleasedRun, given: str | None) -> Path:
         if found:
             return found[0]
     raise ValueError(f"no statistics (.npz) in {run.folder}; give those of the training data with --stats FILE.npz")
+
+
+def _fetch_stats(given: str) -> Path:
+    found = parse_hub_source(given)
+    revision = hub.look_up(found.repo, found.revision)
+    paths = [path for path in map(PurePosixPath, revision.files) if path.suffix == ".npz"]
+    names = sorted(str(path) for path in paths if path.is_relative_to(found.subpath))
+    if len(names) != 1:
+        raise ValueError(f"--stats {given} holds {listed(names)}; name one .npz: hf:org/repo/FILE.npz")
+    return hub.fetch_files(revision, names) / names[0]
 
 
 def _highest(names: list[str], folder: Path) -> str:
