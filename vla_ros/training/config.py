@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,27 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class SetConfig:
+    """A LeRobot data set in the folder ``path``: what its numbers mean by ``space``, a preset or a file (empty: as it
+    says itself, else joints in rad and m by name); the robot's camera by the set's, where names differ. A sample of it
+    is drawn ``weight`` times as often as one of a bag."""
+
+    path: str
+    space: str = ""
+    cameras: Mapping[str, str] = field(default_factory=dict)
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"the weight of {self.path} is {self.weight:g}; expected at least 0")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run.
 
-    ``bags`` are bags and folders of them (in a file one text will do); nothing is written there. ``lesson`` names what
+    ``bags`` are bags and folders of them (in a file one text will do), ``sets`` LeRobot data sets; nothing is written
+    there. ``lesson`` names what
     is taught beside actions, ``demonstrations`` the bags it makes in ``demonstrations_dir``, which are made and read
     only where ``bags`` is empty; what both mean is for the command line to know. Every ``validate_every`` steps the run
     is judged on the last ``validation_share`` of the episodes, which it never trains on. ``run_dir`` holds checkpoints
@@ -70,6 +87,7 @@ class TrainConfig:
     policy: PolicyConfig
     data: DataConfig
     optimizer: OptimizerConfig
+    sets: tuple[SetConfig, ...] = ()
     processor: object | None = None
     vocab_size: int = 0
     vision_pos_emb_init_gain: float = 0.02

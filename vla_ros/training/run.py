@@ -73,7 +73,8 @@ def train(
     _check_places(config)
     check_resumable(config)
     policy = _start(config)
-    loaded = load_bags(_find_bags(config, robot, lesson, report), robot, rule, config.num_workers)
+    bags = _find_bags(config, robot, lesson, report) if config.bags or not config.sets else ()
+    loaded = load_bags((*bags, *config.sets), robot, rule, config.num_workers)
     for line in (*loaded.problems, *loaded.lines):
         report(line)
     frames = loaded.frames
