@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,7 +117,7 @@ def _wanted(args: argparse.Namespace) -> Wanted:
 def _sets(args: argparse.Namespace) -> tuple[SetConfig, ...]:
     from vla_ros.training.config import SetConfig
 
-    cameras = dict(_pair(text) for text in args.camera or ())
+    cameras = camera_pairs(args.camera)
     space = "" if args.space is None else args.space
     if Path(space).expanduser().is_file():
         space = str(Path(space).expanduser().resolve())
@@ -133,11 +134,13 @@ def _sets(args: argparse.Namespace) -> tuple[SetConfig, ...]:
     return tuple(sets)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    key, _, name = text.partition("=")
-    if not name:
-        raise ValueError(f"--camera is '{text}'; expected FEATURE=NAME")
-    return key, name
+def camera_pairs(given: Sequence[str] | None) -> dict[str, str]:
+    """The robot's camera by a set's, of ``FEATURE=NAME``. Raises ValueError for something else."""
+    pairs = [text.partition("=") for text in given or ()]
+    unfit = [text for text, (_, _, name) in zip(given or (), pairs, strict=True) if not name]
+    if unfit:
+        raise ValueError(f"--camera is '{unfit[0]}'; expected FEATURE=NAME")
+    return {key: name for key, _, name in pairs}
 
 
 def _is_override(text: str) -> bool:

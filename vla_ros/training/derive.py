@@ -7,16 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vla_ros import topics
 from vla_ros.bags.files import find_bags
-from vla_ros.bags.read import BagReader
 from vla_ros.observing.observe import match_policy
 from vla_ros.policies.config import DataConfig, PolicyConfig
 from vla_ros.policies.families import config_names, family_of, find_config, find_policy
 from vla_ros.policies.files import open_policy
 from vla_ros.policies.importing.declaring import read_space
 from vla_ros.policies.processor import PolicyProcessor
-from vla_ros.recordings.feed import resolve_topic
+from vla_ros.recordings.feed import has_markers
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.spaces.cameras import CameraSlot
 from vla_ros.strict import config_to_dict, explained, listed, parse_config
@@ -75,7 +73,7 @@ def derive(wanted: Wanted) -> dict[str, Any]:
         "run_dir": str(wanted.run_dir),
         "output_dir": str(wanted.out),
         "initial_policy": "" if start is None else str(start.folder),
-        "episodes": "marker" if not bags or _has_markers(bags) else "task",
+        "episodes": "marker" if not bags or has_markers(bags) else "task",
         "policy": config_to_dict(config),
         # Whoever overrides the policy's needs no second override.
         "data": config_to_dict(data) | {"action_horizon": "${policy.action_horizon}"},
@@ -198,9 +196,3 @@ def _check_sets(wanted: Wanted, data: DataConfig, robot: RobotConfig) -> None:
         names = [slot.camera for slot in data.slots if slot.camera is not None]
         for each in wanted.sets:
             open_set(each, match_policy(robot, data.joint_names, names))
-
-
-def _has_markers(bags: Sequence[Path]) -> bool:
-    """Whether anybody marked where episodes begin and end."""
-    topic = resolve_topic(topics.EPISODE_MARKER.name, "")
-    return any(BagReader(bag).first_of(topic) for bag in bags)

@@ -36,7 +36,7 @@ class SetFeed:
     policy; of a set with neither it is not known. Where there is an intervention, the policy drove, too."""
 
     def __init__(self, source: LeRobotSet, robot: RobotConfig, mapping: SetMapping) -> None:
-        self._source, self._robot, self._mapping = source, robot, mapping
+        self.source, self._robot, self._mapping = source, robot, mapping
         self._tally = Tally()
         used = {feature.key for feature in mapping.cameras.values()}
         for feature in source.info.cameras:
@@ -50,25 +50,27 @@ class SetFeed:
 
     def report(self, kind: str, line: str) -> None:
         """Add to ``problems``; of each ``kind`` the first line stays, the others are counted."""
-        self._tally.add(kind, f"{self._source.folder}: {line}")
+        self._tally.add(kind, f"{self.source.folder}: {line}")
 
     def episodes(self) -> Iterator[Iterator[BagEvent]]:
         """The events of each episode. Raises ValueError, as these do, for one that can't be read, or whose numbers are
         not finite."""
-        return map(self.episode, self._source.episodes)
+        return map(self.episode, self.source.episodes)
+
+    def is_judged(self, episode: SetEpisode) -> bool:
+        """Whether anybody says how it ended."""
+        return bool(episode.outcome) or SUCCESS in self.source.info.features
 
     def episode(self, episode: SetEpisode) -> Iterator[BagEvent]:
         """The events of one episode."""
         pictures = [feature for feature in self._mapping.cameras.values() if feature.dtype == "image"]
         columns = (DRIVER, INTERVENTION, STAMPS, SUCCESS)
-        rows = self._source.rows(episode, columns, [feature.key for feature in pictures])
+        rows = self.source.rows(episode, columns, [feature.key for feature in pictures])
         stamps_ns = self._stamps(rows, START_NS + episode.index * GAP_NS)
         positions = self._mapping.positions(rows.states)
         targets = self._mapping.targets(rows.actions, positions)
         drivers = self._drivers(rows)
-        images = {
-            name: self._source.pictures(feature, episode, rows) for name, feature in self._mapping.cameras.items()
-        }
+        images = {name: self.source.pictures(feature, episode, rows) for name, feature in self._mapping.cameras.items()}
         began_ns = int(stamps_ns[0].min()) - 1
         yield BagEvent(began_ns, Marker("start"))
         if INTERVENTION in rows.others and rows.others[INTERVENTION].any():
@@ -98,7 +100,7 @@ class SetFeed:
         """When each row was, and each of its pictures, in the order of the robot's cameras, ns ``[num_rows, 1 +
         num_cameras]``: as the set says it, else from ``start_ns`` on."""
         kept = rows.others.get(STAMPS)
-        names = self._source.info.features[STAMPS].names if STAMPS in self._source.info.features else ()
+        names = self.source.info.features[STAMPS].names if STAMPS in self.source.info.features else ()
         wanted = ["row", *(feature.key.rpartition(".")[2] for feature in self._mapping.cameras.values())]
         if kept is not None and set(wanted) <= set(names):
             return kept[:, [names.index(name) for name in wanted]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from fractions import Fraction
@@ -14,7 +15,7 @@ import numpy as np
 from vla_ros.strict import explained, one_line
 
 CODECS = {
-    "av1": ("libsvtav1", {"crf": "30", "preset": "10", "svtav1-params": "log=0"}),
+    "av1": ("libsvtav1", {"crf": "30", "preset": "10"}),
     "h264": ("libx264", {"crf": "18", "preset": "veryfast"}),
 }
 """Encoder and settings by what ``--codec`` calls it."""
@@ -87,6 +88,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         if width % 2 or height % 2:
             raise ValueError(f"pictures have {width}x{height} pixels; expected even numbers, as video codecs need them")
         name, options = CODECS[codec]
+        os.environ.setdefault("SVT_LOG", "1")  # its encoder says everything it was set to, else
         self._file, self._num, self._period = file, 0, TICKS_PER_S / Fraction(fps).limit_denominator(10_000)
         with explained(f"{file}: ", OSError, av.FFmpegError, after="; give a folder that can be written"):
             self._container = av.open(str(file), "w", options={"movflags": "faststart"})

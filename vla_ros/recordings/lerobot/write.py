@@ -238,14 +238,10 @@ class EpisodeWriter:
     """Takes an episode's pictures, as they come, and packs them; nothing of it is in the set yet."""
 
     def __init__(self, partial: Path, layout: SetLayout) -> None:
-        self._partial = partial
+        self._partial, self._layout = partial, layout
         self._stack = ExitStack()
         self._videos: dict[str, VideoWriter] = {}
         self._stats = {name: PictureStats() for name in layout.cameras}
-        for name, (height, width) in layout.cameras.items():
-            self.file(name).unlink(missing_ok=True)
-            video = VideoWriter(self.file(name), layout.fps, width, height, layout.codec)
-            self._videos[name] = self._stack.enter_context(video)
 
     def file(self, camera: str) -> Path:
         """Where the pictures of ``camera`` are for now."""
@@ -254,6 +250,8 @@ class EpisodeWriter:
     def add(self, images: Mapping[str, np.ndarray]) -> None:
         """A row's pictures by camera, RGB uint8 ``[height, width, 3]``."""
         for name, image in images.items():
+            if name not in self._videos:
+                self._open(name)
             self._videos[name].add(image)
             self._stats[name].add(image)
 
@@ -265,6 +263,12 @@ class EpisodeWriter:
     def drop(self) -> None:
         """Nothing becomes of it."""
         self._stack.close()
+
+    def _open(self, name: str) -> None:
+        self.file(name).unlink(missing_ok=True)
+        height, width = self._layout.cameras[name]
+        video = VideoWriter(self.file(name), self._layout.fps, width, height, self._layout.codec)
+        self._videos[name] = self._stack.enter_context(video)
 
 
 def _feature(dtype: str, size: int, names: Sequence[str] | None = None) -> dict[str, Any]:
