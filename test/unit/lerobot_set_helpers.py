@@ -51,6 +51,12 @@ def set_value(kind: str, key: str, row: int, change: Callable[[Any], Any]) -> Ca
     return edit
 
 
+def add_column(folder: Path, key: str, dtype: str, values: list[Any], episode: int = 0) -> None:
+    path = parquet(folder, "data", episode)
+    pq.write_table(pq.read_table(path).append_column(key, pa.array(values)), path)
+    edit_info(lambda info: info["features"].update({key: {"dtype": dtype, "shape": [1], "names": None}}))(folder)
+
+
 def drop_rows(folder: Path) -> None:
     path = parquet(folder, "data")
     pq.write_table(pq.read_table(path).slice(0, NUM_ROWS - 4), path)

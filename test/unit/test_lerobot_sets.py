@@ -18,6 +18,7 @@ from lerobot_set_helpers import (  # noqa: E402
     FRONT,
     NUM_ROWS,
     SET,
+    add_column,
     copy_of,
     cut,
     drop_rows,
@@ -115,6 +116,50 @@ def test_an_episode_says_its_task_its_outcome_and_who_drove(episodes: list[list[
     ]
     assert said(episodes[0], Mode) == [Mode.TELEOP]
     assert said(episodes[2], Mode)[-3:] == [Mode.POLICY, Mode.TELEOP, Mode.POLICY]
+
+
+def test_a_set_of_another_writer_has_its_own_time_and_a_human_where_it_says_intervention(
+    tmp_path: Path, robot: RobotConfig
+) -> None:
+    folder = alone(copy_of(tmp_path))
+    edit_info(lambda info: [info["features"].pop(key) for key in ("stamp_ns", "driver")])(folder)
+    for episode, value in enumerate((True, False, False)):
+        add_column(folder, "next.success", "bool", [value and row == 23 for row in range(NUM_ROWS)], episode)
+    set_value("meta/episodes", "outcome", 0, lambda _: "")(folder)
+    first, second, third = (list(events) for events in opened(folder, robot, "so101_degrees").episodes())
+    stamps_ns = np.array([one.stamp_ns for one in said(first, JointSample)])
+    np.testing.assert_allclose(np.diff(stamps_ns), 100_000_000, atol=1000)
+    assert said(second, JointSample)[0].stamp_ns > stamps_ns[-1]
+    assert [said(events, Marker)[-1].text for events in (first, second)] == ["success", "success"]
+    assert said(first, Mode) == [Mode.POLICY] and said(third, Mode)[-2:] == [Mode.TELEOP, Mode.POLICY]
+
+
+@pytest.mark.skipif(find_spec("lerobot") is None or find_spec("datasets") is None, reason="needs lerobot[dataset]")
+def test_a_set_that_lerobot_writes_is_read(tmp_path: Path, robot: RobotConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    vector = {"dtype": "float32", "shape": (6,), "names": [f"{name}.pos" for name in JOINTS]}
+    pictures = {"shape": (480, 640, 3), "names": ["height", "width", "channels"]}
+    features = {"observation.state": vector, "action": vector, FRONT: {"dtype": "video", **pictures}}
+    features["observation.images.wrist"] = {"dtype": "image", **pictures}
+    theirs = LeRobotDataset.create("local/theirs", 20, features, root=tmp_path / "set", robot_type="so101")
+    for episode in range(2):
+        for row in range(5 + episode):
+            numbers, image = np.full(6, row, np.float32), np.full((480, 640, 3), 40 * row + 20 * episode, np.uint8)
+            seen = {"observation.state": numbers, FRONT: image, "observation.images.wrist": 255 - image}
+            theirs.add_frame({**seen, "action": numbers + 1, "task": f"task {episode}"})
+        theirs.save_episode()
+    theirs.finalize()
+    for episode, events in enumerate(opened(tmp_path / "set", robot, "so101_degrees").episodes()):
+        kept = list(events)
+        assert [task.text for task in said(kept, Task)] == [f"task {episode}"]
+        levels = 40 * np.arange(5 + episode) + 20 * episode
+        frames = {name: [f.image.mean() for f in said(kept, Frame) if f.camera == name] for name in ("front", "wrist")}
+        np.testing.assert_allclose(frames["front"], levels, atol=2)
+        np.testing.assert_allclose(frames["wrist"], 255 - levels, atol=1e-9)
+        commanded = np.array([one.trajectory.positions[0, :2] for one in said(kept, Command)])
+        np.testing.assert_allclose(np.rad2deg(np.diff(commanded, axis=0)), 1, atol=1e-6)
 
 
 def test_joints_in_rad_are_found_by_name_in_any_order(tmp_path: Path, robot: RobotConfig) -> None:
