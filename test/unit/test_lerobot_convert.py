@@ -25,6 +25,7 @@ from vla_ros.recordings.lerobot.to_bags import EventWriter  # noqa: E402
 from vla_ros.robot import load_robot  # noqa: E402
 from vla_ros.share import robot_file  # noqa: E402
 from vla_ros.training.config import SetConfig  # noqa: E402
+from vla_ros.training.dataset import load_bags  # noqa: E402
 from vla_ros.training.episodes import EpisodeCutter, FrameRule, Sample  # noqa: E402
 from vla_ros.training.sets import open_set  # noqa: E402
 from vla_ros.types import Frame, JointSample, Mode  # noqa: E402
@@ -98,6 +99,16 @@ def test_observations_and_commands_are_the_bags_own(there_and_back: Path) -> Non
             np.testing.assert_allclose(sample.joint_positions, expected.joint_positions, rtol=0, atol=2e-7)
             np.testing.assert_allclose(sample.actions, expected.actions, rtol=0, atol=2e-7)  # type: ignore[arg-type]
             assert np.abs(sample.images.astype(int) - expected.images.astype(int)).mean() < 4
+
+
+def test_bags_and_sets_make_one_training(there_and_back: Path) -> None:
+    robot = load_robot(robot_file("tabletop"))
+    rule = FrameRule(horizon=5, chunk_dt_s=0.1, offset=1.0, resize=lambda image: image[::32, ::32])
+    made = SetConfig(str(there_and_back / "set"), weight=0.5)
+    frames = load_bags([made, GOLDEN], robot, rule).frames
+    assert frames.tasks == ("move to the green cube",) * 2
+    for own, weight in ((frames.episode == 0, 0.5), (frames.episode == 1, 1.0)):
+        assert own.sum() > 30 and (frames.weight[own] == weight).all()
 
 
 @pytest.mark.skipif(find_spec("lerobot") is None or find_spec("datasets") is None, reason="needs lerobot[dataset]")

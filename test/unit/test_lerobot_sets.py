@@ -171,7 +171,7 @@ def test_joints_in_rad_are_found_by_name_in_any_order(tmp_path: Path, robot: Rob
     source = LeRobotSet(folder)
     source.episodes = source.episodes[:1]
     mapping = map_config(source, SetConfig(str(folder)), robot)
-    check_limits(source, mapping, robot, "")
+    check_limits(source, mapping, robot)
     rows = source.rows(source.episodes[0])
     np.testing.assert_array_equal(mapping.targets(rows.actions, mapping.positions(rows.states)), rows.actions[:, ::-1])
 
@@ -264,6 +264,11 @@ def test_what_is_wrong_with_a_set_is_refused_in_one_line(damage: str, tmp_path: 
         ((*JOINTS[:5], JOINTS[0]), "", "names joint 'shoulder_pan' twice; expected each once"),
         ((), "", "has numbers without names; say what its numbers mean with --space"),
         (None, "droid", "expected one of shoulder_pan, shoulder_lift"),
+        (
+            None,
+            "pi0_relative",
+            "action follows observation.state, and space pi0_relative takes it for relative to that; expected absolute",
+        ),
         (None, "{numbers: 5}", r"observation.state has 6 numbers .*; the space has 5"),
         (None, "{numbers: 5, size: 1}", "doesn't say where joint 'gripper' is; expected shoulder_pan"),
     ],

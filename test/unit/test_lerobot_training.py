@@ -75,13 +75,16 @@ def test_sets_are_drawn_by_their_weight(robot: RobotConfig) -> None:
 def test_one_command_trains_on_a_set_and_the_policy_has_its_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = ["train", "--robot", "so101", "--out", str(tmp_path / "mine"), "--space", "so101_degrees"]
-    assert main([*line, "--data", f"{SET}@0.5", *QUICK]) == 0
+    line = ["train", "--robot", "so101", "--out", str(tmp_path / "mine"), "--space", "so101_range"]
+    assert main([*line, "--data", f"{SET}@0.5", "--data-space", "so101_degrees", *QUICK]) == 0
     assert "of 2 episodes" in capsys.readouterr().out
     config = yaml.safe_load((tmp_path / "mine_run/config.yaml").read_text())
     assert config["sets"] == [{"path": str(SET), "space": "so101_degrees", "cameras": {}, "weight": 0.5}]
     stats = open_policy(tmp_path / "mine").processor.stats["action"]
-    assert np.abs(stats.q99[0, :5] - stats.q01[0, :5]).max() > 20, "degrees"
+    # Of -100 to 100 over the joint's travel, where the set has degrees.
+    swing = np.ptp(30 * np.sin(np.linspace(0.0, 1.7) + 4))
+    travel = np.rad2deg(np.ptp(load_robot(robot_file("so101")).joint_limits["wrist_roll"]))
+    assert stats.q99[0, 4] - stats.q01[0, 4] == pytest.approx(swing * 200 / travel, rel=0.2)
 
 
 @pytest.mark.parametrize(

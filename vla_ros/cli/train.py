@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vla_ros.training.derive import Wanted
 
 DEFAULT_CONFIG = "tiny_touch"
-SHORT = ("robot", "bags", "data", "camera", "out", "policy", "start_from", "space")
+SHORT = ("robot", "bags", "data", "data_space", "camera", "out", "policy", "start_from", "space")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SET[@WEIGHT]",
         help="LeRobot data sets (v3), with how often a sample of it is drawn against one of a bag (default 1)",
     )
+    same = "what the numbers of the sets mean, where those of the policy mean something else (default: as --space)"
+    short.add_argument("--data-space", metavar="PRESET|FILE", help=same)
     short.add_argument(
         "--camera", action="append", metavar="FEATURE=NAME", help="which of the robot's cameras one of the sets is"
     )
@@ -118,7 +120,7 @@ def _sets(args: argparse.Namespace) -> tuple[SetConfig, ...]:
     from vla_ros.training.config import SetConfig
 
     cameras = camera_pairs(args.camera)
-    space = "" if args.space is None else args.space
+    space = args.data_space or args.space or ""
     if Path(space).expanduser().is_file():
         space = str(Path(space).expanduser().resolve())
     sets = []

@@ -74,7 +74,8 @@ def train(
     check_resumable(config)
     policy = _start(config)
     bags = _find_bags(config, robot, lesson, report) if config.bags or not config.sets else ()
-    loaded = load_bags((*bags, *config.sets), robot, rule, config.num_workers)
+    # The last are judged on: rather the robot's own than those of an earlier arm.
+    loaded = load_bags((*config.sets, *bags), robot, rule, config.num_workers)
     for line in (*loaded.problems, *loaded.lines):
         report(line)
     frames = loaded.frames

@@ -21,7 +21,7 @@ def open_set(config: SetConfig, robot: RobotConfig) -> SetFeed:
     the space says."""
     source = LeRobotSet(Path(config.path))
     mapping = map_config(source, config, robot)
-    check_limits(source, mapping, robot, config.space)
+    check_limits(source, mapping, robot)
     return SetFeed(source, robot, mapping)
 
 
@@ -46,4 +46,5 @@ def _declared(source: LeRobotSet, file: SpaceFile, joints: RobotJoints, config: 
     slots = {str(slot.get("key")): str(slot["camera"]) for slot in file.cameras if slot.get("camera")}
     slots = {key: name for key, name in slots.items() if key in there and name not in config.cameras.values()}
     state, action = parse_space(file.state, "data.state", joints), parse_space(file.action, "data.action", joints)
-    return SetSpace(config.space, state, action, {**slots, **config.cameras})
+    name = f"space {config.space}" if config.space else "what it says itself"
+    return SetSpace(name, state, action, {**slots, **config.cameras})

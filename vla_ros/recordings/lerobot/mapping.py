@@ -4,7 +4,7 @@ says what its numbers mean; what can't be of this robot is refused before anythi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from vla_ros.recordings.lerobot.dataset import LeRobotSet
 from vla_ros.recordings.lerobot.info import ACTION, IMAGES, NOTES, STATE, Feature
 from vla_ros.robot import RobotConfig
-from vla_ros.spaces.components import RobotJoints
+from vla_ros.spaces.components import Line, RobotJoints
 from vla_ros.spaces.space import Space, joints_space
 from vla_ros.strict import explained, listed, parse_json, read_text
 
@@ -22,13 +22,15 @@ BEYOND = 0.25
 SHARE = 0.01
 """Of all rows, on each side: so many may be further out."""
 
+NEARER = 0.25
+
 
 @dataclass(frozen=True)
 class SetSpace:
     """What a set's numbers mean: ``state`` and ``action`` as declared for this robot, ``cameras`` the robot's camera by
     the feature's key, or by its last part. Empty: nobody says it, and names of features decide."""
 
-    name: str = ""
+    name: str = "names, in rad and m"
     state: Space | None = None
     action: Space | None = None
     cameras: Mapping[str, str] = field(default_factory=dict)
@@ -37,13 +39,14 @@ class SetSpace:
 @dataclass(frozen=True)
 class SetMapping:
     """``state`` and ``action`` make joints of a row's numbers, taken in the order ``state_columns`` and
-    ``action_columns``; ``cameras`` has the feature of each of the robot's cameras."""
+    ``action_columns``; ``cameras`` has the feature of each of the robot's cameras. ``name`` is what says so."""
 
     state: Space
     action: Space
     state_columns: Sequence[int]
     action_columns: Sequence[int]
     cameras: Mapping[str, Feature]
+    name: str
 
     def positions(self, states: np.ndarray) -> np.ndarray:
         """Measured joints ``[num_rows, num_joints]`` of ``states`` ``[num_rows, size]``."""
@@ -79,25 +82,29 @@ def map_set(source: LeRobotSet, robot: RobotConfig, joints: RobotJoints, space: 
         state = action = joints_space(joints)
         columns = [_by_name(source, key, robot) for key in (STATE, ACTION)]
     if state.needs_kinematics or action.needs_kinematics:
-        raise ValueError(f"{where}space {space.name} has a pose; expected joints: a pose doesn't say where they were")
+        raise ValueError(f"{where}{space.name} has a pose; expected joints: a pose doesn't say where they were")
     for key, one, wanted in ((STATE, state, robot.joint_names), (ACTION, action, robot.driven_names)):
         missing = [name for name in wanted if name not in one.joint_names]
         if missing:
             raise ValueError(
                 f"{where}{key} doesn't say where joint '{missing[0]}' is; expected {listed(wanted)}: {_FIX}"
             )
-    return SetMapping(state, action, columns[0], columns[1], _cameras(source, robot, space.cameras))
+    return SetMapping(state, action, *columns, _cameras(source, robot, space.cameras), space.name)
 
 
 _FIX = "say what its numbers mean with --space PRESET or FILE"
 
 
-def check_limits(source: LeRobotSet, mapping: SetMapping, robot: RobotConfig, space_name: str) -> None:
+def check_limits(source: LeRobotSet, mapping: SetMapping, robot: RobotConfig) -> None:
     """Raises ValueError where the joints that the rows' numbers make, measured or commanded, are beyond the robot's
     limits, as degrees are that are taken for rad. Reads all numbers, and no picture."""
     rows = [source.rows(episode) for episode in source.episodes]
     positions = np.concatenate([mapping.positions(each.states) for each in rows])
-    targets = mapping.targets(np.concatenate([each.actions for each in rows]), positions)
+    actions = np.concatenate([each.actions for each in rows])
+    if _seem_absolute(mapping, actions, positions):
+        got = f"{ACTION} follows {STATE}, and {mapping.name} takes it for relative to that"
+        raise ValueError(f"{source.folder}: {got}; expected absolute: say with --data-space what the set's are")
+    targets = mapping.targets(actions, positions)
     driven = robot.columns(robot.driven_names)
     every = range(len(robot.joint_names))
     for key, values, columns in ((STATE, positions, every), (ACTION, targets, driven)):
@@ -109,10 +116,23 @@ def check_limits(source: LeRobotSet, mapping: SetMapping, robot: RobotConfig, sp
             low, high = np.quantile(values[:, column], [SHARE, 1 - SHARE])
             slack = BEYOND * (upper - lower)
             if low < lower - slack or high > upper + slack:
-                said = f"space {space_name}" if space_name else "numbers in rad and m"
-                got = f"{key} has joint '{name}' from {low:.3g} to {high:.3g} by {said}"
+                got = f"{key} has joint '{name}' from {low:.3g} to {high:.3g} by {mapping.name}"
                 limits = f"expected it within its limits, {lower:.3g} to {upper:.3g} (rad or m)"
                 raise ValueError(f"{source.folder}: {got}; {limits}: are these degrees or another range? {_FIX}")
+
+
+def _seem_absolute(mapping: SetMapping, actions: np.ndarray, positions: np.ndarray) -> bool:
+    """Whether actions that the space says are relative are far nearer to what was measured than to nothing."""
+    robot, first = mapping.action.robot, 0
+    apart, size = [np.zeros(0)], [np.zeros(0)]
+    for part in mapping.action.components:
+        numbers = actions[:, [mapping.action_columns[i] for i in range(first, first + part.size)]]
+        first += part.size
+        if isinstance(part, Line) and part.reference == "observation":
+            measured = replace(part, reference="absolute").encode(positions[:, None], positions, robot)[:, 0]
+            apart.append(np.abs(numbers - measured).reshape(-1))
+            size.append(np.abs(numbers).reshape(-1))
+    return len(size) > 1 and bool(np.median(np.concatenate(apart)) < NEARER * np.median(np.concatenate(size)))
 
 
 def _checked(source: LeRobotSet, key: str, space: Space) -> Sequence[int]:
