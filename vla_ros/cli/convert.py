@@ -112,7 +112,7 @@ def _rule(args: argparse.Namespace, robot: RobotConfig, bags: tuple[Path, ...]) 
 def _to_bags(args: argparse.Namespace, robot: RobotConfig, out: Path) -> Outcome:
     from tqdm import tqdm
 
-    from vla_ros.cli.train import camera_pairs
+    from vla_ros.cli.data_sets import camera_pairs
     from vla_ros.recordings.lerobot.to_bags import write_bags
     from vla_ros.training.config import SetConfig
     from vla_ros.training.sets import open_set

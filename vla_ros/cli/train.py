@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from vla_ros.cli.output import Outcome
 
 if TYPE_CHECKING:
-    from vla_ros.training.config import SetConfig, TrainConfig
+    from vla_ros.training.config import TrainConfig
     from vla_ros.training.derive import Wanted
 
 DEFAULT_CONFIG = "tiny_touch"
@@ -98,6 +97,7 @@ def _config(args: argparse.Namespace) -> TrainConfig:
 
 def _wanted(args: argparse.Namespace) -> Wanted:
     """Paths are made absolute, so that the run goes on from anywhere."""
+    from vla_ros.cli.data_sets import read_sets
     from vla_ros.share import policy_dir, robot_file
     from vla_ros.training.derive import Wanted
 
@@ -105,6 +105,7 @@ def _wanted(args: argparse.Namespace) -> Wanted:
     missing = [name for name, value in given.items() if value is None]
     if missing:
         raise ValueError(f"{' and '.join(missing)} missing; expected --robot FILE --bags BAG (or --data SET) --out DIR")
+    sets = [text for text in args.data or () if not _is_override(text)]
     return Wanted(
         robot=robot_file(args.robot).resolve(),
         bags=tuple(Path(text).expanduser().resolve() for text in args.bags or () if not _is_override(text)),
@@ -112,37 +113,8 @@ def _wanted(args: argparse.Namespace) -> Wanted:
         policy=args.policy,
         start_from=None if args.start_from is None else policy_dir(args.start_from),
         space=args.space,
-        sets=_sets(args),
+        sets=read_sets(sets, args.data_space or args.space or "", args.camera),
     )
-
-
-def _sets(args: argparse.Namespace) -> tuple[SetConfig, ...]:
-    from vla_ros.training.config import SetConfig
-
-    cameras = camera_pairs(args.camera)
-    space = args.data_space or args.space or ""
-    if Path(space).expanduser().is_file():
-        space = str(Path(space).expanduser().resolve())
-    sets = []
-    for text in (text for text in args.data or () if not _is_override(text)):
-        place, at, weight = text.rpartition("@")
-        if not at or Path(text).expanduser().exists():
-            place, weight = text, "1"
-        try:
-            share = float(weight)
-        except ValueError as error:
-            raise ValueError(f"--data {text}: the weight is '{weight}'; expected a number, as in SET@0.5") from error
-        sets.append(SetConfig(str(Path(place).expanduser().resolve()), space, cameras, share))
-    return tuple(sets)
-
-
-def camera_pairs(given: Sequence[str] | None) -> dict[str, str]:
-    """The robot's camera by a set's, of ``FEATURE=NAME``. Raises ValueError for something else."""
-    pairs = [text.partition("=") for text in given or ()]
-    unfit = [text for text, (_, _, name) in zip(given or (), pairs, strict=True) if not name]
-    if unfit:
-        raise ValueError(f"--camera is '{unfit[0]}'; expected FEATURE=NAME")
-    return {key: name for key, _, name in pairs}
 
 
 def _is_override(text: str) -> bool:
