@@ -1,6 +1,6 @@
 """A LeRobot data set on disk: its tasks and episodes, and the rows of each.
 
-Nothing is copied into memory but the numbers of one episode at a time; pictures are decoded one after the other.
+Nothing is copied into memory but the numbers of one file at a time; pictures are decoded one after the other.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class LeRobotSet:
 
     def __init__(self, folder: str | Path) -> None:
         self.info: SetInfo = read_info(Path(folder))
+        self._last: tuple[tuple[Path, tuple[str, ...]], pa.Table] | None = None
         self.tasks = self._read_tasks()
         self.episodes = self._read_episodes()
 
@@ -75,8 +76,7 @@ class LeRobotSet:
         rows that are missing, and states or actions that are not finite."""
         file, features = episode.data_file, self.info.features
         others = [key for key in columns if key in features]
-        wanted = [STATE, ACTION, "timestamp", "task_index", *others, *pictures]
-        table = _read(file, wanted, episode.index)
+        table = self._numbers(file, ("episode_index", STATE, ACTION, "timestamp", "task_index", *others), episode.index)
         where = f"{file}: episode {episode.index}"
         if len(table) != episode.length:
             raise ValueError(f"{where} has {len(table)} rows; expected {episode.length}: copy or download it again")
@@ -94,7 +94,7 @@ class LeRobotSet:
             actions=values[ACTION],
             tasks=tuple(self.tasks[number] for number in numbers),
             others={key: np.array(table[key].to_pylist()) for key in others},
-            pictures={key: table[key].to_pylist() for key in pictures},
+            pictures={key: _read(file, [key], episode.index)[key].to_pylist() for key in pictures},
         )
 
     def pictures(self, feature: Feature, episode: SetEpisode, rows: Rows) -> Iterator[np.ndarray]:
@@ -112,6 +112,13 @@ class LeRobotSet:
                 got, expected = (f"{size[1]}x{size[0]}" for size in (image.shape, feature.image_size))
                 raise ValueError(f"{self.folder}: a picture of {feature.key} has {got} pixels; expected {expected}")
             yield image
+
+    def _numbers(self, file: Path, columns: tuple[str, ...], episode: int) -> pa.Table:
+        """Of one episode. A file is read as a whole, once: it may hold many episodes without a way to one of them."""
+        if self._last is None or self._last[0] != (file, columns):
+            self._last = (file, columns), _read(file, columns)
+        table = self._last[1]
+        return table.take(np.flatnonzero(table["episode_index"].to_numpy() == episode))
 
     def _read_tasks(self) -> dict[int, str]:
         path = self.folder / TASKS
@@ -202,8 +209,8 @@ def _numbers(table: pa.Table, key: str, feature: Feature, where: str) -> np.ndar
     return values
 
 
-def _decode_picture(entry: Mapping[str, Any], where: str) -> np.ndarray:
-    data = np.frombuffer(entry.get("bytes") or b"", np.uint8)
+def _decode_picture(entry: Mapping[str, Any] | None, where: str) -> np.ndarray:
+    data = np.frombuffer((entry or {}).get("bytes") or b"", np.uint8)
     image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
     if image is None:
         raise ValueError(f"{where} holds a picture that can't be decoded; expected a PNG or JPEG in it")

@@ -98,7 +98,7 @@ def read_info(folder: Path) -> SetInfo:
         raise ValueError(f"{path} holds {type(document).__name__}; expected an object")
     _check_version(folder, document.get("codebase_version"))
     with explained(f"{path}: "):
-        fps = document.get("fps")
+        fps: Any = document.get("fps")
         if type(fps) not in (int, float) or not 0 < fps <= MAX_FPS or not math.isfinite(fps):
             got = "has no fps" if fps is None else f"fps is {quoted(repr(fps))}"
             raise ValueError(f"{got}; expected how many rows a second has, above 0 and up to {MAX_FPS:g}")

@@ -89,7 +89,7 @@ def map_set(source: LeRobotSet, robot: RobotConfig, joints: RobotJoints, space: 
             raise ValueError(
                 f"{where}{key} doesn't say where joint '{missing[0]}' is; expected {listed(wanted)}: {_FIX}"
             )
-    return SetMapping(state, action, *columns, _cameras(source, robot, space.cameras), space.name)
+    return SetMapping(state, action, columns[0], columns[1], _cameras(source, robot, space.cameras), space.name)
 
 
 _FIX = "say what its numbers mean with --space PRESET or FILE"

@@ -35,7 +35,7 @@ def decode_frames(file: Path, times_s: np.ndarray, tolerance_s: float) -> Iterat
     with _damage(file), av.open(str(file)) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
-        stream = container.streams.video[0]
+        stream: Any = container.streams.video[0]
         stream.thread_type = "AUTO"
         container.seek(max(0, int(times_s[0] / stream.time_base) - 1), stream=stream)
         frames = (
