@@ -320,4 +320,4 @@ def test_cameras_are_exchanged_by_name_and_one_that_is_not_the_robots_is_named(r
     first = {event.said.camera: event.said.image for event in next(feed.episodes()) if isinstance(event.said, Frame)}
     assert abs(first["front"][10, 10].mean() - 107) < 3, "the wrist's table"
     feed = opened(SET, replace(robot, cameras=robot.cameras[:1]))
-    assert feed.problems == (f"{SET}: observation.images.wrist is none of the robot's cameras; it is left out",)
+    assert feed.problems == (f"{SET}: observation.images.wrist is no camera that is looked at; it is left out",)

@@ -16,6 +16,7 @@ from lerobot_set_helpers import FPS, NUM_ROWS, SET  # noqa: E402
 from vla_ros.cli import main  # noqa: E402
 from vla_ros.policies.files import open_policy  # noqa: E402
 from vla_ros.recordings.lerobot.dataset import LeRobotSet  # noqa: E402
+from vla_ros.recordings.lerobot.write import EpisodeRows, SetLayout, SetWriter  # noqa: E402
 from vla_ros.robot import RobotConfig, load_robot  # noqa: E402
 from vla_ros.share import robot_file  # noqa: E402
 from vla_ros.training.config import SetConfig  # noqa: E402
@@ -53,6 +54,24 @@ def test_labels_are_what_was_in_force_at_their_times_whatever_the_sets_rate(robo
     assert frames.num_by_driver == {"TELEOP": 2 * (NUM_ROWS - 2)} and not frames.is_intervention.any()
     seen = first_observation(loaded, robot, RULE)
     assert seen.images["front"].shape == (480, 640, 3) and seen.task == "put the block into the box"
+
+
+def test_a_set_of_one_row_a_second_is_not_one_of_gaps(tmp_path: Path) -> None:
+    names, num_rows = ("base.pos", "shoulder.pos", "wrist.pos"), 6
+    layout = SetLayout("three_joints", 1.0, names, names, {"front": (24, 32), "top": (24, 32)}, "h264", {})
+    writer = SetWriter(tmp_path / "slow", layout)
+    drawn = writer.begin()
+    for _ in range(num_rows):
+        drawn.add(dict.fromkeys(layout.cameras, np.zeros((24, 32, 3), np.uint8)))
+    joints = 0.1 * np.arange(num_rows)[:, None].repeat(3, 1)
+    stamps_ns = (10**18 + 10**9 * np.arange(num_rows))[:, None].repeat(3, 1)
+    nobody, none = [""] * num_rows, [False] * num_rows
+    writer.add(drawn, EpisodeRows(joints, joints, ["reach"] * num_rows, nobody, none, stamps_ns), "", "made", 0)
+    writer.finish()
+    robot = load_robot(SET.parent / "three_joints.yaml")
+    rule = FrameRule(horizon=2, chunk_dt_s=0.5, offset=1.0, resize=lambda image: image)
+    frames = load_bags([SetConfig(str(tmp_path / "slow"))], robot, rule).frames
+    np.testing.assert_allclose(frames.actions[:, :, 0], [[0.1 * row + 0.05, 0.1 * row + 0.1] for row in range(5)])
 
 
 def test_a_humans_part_of_an_episode_that_the_policy_drove_is_an_intervention(robot: RobotConfig) -> None:

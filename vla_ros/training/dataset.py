@@ -65,6 +65,7 @@ class Frames:
         return dict(Counter(driver or "not recorded" for driver in self.driver.tolist()))
 
 
+LATE_PERIODS = 1.5
 Source = Path | SetConfig
 """A bag's folder or file, or a data set as a train config has it."""
 
@@ -174,10 +175,13 @@ def _read(source: Source, robot: RobotConfig, rule: FrameRule) -> _Bag:
 
 def _read_set(source: SetConfig, robot: RobotConfig, rule: FrameRule) -> _Bag:
     feed = _open_set(source, robot)
+    # A set of few rows a second is not one of gaps.
+    max_gap_s = max(rule.max_gap_s, LATE_PERIODS / feed.source.info.fps)
+    rule = replace(rule, episodes="marker", max_gap_s=max_gap_s)
     episodes: list[Episode] = []
     num_left_out: Counter[str] = Counter()
     for events in feed.episodes():
-        cutter = EpisodeCutter(robot, replace(rule, episodes="marker"), feed.report)
+        cutter = EpisodeCutter(robot, rule, feed.report)
         for event in events:
             cutter.take(event)
         episodes += cutter.finish()

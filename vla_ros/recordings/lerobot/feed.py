@@ -41,7 +41,7 @@ class SetFeed:
         used = {feature.key for feature in mapping.cameras.values()}
         for feature in source.info.cameras:
             if feature.key not in used:
-                self.report(feature.key, f"{feature.key} is none of the robot's cameras; it is left out")
+                self.report(feature.key, f"{feature.key} is no camera that is looked at; it is left out")
 
     @property
     def problems(self) -> tuple[str, ...]:
