@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +107,30 @@ class LessonConfig:
 
 
 @dataclass(frozen=True)
+class SetConfig:
+    """A LeRobot data set in the folder ``path``: what its numbers mean by ``space``, a preset or a file (empty: as it
+    says itself, else joints in rad and m by name); the robot's camera by the set's, where names differ. A sample of it
+    is drawn ``weight`` times as often as one of a bag."""
+
+    path: str
+    space: str = ""
+    cameras: Mapping[str, str] = field(default_factory=dict)
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"the weight of {self.path} is {self.weight:g}; expected at least 0")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run.
 
-    ``bags`` are bags and folders of them (in a file one text will do); nothing is written there. ``lesson`` is what is
-    taught beside actions; its demonstrations are made and read only where ``bags`` is empty. Every ``validate_every``
-    steps the run is judged on the last ``validation_share`` of the episodes, which it never trains on. ``run_dir``
-    holds checkpoints, metrics and the log, ``output_dir`` gets the policy directory. ``processor`` is what the family's
-    processor takes from a train config (its ``settings_type``).
+    ``bags`` are bags and folders of them (in a file one text will do), ``sets`` LeRobot data sets; nothing is written
+    there. ``lesson`` is what is taught beside actions; its demonstrations are made and read only where there are no
+    others. Every ``validate_every`` steps the run is judged on the last ``validation_share`` of the episodes, which it
+    never trains on. ``run_dir`` holds checkpoints, metrics and the log, ``output_dir`` gets the policy directory.
+    ``processor`` is what the family's processor takes from a train config (its ``settings_type``).
 
     ``num_workers`` read bags and ``num_threads`` compute, on each machine together. ``checkpoint_layers`` keeps of each
     layer what goes into it and computes the rest once more for its gradient, ``compile_layers`` compiles each.
@@ -142,6 +158,7 @@ class TrainConfig:
     optimizer: OptimizerConfig
     lr: LearningRates
     frozen: tuple[str, ...] = ()
+    sets: tuple[SetConfig, ...] = ()
     processor: object | None = None
     start_from: str = ""
     lesson: LessonConfig | None = None
@@ -262,6 +279,8 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         config,
         robot=settled(config.robot) if Path(config.robot).is_file() else config.robot,
         bags=tuple(map(settled, config.bags)),
+        sets=tuple(replace(each, path=settled(each.path)) for each in config.sets),
+        sets=tuple(replace(each, path=settled(each.path)) for each in config.sets),
         run_dir=settled(config.run_dir),
         output_dir=settled(config.output_dir),
         start_from=settled(config.start_from),

@@ -102,8 +102,9 @@ def _train(
     check_resumable(config)
     processes.share(config.optimizer.batch_size)
     policy = _start(config, processes, report)
-    bags = _find_bags(config, robot, lesson, processes, report)
-    loaded = load_bags(bags, robot, rule, max(1, config.num_workers // processes.num_local))
+    bags = _find_bags(config, robot, lesson, processes, report) if config.bags or not config.sets else ()
+    # The last are judged on: rather the robot's own than those of an earlier arm.
+    loaded = load_bags((*config.sets, *bags), robot, rule, max(1, config.num_workers // processes.num_local))
     for line in (*loaded.problems, *loaded.lines):
         report(line)
     frames = loaded.frames
