@@ -79,14 +79,14 @@ def test_a_session_of_broken_bags_alone_is_refused(tmp_path):
 )
 def test_a_device_that_is_not_there_and_no_thread_are_refused_in_one_line(tmp_path, settings, said):
     with pytest.raises(ValueError) as error:
-        SessionConfig((tmp_path,), (tmp_path,), ROBOT, FIXED, **settings)
+        replay_session(SessionConfig((tmp_path,), (tmp_path,), ROBOT, FIXED, **settings))
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
 def test_without_a_gpu_cuda_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(ValueError, match="torch sees a GPU"):
-        SessionConfig((tmp_path,), (tmp_path,), ROBOT, FIXED, device="cuda")
+        replay_session(SessionConfig((tmp_path,), (tmp_path,), ROBOT, FIXED, device="cuda"))
 
 
 def test_a_baseline_that_is_written_anew_is_nothing_to_judge_by_and_says_so(tmp_path):

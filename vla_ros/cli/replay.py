@@ -6,6 +6,7 @@ Exits 1 where it differs from the baseline, or is worse than the policy before i
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,19 +80,23 @@ def run(args: argparse.Namespace) -> Outcome:
         num_threads=args.threads,
     )
     baseline = read_baseline(args.baseline) if args.baseline is not None and not updates else None
+    started = time.perf_counter()
     session = replay_session(config, _progress_bar)
+    seconds = time.perf_counter() - started
     if updates:
         session.write_baseline(args.baseline)
     verdict, differences = session.judge(baseline, renewed=str(args.baseline) if updates else "")
     document = session.document(verdict, differences)
     _print_session(session, verdict)
+    print(f"\nreplayed in {seconds:.1f} s, with strategy {args.strategy} whatever the bags were recorded with")
     if args.out is not None:
         page, values = _report_files(Path(args.out))
         replaces = ", in place of the one before" if page.exists() or values.exists() else ""
-        write_json(str(values), document)
+        write_json(str(values), document)  # without the times, so that the same replay gives the same files
         write_report(session, verdict, page)
         print(f"report: {page}{replaces}")
-    return Outcome(document, verdict.word != FAIL)
+    times = {"seconds": seconds, "times_real_time": session.recorded_s / seconds}
+    return Outcome(document | {"times": times}, verdict.word != FAIL)
 
 
 def _latency_ms(text: str | None) -> float | None:
@@ -145,5 +150,3 @@ def _print_session(session: ReplaySession, verdict: Verdict) -> None:
             print("  {:<18}{:10.4f}{:9.2%} {:10.4f}".format(*row))
     for line in session.problems[:MAX_LINES]:
         print(f"  bag: {line}")
-    strategy = session.config.settings.strategy
-    print(f"\nreplayed in {session.seconds:.1f} s, with strategy {strategy} whatever the bags were recorded with")
