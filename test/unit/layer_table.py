@@ -202,6 +202,9 @@ MAY_IMPORT = {
         "vla_ros.types",
     }
     | TORCH,
+    # Of other modules, these alone start processes, here and elsewhere.
+    "vla_ros.replay.fleet.processes": {"vla_ros.replay", "vla_ros.start"},
+    "vla_ros.replay.fleet.cluster": {"ray", "vla_ros.replay"},
     "vla_ros.sim": {
         "numpy",
         "mujoco",

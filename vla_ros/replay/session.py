@@ -43,7 +43,7 @@ MakeProgress = Callable[[str], AbstractContextManager[Progress | None]]
 @dataclass(frozen=True)
 class SessionConfig:
     """``policies`` are one or two directories; ``driver`` says whose stretches of the bags count: policy, teleop or
-    any."""
+    any; ``folder`` is where paths of bags begin."""
 
     bags: tuple[Path, ...]
     policies: tuple[Path, ...]
@@ -52,6 +52,7 @@ class SessionConfig:
     driver: str = "any"
     device: str = "cpu"
     num_threads: int = 1
+    folder: Path = Path()
 
     def __post_init__(self) -> None:
         """Raises ValueError for an unknown driver, one policy given twice, and fewer than one thread."""

@@ -94,7 +94,11 @@ def moment_images(session: ReplaySession) -> Images:
     robot = session.config.robot
     found = {}
     for bag, times_ns in wanted.items():
-        nearest = _nearest_frames(Feed(BagReader(Path(bag)), robot, session.config.settings.namespace), times_ns)
+        try:
+            reader = BagReader(session.config.folder / bag)
+        except ValueError:
+            continue  # results are merged where the bags are not: the page says that there is no image
+        nearest = _nearest_frames(Feed(reader, robot, session.config.settings.namespace), times_ns)
         for time_ns in times_ns:
             frames = (nearest.get((time_ns, camera)) for camera in robot.camera_names)
             found[bag, time_ns] = tuple(frame for frame in frames if frame is not None and _is_decodable(frame))

@@ -1,0 +1,78 @@
+"""Bags as tasks of a Ray cluster, which says where each runs and starts those of a lost node again."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Generator, Iterable, Iterator
+from functools import partial
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from vla_ros.replay.fleet.plan import Plan
+from vla_ros.replay.fleet.worker import BagWorker, Done
+from vla_ros.strict import one_line
+
+MAX_RETRIES = 3
+MAX_PENDING = 1000
+"""Tasks at a time, however many bags there are: as many as keep a large cluster at work."""
+
+_workers: dict[str, BagWorker] = {}
+
+
+def replay_on_ray(plan: Plan, bags: Iterable[str], address: str) -> Generator[Done, None, None]:
+    """Every bag, in the order in which they are done, on the cluster at ``address``; empty: the one that Ray finds,
+    else a new one of this machine. Each task has the plan's threads and, for a policy on a GPU, one of the cluster's.
+
+    All nodes have this package, and the bags, policies and the robot file under the same paths. Raises ValueError where
+    there is no such cluster, and as ``BagWorker`` does.
+    """
+    try:
+        ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ValueError(f"--ray {address}: {one_line(error)}") from error
+    try:
+        num_gpus = 0 if plan.device == "cpu" else 1
+        task = ray.remote(_replay).options(num_cpus=plan.num_threads, num_gpus=num_gpus, max_retries=MAX_RETRIES)
+        yield from _all(partial(task.remote, ray.put(plan)), bags)
+    finally:
+        ray.shutdown()
+
+
+def _all(start: partial[ray.ObjectRef], bags: Iterable[str]) -> Iterator[Done]:
+    pending: dict[ray.ObjectRef, str] = {}
+    for bag in bags:
+        pending[start(bag)] = bag
+        if len(pending) >= MAX_PENDING:
+            yield _next(pending)
+    while pending:
+        yield _next(pending)
+
+
+def _next(pending: dict[ray.ObjectRef, str]) -> Done:
+    """The result that comes next."""
+    (done,), _ = ray.wait(list(pending), num_returns=1)
+    bag = pending.pop(done)
+    try:
+        said = ray.get(done)
+    except RayTaskError:
+        raise
+    except RayError as error:  # retried in vain
+        return Done(bag, lost=f"bag {bag}: {one_line(error)}")
+    if isinstance(said, str):
+        raise ValueError(said)
+    return said
+
+
+def _replay(plan: Plan, bag: str) -> Done | str:
+    """A task: the policy stays in memory for the next one of this process. Returns what is wrong, where a ValueError
+    would be wrapped in Ray's own."""
+    try:
+        if plan.key not in _workers:
+            os.chdir(plan.folder)
+            _workers.clear()
+            _workers[plan.key] = BagWorker(plan)
+        return _workers[plan.key].replay(bag)
+    except (ValueError, OSError) as error:
+        return one_line(error)
