@@ -7,32 +7,27 @@ import json
 import os
 import weakref
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from fleet_helpers import SETTINGS, fill, results_of
 from replay_helpers import chunk, commands, mode, sensors, swing_policy, task, trace, write_bag
 from runtime_helpers import ROBOT
 
 from vla_ros.cli import main
-from vla_ros.replay.baseline.provenance import replayed_values
 from vla_ros.replay.fleet import folder as folder_module
 from vla_ros.replay.fleet.folder import ResultsFolder, Run
-from vla_ros.replay.fleet.plan import Plan, PlannedPolicy
 from vla_ros.replay.fleet.processes import _Tasks
 from vla_ros.replay.fleet.result import DamagedResult, Result, Source, encode, read
-from vla_ros.replay.fleet.run import FleetReport, Shard, replay_fleet, replay_here
+from vla_ros.replay.fleet.run import Shard
 from vla_ros.replay.report.page import moment_images, render_report
 from vla_ros.replay.run import replay_bag
 from vla_ros.replay.session import ReplaySession, SessionConfig, replay_session
-from vla_ros.replay.settings import ReplaySettings
 from vla_ros.robot import load_robot
 from vla_ros.strict import config_to_dict
-
-SETTINGS = ReplaySettings(unknown_latency_ms=100.0)
-ALL = Shard()
 
 
 @pytest.fixture(autouse=True)
@@ -59,26 +54,6 @@ def bags(tmp_path: Path) -> list[Path]:
     broken = tmp_path / "broken.mcap"
     broken.write_bytes(next(found[0].glob("*.mcap")).read_bytes()[:30])
     return [found[0], broken, found[1], tmp_path / "nowhere", found[2]]
-
-
-def robot_file(folder: Path) -> Path:
-    path = folder / "robot.yaml"
-    path.write_text(yaml.safe_dump(config_to_dict(ROBOT)))
-    return path
-
-
-def results_of(
-    folder: Path, bags: list[Path], policies: tuple[str, ...] = ("0.1",), settings: ReplaySettings = SETTINGS
-) -> ResultsFolder:
-    planned = tuple(PlannedPolicy(name, name, "d1ce57", False, ("front", "wrist"), {}) for name in policies)
-    robot = load_robot(robot_file(folder))
-    values = replayed_values(asdict(settings), robot, False)
-    plan = Plan(str(Path.cwd()), planned, str(folder / "robot.yaml"), settings, values, "cpu", 1)
-    return ResultsFolder(folder / "results", Run(plan, tuple(map(str, bags))))
-
-
-def fill(results: ResultsFolder, shard: Shard = ALL) -> FleetReport:
-    return replay_fleet(results, shard, replay_here, lambda num: None)
 
 
 def report_of(session: ReplaySession) -> tuple[str, str]:

@@ -68,7 +68,7 @@ def test_an_interrupt_ends_all_processes_and_what_was_done_is_not_done_again(tmp
     wait_for_the_end_of(run.pid)
     there = len(list(results.glob("*.safetensors")))
     assert 0 < there < 4 and not list(results.glob(".*"))
-    again = subprocess.run([*command, "--shard", "1/1"], env=environment, stdout=subprocess.PIPE, text=True)
+    again = subprocess.run([*command[:-2], "--shard", "1/1"], env=environment, stdout=subprocess.PIPE, text=True)
     assert again.returncode == 0 and f"{4 - there} bags replayed" in again.stdout
     assert f"{there} had a result already" in again.stdout
 

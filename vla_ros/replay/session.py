@@ -16,7 +16,7 @@ from vla_ros.execution.runner import PolicyRunner
 from vla_ros.policies.directory import find_device, load_policy
 from vla_ros.replay.baseline.against import compare_with_baseline
 from vla_ros.replay.baseline.pairs import Difference
-from vla_ros.replay.baseline.provenance import Provenance, machine_name, provenance
+from vla_ros.replay.baseline.provenance import Provenance, bags_by_name, machine_name, provenance
 from vla_ros.replay.baseline.record import Baseline, make_baseline, stored_tolerances, write_baseline
 from vla_ros.replay.judge.paired import PairedDifference, paired_differences
 from vla_ros.replay.judge.summary import ErrorTable, PolicySummary, summarize
@@ -154,10 +154,12 @@ def load_replay_policy(name: str, policy_dir: Path, device: torch.device) -> Rep
 def replay_session(config: SessionConfig, make_progress: MakeProgress = lambda name: nullcontext()) -> ReplaySession:
     """Replay every bag with every policy; ``make_progress`` gives what hears of the progress of one, by its name.
 
-    Raises ValueError for policies and a robot that don't belong together, and where no bag can be used at all.
+    Raises ValueError for policies and a robot that don't belong together, for two bags of one name, and where no bag
+    can be used at all.
     """
     torch.set_num_threads(config.num_threads)
     device = find_device(config.device, "--device")
+    bags_by_name(config.bags)
     all_replays: list[tuple[Replay, ...]] = []
     bags, unused = config.bags, []
     policies = [load_replay_policy(*named, device) for named in policy_names(config.policies).items()]

@@ -128,7 +128,8 @@ def _checksum(positions: np.ndarray) -> int:
 
 
 def write_baseline(path: Path, baseline: Baseline) -> None:
-    """Write ``baseline``, thinned. Raises ValueError where the file cannot be written."""
+    """Write ``baseline``, thinned. Raises ValueError where the file cannot be written, or would be too large to be
+    read."""
     document = {
         "format": FORMAT,
         "tolerances": config_to_dict(baseline.tolerances),
@@ -139,9 +140,13 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
         "camera_names": list(baseline.origin.camera_names),
         "bags": [_bag_document(bag, baseline.origin.bags[bag.name]) for bag in baseline.bags],
     }
+    text = "".join(_lines(document)) + "\n"
+    if len(text) > MAX_BYTES:
+        count = f"{len(baseline.bags)} bags take {len(text) >> 20} MB; expected at most {MAX_BYTES >> 20}"
+        raise ValueError(f"baseline {path}: {count}: make one of fewer bags")
     with explained(f"baseline {path}: ", OSError, after="; give a file that can be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(_lines(document)) + "\n")
+        path.write_text(text)
 
 
 def read_baseline(path: Path) -> Baseline:

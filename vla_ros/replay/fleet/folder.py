@@ -109,7 +109,7 @@ class ResultsFolder:
         plan = self.run.plan
         found = self._look_through()
         if not found.used:
-            raise ValueError("; ".join(found.unused))
+            raise ValueError("; ".join(found.unused) or f"results {self.path}: of no bag at all")
         config = SessionConfig(
             bags=tuple(map(Path, self.run.bags)),
             policies=tuple(Path(policy.folder) for policy in plan.policies),

@@ -13,7 +13,7 @@ from typing import Any
 
 from vla_ros.policies.files import has_poses, open_policy
 from vla_ros.replay.baseline.provenance import policy_files, replayed_values
-from vla_ros.replay.session import SessionConfig, policy_names
+from vla_ros.replay.session import MAX_POLICIES, SessionConfig, policy_names
 from vla_ros.replay.settings import ReplaySettings
 from vla_ros.robot import RobotConfig, load_robot
 
@@ -44,6 +44,11 @@ class Plan:
     values: Mapping[str, Any]
     device: str
     num_threads: int
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for no policy, and more than can be compared."""
+        if not 1 <= len(self.policies) <= MAX_POLICIES:
+            raise ValueError(f"{len(self.policies)} policies; expected 1 or {MAX_POLICIES}")
 
     @classmethod
     def of(cls, config: SessionConfig, robot_file: Path) -> Plan:
