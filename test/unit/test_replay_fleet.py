@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -271,3 +272,10 @@ def test_options_that_cannot_be_meant_are_refused_in_one_line(arguments, expecte
     assert main(["replay", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert expected in line and not list(tmp_path.iterdir())
+
+
+def test_without_ray_the_extra_that_brings_it_is_named(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "vla_ros.replay.fleet.cluster", raising=False)
+    assert main(["replay", str(tmp_path / "bag"), "--results", str(tmp_path / "results"), "--ray"]) == 2
+    assert "pip install 'vla_ros[ray]'" in capsys.readouterr().err

@@ -107,8 +107,12 @@ def replay_into(args: argparse.Namespace, config: SessionConfig) -> ReplaySessio
 def _replay_bags(args: argparse.Namespace) -> ReplayBags:
     """Who replays bags: this process, others of this machine, or a cluster."""
     if args.ray is not None:
-        from vla_ros.replay.fleet.cluster import replay_on_ray
-
+        try:
+            from vla_ros.replay.fleet.cluster import replay_on_ray
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"--ray: the Python package '{error.name}' is missing; pip install 'vla_ros[ray]'"
+            ) from None
         return partial(replay_on_ray, address=args.ray)
     if args.jobs is not None and args.jobs > 1:
         from vla_ros.replay.fleet.processes import replay_in_processes
