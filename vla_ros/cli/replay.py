@@ -65,18 +65,17 @@ def run(args: argparse.Namespace) -> Outcome:
     check_fleet_arguments(args)
     if args.update_baseline and args.baseline is None:
         raise ValueError("--update-baseline without --baseline FILE; say which file to write")
+    config = None if args.merge is not None else _config(args)
     baseline = None if args.baseline is None or args.update_baseline else read_baseline(args.baseline)
-    if args.merge is not None:
+    if config is None:
         return _judge(args, merged(args.merge, args.driver), baseline)
-    config = _config(args)
     if args.results is not None:
         session = replay_into(args, config)
         return session if isinstance(session, Outcome) else _judge(args, session, baseline)
     started = time.perf_counter()
     session = replay_session(config, _progress_bar)
     seconds = time.perf_counter() - started
-    outcome = _judge(args, session, baseline)
-    print(f"replayed in {seconds:.1f} s")
+    outcome = _judge(args, session, baseline, f"in {seconds:.1f} s, ")
     times = {"seconds": seconds, "times_real_time": session.recorded_s / seconds}
     return Outcome(outcome.figures | {"times": times}, outcome.is_good)
 
@@ -108,8 +107,8 @@ def _config(args: argparse.Namespace) -> SessionConfig:
     )
 
 
-def _judge(args: argparse.Namespace, session: ReplaySession, baseline: Baseline | None) -> Outcome:
-    """Say what a replay comes to, and write what was asked for."""
+def _judge(args: argparse.Namespace, session: ReplaySession, baseline: Baseline | None, took: str = "") -> Outcome:
+    """Say what a replay comes to, and how long it ``took``, and write what was asked for."""
     from vla_ros.replay.judge.verdict import FAIL
     from vla_ros.replay.report.page import write_report
 
@@ -120,6 +119,8 @@ def _judge(args: argparse.Namespace, session: ReplaySession, baseline: Baseline 
     verdict, differences = session.judge(baseline, renewed=str(args.baseline) if args.update_baseline else "")
     document = session.document(verdict, differences)
     _print_session(session, verdict)
+    strategy = session.config.settings.strategy
+    print(f"\nreplayed {took}with strategy {strategy} whatever the bags were recorded with")
     if args.out is not None:
         page, values = _report_files(Path(args.out))
         replaces = ", in place of the one before" if page.exists() or values.exists() else ""
@@ -182,4 +183,3 @@ def _print_session(session: ReplaySession, verdict: Verdict) -> None:
         print(f"  bag: {line}")
     if len(session.problems) > MAX_LINES:
         print(f"  ... and {len(session.problems) - MAX_LINES} more, in the JSON")
-    print(f"\nwith strategy {session.config.settings.strategy}, whatever the bags were recorded with")
