@@ -79,5 +79,8 @@ def test_a_ray_cluster_gives_the_same_results(tmp_path: Path) -> None:
 
     bags = copies(tmp_path, 3)
     plan = plan_of(bags)
+    for port in ("1", "99999"):
+        with pytest.raises(ValueError, match=f"--ray 127.0.0.1:{port}: .* expected HOST:PORT of a running cluster"):
+            next(replay_on_ray(plan, bags, f"127.0.0.1:{port}"))
     on_ray = sorted(replay_on_ray(plan, bags, ""), key=lambda done: done.bag)
     assert on_ray == list(replay_here(plan, bags))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 
@@ -12,8 +13,9 @@ from ray.exceptions import RayError, RayTaskError
 
 from vla_ros.replay.fleet.plan import Plan
 from vla_ros.replay.fleet.worker import BagWorker, Done
-from vla_ros.strict import one_line
+from vla_ros.strict import explained, one_line
 
+CONNECT_TIMEOUT_S = 10.0
 MAX_RETRIES = 3
 MAX_PENDING = 1000
 """Tasks at a time, however many bags there are: as many as keep a large cluster at work."""
@@ -28,6 +30,7 @@ def replay_on_ray(plan: Plan, bags: Iterable[str], address: str) -> Generator[Do
     All nodes have this package, and the bags, policies and the robot file under the same paths. Raises ValueError where
     there is no such cluster, and as ``BagWorker`` does.
     """
+    _check_that_somebody_listens(address)
     try:
         ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -38,6 +41,14 @@ def replay_on_ray(plan: Plan, bags: Iterable[str], address: str) -> Generator[Do
         yield from _all(partial(task.remote, ray.put(plan)), bags)
     finally:
         ray.shutdown()
+
+
+def _check_that_somebody_listens(address: str) -> None:
+    """Ray itself would try for ten minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdecimal():
+        with explained(f"--ray {address}: ", OSError, OverflowError, after="; expected HOST:PORT of a running cluster"):
+            socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
 
 
 def _all(start: partial[ray.ObjectRef], bags: Iterable[str]) -> Iterator[Done]:
