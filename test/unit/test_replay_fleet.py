@@ -21,9 +21,10 @@ from runtime_helpers import ROBOT
 from vla_ros.cli import main
 from vla_ros.replay.fleet import folder as folder_module
 from vla_ros.replay.fleet.folder import ResultsFolder, Run
-from vla_ros.replay.fleet.processes import _Tasks
+from vla_ros.replay.fleet.processes import _Waiting
 from vla_ros.replay.fleet.result import DamagedResult, Result, Source, encode, read
 from vla_ros.replay.fleet.run import Shard
+from vla_ros.replay.fleet.task import Task
 from vla_ros.replay.report.page import moment_images, render_report
 from vla_ros.replay.run import replay_bag
 from vla_ros.replay.session import ReplaySession, SessionConfig, replay_session
@@ -116,6 +117,15 @@ def test_a_bag_that_changed_is_replayed_again_and_one_that_was_touched_is_not(tm
     assert fill(results_of(tmp_path, bags[:1])).there == 1
     storage.write_bytes(storage.read_bytes()[:-1000])
     assert fill(results_of(tmp_path, bags[:1])).replayed == 1
+
+
+def test_a_second_policy_leaves_the_results_of_the_first_as_they_are(tmp_path, bags):
+    fill(results_of(tmp_path, bags[:1]))
+    (first,) = results_of(tmp_path, bags[:1]).paths(str(bags[0]))
+    made_ns = first.stat().st_mtime_ns
+    both = results_of(tmp_path, bags[:1], ("0.1", "0.2"))
+    assert fill(both).replayed == 1 and both.paths(str(bags[0]))[0] == first
+    assert first.stat().st_mtime_ns == made_ns and len(both.merge("any").summaries) == 2
 
 
 def test_a_growing_fleet_replays_its_new_bags_only(tmp_path, bags):
@@ -234,10 +244,11 @@ def test_of_many_results_only_a_few_replays_are_in_memory_at_a_time(tmp_path, ba
 
 
 def test_a_killed_worker_s_bag_is_given_to_another_once() -> None:
-    tasks = _Tasks(["a", "b"])
-    assert tasks.take() == "a" and tasks.lose("a", "signal SIGKILL") is None
-    assert [tasks.take(), tasks.take(), tasks.take()] == ["b", "a", None]
-    lost = tasks.lose("a", "signal SIGKILL")
+    a, b = Task("a", (0,)), Task("b", (0,))
+    waiting = _Waiting([a, b])
+    assert waiting.take() == a and waiting.lose(a, "signal SIGKILL") is None
+    assert [waiting.take(), waiting.take(), waiting.take()] == [b, a, None]
+    lost = waiting.lose(a, "signal SIGKILL")
     assert lost is not None and "bag a: 2 processes that replayed it ended (signal SIGKILL)" in lost.lost
 
 

@@ -16,6 +16,7 @@ import pytest
 from vla_ros.replay.fleet.plan import Plan
 from vla_ros.replay.fleet.processes import replay_in_processes
 from vla_ros.replay.fleet.run import replay_here
+from vla_ros.replay.fleet.task import Task
 from vla_ros.replay.session import SessionConfig
 from vla_ros.replay.settings import ReplaySettings
 from vla_ros.robot import load_robot
@@ -27,6 +28,10 @@ SOURCE = Path(__file__).parents[2]
 
 def copies(folder: Path, num: int) -> tuple[str, ...]:
     return tuple(str(shutil.copytree(GOLDEN, folder / f"bag{i}")) for i in range(num))
+
+
+def tasks_of(bags: tuple[str, ...]) -> list[Task]:
+    return [Task(bag, (0,)) for bag in bags]
 
 
 def plan_of(bags: tuple[str, ...]) -> Plan:
@@ -45,12 +50,12 @@ def wait_for_the_end_of(group: int) -> None:
 
 def test_a_killed_worker_s_bag_is_replayed_by_another(tmp_path: Path) -> None:
     bags = copies(tmp_path, 2)
-    replaying = replay_in_processes(plan_of(bags), bags, 1)
+    replaying = replay_in_processes(plan_of(bags), tasks_of(bags), 1)
     done = [next(replaying)]
     (worker,) = active_children()
     os.kill(worker.pid, signal.SIGKILL)
     done += replaying
-    assert sorted(one.bag for one in done) == list(bags) and not any(one.lost or one.is_refused for one in done)
+    assert sorted(one.task.bag for one in done) == list(bags) and not any(one.lost or one.is_refused for one in done)
     assert not active_children()
 
 
@@ -81,6 +86,6 @@ def test_a_ray_cluster_gives_the_same_results(tmp_path: Path) -> None:
     plan = plan_of(bags)
     for port in ("1", "99999"):
         with pytest.raises(ValueError, match=f"--ray 127.0.0.1:{port}: .* expected HOST:PORT of a running cluster"):
-            next(replay_on_ray(plan, bags, f"127.0.0.1:{port}"))
-    on_ray = sorted(replay_on_ray(plan, bags, ""), key=lambda done: done.bag)
-    assert on_ray == list(replay_here(plan, bags))
+            next(replay_on_ray(plan, tasks_of(bags), f"127.0.0.1:{port}"))
+    on_ray = sorted(replay_on_ray(plan, tasks_of(bags), ""), key=lambda done: done.task.bag)
+    assert on_ray == list(replay_here(plan, tasks_of(bags)))

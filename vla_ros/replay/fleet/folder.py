@@ -11,6 +11,7 @@ from typing import overload
 from vla_ros.replay.baseline.provenance import Provenance, bag_name, bags_by_name
 from vla_ros.replay.fleet.plan import Plan
 from vla_ros.replay.fleet.result import DamagedResult, Result, read, write_whole
+from vla_ros.replay.fleet.task import Done, Task
 from vla_ros.replay.records import Replay
 from vla_ros.replay.session import ReplaySession, SessionConfig
 from vla_ros.strict import config_to_dict, explained, parse_config, parse_json, read_text
@@ -65,40 +66,49 @@ class ResultsFolder:
         name = bag_name(self._root / bag)
         return [self.path / f"{name}.{key[:KEY_LENGTH]}.safetensors" for key in self.run.plan.keys]
 
-    def missing(self, bags: Sequence[str], done: list[str], notes: list[str]) -> Iterator[str]:
-        """Those of ``bags`` that are still to be replayed; ``done`` gathers the others, ``notes`` what is damaged.
-
-        A bag of which nothing could be used is tried again: it may have been copied, or its disk mounted, since.
-        """
+    def missing(self, bags: Sequence[str], done: list[str], notes: list[str]) -> Iterator[Task]:
+        """What of ``bags`` is still to be replayed; ``done`` gathers the others, ``notes`` what is damaged."""
         for bag in bags:
-            try:
-                results = self.read(bag)
-            except FileNotFoundError:
-                yield bag
-                continue
-            except DamagedResult as error:
-                notes.append(f"{error}: replayed again")
-                yield bag
-                continue
-            if all(result.replay is not None and result.is_of(self._root / bag) for result in results):
-                done.append(bag)
+            lacking = tuple(i for i in range(len(self.run.plan.keys)) if not self._has(bag, i, notes))
+            if lacking:
+                yield Task(bag, lacking)
             else:
-                yield bag
+                done.append(bag)
+
+    def _has(self, bag: str, index: int, notes: list[str]) -> bool:
+        """Whether a bag has its result with one policy. One of which nothing could be used is tried again: it may have
+        been copied, or its disk mounted, since."""
+        try:
+            result = self._read(bag, index)
+        except FileNotFoundError:
+            return False
+        except DamagedResult as error:
+            notes.append(f"{error}: replayed again")
+            return False
+        return result.replay is not None and result.is_of(self._root / bag)
 
     def read(self, bag: str) -> list[Result]:
         """A bag's results, one for each policy. Raises FileNotFoundError or DamagedResult as ``read`` does."""
-        results = []
-        for path, key in zip(self.paths(bag), self.run.plan.keys, strict=True):
-            result = read(path, key)
-            if result.bag != bag:
-                raise DamagedResult(f"result {path}: is of bag {result.bag}; expected {bag}")
-            results.append(result)
-        return results
+        return [self._read(bag, index) for index in range(len(self.run.plan.keys))]
 
-    def write(self, bag: str, results: Sequence[bytes]) -> None:
-        """Raises ValueError where they can't be written."""
-        for path, data in zip(self.paths(bag), results, strict=True):
-            write_whole(path, data)
+    def _read(self, bag: str, index: int) -> Result:
+        path = self.paths(bag)[index]
+        result = read(path, self.run.plan.keys[index])
+        if result.bag != bag:
+            raise DamagedResult(f"result {path}: is of bag {result.bag}; expected {bag}")
+        return result
+
+    def replay(self, bag: str, index: int) -> Replay:
+        """Of a bag that could be used, with one policy. Raises as ``read`` does."""
+        replay = self._read(bag, index).replay
+        assert replay is not None, "it was there a moment ago"
+        return replay
+
+    def write(self, done: Done) -> None:
+        """Raises ValueError where the results can't be written."""
+        paths = self.paths(done.task.bag)
+        for index, data in zip(done.task.policies, done.results, strict=True):
+            write_whole(paths[index], data)
 
     def merge(self, driver: str) -> ReplaySession:
         """All results as one replay; those of one bag are looked at at a time.
@@ -187,10 +197,7 @@ class _StoredReplays(Sequence[Replay]):
     def __getitem__(self, which: int | slice) -> Replay | Sequence[Replay]:
         if isinstance(which, slice):
             return _StoredReplays(self._folder, self._bags[which], self._index)
-        path = self._folder.paths(self._bags[which])[self._index]
-        replay = read(path, self._folder.run.plan.keys[self._index]).replay
-        assert replay is not None, "it was there a moment ago"
-        return replay
+        return self._folder.replay(self._bags[which], self._index)
 
 
 def _read_run(path: Path) -> Run:

@@ -1,33 +1,35 @@
-"""Bags shared out to processes of this machine, each of which has its own policy in memory."""
+"""Bags shared out to processes of this machine, each of which has the policies in its memory."""
 
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 
 from vla_ros.replay.fleet.plan import Plan
-from vla_ros.replay.fleet.worker import BagWorker, Done
+from vla_ros.replay.fleet.task import Done, Task
+from vla_ros.replay.fleet.worker import BagWorker
 from vla_ros.start import end_with_parent
 
 MAX_ATTEMPTS = 2
 READY = "ready"
 
 
-def replay_in_processes(plan: Plan, bags: Iterable[str], num_processes: int) -> Generator[Done, None, None]:
-    """Every bag, in the order in which they are done. One whose process is killed is given to another, once; then it is
-    lost. The processes end with the iterator.
+def replay_in_processes(plan: Plan, tasks: Iterable[Task], num_processes: int) -> Generator[Done, None, None]:
+    """Every task, in the order in which they are done. One whose process is killed is given to another, once; then it
+    is lost. The processes end with the iterator.
 
     Raises ValueError as ``BagWorker`` does, and where a process ends before it has loaded the policy.
     """
-    tasks = _Tasks(bags)
+    waiting = _Waiting(tasks)
     processes: list[_Process] = []
     try:
         while True:
-            while len(processes) < num_processes and (bag := tasks.take()) is not None:
-                processes.append(_Process(plan, bag))
+            while len(processes) < num_processes and (task := waiting.take()) is not None:
+                processes.append(_Process(plan, task))
             if not processes:
                 return
             for connection in wait([process.connection for process in processes]):
@@ -35,46 +37,46 @@ def replay_in_processes(plan: Plan, bags: Iterable[str], num_processes: int) -> 
                 said = process.listen()
                 if said is None:
                     processes.remove(process)
-                    lost = tasks.lose(process.bag, process.ending)
+                    lost = waiting.lose(process.task, process.ending)
                     yield from [] if lost is None else [lost]
                 elif isinstance(said, Done):
                     yield said
-                    bag = tasks.take()
-                    if bag is None:
+                    task = waiting.take()
+                    if task is None:
                         processes.remove(process)
                         process.end()
                     else:
-                        process.give(bag)
+                        process.give(task)
     finally:
         for process in processes:
             process.end()
 
 
-class _Tasks:
-    """Bags to be replayed, and those to be tried again."""
+class _Waiting:
+    """Tasks that nobody has yet, and those to be tried again."""
 
-    def __init__(self, bags: Iterable[str]) -> None:
-        self._bags = iter(bags)
-        self._again: list[str] = []
-        self._attempts: dict[str, int] = {}
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._tasks = iter(tasks)
+        self._again: list[Task] = []
+        self._num_lost: Counter[Task] = Counter()
 
-    def take(self) -> str | None:
+    def take(self) -> Task | None:
         """None where there is no other."""
-        return next(self._bags, None) or (self._again.pop() if self._again else None)
+        return next(self._tasks, None) or (self._again.pop() if self._again else None)
 
-    def lose(self, bag: str, ending: str) -> Done | None:
-        """Its process has ended; gives what becomes of the bag where it is not tried again."""
-        self._attempts[bag] = self._attempts.get(bag, 1) + 1
-        if self._attempts[bag] > MAX_ATTEMPTS:
-            return Done(bag, lost=f"bag {bag}: {MAX_ATTEMPTS} processes that replayed it ended ({ending})")
-        self._again.append(bag)
+    def lose(self, task: Task, ending: str) -> Done | None:
+        """Its process has ended; gives what becomes of the task where it is not tried again."""
+        self._num_lost[task] += 1
+        if self._num_lost[task] == MAX_ATTEMPTS:
+            return Done(task, lost=f"bag {task.bag}: {MAX_ATTEMPTS} processes that replayed it ended ({ending})")
+        self._again.append(task)
         return None
 
 
 class _Process:
-    """One worker process, and the ``bag`` it has."""
+    """One worker process, and the ``task`` it has."""
 
-    def __init__(self, plan: Plan, bag: str) -> None:
+    def __init__(self, plan: Plan, task: Task) -> None:
         context = get_context("spawn")  # torch's threads don't survive a fork
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(plan, theirs), daemon=True)
@@ -83,14 +85,12 @@ class _Process:
         with _interrupts_blocked():
             self._process.start()
         theirs.close()
-        self.give(bag)
+        self.give(task)
 
-    def give(self, bag: str) -> None:
-        self.bag = bag
-        try:
-            self.connection.send(bag)
-        except BrokenPipeError:
-            pass  # it has just ended, which ``listen`` will notice
+    def give(self, task: Task) -> None:
+        self.task = task
+        with suppress(BrokenPipeError):  # it has just ended, which ``listen`` will notice
+            self.connection.send(task)
 
     def listen(self) -> Done | str | None:
         """What the process says; None where it has ended. Raises ValueError for what it couldn't do."""

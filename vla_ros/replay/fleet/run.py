@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from vla_ros.replay.fleet.folder import REPEAT, ResultsFolder
 from vla_ros.replay.fleet.plan import Plan
-from vla_ros.replay.fleet.worker import BagWorker, Done
+from vla_ros.replay.fleet.task import Done, Task
+from vla_ros.replay.fleet.worker import BagWorker
 
-ReplayBags = Callable[[Plan, Iterable[str]], Generator[Done, None, None]]
-"""Replays bags with a plan, in whatever order, somewhere."""
+ReplayBags = Callable[[Plan, Iterable[Task]], Generator[Done, None, None]]
+"""Does tasks of a plan, in whatever order, somewhere."""
 Advance = Callable[[int], object]
 """Hears of so many more bags that have a result."""
 
@@ -47,12 +48,12 @@ class FleetReport:
     notes: tuple[str, ...]
 
 
-def replay_here(plan: Plan, bags: Iterable[str]) -> Generator[Done, None, None]:
-    """One bag after the other in this process. Raises ValueError as ``BagWorker`` does."""
+def replay_here(plan: Plan, tasks: Iterable[Task]) -> Generator[Done, None, None]:
+    """One task after the other in this process. Raises ValueError as ``BagWorker`` does."""
     worker = None
-    for bag in bags:
+    for task in tasks:
         worker = worker or BagWorker(plan)
-        yield worker.replay(bag)
+        yield worker.replay(task)
 
 
 def replay_fleet(folder: ResultsFolder, shard: Shard, replay_bags: ReplayBags, advance: Advance) -> FleetReport:
@@ -72,7 +73,7 @@ def replay_fleet(folder: ResultsFolder, shard: Shard, replay_bags: ReplayBags, a
             if done.lost:
                 lost.append(done.lost)
             else:
-                folder.write(done.bag, done.results)
+                folder.write(done)
                 replayed += 1
                 refused += done.is_refused
             num_known = replayed + len(lost) + len(there)

@@ -1,8 +1,7 @@
-"""What a worker does, in whatever process and on whatever machine: one bag through every policy of a plan."""
+"""What a worker does, in whatever process and on whatever machine: one bag through the policies of a plan."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,20 +10,10 @@ from vla_ros.policies.directory import find_device
 from vla_ros.replay.baseline.provenance import bag_digest, machine_name
 from vla_ros.replay.fleet.plan import Plan, PlannedPolicy
 from vla_ros.replay.fleet.result import Result, Source, encode
+from vla_ros.replay.fleet.task import Done, Task
 from vla_ros.replay.offline import ReplayPolicy
 from vla_ros.replay.run import UnusableBag, replay_bag
 from vla_ros.replay.session import load_replay_policy
-
-
-@dataclass(frozen=True)
-class Done:
-    """A bag and its encoded results, one for each policy; ``is_refused`` where nothing of it could be used. Where no
-    worker lived to make them, ``lost`` says why."""
-
-    bag: str
-    results: tuple[bytes, ...] = ()
-    is_refused: bool = False
-    lost: str = ""
 
 
 class BagWorker:
@@ -46,20 +35,18 @@ class BagWorker:
             raise ValueError(f"policy {folder}: its digest is {got}; expected {expected}: it changed meanwhile")
         return policy
 
-    def replay(self, bag: str) -> Done:
-        """One bag, as it was given where the replay was asked for.
-
-        Raises ValueError as ``replay_bag`` does; a bag of which nothing can be used is a result, too.
-        """
-        source = Source.of(bag)
+    def replay(self, task: Task) -> Done:
+        """Raises ValueError as ``replay_bag`` does; a bag of which nothing can be used is a result, too."""
+        bag, source = task.bag, Source.of(task.bag)
         digest = bag_digest(bag) if source.files else ""
         results, is_refused = [], False
-        for key, policy in zip(self._plan.keys, self._policies, strict=True):
-            replay, refusal = None, ""
+        for index in task.policies:
+            policy, replay, refusal = self._policies[index], None, ""
             try:
                 replay = replay_bag(Path(bag), self._robot, policy, self._plan.settings)
             except UnusableBag as error:
                 refusal, is_refused = str(error), True
+            key = self._plan.keys[index]
             result = Result(key, bag, source, digest, self._machine, policy.drift, replay, refusal)
             results.append(encode(result))
-        return Done(bag, tuple(results), is_refused)
+        return Done(task, tuple(results), is_refused)
