@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from replay_helpers import JPEG_ROBOT, chunk, commands, jpeg, mode, sensors, swing_policy, task, write_bag
 from runtime_helpers import ROBOT
 
@@ -59,6 +60,8 @@ def test_one_broken_bag_does_not_end_the_session(tmp_path):
     assert [name in line for name, line in zip(("broken", "nowhere"), found.unused, strict=True)] == [True, True]
     document = found.document(*found.judge(None))
     assert [line for line in found.unused if line not in document["problems"]] == []
+    page = render_report(found, found.judge(None)[0], {})
+    assert [line for line in found.unused if str(escape(line)) not in page] == []
 
 
 def test_a_session_of_broken_bags_alone_is_refused(tmp_path):

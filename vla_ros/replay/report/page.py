@@ -50,6 +50,7 @@ def render_report(session: ReplaySession, verdict: Verdict, images: Images) -> s
             policies=session.summaries,
             paired=session.paired,
             seen=seen,
+            unused=session.unused,
             names=dict(zip(bags, (row.name for row in seen.rows), strict=True)),
             moments=moments,
             images=images,
