@@ -82,6 +82,7 @@ setup(
         "served": ["msgpack", "websockets>=15"],
         # Needs Python 3.12 and torch below 2.12.
         "lerobot": ["lerobot[pi,smolvla]>=0.6.1,<0.7"],
+        "ray": ["ray>=2.60,<3"],
         "sim": ["matplotlib", "mujoco>=4", "PyOpenGL", "rosbags"],
         "train": ["av>=15", "jinja2", "pyarrow>=21", "rosbags", "tqdm"],
         "dev": ["mypy", "pytest<9", "pytest-timeout", "ruff", "types-PyYAML"],

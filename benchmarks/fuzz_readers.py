@@ -18,6 +18,7 @@ import pi0_helpers
 import served_helpers
 import torch
 from bag_samples import MCAP, SQLITE, at, image, joint_state, jpeg, string, trajectory, write_bag, write_plain_mcap
+from fleet_helpers import stored_result
 from fuzz_samples import ROOT, Lines, Make, Sample, make_sample
 from fuzz_training import TRAINING
 from policy_helpers import CAMERAS, HORIZON, JOINTS, observation, pi_config, policy_processor
@@ -345,6 +346,8 @@ READERS: dict[str, Make] = {
     "db3, zstd messages": partial(_bag, partial(_write, SQLITE, CompressionMode.MESSAGE), "*.db3", ""),
     "record --compress jpeg": _recorded_image,
     "baseline.json": _baseline,
+    "replay result": lambda folder: Sample(folder, *stored_result(folder, "*.safetensors")),
+    "replay run": lambda folder: Sample(folder, *stored_result(folder, "run-*.json")),
     **TRAINING,
     "trace": partial(_text, decode_trace, TRACE),
     "sim/reset": partial(_text, parse_reset, '{"seed": 1, "instruction": "touch it", "target": "red"}'),

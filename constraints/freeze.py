@@ -32,11 +32,16 @@ def resolved_by_pypi(requirement: str) -> dict[str, str]:
 
 def main(ros: str) -> None:
     pins = installed()
+    extra = resolved_by_pypi("ray")
     cuda = resolved_by_pypi(f"torch=={pin('torch', version('torch'))[1]}")
     print(f"# Every package of an environment with ROS 2 {ros.capitalize()}, direct and transitive.")
     print(f"# Renewed by `make constraints ROS={ros}`.")
     for name, release in sorted(pins.items()):
         print(f"{name}=={release}")
+    print("\n# Only with the extra ray.")
+    for name, release in sorted(extra.items()):
+        if name not in pins:
+            print(f"{name}=={release}")
     print("\n# Only where pip takes PyPI's own build of torch, the one for CUDA.")
     for name, release in sorted(cuda.items()):
         if name not in pins:

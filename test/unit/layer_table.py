@@ -205,6 +205,7 @@ MAY_IMPORT = {
         "numpy",
         "cv2",
         "jinja2",
+        "safetensors",
         "vla_ros.bags",
         "vla_ros.execution",
         "vla_ros.messages",
@@ -219,6 +220,9 @@ MAY_IMPORT = {
         "vla_ros.types",
     }
     | TORCH,
+    # Children that end with who started them; Ray lives in the one below and nowhere else.
+    "vla_ros.replay.fleet.processes": {"vla_ros.replay", "vla_ros.start"},
+    "vla_ros.replay.fleet.cluster": {"ray", "vla_ros.replay"},
     "vla_ros.sim": {
         "numpy",
         "mujoco",

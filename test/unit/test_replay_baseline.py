@@ -299,6 +299,13 @@ ROBOT = RobotConfig(
 )
 
 
+def test_a_baseline_too_large_to_be_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vla_ros.replay.baseline.record.MAX_BYTES", 1000)
+    with pytest.raises(ValueError, match="1 bags take .* MB; expected at most"):
+        stored_baseline(golden_replay(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_origin_names_every_file_of_the_policy_and_every_value_of_the_robot(tmp_path: Path) -> None:
     policy, bag = tmp_path / "policy", tmp_path / "monday"
     (policy / "processor").mkdir(parents=True)

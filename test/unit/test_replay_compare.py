@@ -259,7 +259,6 @@ def session_of(*policies: list[Replay]) -> ReplaySession:
         origin=origin(),
         unused=(),
         drifts=(),
-        seconds=1.0,
     )
 
 

@@ -110,7 +110,6 @@ def session_of(*policies: tuple[Replay, ...], driver: str = "policy", name: str 
         origin=Provenance({}, {}, {}, (), "this one"),
         unused=(),
         drifts=(),
-        seconds=1.0,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from replay_helpers import JPEG_ROBOT, chunk, commands, jpeg, mode, sensors, swing_policy, task, write_bag
 from runtime_helpers import ROBOT
 
@@ -59,6 +60,8 @@ def test_one_broken_bag_does_not_end_the_session(tmp_path):
     assert [name in line for name, line in zip(("broken", "nowhere"), found.unused, strict=True)] == [True, True]
     document = found.document(*found.judge(None))
     assert [line for line in found.unused if line not in document["problems"]] == []
+    page = render_report(found, found.judge(None)[0], {})
+    assert [line for line in found.unused if str(escape(line)) not in page] == []
 
 
 def test_a_session_of_broken_bags_alone_is_refused(tmp_path):
@@ -79,14 +82,14 @@ def test_a_session_of_broken_bags_alone_is_refused(tmp_path):
 )
 def test_a_device_that_is_not_there_and_no_thread_are_refused_in_one_line(tmp_path, settings, said):
     with pytest.raises(ValueError) as error:
-        SessionConfig((tmp_path,), (tmp_path,), ROBOT, FIXED, **settings)
+        replay_session(SessionConfig((tmp_path,), (tmp_path,), ROBOT, FIXED, **settings))
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
 def test_without_a_gpu_cuda_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(ValueError, match="torch sees a GPU"):
-        SessionConfig((tmp_path,), (tmp_path,), ROBOT, FIXED, device="cuda")
+        replay_session(SessionConfig((tmp_path,), (tmp_path,), ROBOT, FIXED, device="cuda"))
 
 
 def test_a_baseline_that_is_written_anew_is_nothing_to_judge_by_and_says_so(tmp_path):

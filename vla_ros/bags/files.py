@@ -51,6 +51,13 @@ def find_bags(*paths: Path) -> FoundBags:
     return FoundBags(tuple({path.resolve(): path for path in bags}.values()), tuple(others))
 
 
+def bags_in(path: Path) -> tuple[Path, ...]:
+    """The bags in a folder of bags, in the order of their names; of anything else the path itself."""
+    if not path.is_dir() or (path / "metadata.yaml").exists() or any(map(is_storage, path.iterdir())):
+        return (path,)
+    return find_bags(path).bags or (path,)
+
+
 def _look_for_bags(folder: Path, root: Path, bags: list[Path], others: list[str]) -> None:
     try:
         entries = sorted(folder.iterdir())

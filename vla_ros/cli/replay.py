@@ -6,17 +6,20 @@ Exits 1 where it differs from the baseline, or is worse than the policy before i
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vla_ros.cli.output import Outcome, write_json
+from vla_ros.cli.replay_fleet import add_fleet_arguments, check_fleet_arguments, merged, replay_into
 
 if TYPE_CHECKING:
+    from vla_ros.replay.baseline.record import Baseline
     from vla_ros.replay.judge.verdict import Verdict
     from vla_ros.replay.run import Progress
-    from vla_ros.replay.session import ReplaySession
+    from vla_ros.replay.session import ReplaySession, SessionConfig
 
 RECORDED = "recorded"
 UNKNOWN_LATENCY_MS = 100.0
@@ -24,7 +27,13 @@ MAX_LINES = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 bags: folders, .mcap or .db3 files")
+    parser.add_argument(
+        "bags",
+        nargs="*",
+        type=Path,
+        metavar="BAG",
+        help="rosbag2 bags: folders, .mcap or .db3 files, or folders of such",
+    )
     parser.add_argument(
         "--policy",
         action="append",
@@ -46,25 +55,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--namespace", default="", help="namespace that the bags were recorded in")
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu (default), cuda or auto")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="for one operation on the CPU (default 1)")
+    add_fleet_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> Outcome:
     from vla_ros.replay.baseline.record import read_baseline
-    from vla_ros.replay.judge.verdict import FAIL
-    from vla_ros.replay.report.page import write_report
-    from vla_ros.replay.session import SessionConfig, replay_session
+    from vla_ros.replay.session import replay_session
+
+    check_fleet_arguments(args)
+    if args.update_baseline and args.baseline is None:
+        raise ValueError("--update-baseline without --baseline FILE; say which file to write")
+    config = None if args.merge is not None else _config(args)
+    baseline = None if args.baseline is None or args.update_baseline else read_baseline(args.baseline)
+    if config is None:
+        return _judge(args, merged(args.merge, args.driver), baseline)
+    if args.results is not None:
+        session = replay_into(args, config)
+        return session if isinstance(session, Outcome) else _judge(args, session, baseline)
+    started = time.perf_counter()
+    session = replay_session(config, _progress_bar)
+    seconds = time.perf_counter() - started
+    outcome = _judge(args, session, baseline, f"in {seconds:.1f} s, ")
+    times = {"seconds": seconds, "times_real_time": session.recorded_s / seconds}
+    return Outcome(outcome.figures | {"times": times}, outcome.is_good)
+
+
+def _config(args: argparse.Namespace) -> SessionConfig:
+    from vla_ros.bags.files import bags_in
+    from vla_ros.replay.session import SessionConfig
     from vla_ros.replay.settings import ReplaySettings
     from vla_ros.robot import load_robot
     from vla_ros.share import policy_dir, robot_file
 
-    updates = args.update_baseline
-    if updates and args.baseline is None:
-        raise ValueError("--update-baseline without --baseline FILE; say which file to write")
     policies = tuple(policy_dir(name) for name in args.policy or ["tiny_touch"])
     if len(policies) > 2 or (len(policies) == 2 and args.baseline is not None):
         raise ValueError(f"{len(policies)} policies; expected one, or two without --baseline")
-    config = SessionConfig(
-        bags=tuple(args.bags),
+    return SessionConfig(
+        bags=tuple(bag for path in args.bags for bag in bags_in(path)),
         policies=policies,
         robot=load_robot(robot_file(args.robot)),
         settings=ReplaySettings(
@@ -78,17 +105,26 @@ def run(args: argparse.Namespace) -> Outcome:
         device=args.device,
         num_threads=args.threads,
     )
-    baseline = read_baseline(args.baseline) if args.baseline is not None and not updates else None
-    session = replay_session(config, _progress_bar)
-    if updates:
+
+
+def _judge(args: argparse.Namespace, session: ReplaySession, baseline: Baseline | None, took: str = "") -> Outcome:
+    """Say what a replay comes to, and how long it ``took``, and write what was asked for."""
+    from vla_ros.replay.judge.verdict import FAIL
+    from vla_ros.replay.report.page import write_report
+
+    if len(session.summaries) == 2 and args.baseline is not None:
+        raise ValueError("--baseline with a replay of two policies; expected one policy, or no --baseline")
+    if args.update_baseline:
         session.write_baseline(args.baseline)
-    verdict, differences = session.judge(baseline, renewed=str(args.baseline) if updates else "")
+    verdict, differences = session.judge(baseline, renewed=str(args.baseline) if args.update_baseline else "")
     document = session.document(verdict, differences)
     _print_session(session, verdict)
+    strategy = session.config.settings.strategy
+    print(f"\nreplayed {took}with strategy {strategy} whatever the bags were recorded with")
     if args.out is not None:
         page, values = _report_files(Path(args.out))
         replaces = ", in place of the one before" if page.exists() or values.exists() else ""
-        write_json(str(values), document)
+        write_json(str(values), document)  # no times: the same replay gives the same files
         write_report(session, verdict, page)
         print(f"report: {page}{replaces}")
     return Outcome(document, verdict.word != FAIL)
@@ -145,5 +181,5 @@ def _print_session(session: ReplaySession, verdict: Verdict) -> None:
             print("  {:<18}{:10.4f}{:9.2%} {:10.4f}".format(*row))
     for line in session.problems[:MAX_LINES]:
         print(f"  bag: {line}")
-    strategy = session.config.settings.strategy
-    print(f"\nreplayed in {session.seconds:.1f} s, with strategy {strategy} whatever the bags were recorded with")
+    if len(session.problems) > MAX_LINES:
+        print(f"  ... and {len(session.problems) - MAX_LINES} more, in the JSON")

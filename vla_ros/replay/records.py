@@ -166,18 +166,10 @@ def chunks_of(replay: Replay, driver: str) -> list[ReplayedChunk]:
     return [chunk for chunk in replay.chunks if mode in (None, chunk.driver)]
 
 
-def check_same_policy(replays: Sequence[Replay]) -> None:
-    """Raises ValueError unless there are replays, and all of one policy and one robot, each bag once."""
-    if not replays:
-        raise ValueError("no bag was replayed; expected at least one")
-    first = replays[0]
-    for replay in replays:
-        if (replay.policy, replay.digest) != (first.policy, first.digest):
-            got = f"bag {replay.bag} with policy '{replay.policy}', bag {first.bag} with '{first.policy}'"
-            raise ValueError(f"{got}; expected one policy for all bags of a summary")
-        if replay.joint_names != first.joint_names or not np.array_equal(replay.joint_ranges, first.joint_ranges):
-            raise ValueError(f"bags {first.bag} and {replay.bag} were replayed on different robots; expected the same")
-    counts = Counter(replay.bag for replay in replays)
-    repeated = sorted(name for name, count in counts.items() if count > 1)
-    if repeated:
-        raise ValueError(f"bag {repeated[0]} is given twice; expected each once")
+def check_same_policy(first: Replay, replay: Replay) -> None:
+    """Raises ValueError unless both are of one policy and one robot."""
+    if (replay.policy, replay.digest) != (first.policy, first.digest):
+        got = f"bag {replay.bag} with policy '{replay.policy}', bag {first.bag} with '{first.policy}'"
+        raise ValueError(f"{got}; expected one policy for all bags of a summary")
+    if replay.joint_names != first.joint_names or not np.array_equal(replay.joint_ranges, first.joint_ranges):
+        raise ValueError(f"bags {first.bag} and {replay.bag} were replayed on different robots; expected the same")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from vla_ros.execution.runner import PolicyRunner
 from vla_ros.policies.directory import find_device, load_policy
 from vla_ros.replay.baseline.against import compare_with_baseline
 from vla_ros.replay.baseline.pairs import Difference
-from vla_ros.replay.baseline.provenance import Provenance, machine_name, provenance
+from vla_ros.replay.baseline.provenance import Provenance, bags_by_name, machine_name, provenance
 from vla_ros.replay.baseline.record import Baseline, make_baseline, stored_tolerances, write_baseline
 from vla_ros.replay.judge.paired import PairedDifference, paired_differences
 from vla_ros.replay.judge.summary import ErrorTable, PolicySummary, summarize
@@ -34,7 +33,6 @@ from vla_ros.replay.records import Replay, wanted_mode
 from vla_ros.replay.run import Progress, UnusableBag, replay_bag
 from vla_ros.replay.settings import ReplaySettings
 from vla_ros.robot import RobotConfig
-from vla_ros.units import NS_PER_S
 
 MAX_POLICIES = 2
 NUM_DIGITS = 9
@@ -45,7 +43,7 @@ MakeProgress = Callable[[str], AbstractContextManager[Progress | None]]
 @dataclass(frozen=True)
 class SessionConfig:
     """``policies`` are one or two directories; ``driver`` says whose stretches of the bags count: policy, teleop or
-    any."""
+    any; ``folder`` is where paths of bags begin."""
 
     bags: tuple[Path, ...]
     policies: tuple[Path, ...]
@@ -54,11 +52,11 @@ class SessionConfig:
     driver: str = "any"
     device: str = "cpu"
     num_threads: int = 1
+    folder: Path = Path()
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown driver or device, one policy given twice, and fewer than one thread."""
+        """Raises ValueError for an unknown driver, one policy given twice, and fewer than one thread."""
         wanted_mode(self.driver)
-        find_device(self.device, "--device")
         if self.num_threads < 1:
             raise ValueError(f"--threads is {self.num_threads}; expected at least 1")
         if len({policy.resolve() for policy in self.policies}) < len(self.policies):
@@ -67,23 +65,44 @@ class SessionConfig:
 
 @dataclass(frozen=True)
 class ReplaySession:
-    """``replays`` [num_policies][num_bags] and what was found in them. ``origin`` is of the first policy; ``unused``
-    bags, one line each, held nothing that could be replayed; ``drifts`` are policies whose golden case no longer
-    holds."""
+    """``replays`` [num_policies][num_bags], of which one is looked at at a time, and what was found in them. ``origin``
+    is of the first policy; ``unused`` bags, one line each, held nothing that could be replayed; ``drifts`` are policies
+    whose golden case no longer holds."""
 
     config: SessionConfig
-    replays: tuple[tuple[Replay, ...], ...]
+    replays: tuple[Sequence[Replay], ...]
     summaries: tuple[PolicySummary, ...]
     paired: tuple[PairedDifference, ...]
     origin: Provenance
     unused: tuple[str, ...]
     drifts: tuple[str, ...]
-    seconds: float
+
+    @classmethod
+    def of(
+        cls,
+        config: SessionConfig,
+        replays: tuple[Sequence[Replay], ...],
+        origin: Provenance,
+        unused: Sequence[str],
+        drifts: Sequence[str],
+    ) -> Self:
+        """What ``replays``, all of the same bags in one order, come to.
+
+        Raises ValueError for policies that can't be compared, and where nothing is left to compare.
+        """
+        summaries = tuple(summarize(of_policy, config.driver) for of_policy in replays)
+        paired = paired_differences(*replays, config.driver) if len(replays) == MAX_POLICIES else ()
+        return cls(config, replays, summaries, paired, origin, tuple(unused), tuple(drifts))
+
+    @property
+    def recorded_s(self) -> float:
+        """How long everything is that was replayed."""
+        return sum(summary.recorded_s for summary in self.summaries)
 
     @property
     def problems(self) -> list[str]:
         """What was wrong with the bags, a line for each thing."""
-        return [*self.unused, *(line for replay in self.replays[0] for line in replay.problems)]
+        return [*self.unused, *self.summaries[0].problems]
 
     def judge(self, baseline: Baseline | None, renewed: str = "") -> tuple[Verdict, tuple[Difference, ...]]:
         """By a stored baseline, else by the other policy, else not at all; a policy whose golden case no longer holds
@@ -106,21 +125,19 @@ class ReplaySession:
         write_baseline(path, make_baseline(self.replays[0], self.origin, stored_tolerances(path)))
 
     def document(self, verdict: Verdict, differences: Sequence[Difference]) -> dict[str, Any]:
-        """What ``--json`` writes, as plain values; unknown numbers are None. Only ``times`` (s) depends on the clock.
+        """What a report says, as plain values; unknown numbers are None. The same replays give the same document.
 
         ``mae_by_joint`` and ``command_mae_by_joint`` are in each joint's unit, ``mae``, ``mae_by_step`` and
         ``command_mae`` fractions of the joints' ranges, all against recorded commands; ``measured`` has the same
         against measured joints. ``limit_events`` counts commands that a limit bounded; ``first_limit_events`` are runs
         of them.
         """
-        bag_s = sum((replay.end_ns - replay.start_ns) / NS_PER_S for replays in self.replays for replay in replays)
         document = {
             "verdict": verdict.word,
             "reasons": verdict.reasons,
             "policies": [_policy(summary) for summary in self.summaries],
             "differences": [vars(difference) for difference in self.paired],
             "baseline_differences": [{**vars(difference), "line": difference.line} for difference in differences],
-            "times": {"seconds": self.seconds, "times_real_time": bag_s / self.seconds},
             "problems": self.problems,
         }
         return {name: _plain(value) for name, value in document.items()}
@@ -137,13 +154,15 @@ def load_replay_policy(name: str, policy_dir: Path, device: torch.device) -> Rep
 def replay_session(config: SessionConfig, make_progress: MakeProgress = lambda name: nullcontext()) -> ReplaySession:
     """Replay every bag with every policy; ``make_progress`` gives what hears of the progress of one, by its name.
 
-    Raises ValueError for policies and a robot that don't belong together, and where no bag can be used at all.
+    Raises ValueError for policies and a robot that don't belong together, for two bags of one name, and where no bag
+    can be used at all.
     """
     torch.set_num_threads(config.num_threads)
-    device, started = find_device(config.device, "--device"), time.perf_counter()
+    device = find_device(config.device, "--device")
+    bags_by_name(config.bags)
     all_replays: list[tuple[Replay, ...]] = []
     bags, unused = config.bags, []
-    policies = [load_replay_policy(*named, device) for named in _names(config.policies).items()]
+    policies = [load_replay_policy(*named, device) for named in policy_names(config.policies).items()]
     for policy in policies:
         replays = []
         for bag in bags:
@@ -156,23 +175,14 @@ def replay_session(config: SessionConfig, make_progress: MakeProgress = lambda n
             raise ValueError("; ".join(unused))
         bags = tuple(Path(replay.bag) for replay in replays)
         all_replays.append(tuple(replays))
-    summaries = tuple(summarize(replays, config.driver) for replays in all_replays)
-    paired = paired_differences(*all_replays, config.driver) if len(all_replays) == MAX_POLICIES else ()
+    of_all = tuple(tuple(one for one in replays if Path(one.bag) in bags) for replays in all_replays)
     cameras, machine = policies[0].processor.camera_names, machine_name(str(device), config.num_threads)
     origin = provenance(config.policies[0], bags, config.robot, cameras, asdict(config.settings), machine)
-    return ReplaySession(
-        config=config,
-        replays=tuple(all_replays),
-        summaries=summaries,
-        paired=paired,
-        origin=origin,
-        unused=tuple(unused),
-        drifts=tuple(f"'{policy.name}': {policy.drift}" for policy in policies if policy.drift),
-        seconds=time.perf_counter() - started,
-    )
+    drifts = [f"'{policy.name}': {policy.drift}" for policy in policies if policy.drift]
+    return ReplaySession.of(config, of_all, origin, unused, drifts)
 
 
-def _names(directories: Sequence[Path]) -> dict[str, Path]:
+def policy_names(directories: Sequence[Path]) -> dict[str, Path]:
     """Each policy by its folder's name, or by its path where two have the same."""
     by_name = {directory.name: directory for directory in directories}
     return by_name if len(by_name) == len(directories) else {str(directory): directory for directory in directories}

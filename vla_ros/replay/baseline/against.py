@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from vla_ros.recordings.series import TimeSeries
 from vla_ros.replay.baseline.behaviour_changes import behaviour_changes, first_inexact
 from vla_ros.replay.baseline.input_changes import input_changes
 from vla_ros.replay.baseline.pairs import BAG, FILE, SETTING, Difference, pair_bags
 from vla_ros.replay.baseline.provenance import Provenance
-from vla_ros.replay.baseline.record import Baseline, make_baseline
-from vla_ros.replay.records import Replay
+from vla_ros.replay.baseline.record import BagRecord, Baseline, ChunkRecord, make_baseline, thinned
+from vla_ros.replay.records import Replay, by_observation
 
 DIGEST_LENGTH = 12
 ELSEWHERE = "what it does is above"
@@ -23,7 +25,7 @@ def compare_with_baseline(replays: Sequence[Replay], origin: Provenance, baselin
     What explains comes before what it explains: other bags, settings, input, behaviour; the policy's files are last. So
     without any of the others the first difference has a bag, a time, a joint and two numbers.
     """
-    now = make_baseline(replays, origin)
+    now = make_baseline(replays, origin, thin=_as_far_as(baseline))
     found = [*_bags(now, baseline), *_settings(now, baseline)]
     if set(now.joint_names) != set(baseline.joint_names):
         return (*found, *_files(now, baseline, "nothing else is compared: the joints are others"))
@@ -44,6 +46,28 @@ def compare_with_baseline(replays: Sequence[Replay], origin: Provenance, baselin
         return (*found, *_files(now, baseline, "the policy sees and does exactly the same"))
     files = tuple(_files(now, baseline, ELSEWHERE))
     return (*found, inexact, *files) if files else tuple(found)
+
+
+def _as_far_as(baseline: Baseline) -> Callable[[BagRecord], BagRecord]:
+    """Leaves of a bag what ``baseline`` has of it, so that many take no more memory than they take there."""
+    by_name = {bag.name: bag for bag in baseline.bags}
+
+    def thin(bag: BagRecord) -> BagRecord:
+        expected = by_name.get(bag.name)
+        if expected is None:
+            return thinned(bag)
+        there = by_observation(expected.chunks)
+        chunks = (_beside(chunk, there.get(key)) for key, chunk in by_observation(bag.chunks).items())
+        is_there = np.isin(bag.commands.times_ns, expected.commands.times_ns)
+        commands = TimeSeries(bag.commands.times_ns[is_there], bag.commands.values[is_there])
+        return replace(bag, chunks=tuple(chunks), commands=commands)
+
+    return thin
+
+
+def _beside(chunk: ChunkRecord, expected: ChunkRecord | None) -> ChunkRecord:
+    has = {name: getattr(expected, name, None) is not None for name in ("positions", "fingerprint")}
+    return replace(chunk, **{name: None for name, is_there in has.items() if not is_there})
 
 
 def _bags(now: Baseline, baseline: Baseline) -> Iterator[Difference]:

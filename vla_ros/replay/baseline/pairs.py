@@ -103,7 +103,10 @@ def pair_bags(now: Baseline, baseline: Baseline) -> list[BagPair]:
 
 
 def _in_order(bag: BagRecord, columns: list[int]) -> BagRecord:
-    chunks = tuple(replace(chunk, positions=chunk.positions[:, columns]) for chunk in bag.chunks)
+    chunks = tuple(
+        chunk if chunk.positions is None else replace(chunk, positions=chunk.positions[:, columns])
+        for chunk in bag.chunks
+    )
     return replace(bag, chunks=chunks, commands=TimeSeries(bag.commands.times_ns, bag.commands.values[:, columns]))
 
 

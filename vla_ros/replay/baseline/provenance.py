@@ -51,21 +51,36 @@ def provenance(
 
     Raises ValueError for a bag that isn't there, and for two of one name.
     """
-    names = [bag_name(bag) for bag in bags]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(f"two bags are called '{repeated[0]}'; a baseline tells bags apart by name: rename one")
     return Provenance(
-        policy_files=dict(_policy_files(policy_dir)),
-        bags={name: _digest(find_files(Path(bag)).paths) for name, bag in zip(names, bags, strict=True)},
-        settings={
-            name: value
-            for name, value in _flat("", {**settings, "robot": _values(robot, has_poses(policy_dir))})
-            if name.rpartition(".")[2] not in NOT_REPLAYED
-        },
+        policy_files=policy_files(policy_dir),
+        bags={name: bag_digest(bag) for name, bag in bags_by_name(bags).items()},
+        settings=replayed_values(settings, robot, has_poses(policy_dir)),
         camera_names=tuple(camera_names),
         machine=machine,
     )
+
+
+def bags_by_name(bags: Sequence[str | Path]) -> dict[str, str | Path]:
+    """Each bag by its ``bag_name``. Raises ValueError for two of one name."""
+    found: dict[str, str | Path] = {}
+    for bag in bags:
+        name = bag_name(bag)
+        if name in found:
+            raise ValueError(f"two bags are called '{name}'; bags are told apart by name: rename one")
+        found[name] = bag
+    return found
+
+
+def bag_digest(bag: str | Path) -> str:
+    """The SHA-256 of a bag's storage files. Raises ValueError where there is none."""
+    return _digest(find_files(Path(bag)).paths)
+
+
+def replayed_values(settings: Mapping[str, Any], robot: RobotConfig, has_poses: bool) -> dict[str, Setting]:
+    """Every one of ``settings`` (they may be nested) and every value of the robot that a replay depends on, by its
+    dotted name; the robot's links only for a policy that ``has_poses``."""
+    values = _flat("", {**settings, "robot": _values(robot, has_poses)})
+    return {name: value for name, value in values if name.rpartition(".")[2] not in NOT_REPLAYED}
 
 
 def _values(robot: RobotConfig, has_poses: bool) -> dict[str, Any]:
@@ -114,12 +129,14 @@ def bag_name(bag: str | Path) -> str:
     return Path(bag).resolve().name
 
 
-def _policy_files(policy_dir: Path) -> Iterator[tuple[str, str]]:
-    """All files but hidden ones, which tools leave behind."""
-    for path in sorted(policy_dir.rglob("*")):
-        inside = path.relative_to(policy_dir)
-        if path.is_file() and not any(part.startswith(".") for part in inside.parts):
-            yield inside.as_posix(), _digest((path,))
+def policy_files(policy_dir: Path) -> dict[str, str]:
+    """The SHA-256 of all files but hidden ones, which tools leave behind."""
+    paths = {path.relative_to(policy_dir): path for path in sorted(policy_dir.rglob("*")) if path.is_file()}
+    return {
+        inside.as_posix(): _digest((path,))
+        for inside, path in paths.items()
+        if not any(part.startswith(".") for part in inside.parts)
+    }
 
 
 def _digest(paths: Sequence[Path]) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,40 @@ class Baseline:
     tolerances: Tolerances
 
 
-def make_baseline(replays: Sequence[Replay], origin: Provenance, tolerances: Tolerances = Tolerances()) -> Baseline:
-    """Everything of ``replays``, which are of one policy, that a baseline is compared by, bags by name."""
-    bags = sorted((_record(replay) for replay in replays), key=lambda bag: bag.name)
+def make_baseline(
+    replays: Sequence[Replay],
+    origin: Provenance,
+    tolerances: Tolerances = Tolerances(),
+    thin: Callable[[BagRecord], BagRecord] | None = None,
+) -> Baseline:
+    """What a baseline says of ``replays``, which are of one policy, bags by name: of each what ``thin`` leaves of it,
+    by default what a file keeps."""
+    bags = sorted(((thin or thinned)(_record(replay)) for replay in replays), key=lambda bag: bag.name)
     assert {bag.name for bag in bags} == set(origin.bags), "the origin is that of these bags"
     return Baseline(origin, replays[0].joint_names, tuple(bags), tolerances)
+
+
+def thinned(bag: BagRecord) -> BagRecord:
+    """What a file keeps, so that it takes less than a megabyte."""
+    num_numbers = sum(chunk.positions.size for chunk in bag.chunks if chunk.positions is not None)
+    every_chunk = _stride(num_numbers, MAX_CHUNK_NUMBERS)
+    every_command = _stride(bag.commands.values.size, MAX_COMMAND_NUMBERS)
+    with_input = [i for i, chunk in enumerate(bag.chunks) if chunk.fingerprint is not None]
+    with_input = with_input[:: _stride(len(with_input), MAX_INPUTS)]
+    chunks = (
+        replace(
+            chunk,
+            positions=chunk.positions if i % every_chunk == 0 else None,
+            fingerprint=chunk.fingerprint if i in with_input else None,
+        )
+        for i, chunk in enumerate(bag.chunks)
+    )
+    commands = TimeSeries(bag.commands.times_ns[::every_command], bag.commands.values[::every_command])
+    return replace(bag, chunks=tuple(chunks), commands=commands, events=bag.events[:MAX_EVENTS])
+
+
+def _stride(count: int, most: int) -> int:
+    return max(1, -(-count // most))
 
 
 def _record(replay: Replay) -> BagRecord:
@@ -128,7 +157,8 @@ def _checksum(positions: np.ndarray) -> int:
 
 
 def write_baseline(path: Path, baseline: Baseline) -> None:
-    """Write ``baseline``, thinned. Raises ValueError where the file cannot be written."""
+    """Write ``baseline``. Raises ValueError where the file cannot be written, or would be too large to be
+    read."""
     document = {
         "format": FORMAT,
         "tolerances": config_to_dict(baseline.tolerances),
@@ -139,9 +169,13 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
         "camera_names": list(baseline.origin.camera_names),
         "bags": [_bag_document(bag, baseline.origin.bags[bag.name]) for bag in baseline.bags],
     }
+    text = "".join(_lines(document)) + "\n"
+    if len(text) > MAX_BYTES:
+        count = f"{len(baseline.bags)} bags take {len(text) >> 20} MB; expected at most {MAX_BYTES >> 20}"
+        raise ValueError(f"baseline {path}: {count}: make one of fewer bags")
     with explained(f"baseline {path}: ", OSError, after="; give a file that can be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(_lines(document)) + "\n")
+        path.write_text(text)
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -188,33 +222,26 @@ def _read_tolerances(path: Path, document: dict[str, Any]) -> Tolerances:
 
 def _bag_document(bag: BagRecord, digest: str) -> dict[str, Any]:
     start_ns = bag.start_ns
-    num_numbers = sum(chunk.positions.size for chunk in bag.chunks if chunk.positions is not None)
-    every_chunk = _stride(num_numbers, MAX_CHUNK_NUMBERS)
-    every_command = _stride(bag.commands.values.size, MAX_COMMAND_NUMBERS)
-    with_input = [i for i, chunk in enumerate(bag.chunks) if chunk.fingerprint is not None]
-    with_input = with_input[:: _stride(len(with_input), MAX_INPUTS)]
-    commands = zip(bag.commands.times_ns[::every_command], bag.commands.values[::every_command], strict=True)
     return {
         "name": bag.name,
         "digest": digest,
         "start_ns": start_ns,
         "limit_counts": dict(bag.limit_counts),
-        "num_events": len(bag.events),
-        "events": [[e.time_ns - start_ns, e.kind, e.joint, e.line] for e in bag.events[:MAX_EVENTS]],
-        "inputs": [_input_document(i, bag.chunks[i].fingerprint) for i in with_input],
-        "chunks": [_chunk_row(chunk, start_ns, i % every_chunk == 0) for i, chunk in enumerate(bag.chunks)],
-        "commands": [[int(time_ns) - start_ns, *_whole(row, COMMAND_UNIT)] for time_ns, row in commands],
+        "num_events": bag.num_events,
+        "events": [[e.time_ns - start_ns, e.kind, e.joint, e.line] for e in bag.events],
+        "inputs": [_input_document(i, one.fingerprint) for i, one in enumerate(bag.chunks) if one.fingerprint],
+        "chunks": [_chunk_row(chunk, start_ns) for chunk in bag.chunks],
+        "commands": [
+            [int(time_ns) - start_ns, *_whole(row, COMMAND_UNIT)]
+            for time_ns, row in zip(bag.commands.times_ns, bag.commands.values, strict=True)
+        ],
     }
 
 
-def _stride(count: int, most: int) -> int:
-    return max(1, -(-count // most))
-
-
-def _chunk_row(chunk: ChunkRecord, start_ns: int, is_kept: bool) -> list[int]:
+def _chunk_row(chunk: ChunkRecord, start_ns: int) -> list[int]:
     """When it was observed after the bag's start, its checksum, then all positions, unless they are left out."""
-    is_kept = is_kept and chunk.positions is not None
-    return [chunk.header_ns - start_ns, chunk.checksum, *(_whole(chunk.positions, POSITION_UNIT) if is_kept else ())]
+    positions = () if chunk.positions is None else _whole(chunk.positions, POSITION_UNIT)
+    return [chunk.header_ns - start_ns, chunk.checksum, *positions]
 
 
 def _input_document(index: int, given: InputFingerprint) -> dict[str, Any]:

@@ -4,12 +4,12 @@ should look at: where a human drove, and where it was furthest from what was com
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.recordings.series import mean_of_known
+from vla_ros.recordings.series import mean_of_known, ratio
 from vla_ros.replay.records import (
     COMMANDED,
     MEASURED,
@@ -115,14 +115,17 @@ class PolicySummary:
     after its observation; ``num_by_driver`` counts the compared chunks by who drove (empty: not said); ``latencies_ms``
     [num_chunks] are from the observation to the arrival of its chunk. Incidents and interventions are of the whole
     bags: a limit counts, whoever drove. ``num_incidents`` counts them by kind, of limits the commands they bounded;
-    ``first_incidents`` are the first of them.
+    ``first_incidents`` are the first of them. ``recorded_s`` is how long all bags are, ``problems`` are lines about
+    them.
     """
 
     name: str
     digest: str
     driver: str
     bags: tuple[str, ...]
+    recorded_s: float
     joint_names: tuple[str, ...]
+    joint_ranges: np.ndarray
     ahead_s: np.ndarray
     num_chunks: int
     num_by_driver: Mapping[str, int]
@@ -137,6 +140,7 @@ class PolicySummary:
     latencies_ms: np.ndarray
     interventions: tuple[Intervention, ...]
     worst: tuple[WorstMoment, ...]
+    problems: tuple[str, ...]
 
     @property
     def errors(self) -> ErrorTable:
@@ -148,77 +152,154 @@ class PolicySummary:
         return float(np.percentile(self.latencies_ms, percent))
 
 
-def summarize(replays: Sequence[Replay], driver: str = "any") -> PolicySummary:
-    """The summary of all bags replayed with one policy.
+def summarize(replays: Iterable[Replay], driver: str = "any") -> PolicySummary:
+    """The summary of all bags replayed with one policy, of which one is looked at at a time.
 
     Raises ValueError for an unknown ``driver``, for replays that don't belong together, and where nothing is left to
     compare.
     """
-    check_same_policy(replays)
-    first, by_bag = replays[0], [chunks_of(replay, driver) for replay in replays]
-    chunks = [chunk for found in by_bag for chunk in found]
-    if not chunks:
-        raise ValueError(_nothing_left(replays, driver))
-    commanded, measured = (_error_table(chunks, target, first.joint_ranges) for target in (COMMANDED, MEASURED))
-    if not (commanded.is_known or measured.is_known):
-        raise ValueError(
-            f"{len(chunks)} chunks, and no command or joint state was recorded where they are due; expected either: "
-            "check the topics of outputs and joint_states in the robot file"
+    tally = _Tally(driver)
+    for replay in replays:
+        tally.add(replay)
+    return tally.summary()
+
+
+class _Errors:
+    """Means of absolute errors ``[..., num_joints]``, each array of which is added by itself."""
+
+    def __init__(self) -> None:
+        self._sums: np.ndarray | float = 0.0
+        self._counts: np.ndarray | int = 0
+
+    def add(self, offsets: np.ndarray) -> None:
+        """Of ``[num, ..., num_joints]``, NaN where nothing is known."""
+        is_known = np.isfinite(offsets)
+        self._sums = self._sums + np.where(is_known, np.abs(offsets), 0.0).sum(axis=0)
+        self._counts = self._counts + is_known.sum(axis=0)
+
+    def mean(self) -> np.ndarray:
+        """``[..., num_joints]``, NaN where nothing was known."""
+        return ratio(self._sums, self._counts)
+
+    def by_joint(self) -> np.ndarray:
+        """``[num_joints]``."""
+        num_joints = np.shape(self._sums)[-1]
+        sums, counts = (np.reshape(of, (-1, num_joints)).sum(axis=0) for of in (self._sums, self._counts))
+        return ratio(sums, counts)
+
+    def table(self, ranges: np.ndarray) -> ErrorTable:
+        by_joint, by_step = self.by_joint(), self.mean()
+        return ErrorTable(by_joint, by_step, by_joint / ranges, mean_of_known(by_step / ranges, axis=1))
+
+
+class _Tally:
+    """What has been seen of the bags so far: a few numbers of each chunk and the lines of each bag."""
+
+    def __init__(self, driver: str) -> None:
+        self._driver, self._mode = driver, wanted_mode(driver)
+        self._first: Replay | None = None
+        self._ahead_ns: np.ndarray | None = None
+        self._bags: dict[str, None] = {}
+        self._errors = {target: _Errors() for target in (COMMANDED, MEASURED)}
+        self._all_drivers: Counter[str] = Counter()
+        self._drivers: Counter[str] = Counter()
+        self._num_episodes = self._num_commands = 0
+        self._command_errors = _Errors()
+        self._num_incidents = dict.fromkeys(INCIDENT_KINDS, 0)
+        self._incidents: dict[str, list[BagIncident]] = {kind: [] for kind in INCIDENT_KINDS}
+        self._latencies_ms: list[np.ndarray] = []
+        self._interventions: list[Intervention] = []
+        self._worst: list[WorstMoment] = []
+        self._problems: list[str] = []
+        self._recorded_s = 0.0
+
+    def add(self, replay: Replay) -> None:
+        self._first = self._first or replay
+        check_same_policy(self._first, replay)
+        if replay.bag in self._bags:
+            raise ValueError(f"bag {replay.bag} is given twice; expected each once")
+        self._bags[replay.bag] = None
+        self._problems += replay.problems
+        self._recorded_s += (replay.end_ns - replay.start_ns) / NS_PER_S
+        self._all_drivers.update(chunk.driver or "nobody known" for chunk in replay.chunks)
+        chunks = chunks_of(replay, self._driver)
+        if chunks:
+            self._add_chunks(chunks)
+        self._add_commands(replay)
+        for kind, found in self._incidents.items():
+            incidents = _incidents(replay, kind)
+            self._num_incidents[kind] += sum(one.num_times for one in incidents)
+            found += incidents[: NUM_FIRST_INCIDENTS - len(found)]
+        self._interventions += [_intervention(replay, human) for human in replay.interventions]
+        self._worst = _worst_first([*self._worst, *_worst_moments(replay, chunks)])[:NUM_WORST]
+
+    def _add_chunks(self, chunks: Sequence[ReplayedChunk]) -> None:
+        if self._ahead_ns is None:
+            self._ahead_ns = chunks[0].due_ns - chunks[0].header_ns
+        for target, errors in self._errors.items():
+            errors.add(np.stack([chunk.offset_from(target) for chunk in chunks]))
+        self._drivers.update(chunk.driver for chunk in chunks)
+        self._num_episodes += len({chunk.episode for chunk in chunks})
+        self._latencies_ms.append(np.array([chunk.arrived_ns - chunk.header_ns for chunk in chunks]) * MS_PER_NS)
+
+    def _add_commands(self, replay: Replay) -> None:
+        """Ours against the recorded ones, as far as the driver fits."""
+        offsets = replay.commands.values - replay.recorded_commands.at(replay.commands.times_ns)
+        if self._mode is not None:
+            offsets = offsets[replay.command_drivers == self._mode]
+        self._command_errors.add(offsets)
+        self._num_commands += int(np.isfinite(offsets).any(axis=1).sum())
+
+    def summary(self) -> PolicySummary:
+        first = self._first
+        if first is None:
+            raise ValueError("no bag was replayed; expected at least one")
+        if self._ahead_ns is None:
+            raise ValueError(self._nothing_left())
+        commanded, measured = (self._errors[target].table(first.joint_ranges) for target in (COMMANDED, MEASURED))
+        if not (commanded.is_known or measured.is_known):
+            raise ValueError(
+                f"{self._drivers.total()} chunks, and no command or joint state was recorded where they are due; "
+                "expected either: check the topics of outputs and joint_states in the robot file"
+            )
+        command_mae = self._command_errors.by_joint()
+        return PolicySummary(
+            name=first.policy,
+            digest=first.digest,
+            driver=self._driver,
+            bags=tuple(self._bags),
+            recorded_s=self._recorded_s,
+            joint_names=first.joint_names,
+            joint_ranges=first.joint_ranges,
+            ahead_s=self._ahead_ns / NS_PER_S,
+            num_chunks=self._drivers.total(),
+            num_by_driver=dict(sorted(self._drivers.items())),
+            num_episodes=self._num_episodes,
+            commanded=commanded,
+            measured=measured,
+            num_commands=self._num_commands,
+            command_mae=command_mae,
+            command_mae_overall=float(mean_of_known(command_mae / first.joint_ranges)),
+            num_incidents=self._num_incidents,
+            first_incidents={kind: tuple(found) for kind, found in self._incidents.items()},
+            latencies_ms=np.concatenate(self._latencies_ms),
+            interventions=tuple(self._interventions),
+            worst=tuple(self._worst),
+            problems=tuple(self._problems),
         )
-    command_errors = np.concatenate([_command_errors(replay, driver) for replay in replays])
-    command_mae = mean_of_known(command_errors, axis=0)
-    by_kind = {kind: _incidents(replays, kind) for kind in INCIDENT_KINDS}
-    return PolicySummary(
-        name=first.policy,
-        digest=first.digest,
-        driver=driver,
-        bags=tuple(replay.bag for replay in replays),
-        joint_names=first.joint_names,
-        ahead_s=(chunks[0].due_ns - chunks[0].header_ns) / NS_PER_S,
-        num_chunks=len(chunks),
-        num_by_driver=dict(sorted(Counter(chunk.driver for chunk in chunks).items())),
-        num_episodes=sum(len({chunk.episode for chunk in found}) for found in by_bag),
-        commanded=commanded,
-        measured=measured,
-        num_commands=int(np.isfinite(command_errors).any(axis=1).sum()),
-        command_mae=command_mae,
-        command_mae_overall=float(mean_of_known(command_mae / first.joint_ranges)),
-        num_incidents={kind: sum(one.num_times for one in found) for kind, found in by_kind.items()},
-        first_incidents={kind: tuple(found[:NUM_FIRST_INCIDENTS]) for kind, found in by_kind.items()},
-        latencies_ms=np.array([chunk.arrived_ns - chunk.header_ns for chunk in chunks]) * MS_PER_NS,
-        interventions=tuple(_intervention(replay, human) for replay in replays for human in replay.interventions),
-        worst=_worst_moments(replays, driver),
-    )
+
+    def _nothing_left(self) -> str:
+        if not self._all_drivers:
+            refused = [one.line for one in self._incidents["processor"][:1]]
+            why = "; ".join((*self._problems[:NUM_PROBLEMS], *refused)) or "check their cameras, joint states and tasks"
+            return f"the policy gave no chunk in any bag; expected some: {why}"
+        got = ", ".join(f"{count} while {name} drove" for name, count in sorted(self._all_drivers.items()))
+        return f"driver '{self._driver}' leaves no chunk to compare: there are {got}; give another --driver, or any"
 
 
-def _nothing_left(replays: Sequence[Replay], driver: str) -> str:
-    counts = Counter(chunk.driver or "nobody known" for replay in replays for chunk in replay.chunks)
-    if not counts:
-        problems = [line for replay in replays for line in replay.problems][:NUM_PROBLEMS]
-        refused = [event.line for replay in replays for event in replay.events if event.kind == "processor"][:1]
-        why = "; ".join((*problems, *refused)) or "check their cameras, joint states and tasks"
-        return f"the policy gave no chunk in any bag; expected some: {why}"
-    got = ", ".join(f"{count} while {name} drove" for name, count in sorted(counts.items()))
-    return f"driver '{driver}' leaves no chunk to compare: there are {got}; give another --driver, or any"
-
-
-def _error_table(chunks: Sequence[ReplayedChunk], target: str, ranges: np.ndarray) -> ErrorTable:
-    errors = np.abs([chunk.offset_from(target) for chunk in chunks])
-    by_joint, by_step = mean_of_known(errors, axis=(0, 1)), mean_of_known(errors, axis=0)
-    return ErrorTable(by_joint, by_step, by_joint / ranges, mean_of_known(by_step / ranges, axis=1))
-
-
-def _command_errors(replay: Replay, driver: str) -> np.ndarray:
-    """[num_commands, num_joints], NaN where nothing was recorded."""
-    errors = np.abs(replay.commands.values - replay.recorded_commands.at(replay.commands.times_ns))
-    mode = wanted_mode(driver)
-    return errors if mode is None else errors[replay.command_drivers == mode]
-
-
-def _incidents(replays: Sequence[Replay], kind: str) -> list[BagIncident]:
+def _incidents(replay: Replay, kind: str) -> list[BagIncident]:
     return [
         BagIncident(replay.bag, replay.seconds(event.time_ns), event.joint, event.line, event.num_times)
-        for replay in replays
         for event in replay.events
         if event.kind == kind
     ]
@@ -249,23 +330,21 @@ def _intervention(replay: Replay, human: Stretch) -> Intervention:
     )
 
 
-def _worst_moments(replays: Sequence[Replay], driver: str) -> tuple[WorstMoment, ...]:
-    """The largest errors first; no two within ``WORST_APART_S`` of each other, which would be the same moment."""
-    moments = [
-        _moment(replay, chunk)
-        for replay in replays
-        for chunk in chunks_of(replay, driver)
-        if np.isfinite(chunk.commanded).any()
-    ]
+def _worst_moments(replay: Replay, chunks: Sequence[ReplayedChunk]) -> list[WorstMoment]:
+    """The largest errors of one bag first; no two within ``WORST_APART_S`` of each other, which would be the same
+    moment."""
+    moments = [_moment(replay, chunk) for chunk in chunks if np.isfinite(chunk.commanded).any()]
     chosen: list[WorstMoment] = []
-    for moment in sorted(moments, key=lambda moment: -moment.error):
-        is_new = all(
-            moment.bag != other.bag or abs(moment.header_ns - other.header_ns) >= WORST_APART_S * NS_PER_S
-            for other in chosen
-        )
-        if is_new:
+    for moment in _worst_first(moments):
+        if len(chosen) == NUM_WORST:
+            break
+        if all(abs(moment.header_ns - other.header_ns) >= WORST_APART_S * NS_PER_S for other in chosen):
             chosen.append(moment)
-    return tuple(chosen[:NUM_WORST])
+    return chosen
+
+
+def _worst_first(moments: Sequence[WorstMoment]) -> list[WorstMoment]:
+    return sorted(moments, key=lambda moment: -moment.error)
 
 
 def _moment(replay: Replay, chunk: ReplayedChunk) -> WorstMoment:

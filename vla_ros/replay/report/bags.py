@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -84,20 +85,61 @@ class Bag:
 
 
 @dataclass(frozen=True)
-class IncidentGroup:
-    """Incidents of one policy (an index) in one bag that say the same but for their numbers."""
+class BagRow:
+    """What a table of all bags says of one; ``chunks``, ``mean_errors`` and ``events`` are one for each policy."""
 
-    bag: Bag
-    policy: int
-    incidents: Sequence[Incident]
+    name: str
+    length_s: float
+    num_episodes: int
+    num_takeovers: int
+    chunks: tuple[int, ...]
+    mean_errors: tuple[float, ...]
+    events: tuple[int, ...]
+    problems: tuple[str, ...]
+
+    @classmethod
+    def of(cls, bag: Bag) -> Self:
+        """The row of ``bag``."""
+        return cls(
+            name=bag.name,
+            length_s=bag.length_s,
+            num_episodes=len(bag.first.episodes),
+            num_takeovers=len(bag.first.interventions),
+            chunks=tuple(len(replay.chunks) for replay in bag.replays),
+            mean_errors=tuple(bag.mean_error(replay) for replay in bag.replays),
+            events=tuple(sum(event.num_times for event in replay.events) for replay in bag.replays),
+            problems=bag.problems,
+        )
 
     @property
-    def first(self) -> Incident:
-        return self.incidents[0]
+    def largest_error(self) -> float:
+        """Of any policy; where there is none, less than all others."""
+        return max(float(np.nan_to_num(error, nan=-1.0)) for error in self.mean_errors)
 
-    def seconds(self, index: int) -> float:
-        """When one of them was, since the start of the bag."""
-        return self.bag.first.seconds(self.incidents[index].time_ns)
+
+@dataclass(frozen=True)
+class IncidentGroup:
+    """Incidents of one policy (an index) in one bag that say the same but for their numbers: the first of them, how
+    many there are, and when the first and the last were, since the bag's start."""
+
+    bag: str
+    policy: int
+    first: Incident
+    num_times: int
+    first_s: float
+    last_s: float
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Of every bag its row, ``drawn`` those with charts, the first kinds of incidents and how many there are, and the
+    latencies that were assumed (None: recorded ones)."""
+
+    rows: tuple[BagRow, ...]
+    drawn: tuple[Bag, ...]
+    incidents: tuple[IncidentGroup, ...]
+    num_incidents: int
+    assumed_ms: frozenset[float | None]
 
 
 def moments_of(session: ReplaySession) -> tuple[NumberedMoment, ...]:
@@ -106,14 +148,34 @@ def moments_of(session: ReplaySession) -> tuple[NumberedMoment, ...]:
     return tuple(NumberedMoment(number, *one) for number, one in enumerate(found, 1))
 
 
-def bags_of(session: ReplaySession, moments: Sequence[NumberedMoment]) -> tuple[Bag, ...]:
-    """The bags in their order, named by what tells them apart."""
-    names = short_names([replay.bag for replay in session.replays[0]])
-    mode = wanted_mode(session.config.driver)
-    return tuple(
-        Bag(name, replays, tuple(one for one in moments if one.moment.bag == replays[0].bag), mode)
-        for name, replays in zip(names, zip(*session.replays, strict=True), strict=True)
-    )
+def look_over(session: ReplaySession, moments: Sequence[NumberedMoment], max_drawn: int, max_groups: int) -> Overview:
+    """One bag after the other in their order, named by what tells them apart; where there are more than ``max_drawn``,
+    those with the largest error are drawn, the largest first."""
+    rows: list[BagRow] = []
+    groups: list[IncidentGroup] = []
+    num_groups, assumed_ms = 0, set()
+    for bag in _bags_of(session, moments):
+        rows.append(BagRow.of(bag))
+        found = _grouped_incidents(bag)
+        groups += found[: max_groups - len(groups)]
+        num_groups += len(found)
+        assumed_ms.add(bag.first.assumed_latency_ms)
+    drawn = range(len(rows))
+    if len(rows) > max_drawn:
+        drawn = sorted(drawn, key=lambda i: -rows[i].largest_error)[:max_drawn]
+    bags = tuple(_bag(session, moments, i, rows[i].name) for i in drawn)
+    return Overview(tuple(rows), bags, tuple(groups), num_groups, frozenset(assumed_ms))
+
+
+def _bags_of(session: ReplaySession, moments: Sequence[NumberedMoment]) -> Iterator[Bag]:
+    for i, name in enumerate(short_names(list(session.summaries[0].bags))):
+        yield _bag(session, moments, i, name)
+
+
+def _bag(session: ReplaySession, moments: Sequence[NumberedMoment], index: int, name: str) -> Bag:
+    replays = tuple(of_policy[index] for of_policy in session.replays)
+    own = tuple(one for one in moments if one.moment.bag == replays[0].bag)
+    return Bag(name, replays, own, wanted_mode(session.config.driver))
 
 
 def short_names(paths: list[str]) -> list[str]:
@@ -125,12 +187,15 @@ def short_names(paths: list[str]) -> list[str]:
     return [os.path.relpath(path, common or ".") for path in paths]
 
 
-def grouped_incidents(bag: Bag) -> list[IncidentGroup]:
+def _grouped_incidents(bag: Bag) -> list[IncidentGroup]:
     """Every incident of a bag, the same ones together, in the order of their first time."""
     groups: list[IncidentGroup] = []
     for i, replay in enumerate(bag.replays):
         alike: dict[tuple[str, str, str], list[Incident]] = {}
         for event in replay.events:
             alike.setdefault((event.kind, event.joint, without_numbers(event.line)), []).append(event)
-        groups += [IncidentGroup(bag, i, events) for events in alike.values()]
+        for events in alike.values():
+            first_s, last_s = (bag.first.seconds(event.time_ns) for event in (events[0], events[-1]))
+            num_times = sum(event.num_times for event in events)
+            groups.append(IncidentGroup(bag.name, i, events[0], num_times, first_s, last_s))
     return sorted(groups, key=lambda group: group.first.time_ns)

@@ -17,7 +17,7 @@ from vla_ros.recordings.feed import Feed
 from vla_ros.recordings.series import mean_of_known
 from vla_ros.replay.judge.verdict import Verdict
 from vla_ros.replay.report import charts, timeline
-from vla_ros.replay.report.bags import Bag, bags_of, grouped_incidents, moments_of
+from vla_ros.replay.report.bags import look_over, moments_of
 from vla_ros.replay.report.svg import percent, plain
 from vla_ros.replay.session import ReplaySession
 from vla_ros.types import Frame
@@ -37,31 +37,25 @@ def write_report(session: ReplaySession, verdict: Verdict, path: Path) -> None:
 def render_report(session: ReplaySession, verdict: Verdict, images: Images) -> str:
     """The whole page. The same input gives the same text."""
     moments = moments_of(session)
-    bags = bags_of(session, moments)
-    drawn = bags
-    if len(bags) > MAX_BAGS_DRAWN:
-        drawn = tuple(sorted(bags, key=_largest_error, reverse=True)[:MAX_BAGS_DRAWN])
-    template = _environment().get_template("report.html")
-    return template.render(
-        title=_title([Path(replay.bag).name for replay in session.replays[0]]),
-        verdict=verdict,
-        config=session.config,
-        latency=_latency(session),
-        policies=session.summaries,
-        paired=session.paired,
-        bags=bags,
-        drawn=drawn,
-        names={bag.first.bag: bag.name for bag in bags},
-        moments=moments,
-        images=images,
-        incidents=[group for bag in bags for group in grouped_incidents(bag)],
-        max_rows=MAX_INCIDENT_ROWS,
+    seen = look_over(session, moments, MAX_BAGS_DRAWN, MAX_INCIDENT_ROWS)
+    bags = session.summaries[0].bags
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            title=_title([Path(bag).name for bag in bags]),
+            verdict=verdict,
+            config=session.config,
+            latency=_latency(session.config.settings.latency_ms, seen.assumed_ms),
+            policies=session.summaries,
+            paired=session.paired,
+            seen=seen,
+            unused=session.unused,
+            names=dict(zip(bags, (row.name for row in seen.rows), strict=True)),
+            moments=moments,
+            images=images,
+        )
     )
-
-
-def _largest_error(bag: Bag) -> float:
-    """Of any policy; of a bag without one, less than all others."""
-    return max(float(np.nan_to_num(bag.mean_error(replay), nan=-1.0)) for replay in bag.replays)
 
 
 def _environment() -> Environment:
@@ -85,12 +79,10 @@ def _title(bags: list[str]) -> str:
     return f"Replay of {', '.join(bags[:MAX_BAGS_NAMED])}{' and more' if len(bags) > MAX_BAGS_NAMED else ''}"
 
 
-def _latency(session: ReplaySession) -> str:
-    given_ms = session.config.settings.latency_ms
+def _latency(given_ms: float | None, assumed_ms: Collection[float | None]) -> str:
     if given_ms is not None:
         return f"{given_ms:g} ms"
-    assumed_ms = {replay.assumed_latency_ms for replay in session.replays[0]}
-    said = [f"{ms:g} ms, assumed" for ms in sorted(assumed_ms - {None})]
+    said = [f"{ms:g} ms, assumed" for ms in sorted(ms for ms in assumed_ms if ms is not None)]
     return " or ".join((*(["as recorded"] if None in assumed_ms else []), *said))
 
 
@@ -103,7 +95,11 @@ def moment_images(session: ReplaySession) -> Images:
     robot = session.config.robot
     found = {}
     for bag, times_ns in wanted.items():
-        nearest = _nearest_frames(Feed(BagReader(Path(bag)), robot, session.config.settings.namespace), times_ns)
+        try:
+            reader = BagReader(session.config.folder / bag)
+        except ValueError:
+            continue  # results are merged where the bags are not: the page says that there is no image
+        nearest = _nearest_frames(Feed(reader, robot, session.config.settings.namespace), times_ns)
         for time_ns in times_ns:
             frames = (nearest.get((time_ns, camera)) for camera in robot.camera_names)
             found[bag, time_ns] = tuple(frame for frame in frames if frame is not None and _is_decodable(frame))

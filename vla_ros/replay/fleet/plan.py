@@ -1,0 +1,118 @@
+"""What a fleet's bags are replayed with, and where: enough for another process or machine to do it, and to tell whose
+result is whose."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vla_ros.policies.files import has_poses, open_policy
+from vla_ros.replay.baseline.provenance import policy_files, replayed_values
+from vla_ros.replay.session import MAX_POLICIES, SessionConfig, policy_names
+from vla_ros.replay.settings import ReplaySettings
+from vla_ros.robot import RobotConfig, load_robot
+
+RESULT_FORMAT = "vla_ros replay result 1"
+
+
+@dataclass(frozen=True)
+class PlannedPolicy:
+    """A policy directory as it was found: ``files`` are the SHA-256 of its files, ``camera_names`` its cameras."""
+
+    name: str
+    folder: str
+    digest: str
+    has_poses: bool
+    camera_names: tuple[str, ...]
+    files: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``values`` are those of settings and robot that a replay depends on (``replayed_values``); paths are relative to
+    ``folder``, where the replay was asked for."""
+
+    folder: str
+    policies: tuple[PlannedPolicy, ...]
+    robot_file: str
+    settings: ReplaySettings
+    values: Mapping[str, Any]
+    device: str
+    num_threads: int
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for no policy, and more than can be compared."""
+        if not 1 <= len(self.policies) <= MAX_POLICIES:
+            raise ValueError(f"{len(self.policies)} policies; expected 1 or {MAX_POLICIES}")
+
+    @classmethod
+    def of(cls, config: SessionConfig, robot_file: Path) -> Plan:
+        """Read and hash the policies of ``config``, whose robot was read from ``robot_file``.
+
+        Raises ValueError for a policy that cannot be read.
+        """
+        policies = tuple(_look_at(name, folder) for name, folder in policy_names(config.policies).items())
+        return cls(
+            folder=str(Path.cwd()),
+            policies=policies,
+            robot_file=str(robot_file),
+            settings=config.settings,
+            values=replayed_values(asdict(config.settings), config.robot, policies[0].has_poses),
+            device=config.device,
+            num_threads=config.num_threads,
+        )
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """One for each policy: the same for whatever is replayed alike, wherever its files lie."""
+        alike = {
+            "format": RESULT_FORMAT,
+            "values": dict(self.values),
+            "device": self.device,
+            "threads": self.num_threads,
+        }
+        return tuple(_digest(alike | {"policy": policy.name, "digest": policy.digest}) for policy in self.policies)
+
+    @cached_property
+    def key(self) -> str:
+        """That of all policies together."""
+        return _digest(list(self.keys))
+
+    def robot(self) -> RobotConfig:
+        """The robot file, read again.
+
+        Raises ValueError where it can't be read, or no longer says what bags were replayed with.
+        """
+        path = Path(self.folder) / self.robot_file
+        robot = load_robot(path)
+        values = replayed_values(asdict(self.settings), robot, self.policies[0].has_poses)
+        changed = sorted(name for name in {*values, *self.values} if values.get(name) != self.values.get(name))
+        if changed:
+            name = changed[0]
+            got, expected = values.get(name), self.values.get(name)
+            raise ValueError(
+                f"robot file {path}: {name.removeprefix('robot.')} is {got}; expected {expected}, with which bags were "
+                "replayed: restore it, or replay them into another folder"
+            )
+        return robot
+
+
+def _look_at(name: str, folder: Path) -> PlannedPolicy:
+    processor = open_policy(folder, refuse_drift=False).processor
+    return PlannedPolicy(
+        name=name,
+        folder=str(folder),
+        digest=processor.digest,
+        has_poses=has_poses(folder),
+        camera_names=tuple(processor.camera_names),
+        files=policy_files(folder),
+    )
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
