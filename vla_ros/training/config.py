@@ -280,7 +280,6 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         robot=settled(config.robot) if Path(config.robot).is_file() else config.robot,
         bags=tuple(map(settled, config.bags)),
         sets=tuple(replace(each, path=settled(each.path)) for each in config.sets),
-        sets=tuple(replace(each, path=settled(each.path)) for each in config.sets),
         run_dir=settled(config.run_dir),
         output_dir=settled(config.output_dir),
         start_from=settled(config.start_from),
