@@ -83,7 +83,7 @@ setup(
         # Needs Python 3.12 and torch below 2.12.
         "lerobot": ["lerobot[pi,smolvla]>=0.6.1,<0.7"],
         "sim": ["matplotlib", "mujoco>=4", "PyOpenGL", "rosbags"],
-        "train": ["jinja2", "rosbags", "tqdm"],
+        "train": ["av>=15", "jinja2", "pyarrow>=21", "rosbags", "tqdm"],
         "dev": ["mypy", "pytest<9", "pytest-timeout", "ruff", "types-PyYAML"],
     },
     entry_points={"console_scripts": [f"{name} = {PACKAGE}.start:{name}" for name in EXECUTABLES]},

@@ -223,6 +223,24 @@ def test_a_joint_that_no_message_names_is_named_beside_those_that_came(make_robo
     assert line in recording.log
 
 
+def test_limits_of_a_topic_are_waited_for_and_recorded(make_robot, start_recording, tmp_path):
+    document = yaml.safe_load(ROBOT_FILE.read_text()) | {"urdf_topic": "robot_description"}
+    joints = [
+        f'<joint name="{joint["name"]}" type="revolute"><limit lower="{joint["lower"]}" upper="{joint["upper"]}" '
+        f'velocity="{joint.pop("max_velocity")}"/></joint>'
+        for joint in document["joints"]
+    ]
+    path = tmp_path / "robot.yaml"
+    path.write_text(yaml.safe_dump(document))
+    robot, urdf = make_robot(), String(data=f'<robot name="arm">{"".join(joints)}</robot>')
+    robot.node.create_publisher(String, "robot_description", LATCHED).publish(urdf)
+    recording = start_recording("--robot", str(path))
+    robot.publish_until(lambda: "every topic" in recording.log, "all topics to be heard")
+    assert recording.end(signal.SIGINT) == 0, recording.log
+    data = serialize_message(urdf)
+    assert recording.read()["/robot_description"] == [data + bytes(-len(data) % WORD)]
+
+
 def test_what_was_latched_before_the_recording_is_in_it_with_its_qos(make_robot, start_recording):
     robot = make_robot()
     robot.publish("vla_policy/task", "vla_policy/mode")

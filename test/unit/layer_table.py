@@ -184,6 +184,22 @@ MAY_IMPORT = {
         "vla_ros.topics",
         "vla_ros.types",
     },
+    # LeRobot's data sets, whose files pyarrow and PyAV read: no LeRobot.
+    "vla_ros.recordings.lerobot": {
+        "av",
+        "cv2",
+        "numpy",
+        "pyarrow",
+        "vla_ros.bags",
+        "vla_ros.messages",
+        "vla_ros.observing",
+        "vla_ros.outputs",
+        "vla_ros.recordings",
+        "vla_ros.robot",
+        "vla_ros.spaces",
+        "vla_ros.topics",
+        "vla_ros.types",
+    },
     "vla_ros.replay": {
         "numpy",
         "cv2",

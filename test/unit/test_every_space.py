@@ -145,6 +145,7 @@ def check_labels(processor: PiProcessor) -> None:
         episode=np.zeros(NUM_SAMPLES, np.int64),
         driver=np.array([""] * NUM_SAMPLES),
         is_intervention=np.zeros(NUM_SAMPLES, bool),
+        weight=np.ones(NUM_SAMPLES),
         tasks=(TASKS[0],),
         texts=(TextTarget(),) * NUM_SAMPLES,
         scenes=({},),

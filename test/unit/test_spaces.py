@@ -261,6 +261,7 @@ def test_training_labels_are_in_the_policys_numbers_and_its_errors_in_the_robots
         episode=np.zeros(6, np.int64),
         driver=np.array([""] * 6),
         is_intervention=np.zeros(6, bool),
+        weight=np.ones(6),
         tasks=("reach",),
         texts=(TextTarget(),) * 6,
         scenes=({},),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from vla_ros.cli import audit, bench, check, demo, import_policy, new, parity, record, replay, respace, train
+from vla_ros.cli import audit, bench, check, convert, demo, import_policy, new, parity, record, replay, respace, train
 from vla_ros.cli.output import write_json
 
 COMMANDS = {
@@ -20,6 +20,7 @@ COMMANDS = {
     "record": (record, "[ros,train]"),
     "replay": (replay, "[train]"),
     "train": (train, "[sim,train]"),
+    "convert": (convert, "[train]"),
     "import": (import_policy, "[served]"),
     "respace": (respace, ""),
     "parity": (parity, ""),

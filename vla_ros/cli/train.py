@@ -1,4 +1,4 @@
-"""Train a policy from bags and export it as a policy directory."""
+"""Train a policy from bags and LeRobot data sets, and export it as a policy directory."""
 
 from __future__ import annotations
 
@@ -14,13 +14,24 @@ if TYPE_CHECKING:
     from vla_ros.training.derive import Wanted
 
 DEFAULT_CONFIG = "tiny_touch"
-SHORT = ("robot", "bags", "out", "policy", "start_from", "space")
+SHORT = ("robot", "bags", "data", "data_space", "camera", "out", "policy", "start_from", "space")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     short = parser.add_argument_group("from what you have; joints, cameras, sizes, space and statistics follow")
     short.add_argument("--robot", metavar="FILE", help="robot file, or the name of a packaged one")
     short.add_argument("--bags", nargs="+", metavar="BAG", help="bags, storage files, or folders of them")
+    short.add_argument(
+        "--data",
+        nargs="+",
+        metavar="SET[@WEIGHT]",
+        help="LeRobot data sets (v3), with how often a sample of it is drawn against one of a bag (default 1)",
+    )
+    same = "what the numbers of the sets mean, where those of the policy mean something else (default: as --space)"
+    short.add_argument("--data-space", metavar="PRESET|FILE", help=same)
+    short.add_argument(
+        "--camera", action="append", metavar="FEATURE=NAME", help="which of the robot's cameras one of the sets is"
+    )
     short.add_argument("--out", metavar="DIR", help="policy directory to make; the run goes into DIR_run beside it")
     short.add_argument("--policy", metavar="NAME", help="a size of config/policy (default tiny_touch, for a CPU)")
     start = "policy directory to go on from, or the published weights of a backbone: a folder, or hf:org/repo"
@@ -65,8 +76,9 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     from vla_ros.training.derive import derive
 
     config_dir = share_dir() / "config"
-    # What follows --bags without an option in between is taken for bags.
-    overrides = [*args.overrides, *(text for text in args.bags or () if _is_override(text))]
+    # What follows --bags or --data without an option in between is taken for more of them.
+    taken = (*(args.bags or ()), *(args.data or ()))
+    overrides = [*args.overrides, *(text for text in taken if _is_override(text))]
     short = [f"--{name.replace('_', '-')}" for name in SHORT if getattr(args, name) is not None]
     given = {"--resume": args.resume, "--config": args.config, " ".join(short): short}
     ways = [way for way, is_given in given.items() if is_given]
@@ -86,19 +98,23 @@ def _config(args: argparse.Namespace) -> TrainConfig:
 
 def _wanted(args: argparse.Namespace) -> Wanted:
     """Paths are made absolute, so that the run goes on from anywhere."""
+    from vla_ros.cli.data_sets import read_sets
     from vla_ros.share import robot_file
     from vla_ros.training.derive import Wanted
 
-    missing = [f"--{name}" for name in ("robot", "bags", "out") if getattr(args, name) is None]
+    given = {"--robot": args.robot, "--bags": args.bags or args.data, "--out": args.out}
+    missing = [name for name, value in given.items() if value is None]
     if missing:
-        raise ValueError(f"{' and '.join(missing)} missing; expected --robot FILE --bags BAG --out DIR")
+        raise ValueError(f"{' and '.join(missing)} missing; expected --robot FILE --bags BAG (or --data SET) --out DIR")
+    sets = [text for text in args.data or () if not _is_override(text)]
     return Wanted(
         robot=robot_file(args.robot).resolve(),
-        bags=tuple(Path(text).expanduser().resolve() for text in args.bags if not _is_override(text)),
+        bags=tuple(Path(text).expanduser().resolve() for text in args.bags or () if not _is_override(text)),
         out=Path(args.out).expanduser().resolve(),
         policy=args.policy,
         start_from=_source(args.start_from),
         space=args.space,
+        sets=read_sets(sets, args.data_space or args.space or "", args.camera),
     )
 
 

@@ -16,8 +16,9 @@ from vla_ros.bags.write import BagWriter
 from vla_ros.record.recorder import RecordNode, TopicRecorder, TopicReport
 from vla_ros.record.topics import recorded_topics
 from vla_ros.record.writing import WriterThread
-from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.robot import RobotConfig, load_robot, read_robot_file
 from vla_ros.ros.dds import cure_of_losses
+from vla_ros.ros.robot_description import load_robot_in_graph
 from vla_ros.ros.signals import not_a_namespace, ros_running, stop_on_signals
 from vla_ros.share import robot_file
 from vla_ros.strict import listed
@@ -68,9 +69,11 @@ def record(config: RecordConfig) -> RecordReport:
     where nothing came at all.
     """
     stopping = stop_on_signals()
-    robot = load_robot(robot_file(config.robot))
+    file = robot_file(config.robot)
+    robot = None if read_robot_file(file).urdf_topic else load_robot(file)
     with ExitStack() as stack:
         recorder = _recorder(config, stack)
+        robot = robot or load_robot_in_graph(recorder, file)
         executor = SingleThreadedExecutor()  # the node knows it, but does not keep it
         executor.add_node(recorder)
         quality = config.quality if config.compress == "jpeg" else None

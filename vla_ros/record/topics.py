@@ -10,7 +10,7 @@ from vla_ros import topics
 from vla_ros.hands import hands_of
 from vla_ros.robot import RobotConfig
 from vla_ros.ros.endpoints import interface_class
-from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, Qos
+from vla_ros.topics import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING, Qos
 
 # Deep, so that a slow disk loses nothing for a second or two; best effort where every publisher can serve it and none
 # should ever wait for a recorder.
@@ -54,6 +54,8 @@ def recorded_topics(robot: RobotConfig, with_link: bool) -> tuple[RobotTopic, ..
         *(RobotTopic(t.name, t.type, LISTENING[t.qos], t is topics.TASK) for t in NAMED),
         *(RobotTopic(hand.topic.name, hand.topic.type, LISTENING[hand.topic.qos]) for hand in hands_of(robot)),
     ]
+    if robot.urdf_topic:
+        recorded.append(RobotTopic(robot.urdf_topic, STRING, LATCHED))
     if with_link:
         recorded += [RobotTopic(topic.name, topic.type, LINK) for topic in (topics.REQUEST, topics.RESULT)]
     return tuple(recorded)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -236,6 +237,12 @@ def resolve_topic(name: str, namespace: str) -> str:
     if name.startswith("/"):
         return name
     return "/" + "/".join(part for part in (*namespace.split("/"), name) if part)
+
+
+def has_markers(bags: Sequence[Path], namespace: str = "") -> bool:
+    """Whether anybody marked where episodes begin and end."""
+    topic = resolve_topic(topics.EPISODE_MARKER.name, namespace)
+    return any(BagReader(bag).first_of(topic) for bag in bags)
 
 
 def _stamp(msg: Any, received_ns: int) -> int:

@@ -91,6 +91,11 @@ class GrowingSeries:
             self._values.extend(row)
         return is_later
 
+    @property
+    def first_ns(self) -> int | None:
+        """When the first is."""
+        return self._times_ns[0] if self._times_ns else None
+
     def newest(self) -> np.ndarray | None:
         """The newest row ``[width]``."""
         return np.array(self._values[-self._width :]) if self._times_ns else None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +107,30 @@ class LessonConfig:
 
 
 @dataclass(frozen=True)
+class SetConfig:
+    """A LeRobot data set in the folder ``path``: what its numbers mean by ``space``, a preset or a file (empty: as it
+    says itself, else joints in rad and m by name); the robot's camera by the set's, where names differ. A sample of it
+    is drawn ``weight`` times as often as one of a bag."""
+
+    path: str
+    space: str = ""
+    cameras: Mapping[str, str] = field(default_factory=dict)
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"the weight of {self.path} is {self.weight:g}; expected at least 0")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run.
 
-    ``bags`` are bags and folders of them (in a file one text will do); nothing is written there. ``lesson`` is what is
-    taught beside actions; its demonstrations are made and read only where ``bags`` is empty. Every ``validate_every``
-    steps the run is judged on the last ``validation_share`` of the episodes, which it never trains on. ``run_dir``
-    holds checkpoints, metrics and the log, ``output_dir`` gets the policy directory. ``processor`` is what the family's
-    processor takes from a train config (its ``settings_type``).
+    ``bags`` are bags and folders of them (in a file one text will do), ``sets`` LeRobot data sets; nothing is written
+    there. ``lesson`` is what is taught beside actions; its demonstrations are made and read only where there are
+    neither. Every ``validate_every`` steps the run is judged on the last ``validation_share`` of the episodes, which it
+    never trains on. ``run_dir`` holds checkpoints, metrics and the log, ``output_dir`` gets the policy directory.
+    ``processor`` is what the family's processor takes from a train config (its ``settings_type``).
 
     ``lr`` has the learning rates, ``frozen`` what doesn't learn at all: parts, names of modules or parameters, patterns
     with ``*``.
@@ -139,6 +155,7 @@ class TrainConfig:
     optimizer: OptimizerConfig
     lr: LearningRates
     frozen: tuple[str, ...] = ()
+    sets: tuple[SetConfig, ...] = ()
     processor: object | None = None
     start_from: str = ""
     lesson: LessonConfig | None = None
@@ -257,11 +274,18 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         config,
         robot=settled(config.robot) if Path(config.robot).is_file() else config.robot,
         bags=tuple(map(settled, config.bags)),
+        sets=tuple(_settled_set(each, settled) for each in config.sets),
         run_dir=settled(config.run_dir),
         output_dir=settled(config.output_dir),
         start_from=settled(config.start_from),
         lesson=lesson,
     )
+
+
+def _settled_set(each: SetConfig, settled: Callable[[str], str]) -> SetConfig:
+    """Its space is a file, or a preset's name, which stays."""
+    space = settled(each.space) if each.space and Path(each.space).expanduser().is_file() else each.space
+    return replace(each, path=settled(each.path), space=space)
 
 
 def to_yaml(config: TrainConfig) -> str:

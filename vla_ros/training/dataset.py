@@ -1,4 +1,5 @@
-"""Bags to training samples: what the robot saw, and what it was commanded over the next chunk.
+"""Recordings to training samples: what the robot saw, and what it was commanded over the next chunk. A recording is a
+bag, or a LeRobot data set.
 
 Observations are those of the live node, made message by message in the order of their recording; action ``k`` is the
 command in force at ``t_obs + (k + offset) * chunk_dt``.
@@ -8,21 +9,27 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vla_ros import topics
 from vla_ros.bags.read import BagReader
 from vla_ros.observing.observe import Observer
+from vla_ros.recordings.events import BagEvent
 from vla_ros.recordings.feed import LEARNED, Feed, observe_event
 from vla_ros.robot import RobotConfig
+from vla_ros.training.config import SetConfig
 from vla_ros.training.episodes import Episode, EpisodeCutter, FrameRule
 from vla_ros.transforms.sample import TextTarget
 from vla_ros.types import Observation
+
+if TYPE_CHECKING:
+    from vla_ros.recordings.lerobot.feed import SetFeed
 
 
 @dataclass(frozen=True)
@@ -32,9 +39,10 @@ class Frames:
     images           uint8 [num_samples, num_cameras, height, width, 3], in the robot file's camera order
     joint_positions  float64 [num_samples, num_joints], at the observation's time
     actions          float64 [num_samples, horizon, num_joints], absolute
-    episode          int64 [num_samples], counts episodes over all bags
+    episode          int64 [num_samples], counts episodes over all recordings
     driver           text [num_samples], who commanded the actions; empty where the bag does not say
     is_intervention  bool [num_samples], a human's in a bag in which the policy drove, too
+    weight           float64 [num_samples], how often each is drawn against one of a bag, which has 1
     tasks            each episode's instruction
     texts            a question and its answer for each sample, which may be empty, as the bag has them
     scenes           where things were as each episode began, x and y in m by name; empty where the bag does not say
@@ -46,6 +54,7 @@ class Frames:
     episode: np.ndarray
     driver: np.ndarray
     is_intervention: np.ndarray
+    weight: np.ndarray
     tasks: tuple[str, ...]
     texts: tuple[TextTarget, ...]
     scenes: tuple[Mapping[str, tuple[float, float]], ...]
@@ -64,16 +73,21 @@ class Frames:
         return dict(Counter(driver or "not recorded" for driver in self.driver.tolist()))
 
 
+LATE_PERIODS = 1.5
+Source = Path | SetConfig
+"""A bag's folder or file, or a data set as a train config has it."""
+
+
 @dataclass(frozen=True)
 class LoadedBags:
-    """``frames`` of all bags that could be used, and one line for each problem; ``num_left_out`` counts images by the
-    reason why there is no observation, and observations by the reason why they are no samples.
+    """``frames`` of all recordings that could be used, and one line for each problem; ``num_left_out`` counts images by
+    the reason why there is no observation, and observations by the reason why they are no samples.
 
     The first sample was seen in ``first_bag`` at ``first_ns``.
     """
 
     frames: Frames
-    first_bag: Path
+    first_bag: Source
     first_ns: int
     num_left_out: dict[str, int]
     problems: tuple[str, ...]
@@ -93,20 +107,20 @@ class LoadedBags:
 
 @dataclass(frozen=True)
 class _Bag:
-    """What one bag came to."""
+    """What one recording came to."""
 
-    path: Path
+    path: Source
     episodes: list[Episode]
     num_left_out: Counter[str]
     problems: tuple[str, ...]
 
 
-def load_bags(paths: Sequence[Path], robot: RobotConfig, rule: FrameRule, num_workers: int = 1) -> LoadedBags:
+def load_bags(paths: Sequence[Source], robot: RobotConfig, rule: FrameRule, num_workers: int = 1) -> LoadedBags:
     """Read ``paths`` in order; a damaged bag is reported, and used up to the damage.
 
-    Raises ValueError when nothing usable is left.
+    Raises ValueError when nothing usable is left, and for a data set that is damaged or isn't of this robot.
     """
-    read_bag = partial(_read_bag, robot=robot, rule=rule)
+    read_bag = partial(_read, robot=robot, rule=rule)
     if min(num_workers, len(paths)) > 1:
         with multiprocessing.get_context("spawn").Pool(min(num_workers, len(paths))) as pool:
             read = pool.map(read_bag, paths, chunksize=1)
@@ -118,27 +132,70 @@ def load_bags(paths: Sequence[Path], robot: RobotConfig, rule: FrameRule, num_wo
     if not usable:
         left_out = ", ".join(f"{num} {reason}" for reason, num in sorted(num_left_out.items()))
         why = "; ".join((*problems[:1], *([f"left out: {left_out}"] if left_out else [])))
-        raise ValueError(f"{paths[0].parent}: no usable frame in {len(paths)} bags; {why or 'record some'}")
-    frames = _columns([episode for bag in usable for episode in bag.episodes])
+        where = paths[0].path if isinstance(paths[0], SetConfig) else paths[0].parent
+        raise ValueError(f"{where}: no usable frame in {len(paths)} bags; {why or 'record some'}")
+    weights = [_weight(bag.path) for bag in usable for episode in bag.episodes for _ in episode.samples]
+    frames = _columns([episode for bag in usable for episode in bag.episodes], np.array(weights))
     first = usable[0].episodes[0].samples[0]
     return LoadedBags(frames, usable[0].path, first.stamp_ns, dict(num_left_out), problems)
 
 
 def first_observation(loaded: LoadedBags, robot: RobotConfig, rule: FrameRule) -> Observation:
     """The first sample as the live node would have built it, images in the cameras' own size."""
-    observer = Observer(robot)
-    for event in _open(loaded.first_bag, robot, rule):
-        found = observe_event(observer, event)
-        if found is not None and found.stamp_ns == loaded.first_ns:
-            observation = found.observation()
-            images = {name: np.array(image) for name, image in observation.images.items()}
-            return replace(observation, stamp_ns=0, headers_ns=dict.fromkeys(images, 0), images=images)
+    for events in _parts(loaded.first_bag, robot, rule):
+        observer = Observer(robot)
+        for event in events:
+            found = observe_event(observer, event)
+            if found is not None and found.stamp_ns == loaded.first_ns:
+                observation = found.observation()
+                images = {name: np.array(image) for name, image in observation.images.items()}
+                return replace(observation, stamp_ns=0, headers_ns=dict.fromkeys(images, 0), images=images)
     raise ValueError(f"bag {loaded.first_bag} has changed since it was read; do not change bags while training runs")
 
 
 def _open(path: Path, robot: RobotConfig, rule: FrameRule) -> Feed:
     needed = (topics.EPISODE_MARKER.name,) if rule.episodes == "marker" else ()
     return Feed(BagReader(path), robot, rule.namespace, LEARNED, needed)
+
+
+def _parts(source: Source, robot: RobotConfig, rule: FrameRule) -> Iterator[Iterable[BagEvent]]:
+    """What nothing is carried over from one to the next of: a bag, each episode of a data set."""
+    if isinstance(source, SetConfig):
+        yield from _open_set(source, robot).episodes()
+    else:
+        yield _open(source, robot, rule)
+
+
+def _open_set(source: SetConfig, robot: RobotConfig) -> SetFeed:
+    from vla_ros.training.sets import open_set  # takes libraries that bags don't need
+
+    return open_set(source, robot)
+
+
+def _weight(source: Source) -> float:
+    return source.weight if isinstance(source, SetConfig) else 1.0
+
+
+def _read(source: Source, robot: RobotConfig, rule: FrameRule) -> _Bag:
+    if isinstance(source, SetConfig):
+        return _read_set(source, robot, rule)
+    return _read_bag(source, robot, rule)
+
+
+def _read_set(source: SetConfig, robot: RobotConfig, rule: FrameRule) -> _Bag:
+    feed = _open_set(source, robot)
+    # A set of few rows a second is not one of gaps.
+    max_gap_s = max(rule.max_gap_s, LATE_PERIODS / feed.source.info.fps)
+    rule = replace(rule, episodes="marker", max_gap_s=max_gap_s)
+    episodes: list[Episode] = []
+    num_left_out: Counter[str] = Counter()
+    for events in feed.episodes():
+        cutter = EpisodeCutter(robot, rule, feed.report)
+        for event in events:
+            cutter.take(event)
+        episodes += cutter.finish()
+        num_left_out += cutter.num_left_out
+    return _Bag(source, episodes, num_left_out, feed.problems)
 
 
 def _read_bag(path: Path, robot: RobotConfig, rule: FrameRule) -> _Bag:
@@ -160,7 +217,7 @@ def _read_bag(path: Path, robot: RobotConfig, rule: FrameRule) -> _Bag:
     return _Bag(path, episodes, cutter.num_left_out, problems)
 
 
-def _columns(episodes: list[Episode]) -> Frames:
+def _columns(episodes: list[Episode], weight: np.ndarray) -> Frames:
     samples = [sample for episode in episodes for sample in episode.samples]
     return Frames(
         images=np.stack([sample.images for sample in samples]),
@@ -169,6 +226,7 @@ def _columns(episodes: list[Episode]) -> Frames:
         episode=np.repeat(np.arange(len(episodes)), [len(episode.samples) for episode in episodes]),
         driver=np.array([sample.driver for sample in samples], "U6"),
         is_intervention=np.array([sample.is_intervention for sample in samples]),
+        weight=weight,
         tasks=tuple(episode.task for episode in episodes),
         texts=tuple(sample.text for sample in samples),
         scenes=tuple(episode.scene for episode in episodes),

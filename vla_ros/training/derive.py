@@ -1,4 +1,4 @@
-"""A train config from what its user has: a robot file, bags, and the name of a policy or one to go on from."""
+"""A train config from what its user has: a robot file, recordings, and the name of a policy or one to go on from."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vla_ros import topics
 from vla_ros.bags.files import find_bags
-from vla_ros.bags.read import BagReader
+from vla_ros.observing.observe import match_policy
 from vla_ros.policies.config import DataConfig, PolicyConfig
 from vla_ros.policies.families import config_names, family_of, find_config, find_policy
 from vla_ros.policies.files import open_policy
@@ -17,10 +16,11 @@ from vla_ros.policies.importing.backbone import PublishedBackbone, find_backbone
 from vla_ros.policies.importing.declaring import read_space
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.processor import PolicyProcessor
-from vla_ros.recordings.feed import resolve_topic
+from vla_ros.recordings.feed import has_markers
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.spaces.cameras import CameraSlot
 from vla_ros.strict import config_to_dict, explained, listed, parse_config
+from vla_ros.training.config import SetConfig
 
 DEFAULT_POLICY = "tiny_touch"
 DEFAULT_DT_S = 0.1
@@ -29,9 +29,10 @@ RUN_SUFFIX = "_run"
 
 @dataclass(frozen=True)
 class Wanted:
-    """``robot`` is a robot file's path, ``bags`` are those of bags and folders of them, ``out`` is the policy directory
-    to be made; the run goes into a folder beside it. ``policy`` names a size or a packaged policy, ``start_from`` is a
-    policy directory or a published backbone (a folder, or ``hf:org/repo``), ``space`` a space file or preset."""
+    """``robot`` is a robot file's path, ``bags`` are those of bags and folders of them, ``sets`` LeRobot data sets,
+    ``out`` is the policy directory to be made; the run goes into a folder beside it. ``policy`` names a size or a
+    packaged policy, ``start_from`` is a policy directory or a published backbone (a folder, or ``hf:org/repo``),
+    ``space`` a space file or preset: that of the policy."""
 
     robot: Path
     bags: tuple[Path, ...]
@@ -39,6 +40,7 @@ class Wanted:
     policy: str | None = None
     start_from: str | None = None
     space: str | None = None
+    sets: tuple[SetConfig, ...] = ()
 
     @property
     def run_dir(self) -> Path:
@@ -67,26 +69,25 @@ class _Start:
 def derive(wanted: Wanted) -> dict[str, Any]:
     """The train config, as a file would have it.
 
-    Raises ValueError for what doesn't fit together. Of the bags nothing is read but what they hold.
+    Raises ValueError for what doesn't fit together. Of the bags nothing is read but what they hold, and of data sets no
+    picture.
     """
     robot = load_robot(wanted.robot)
-    with explained("--bags: "):
-        found = find_bags(*wanted.bags)
-        if not found.bags:
-            places = listed([str(path) for path in wanted.bags])
-            raise ValueError(f"{places} holds no rosbag2 bag; expected folders of bags, .mcap or .db3 files")
+    bags = _bags(wanted.bags)
     start, config = _find(wanted)
     data = _data(wanted, robot, config, start)
     config = _fitted(config, data, robot)
     sizes = _sizes(data, robot)
+    _check_sets(wanted, data, robot)
     document: dict[str, Any] = {
         "defaults": ["/train/base", "_self_"],
         "robot": str(wanted.robot),
         "bags": [str(path) for path in wanted.bags],
+        "sets": [config_to_dict(each) for each in wanted.sets],
         "run_dir": str(wanted.run_dir),
         "output_dir": str(wanted.out),
         "start_from": "" if start is None else str(start.folder),
-        "episodes": "marker" if _has_markers(found.bags) else "task",
+        "episodes": "marker" if not bags or has_markers(bags) else "task",
         "policy": config_to_dict(config),
         # Whoever overrides the policy's needs no second override.
         "data": config_to_dict(data) | {"action_horizon": "${policy.action_horizon}"},
@@ -98,6 +99,15 @@ def derive(wanted: Wanted) -> dict[str, Any]:
         with explained(f"{start.folder} for cameras of {listed([f'{w}x{h}' for h, w in sizes])} pixels: "):
             document["processor"] = config_to_dict(start.settings(config, sizes, len(data.slots)))
     return document
+
+
+def _bags(paths: Sequence[Path]) -> tuple[Path, ...]:
+    with explained("--bags: "):
+        found = find_bags(*paths)
+        if paths and not found.bags:
+            places = listed([str(path) for path in paths])
+            raise ValueError(f"{places} holds no rosbag2 bag; expected folders of bags, .mcap or .db3 files")
+    return found.bags
 
 
 def _find(wanted: Wanted) -> tuple[_Start | None, PolicyConfig]:
@@ -203,7 +213,11 @@ def _sizes(data: DataConfig, robot: RobotConfig) -> list[tuple[int, int]]:
     return [cameras[slot.camera] for slot in data.slots if slot.camera is not None]
 
 
-def _has_markers(bags: Sequence[Path]) -> bool:
-    """Whether anybody marked where episodes begin and end."""
-    topic = resolve_topic(topics.EPISODE_MARKER.name, "")
-    return any(BagReader(bag).first_of(topic) for bag in bags)
+def _check_sets(wanted: Wanted, data: DataConfig, robot: RobotConfig) -> None:
+    """Every set is read, but for its pictures, before anything else is: what it can't be is known at once."""
+    if wanted.sets:
+        from vla_ros.training.sets import open_set  # takes libraries that bags don't need
+
+        names = [slot.camera for slot in data.slots if slot.camera is not None]
+        for each in wanted.sets:
+            open_set(each, match_policy(robot, data.joint_names, names))

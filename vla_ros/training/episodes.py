@@ -26,7 +26,7 @@ from vla_ros import topics
 from vla_ros.observing.observe import Match, Observer
 from vla_ros.recordings.events import BagEvent, Command, Generation, Marker, Scene, Task
 from vla_ros.recordings.feed import observe_event
-from vla_ros.recordings.series import GrowingSeries, TimeSeries
+from vla_ros.recordings.series import MAX_GAP_S, GrowingSeries, TimeSeries
 from vla_ros.robot import RobotConfig
 from vla_ros.transforms.sample import TextTarget
 from vla_ros.types import Mode
@@ -45,7 +45,7 @@ class FrameRule:
     camera's image first.
 
     ``namespace`` is the one the nodes were recorded in, ``episodes`` one of ``EPISODES``, ``interventions`` one of
-    ``INTERVENTIONS``.
+    ``INTERVENTIONS``. Between commands further apart than ``max_gap_s`` nothing is known.
     """
 
     horizon: int
@@ -57,6 +57,7 @@ class FrameRule:
     episodes: str = "task"
     keep_failures: bool = False
     interventions: str = "all"
+    max_gap_s: float = MAX_GAP_S
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ class EpisodeCutter:
         actions = np.tile(seen.joint_positions, (rule.horizon, 1))  # of a fixed joint, which nobody commands
         for output in robot.outputs:
             columns = robot.columns(output.joints)
-            actions[:, columns] = series[output.name].at(dues_ns, turns=robot.turns[columns])
+            actions[:, columns] = series[output.name].at(dues_ns, rule.max_gap_s, robot.turns[columns])
         if seen.stamp_ns < span.start_ns:
             return "from before their episode"
         if not np.isfinite(actions).all():

@@ -1,0 +1,207 @@
+"""Which of a robot's joints and cameras the features of a LeRobot data set are. The format has no units, so a space
+says what its numbers mean; what can't be of this robot is refused before anything is learned from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from vla_ros.recordings.lerobot.dataset import LeRobotSet
+from vla_ros.recordings.lerobot.info import ACTION, IMAGES, NOTES, STATE, Feature
+from vla_ros.robot import RobotConfig
+from vla_ros.spaces.components import Line, RobotJoints
+from vla_ros.spaces.space import Space, joints_space
+from vla_ros.strict import explained, listed, parse_json, read_text
+
+# Limits of a robot file are rarely an arm's own to the degree; another unit is 57 times one.
+BEYOND = 0.25
+"""Of a joint's travel: as far beyond its limits its numbers may go and still be taken for its positions."""
+SHARE = 0.01
+"""Of all rows, on each side: so many may be further out."""
+
+NEARER = 0.25
+
+
+@dataclass(frozen=True)
+class SetSpace:
+    """What a set's numbers mean: ``state`` and ``action`` as declared for this robot, ``cameras`` the robot's camera by
+    the feature's key, or by its last part. Empty: nobody says it, and names of features decide."""
+
+    name: str = "names, in rad and m"
+    state: Space | None = None
+    action: Space | None = None
+    cameras: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SetMapping:
+    """``state`` and ``action`` make joints of a row's numbers, taken in the order ``state_columns`` and
+    ``action_columns``; ``cameras`` has the feature of each of the robot's cameras. ``name`` is what says so."""
+
+    state: Space
+    action: Space
+    state_columns: Sequence[int]
+    action_columns: Sequence[int]
+    cameras: Mapping[str, Feature]
+    name: str
+
+    def positions(self, states: np.ndarray) -> np.ndarray:
+        """Measured joints ``[num_rows, num_joints]`` of ``states`` ``[num_rows, size]``."""
+        nothing = np.full((len(states), len(self.state.robot.names)), np.nan)
+        return self.state.decode(states[:, None, self.state_columns], nothing)[:, 0]
+
+    def targets(self, actions: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Commands ``[num_rows, num_joints]`` of ``actions`` ``[num_rows, size]`` given at ``positions``."""
+        return self.action.decode(actions[:, None, self.action_columns], positions)[:, 0]
+
+
+def read_notes(source: LeRobotSet) -> Mapping[str, Any]:
+    """What this package wrote beside a set of its own: ``state`` and ``action`` as a space file has them. Empty of
+    another's."""
+    path = source.folder / NOTES
+    if not path.is_file():
+        return {}
+    with explained(f"{path}: ", OSError, ValueError, after="; restore it, or delete it and give --space"):
+        notes = parse_json(read_text(path))
+        if not isinstance(notes, dict):
+            raise ValueError(f"it holds {type(notes).__name__}; expected an object")
+    return notes
+
+
+def map_set(source: LeRobotSet, robot: RobotConfig, joints: RobotJoints, space: SetSpace) -> SetMapping:
+    """Raises ValueError, naming the set and the feature, for joints of another robot, numbers that nobody explains, a
+    camera that is missing, doubled or of another size."""
+    where = f"{source.folder}: "
+    if space.state is not None and space.action is not None:
+        state, action = space.state, space.action
+        columns = [_checked(source, key, one) for key, one in ((STATE, state), (ACTION, action))]
+    else:
+        state = action = joints_space(joints)
+        columns = [_by_name(source, key, robot) for key in (STATE, ACTION)]
+    if state.needs_kinematics or action.needs_kinematics:
+        raise ValueError(f"{where}{space.name} has a pose; expected joints: a pose doesn't say where they were")
+    for key, one, wanted in ((STATE, state, robot.joint_names), (ACTION, action, robot.driven_names)):
+        missing = [name for name in wanted if name not in one.joint_names]
+        if missing:
+            raise ValueError(
+                f"{where}{key} doesn't say where joint '{missing[0]}' is; expected {listed(wanted)}: {_FIX}"
+            )
+    return SetMapping(state, action, columns[0], columns[1], _cameras(source, robot, space.cameras), space.name)
+
+
+_FIX = "say what its numbers mean with --space PRESET or FILE"
+
+
+def check_limits(source: LeRobotSet, mapping: SetMapping, robot: RobotConfig) -> None:
+    """Raises ValueError where the joints that the rows' numbers make, measured or commanded, are beyond the robot's
+    limits, as degrees are that are taken for rad. Reads all numbers, and no picture."""
+    rows = [source.rows(episode) for episode in source.episodes]
+    positions = np.concatenate([mapping.positions(each.states) for each in rows])
+    actions = np.concatenate([each.actions for each in rows])
+    if _seem_absolute(mapping, actions, positions):
+        got = f"{ACTION} follows {STATE}, and {mapping.name} takes it for relative to that"
+        raise ValueError(f"{source.folder}: {got}; expected absolute: say with --data-space what the set's are")
+    targets = mapping.targets(actions, positions)
+    driven = robot.columns(robot.driven_names)
+    every = range(len(robot.joint_names))
+    for key, values, columns in ((STATE, positions, every), (ACTION, targets, driven)):
+        for column in columns:
+            name = robot.joint_names[column]
+            if robot.turns[column] or name not in robot.joint_limits:
+                continue
+            lower, upper = robot.joint_limits[name]
+            low, high = np.quantile(values[:, column], [SHARE, 1 - SHARE])
+            slack = BEYOND * (upper - lower)
+            if low < lower - slack or high > upper + slack:
+                got = f"{key} has joint '{name}' from {low:.3g} to {high:.3g} by {mapping.name}"
+                limits = f"expected it within its limits, {lower:.3g} to {upper:.3g} (rad or m)"
+                raise ValueError(f"{source.folder}: {got}; {limits}: are these degrees or another range? {_FIX}")
+
+
+def _seem_absolute(mapping: SetMapping, actions: np.ndarray, positions: np.ndarray) -> bool:
+    """Whether actions that the space says are relative are far nearer to what was measured than to nothing."""
+    robot, first = mapping.action.robot, 0
+    apart, size = [np.zeros(0)], [np.zeros(0)]
+    for part in mapping.action.components:
+        numbers = actions[:, [mapping.action_columns[i] for i in range(first, first + part.size)]]
+        first += part.size
+        if isinstance(part, Line) and part.reference == "observation":
+            measured = replace(part, reference="absolute").encode(positions[:, None], positions, robot)[:, 0]
+            apart.append(np.abs(numbers - measured).reshape(-1))
+            size.append(np.abs(numbers).reshape(-1))
+    return len(size) > 1 and bool(np.median(np.concatenate(apart)) < NEARER * np.median(np.concatenate(size)))
+
+
+def _checked(source: LeRobotSet, key: str, space: Space) -> Sequence[int]:
+    """All columns as they stand, where ``space`` has as many numbers, and none that the set calls otherwise."""
+    feature = source.info.features[key]
+    size = feature.shape[0]
+    if space.size != size:
+        named = f" ({listed(feature.names)})" if feature.names else ""
+        raise ValueError(f"{source.folder}: {key} has {size} numbers{named}; the space has {space.size}: {_FIX}")
+    ours = list(_names_of(space))
+    for place, (theirs, own) in enumerate(zip(map(_plain, feature.names), ours, strict=False)):
+        if own is not None and theirs != own and theirs in space.robot.names:
+            got = f"{key} has joint '{theirs}' as number {place}, where the space has '{own}'"
+            raise ValueError(f"{source.folder}: {got}; expected the same order: {_FIX}")
+    return range(size)
+
+
+def _names_of(space: Space) -> Iterator[str | None]:
+    for part in space.components:
+        names = part.joint_names
+        yield from names if len(names) == part.size else (None,) * part.size
+
+
+def _by_name(source: LeRobotSet, key: str, robot: RobotConfig) -> Sequence[int]:
+    """Where each joint of the robot is among the set's numbers, by its name."""
+    names = [_plain(name) for name in source.info.features[key].names]
+    wanted = robot.joint_names
+    if not names:
+        raise ValueError(f"{source.folder}: {key} has numbers without names; {_FIX}")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{source.folder}: {key} names joint '{twice[0]}' twice; expected each once: {_FIX}")
+    if set(names) != set(wanted):
+        raise ValueError(f"{source.folder}: {key} is of joints {listed(names)}; the robot has {listed(wanted)}: {_FIX}")
+    return [names.index(name) for name in wanted]
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix(".pos").removesuffix("_pos")
+
+
+def _cameras(source: LeRobotSet, robot: RobotConfig, given: Mapping[str, str]) -> dict[str, Feature]:
+    features = {feature.key: feature for feature in source.info.cameras}
+    short = {_short(key): feature for key, feature in features.items()}
+    there = listed([_short(key) for key in features], "none")
+    found: dict[str, Feature] = {}
+    for key, name in given.items():
+        feature = features.get(key) or short.get(key)
+        if feature is None:
+            raise ValueError(f"{source.folder}: it has no camera '{key}', which is to be '{name}'; it has {there}")
+        if name not in robot.camera_names:
+            raise ValueError(
+                f"{source.folder}: camera '{key}' is to be '{name}'; the robot has {listed(robot.camera_names)}"
+            )
+        if name in found:
+            raise ValueError(f"{source.folder}: two cameras are to be '{name}'; expected one: '{key}' and another")
+        found[name] = feature
+    for camera in robot.cameras:
+        feature = found.get(camera.name) or short.get(camera.name)
+        if feature is None or (camera.name not in found and feature in found.values()):
+            fix = f"say which with --camera FEATURE={camera.name}"
+            raise ValueError(f"{source.folder}: none of its cameras ({there}) is the robot's '{camera.name}': {fix}")
+        if feature.image_size != (camera.height, camera.width):
+            got = "{1}x{0}".format(*feature.image_size)
+            expected = f"{camera.width}x{camera.height}, as camera '{camera.name}' of the robot file"
+            raise ValueError(f"{source.folder}: {feature.key} has {got} pixels; expected {expected}")
+        found[camera.name] = feature
+    return {camera.name: found[camera.name] for camera in robot.cameras}
+
+
+def _short(key: str) -> str:
+    return key.removeprefix(IMAGES).rpartition(".")[2]
