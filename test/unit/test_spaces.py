@@ -140,6 +140,7 @@ JOINT = {"type": "joint", "joint": "base"}
         (None, [JOINT, {"type": "joint"}], "data.action[1]: joint: key 'joint' is missing"),
         (None, [{"type": "joints", "joints": []}], "data.action[0]: joints is empty"),
         (None, [{"type": "joint", "joint": "hip"}], "data.action: joint is 'hip'; expected one of base, elbow, grip"),
+        (None, [{"type": "joint", "joint": "a" * 5000}], f"data.action: joint is '{'a' * 80}…'; expected one of base"),
         (None, [JOINT, JOINT], "data.action: joint 'base' is named twice"),
         (None, [{"type": "constant"}], "data.action moves no joint"),
         (None, [JOINT | {"unit": "degree"}], "data.action[0]: unit is 'degree'; expected one of rad, deg, m, mm"),

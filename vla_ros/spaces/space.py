@@ -33,7 +33,7 @@ from vla_ros.spaces.gripper import Gripper
 from vla_ros.spaces.pose import Pose
 from vla_ros.spaces.positions import Joint, Joints
 from vla_ros.spaces.velocity import JointVelocity
-from vla_ros.strict import explained, parse_config, quoted
+from vla_ros.strict import explained, listed, parse_config, quoted
 
 COMPONENTS: dict[str, type[Component]] = {
     "joint": Joint,
@@ -60,11 +60,13 @@ class Space:
     def __post_init__(self) -> None:
         unknown = [name for name in self.joint_names if name not in self.robot.names]
         if unknown:
-            expected = f"expected one of {', '.join(self.robot.names)}, as in data.joint_names"
-            raise ValueError(f"{self.where}: joint is '{unknown[0]}'; {expected}")
+            expected = f"expected one of {listed(self.robot.names)}, as in data.joint_names"
+            raise ValueError(f"{self.where}: joint is '{quoted(unknown[0])}'; {expected}")
         repeated = [name for name, num in Counter(self.joint_names).items() if num > 1]
         if repeated and self.where != STATE:
-            raise ValueError(f"{self.where}: joint '{repeated[0]}' is named twice; expected one number for each joint")
+            raise ValueError(
+                f"{self.where}: joint '{quoted(repeated[0])}' is named twice; expected one number for each joint"
+            )
 
     @cached_property
     def size(self) -> int:
