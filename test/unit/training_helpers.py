@@ -23,6 +23,7 @@ SMALL = {
     "validate_every": 2,
     "checkpoint_every": 2,
     "num_workers": 1,
+    "num_threads": 1,
     "device": "cpu",
 }
 
