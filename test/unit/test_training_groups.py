@@ -180,5 +180,6 @@ def test_a_run_that_goes_on_forgets_the_lines_of_the_steps_that_it_repeats(tmp_p
 
 
 def test_every_family_that_is_trained_here_says_which_parts_it_has() -> None:
-    trained = [family for family in FAMILIES.values() if family.config_class().runs_here]
+    own = [family for family in FAMILIES.values() if family.policy.startswith("vla_ros.")]  # not those that tests bring
+    trained = [family for family in own if family.config_class().runs_here]
     assert [family.policy for family in trained if not family.policy_class().parts] == []

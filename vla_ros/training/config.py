@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -127,8 +127,8 @@ class TrainConfig:
     """One training run.
 
     ``bags`` are bags and folders of them (in a file one text will do), ``sets`` LeRobot data sets; nothing is written
-    there. ``lesson`` is what is taught beside actions; its demonstrations are made and read only where there are no
-    others. Every ``validate_every`` steps the run is judged on the last ``validation_share`` of the episodes, which it
+    there. ``lesson`` is what is taught beside actions; its demonstrations are made and read only where there are
+    neither. Every ``validate_every`` steps the run is judged on the last ``validation_share`` of the episodes, which it
     never trains on. ``run_dir`` holds checkpoints, metrics and the log, ``output_dir`` gets the policy directory.
     ``processor`` is what the family's processor takes from a train config (its ``settings_type``).
 
@@ -279,12 +279,18 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         config,
         robot=settled(config.robot) if Path(config.robot).is_file() else config.robot,
         bags=tuple(map(settled, config.bags)),
-        sets=tuple(replace(each, path=settled(each.path)) for each in config.sets),
+        sets=tuple(_settled_set(each, settled) for each in config.sets),
         run_dir=settled(config.run_dir),
         output_dir=settled(config.output_dir),
         start_from=settled(config.start_from),
         lesson=lesson,
     )
+
+
+def _settled_set(each: SetConfig, settled: Callable[[str], str]) -> SetConfig:
+    """Its space is a file, or a preset's name, which stays."""
+    space = settled(each.space) if each.space and Path(each.space).expanduser().is_file() else each.space
+    return replace(each, path=settled(each.path), space=space)
 
 
 def to_yaml(config: TrainConfig) -> str:

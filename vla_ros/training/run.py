@@ -102,7 +102,7 @@ def _train(
     check_resumable(config)
     processes.share(config.optimizer.batch_size)
     policy = _start(config, processes, report)
-    bags = _find_bags(config, robot, lesson, processes, report) if config.bags or not config.sets else ()
+    bags = _find_bags(config, robot, lesson, processes, report) if _bag_places(config) else ()
     # The last are judged on: rather the robot's own than those of an earlier arm.
     loaded = load_bags((*config.sets, *bags), robot, rule, max(1, config.num_workers // processes.num_local))
     for line in (*loaded.problems, *loaded.lines):
@@ -153,7 +153,7 @@ def _check_places(config: TrainConfig) -> None:
         there = next(folder for folder in (path, *path.parents) if folder.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise ValueError(f"{name} is {path}; expected a folder, and {there} is none that can be written to")
-        for place in _bag_places(config):
+        for place in (*_bag_places(config), *(Path(each.path) for each in config.sets)):
             if path.is_relative_to(place.resolve()):
                 got = f"{name} {getattr(config, name)} lies among the bags of {place}"
                 raise ValueError(f"{got}; expected a folder outside of it")
@@ -163,6 +163,8 @@ def _check_places(config: TrainConfig) -> None:
 
 def _bag_places(config: TrainConfig) -> tuple[Path, ...]:
     made = "" if config.lesson is None else config.lesson.demonstrations_dir
+    if config.sets and not config.bags:
+        return ()
     if not (config.bags or made):
         raise ValueError("bags and lesson.demonstrations_dir are empty; expected a folder of bags: set bags=FOLDER")
     return tuple(Path(place) for place in config.bags or (made,))
