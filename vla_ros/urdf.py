@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from vla_ros.strict import MAX_TEXT_BYTES, check_count, explained, listed, read_text
+from vla_ros.strict import MAX_TEXT_BYTES, check_count, explained, listed, quoted, read_text
 
 MOVING_TYPES = ("revolute", "continuous", "prismatic")
 # A document type may define entities that expand without end; no URDF needs one.
@@ -51,12 +51,13 @@ class Urdf:
         fix = f"give {', '.join(left_out)} in the robot file, or fix the URDF"
         joint = self.joints.get(name)
         if joint is None:
-            known = ", ".join(self.joints) or "none"
-            raise ValueError(f"joint '{name}' is not in {self.where}, whose joints are {known}: {fix}")
+            known = listed(tuple(self.joints))
+            raise ValueError(f"joint '{quoted(name)}' is not in {self.where}, whose joints are {known}: {fix}")
         limits = {key: getattr(joint, key) for key in left_out}
         missing = [key for key, value in limits.items() if value is None]
         if missing:
-            raise ValueError(f"joint '{name}', {joint.kind}, has no {missing[0]} in {self.where}: {fix}")
+            got = f"joint '{quoted(name)}', {quoted(joint.kind)}, has no {missing[0]} in {self.where}"
+            raise ValueError(f"{got}: {fix}")
         return {**entry, **limits}
 
     def check(self, name: str, lower: float, upper: float, max_velocity: float) -> None:
@@ -67,30 +68,35 @@ class Urdf:
             return
         if joint.kind not in MOVING_TYPES:
             expected = ", ".join(MOVING_TYPES)
-            raise ValueError(f"joint '{name}' is {joint.kind} in {self.where}; expected one of {expected}")
+            got = f"joint '{quoted(name)}' is {quoted(joint.kind)} in {self.where}"
+            raise ValueError(f"{got}; expected one of {expected}")
+        where = f"joint '{quoted(name)}'"
         if joint.lower is not None and lower < joint.lower:
-            raise ValueError(f"joint '{name}': lower is {lower}; expected at least {joint.lower}, as in {self.where}")
+            raise ValueError(f"{where}: lower is {lower}; expected at least {joint.lower}, as in {self.where}")
         for key, value, most in (("upper", upper, joint.upper), ("max_velocity", max_velocity, joint.max_velocity)):
             if most is not None and value > most:
-                raise ValueError(f"joint '{name}': {key} is {value}; expected at most {most}, as in {self.where}")
+                raise ValueError(f"{where}: {key} is {value}; expected at most {most}, as in {self.where}")
 
     def path(self, base: str, tip: str) -> list[ElementTree.Element]:
         """The joints from link ``base`` to link ``tip``, in this order. Raises ValueError where there is no way."""
         links = [link.get("name", "") for link in self.root.findall("link")]
         for what, name in (("base", base), ("tip", tip)):
             if name not in links:
-                raise ValueError(f"{what} is '{name}', which the URDF doesn't have; expected one of {listed(links)}")
+                raise ValueError(
+                    f"{what} is '{quoted(name)}', which the URDF doesn't have; expected one of {listed(links)}"
+                )
         to = {link_at(joint, "child"): joint for joint in self.root.findall("joint")}
         path: list[ElementTree.Element] = []
         link = tip
         while link != base:
             joint = to.get(link)
             if joint is None or len(path) > len(to):
-                got = f"base '{base}' does not carry tip '{tip}'"
+                got = f"base '{quoted(base)}' does not carry tip '{quoted(tip)}'"
                 raise ValueError(f"{got}; expected a link between the root and the tip")
-            kind = joint.get("type")
+            kind = joint.get("type", "of no type")
             if kind not in ("fixed", *MOVING_TYPES):
-                raise ValueError(f"joint '{joint.get('name')}' is {kind}; expected one that turns or slides")
+                got = f"joint '{quoted(joint.get('name', ''))}' is {quoted(kind)}"
+                raise ValueError(f"{got}; expected one that turns or slides")
             path.insert(0, joint)
             link = link_at(joint, "parent")
         return path
@@ -122,18 +128,18 @@ def parse_urdf(text: str, where: str) -> Urdf:
     except (ElementTree.ParseError, ValueError) as error:
         raise ValueError(f"{where} is not readable as XML: {error}") from error
     if root.tag != "robot":
-        raise ValueError(f"{where} begins with <{root.tag}>; expected <robot>")
+        raise ValueError(f"{where} begins with <{quoted(root.tag)}>; expected <robot>")
     for element in root.iter():
         namespace, _, tag = element.tag.rpartition("}")
         if namespace.endswith("xacro"):
-            raise ValueError(f"{where} contains <xacro:{tag}>; {EXPAND_XACRO}")
+            raise ValueError(f"{where} contains <xacro:{quoted(tag)}>; {EXPAND_XACRO}")
     joints: dict[str, UrdfJoint] = {}
     # Only those right below <robot>: <transmission> and <ros2_control> name joints, too.
     for element in root.findall("joint"):
         name = element.get("name", "")
         if name in joints:
-            raise ValueError(f"{where} has joint '{name}' twice; expected every name once")
-        joints[name] = _joint(element, f"{where}: joint '{name}'")
+            raise ValueError(f"{where} has joint '{quoted(name)}' twice; expected every name once")
+        joints[name] = _joint(element, f"{where}: joint '{quoted(name)}'")
     return Urdf(where, joints, root)
 
 
@@ -157,11 +163,11 @@ def _number(limit: ElementTree.Element, key: str, where: str) -> float | None:
     if text is None:
         return None
     if "${" in text or "$(" in text:
-        raise ValueError(f"{where} has {key} '{text}'; {EXPAND_XACRO}")
+        raise ValueError(f"{where} has {key} '{quoted(text)}'; {EXPAND_XACRO}")
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{where} has {key} '{text}'; expected a finite number")
+        raise ValueError(f"{where} has {key} '{quoted(text)}'; expected a finite number")
     return value

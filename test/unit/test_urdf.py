@@ -9,6 +9,7 @@ import yaml
 
 from vla_ros.robot import load_robot, read_robot_file
 from vla_ros.robot.parts import JointConfig
+from vla_ros.strict import MAX_LINE
 from vla_ros.urdf import UrdfJoint, parse_urdf
 
 URDF = """<?xml version="1.0" encoding="utf-8"?>
@@ -218,3 +219,19 @@ def test_a_topic_that_does_not_fit_its_robot_file_is_refused_in_one_line(tmp_pat
         read_robot_file(path).robot(text)
     line = str(refused.value)
     assert named in line and str(path) in line and "\n" not in line
+
+
+@pytest.mark.parametrize("long", ["name", "kind"])
+def test_a_refusal_fits_one_line_however_long_a_joints_name_or_kind_is(long: str) -> None:
+    name, kind = ("x" * 10_000, "floating") if long == "name" else ("lift", "x" * 10_000)
+    joint = f'<joint name="{name}" type="{kind}"><parent link="base"/><child link="tip"/></joint>'
+    urdf = parse_urdf(f'<robot name="arm"><link name="base"/><link name="tip"/>{joint}</robot>', "the URDF")
+    for refused in (
+        lambda: urdf.path("base", "tip"),
+        lambda: urdf.check(name, 0.0, 1.0, 1.0),
+        lambda: urdf.fill({"name": name}),
+        lambda: urdf.fill({"name": "other"}),
+    ):
+        with pytest.raises(ValueError, match="joint") as error:
+            refused()
+        assert len(str(error.value)) <= MAX_LINE
