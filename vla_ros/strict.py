@@ -10,7 +10,7 @@ import pickletools
 import re
 import stat
 import types
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -172,6 +172,12 @@ def check_count(what: str, kind: str, items: Sized, limit: int) -> None:
     """Raises ValueError where ``what`` (a trajectory, say) has more than ``limit`` of a ``kind`` (points)."""
     if len(items) > limit:
         raise ValueError(f"{what} has {len(items)} {kind}; expected at most {limit}")
+
+
+def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
+    """Raises ValueError for a ``value`` that isn't one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{what} is '{quoted(value)}'; expected one of {', '.join(choices)}")
 
 
 def check_range(where: str, config: Any, low: float, high: float, *names: str) -> None:

@@ -92,7 +92,7 @@ HURTFUL: list[tuple[str, Hurt, str]] = [
     ("robot", link("/dev/zero"), "it is a pipe or a device"),
     ("robot", folder, "it is a folder"),
     ("urdf", fifo, "it is a pipe or a device"),
-    ("urdf", replaced('"wrist"', '"a&#10;b"'), "whose joints are base, shoulder, a b"),
+    ("urdf", replaced('"wrist"', '"a&#10;b"'), r"whose joints are base, shoulder, a\\nb"),
     ("urdf", replaced('"base"', '"wrist"'), "twice"),
     ("urdf", text("<robot>" + "<a>" * 200_000), "not readable as XML"),
     ("urdf", text("<a xmlns='x&#10;y'/>"), "expected <robot>"),

@@ -18,9 +18,10 @@ from vla_ros.messages.images import decode_image, decode_pixels
 from vla_ros.messages.joints import positions_by_name
 from vla_ros.messages.trace import decode_trace
 from vla_ros.messages.trajectories import parse_trajectory
+from vla_ros.policies.families import find_family
 from vla_ros.ros.problems import Problems
 from vla_ros.sim.scene import parse_reset
-from vla_ros.strict import MAX_LINE, MAX_LISTED, MAX_QUOTED, listed, one_line, quoted
+from vla_ros.strict import MAX_LINE, MAX_LISTED, MAX_QUOTED, check_choice, listed, one_line, quoted
 from vla_ros.wire import check_kind
 
 HOSTILE = "\x1b[31mgreen\r\n\x9b\u2028FAIL\u202e" + "x" * 100_000
@@ -59,6 +60,8 @@ def trajectory(names: list[str]) -> SimpleNamespace:
         lambda: decode_trace(HOSTILE),
         lambda: parse_reset(json.dumps({HOSTILE: 1})),
         lambda: parse_reset(json.dumps({"seed": HOSTILE})),
+        lambda: check_choice("layout", HOSTILE, ("images", "observation")),
+        lambda: find_family(HOSTILE, "policy"),
         lambda: check_kind(safetensors.numpy.save({"a": np.zeros(1)}, {"kind": HOSTILE}), "request"),
     ],
 )

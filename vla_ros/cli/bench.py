@@ -10,7 +10,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vla_ros.cli.output import Outcome, check_choice, check_range
+from vla_ros.cli.output import Outcome, check_range
+from vla_ros.strict import check_choice
 
 DEFAULT_REPEATS, DEFAULT_SCALE_REPEATS = 11, 3
 DEFAULT_SECONDS, DEFAULT_CONTROL_POLICY = 20.0, "tiny_touch"

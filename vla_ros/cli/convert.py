@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vla_ros.cli.output import Outcome, check_choice, check_range
+from vla_ros.cli.output import Outcome, check_range
+from vla_ros.strict import check_choice
 
 if TYPE_CHECKING:
     from vla_ros.recordings.lerobot.from_bags import SetRule

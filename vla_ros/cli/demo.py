@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vla_ros.cli.output import Outcome, check_choice, check_range
+from vla_ros.cli.output import Outcome, check_range
+from vla_ros.strict import check_choice
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,12 +23,6 @@ def check_range(option: str, value: float | None, low: float, high: float = floa
         raise ValueError(f"{option} is {value:g}; expected {expected}")
 
 
-def check_choice(option: str, value: str, choices: Any) -> None:
-    """Raises ValueError for a value that isn't one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{option} is '{value}'; expected one of {', '.join(choices)}")
-
-
 def write_json(path: str | None, values: Any) -> None:
     """Write ``values`` as JSON to ``path``, if there is one. Raises ValueError where it cannot be written."""
     if path is None:

@@ -10,7 +10,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from vla_ros.cli.output import Outcome, check_choice, check_range
+from vla_ros.cli.output import Outcome, check_range
+from vla_ros.strict import check_choice
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from vla_ros.spaces.cameras import CameraSlot
 from vla_ros.spaces.components import RobotJoints
 from vla_ros.spaces.kinematics import Kinematics, kinematics_of
 from vla_ros.spaces.space import Space, joints_space, parse_space
-from vla_ros.strict import REQUIRED
+from vla_ros.strict import REQUIRED, check_choice
 from vla_ros.transforms.normalize import MODES
 
 CONFIG_FILE = "policy.yaml"
@@ -101,9 +101,9 @@ class DataConfig:
     for_training: bool = False
 
     def __post_init__(self) -> None:
-        _choice("data.action_mode", self.action_mode or "relative", ACTION_MODES)
-        _choice("data.normalization", self.normalization, MODES)
-        _choice("data.state_normalization", self.state_normalization or self.normalization, MODES)
+        check_choice("data.action_mode", self.action_mode or "relative", ACTION_MODES)
+        check_choice("data.normalization", self.normalization, MODES)
+        check_choice("data.state_normalization", self.state_normalization or self.normalization, MODES)
         if self.action is not None and self.action_mode is not None:
             got = f"data.action_mode is '{self.action_mode}' beside data.action"
             raise ValueError(f"{got}; remove it: each component says it by its reference")
@@ -166,8 +166,3 @@ class DataConfig:
 def _is_pair(limits: Any) -> bool:
     numbers = isinstance(limits, list | tuple) and all(type(limit) in (int, float) for limit in limits)
     return numbers and len(limits) == 2 and -math.inf < limits[0] < limits[1] < math.inf
-
-
-def _choice(where: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{where} is '{value}'; expected one of {', '.join(choices)}")

@@ -17,7 +17,7 @@ from typing import Any
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.share import policy_dir, share_dir, share_path
-from vla_ros.strict import parse_config, parse_yaml, read_text
+from vla_ros.strict import parse_config, parse_yaml, quoted, read_text
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def family_of(config: PolicyConfig) -> Family:
 def find_family(policy_type: object, where: str = "policy") -> Family:
     """A family by the name a file gives; raises ValueError where it isn't registered."""
     if not isinstance(policy_type, str) or policy_type not in FAMILIES:
-        raise ValueError(f"{where}.type is {policy_type!r}; expected one of {', '.join(FAMILIES)}")
+        raise ValueError(f"{where}.type is {quoted(repr(policy_type))}; expected one of {', '.join(FAMILIES)}")
     return FAMILIES[policy_type]
 
 

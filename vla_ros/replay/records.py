@@ -13,6 +13,7 @@ import numpy as np
 from vla_ros.recordings.feed import without_numbers
 from vla_ros.recordings.series import TimeSeries
 from vla_ros.replay.baseline.fingerprint import InputFingerprint
+from vla_ros.strict import check_choice
 from vla_ros.types import Answer, Mode
 from vla_ros.units import NS_PER_S
 
@@ -155,8 +156,7 @@ def by_observation(chunks: Sequence[Chunk]) -> dict[tuple[int, int], Chunk]:
 
 def wanted_mode(driver: str) -> str | None:
     """The recorded mode that a driver filter wants; None for any. Raises ValueError for an unknown one."""
-    if driver not in DRIVER_FILTERS:
-        raise ValueError(f"driver is '{driver}'; expected one of {', '.join(DRIVER_FILTERS)}")
+    check_choice("driver", driver, DRIVER_FILTERS)
     return DRIVER_FILTERS[driver]
 
 

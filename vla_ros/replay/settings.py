@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from vla_ros.runtime.schedule import STRATEGIES
+from vla_ros.strict import check_choice
 
 MAX_RATE_HZ = 1000.0
 
@@ -26,8 +27,7 @@ class ReplaySettings:
     namespace: str = ""
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise ValueError(f"strategy is '{self.strategy}'; expected one of {', '.join(STRATEGIES)}")
+        check_choice("strategy", self.strategy, STRATEGIES)
         if not 0.0 <= self.control_rate_hz <= MAX_RATE_HZ:
             raise ValueError(
                 f"control rate is {self.control_rate_hz:g} Hz; expected 0 (the robot file's) to {MAX_RATE_HZ:g}"

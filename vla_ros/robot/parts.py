@@ -10,6 +10,7 @@ from typing import Any
 
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.outputs import INTERFACES, Interface
+from vla_ros.strict import check_choice
 
 FAULT_ACTIONS = ("hold", "recover")
 STAMPS, LEADS = ("tick", "zero"), (1, 2)
@@ -231,8 +232,7 @@ class TeleopConfig:
     max_distance: float | None = None
 
     def __post_init__(self) -> None:
-        if self.type not in TELEOP_TYPES:
-            raise ValueError(f"teleop.type is '{self.type}'; expected one of {', '.join(TELEOP_TYPES)}")
+        check_choice("teleop.type", self.type, TELEOP_TYPES)
         given = [f.name for f in fields(self)[2:] if getattr(self, f.name) not in ((), {}, None)]
         if given and self.type != "joint_states":
             raise ValueError(f"teleop.{given[0]} is given for type '{self.type}'; expected it for joint_states only")

@@ -14,7 +14,7 @@ import numpy as np
 
 from vla_ros.interpolate import whole_turns
 from vla_ros.spaces.kinematics import Chain, Kinematics
-from vla_ros.strict import check_range
+from vla_ros.strict import check_range, quoted
 
 REFERENCES = ("absolute", "observation", "previous")
 FITTING_TRAVELS = 10.0  # that what a policy learned from spans at most: another unit is 57, 100 or 1000 times one
@@ -174,4 +174,4 @@ class Constant(Component):
 def check_choice(key: str, value: object, choices: Sequence[object]) -> None:
     """Raises ValueError where a key's value is none of ``choices``."""
     if value not in choices:
-        raise ValueError(f"{key} is {value!r}; expected one of {', '.join(map(str, choices))}")
+        raise ValueError(f"{key} is {quoted(repr(value))}; expected one of {', '.join(map(str, choices))}")

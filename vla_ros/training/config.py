@@ -17,6 +17,7 @@ from vla_ros.policies.importing.source import HUB_PREFIX
 from vla_ros.strict import (
     MAX_DEPTH,
     MAX_LINE,
+    check_choice,
     check_range,
     config_to_dict,
     explained,
@@ -179,9 +180,8 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, choices in (("episodes", EPISODES), ("interventions", INTERVENTIONS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is '{getattr(self, name)}'; expected one of {', '.join(choices)}")
+        check_choice("episodes", self.episodes, EPISODES)
+        check_choice("interventions", self.interventions, INTERVENTIONS)
         if self.intervention_weight <= 0:
             raise ValueError(f"intervention_weight is {self.intervention_weight:g}; expected a number above 0")
         from_one = ("validate_every", "checkpoint_every", "num_threads")

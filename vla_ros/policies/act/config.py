@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vla_ros.policies.config import PolicyConfig, Recipe
-from vla_ros.strict import check_range
+from vla_ros.strict import check_choice, check_range
 
 MAX_SIZE, MAX_LAYERS, MAX_SIDE = 100_000, 100, 8192
 ACTIVATIONS = ("relu", "gelu")
@@ -76,9 +76,8 @@ class ActConfig(PolicyConfig):
         layers = ("num_encoder_layers", "num_decoder_layers", "num_vae_encoder_layers")
         check_range("policy.", self, 1, MAX_LAYERS, *layers)
         check_range("policy.", self, 0, 1, "dropout", "state_history")
-        for name, choices in (("backbone", tuple(BACKBONES)), ("feedforward_activation", ACTIVATIONS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"policy.{name} is '{getattr(self, name)}'; expected one of {', '.join(choices)}")
+        check_choice("policy.backbone", self.backbone, BACKBONES)
+        check_choice("policy.feedforward_activation", self.feedforward_activation, ACTIVATIONS)
         if self.hidden_size % self.num_heads or self.hidden_size % 4:
             got = f"policy.hidden_size is {self.hidden_size}, num_heads {self.num_heads}"
             raise ValueError(f"{got}; expected a multiple of both 4 and the number of heads")

@@ -331,7 +331,7 @@ def _read_stats(folder: Path, name: str) -> dict[str, Stats]:
     if Path(name).name != name:
         raise ValueError(f"{folder}: state_file is '{quoted(name)}'; expected a file beside it, not a path")
     if not path.is_file():
-        raise ValueError(f"{path} is missing, which {BEFORE_FILE} names; restore it from its origin")
+        raise ValueError(f"{folder / quoted(name)} is missing, which {BEFORE_FILE} names; restore it from its origin")
     stats: dict[str, dict[str, np.ndarray]] = {}
     for full, value in _read_tensors(path, lambda _: True).items():
         key, _, stat = full.rpartition(".")

@@ -11,6 +11,7 @@ from vla_ros.policies.importing.case import read_lerobot_case
 from vla_ros.policies.importing.difference import Difference
 from vla_ros.policies.importing.lerobot import CONFIG_FILE, read_lerobot
 from vla_ros.policies.importing.openpi import ASSETS, read_openpi
+from vla_ros.strict import quoted
 
 CHECKPOINTS, CASES = f"checkpoint*/{CONFIG_FILE}", "case*.safetensors"
 # What compares a case of each type: takes the checkpoint, the case and the folder, which may hold a tokenizer and more.
@@ -42,7 +43,8 @@ def compare_case_dir(folder: Path) -> Mapping[str, Difference]:
         kind = getattr(checkpoint, "type", "openpi")
         rename = getattr(checkpoint, "rename", {}) or rename  # LeRobot 0.3's says none; the observation is the same
         if kind not in COMPARE:
-            raise ValueError(f"{path}: a case of type '{kind}' can't be compared; expected one of {', '.join(COMPARE)}")
+            got = f"{path}: a case of type '{quoted(kind)}' can't be compared"
+            raise ValueError(f"{got}; expected one of {', '.join(COMPARE)}")
         for case in cases:
             found = _load(COMPARE[kind])(checkpoint, read_lerobot_case(case, rename), folder)
             differences |= {f"{path.name}/{case.stem}/{name}": each for name, each in found.items()}

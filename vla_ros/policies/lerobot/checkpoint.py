@@ -60,7 +60,8 @@ def read_steps(folder: Path, names: Sequence[str] = (BEFORE_FILE, AFTER_FILE)) -
             if state is not None and (not isinstance(state, str) or Path(state).name != state):
                 raise ValueError(f"{path}: state_file is '{quoted(str(state))}'; expected a file beside it, not a path")
             if state is not None and not (folder / state).is_file():
-                raise ValueError(f"{folder / state} is missing, which {path.name} names; restore it from its origin")
+                there = folder / quoted(state)
+                raise ValueError(f"{there} is missing, which {path.name} names; restore it from its origin")
             if state is not None and not state.endswith(".safetensors"):
                 raise ValueError(f"{path}: state_file is '{quoted(state)}'; expected a safetensors file")
             found[name] = step.get("config") or {}

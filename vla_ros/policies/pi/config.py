@@ -10,7 +10,7 @@ from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.modules.action_expert.config import ActionExpertConfig
 from vla_ros.policies.modules.vlm_bridge.inputs import PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
-from vla_ros.strict import check_range
+from vla_ros.strict import check_choice, check_range
 
 # Far beyond any policy there is: what a file says decides how much is computed.
 MAX_SIZE, MAX_STEPS = 10_000, 1000
@@ -53,8 +53,7 @@ class PiConfig(PolicyConfig, PrefixConfig):
     image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
-        if self.vlm_type not in BACKBONES:
-            raise ValueError(f"policy.vlm_type is '{self.vlm_type}'; expected one of {', '.join(BACKBONES)}")
+        check_choice("policy.vlm_type", self.vlm_type, BACKBONES)
         check_range("policy.", self, 1, MAX_SIZE, "action_horizon", "action_dim", "state_dim")
         check_range("policy.", self, 1, MAX_STEPS, "num_steps", "num_noise_per_sample")
         check_range("policy.", self, 0, MAX_STEPS, "state_history", "num_obs_registers")

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from vla_ros.policies.config import PolicyConfig, Recipe
 from vla_ros.policies.modules.layers.sizes import GemmaSizes, SiglipSizes
-from vla_ros.strict import check_range
+from vla_ros.strict import check_choice, check_range
 
 VARIANTS = ("pi0", "pi05")
 TIME_RULES = ("product", "sum")
@@ -56,9 +56,8 @@ class Pi0Config(PolicyConfig):
         return "quantile" if self.variant == "pi05" else super().normalization
 
     def __post_init__(self) -> None:
-        for key, value, choices in (("variant", self.variant, VARIANTS), ("time_rule", self.time_rule, TIME_RULES)):
-            if value not in choices:
-                raise ValueError(f"policy.{key} is '{value}'; expected one of {', '.join(choices)}")
+        check_choice("policy.variant", self.variant, VARIANTS)
+        check_choice("policy.time_rule", self.time_rule, TIME_RULES)
         check_range("policy.", self, 1, MAX_SIZE, "action_horizon", "padded_action_dim", "padded_state_dim")
         check_range("policy.", self, 1, self.padded_action_dim, "action_dim")
         check_range("policy.", self, 1, self.padded_state_dim, "state_dim")

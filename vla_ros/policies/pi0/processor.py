@@ -19,7 +19,7 @@ from vla_ros.policies.pi0.config import Pi0Config
 from vla_ros.policies.pi0.pictures import RULES, make_picture
 from vla_ros.policies.pi0.prompt import PAD, check_tokenizer, make_tokens
 from vla_ros.policies.pi0.request import Pi0Request
-from vla_ros.strict import check_range, quoted
+from vla_ros.strict import check_choice, check_range, quoted
 from vla_ros.transforms.images import patchify
 from vla_ros.transforms.normalize import FieldStats
 from vla_ros.transforms.sample import TextTarget
@@ -50,8 +50,7 @@ class Pi0Settings:
     camera_sizes: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.rules not in RULES:
-            raise ValueError(f"processor.json: rules are '{self.rules}'; expected one of {', '.join(RULES)}")
+        check_choice("processor.json: rules", self.rules, RULES)
         check_range("processor.json: ", self, 1, MAX_TOKENS, "max_tokens", "bucket_step")
         for size in self.camera_sizes:
             if len(size) != 2 or not all(1 <= side <= MAX_SIDE for side in size):

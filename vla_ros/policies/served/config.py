@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from vla_ros.policies.modules.elsewhere import MAX_SIDE, MAX_SIZE, ElsewhereConfig
 from vla_ros.share import share_dir
-from vla_ros.strict import check_range, explained, listed, parse_config, parse_yaml, quoted, read_text
+from vla_ros.strict import check_choice, check_range, explained, listed, parse_config, parse_yaml, quoted, read_text
 
 PRESETS = "config/served"
 LAYOUTS = ("hwc", "chw")
@@ -48,8 +48,7 @@ class RequestKeys:
     layout: str = "hwc"
 
     def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            raise ValueError(f"layout is '{quoted(self.layout)}'; expected one of {', '.join(LAYOUTS)}")
+        check_choice("layout", self.layout, LAYOUTS)
         if len(self.image_size) != 2 or not all(0 <= side <= MAX_SIDE for side in self.image_size):
             raise ValueError(f"image_size is {list(self.image_size)}; expected height and width in pixels")
         if (self.image_size[0] == 0) != (self.image_size[1] == 0):

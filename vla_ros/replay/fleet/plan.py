@@ -16,7 +16,9 @@ from vla_ros.replay.baseline.provenance import policy_files, replayed_values
 from vla_ros.replay.session import MAX_POLICIES, SessionConfig, policy_names
 from vla_ros.replay.settings import ReplaySettings
 from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.strict import check_count, quoted
 
+MAX_PATH = 1000  # characters of it in a line that is read
 RESULT_FORMAT = "vla_ros replay result 1"
 
 
@@ -89,16 +91,16 @@ class Plan:
         Raises ValueError where it can't be read, or no longer says what bags were replayed with.
         """
         path = Path(self.folder) / self.robot_file
+        check_count("the path of the robot file", "characters", str(path), MAX_PATH)
         robot = load_robot(path)
         values = replayed_values(asdict(self.settings), robot, self.policies[0].has_poses)
         changed = sorted(name for name in {*values, *self.values} if values.get(name) != self.values.get(name))
         if changed:
             name = changed[0]
-            got, expected = values.get(name), self.values.get(name)
-            raise ValueError(
-                f"robot file {path}: {name.removeprefix('robot.')} is {got}; expected {expected}, with which bags were "
-                "replayed: restore it, or replay them into another folder"
-            )
+            got, expected = (quoted(repr(each.get(name))) for each in (values, self.values))
+            fix = "with which bags were replayed: restore it, or replay them into another folder"
+            where = f"robot file {path}: {quoted(name.removeprefix('robot.'))}"
+            raise ValueError(f"{where} is {got}; expected {expected}, {fix}")
         return robot
 
 

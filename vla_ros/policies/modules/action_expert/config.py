@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vla_ros.strict import check_range
+from vla_ros.strict import check_choice, check_range
 
 # Far beyond any model there is.
 MAX_LAYERS, MAX_WIDTH = 256, 1 << 17
@@ -30,8 +30,7 @@ class ActionExpertConfig:
     attention_bias: bool = True
 
     def __post_init__(self) -> None:
-        if self.qk_norm not in QK_NORMS:
-            raise ValueError(f"action_expert_cfg.qk_norm is '{self.qk_norm}'; expected one of {', '.join(QK_NORMS)}")
+        check_choice("action_expert_cfg.qk_norm", self.qk_norm, QK_NORMS)
         where, heads = "action_expert_cfg.", ("num_attention_heads", "num_key_value_heads")
         check_range(where, self, 1, MAX_WIDTH, "hidden_size", "intermediate_size", "head_dim", *heads)
         check_range(where, self, 1, MAX_LAYERS, "num_hidden_layers", "cross_attention_every")

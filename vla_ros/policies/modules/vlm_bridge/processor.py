@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from vla_ros.policies.modules.vlm_bridge.inputs import IGNORED, PolicyInput, PrefixConfig
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
-from vla_ros.strict import check_range, quoted
+from vla_ros.strict import check_choice, check_range, quoted
 from vla_ros.transforms.images import patchify, resize, resize_with_padding
 from vla_ros.transforms.prefix import prefix_mask
 from vla_ros.transforms.tokenizer import without_panic
@@ -40,9 +40,7 @@ class ProcessorConfig:
     padding: bool = False
 
     def __post_init__(self) -> None:
-        known = [backbone.processor for backbone in BACKBONES.values()]
-        if self.type not in known:
-            raise ValueError(f"processor.json: type is '{self.type}'; expected one of {', '.join(known)}")
+        check_choice("processor.json: type", self.type, [backbone.processor for backbone in BACKBONES.values()])
         check_range("processor.json: ", self, 0, MAX_SIDE, "camera_height", "camera_width")
         if (self.camera_height == 0) != (self.camera_width == 0):
             got = f"camera_height is {self.camera_height} and camera_width {self.camera_width}"
