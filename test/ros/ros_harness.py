@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -42,6 +43,7 @@ ASK_AGAIN_S = 3.0
 CAMERA_PERIOD_S = 0.05
 JOINTS_PER_FRAME = 4
 PUSH_STEP_S = 0.01
+CATCH_UP = 2.0  # of the speed that is allowed
 ROBOT_FILE = SOURCE_ROOT / "test" / "data" / "three_joints.yaml"
 MAX_UNHEARD_SHARE = 0.02
 
@@ -91,6 +93,7 @@ class Probe(SpunNode):
         self._diagnostics: dict[str, DiagnosticStatus] = {}
         self._clients: dict[str, Any] = {}
         self._waited_for: set[str] = set()
+        self._moved_s = -math.inf
         node = rclpy.create_node("probe", namespace=namespace)
         self.namespace = node.get_namespace()
         self._cameras = {c.name: node.create_publisher(Image, c.topic, qos.CAMERA) for c in robot.cameras}
@@ -297,8 +300,12 @@ class Probe(SpunNode):
         commanded = np.array(msg.points[0].positions)
         gap = np.abs(commanded - self.positions) / self.robot.max_tracking_errors
         self.largest_gap = max(self.largest_gap, float(gap.max()))
+        now_s = time.monotonic()
         if not self.is_held:
-            self.positions = commanded
+            # No faster than an arm can, though a busy machine hands over many commands at once.
+            reach = CATCH_UP * self.robot.joint_values("max_velocity") * (now_s - self._moved_s)
+            self.positions = self.positions + np.clip(commanded - self.positions, -reach, reach)
+        self._moved_s = now_s
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         self._diagnostics.update({status.name: status for status in msg.status})
