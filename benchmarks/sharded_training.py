@@ -47,7 +47,7 @@ from vla_ros.training.config import LearningRates, OptimizerConfig, TrainConfig
 from vla_ros.training.dataset import Frames
 from vla_ros.training.parallelize import parallelize
 from vla_ros.training.processes import Processes, joined
-from vla_ros.training.samples import Lesson, SampleMaker, Split
+from vla_ros.training.samples import SampleMaker, Split
 from vla_ros.training.shards import read_shards
 from vla_ros.training.trainer import Trainer
 from vla_ros.transforms.normalize import compute_stats
@@ -61,20 +61,6 @@ LIMITS = {
     "compiled_difference": 1e-5, "memory": 1.3,
 }  # fmt: skip
 ROWS = ("losses", "gathers", "checkpointing", "start", "compile")
-
-
-class Answers(Lesson):
-    """A question with an answer of random length, sometimes none."""
-
-    def prepare(self, *args: Any) -> None:
-        raise NotImplementedError
-
-    def make_tokenizer(self, *args: Any) -> None:
-        raise NotImplementedError
-
-    def ask(self, scene: Any, rng: np.random.Generator) -> TextTarget:
-        tokens = rng.choice(LOCATION_TOKENS, rng.integers(9))
-        return TextTarget("where is it?", "".join(tokens))
 
 
 def make_config(num_layers: int = 2, width: int = 32) -> PiConfig:
@@ -106,6 +92,11 @@ def make_config(num_layers: int = 2, width: int = 32) -> PiConfig:
     )
 
 
+def make_text(rng: np.random.Generator) -> TextTarget:
+    """A question with an answer of random length, sometimes none."""
+    return TextTarget("where is it?", "".join(rng.choice(LOCATION_TOKENS, rng.integers(9))))
+
+
 def make_samples(config: PiConfig) -> SampleMaker:
     rng = np.random.default_rng(0)
     joints = rng.normal(size=(NUM_SAMPLES, len(JOINTS)))
@@ -116,15 +107,16 @@ def make_samples(config: PiConfig) -> SampleMaker:
         episode=np.arange(NUM_SAMPLES),
         driver=np.full(NUM_SAMPLES, ""),
         is_intervention=np.zeros(NUM_SAMPLES, bool),
+        weight=np.ones(NUM_SAMPLES),
         tasks=(TASK,) * NUM_SAMPLES,
-        texts=(TextTarget(),) * NUM_SAMPLES,
+        texts=tuple(make_text(rng) for _ in range(NUM_SAMPLES)),
         scenes=({"red": (0.0, 0.0)},) * NUM_SAMPLES,
     )
     data = DataConfig(JOINTS, CAMERAS, HORIZON, chunk_dt_s=0.1)
     settings = ProcessorConfig("QwenProcessor", SIDE, SIDE, SIDE, SIDE, buckets=(40, 48, 64, 96))
     tokenizer = train_tokenizer((TASK, "where is it?"), vocab_size=400, extra_tokens=LOCATION_TOKENS)
     stats = {"state": compute_stats(joints[:, None]), "action": compute_stats(frames.actions)}
-    return SampleMaker(frames, PiProcessor(config, data, settings, tokenizer, stats), Answers())
+    return SampleMaker(frames, PiProcessor(config, data, settings, tokenizer, stats))
 
 
 def make_policy(config: PiConfig) -> PiPolicy:

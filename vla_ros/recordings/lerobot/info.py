@@ -87,7 +87,7 @@ class SetInfo:
 
 
 def read_info(folder: Path) -> SetInfo:
-    """Raises ValueError for a folder that is no LeRobot data set, one of another version (with the command that
+    """Raises ValueError for a folder that isn't a LeRobot data set, one of another version (with the command that
     converts it), and an info.json that lacks what is needed to read the rest."""
     path = folder / INFO
     if not path.is_file():
