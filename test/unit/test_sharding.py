@@ -96,3 +96,12 @@ import sys, vla_ros.policies.pi.policy, vla_ros.execution.runner
 print([name for name in sys.modules if name.startswith(("vla_ros.policies.utils.training", "vla_ros.training"))])
 """
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_the_benchmarks_own_samples_are_what_training_takes() -> None:
+    from sharded_training import make_config, make_samples
+
+    batch = make_samples(make_config()).batch(np.arange(4), rngs(4))
+    policy = PiPolicy(make_config())
+    terms = policy.compute_loss(policy.unpack_batch(batch), policy.draw(rngs(4))).terms
+    assert all(torch.isfinite(term.sum) for term in terms.values()) and terms["ce_loss"].num_values > 0
