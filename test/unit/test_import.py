@@ -66,6 +66,13 @@ def test_the_directory_is_complete_and_loads_with_the_weights_of_the_release(imp
     assert loaded.digest == load_processor(imported).digest
 
 
+def test_what_is_assumed_of_a_runs_numbers_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert do_import(run, tmp_path / "out") == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said.startswith("the run doesn't say what its numbers are: taken for ")
+    assert " in rad and m, actions relative, 0.1 s apart" in said and "--space" in said
+
+
 def test_weights_stay_as_narrow_as_they_came(imported: Path) -> None:
     with safe_open(imported / "model.safetensors", framework="pt") as file:
         assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16"}

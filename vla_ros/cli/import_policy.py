@@ -193,7 +193,14 @@ def _import_run(args: argparse.Namespace, robot: RobotConfig, out: Path) -> Impo
     )
     if args.space:
         settings = settings.declared(args.space, robot, args.camera, args.chunk_dt_s)
-    return import_run(args.source, out, settings, args.vlm, args.stats)
+    report = import_run(args.source, out, settings, args.vlm, args.stats)
+    if not args.space:
+        print(
+            f"the run doesn't say what its numbers are: taken for {', '.join(robot.joint_names)} in rad and m, actions "
+            f"{settings.action_mode}, {settings.chunk_dt_s:g} s apart, cameras {', '.join(robot.camera_names)}; "
+            "where that is wrong, give --space, --action-mode, --chunk-dt-s or another --robot"
+        )
+    return report
 
 
 def _refuse(args: argparse.Namespace, what: str, *options: str) -> None:
