@@ -212,7 +212,6 @@ def main() -> int:
         strategy=args.strategy,
         inference_delay_ms=0.0,
         seed=0,
-        view=False,
         log_dir=log_dir,
         policy_robot=str(relayed_robot_file(robot_file(ROBOT), log_dir)),
     )

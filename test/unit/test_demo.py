@@ -117,8 +117,31 @@ def test_the_joint_plot_is_drawn_for_any_number_of_joints(tmp_path):
     from vla_ros.demo.pictures import write_joint_plot
 
     samples = [(round(1e9 * time_s), np.full(4, np.sin(time_s))) for time_s in np.linspace(0, 2, 50)]
-    write_joint_plot(tmp_path / "joints.png", "joints", list("abcd"), Recording(1, commands=samples, states=samples))
+    recording = Recording(1, commands=samples, states=samples, chunk_ns=[0, 10**9])
+    write_joint_plot(tmp_path / "joints.png", "joints", dict.fromkeys("abcd", (-1.0, 1.0)), recording)
     assert (tmp_path / "joints.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["new/film.gif", "film.WEBP"])
+def test_the_film_has_every_view_and_the_outcome_at_the_end_of_each_episode(tmp_path, name):
+    from PIL import Image
+
+    from vla_ros.demo.pictures import CAPTION_PIXELS, PAUSE_S, write_film
+
+    episodes = [EpisodeStatus(0, "tap the red box", "red", "success", 2.9, n) for n in (1, 2)]
+    views = [np.full((64, 96, 3), grey, np.uint8) for grey in range(0, 250, 50)]
+    write_film(tmp_path / name, episodes, [views, []], 10.0)
+    with Image.open(tmp_path / name) as film:
+        durations = []
+        for number in range(film.n_frames):
+            film.seek(number)
+            film.load()
+            durations.append(film.info["duration"])
+        assert film.size == (96, 64 + CAPTION_PIXELS) and film.info["loop"] == 0
+    # What doesn't change is one longer picture.
+    assert sum(durations) == 100 * (len(views) - 1) + 1000 * PAUSE_S and len(durations) >= len(views)
+    with pytest.raises(ValueError, match="no pictures arrived"):
+        write_film(tmp_path / name, episodes, [[], []], 10.0)
 
 
 def test_an_interruption_while_a_child_is_started_loses_no_child(tmp_path, monkeypatch):

@@ -11,6 +11,9 @@ from pathlib import Path
 from vla_ros.cli.output import Outcome, check_range
 from vla_ros.strict import check_choice
 
+VIEW_HZ, FILM_HZ = 2.0, 10.0
+FILMS = (".gif", ".webp")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
@@ -23,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     slower = "make the model slower by this (default 0)"
     option("--inference-delay-ms", type=float, default=0.0, metavar="MS", help=slower)
     option("--out", default="outputs/demo", metavar="DIR", help="for pictures and logs (outputs/demo)")
+    gif = "write a moving picture of the first episodes there, .gif or .webp"
+    option("--gif", metavar="FILE", help=gif)
     swap = "N scenes instead, in each of which every block is named in turn"
     option("--swap-targets", action="store_true", help=swap)
 
@@ -45,7 +50,10 @@ def run(args: argparse.Namespace) -> Outcome:
         inference_delay_ms=args.inference_delay_ms,
         log_dir=out_dir / "logs",
         seed=args.seed,
-        view=True,
+        view_hz=FILM_HZ if args.gif else VIEW_HZ,
     )
-    report = run_demo(world, args.episodes, args.swap_targets, out_dir)
+    film = None if args.gif is None else Path(args.gif)
+    if film is not None and film.suffix.lower() not in FILMS:
+        raise ValueError(f"--gif is '{args.gif}'; expected a file's name that ends in {' or '.join(FILMS)}")
+    report = run_demo(world, args.episodes, args.swap_targets, out_dir, film)
     return Outcome(report_json(report, by_scene=args.swap_targets), report.success_rate >= args.min_success)

@@ -169,6 +169,8 @@ class DemoClient(Node):
     def _on_chunk(self, msg: JointTrajectory, info: dict[str, Any]) -> None:
         self._observation_ns = time_to_ns(msg.header.stamp)
         self.num_chunks += 1
+        if driven := self._driven:
+            driven.chunk_ns.append(info["received_timestamp"])
 
     @property
     def _driven(self) -> Recording | None:

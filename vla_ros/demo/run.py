@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vla_ros import topics
 from vla_ros.demo.client import DEACTIVATE, DemoClient
-from vla_ros.demo.pictures import write_contact_sheet, write_joint_plot
+from vla_ros.demo.pictures import write_contact_sheet, write_film, write_joint_plot
 from vla_ros.demo.stats import ControlStats, Percentiles, Recording, control_stats, percentiles
 from vla_ros.demo.world import DemoWorld, WorldConfig, running_world
 from vla_ros.sim.scene import COLORS, EpisodeStatus
 from vla_ros.types import Mode
 
+FILM_EPISODES = 6
 EPISODE_TIMEOUT_S = 60.0
 """The simulation ends an episode after 8 s of its own time, which may run slower than ours."""
 
@@ -44,9 +47,11 @@ class DemoReport:
         return {seed: list(episodes) for seed, episodes in groupby(self.episodes, attrgetter("seed"))}
 
 
-def run_demo(config: WorldConfig, num_episodes: int, swap_targets: bool, out_dir: Path) -> DemoReport:
+def run_demo(
+    config: WorldConfig, num_episodes: int, swap_targets: bool, out_dir: Path, film: Path | None = None
+) -> DemoReport:
     """Run and print it all: ``num_episodes`` scenes from the world's seed on; with ``swap_targets`` every block of each
-    scene is named in turn. Pictures go to ``out_dir``.
+    scene is named in turn. Pictures go to ``out_dir``, a moving one of the first ``FILM_EPISODES`` to ``film``.
 
     Raises ValueError, with its last log line, where a node ends, cannot start or does not answer.
     """
@@ -55,11 +60,14 @@ def run_demo(config: WorldConfig, num_episodes: int, swap_targets: bool, out_dir
     seeds = range(config.seed, config.seed + num_episodes)
     jobs = [(seed, target) for seed in seeds for target in targets]
     episodes, recordings = [], []
+    views: list[list[np.ndarray]] = []
     with running_world(config, DemoClient) as world:
         world.start()
         for number, (seed, target) in enumerate(jobs, 1):
             recording = world.new_scene(seed, target)
             episodes.append(_run_episode(f"{number:>{len(str(len(jobs)))}}/{len(jobs)}", world, seed))
+            if film is not None and len(views) < FILM_EPISODES:
+                views.append(recording.views)
             recording.keep_three_views()
             recordings.append(recording)
         world.lead(DEACTIVATE)
@@ -70,7 +78,10 @@ def run_demo(config: WorldConfig, num_episodes: int, swap_targets: bool, out_dir
             percentiles(value for recording in recordings for value in recording.observation_age_ms),
         )
         _print_summary(report, swap_targets)
-        _write_pictures(out_dir, report, recordings, world.client.robot.joint_names)
+        _write_pictures(out_dir, report, recordings, world.client.robot.joint_limits)
+        if film is not None:
+            write_film(film, episodes[: len(views)], views, config.view_hz)
+            print(f"                 {film}")
     return report
 
 
@@ -106,7 +117,7 @@ def _print_summary(report: DemoReport, by_scene: bool) -> None:
 
 
 def _write_pictures(
-    out_dir: Path, report: DemoReport, recordings: Sequence[Recording], joint_names: Sequence[str]
+    out_dir: Path, report: DemoReport, recordings: Sequence[Recording], limits: Mapping[str, tuple[float, float]]
 ) -> None:
     sheet, plot = out_dir / "contact_sheet.png", out_dir / "joints.png"
     # With swapped targets, one line of the sheet is one scene.
@@ -117,7 +128,7 @@ def _write_pictures(
     episode, longest = max(zip(report.episodes, recordings, strict=True), key=lambda pair: len(pair[1].states))
     if longest.commands and longest.states:
         title = f"Joints, commanded and measured: “{episode.instruction}”, {episode.outcome}"
-        write_joint_plot(plot, title, joint_names, longest)
+        write_joint_plot(plot, title, limits, longest)
         print(f"                 {plot}")
 
 

@@ -34,7 +34,8 @@ class Recording:
 
     ``commands`` are joint positions by when they were due, ``states`` those measured, by their stamps, ns of ROS time;
     ``command_ns`` when each command arrived; ``observation_age_ms`` how old the observation behind a command was when
-    it arrived, for those that follow a chunk; ``inference_ms`` what each inference took.
+    it arrived, for those that follow a chunk; ``inference_ms`` what each inference took; ``chunk_ns`` when each chunk
+    arrived.
     """
 
     episode: int
@@ -44,6 +45,7 @@ class Recording:
     states: list[tuple[int, np.ndarray]] = field(default_factory=list)
     observation_age_ms: list[float] = field(default_factory=list)
     inference_ms: list[float] = field(default_factory=list)
+    chunk_ns: list[int] = field(default_factory=list)
     views: list[np.ndarray] = field(default_factory=list)
 
     def keep_three_views(self) -> None:

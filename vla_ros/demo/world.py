@@ -45,7 +45,7 @@ class WorldConfig:
     inference_delay_ms: float
     log_dir: Path
     seed: int = 0
-    view: bool = False
+    view_hz: float = 0.0
     control_rate_hz: float = 0.0
     task: str = ""
     robot_node: str = "sim_node"
@@ -57,7 +57,7 @@ class WorldConfig:
         of_robot = {"robot": self.policy_robot or self.robot, "control_rate_hz": self.control_rate_hz}
         of_chunks = {"policy": str(policy_dir(self.policy)), "strategy": self.strategy}
         return {
-            self.robot_node: {"robot": self.robot, "seed": self.seed, "view": self.view},
+            self.robot_node: {"robot": self.robot, "seed": self.seed, "view_hz": self.view_hz},
             "model_node": {**of_chunks, "inference_delay_ms": self.inference_delay_ms},
             "policy_node": {**of_chunks, **of_robot, "task": self.task},
         }

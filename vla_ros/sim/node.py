@@ -42,7 +42,6 @@ JOINT_STATE_STEPS = 2
 CAMERA_STEPS = 5
 EXPERT_STEPS = 4
 MAX_LATE_NS = 200_000_000
-VIEW_STEPS = 50
 EGL_PACKAGES = "libegl1 libopengl0 libgl1-mesa-dri"
 
 
@@ -53,8 +52,13 @@ class SimParams(NodeParameters):
     robot: str = robot_parameter()
     seed: int = parameter(0, "Evaluation scene to start with.")
     expert: bool = parameter(False, "The scripted expert publishes commands, as a policy would.", in_launch=False)
-    view: bool = parameter(
-        False, f"Publish {topics.SIM_VIEW}, too: a larger picture for people, 2 Hz.", in_launch=False
+    view_hz: float = parameter(
+        0.0,
+        f"Publish {topics.SIM_VIEW}, too, a larger picture for people, this often (0: never).",
+        low=0.0,
+        high=100.0,
+        unit="Hz",
+        in_launch=False,
     )
 
 
@@ -74,7 +78,9 @@ class SimNode(Node):
             camera: self.create_publisher(CompressedImage if camera.compressed else Image, camera.topic, CAMERA)
             for camera in self._robot.cameras
         }
-        self._view = make_publisher(self, topics.SIM_VIEW) if params.view else None
+        self._view = make_publisher(self, topics.SIM_VIEW) if params.view_hz else None
+        steps_hz = 1.0 / self.simulated.world.control_dt_s
+        self._view_steps = max(1, round(steps_hz / params.view_hz)) if params.view_hz else 0
         self._joint_states = [
             (source, self.create_publisher(JointState, source.topic, JOINT_STATES))
             for source in self._robot.joint_sources
@@ -121,7 +127,7 @@ class SimNode(Node):
         if self._expert_commands is not None and step % EXPERT_STEPS == 0:
             self._expert_commands.send(self.simulated.expert.trajectory(EXPERT_STEPS * world.control_dt_s))
         is_news = self.simulated.step()
-        if self._view is not None and (is_news or self.simulated.num_steps % VIEW_STEPS == 1):
+        if self._view is not None and (is_news or (self.simulated.num_steps - 1) % self._view_steps == 0):
             self._publish_view(now_ns)
         if is_news:
             self._publish_episode()

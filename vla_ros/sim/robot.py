@@ -111,8 +111,9 @@ class SimulatedRobot:
         return self.episode.update() != before
 
     def view(self) -> np.ndarray:
-        """A larger picture for people, as somebody at the table sees it: uint8 ``[VIEW_PIXELS, VIEW_PIXELS, 3]``."""
-        return self.world.render("people", (VIEW_PIXELS, VIEW_PIXELS))
+        """A larger picture for people, as somebody at the table sees it, the block that is named on a disc: uint8
+        ``[VIEW_PIXELS, VIEW_PIXELS, 3]``."""
+        return self.world.render("people", (VIEW_PIXELS, VIEW_PIXELS), self.scene.target_color)
 
     @property
     def status(self) -> EpisodeStatus:

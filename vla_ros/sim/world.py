@@ -15,6 +15,7 @@ from vla_ros.sim.scene import BLOCK_SIZE_M, COLORS, Scene  # noqa: E402
 
 CAMERAS = ("front", "top")
 CONTROL_DT_S = 0.01
+MARK_RADIUS_M, MARK_COLOR = 0.055, (1.0, 0.85, 0.1, 1.0)
 MODEL_PATH = Path(__file__).with_name("tabletop.xml")
 
 
@@ -75,9 +76,9 @@ class TabletopWorld:
         """Centre of a block's top face where the block is now, ``[3]`` in m."""
         return self._data.xpos[self._blocks[color]] + [0.0, 0.0, BLOCK_SIZE_M / 2]
 
-    def render(self, camera: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    def render(self, camera: str, size: tuple[int, int] | None = None, marked: str = "") -> np.ndarray:
         """What one of the model's cameras sees now: RGB uint8 ``[height, width, 3]``, of the world's image size unless
-        another is given."""
+        another is given. The block ``marked`` lies on a yellow disc, which is in this picture alone."""
         size = size or self._size
         if size not in self._renderers:
             self._model.vis.global_.offheight, self._model.vis.global_.offwidth = size
@@ -85,7 +86,16 @@ class TabletopWorld:
             for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
                 self._renderers[size].scene.flags[flag] = False
         self._renderers[size].update_scene(self._data, camera=camera)
+        if marked:
+            self._mark(self._renderers[size].scene, marked)
         return self._renderers[size].render()
+
+    def _mark(self, drawn: mujoco.MjvScene, color: str) -> None:
+        place = self.block_top(color) * [1.0, 1.0, 0.0]
+        size, upright = np.array([MARK_RADIUS_M, 0.001, 0.0]), np.eye(3).ravel()
+        kind, rgba = mujoco.mjtGeom.mjGEOM_CYLINDER, np.array(MARK_COLOR, np.float32)
+        mujoco.mjv_initGeom(drawn.geoms[drawn.ngeom], kind, size, place, upright, rgba)
+        drawn.ngeom += 1
 
     def close(self) -> None:
         """Free the rendering contexts."""
