@@ -17,6 +17,7 @@ EXECUTABLES = (
     "fake_driver_node",
     "teleop_keyboard",
     "teleop_joystick",
+    "task_node",
     "player",
     "vla_ros",
 )

@@ -4,7 +4,7 @@ over to a human, HOLD. What is commanded is judged from the messages alone. Exit
     python benchmarks/robots.py [so101 ur5e_robotiq aloha franka_droid] [--seconds 30] [--takeovers 20] [--json FILE]
 
 Grippers by action need control_msgs, which a ROS installation has. Without one, the tests' stand-in will do:
-PYTHONPATH=$(python test/ros/control_msgs_standin/build.py) python benchmarks/robots.py
+PYTHONPATH=$(python test/ros/interface_package.py control_msgs) python benchmarks/robots.py
 """
 
 from __future__ import annotations

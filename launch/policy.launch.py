@@ -26,6 +26,7 @@ from vla_ros.ros.launching import (
     with_parent,
 )
 from vla_ros.ros.parameters import NodeParameters
+from vla_ros.tasks.node import TaskParams
 
 LEVELS = ("debug", "info", "warn", "error", "fatal")
 
@@ -38,6 +39,7 @@ def generate_launch_description() -> LaunchDescription:
             argument("use_sim_time", "false", "Take ROS time from /clock.", BOOLEAN),
             argument("namespace", "", "Namespace of both nodes and of their topics."),
             argument("log_level", "info", "Lowest severity that both nodes log.", LEVELS),
+            argument("tasks", "false", "Offer the action vla_policy/run_task, of the package vla_ros_msgs.", BOOLEAN),
             argument("record", "false", "Record the robot's topics and the nodes' into a bag.", BOOLEAN),
             argument("record_to", strftime("recording_%Y%m%d-%H%M%S"), "Folder of the new bag (record:=true)."),
             # As it is set where launch runs, else as ROS has it.
@@ -58,6 +60,7 @@ def generate_launch_description() -> LaunchDescription:
                 respawn_delay=1.0,
             ),
             _node("policy_node", PolicyNodeParams),
+            _node("task_node", TaskParams, condition=IfCondition(LaunchConfiguration("tasks"))),
             _recorder(),
         ]
     )

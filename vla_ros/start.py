@@ -54,6 +54,7 @@ sim_node = partial(_run, "vla_ros.sim.node")
 fake_driver_node = partial(_run, "vla_ros.sim.fake_driver_node")
 teleop_keyboard = partial(_run, "vla_ros.teleop.keyboard")
 teleop_joystick = partial(_run, "vla_ros.teleop.joystick")
+task_node = partial(_run, "vla_ros.tasks.node")
 player = partial(_run, "vla_ros.record.player")
 
 

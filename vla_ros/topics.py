@@ -1,5 +1,5 @@
-"""The names users know: topics and services with their types, each once. Names are relative to the robot's namespace,
-but for those that begin with a slash."""
+"""The names users know: topics, services and an action with their types, each once. Names are relative to the
+robot's namespace, but for those that begin with a slash."""
 
 from __future__ import annotations
 
@@ -73,6 +73,7 @@ ENGAGE = Service(f"{POLICY_NODE}/engage", TRIGGER)
 TAKEOVER = Service(f"{POLICY_NODE}/takeover", TRIGGER)
 HOLD = Service(f"{POLICY_NODE}/hold", TRIGGER)
 RESET_ESTOP = Service(f"{POLICY_NODE}/reset_estop", TRIGGER)
+RUN_TASK = Service(f"{POLICY_NODE}/run_task", "vla_ros_msgs/action/RunTask")
 
 
 def compressed(topic: str) -> str:

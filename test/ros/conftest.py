@@ -56,16 +56,32 @@ def ros() -> Iterator[None]:
     rclpy.try_shutdown()
 
 
+def add_interfaces(name: str) -> None:
+    """For this process and those that it starts."""
+    from interface_package import interface_package
+
+    folder = str(interface_package(name))
+    sys.path.append(folder)
+    os.environ["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), folder])
+
+
+@pytest.fixture(scope="session")
+def vla_ros_msgs() -> None:
+    """The interfaces of the package beside this one: of the workspace, else made here."""
+    built = importlib.util.find_spec("vla_ros_msgs")
+    if built is None or built.origin is None:  # its sources, in the folder that tests run in
+        if shutil.which("g++") is None:
+            pytest.skip("vla_ros_msgs is not built, and without g++ it can't be built here")
+        add_interfaces("vla_ros_msgs")
+
+
 @pytest.fixture(scope="session")
 def control_msgs() -> None:
     """The actions of grippers, for this process and those that it starts: of the ROS installation, else a stand-in."""
     if importlib.util.find_spec("control_msgs") is None:
         if shutil.which("g++") is None:
             pytest.skip("control_msgs is not installed, and without g++ no stand-in can be built")
-        from control_msgs_standin.build import standin
-
-        sys.path.append(str(standin()))
-        os.environ["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(standin())])
+        add_interfaces("control_msgs")
 
 
 @pytest.fixture(scope="session")

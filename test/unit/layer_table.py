@@ -57,6 +57,7 @@ MAY_IMPORT = {
         "vla_ros.topics",
         "vla_ros.types",
     },
+    "vla_ros.tasks": {"numpy", "vla_ros.types"},
     "vla_ros.check": {
         "numpy",
         "PIL",

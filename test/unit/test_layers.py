@@ -59,13 +59,14 @@ ROS_LAYERS = (
     "vla_ros.sim.fake_driver_node",
     "vla_ros.sim.node",
     "vla_ros.sim.robot",
+    "vla_ros.tasks.node",
     "vla_ros.teleop",
 )
 EVERYTHING = (*ROS_LAYERS, "vla_ros.cli")
 # From the ground up: a room imports those before it. The table above says which of them.
 ORDER = (
     "share start strict units interpolate topics types urdf wire messages outputs robot hands bags observing runtime "
-    "spaces recordings transforms policies execution audit replay ros sim training record teleop check demo view "
+    "spaces recordings transforms policies execution audit replay ros sim training record teleop tasks check demo view "
     "nodes bench cli"
 ).split()
 MAX_LINES = 400

@@ -1,9 +1,11 @@
-"""A stand-in of control_msgs, which PyPI has not: its two gripper actions, made by the generators that come with the
-wheels of rclpy, and by a C compiler. Run as a program, it prints the folder that holds it."""
+"""Packages of interfaces that PyPI has not, made by the generators that come with the wheels of rclpy, and by a C
+compiler: of control_msgs a stand-in with its two gripper actions, and the repository's own vla_ros_msgs. Run as a
+program with the name of one, it prints the folder that holds it."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import re
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import sysconfig
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -22,27 +25,32 @@ from rosidl_typesupport_c import generate_c as generate_typesupport_c
 from rosidl_typesupport_fastrtps_c import generate_typesupport_fastrtps_c
 from rosidl_typesupport_introspection_c import generate_c as generate_introspection_c
 
-PACKAGE = "control_msgs"
 PREFIX = Path(sys.prefix)
+HERE = Path(__file__).resolve().parent
+PACKAGES = {"control_msgs": HERE / "interfaces" / "control_msgs", "vla_ros_msgs": HERE.parents[1] / "vla_ros_msgs"}
 USED = ("action_msgs", "builtin_interfaces", "sensor_msgs", "service_msgs", "std_msgs", "unique_identifier_msgs")
-INTERFACES = ("msg/GripperCommand.msg", "action/GripperCommand.action", "action/ParallelGripperCommand.action")
 TYPE_SUPPORTS = ("rosidl_typesupport_fastrtps_c", "rosidl_typesupport_introspection_c")
 GENERATED = ("rosidl_generator_c", "rosidl_generator_py", "rosidl_typesupport_c", *TYPE_SUPPORTS)
 
 
-def generate(work: Path, package: Path) -> None:
-    """Python files below ``package``, C and C++ files below ``work/control_msgs``."""
-    sources = Path(__file__).parent
-    idls = [convert_to_idl(sources, PACKAGE, Path(name), work) for name in INTERFACES]
-    idl_tuples = [f"{work}:{idl.relative_to(work)}" for idl in idls]
-    described = [
-        f"{idl.relative_to(work)}:{work / PACKAGE / idl.relative_to(work).with_suffix('.json')}" for idl in idls
+def interfaces(sources: Path) -> list[Path]:
+    """Files of messages and actions, relative to ``sources``; messages first, which actions may hold."""
+    return [
+        path.relative_to(sources) for kind in ("msg", "action") for path in sorted(sources.glob(f"{kind}/*.{kind}"))
     ]
+
+
+def generate(sources: Path, work: Path, package: Path) -> None:
+    """Python files below ``package``, C and C++ files below ``work`` and the package's name."""
+    name = package.name
+    idls = [convert_to_idl(sources, name, path, work) for path in interfaces(sources)]
+    idl_tuples = [f"{work}:{idl.relative_to(work)}" for idl in idls]
+    described = [f"{idl.relative_to(work)}:{work / name / idl.relative_to(work).with_suffix('.json')}" for idl in idls]
 
     def arguments(template: str, output: Path) -> str:
         file = work / f"{template}.json"
         given = {
-            "package_name": PACKAGE,
+            "package_name": name,
             "output_dir": str(output),
             "template_dir": str(PREFIX / "share" / template / "resource"),
             "idl_tuples": idl_tuples,
@@ -54,21 +62,20 @@ def generate(work: Path, package: Path) -> None:
         file.write_text(json.dumps(given))
         return str(file)
 
-    generate_type_hash(arguments("rosidl_generator_type_description", work / PACKAGE))
-    generate_c(arguments("rosidl_generator_c", work / PACKAGE))
-    generate_typesupport_fastrtps_c(arguments("rosidl_typesupport_fastrtps_c", work / PACKAGE))
+    generate_type_hash(arguments("rosidl_generator_type_description", work / name))
+    generate_c(arguments("rosidl_generator_c", work / name))
+    generate_typesupport_fastrtps_c(arguments("rosidl_typesupport_fastrtps_c", work / name))
     # Its files have the names of rosidl_generator_c's.
-    generate_introspection_c(arguments("rosidl_typesupport_introspection_c", work / "introspection" / PACKAGE))
-    generate_typesupport_c(arguments("rosidl_typesupport_c", work / PACKAGE), list(TYPE_SUPPORTS))
+    generate_introspection_c(arguments("rosidl_typesupport_introspection_c", work / "introspection" / name))
+    generate_typesupport_c(arguments("rosidl_typesupport_c", work / name), list(TYPE_SUPPORTS))
+    (work / name / "msg").mkdir(exist_ok=True)
     for folder in ("msg", "action"):
         (package / folder).mkdir(parents=True, exist_ok=True)
     generate_py(arguments("rosidl_generator_py", package), ["rosidl_typesupport_c"])
     for made in GENERATED:  # what CMake would make of these
         for file in (PREFIX / "share" / made / "resource").glob("*visibility_control.h.in"):
-            text = re.sub(
-                "@PROJECT_NAME(_UPPER)?@", lambda name: PACKAGE.upper() if name[1] else PACKAGE, file.read_text()
-            )
-            (work / PACKAGE / "msg" / file.stem).write_text(text)
+            text = re.sub("@PROJECT_NAME(_UPPER)?@", lambda found: name.upper() if found[1] else name, file.read_text())
+            (work / name / "msg" / file.stem).write_text(text)
     (package / "__init__.py").touch()
 
 
@@ -99,26 +106,32 @@ def compile_and_link(work: Path, package: Path) -> None:
         subprocess.run(["g++", "-shared", "-o", package / target, *options, *inputs, *libraries], check=True)
         return package / target
 
-    first, *others = (f"lib{PACKAGE}__{support}.so" for support in TYPE_SUPPORTS)
+    first, *others = (f"lib{package.name}__{support}.so" for support in TYPE_SUPPORTS)
     linked(first, *objects)
     made = [linked(other, package / first) for other in others]
-    extension = f"{PACKAGE}_s__rosidl_typesupport_c{sysconfig.get_config_var('EXT_SUFFIX')}"
+    extension = f"{package.name}_s__rosidl_typesupport_c{sysconfig.get_config_var('EXT_SUFFIX')}"
     linked(extension, *map(compiled, package.rglob("*.c")), package / first, *made)
 
 
-def standin() -> Path:
-    """The folder that holds ``control_msgs``, for ``sys.path``: made once in an environment, for its ROS and Python."""
-    folder = PREFIX / "control_msgs_standin"
-    with open(PREFIX / "control_msgs_standin.lock", "w") as lock:
+def interface_package(name: str) -> Path:
+    """The folder that holds a package of ``PACKAGES``, for ``sys.path``: made once in an environment, for its ROS, its
+    Python and these definitions."""
+    sources = PACKAGES[name]
+    texts = b"".join((sources / path).read_bytes() for path in interfaces(sources))
+    folder = PREFIX / "interfaces" / f"{name}-{hashlib.sha256(texts).hexdigest()[:12]}"
+    folder.parent.mkdir(exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            with tempfile.TemporaryDirectory(dir=PREFIX) as made:
-                work, package = Path(made) / "work", Path(made) / "standin" / PACKAGE
-                generate(work, package)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+                work, package = Path(made) / "work", Path(made) / "made" / name
+                generate(sources, work, package)
                 compile_and_link(work, package)
                 package.parent.rename(folder)
     return folder
 
 
 if __name__ == "__main__":
-    print(standin())
+    with redirect_stdout(sys.stderr):  # the generators tell what they do
+        made = interface_package(sys.argv[1])
+    print(made)

@@ -1,0 +1,1 @@
+"""Tasks for programs above the robot: an instruction, and how it ended."""
