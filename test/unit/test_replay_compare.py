@@ -298,3 +298,20 @@ def test_the_same_replay_gives_the_same_bytes() -> None:
 
     assert text() == text()
     assert "0.1000000" not in text()  # rounded to nine digits
+
+
+def test_errors_stand_beside_those_of_an_arm_that_keeps_its_place() -> None:
+    one = chunk(START_NS + S, (0.02, 0, 0))
+    resting = np.abs(one.commanded - one.commanded[0]).mean(axis=0)
+    np.testing.assert_allclose(summarize([replay([one])]).resting.by_joint, resting)
+    # Where nothing was commanded, as errors are: against where the robot went.
+    unknown = replace(one, commanded=np.full_like(one.commanded, np.nan), measured=2 * one.commanded)
+    np.testing.assert_allclose(summarize([replay([unknown])]).resting.by_joint, 2 * resting)
+
+
+def test_a_human_who_takes_over_makes_no_worst_moment_of_a_bag_that_a_policy_drove() -> None:
+    own = [chunk(START_NS + k * 2 * S, (0.001, 0, 0)) for k in range(3)]
+    taken_over = chunk(START_NS + 6 * S, (0.3, 0, 0), driver="TELEOP")
+    assert {one.chunk.driver for one in summarize([replay([*own, taken_over])]).worst} == {"POLICY"}
+    demonstration = [replace(one, driver="TELEOP") for one in own]
+    assert len(summarize([replay(demonstration)]).worst) == 3, "where a human drove throughout, all count"

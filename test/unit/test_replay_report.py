@@ -171,7 +171,7 @@ def test_the_verdict_and_its_reasons_come_before_any_figure():
 
 def test_an_unusual_verdict_is_neither_pass_nor_fail():
     page = rendered(make_session(), Verdict("nothing to compare", ()))
-    assert 'class="verdict other"' in page and "! NOTHING TO COMPARE" in page
+    assert 'class="verdict neutral"' in page and "○ NOTHING TO COMPARE" in page
 
 
 def test_text_out_of_a_bag_is_shown_as_it_is_and_never_becomes_markup():

@@ -57,6 +57,12 @@ class ReplayedChunk:
         """``positions`` less those COMMANDED or MEASURED, ``[horizon, num_joints]``."""
         return self.positions - getattr(self, target)
 
+    def motion_of(self, target: str) -> np.ndarray:
+        """How far COMMANDED or MEASURED goes from where it is when the first action is due, ``[horizon, num_joints]``:
+        what an arm is off that keeps its place."""
+        positions: np.ndarray = getattr(self, target)
+        return positions - positions[:1]
+
 
 @dataclass(frozen=True)
 class Stretch:

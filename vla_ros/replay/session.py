@@ -201,6 +201,8 @@ def _policy(summary: PolicySummary) -> dict[str, Any]:
         "episodes": summary.num_episodes,
         **_errors(summary.commanded, names),
         "measured": _errors(summary.measured, names),
+        "resting_mae": summary.resting.overall,
+        "resting_mae_by_joint": _by_joint(names, summary.resting.by_joint),
         "command_mae": summary.command_mae_overall,
         "command_mae_by_joint": _by_joint(names, summary.command_mae),
         "commands": summary.num_commands,

@@ -20,6 +20,7 @@ from vla_ros.replay.records import (
     chunks_of,
     wanted_mode,
 )
+from vla_ros.types import Mode
 from vla_ros.units import MS_PER_NS, NS_PER_S
 
 INCIDENT_KINDS = ("limit", "watchdog", "processor")
@@ -110,6 +111,7 @@ class PolicySummary:
     """One policy over some bags, as far as the recorded driver is ``driver`` (``policy``, ``teleop`` or ``any``).
 
     ``commanded`` and ``measured`` hold chunks against what the robot was then commanded and where it then was;
+    ``resting`` is what an arm would be off that had kept its place instead, against the same as ``errors``;
     ``command_mae`` [num_joints] our commands against the recorded ones, in each joint's unit, over ``num_commands``,
     and ``command_mae_overall`` their mean as a fraction of the ranges. ``ahead_s`` [horizon] is when each action is due
     after its observation; ``num_by_driver`` counts the compared chunks by who drove (empty: not said); ``latencies_ms``
@@ -132,6 +134,7 @@ class PolicySummary:
     num_episodes: int
     commanded: ErrorTable
     measured: ErrorTable
+    resting: ErrorTable
     num_commands: int
     command_mae: np.ndarray
     command_mae_overall: float
@@ -201,6 +204,7 @@ class _Tally:
         self._ahead_ns: np.ndarray | None = None
         self._bags: dict[str, None] = {}
         self._errors = {target: _Errors() for target in (COMMANDED, MEASURED)}
+        self._resting = {target: _Errors() for target in (COMMANDED, MEASURED)}
         self._all_drivers: Counter[str] = Counter()
         self._drivers: Counter[str] = Counter()
         self._num_episodes = self._num_commands = 0
@@ -238,6 +242,7 @@ class _Tally:
             self._ahead_ns = chunks[0].due_ns - chunks[0].header_ns
         for target, errors in self._errors.items():
             errors.add(np.stack([chunk.offset_from(target) for chunk in chunks]))
+            self._resting[target].add(np.stack([chunk.motion_of(target) for chunk in chunks]))
         self._drivers.update(chunk.driver for chunk in chunks)
         self._num_episodes += len({chunk.episode for chunk in chunks})
         self._latencies_ms.append(np.array([chunk.arrived_ns - chunk.header_ns for chunk in chunks]) * MS_PER_NS)
@@ -277,6 +282,7 @@ class _Tally:
             num_episodes=self._num_episodes,
             commanded=commanded,
             measured=measured,
+            resting=self._resting[COMMANDED if commanded.is_known else MEASURED].table(first.joint_ranges),
             num_commands=self._num_commands,
             command_mae=command_mae,
             command_mae_overall=float(mean_of_known(command_mae / first.joint_ranges)),
@@ -332,8 +338,10 @@ def _intervention(replay: Replay, human: Stretch) -> Intervention:
 
 def _worst_moments(replay: Replay, chunks: Sequence[ReplayedChunk]) -> list[WorstMoment]:
     """The largest errors of one bag first; no two within ``WORST_APART_S`` of each other, which would be the same
-    moment."""
-    moments = [_moment(replay, chunk) for chunk in chunks if np.isfinite(chunk.commanded).any()]
+    moment. Where a policy drove, those of its own drive: a human who took over did so to do something else."""
+    known = [chunk for chunk in chunks if np.isfinite(chunk.commanded).any()]
+    driven = [chunk for chunk in known if chunk.driver == Mode.POLICY]
+    moments = [_moment(replay, chunk) for chunk in driven or known]
     chosen: list[WorstMoment] = []
     for moment in _worst_first(moments):
         if len(chosen) == NUM_WORST:

@@ -77,6 +77,8 @@ def plain(value: float) -> str:
 def percent(fraction: float) -> str:
     """``0.0123`` is ``1.23 %``, in one piece where lines are broken."""
     value = 100 * fraction
+    if 0 < abs(value) < 0.01:
+        return "<0.01\u00a0%"
     if not math.isfinite(value) or 0 < abs(value) < 0.1:
         return f"{plain(value)}\u00a0%" if math.isfinite(value) else "–"
     return f"{value:,.{2 if abs(value) < 10 else 1}f}\u00a0%".replace("-", "\u2212")
@@ -116,7 +118,7 @@ def thin_curve(series: TimeSeries, x: Scale, y: Scale, start_ns: int, column: fl
     return curve(x(times_s[kept]), y(shown.values[kept]))
 
 
-def fitted(words: str, width: float, char_width: float = 6.3) -> str:
+def fitted(words: str, width: float, char_width: float = 7.4) -> str:
     """As much of ``words`` as fits into ``width`` pixels, with an ellipsis where it is cut; empty where none does."""
     num_chars = int(width / char_width)
     if len(words) <= num_chars:

@@ -12,7 +12,7 @@ from vla_ros.replay.report.bags import Bag, NumberedMoment
 from vla_ros.types import Mode
 from vla_ros.units import NS_PER_S
 
-WIDTH, LEFT, RIGHT = 1000.0, 150.0, 990.0
+WIDTH, LEFT, RIGHT = 1000.0, 190.0, 985.0
 BAND_HEIGHT, LANE_HEIGHT, ERROR_HEIGHT = 20.0, 22.0, 120.0
 MAX_CHUNK_GAP_S = 1.5
 MIN_MARK_GAP = 7.0
