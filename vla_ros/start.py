@@ -55,6 +55,7 @@ fake_driver_node = partial(_run, "vla_ros.sim.fake_driver_node")
 teleop_keyboard = partial(_run, "vla_ros.teleop.keyboard")
 teleop_joystick = partial(_run, "vla_ros.teleop.joystick")
 player = partial(_run, "vla_ros.record.player")
+view_node = partial(_run, "vla_ros.view.node")
 
 
 def vla_ros() -> int:
