@@ -1,7 +1,7 @@
 """Both nodes of a policy: ``ros2 launch vla_ros policy.launch.py robot:=my_robot.yaml policy:=my_policy``.
 
 They start in HOLD; ``vla_policy/engage`` lets the policy drive. ``policy:=none`` is the robot's side alone: bounded
-teleoperation and, with ``record:=true``, its recording.
+teleoperation and, with ``record:=true``, its recording. ``view:=true`` serves the operator's page at http://localhost:8080.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from vla_ros.ros.launching import (
     with_parent,
 )
 from vla_ros.ros.parameters import NodeParameters
+from vla_ros.view.params import ViewParams
 
 LEVELS = ("debug", "info", "warn", "error", "fatal")
 
@@ -33,13 +34,14 @@ LEVELS = ("debug", "info", "warn", "error", "fatal")
 def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
-            *arguments(PolicyNodeParams, ModelNodeParams, autostart="true"),
+            *arguments(PolicyNodeParams, ModelNodeParams, ViewParams, autostart="true"),
             argument("model", "true", "Start model_node here; false where it runs on another machine.", BOOLEAN),
             argument("use_sim_time", "false", "Take ROS time from /clock.", BOOLEAN),
             argument("namespace", "", "Namespace of both nodes and of their topics."),
             argument("log_level", "info", "Lowest severity that both nodes log.", LEVELS),
             argument("record", "false", "Record the robot's topics and the nodes' into a bag.", BOOLEAN),
             argument("record_to", strftime("recording_%Y%m%d-%H%M%S"), "Folder of the new bag (record:=true)."),
+            argument("view", "false", "Serve the operator's page (extra view): see it drive, in a browser.", BOOLEAN),
             # As it is set where launch runs, else as ROS has it.
             *discovery(os.environ.get(DISCOVERY_RANGE, "subnet").lower()),
             # The policy node goes to HOLD meanwhile, and stays there until somebody engages again.
@@ -59,6 +61,8 @@ def generate_launch_description() -> LaunchDescription:
             ),
             _node("policy_node", PolicyNodeParams),
             _recorder(),
+            # Its end is nobody else's.
+            _node("view_node", ViewParams, condition=IfCondition(LaunchConfiguration("view"))),
         ]
     )
 

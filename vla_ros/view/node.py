@@ -1,234 +1,20 @@
-"""``view_node``: the operator's page beside a robot. It reads topics, and sends what an operator asks for."""
+"""``view_node``: the operator's page beside a robot."""
 
 from __future__ import annotations
 
-import json
-import math
-import queue
 import sys
-import threading
-import time
-from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from rclpy.publisher import Publisher
-from std_msgs.msg import Bool, String
-
-from vla_ros import topics
-from vla_ros.ros.declare import declare_and_read
-from vla_ros.ros.endpoints import make_publisher
-from vla_ros.ros.managed import Role, spinning
-from vla_ros.ros.parameters import NodeParameters, parameter, robot_parameter
-from vla_ros.ros.robot_description import load_robot_in_graph
+from vla_ros.ros.managed import spinning
 from vla_ros.ros.signals import ros_running, stop_on_signals
-from vla_ros.share import robot_file
 from vla_ros.strict import one_line
-from vla_ros.teleop.jog import Drive
-from vla_ros.teleop.node import PERIOD_S, TeleopNode, leader_refusal
-from vla_ros.types import Mode
-from vla_ros.units import MS_PER_NS
-from vla_ros.view.access import make_access
-from vla_ros.view.acts import INSTRUCT, JOG, MARK, Act
-from vla_ros.view.board import Board
-from vla_ros.view.cameras import Cameras
-from vla_ros.view.hearing import Hearing
-from vla_ros.view.scene import draw
-from vla_ros.view.server import Handlers, PageServer, Viewer
-
-BOARD_PERIOD_S = 0.25
-# A slider that isn't heard for longer is let go: its page, or the way from it, may be what has ended.
-JOG_PATIENCE_S = 0.3
-
-
-@dataclass(frozen=True)
-class ViewParams(NodeParameters):
-    """Of ``view_node``."""
-
-    robot: str = robot_parameter()
-    view_address: str = parameter("127.0.0.1", "Address the operator's page listens on; others need view_token_file.")
-    view_port: int = parameter(8080, "Port of the operator's page; 0: any that is free.", low=0, high=65535)
-    view_token_file: str = parameter("", "File of lines NAME TOKEN [read-only], mode 600: who may open the page.")
-    view_read_only: bool = parameter(False, "Nobody who opens the page may act, but for the stop.")
-
-
-class ViewNode(TeleopNode):
-    """``run`` does what operators ask for and tells them how it goes, in the thread that calls it; the emergency stop
-    alone goes out of the server's own, past all of that, as a DDS participant of its own."""
-
-    def __init__(self) -> None:
-        super().__init__("vla_view")
-        params = declare_and_read(self, ViewParams)
-        access = make_access(params.view_address, params.view_token_file, params.view_read_only)
-        path = robot_file(params.robot)
-        self._stop_role = Role(self, "stop", is_apart=True)
-        self.follow(load_robot_in_graph(self, path))
-        self._drive = Drive(self.robot, PERIOD_S)
-        self._shares = np.zeros(self.robot.num_joints)
-        self._jogged_s = 0.0
-        self._jogger: Viewer | None = None
-        self._has_pressed = False
-        self._acts: queue.SimpleQueue[tuple[Viewer, Act | None]] = queue.SimpleQueue()
-        self._jog_refusal = leader_refusal(self.robot)
-        self.board = Board()
-        self.board.can_jog = not self._jog_refusal
-        self._tasks = make_publisher(self, topics.TASK)
-        self._marks = make_publisher(self, topics.EPISODE_MARKER)
-        self.hearing = Hearing(self, self.robot, self.board)
-        handlers = Handlers(self._on_stop, lambda viewer, act: self._acts.put((viewer, act)), self._on_left)
-        self.server = PageServer(params.view_address, params.view_port, access, handlers)
-        self._cameras = Cameras(self, self.robot, self.server.publish, lambda: self.server.num_viewers > 0)
-        self.server.publish("scene", json.dumps(draw(path, self.robot)))
-
-    def make_stop(self) -> Publisher:
-        return self._stop_role.publisher(topics.ESTOP)
-
-    def run(self, stop: threading.Event) -> None:
-        """Until ``stop`` is set."""
-        self.server.start()
-        self._cameras.start()
-        self.get_logger().info(f"the operator's page is at {self.server.url}")
-        try:
-            self._loop(stop)
-        finally:
-            self.server.stop()
-            self._cameras.stop()
-            self._stop_role.stop()
-
-    def _loop(self, stop: threading.Event) -> None:
-        deadline_s, board_s, shown = time.monotonic(), 0.0, ""
-        while not stop.is_set():
-            deadline_s = max(deadline_s + PERIOD_S, time.monotonic())
-            while (left_s := deadline_s - time.monotonic()) > 0:
-                try:
-                    self._do(*self._acts.get(timeout=left_s))
-                except queue.Empty:
-                    break
-            now_s = time.monotonic()
-            self._jog(now_s)
-            self.server.publish("pose", json.dumps(self._pose()))
-            self.board.set_mode(self.mode)
-            if self.mode != shown or now_s - board_s >= BOARD_PERIOD_S:
-                board_s, shown = now_s, self.mode
-                self._tell()
-
-    def _jog(self, now_s: float) -> None:
-        if now_s - self._jogged_s > JOG_PATIENCE_S:
-            self._shares[:] = 0.0
-        if self._drive.is_driving and self._shares.any():
-            self._drive.jog.push(self._shares)
-        target = self._drive.tick(self.mode, now_s)
-        if target is not None:
-            self.publish(target)
-        self.ask(self._drive, now_s)
-        self.hear(self._drive, now_s)
-        for line in self._drive.lines:
-            self.board.note(topics.POLICY_NODE, line)
-        self._drive.lines.clear()
-        if not self._drive.is_driving:
-            self._jogger = None
-        self.board.jogger = "" if self._jogger is None else self._jogger.origin
-
-    def _tell(self) -> None:
-        board = self.board
-        board.is_recorded = self._marks.get_subscription_count() > 0
-        board.num_viewers = self.server.num_viewers
-        joints = {"joints": self.problem} if self.problem else {}
-        board.set_faults("page", self._cameras.faults() | self.hearing.faults() | joints)
-        self.server.publish("board", json.dumps(board.message()))
-        if self.hearing.chunk is not None:
-            self.server.publish("chunk", self.hearing.chunk)
-            self.hearing.chunk = None
-
-    def _pose(self) -> dict[str, Any]:
-        hearing, positions = self.hearing, self.fresh_positions()
-        period_ms, hearing.period_ms = hearing.period_ms, None
-        answer_ms, hearing.answer_ms = hearing.answer_ms, None
-        age_ms = None
-        if hearing.observed_ns is not None and self.mode == Mode.POLICY:
-            age_ms = (self.get_clock().now().nanoseconds - hearing.observed_ns) * MS_PER_NS
-        return {
-            "kind": "pose", "t": time.time(), "mode": self.mode,
-            "joints": None if positions is None else _rounded(positions),
-            "command": None if hearing.command is None else _rounded(hearing.command),
-            "period_ms": period_ms, "answer_ms": answer_ms, "age_ms": age_ms,
-        }  # fmt: skip
-
-    def _on_stop(self, viewer: Viewer) -> None:
-        """In the server's thread."""
-        self._estop.publish(Bool(data=True))
-        viewer.post("stopped", json.dumps({"kind": "stopped"}))
-        self._has_pressed = True
-        self._acts.put((viewer, Act("stop")))
-
-    def _on_left(self, viewer: Viewer) -> None:
-        self._acts.put((viewer, None))
-
-    def _do(self, viewer: Viewer, act: Act | None) -> None:
-        """What a viewer asks for, or that one has gone."""
-        if act is None:
-            if viewer is self._jogger:
-                self._drive.release("hold")
-                self._note(viewer, "has left while jogging: hold")
-            return
-        if act.kind == JOG:
-            return self._aim(viewer, act)
-        self._note(viewer, act.line)
-        if act.kind == "stop":
-            self._drive.release()
-        elif act.kind == INSTRUCT:
-            self.board.set_task(act.text)
-            self._tasks.publish(String(data=act.text))
-        elif act.kind == MARK:
-            self._mark(viewer, act.text)
-        elif act.kind == "takeover":
-            self._take_over(viewer)
-        elif act.kind == "reset":
-            self._reset()
-        else:
-            self._drive.release(act.kind)
-
-    def _note(self, viewer: Viewer, text: str) -> None:
-        self.get_logger().info(f"{viewer.origin}: {text}")
-        self.board.note(viewer.origin, text)
-
-    def _take_over(self, viewer: Viewer) -> None:
-        if self._jog_refusal:
-            return self.server.refuse(viewer, self._jog_refusal)
-        if self._drive.take_over(self.mode, self.fresh_positions(), time.monotonic()):
-            self._jogger = viewer
-            self._shares[:] = 0.0
-
-    def _aim(self, viewer: Viewer, act: Act) -> None:
-        if viewer is not self._jogger:
-            return self.server.refuse(viewer, "take over first: somebody else drives, or nobody")
-        if act.joint not in self.robot.driven_names:
-            return self.server.refuse(viewer, "no such joint is driven; reload the page")
-        self._shares[self.robot.joint_names.index(act.joint)] = act.share
-        self._jogged_s = time.monotonic()
-
-    def _reset(self) -> None:
-        # Another's emergency stop is not ours to let go; one whose page has ended is nobody's any more.
-        is_ours = self._has_pressed or self.count_publishers(self._estop.topic_name) <= 1
-        self._drive.release(*(["release_estop"] if is_ours else []), "reset_estop")
-        self._has_pressed = False
-
-    def _mark(self, viewer: Viewer, mark: str) -> None:
-        if self.board.has_episode == (mark == "start"):
-            why = "an episode is under way" if self.board.has_episode else "no episode is under way; start one"
-            return self.server.refuse(viewer, why)
-        self.board.has_episode = mark == "start"
-        self._marks.publish(String(data=mark))
-
-
-def _rounded(values: np.ndarray) -> list[float | None]:
-    return [round(value, 4) if math.isfinite(value) else None for value in values.tolist()]
 
 
 def serve_page(args: list[str] | None = None) -> None:
     """Run the node until it is interrupted. Raises ValueError, in one line, where it cannot start."""
     stop = stop_on_signals()
     with ros_running(args):
+        from vla_ros.view.operator import ViewNode
+
         node = ViewNode()
         with spinning(node):
             node.run(stop)
@@ -239,9 +25,15 @@ def main(args: list[str] | None = None) -> int:
     try:
         serve_page(args)
     except ValueError as error:
-        print(f"view_node: {one_line(error)}", file=sys.stderr)
-        return 2
+        return _refuse(one_line(error))
+    except ModuleNotFoundError as error:
+        return _refuse(f"the Python package '{error.name}' is missing; install it with: pip install 'vla_ros[view]'")
     return 0
+
+
+def _refuse(line: str) -> int:
+    print(f"view_node: {line}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -177,9 +177,11 @@ function showPose(pose) {
   scene.setJoints(pose.joints, pose.command);
   for (const [i, row] of (page.rows || []).entries()) {
     const { lower, upper } = row.joint, share = (value) => `${(100 * (value - lower)) / (upper - lower)}%`;
-    place(row.is, pose.joints?.[i], share);
+    row.element.classList.toggle("old", !pose.joints);
     place(row.command, pose.command?.[i], share);
-    row.value.textContent = pose.joints?.[i]?.toFixed(3) ?? "–";
+    if (!pose.joints) continue;
+    place(row.is, pose.joints[i], share);
+    row.value.textContent = pose.joints[i]?.toFixed(3) ?? "–";
   }
   plots.age.budget = pose.mode === "POLICY" && page.chunk ? 1000 * page.chunk.lasts : null;
   for (const [name, value] of [["age", pose.age_ms], ["answer", pose.answer_ms], ["period", pose.period_ms]]) {

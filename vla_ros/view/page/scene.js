@@ -35,6 +35,7 @@ export class Scene {
     this.trail = [];
     this.plan = [];
     if (!this.gl) return;
+    robot.links.forEach((one) => { one.moves = one.kind !== "fixed" || Boolean(robot.links[one.parent]?.moves); });
     const rest = this.places(robot.joints.map((joint) => Math.min(Math.max(0, joint.lower), joint.upper)));
     let reach = 0.1;
     for (const place of rest) reach = Math.max(reach, Math.hypot(place[12], place[13], place[14]));
@@ -127,6 +128,7 @@ export class Scene {
     const { links } = this.robot, thick = 0.022 * this.reach;
     const hasShapes = links.some((one) => one.shapes.length);
     links.forEach((one, i) => {
+      if (alpha < 1 && !one.moves) return;
       for (const shape of one.shapes) this.putShape(places[i], shape, alpha);
       if (hasShapes || one.parent < 0) return;
       const from = at(places[one.parent]), to = at(places[i]);
@@ -192,7 +194,7 @@ export class Scene {
   }
 
   lookAt(aspect) {
-    const far = (2.1 * this.reach * Math.max(1, 1.1 / aspect)) / this.zoom, center = [0.18 * this.reach, 0, 0.34 * this.reach];
+    const far = (1.85 * this.reach * Math.max(1, 1.1 / aspect)) / this.zoom, center = [0.18 * this.reach, 0, 0.3 * this.reach];
     const back = [Math.cos(this.tilt) * Math.cos(this.turn), Math.cos(this.tilt) * Math.sin(this.turn), Math.sin(this.tilt)];
     const x = normal(cross([0, 0, 1], back)), y = cross(back, x), eye = center.map((value, i) => value + far * back[i]);
     const dot = (a) => -a.reduce((sum, value, i) => sum + value * eye[i], 0);
