@@ -64,7 +64,7 @@ class Access:
         A browser says which page a connection comes from: only this server's own may. Without tokens only names of
         this machine are answered to, or a foreign page could have its name lead here.
         """
-        if origin is not None and urlsplit(origin).netloc.casefold() != host.casefold():
+        if origin is not None and (not host or _authority(origin) != host.casefold()):
             return f"origin is '{quoted(origin)}'; expected this page's own, 'http://{quoted(host)}'"
         if not self.needs_token and not is_loopback(_hostname(host)):
             return f"host is '{quoted(host)}'; expected localhost where there is no token"
@@ -109,7 +109,7 @@ def make_access(address: str, token_file: str, is_read_only: bool) -> Access:
 def read_tokens(path: Path) -> tuple[tuple[bytes, Grant], ...]:
     """A token file's lines: a name, its token, and ``read-only`` for who only looks. Raises ValueError, which never
     holds a token, for a file that others may read and a line that is none."""
-    with explained(f"token file {path}: ", OSError):
+    with explained(f"token file {path}: "), explained("", OSError):
         check_regular(path)
         mode = path.stat().st_mode
         if mode & 0o077:
@@ -140,6 +140,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _authority(origin: str) -> str:
+    """Host and port of an Origin header; empty where it has none."""
+    try:
+        return urlsplit(origin).netloc.casefold()
+    except ValueError:
+        return ""
 
 
 def _hostname(host: str) -> str:

@@ -18,6 +18,7 @@ from vla_ros.view.meshes import read_stl
 
 MAX_LINKS, MAX_SHAPES = 500, 1000
 MAX_TRIANGLES = 100_000
+MIN_ARM_JOINTS = 3
 GREY = (0.72, 0.74, 0.77, 1.0)
 
 
@@ -53,16 +54,14 @@ def describe(robot: RobotConfig, urdf: Urdf | None, urdf_folder: Path | None) ->
     ]  # fmt: skip
     cameras = [{"name": camera.name, "width": camera.width, "height": camera.height} for camera in robot.cameras]
     scene: dict[str, Any] = {
-        "kind": "scene", "name": robot.name, "joints": joints, "cameras": cameras, "links": [], "tip": -1, "notes": [],
+        "kind": "scene", "name": robot.name, "joints": joints, "cameras": cameras, "links": [], "tips": [], "notes": [],
     }  # fmt: skip
     if urdf is None:
         scene["notes"].append("the robot file names no URDF: only its joints are shown")
         return scene
     drawing = _Drawing(robot, urdf, urdf_folder, scene["notes"])
     scene["links"] = drawing.links()
-    names = [link["name"] for link in scene["links"]]
-    tip = robot.kinematics.tip if robot.kinematics is not None else ""
-    scene["tip"] = names.index(tip) if tip in names else drawing.furthest(scene["links"])
+    scene["tips"] = _tips(robot, scene["links"])
     return scene
 
 
@@ -94,14 +93,6 @@ class _Drawing:
                     return links
                 links.append(self._link(link_at(joint, "child"), number, joint))
         return links
-
-    def furthest(self, links: Sequence[Mapping[str, Any]]) -> int:
-        """The link behind the most moving joints; -1 where there is none."""
-        depths: list[int] = []
-        for link in links:
-            moves = link["kind"] != "fixed"
-            depths.append((depths[link["parent"]] if link["parent"] >= 0 else 0) + moves)
-        return depths.index(max(depths)) if depths else -1
 
     def _link(self, name: str, parent: int, joint: Element | None) -> dict[str, Any]:
         kind = "fixed" if joint is None else joint.get("type", "")
@@ -158,6 +149,21 @@ class _Drawing:
         self._num_triangles += len(corners)
         corners = corners * np.array(_numbers(form.get("scale", ""), [1.0, 1.0, 1.0]), np.float32)
         return shape | {"corners": np.round(corners, 4).reshape(-1).tolist()}
+
+
+def _tips(robot: RobotConfig, links: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The links whose paths are worth seeing: the policy's tip, else of each arm the link behind the most joints."""
+    if robot.kinematics is not None:
+        return [number for number, link in enumerate(links) if link["name"] == robot.kinematics.tip]
+    depths: list[int] = []
+    movers: list[int] = []
+    for link in links:
+        parent, moves = link["parent"], link["kind"] != "fixed"
+        depths.append((depths[parent] if parent >= 0 else 0) + moves)
+        movers.append(link["column"] if moves or parent < 0 else movers[parent])
+    arms = [robot.columns(output.joints) for output in robot.outputs if len(output.joints) >= MIN_ARM_JOINTS]
+    ends = [[number for number, mover in enumerate(movers) if mover in arm] for arm in arms]
+    return [max(end, key=depths.__getitem__) for end in ends if end]
 
 
 def _find_mesh(name: str, folder: Path | None) -> Path | None:

@@ -49,9 +49,9 @@ export class Scene {
   setJoints(joints, command) {
     if (!this.robot) return;
     this.joints = joints || this.joints;
-    if (command && this.robot.tip >= 0 && command.every((value) => value !== null)) {
+    if (command && command.every((value) => value !== null)) {
       const now = performance.now();
-      this.trail.push([now, this.tip(command)]);
+      this.trail.push([now, this.tips(command)]);
       while (this.trail[0][0] < now - TRAIL_MS) this.trail.shift();
     }
     this.isDirty = true;
@@ -63,9 +63,10 @@ export class Scene {
     this.isDirty = true;
   }
 
-  tip(joints) {
-    const place = this.places(joints)[this.robot.tip];
-    return [place[12], place[13], place[14]];
+  /** Where the tip of each arm is. */
+  tips(joints) {
+    const places = this.places(joints);
+    return this.robot.tips.map((tip) => at(places[tip]));
   }
 
   /** Where each link is: a matrix, column by column. */
@@ -100,11 +101,11 @@ export class Scene {
     this.put(this.grid, identity(), [...COLOURS.grid, 1], 0, gl.LINES);
     if (this.joints && this.joints.every((value) => value !== null)) this.putArm(this.joints, 1);
     const now = performance.now(), thin = 0.005 * this.reach;
-    this.putPath(this.trail.filter(([t]) => t > now - TRAIL_MS).map(([, at]) => at), COLOURS.trail, thin);
+    this.putPaths(this.trail.filter(([t]) => t > now - TRAIL_MS).map(([, tips]) => tips), COLOURS.trail, thin);
     if (this.plan.length) {
       const step = Math.max(1, Math.ceil(this.plan.length / NUM_PATH));
       const some = this.plan.filter((_, i) => i % step === 0 || i === this.plan.length - 1);
-      if (robot.tip >= 0) this.putPath(some.map((point) => this.tip(point)), COLOURS.plan, 1.6 * thin);
+      this.putPaths(some.map((point) => this.tips(point)), COLOURS.plan, 1.6 * thin);
       this.putArm(this.plan[this.plan.length - 1], 0.3);
     }
   }
@@ -152,11 +153,11 @@ export class Scene {
       this.put(this.solids.sphere, times(times(whole, moved([0, 0, end])), sized(a, a, a)), colour);
   }
 
-  putPath(points, colour, radius) {
-    points.forEach((point, i) => {
-      if (i) this.putRod(points[i - 1], point, 0.55 * radius, [...colour, 1]);
-      if (i === points.length - 1) this.putBall(point, 2 * radius, [...colour, 1]);
-    });
+  putPaths(moments, colour, radius) {
+    moments.forEach((tips, i) => tips.forEach((tip, arm) => {
+      if (i) this.putRod(moments[i - 1][arm], tip, 0.55 * radius, [...colour, 1]);
+      if (i === moments.length - 1) this.putBall(tip, 2 * radius, [...colour, 1]);
+    }));
   }
 
   putBall(center, radius, colour) {
