@@ -18,6 +18,7 @@ from vla_ros.ros.declare import declare_and_read
 from vla_ros.ros.endpoints import make_publisher
 from vla_ros.ros.managed import Role
 from vla_ros.ros.robot_description import load_robot_in_graph
+from vla_ros.ros.rivals import UNKNOWN
 from vla_ros.share import robot_file
 from vla_ros.teleop.jog import Drive
 from vla_ros.teleop.node import PERIOD_S, TeleopNode, leader_refusal
@@ -203,8 +204,10 @@ class ViewNode(TeleopNode):
         self._jogged_s = time.monotonic()
 
     def _reset(self) -> None:
-        # Another's emergency stop is not ours to let go; one whose page has ended is nobody's any more.
-        is_ours = self._has_pressed or self.count_publishers(self._estop.topic_name) <= 1
+        # Another's emergency stop is not a page's to let go; another page's is, which may have ended.
+        known = self.get_publishers_info_by_topic(self._estop.topic_name)
+        others = {one.node_name for one in known} - {self._stop_role.node.get_name(), UNKNOWN}
+        is_ours = self._has_pressed or not others
         self._drive.release(*(["release_estop"] if is_ours else []), "reset_estop")
         self._has_pressed = False
 

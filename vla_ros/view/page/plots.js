@@ -27,7 +27,7 @@ export class Plot {
     c.font = "11px system-ui, sans-serif";
     for (const value of [0, top / 2, top]) {
       line(c, "#2e3742", 0, y(value), width, y(value));
-      text(c, "#93a1b0", `${value}`, 2, y(value) - 2);
+      text(c, "#93a1b0", `${value}`, 2, y(value) + (value === top ? 10 : -2));
     }
     text(c, "#93a1b0", `${WINDOW_S} s ago`, 2, height - 2);
     text(c, "#93a1b0", "now", width - 24, height - 2);
