@@ -7,6 +7,7 @@ import math
 import queue
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from vla_ros import topics
 from vla_ros.ros.declare import declare_and_read
 from vla_ros.ros.endpoints import make_publisher
 from vla_ros.ros.managed import Role
-from vla_ros.ros.robot_description import load_robot_in_graph
 from vla_ros.ros.rivals import UNKNOWN
+from vla_ros.ros.robot_description import load_robot_in_graph
 from vla_ros.share import robot_file
 from vla_ros.teleop.jog import Drive
 from vla_ros.teleop.node import PERIOD_S, TeleopNode, leader_refusal
@@ -57,7 +58,8 @@ class ViewNode(TeleopNode):
         self._jogger: Viewer | None = None
         self._has_pressed = False
         self._stopper, self._stopped_s = self._jogger, -math.inf
-        self._acts: queue.SimpleQueue[tuple[Viewer, Act | None]] = queue.SimpleQueue()
+        # Not a SimpleQueue: a signal that interrupts its wait at the very end of the time has it wait for ever.
+        self._acts: queue.Queue[tuple[Viewer, Act | None]] = queue.Queue()
         self._jog_refusal = leader_refusal(self.robot)
         self.board = Board()
         self.board.can_jog = not self._jog_refusal
@@ -88,11 +90,7 @@ class ViewNode(TeleopNode):
         deadline_s, board_s, shown = time.monotonic(), 0.0, ""
         while not stop.is_set():
             deadline_s = max(deadline_s + PERIOD_S, time.monotonic())
-            while (left_s := deadline_s - time.monotonic()) > 0:
-                try:
-                    self._do(*self._acts.get(timeout=left_s))
-                except queue.Empty:
-                    break
+            self._obey(deadline_s)
             now_s = time.monotonic()
             self._jog(now_s)
             self.server.publish("pose", json.dumps(self._pose()))
@@ -100,6 +98,13 @@ class ViewNode(TeleopNode):
             if self.mode != shown or now_s - board_s >= BOARD_PERIOD_S:
                 board_s, shown = now_s, self.mode
                 self._tell()
+
+    def _obey(self, deadline_s: float) -> None:
+        """What is asked for until ``deadline_s``, and what has been asked for by then."""
+        with suppress(queue.Empty):
+            while True:
+                left_s = deadline_s - time.monotonic()
+                self._do(*self._acts.get(block=left_s > 0, timeout=max(left_s, 0.0)))
 
     def _jog(self, now_s: float) -> None:
         if now_s - self._jogged_s > JOG_PATIENCE_S:
