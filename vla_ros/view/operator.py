@@ -39,6 +39,8 @@ BOARD_PERIOD_S = 0.25
 JOG_PATIENCE_S = 0.3
 # A page goes on sending a stop until it sees it: one press.
 STOP_AGAIN_S = 2.0
+MAX_WAITING = 100
+"""How many acts may wait to be done."""
 
 
 class ViewNode(TeleopNode):
@@ -59,14 +61,14 @@ class ViewNode(TeleopNode):
         self._has_pressed = False
         self._stopper, self._stopped_s = self._jogger, -math.inf
         # Not a SimpleQueue: a signal that interrupts its wait at the very end of the time has it wait for ever.
-        self._acts: queue.Queue[tuple[Viewer, Act | None]] = queue.Queue()
+        self._acts: queue.Queue[tuple[Viewer, Act]] = queue.Queue(MAX_WAITING)
         self._jog_refusal = leader_refusal(self.robot)
         self.board = Board()
         self.board.can_jog = not self._jog_refusal
         self._tasks = make_publisher(self, topics.TASK)
         self._marks = make_publisher(self, topics.EPISODE_MARKER)
         self.hearing = Hearing(self, self.robot, self.board)
-        handlers = Handlers(self._on_stop, lambda viewer, act: self._acts.put((viewer, act)), self._on_left)
+        handlers = Handlers(self._on_stop, self._on_act)
         self.server = PageServer(params.view_address, params.view_port, access, handlers)
         self._cameras = Cameras(self, self.robot, self.server.publish, lambda: self.server.num_viewers > 0)
         self.server.publish("scene", json.dumps(draw(path, self.robot)))
@@ -102,13 +104,17 @@ class ViewNode(TeleopNode):
     def _obey(self, deadline_s: float) -> None:
         """What is asked for until ``deadline_s``, and what has been asked for by then."""
         with suppress(queue.Empty):
-            while True:
+            for _ in range(MAX_WAITING):  # others than who floods it want to see something, too
                 left_s = deadline_s - time.monotonic()
                 self._do(*self._acts.get(block=left_s > 0, timeout=max(left_s, 0.0)))
 
     def _jog(self, now_s: float) -> None:
         if now_s - self._jogged_s > JOG_PATIENCE_S:
             self._shares[:] = 0.0
+        if self._jogger is not None and not self.server.has(self._jogger):
+            self._note(self._jogger, "has left while jogging: hold")
+            self._drive.release("hold")
+            self._jogger = None
         if self._drive.is_driving and self._shares.any():
             self._drive.jog.push(self._shares)
         target = self._drive.tick(self.mode, now_s)
@@ -153,18 +159,18 @@ class ViewNode(TeleopNode):
         self._estop.publish(Bool(data=True))
         viewer.post("stopped", json.dumps({"kind": "stopped"}))
         self._has_pressed = True
-        self._acts.put((viewer, Act(STOP)))
+        with suppress(ValueError):
+            self._on_act(viewer, Act(STOP))
 
-    def _on_left(self, viewer: Viewer) -> None:
-        self._acts.put((viewer, None))
+    def _on_act(self, viewer: Viewer, act: Act) -> None:
+        """In the server's thread. Raises ValueError where too many wait."""
+        try:
+            self._acts.put_nowait((viewer, act))
+        except queue.Full:
+            raise ValueError("too much is asked for at once; wait a moment") from None
 
-    def _do(self, viewer: Viewer, act: Act | None) -> None:
-        """What a viewer asks for, or that one has gone."""
-        if act is None:
-            if viewer is self._jogger:
-                self._drive.release("hold")
-                self._note(viewer, "has left while jogging: hold")
-            return
+    def _do(self, viewer: Viewer, act: Act) -> None:
+        """What a viewer asks for."""
         if act.kind == JOG:
             return self._aim(viewer, act)
         if act.kind == STOP:

@@ -62,11 +62,10 @@ class Viewer:
 @dataclass(frozen=True)
 class Handlers:
     """What the server does with what viewers say, in its own thread, so nothing here may wait. ``act`` is for a viewer
-    who may act, ``stop`` for anybody, ``left`` for a viewer who has gone."""
+    who may act, and may raise a ValueError; ``stop`` for anybody."""
 
     stop: Callable[[Viewer], None]
     act: Callable[[Viewer, Act], None]
-    left: Callable[[Viewer], None]
 
 
 class PageServer:
@@ -90,6 +89,10 @@ class PageServer:
     @property
     def num_viewers(self) -> int:
         return len(self._viewers)
+
+    def has(self, viewer: Viewer) -> bool:
+        """Whether that page is still open."""
+        return viewer in self._viewers
 
     @property
     def url(self) -> str:
@@ -201,7 +204,6 @@ class PageServer:
         finally:
             sending.cancel()
             self._viewers.discard(viewer)
-            self._handlers.left(viewer)
 
     def _hear(self, viewer: Viewer, message: str | bytes) -> None:
         try:
