@@ -92,7 +92,7 @@ setup(
         "sim": ["matplotlib", "mujoco>=4", "PyOpenGL", "rosbags"],
         "view": ["websockets>=15"],
         "train": ["av>=15", "jinja2", "pyarrow>=21", "rosbags", "tqdm"],
-        "dev": ["mypy", "pytest<9", "pytest-timeout", "ruff", "types-PyYAML"],
+        "dev": ["mypy", "playwright>=1.50", "pytest<9", "pytest-timeout", "ruff", "types-PyYAML"],
     },
     entry_points={"console_scripts": [f"{name} = {PACKAGE}.start:{name}" for name in EXECUTABLES]},
 )

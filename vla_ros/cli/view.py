@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import webbrowser
 from pathlib import Path
 
 from vla_ros.cli.output import Outcome, check_range
@@ -18,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     parser.add_argument("robot", nargs="?", default="tabletop", metavar="ROBOT", help="robot file (default tabletop)")
     option("--demo", action="store_true", help="with the simulated arm and its policy")
+    option("--open", action="store_true", help="open it in this machine's browser, where there is a screen")
     option("--policy", default="tiny_touch", metavar="DIR", help="policy directory of --demo (default tiny_touch)")
     option("--address", default=LOCAL, metavar="IP", help=f"listen here (default {LOCAL}); others need --token-file")
     option("--port", type=int, default=8080, metavar="N", help="port (default 8080); 0: any that is free")
@@ -51,5 +54,10 @@ def run(args: argparse.Namespace) -> Outcome:
             from vla_ros.view.demo import running_demo
 
             stack.enter_context(running_demo(args.robot, args.policy, Path(args.out) / "logs"))
-        serve_page(["--ros-args", *ros_args])
+        serve_page(["--ros-args", *ros_args], webbrowser.open if args.open and has_screen() else str)
     return Outcome({})
+
+
+def has_screen() -> bool:
+    """Whether a browser could open a window; without, some take the terminal."""
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

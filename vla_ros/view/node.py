@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from vla_ros.ros.managed import spinning
 from vla_ros.ros.signals import ros_running, stop_on_signals
 from vla_ros.strict import one_line
 
 
-def serve_page(args: list[str] | None = None) -> None:
-    """Run the node until it is interrupted. Raises ValueError, in one line, where it cannot start."""
+def serve_page(args: list[str] | None = None, show: Callable[[str], object] = lambda url: None) -> None:
+    """Run the node until it is interrupted; ``show`` gets the page's address once it is there. Raises ValueError, in
+    one line, where it cannot start."""
     stop = stop_on_signals()
     with ros_running(args):
         from vla_ros.view.operator import ViewNode
 
         node = ViewNode()
         with spinning(node):
-            node.run(stop)
+            node.run(stop, show)
 
 
 def main(args: list[str] | None = None) -> int:

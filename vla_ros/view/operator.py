@@ -7,6 +7,7 @@ import math
 import queue
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -76,11 +77,12 @@ class ViewNode(TeleopNode):
     def make_stop(self) -> Publisher:
         return self._stop_role.publisher(topics.ESTOP)
 
-    def run(self, stop: threading.Event) -> None:
-        """Until ``stop`` is set."""
+    def run(self, stop: threading.Event, show: Callable[[str], object]) -> None:
+        """Until ``stop`` is set; ``show`` gets the page's address."""
         self.server.start()
         self._cameras.start()
         self.get_logger().info(f"the operator's page is at {self.server.url}")
+        show(self.server.url)
         try:
             self._loop(stop)
         finally:
