@@ -53,7 +53,7 @@ from vla_ros.types import Mode
 from vla_ros.view.server import SOCKET
 
 START_TIMEOUT_S, PATIENCE_S = 120.0, 60.0
-NUM_STOPS, NUM_TURNS, NUM_VIEWERS = 50, 3, 5
+NUM_TURNS, NUM_VIEWERS = 3, 5
 TELEOP_PERIOD_S = 0.02
 MAX_STOP_MS, MAX_CPU_SHARE, MAX_START_S = 150.0, 0.40, 30.0
 MAX_LATENESS_FACTOR, MAX_LATENESS_EXTRA_MS = 1.1, 0.3
@@ -67,10 +67,11 @@ CHROMIUM, CHROMIUM_ARGUMENTS = "/usr/bin/chromium", ("--use-angle=swiftshader", 
 class Rig(Node):
     """The policy node, a robot of topics, a hand that may lead it, and whoever looks at the commands."""
 
-    def __init__(self, folder: Path, processes: Processes) -> None:
+    def __init__(self, folder: Path, processes: Processes, num_stops: int) -> None:
         super().__init__("view_rig")
         self.processes = processes
         self.folder = folder
+        self.num_stops = num_stops
         self.robot_path = write_robot(folder)
         self.robot = load_robot(self.robot_path)
         self.reaction = Reaction()
@@ -178,12 +179,12 @@ def measure_stop(rig: Rig, seconds: float) -> dict[str, Any]:
     delays_s = []
     with rig.page() as url, sync_playwright() as playwright, rig.leading():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page = browser.new_page(viewport={"width": 390, "height": 844})
         page.goto(url)
         page.wait_for_function("document.body.dataset.mode === 'TELEOP'", timeout=1000 * START_TIMEOUT_S)
         box = page.locator("#stop").bounding_box()
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        for _ in range(NUM_STOPS):
+        for _ in range(rig.num_stops):
             time.sleep(np.random.default_rng().uniform(0.3, 0.4))  # anywhere in a control period
             delay_s = rig.reaction.time_s(page.mouse.down, (Mode.ESTOP,), PATIENCE_S)
             if delay_s is None:
@@ -309,7 +310,7 @@ def memory_mb(pid: int) -> float:
 ROWS = {"stop": measure_stop, "lateness": measure_lateness, "cpu": measure_cpu, "trouble": measure_trouble}
 
 
-def measure(names: list[str], seconds: float) -> dict[str, Any]:
+def measure(names: list[str], seconds: float, num_stops: int) -> dict[str, Any]:
     """The figures of each row."""
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -319,7 +320,7 @@ def measure(names: list[str], seconds: float) -> dict[str, Any]:
         if not live:
             return figures
         with ros_running(), Processes(Path(folder)) as processes:
-            rig = Rig(Path(folder), processes)
+            rig = Rig(Path(folder), processes, num_stops)
             with spinning(rig):
                 rig.start()
                 for name in live:
@@ -332,6 +333,7 @@ def measure(names: list[str], seconds: float) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     choices = (*ROWS, "start")
+    parser.add_argument("--stops", type=int, default=50, metavar="N", help="of the row stop (default 50)")
     parser.add_argument("--row", nargs="+", choices=choices, default=list(choices), help="these alone (default all)")
     parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="of a row that lasts (default 60)")
     parser.add_argument("--json", metavar="FILE", help="also write the figures here")
@@ -341,7 +343,7 @@ def main() -> int:
     if args.viewer:
         watch(args.viewer, args.deaf)
     use_own_domain()
-    figures = measure(args.row, args.seconds)
+    figures = measure(args.row, args.seconds, args.stops)
     if "start" in figures:
         print(f"start: {json.dumps(figures['start'])}")
     if args.json:

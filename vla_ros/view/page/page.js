@@ -8,7 +8,7 @@ const $ = (id) => document.getElementById(id);
 const STALE_S = 1.0, STOP_AGAIN_MS = 150, STOP_PATIENCE_MS = 1000, JOG_MS = 100, TOAST_MS = 6000;
 const STAGES = ["stamp_age", "preprocessing", "link", "queue", "copy_in", "prefix", "suffix", "graph", "copy_out",
   "inference", "switch"];
-const PICTURE = 1;
+const PICTURE = 1, NO_PLAN = [];
 
 const page = { you: { origin: "", may_act: false }, robot: null, board: null, pose: null, cameras: [], offset: 0 };
 const scene = new Scene($("scene"));
@@ -172,7 +172,7 @@ function showPose(pose) {
   page.offset = pose.t - Date.now() / 1000;
   document.body.dataset.mode = pose.mode;
   $("mode").textContent = pose.mode || "no policy node";
-  const plan = pose.mode === "POLICY" && page.chunk ? page.chunk.points : [];
+  const plan = pose.mode === "POLICY" && page.chunk ? page.chunk.points : NO_PLAN;
   scene.setPlan(plan);
   scene.setJoints(pose.joints, pose.command);
   for (const [i, row] of (page.rows || []).entries()) {

@@ -24,6 +24,8 @@ export class Scene {
     this.solids = { box: solid(gl, box()), cylinder: solid(gl, cylinder()), sphere: solid(gl, sphere()) };
     this.listen();
     new ResizeObserver(() => (this.isDirty = true)).observe(canvas);
+    this.isSeen = true;  // what has been scrolled away costs nothing
+    new IntersectionObserver(([entry]) => (this.isSeen = entry.isIntersecting)).observe(canvas);
     const step = () => { this.draw(); requestAnimationFrame(step); };
     requestAnimationFrame(step);
   }
@@ -48,19 +50,21 @@ export class Scene {
 
   setJoints(joints, command) {
     if (!this.robot) return;
-    this.joints = joints || this.joints;
-    if (command && command.every((value) => value !== null)) {
+    const next = joints || this.joints;
+    if (differ(next, this.joints) || this.trail.length) this.isDirty = true;
+    this.joints = next;
+    if (command && differ(command, this.command) && command.every((value) => value !== null)) {
       const now = performance.now();
       this.trail.push([now, this.tips(command)]);
-      while (this.trail[0][0] < now - TRAIL_MS) this.trail.shift();
+      this.command = command;
     }
-    this.isDirty = true;
+    while (this.trail.length && this.trail[0][0] < performance.now() - TRAIL_MS) this.trail.shift();
   }
 
   /** Joint targets of a chunk; empty: nothing is planned. */
   setPlan(points) {
+    this.isDirty ||= points !== this.plan;
     this.plan = points;
-    this.isDirty = true;
   }
 
   /** Where the tip of each arm is. */
@@ -86,7 +90,7 @@ export class Scene {
 
   draw() {
     const { gl, canvas, robot } = this;
-    if (!robot || !this.isDirty || !canvas.clientWidth) return;
+    if (!robot || !this.isDirty || !this.isSeen || !canvas.clientWidth) return;
     this.isDirty = false;
     const scale = Math.min(window.devicePixelRatio || 1, 2);
     canvas.width = Math.round(canvas.clientWidth * scale);
@@ -296,6 +300,11 @@ function flat(corners) {
     for (const corner of [a, b, c]) values.push(...corner, ...facing);
   }
   return values;
+}
+
+/** By more than a sensor's noise. */
+function differ(some, others) {
+  return Boolean(some) !== Boolean(others) || Boolean(some?.some((value, i) => !(Math.abs(value - others[i]) < 5e-4)));
 }
 
 const at = (place) => [place[12], place[13], place[14]];
