@@ -105,7 +105,7 @@ def share(image: np.ndarray, colour: tuple[int, int, int]) -> float:
 
 def test_an_operator_says_what_to_do_engages_sees_it_move_and_stops_it(page):
     wait_for_text(page, "#mode", "HOLD")
-    page.wait_for_function("document.querySelectorAll('.camera:not(.old)').length === 2", timeout=60_000)
+    page.wait_for_function("() => document.querySelectorAll('.camera:not(.old)').length === 2", timeout=60_000)
     wait_until(lambda: len(joints(page)) == 6, "joints")
     before = joints(page)
     page.fill("#text", "touch the <b>red</b> block")
@@ -143,7 +143,7 @@ def test_an_operator_says_what_to_do_engages_sees_it_move_and_stops_it(page):
 def test_a_phone_shows_cameras_mode_and_a_stop_that_stops(page):
     page.set_viewport_size(PHONE)
     wait_for_text(page, "#mode", "HOLD")
-    page.wait_for_function("document.querySelectorAll('.camera:not(.old)').length === 2", timeout=60_000)
+    page.wait_for_function("() => document.querySelectorAll('.camera:not(.old)').length === 2", timeout=60_000)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], "nothing to scroll sideways"
     for selector in ("#mode", ".camera", "#stop"):
         box = page.locator(selector).first.bounding_box()
