@@ -24,7 +24,7 @@ from vla_ros.view.demo import running_demo
 CHROMIUM, ARGUMENTS = "/usr/bin/chromium", ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 FOLDER = Path(__file__).with_suffix("")
 DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-PATIENCE_S, NUM_COLOURS, MAX_BYTES = 180.0, 96, 150_000
+PATIENCE_S, NUM_COLOURS, MAX_BYTES = 180.0, 224, 150_000
 # Longer than the demo's cameras may be silent.
 SILENT_S = 1.2
 

@@ -117,6 +117,7 @@ class Hearing:
         if status.level != DiagnosticStatus.OK:
             if "fault" in values:
                 lines["fault"] = values["fault"]
-            elif not lines:
-                lines["status"] = status.message
+            elif not lines:  # what is over its budget, say; mode and reason are shown anyway
+                known = f"{values.get('mode')}: {values.get('why')}"
+                lines["status"] = status.message.removeprefix(known).lstrip("; ") or status.message
         board.set_faults("policy", {key: one_line(line) for key, line in lines.items()})
