@@ -78,8 +78,11 @@ def test_it_shows_a_robot_without_a_urdf_and_what_it_does(client, fake):
         lambda: client.newest["board"]["driver"] == "the policy" and client.newest["board"]["known"], "who drives"
     )
     wait_until(lambda: "vla_policy: engage: POLICY it is" in client.acts, "the answer")
-    lines = [fault["line"] for fault in client.newest["board"]["faults"]]
-    assert any("camera 'front': nothing on 'front/image'" in line for line in lines), "nobody plays it here"
+
+    def faults() -> str:
+        return " ".join(fault["line"] for fault in client.newest["board"]["faults"])
+
+    wait_until(lambda: "camera 'front': nothing on 'front/image'" in faults(), "that nobody plays its cameras here")
 
 
 @pytest.mark.parametrize(
@@ -106,11 +109,11 @@ def test_of_two_operators_the_last_act_counts_and_both_see_both(page, client, fa
 def test_a_stop_goes_out_while_the_policy_node_answers_nobody(client, fake, listener):
     wait_until(lambda: listener.node.count_publishers("/vla_policy/estop"), "its publisher of the stop")
     busy, over = threading.Event(), threading.Event()
+    fake.refusals["engage"] = "busy"  # when it answers at last
     fake.node.create_timer(0.0, lambda: (busy.set(), over.wait(20.0)))
     try:
         assert busy.wait(20.0)
         client.send("engage")
-        client.send("takeover")
         client.send("stop")
         wait_until(lambda: True in listener.stops, "the stop", patience_s=5.0)
         wait_until(lambda: "stopped" in client.newest, "that it is confirmed", patience_s=5.0)
