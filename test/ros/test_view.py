@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("websockets", reason="needs the extra view: pip install 'vla_ros[view]'")
 import rclpy
 from child_process import child_environment
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from fake_policy_node import HERE, ROBOT, FakePolicyNode
 from ros_harness import ROBOT_FILE, wait_until
 from spun_node import SpunNode
@@ -169,6 +170,18 @@ def test_a_killed_page_lets_go_of_nothing_and_the_next_one_resets_its_stop(fake,
         client.send("reset")
         wait_until(lambda: fake.mode == "HOLD" and fake.estops[-1] is False, "the reset")
     assert again.stop() == 0
+
+
+def test_a_policy_node_that_has_gone_has_no_mode(client, fake):
+    status = DiagnosticStatus(name="vla_policy: control", message="HOLD: at start", level=DiagnosticStatus.OK)
+    with fake.publishing(DiagnosticArray, "/diagnostics", qos.REPORT) as publisher:
+        wait_until(publisher.get_subscription_count, "that the page hears")
+        publisher.publish(DiagnosticArray(status=[status]))
+        wait_until(lambda: client.mode == "", "that its silence shows")
+        lines = [fault["line"] for fault in client.newest["board"]["faults"]]
+        assert any("vla_policy is silent" in line for line in lines)
+        publisher.publish(DiagnosticArray(status=[status]))
+        wait_until(lambda: client.mode == "HOLD", "its mode")
 
 
 @pytest.mark.parametrize(

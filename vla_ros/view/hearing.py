@@ -42,7 +42,8 @@ class Hearing:
         self.observed_ns: int | None = None
         self.answer_ms: float | None = None
         self._sent_ns: int | None = None
-        self._policy_heard_s = self._model_heard_s = time.monotonic()
+        self._began_s = time.monotonic()
+        self._reported_s: float | None = None
         self._unreadable: dict[str, str] = {}
         space = node.get_namespace().strip("/")
         prefix = f"{space}/" if space else ""
@@ -54,10 +55,15 @@ class Hearing:
         subscribe(node, topics.DIAGNOSTICS, self._on_diagnostics, WATCH)
         CommandInputs(node, robot, self._on_command, WATCH, lambda why: self._refuse("command", why))
 
+    @property
+    def has_gone(self) -> bool:
+        """Whether a policy node that was heard is heard no more: its mode is then what it was, not what it is."""
+        return self._reported_s is not None and time.monotonic() - self._reported_s > SILENT_S
+
     def faults(self) -> dict[str, str]:
         """What is wrong with what is heard, by what it is about."""
         lines = dict(self._unreadable)
-        silent_s = time.monotonic() - self._policy_heard_s
+        silent_s = time.monotonic() - (self._began_s if self._reported_s is None else self._reported_s)
         if silent_s > SILENT_S:
             lines["policy node"] = f"{topics.POLICY_NODE} is silent for {silent_s:.0f} s; does policy_node run?"
         return lines
@@ -96,7 +102,6 @@ class Hearing:
         self._sent_ns, self.command = sent_ns, trajectory.positions[0]
 
     def _on_status(self, msg: DiagnosticStatus) -> None:
-        self._model_heard_s = time.monotonic()
         self._board.model = msg.message
         is_wrong = msg.level != DiagnosticStatus.OK
         self._board.set_faults("model", {"model": f"{topics.MODEL_NODE}: {msg.message}"} if is_wrong else {})
@@ -104,7 +109,7 @@ class Hearing:
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         for status in msg.status:
             if status.name.startswith(self._policy_status):
-                self._policy_heard_s = time.monotonic()
+                self._reported_s = time.monotonic()
                 self._read_policy(status)
 
     def _read_policy(self, status: DiagnosticStatus) -> None:

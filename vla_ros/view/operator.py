@@ -17,22 +17,25 @@ from std_msgs.msg import Bool, String
 
 from vla_ros import topics
 from vla_ros.ros.declare import declare_and_read
-from vla_ros.ros.endpoints import make_publisher
+from vla_ros.ros.endpoints import make_publisher, subscribe
 from vla_ros.ros.managed import Role
 from vla_ros.ros.rivals import UNKNOWN
 from vla_ros.ros.robot_description import load_robot_in_graph
 from vla_ros.share import robot_file
+from vla_ros.strict import one_line
 from vla_ros.teleop.jog import Drive
 from vla_ros.teleop.node import PERIOD_S, TeleopNode, leader_refusal
+from vla_ros.topics import Qos, Topic
 from vla_ros.types import Mode
 from vla_ros.units import MS_PER_NS
+from vla_ros.urdf import parse_urdf
 from vla_ros.view.access import make_access
 from vla_ros.view.acts import INSTRUCT, JOG, MARK, STOP, Act
 from vla_ros.view.board import Board
 from vla_ros.view.cameras import Cameras
 from vla_ros.view.hearing import Hearing
 from vla_ros.view.params import ViewParams
-from vla_ros.view.scene import draw
+from vla_ros.view.scene import describe, draw
 from vla_ros.view.server import Handlers, PageServer, Viewer
 
 BOARD_PERIOD_S = 0.25
@@ -60,7 +63,8 @@ class ViewNode(TeleopNode):
         self._jogged_s = 0.0
         self._jogger: Viewer | None = None
         self._has_pressed = False
-        self._stopper, self._stopped_s = self._jogger, -math.inf
+        self._stopper: Viewer | None = None
+        self._stopped_s = -math.inf
         # Not a SimpleQueue: a signal that interrupts its wait at the very end of the time has it wait for ever.
         self._acts: queue.Queue[tuple[Viewer, Act]] = queue.Queue(MAX_WAITING)
         self._jog_refusal = leader_refusal(self.robot)
@@ -73,9 +77,16 @@ class ViewNode(TeleopNode):
         self.server = PageServer(params.view_address, params.view_port, access, handlers)
         self._cameras = Cameras(self, self.robot, self.server.publish, lambda: self.server.num_viewers > 0)
         self.server.publish("scene", json.dumps(draw(path, self.robot)))
+        if self.robot.urdf_topic:
+            subscribe(self, Topic(self.robot.urdf_topic, topics.STRING, Qos.LATCHED), self._on_urdf)
 
     def make_stop(self) -> Publisher:
         return self._stop_role.publisher(topics.ESTOP)
+
+    @property
+    def known_mode(self) -> str:
+        """The mode; empty where nobody says it any more."""
+        return "" if self.hearing.has_gone else self.mode
 
     def run(self, stop: threading.Event, show: Callable[[str], object]) -> None:
         """Until ``stop`` is set; ``show`` gets the page's address."""
@@ -98,9 +109,9 @@ class ViewNode(TeleopNode):
             now_s = time.monotonic()
             self._jog(now_s)
             self.server.publish("pose", json.dumps(self._pose()))
-            self.board.set_mode(self.mode)
-            if self.mode != shown or now_s - board_s >= BOARD_PERIOD_S:
-                board_s, shown = now_s, self.mode
+            self.board.set_mode(self.known_mode)
+            if self.board.mode != shown or now_s - board_s >= BOARD_PERIOD_S:
+                board_s, shown = now_s, self.board.mode
                 self._tell()
 
     def _obey(self, deadline_s: float) -> None:
@@ -150,11 +161,18 @@ class ViewNode(TeleopNode):
         if hearing.observed_ns is not None and self.mode == Mode.POLICY:
             age_ms = (self.get_clock().now().nanoseconds - hearing.observed_ns) * MS_PER_NS
         return {
-            "kind": "pose", "t": time.time(), "mode": self.mode,
+            "kind": "pose", "t": time.time(), "mode": self.known_mode,
             "joints": None if positions is None else _rounded(positions),
             "command": None if hearing.command is None else _rounded(hearing.command),
             "period_ms": period_ms, "answer_ms": answer_ms, "age_ms": age_ms,
         }  # fmt: skip
+
+    def _on_urdf(self, msg: String) -> None:
+        try:
+            urdf = parse_urdf(msg.data, f"the URDF on topic '{self.robot.urdf_topic}'")
+        except ValueError as error:
+            return self.board.note(self.robot.urdf_topic, one_line(error))
+        self.server.publish("scene", json.dumps(describe(self.robot, urdf, None)))
 
     def _on_stop(self, viewer: Viewer) -> None:
         """In the server's thread."""

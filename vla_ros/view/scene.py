@@ -57,7 +57,8 @@ def describe(robot: RobotConfig, urdf: Urdf | None, urdf_folder: Path | None) ->
         "kind": "scene", "name": robot.name, "joints": joints, "cameras": cameras, "links": [], "tips": [], "notes": [],
     }  # fmt: skip
     if urdf is None:
-        scene["notes"].append("the robot file names no URDF: only its joints are shown")
+        waits = f"no URDF has come on '{robot.urdf_topic}' yet" if robot.urdf_topic else "the robot file names no URDF"
+        scene["notes"].append(f"{waits}: only its joints are shown")
         return scene
     drawing = _Drawing(robot, urdf, urdf_folder, scene["notes"])
     scene["links"] = drawing.links()

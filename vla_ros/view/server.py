@@ -135,7 +135,6 @@ class PageServer:
     async def _serve(self) -> None:
         quiet = logging.getLogger("vla_ros.view")
         quiet.setLevel(logging.CRITICAL)  # what a stranger's broken handshake is like interests nobody
-        options = {"compression": None, "max_size": MAX_MESSAGE_BYTES, "ping_interval": PING_S, "ping_timeout": PING_S}
         try:
             server: Server = await serve(
                 self._meet,
@@ -147,7 +146,10 @@ class PageServer:
                 close_timeout=1.0,
                 write_limit=65_536,
                 server_header=None,
-                **options,
+                compression=None,
+                max_size=MAX_MESSAGE_BYTES,
+                ping_interval=PING_S,
+                ping_timeout=PING_S,
             )
         except OSError as error:
             self._error = error
