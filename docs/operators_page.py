@@ -44,25 +44,31 @@ def main() -> None:
 
 def take_pictures(page: Page, processes: Processes) -> None:
     wait_for(lambda: page.locator(".camera:not(.old)").count() == 2, "pictures of the cameras")
-    say(page, "touch the green block")
-    wait_for(lambda: engages(page), "the policy to drive")
-    time.sleep(6.0)  # some of it in the plots
-    say(page, "touch the red block")
-    time.sleep(1.2)
+    wait_for(lambda: drives_on_camera(page), "the policy to drive for a while")
     save(page, "desktop")
     os.kill(processes.pid("sim_node"), signal.SIGSTOP)
     time.sleep(SILENT_S)
     save(page, "fault")
     os.kill(processes.pid("sim_node"), signal.SIGCONT)
-    wait_for(lambda: engages(page), "the policy to drive again")
     page.set_viewport_size(PHONE)
-    time.sleep(1.0)
+    wait_for(lambda: engages(page), "the policy to drive again")
     save(page, "phone")
     page.set_viewport_size(DESK)
     page.keyboard.press(" ")
     wait_for(lambda: page.inner_text("#stop-word") == "STOPPED", "the stop")
     time.sleep(1.5)  # for the reports, which come once a second
     save(page, "stop")
+
+
+def drives_on_camera(page: Page) -> bool:
+    """On its way from one block to another; a busy machine may end that in HOLD."""
+    say(page, "touch the green block")
+    if not engages(page):
+        return False
+    time.sleep(5.0)  # some of it in the plots
+    say(page, "touch the red block")
+    time.sleep(1.1)
+    return page.inner_text("#mode") == "POLICY"
 
 
 def say(page: Page, text: str) -> None:
