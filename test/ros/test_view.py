@@ -130,7 +130,7 @@ def test_a_human_jogs_while_a_slider_is_held_and_no_longer(page, fake):
     with PageClient(page) as client:
         wait_until(lambda: client.newest["pose"]["joints"], "joints")
         client.send("jog", joint="shoulder", share=1.0)
-        wait_until(lambda: "take over first" in client.newest.get("refusal", {}).get("text", ""), "a refusal")
+        wait_until(lambda: "take over first" in client.newest.get("line", {}).get("text", ""), "a refusal")
         client.send("takeover")
         wait_until(lambda: client.mode == "TELEOP" and fake.trajectories, "TELEOP")
         wait_until(lambda: client.newest["board"]["driver"] == client.origin, "who drives")
@@ -153,7 +153,7 @@ def test_marks_of_episodes_are_for_who_records(client, fake):
     for mark in ("success", "start", "success"):
         client.send("mark", mark=mark)
     wait_until(lambda: fake.marks == ["start", "success"], "the marks")
-    assert "no episode is under way" in client.newest["refusal"]["text"]
+    wait_until(lambda: "no episode is under way" in client.newest.get("line", {}).get("text", ""), "why not the first")
 
 
 def test_a_killed_page_lets_go_of_nothing_and_the_next_one_resets_its_stop(fake, page, tmp_path: Path):

@@ -123,9 +123,9 @@ def test_acts_come_with_their_origin_and_a_stop_past_the_others(page: Page) -> N
         wait_for(lambda: page.stops)
         assert page.stops == [origin] and page.acts[0][1] == Act("engage") and page.acts[0][0] != origin
         two.send(json.dumps({"act": "instruct", "text": "x" * 10_000}))
-        assert "10000 characters" in hear(two, "refusal")["text"]
+        assert "10000 characters" in hear(two, "line")["text"]
         two.send("nonsense")
-        assert hear(two, "refusal")["text"]
+        assert hear(two, "line")["text"]
         assert len(page.acts) == 1
 
 
@@ -133,7 +133,7 @@ def test_a_read_only_viewer_looks_and_may_stop(guarded: Page) -> None:
     with guarded.open(TOKEN + "2") as viewer:
         assert hear(viewer, "you")["may_act"] is False
         viewer.send(json.dumps({"act": "engage"}))
-        assert "you may look and stop" in hear(viewer, "refusal")["text"]
+        assert "you may look and stop" in hear(viewer, "line")["text"]
         viewer.send(json.dumps({"act": "stop"}))
         wait_for(lambda: guarded.stops)
         assert guarded.stops[0].startswith("ben ") and not guarded.acts

@@ -63,6 +63,7 @@ class ViewNode(TeleopNode):
         self._jogged_s = 0.0
         self._jogger: Viewer | None = None
         self._has_pressed = False
+        self._asker: Viewer | None = None
         self._stopper: Viewer | None = None
         self._stopped_s = -math.inf
         # Not a SimpleQueue: a signal that interrupts its wait at the very end of the time has it wait for ever.
@@ -137,6 +138,8 @@ class ViewNode(TeleopNode):
         self.hear(self._drive, now_s)
         for line in self._drive.lines:
             self.board.note(topics.POLICY_NODE, line)
+            if self._asker is not None:
+                self.server.tell(self._asker, line)
         self._drive.lines.clear()
         if not self._drive.is_driving:
             self._jogger = None
@@ -196,6 +199,7 @@ class ViewNode(TeleopNode):
         if act.kind == STOP:
             return self._stopped(viewer)
         self._note(viewer, act.line)
+        self._asker = viewer
         if act.kind == INSTRUCT:
             self.board.set_task(act.text)
             self._tasks.publish(String(data=act.text))
@@ -221,16 +225,16 @@ class ViewNode(TeleopNode):
 
     def _take_over(self, viewer: Viewer) -> None:
         if self._jog_refusal:
-            return self.server.refuse(viewer, self._jog_refusal)
+            return self.server.tell(viewer, self._jog_refusal)
         if self._drive.take_over(self.mode, self.fresh_positions(), time.monotonic()):
             self._jogger = viewer
             self._shares[:] = 0.0
 
     def _aim(self, viewer: Viewer, act: Act) -> None:
         if viewer is not self._jogger:
-            return self.server.refuse(viewer, "take over first: somebody else drives, or nobody")
+            return self.server.tell(viewer, "take over first: somebody else drives, or nobody")
         if act.joint not in self.robot.driven_names:
-            return self.server.refuse(viewer, "no such joint is driven; reload the page")
+            return self.server.tell(viewer, "no such joint is driven; reload the page")
         self._shares[self.robot.joint_names.index(act.joint)] = act.share
         self._jogged_s = time.monotonic()
 
@@ -245,7 +249,7 @@ class ViewNode(TeleopNode):
     def _mark(self, viewer: Viewer, mark: str) -> None:
         if self.board.has_episode == (mark == "start"):
             why = "an episode is under way" if self.board.has_episode else "no episode is under way; start one"
-            return self.server.refuse(viewer, why)
+            return self.server.tell(viewer, why)
         self.board.has_episode = mark == "start"
         self._marks.publish(String(data=mark))
 

@@ -120,7 +120,8 @@ class PageServer:
             self._loop.call_soon_threadsafe(self._post, kind, message)
 
     def _post(self, kind: str, message: str | bytes) -> None:
-        self._latest[kind] = message
+        if isinstance(message, str):  # a picture is of its moment only
+            self._latest[kind] = message
         for viewer in self._viewers:
             viewer.post(kind, message)
 
@@ -217,13 +218,13 @@ class PageServer:
             else:
                 self._handlers.act(viewer, act)
         except ValueError as error:
-            viewer.post("refusal", json.dumps({"kind": "refusal", "text": one_line(error)}))
+            viewer.post("line", json.dumps({"kind": "line", "text": one_line(error)}))
 
-    def refuse(self, viewer: Viewer, line: str) -> None:
-        """Tell one viewer, from any thread, why nothing came of what it asked for."""
+    def tell(self, viewer: Viewer, line: str) -> None:
+        """Tell one viewer, from any thread, what came of what it asked for."""
         with suppress(RuntimeError):
-            message = json.dumps({"kind": "refusal", "text": line})
-            self._loop.call_soon_threadsafe(viewer.post, "refusal", message)
+            message = json.dumps({"kind": "line", "text": line})
+            self._loop.call_soon_threadsafe(viewer.post, "line", message)
 
 
 async def _send(connection: ServerConnection, viewer: Viewer) -> None:

@@ -36,7 +36,7 @@ const hearers = {
   pose: showPose,
   board: showBoard,
   chunk: (message) => { page.chunk = message; },
-  refusal: (message) => toast(message.text),
+  line: (message) => toast(message.text),
   stopped: () => {},
 };
 
