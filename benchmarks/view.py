@@ -50,6 +50,7 @@ from vla_ros.ros.qos import EVERYTHING
 from vla_ros.ros.signals import ros_running
 from vla_ros.share import robot_file
 from vla_ros.types import Mode
+from vla_ros.view.operator import UNSEEN_S
 from vla_ros.view.server import SOCKET
 
 START_TIMEOUT_S, PATIENCE_S = 120.0, 60.0
@@ -192,6 +193,7 @@ def measure_stop(rig: Rig, seconds: float) -> dict[str, Any]:
             delays_s.append(delay_s)
             page.mouse.up()
             page.wait_for_function("() => document.body.dataset.mode === 'ESTOP'")
+            time.sleep(UNSEEN_S)
             page.click("[data-act=reset]")
             page.wait_for_function("() => document.body.dataset.mode === 'TELEOP'", timeout=1000 * PATIENCE_S)
             page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)

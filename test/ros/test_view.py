@@ -24,6 +24,7 @@ from view_client import PageClient, PageProcess
 
 from vla_ros.messages.trajectories import parse_trajectory
 from vla_ros.ros import qos
+from vla_ros.view.operator import UNSEEN_S
 
 
 class Listener(SpunNode):
@@ -122,8 +123,24 @@ def test_a_stop_goes_out_while_the_policy_node_answers_nobody(client, fake, list
         over.set()
         fake.do(lambda: [timer.cancel() for timer in list(fake.node.timers)[1:]])
     wait_until(lambda: client.mode == "ESTOP", "ESTOP")
+    time.sleep(UNSEEN_S)
     client.send("reset")
     wait_until(lambda: fake.mode == "HOLD" and fake.estops[-1] is False, "the reset")
+
+
+def test_a_stop_beats_a_reset_of_the_same_moment(client, fake):
+    client.send("stop")
+    wait_until(lambda: client.mode == "ESTOP", "ESTOP")
+    for first, second in (("reset", "stop"), ("stop", "reset")):
+        time.sleep(UNSEEN_S)  # a reset that somebody means
+        fake.calls.clear()
+        client.send(first)
+        client.send(second)
+        time.sleep(UNSEEN_S)
+        assert "reset_estop" not in fake.calls and client.mode == "ESTOP"
+    time.sleep(UNSEEN_S)
+    client.send("reset")
+    wait_until(lambda: client.mode == "HOLD", "the reset")
 
 
 def test_a_human_jogs_while_a_slider_is_held_and_no_longer(page, fake):

@@ -20,6 +20,8 @@ from PIL import Image
 from ros_harness import START_PATIENCE_S
 from waiting import wait_until
 
+from vla_ros.view.operator import UNSEEN_S
+
 pytest.importorskip("vla_ros.sim.world")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -75,7 +77,7 @@ def page(browser: playwright.Browser, url: str) -> Iterator[playwright.Page]:
     page.goto(url)
     page.wait_for_selector("#acts", state="attached")
     if page.inner_text("#mode") == "ESTOP":  # as a test that failed has left it
-        page.click("[data-act=reset]")
+        reset(page)
     yield page
     page.close()
     assert errors == []
@@ -96,6 +98,12 @@ def wait_for_text(page: playwright.Page, selector: str, text: str) -> None:
         arg=[selector, text],
         timeout=1000 * START_PATIENCE_S,
     )
+
+
+def reset(page: playwright.Page) -> None:
+    page.wait_for_timeout(1000 * UNSEEN_S)
+    page.click("[data-act=reset]")
+    wait_for_text(page, "#mode", "HOLD")
 
 
 def joints(page: playwright.Page) -> np.ndarray:
@@ -139,8 +147,7 @@ def test_an_operator_says_what_to_do_engages_sees_it_move_and_stops_it(page):
     wait_for_text(page, "#stop-word", "STOPPED")
     assert share(picture(page, "stop")[:90], RED) > 0.3
     wait_for_text(page, "#act-list", "stop")
-    page.click("[data-act=reset]")
-    wait_for_text(page, "#mode", "HOLD")
+    reset(page)
 
 
 def test_a_phone_shows_cameras_mode_and_a_stop_that_stops(page):
@@ -159,8 +166,7 @@ def test_a_phone_shows_cameras_mode_and_a_stop_that_stops(page):
     picture(page, "phone")
     page.click("#stop")
     wait_for_text(page, "#mode", "ESTOP")
-    page.click("[data-act=reset]")
-    wait_for_text(page, "#mode", "HOLD")
+    reset(page)
 
 
 def test_a_space_in_an_instruction_stops_nothing(page):

@@ -43,6 +43,8 @@ BOARD_PERIOD_S = 0.25
 JOG_PATIENCE_S = 0.3
 # A page goes on sending a stop until it sees it: one press.
 STOP_AGAIN_S = 2.0
+# Who asks for a reset this soon after a stop has not seen it.
+UNSEEN_S = 0.5
 MAX_WAITING = 100
 """How many acts may wait to be done."""
 
@@ -65,7 +67,7 @@ class ViewNode(TeleopNode):
         self._has_pressed = False
         self._asker: Viewer | None = None
         self._stopper: Viewer | None = None
-        self._stopped_s = -math.inf
+        self._stopped_s = self._pressed_s = -math.inf
         # Not a SimpleQueue: a signal that interrupts its wait at the very end of the time has it wait for ever.
         self._acts: queue.Queue[tuple[Viewer, Act]] = queue.Queue(MAX_WAITING)
         self._jog_refusal = leader_refusal(self.robot)
@@ -112,6 +114,8 @@ class ViewNode(TeleopNode):
             self.server.publish("pose", json.dumps(self._pose()))
             self.board.set_mode(self.known_mode)
             if self.board.mode != shown or now_s - board_s >= BOARD_PERIOD_S:
+                if self.board.mode != shown:  # a chunk of another drive tells nothing of this one
+                    self.hearing.observed_ns = None
                 board_s, shown = now_s, self.board.mode
                 self._tell()
 
@@ -180,8 +184,8 @@ class ViewNode(TeleopNode):
     def _on_stop(self, viewer: Viewer) -> None:
         """In the server's thread."""
         self._estop.publish(Bool(data=True))
+        self._has_pressed, self._pressed_s = True, time.monotonic()
         viewer.post("stopped", json.dumps({"kind": "stopped"}))
-        self._has_pressed = True
         with suppress(ValueError):
             self._on_act(viewer, Act(STOP))
 
@@ -208,12 +212,13 @@ class ViewNode(TeleopNode):
         elif act.kind == "takeover":
             self._take_over(viewer)
         elif act.kind == "reset":
-            self._reset()
+            self._reset(viewer)
         else:
             self._drive.release(act.kind)
 
     def _stopped(self, viewer: Viewer) -> None:
         self._drive.release()
+        self._due_s.clear()  # a reset or an engage that somebody asked for before is off
         now_s = time.monotonic()
         if now_s - self._stopped_s > STOP_AGAIN_S or viewer is not self._stopper:
             self._note(viewer, STOP)
@@ -238,13 +243,14 @@ class ViewNode(TeleopNode):
         self._shares[self.robot.joint_names.index(act.joint)] = act.share
         self._jogged_s = time.monotonic()
 
-    def _reset(self) -> None:
+    def _reset(self, viewer: Viewer) -> None:
+        if time.monotonic() - self._pressed_s < UNSEEN_S:
+            return self.server.tell(viewer, "not reset: a stop was pressed at the same moment")
         # Another's emergency stop is not a page's to let go; another page's is, which may have ended.
         known = self.get_publishers_info_by_topic(self._estop.topic_name)
         others = {one.node_name for one in known} - {self._stop_role.node.get_name(), UNKNOWN}
-        is_ours = self._has_pressed or not others
+        is_ours, self._has_pressed = self._has_pressed or not others, False
         self._drive.release(*(["release_estop"] if is_ours else []), "reset_estop")
-        self._has_pressed = False
 
     def _mark(self, viewer: Viewer, mark: str) -> None:
         if self.board.has_episode == (mark == "start"):

@@ -168,6 +168,7 @@ async function showPicture(data) {
 }
 
 function showPose(pose) {
+  if (pose.mode !== page.pose?.mode) page.chunk = null;  // of another drive
   page.pose = pose;
   page.offset = pose.t - Date.now() / 1000;
   document.body.dataset.mode = pose.mode;
