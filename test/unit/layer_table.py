@@ -254,4 +254,13 @@ MAY_IMPORT = {
         "vla_ros.types",
     }
     | TORCH,
+    # The page's server and what it shows: its node alone knows ROS.
+    "vla_ros.view": {
+        "numpy",
+        "cv2",
+        "websockets",
+        "vla_ros.robot",
+        "vla_ros.types",
+        "vla_ros.urdf",
+    },
 }

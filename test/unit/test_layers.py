@@ -61,6 +61,12 @@ ROS_LAYERS = (
     "vla_ros.sim.robot",
     "vla_ros.tasks.node",
     "vla_ros.teleop",
+    "vla_ros.view.cameras",
+    "vla_ros.view.demo",
+    "vla_ros.view.hearing",
+    "vla_ros.view.node",
+    "vla_ros.view.operator",
+    "vla_ros.view.params",
 )
 EVERYTHING = (*ROS_LAYERS, "vla_ros.cli")
 # From the ground up: a room imports those before it. The table above says which of them.

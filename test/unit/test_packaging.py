@@ -22,6 +22,7 @@ EXECUTABLES = (
     "sim_node",
     "teleop_joystick",
     "teleop_keyboard",
+    "view_node",
     "vla_ros",
 )
 # Imported by another name than the package's, or part of another.

@@ -14,6 +14,7 @@ import pytest
 
 from vla_ros.nodes.params import ModelNodeParams, PolicyNodeParams
 from vla_ros.ros.parameters import NodeParameters, declared_parameters, parameter
+from vla_ros.view.params import ViewParams
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 
@@ -140,7 +141,10 @@ def launched(monkeypatch):
     sys.modules.pop("vla_ros.ros.launching", None)
 
 
-@pytest.mark.parametrize(("executable", "kind"), [("policy_node", PolicyNodeParams), ("model_node", ModelNodeParams)])
+@pytest.mark.parametrize(
+    ("executable", "kind"),
+    [("policy_node", PolicyNodeParams), ("model_node", ModelNodeParams), ("view_node", ViewParams)],
+)
 def test_launch_passes_a_node_its_very_parameters_and_declares_each(launched, executable: str, kind: type):
     found = launched.run("policy.launch.py")
     in_launch = {name: one for name, one in declared_parameters(kind).items() if one.in_launch}
@@ -168,7 +172,7 @@ def test_an_argument_says_what_may_be_given_and_what_is_taken_without_it(launche
 
 def test_a_launch_without_a_policy_has_no_model_node(launched):
     found = launched.run("policy.launch.py").conditions
-    assert set(found) == {"model_node", "vla_ros"}
+    assert set(found) == {"model_node", "vla_ros", "view_node"}
     words = "".join(word if isinstance(word, str) else word.args[0] for word in found["model_node"].args[0].args[0])
     assert words == "'model' == 'true' and 'policy' != 'none'"
     assert PolicyNodeParams(policy="none").policy == "none"

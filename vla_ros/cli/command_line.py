@@ -12,7 +12,21 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from vla_ros.cli import audit, bench, check, convert, demo, import_policy, new, parity, record, replay, respace, train
+from vla_ros.cli import (
+    audit,
+    bench,
+    check,
+    convert,
+    demo,
+    import_policy,
+    new,
+    parity,
+    record,
+    replay,
+    respace,
+    train,
+    view,
+)
 from vla_ros.cli.output import write_json
 
 COMMANDS = {
@@ -27,6 +41,7 @@ COMMANDS = {
     "audit": (audit, ""),
     "bench": (bench, "[ros,sim]"),
     "check": (check, "[ros]"),
+    "view": (view, "[ros,view]"),
     "new": (new, ""),
 }
 """Each subcommand's module and the pip extras that it needs."""

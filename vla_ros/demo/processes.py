@@ -22,6 +22,7 @@ NODE_MODULES = {
     "model_node": "vla_ros.nodes.model_node",
     "sim_node": "vla_ros.sim.node",
     "fake_driver_node": "vla_ros.sim.fake_driver_node",
+    "view_node": "vla_ros.view.node",
     "control_ticker": "vla_ros.bench.control.idle_ticker",
     "control_cameras": "vla_ros.bench.control.cameras",
 }

@@ -106,7 +106,7 @@ class PolicyDiagnostics:
             ("observation_age", self._age_ms),
         ):
             values |= distribution_values(f"{name}_ms", distribution)
-        return values
+        return values | {f"{stage}_ms_budget": f"{budget_ms:g}" for stage, budget_ms in self._budgets_ms.items()}
 
 
 class ChunkReports:

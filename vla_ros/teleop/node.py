@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
@@ -57,20 +58,25 @@ class TeleopNode(Node):
 
     def listen(self, robot: str) -> RobotConfig:
         """Read the file of ``robot``, and begin."""
-        self.robot = load_robot_in_graph(self, robot_file(robot))
-        if any(hand.topic.name == topics.TELEOP.name and hand.leader for hand in hands_of(self.robot)):
-            got = f"the leader of robot '{self.robot.name}' publishes joint states on '{topics.TELEOP}'"
-            raise ValueError(
-                f"{got}, where this node's trajectories go; give it a topic: teleop.topic in the robot file"
-            )
+        self.follow(load_robot_in_graph(self, robot_file(robot)))
+        if refusal := leader_refusal(self.robot):
+            raise ValueError(refusal)
+        return self.robot
+
+    def follow(self, robot: RobotConfig) -> None:
+        """Begin, with ``robot``."""
+        self.robot = robot
         self._teleop = make_publisher(self, topics.TELEOP)
-        self._estop = make_publisher(self, topics.ESTOP)
+        self._estop = self.make_stop()
         self._triggers = {name: make_client(self, service) for name, service in SERVICES.items()}
         subscribe(self, topics.MODE, self._on_mode)
         self._sensors = SensorBuffers(self.robot)
         for topic in self.robot.joint_topics:
             self.create_subscription(JointState, topic, partial(self._on_joint_state, topic), qos.JOINT_STATES)
-        return self.robot
+
+    def make_stop(self) -> Publisher:
+        """What presses the emergency stop."""
+        return make_publisher(self, topics.ESTOP)
 
     @property
     def problem(self) -> str:
@@ -134,3 +140,11 @@ class TeleopNode(Node):
         if sample is not None:
             self._unreadable = ""
             self._sensors.joints.add(sample)
+
+
+def leader_refusal(robot: RobotConfig) -> str:
+    """Why nobody can jog ``robot`` by trajectories, in one line; empty where anybody can."""
+    if not any(hand.topic.name == topics.TELEOP.name and hand.leader for hand in hands_of(robot)):
+        return ""
+    got = f"the leader of robot '{robot.name}' publishes joint states on '{topics.TELEOP}'"
+    return f"{got}, where this node's trajectories go; give it a topic: teleop.topic in the robot file"
