@@ -1,6 +1,9 @@
 """Checkpoints of a run: refused by name where they aren't whole or not its own, exported with nothing but the run."""
 
+import errno
+import os
 import shutil
+import threading
 
 import pytest
 import torch
@@ -9,7 +12,16 @@ from training_helpers import run, small_config, stored_tensors
 
 from vla_ros.cli.command_line import main
 from vla_ros.policies.directory import load_policy
+from vla_ros.training.checkpoints import (
+    CheckpointInfo,
+    CheckpointWriter,
+    check_stored,
+    read_info,
+    read_stored,
+    read_tensors,
+)
 from vla_ros.training.export import export_policy
+from vla_ros.training.processes import joined
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +89,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(bags, stopped, tmp_path)
     (tmp_path / "run" / "settings.json").write_text("{}")
     with pytest.raises(ValueError, match="run/step_2 cannot be resumed: seed was 0 and is 5; set back"):
         run(config)
-    with pytest.raises(ValueError, match="run/step_2 is not of this run: action_"):
+    with pytest.raises(ValueError, match="run/step_2 is not of this run: data.action_horizon was 20 and is None"):
         export_policy(tmp_path / "run", tmp_path / "policy")
 
 
@@ -118,3 +130,67 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused_before_bags_are_read
         run(small_config(tmp_path / "new", bags))
     with pytest.raises(pytest.fail.Exception, match="bags were read"):  # those that are there are to go
         resume(tmp_path, stopped, bags)
+
+
+def begin(writer, step, value=0.0):
+    writer.save(CheckpointInfo(step, 1.0, 8 * step, {"seed": 0}), {"weights.a": torch.full((3, 2), value)})
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_checkpoint_is_whole_or_absent_and_what_was_trained_meanwhile_is_not_in_it(tmp_path, monkeypatch):
+    sync, is_free = os.fsync, threading.Event()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: is_free.wait(60) and sync(descriptor))
+    weight = torch.ones(3, 2)
+    with joined() as processes, CheckpointWriter(tmp_path, 2, processes) as writer:
+        writer.save(CheckpointInfo(7, 1.0, 56, {}), {"weights.a": weight})
+        weight.zero_()  # the run goes on
+        writer.check()
+        assert [path.suffix for path in tmp_path.iterdir()] in ([], [".partial"])
+        is_free.set()
+        writer.wait()
+        assert names(tmp_path) == ["step_7"]
+    assert {path.suffix for path in (tmp_path / "step_7").iterdir()} == {".json", ".safetensors"}, "nothing is pickled"
+    info, read = read_info(tmp_path / "step_7"), {"weights.a": torch.zeros(3, 2)}
+    assert (info.step, info.num_drawn, len(info.files)) == (7, 56, 1)
+    read_tensors(tmp_path / "step_7", read, alone=True)
+    assert torch.equal(read["weights.a"], torch.ones(3, 2))
+
+
+def test_the_newest_are_kept_and_one_that_fails_leaves_them_and_says_why(tmp_path, monkeypatch):
+    with joined() as processes:
+        with CheckpointWriter(tmp_path, 2, processes) as writer:
+            for step in (9, 10, 11):
+                begin(writer, step)
+        assert names(tmp_path) == ["step_10", "step_11"]
+
+        def full(descriptor):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(
+            ValueError, match="step_12 can't be written: No space left on device; change that, and go on"
+        ):
+            with CheckpointWriter(tmp_path, 2, processes) as writer:
+                begin(writer, 12)
+        with pytest.raises(KeyboardInterrupt):  # what ended the run comes first
+            with CheckpointWriter(tmp_path, 2, processes) as writer:
+                begin(writer, 13)
+                raise KeyboardInterrupt
+    assert names(tmp_path) == ["step_10", "step_11"]
+
+
+def test_tensors_of_another_policy_are_named(tmp_path):
+    with joined() as processes, CheckpointWriter(tmp_path, 2, processes) as writer:
+        begin(writer, 1)
+    stored = read_stored(tmp_path / "step_1")
+    check_stored(stored, {"weights.a": torch.zeros(3, 2)})
+    for wanted in (
+        {"weights.a": torch.zeros(2, 3)},
+        {"weights.b": torch.zeros(3, 2)},
+        {"weights.a": torch.ones(3, 2).half()},
+    ):
+        with pytest.raises(ValueError, match=r"of another policy: it has weights.a torch.float32 \[3, 2\]; expected w"):
+            check_stored(stored, wanted)

@@ -134,15 +134,15 @@ def test_what_the_optimizer_remembers_is_kept_by_the_parameters_names() -> None:
     states = optimizer_state(optimizer, groups)
     assert states.keys() == learned.keys(), "of one without a gradient there is nothing to remember"
     again = make_optimizer(groups, weight_decay=0.3)
-    begin_moments(again, groups, reversed(states))
+    begin_moments(again, groups, list(reversed(states)))
     begun = optimizer_state(again, groups)
     assert {name: list(kept) for name, kept in begun.items()} == {name: list(kept) for name, kept in states.items()}
     for name, kept in begun.items():
         for kind, value in kept.items():
             assert value.shape == states[name][kind].shape and value.dtype == states[name][kind].dtype
             value.copy_(states[name][kind])
-    for each in (optimizer, again):  # the same step from here, as far as settings are the same
-        each.param_groups[0]["weight_decay"] = 0.0
+    for group in (*optimizer.param_groups, *again.param_groups):  # the same step from here, with the same settings
+        group["weight_decay"] = 0.0
     before = {name: weight.detach().clone() for name, weight in learned.items()}
     again.step()
     after = {name: weight.detach().clone() for name, weight in learned.items()}

@@ -188,25 +188,28 @@ def check_files(path: Path, info: CheckpointInfo, processes: Processes | None = 
     with _damaged(path):
         for name in sorted(info.files)[processes.rank :: processes.num]:
             with explained(f"{name}: ", OSError, ValueError):
-                check_safetensors(path / name)
                 if _stored(path / name) != info.files[name]:
                     raise ValueError("its checksum is another one than when it was written")
 
 
 def read_stored(path: Path) -> dict[str, TensorStorageMetadata]:
-    """The tensors of a checkpoint whose files were checked, by name."""
+    """The tensors of a checkpoint, by name."""
     with _damaged(path, Exception):  # a library's
+        for file in path.glob("*.safetensors"):
+            with explained(f"{file.name}: ", OSError, ValueError):
+                check_safetensors(file)
         stored = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
         return {name: tensor for name, tensor in stored.items() if isinstance(tensor, TensorStorageMetadata)}
 
 
 def check_stored(stored: Mapping[str, TensorStorageMetadata], wanted: Mapping[str, Tensor]) -> None:
-    """Raises ValueError, naming some, where a checkpoint hasn't just the tensors ``wanted``, in their shapes."""
-    there = {name: tuple(tensor.size) for name, tensor in stored.items()}
-    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
-    other = sorted(name for name in {*there, *shapes} if there.get(name) != shapes.get(name))
-    if other:
-        got, expected = (listed([f"{name} {list(of[name])}" for name in other if name in of]) for of in (there, shapes))
+    """Raises ValueError, naming some, where a checkpoint hasn't just the tensors ``wanted``, of their types and shapes.
+    """
+    there = {name: f"{name} {each.properties.dtype} {list(each.size)}" for name, each in stored.items()}
+    here = {name: f"{name} {each.dtype} {list(each.shape)}" for name, each in wanted.items()}
+    others = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
+    if others:
+        got, expected = (listed([of[name] for name in others if name in of]) for of in (there, here))
         raise ValueError(f"it is of another policy: it has {got}; expected {expected}")
 
 

@@ -15,7 +15,6 @@ from vla_ros.policies.files import read_files, replaced_whole, write_files
 from vla_ros.policies.fill import build_on_meta, check_shapes, fill_policy
 from vla_ros.policies.golden import read_observation, write_observation
 from vla_ros.policies.processor import PolicyProcessor
-from vla_ros.share import stand_in
 from vla_ros.strict import explained
 from vla_ros.training.checkpoints import (
     AVERAGE,
@@ -50,7 +49,7 @@ def export_policy(run_dir: Path, out: Path, step: int | None = None) -> Path:
     info = read_info(path)
     changed_settings(info.settings, read_settings(run_dir), f"{path} is not of this run")
     check_files(path, info)
-    folder = stand_in(run_dir / EXPORT)
+    folder = run_dir / EXPORT
     with explained(f"{folder}: ", OSError, ValueError, after="; start the run again with --resume, which writes it"):
         processor = read_files(folder)
         observation = read_observation(folder / OBSERVATION_FILE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -70,7 +70,7 @@ def optimizer_state(optimizer: optim.Optimizer, groups: Iterable[ParameterGroup]
     return {name: states[i] for i, name in enumerate(_names(groups)) if i in states}
 
 
-def begin_moments(optimizer: optim.AdamW, groups: Iterable[ParameterGroup], names: Iterable[str]) -> None:
+def begin_moments(optimizer: optim.AdamW, groups: Iterable[ParameterGroup], names: Collection[str]) -> None:
     """Have it remember zeros of the parameters ``names``, to be filled, and nothing of others. Raises ValueError for
     one that it doesn't have."""
     parameters = {name: parameter for group in groups for name, parameter in group.parameters.items()}
