@@ -103,8 +103,9 @@ def run_until_killed(num: int, run_dir: Path, num_steps: int, rng: random.Random
             continue
         if num_passed == 0:
             time.sleep(rng.uniform(0, open_s))
-            break
-        num_passed -= 1
+            if (run_dir / name).exists():
+                break
+        num_passed = max(0, num_passed - 1)
     for process in rng.sample(processes, num):  # the workers themselves, in any order
         os.kill(process.pid or 0, signal.SIGKILL)
     for process in processes:

@@ -56,6 +56,15 @@ def test_two_processes_train_as_one_does_and_the_run_goes_on_with_one(bags, tmp_
     assert any(line.endswith("step_2 at step 2") for line in lines)
 
 
+def test_a_run_whose_processes_are_killed_while_a_checkpoint_is_open_loses_nothing(tmp_path: Path) -> None:
+    script, figures = Path(__file__).parents[2] / "benchmarks" / "checkpoints.py", tmp_path / "figures.json"
+    command = [sys.executable, str(script), "--rows", "killed", "--kills", "2", "--steps", "16", "--json", str(figures)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert figures.exists(), done.stderr
+    found = json.loads(figures.read_text())
+    assert found["losses of a killed run"] < 1e-5 and found["unreadable checkpoints"] == 0
+
+
 def test_every_family_is_sharded_layer_by_layer_and_has_the_gradients_that_it_has_whole(tmp_path: Path) -> None:
     done = launch(str(Path(__file__).with_name("sharded_families.py")), str(tmp_path))
     assert done.returncode == 0, done.stderr
