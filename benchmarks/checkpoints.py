@@ -48,7 +48,7 @@ from vla_ros.training.metrics import METRICS
 from vla_ros.training.processes import joined
 
 NUM_KILLS, NUM_STEPS, NUM_PROCESSES, NUM_AT_MOST = 20, 120, (1, 2, 4), 60
-PAUSE_TENSORS, TENSOR_SHAPE, NUM_PAUSES = 160, (1024, 1024), 5  # 4 MiB each
+PAUSE_TENSORS, TENSOR_SHAPE, NUM_PAUSES = 160, (1024, 1024), 3  # 4 MiB each
 LIMITS = {"losses": 1e-5, "unreadable": 0.0, "kills short of": 0.0, "pause": 0.5}
 PR_SET_PDEATHSIG = 1
 FORK = multiprocessing.get_context("fork")

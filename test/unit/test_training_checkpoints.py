@@ -194,3 +194,14 @@ def test_tensors_of_another_policy_are_named(tmp_path):
     ):
         with pytest.raises(ValueError, match=r"of another policy: it has weights.a torch.float32 \[3, 2\]; expected w"):
             check_stored(stored, wanted)
+
+
+def test_processes_that_see_different_folders_write_no_checkpoint(tmp_path, monkeypatch):
+    def gather(own, parts, *_):
+        parts[:] = [own, own._replace(names=["shard-00002-model-00001-of-00001.safetensors"])]
+
+    monkeypatch.setattr("torch.distributed.gather_object", gather)
+    with joined() as processes, pytest.raises(ValueError, match="step_1 can't be written: some processes don't see"):
+        with CheckpointWriter(tmp_path, 2, processes) as writer:
+            begin(writer, 1)
+    assert names(tmp_path) == []

@@ -13,12 +13,12 @@ import secrets
 import shutil
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from torch import Tensor
@@ -56,6 +56,13 @@ class CheckpointInfo:
     num_drawn: int
     settings: Mapping[str, Any]
     files: Mapping[str, StoredFile] = field(default_factory=dict)
+
+
+class _Seen(NamedTuple):
+    """The files that a process sees, and its share of them."""
+
+    names: list[str]
+    files: dict[str, StoredFile]
 
 
 class CheckpointWriter:
@@ -112,22 +119,22 @@ class CheckpointWriter:
         """In a thread: the first process gives the folder its name when all have written, and nothing is missing."""
         try:
             written.result()
-            own = sorted(partial.glob("*.safetensors"))[self._processes.rank :: self._processes.num]
-            parts: list[Any] = [None] * self._processes.num
-            is_first = self._processes.is_first
-            dist.gather_object({path.name: _stored(path) for path in own}, parts if is_first else None, 0, self._group)
-            if is_first:
-                self._complete(partial, replace(info, files=dict(item for part in parts for item in part.items())))
+            paths = sorted(partial.glob("*.safetensors"))
+            own = {path.name: _stored(path) for path in paths[self._processes.rank :: self._processes.num]}
+            seen = [_Seen([path.name for path in paths], own)] * self._processes.num
+            dist.gather_object(seen[0], seen if self._processes.is_first else None, 0, self._group)
+            if self._processes.is_first:
+                self._complete(partial, info, seen)
         except (CheckpointException, OSError) as error:
             if self._processes.is_first:
                 shutil.rmtree(partial, ignore_errors=True)
             where = f"run_dir {self._run_dir}: step_{info.step} can't be written"
             raise ValueError(f"{where}: {_reason(error)}; change that, and go on with --resume") from error
 
-    def _complete(self, partial: Path, info: CheckpointInfo) -> None:
-        missing = sorted(set(info.files) - {path.name for path in partial.iterdir()})
-        if missing:
-            raise OSError(f"{listed(missing)} can't be seen from here; expected a folder that all machines share")
+    def _complete(self, partial: Path, info: CheckpointInfo, seen: Sequence[_Seen]) -> None:
+        if any(each.names != seen[0].names for each in seen):
+            raise OSError("some processes don't see what others wrote; expected a folder that all machines share")
+        info = replace(info, files={name: each.files[name] for each in seen for name in each.files})
         with (partial / INFO).open("w") as file:
             json.dump(asdict(info), file, indent=1)
             file.flush()
@@ -203,8 +210,7 @@ def read_stored(path: Path) -> dict[str, TensorStorageMetadata]:
 
 
 def check_stored(stored: Mapping[str, TensorStorageMetadata], wanted: Mapping[str, Tensor]) -> None:
-    """Raises ValueError, naming some, where a checkpoint hasn't just the tensors ``wanted``, of their types and shapes.
-    """
+    """Raises ValueError, naming some, where a checkpoint hasn't just the tensors ``wanted``, in type and shape."""
     there = {name: f"{name} {each.properties.dtype} {list(each.size)}" for name, each in stored.items()}
     here = {name: f"{name} {each.dtype} {list(each.shape)}" for name, each in wanted.items()}
     others = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
