@@ -171,5 +171,13 @@ def test_a_run_whose_loss_is_no_longer_finite_ends_and_keeps_its_checkpoint(bags
     assert contents(tmp_path / "run" / "step_2") == contents(stopped / "step_2")
 
 
+def test_a_step_whose_gradient_is_not_finite_is_in_no_checkpoint(bags, tmp_path, monkeypatch):
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args: clip(*args) * float("inf"))
+    with pytest.raises(ValueError, match="step 1: the norm of the gradient is inf; lower lr.base$"):
+        run(small_config(tmp_path, bags, "checkpoint_every=1"))
+    assert find_checkpoints(tmp_path / "run") == []
+
+
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -100,6 +100,7 @@ class Trainer:
         self._settings = named_settings(config) | {SAMPLES: str(samples)}
         self._step = self._num_drawn = 0
         self._losses: list[float] = []
+        self._grad_norm = 0.0
         self.seconds = 0.0
 
     def resume(self, report: Callable[[str], None]) -> None:
@@ -139,8 +140,10 @@ class Trainer:
                 loss = self._train_step()
                 self.seconds += time.perf_counter() - started
                 self._step += 1
-                if not math.isfinite(loss):
-                    raise ValueError(f"step {self._step}: the loss is {loss}; lower lr.base{self._way_back(writer)}")
+                for what, value in (("loss", loss), ("norm of the gradient", self._grad_norm)):
+                    if not math.isfinite(value):
+                        got = f"step {self._step}: the {what} is {value}"
+                        raise ValueError(f"{got}; lower lr.base{self._way_back(writer)}")
                 self._losses.append(loss)
                 rate = f"{(self._num_drawn - num_before) / (self.seconds - began_s):.1f} samples/s"
                 bar.set_postfix_str(f"loss {loss:.4f}, {rate}", refresh=False)
@@ -210,7 +213,7 @@ class Trainer:
         loss = self.policy.compute_loss(sample, draws)
         num_values = self._processes.sum(list(loss.num_values.values()))
         loss.over(dict(zip(loss.terms, num_values.tolist(), strict=True))).backward()
-        grad_norm = nn.utils.clip_grad_norm_(self.policy.parameters(), optimizer.max_grad_norm)
+        self._grad_norm = float(whole(nn.utils.clip_grad_norm_(self.policy.parameters(), optimizer.max_grad_norm)))
         self._optimizer.step()
         # A young average would remember the random start for longer than it is worth.
         self._averages.update(min(optimizer.ema_decay, (1 + self._step) / (10 + self._step)))
@@ -218,7 +221,7 @@ class Trainer:
         means = dict(zip(loss.terms, (sums / num_values.clip(1)).tolist(), strict=True))
         total = sum(term.weight * means[name] for name, term in loss.terms.items())
         rates = {group["part"]: group["lr"] for group in self._optimizer.param_groups}
-        values = {"loss": total, **means, "grad_norm": whole(grad_norm), "lr": rates}
+        values = {"loss": total, **means, "grad_norm": self._grad_norm, "lr": rates}
         if self._metrics is not None:
             self._metrics.write(self._step + 1, values, len(indices), time.perf_counter() - started)
         return total
