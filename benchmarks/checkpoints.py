@@ -63,7 +63,7 @@ def train_on(rank: int, num: int, port: int, run_dir: Path, num_steps: int) -> N
             "TORCHELASTIC_RUN_ID": "killed", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num),
             "LOCAL_WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - progress, and what those say that outlive one for a moment
+    sys.stderr = run_dir.with_suffix(".log").open("a")  # progress, and what those say that outlive one for a moment
     with joined() as processes, locked(run_dir) if processes.is_first else nullcontext():
         if processes.is_first:
             remove_partial(run_dir)
@@ -84,12 +84,11 @@ def start(num: int, run_dir: Path, num_steps: int) -> list[BaseProcess]:
 
 def open_checkpoints(run_dir: Path, processes: list[BaseProcess]) -> Iterator[str]:
     """The name of each checkpoint that is begun, as soon as it is seen, until the run has ended."""
-    seen = ""
+    seen: set[str] = set()
     while any(process.is_alive() for process in processes):
-        for name in os.listdir(run_dir):
-            if name.endswith(PARTIAL) and name > seen:
-                seen = name
-                yield name
+        for name in {name for name in os.listdir(run_dir) if name.endswith(PARTIAL)} - seen:
+            seen.add(name)
+            yield name
         time.sleep(0.0005)
 
 
@@ -105,9 +104,10 @@ def run_until_killed(num: int, run_dir: Path, num_steps: int, rng: random.Random
             time.sleep(rng.uniform(0, open_s))
             if (run_dir / name).exists():
                 break
+            open_s /= 2  # it is open for a shorter time now
         num_passed = max(0, num_passed - 1)
     for process in rng.sample(processes, num):  # the workers themselves, in any order
-        os.kill(process.pid or 0, signal.SIGKILL)
+        process.kill()
     for process in processes:
         process.join()
     return any(name.endswith(PARTIAL) and name not in before for name in os.listdir(run_dir))
@@ -163,6 +163,8 @@ def row_killed(args: argparse.Namespace) -> dict[str, float]:
         last = start(NUM_PROCESSES[num_tried % len(NUM_PROCESSES)], killed, args.steps)
         for process in last:
             process.join()
+        if any(process.exitcode for process in last):
+            print(killed.with_suffix(".log").read_text()[-2000:])
         num_unreadable += count_unreadable(killed)
         mine, theirs = losses_of(killed), losses_of(alone)
     assert list(mine) == list(theirs) == list(range(1, args.steps + 1)), f"steps of the killed run: {list(mine)}"
