@@ -18,8 +18,18 @@ from vla_ros.policies.fill import build_policy
 from vla_ros.policies.importing.backbone import find_backbone
 from vla_ros.policies.pi.processor import PiProcessor
 from vla_ros.training.backbone import policy_on
+from vla_ros.training.checkpoints import (
+    CheckpointInfo,
+    CheckpointWriter,
+    check_files,
+    check_stored,
+    read_info,
+    read_stored,
+    read_tensors,
+)
 from vla_ros.training.config import load_train_config
 from vla_ros.training.metrics import METRICS, StepMetrics
+from vla_ros.training.processes import joined
 from vla_ros.training.versions import VERSIONS, record_versions
 
 OVERRIDES = (
@@ -72,12 +82,32 @@ def _versions(folder: Path) -> Sample:
     return make_sample(folder, VERSIONS, lambda path: record_versions(path.parent), text)
 
 
+def _checkpoint(name: str, is_checked: bool, folder: Path) -> Sample:
+    """As a run goes on from it; whoever writes one can write its checksums, too."""
+    tensors = {f"{kind}.a": torch.ones(4, 3) for kind in ("weights", "average", "optimizer.exp_avg")}
+    folder.mkdir(parents=True, exist_ok=True)
+    with joined() as processes, CheckpointWriter(folder, 1, processes) as writer:
+        writer.save(CheckpointInfo(8, 1.5, 64, {"seed": 0, "bags": ["/bags"], "lr.base": 1e-4}), tensors)
+
+    def read(path: Path) -> None:
+        if is_checked:
+            check_files(path.parent, read_info(path.parent))
+        check_stored(read_stored(path.parent), tensors)
+        read_tensors(path.parent, tensors, alone=True)
+
+    (written,) = (folder / "step_8").glob(name)
+    return make_sample(folder, str(written.relative_to(folder)), read)
+
+
 TRAINING: dict[str, Make] = {
     "overrides": _overrides,
     "train config": _train_config,
     "backbone's config.json": partial(_backbone, "config.json"),
     "backbone's index": partial(_backbone, "model.safetensors.index.json"),
     "backbone's weights": partial(_backbone, "model.safetensors"),
+    "checkpoint.json": partial(_checkpoint, "checkpoint.json", True),
+    "checkpoint's tensors": partial(_checkpoint, "*.safetensors", True),
+    "checkpoint's tensors, unchecked": partial(_checkpoint, "*.safetensors", False),
     "metrics": _metrics,
     "versions": _versions,
 }

@@ -129,9 +129,9 @@ def make_policy(config: PiConfig) -> PiPolicy:
     return policy
 
 
-def make_trainer(processes: Processes, run_dir: str = "") -> Trainer:
+def make_trainer(processes: Processes, run_dir: str = "", num_steps: int = NUM_STEPS, **changes: Any) -> Trainer:
     config, samples = make_config(), make_samples(make_config())
-    optimizer = OptimizerConfig(num_steps=NUM_STEPS, batch_size=BATCH_SIZE, warmup_steps=5)
+    optimizer = OptimizerConfig(num_steps=num_steps, batch_size=BATCH_SIZE, warmup_steps=5)
     train = TrainConfig(
         "",
         (),
@@ -142,6 +142,7 @@ def make_trainer(processes: Processes, run_dir: str = "") -> Trainer:
         optimizer,
         LearningRates(1e-3),
         device="cpu",
+        **changes,
     )
     split = Split(np.arange(NUM_SAMPLES - 7), np.arange(NUM_SAMPLES - 7, NUM_SAMPLES))
     return Trainer(train, make_policy(config), samples, split, processes)

@@ -20,7 +20,7 @@ def refusal(path: Path) -> str:
     ("files", "expected"),
     [
         ({"cfg.yaml": "", "model.pt": ""}, "is a released run: import it with vla_ros import"),
-        ({"checkpoint.pt": "", "log.jsonl": ""}, "is the run_dir of a training: give the output_dir"),
+        ({"config.yaml": "", "versions.json": ""}, "is the run_dir of a training: give the output_dir"),
         ({"metadata.yaml": "", "bag_0.mcap": ""}, "is a rosbag: replay or train on it"),
         ({"bag_0.mcap": ""}, "is a rosbag"),
         ({"bag_0.db3": ""}, "is a rosbag"),

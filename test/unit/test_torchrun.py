@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from sharded_families import FAMILIES
 from training_helpers import run, small_config, small_overrides
 
@@ -43,15 +44,25 @@ def test_two_processes_train_as_one_does_and_the_run_goes_on_with_one(bags, tmp_
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("step 2: new scenes") == done.stdout.count("policy directory: ") == 1
     run(small_config(one, bags, "optimizer.num_steps=2"))
-    mine, theirs = (torch.load(folder / "run" / "checkpoint.pt", weights_only=True) for folder in (one, two))
-    for name, value in mine["average"].items():
-        torch.testing.assert_close(theirs["average"][name], value, rtol=1e-4, atol=1e-5)
+    mine, theirs = (load_file(folder / "policy" / "model.safetensors") for folder in (one, two))
+    for name, value in mine.items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-4, atol=1e-5)
+    assert len(list((two / "run" / "step_2").glob("shard-*.safetensors"))) == 2, "each writes its part"
     logged = [json.loads((folder / "run" / "log.jsonl").read_text()) for folder in (one, two)]
     assert logged[0]["loss"] == pytest.approx(logged[1]["loss"], abs=2e-5)
     assert json.loads(figures.read_text())["validation"]["error_rad"] == pytest.approx(logged[0]["error_rad"], abs=1e-3)
     lines: list[str] = []
     run(small_config(two, bags), lines.append)
-    assert any(line.endswith("checkpoint.pt at step 2") for line in lines)
+    assert any(line.endswith("step_2 at step 2") for line in lines)
+
+
+def test_a_run_whose_processes_are_killed_while_a_checkpoint_is_open_loses_nothing(tmp_path: Path) -> None:
+    script, figures = Path(__file__).parents[2] / "benchmarks" / "checkpoints.py", tmp_path / "figures.json"
+    command = [sys.executable, str(script), "--rows", "killed", "--kills", "2", "--steps", "16", "--json", str(figures)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert figures.exists(), done.stderr
+    found = json.loads(figures.read_text())
+    assert found["losses of a killed run"] < 1e-5 and found["unreadable checkpoints"] == 0
 
 
 def test_every_family_is_sharded_layer_by_layer_and_has_the_gradients_that_it_has_whole(tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ import json
 import platform
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from training_helpers import run, small_config
+from training_helpers import run, small_config, stored_tensors
 
 from vla_ros.share import share_dir
+from vla_ros.training.checkpoints import find_checkpoints
 from vla_ros.training.config import RUN_CONFIG, load_train_config
 from vla_ros.training.metrics import METRICS
 from vla_ros.training.trainer import Trainer
@@ -22,8 +24,8 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(bags, tmp_path, monk
     run(whole)
     save = Trainer._save
 
-    def save_and_die(trainer):
-        save(trainer)
+    def save_and_die(trainer, writer):
+        save(trainer, writer)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -33,7 +35,8 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(bags, tmp_path, monk
     lines = []
     run(killed, lines.append)
     assert any("resumed" in line and "step 2" in line for line in lines)
-    first, second = (torch.load(f"{c.run_dir}/checkpoint.pt", weights_only=True)["average"] for c in (whole, killed))
+    first, second = (stored_tensors(Path(c.run_dir, "step_4")) for c in (whole, killed))
+    assert {name.partition(".")[0] for name in first} == {"weights", "average", "optimizer"}
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
 
@@ -149,13 +152,6 @@ def test_a_run_does_not_go_on_with_other_bags_but_does_where_they_were_moved(bag
         resumed(tmp_path / "more", stopped, bags, f"bags={tmp_path / 'moved'}")
 
 
-def test_a_run_of_an_earlier_release_goes_on_and_says_that_its_settings_are_not_known(bags, stopped, tmp_path):
-    shutil.copytree(stopped, tmp_path / "old")
-    (tmp_path / "old" / "settings.json").unlink()
-    lines, _ = resumed(tmp_path, tmp_path / "old", bags)
-    assert any("settings.json is missing, so what has changed is not known" in line for line in lines)
-
-
 def test_the_log_has_the_mean_loss_of_the_steps_since_the_last_record(bags, tmp_path, monkeypatch, capsys):
     losses, step = [], Trainer._train_step
     monkeypatch.setattr(Trainer, "_train_step", lambda trainer: losses.append(step(trainer)) or losses[-1])
@@ -168,15 +164,20 @@ def test_the_log_has_the_mean_loss_of_the_steps_since_the_last_record(bags, tmp_
 
 
 def test_a_run_whose_loss_is_no_longer_finite_ends_and_keeps_its_checkpoint(bags, tmp_path, stopped):
-    with pytest.raises(ValueError, match=r"step \d: the loss is (nan|inf); lower lr.base"):
+    said = r"step \d: the loss is (nan|inf); lower lr.base; --resume goes on from step_2"
+    with pytest.raises(ValueError, match=said):
         resumed(tmp_path, stopped, bags, "lr.base=1e30", "optimizer.num_steps=9", "checkpoint_every=9")
-    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == (stopped / "checkpoint.pt").read_bytes()
+    assert [path.name for path in find_checkpoints(tmp_path / "run")] == ["step_2"]
+    assert contents(tmp_path / "run" / "step_2") == contents(stopped / "step_2")
 
 
-def test_a_damaged_checkpoint_is_refused_by_name(bags, tmp_path):
-    config = small_config(tmp_path, bags)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="checkpoint.pt: cannot resume") as refused:
-        run(config)
-    assert "weights_only" not in str(refused.value), "torch's advice to trust the file"
+def test_a_step_whose_gradient_is_not_finite_is_in_no_checkpoint(bags, tmp_path, monkeypatch):
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args: clip(*args) * float("inf"))
+    with pytest.raises(ValueError, match="step 1: the norm of the gradient is inf; lower lr.base$"):
+        run(small_config(tmp_path, bags, "checkpoint_every=1"))
+    assert find_checkpoints(tmp_path / "run") == []
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

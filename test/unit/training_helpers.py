@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from safetensors.torch import load_file
+
 from vla_ros.demo.lesson import lesson_of
 from vla_ros.share import robot_file, share_dir
 from vla_ros.sim.demonstrations import DemonstrationConfig
@@ -46,6 +48,11 @@ def small_overrides(tmp_path, bags, *overrides):
 def run(config, report=lambda line: None):
     with joined() as processes:
         return train(config, robot_file("tabletop"), processes, report, lesson_of(config))
+
+
+def stored_tensors(checkpoint):
+    """Those of a checkpoint that one process wrote, by name."""
+    return {name: value for file in checkpoint.glob("*.safetensors") for name, value in load_file(file).items()}
 
 
 def train_briefly(config):

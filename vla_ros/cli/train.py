@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = f"a .yaml file, or NAME of config/train/NAME.yaml (default {DEFAULT_CONFIG})"
     whole.add_argument("--config", metavar="NAME|FILE", help=which)
     parser.add_argument("--resume", metavar="RUN", help="go on with the run of this folder")
+    which = "only write the policy directory --out DIR of a run's newest checkpoint, or of step_STEP"
+    parser.add_argument("--export", metavar="RUN[@STEP]", help=which)
     parser.add_argument("--cfg", choices=("job",), help="only print the configuration that would run")
     overrides = "Hydra overrides, such as optimizer.num_steps=100"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
@@ -57,6 +59,8 @@ def run(args: argparse.Namespace) -> Outcome:
     from vla_ros.training.processes import joined
     from vla_ros.training.run import train
 
+    if args.export is not None:
+        return _export(args)
     with joined() as processes:
         config = _config(args)
         if args.cfg is None:
@@ -72,6 +76,23 @@ def run(args: argparse.Namespace) -> Outcome:
         f"{report.num_steps} steps in {report.training_seconds / 60:.1f} min; all in {report.seconds / 60:.1f} min"
     )
     return Outcome(asdict(report) | {"output_dir": str(Path(config.output_dir).resolve())})
+
+
+def _export(args: argparse.Namespace) -> Outcome:
+    """Raises ValueError for anything beside ``--out``, and what ``export_policy`` does."""
+    from vla_ros.training.export import export_policy
+
+    others = [name for name in (*SHORT, "config", "resume", "cfg") if name != "out" and getattr(args, name) is not None]
+    given = [*(f"--{name.replace('_', '-')}" for name in others), *args.overrides]
+    if given or args.out is None:
+        got = f"--export beside {' '.join(given)}" if given else "--export without --out"
+        raise ValueError(f"{got}; expected --export RUN[@STEP] --out DIR")
+    run, at, step = args.export.rpartition("@")
+    is_step = bool(at) and step.isdecimal() and not Path(args.export).is_dir()
+    run_dir, out = Path(run if is_step else args.export).expanduser(), Path(args.out).expanduser()
+    path = export_policy(run_dir, out, int(step) if is_step else None)
+    print(f"policy directory of {path}: {out}")
+    return Outcome({"checkpoint": str(path.resolve()), "output_dir": str(out.resolve())})
 
 
 def _config(args: argparse.Namespace) -> TrainConfig:

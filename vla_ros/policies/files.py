@@ -104,7 +104,7 @@ def open_policy(
     with explained(f"policy directory {given}: "):
         names = [name for name in file_names(policy_dir) if name != WEIGHTS_FILE]
         hashes = {name: hash_file(policy_dir / name) for name in names}
-        processor = _read(policy_dir)
+        processor = read_files(policy_dir)
         golden = read_golden(policy_dir / GOLDEN_FILE, processor.request_type)
         drift = preprocessing_drift(golden, processor.process(golden.observation)) or decoding_drift(golden, processor)
     if drift and refuse_drift:
@@ -138,6 +138,16 @@ def write_files(policy_dir: Path, processor: PolicyProcessor) -> None:
     if processor.config.runs_here:
         save_stats(policy_dir / STATS_FILE, processor.stats)
     processor.write(policy_dir)
+
+
+def read_files(policy_dir: Path) -> PolicyProcessor:
+    """The inverse of ``write_files``; nothing is recomputed. Raises ValueError, naming the file, for a damaged one."""
+    groups = _read_groups(policy_dir)
+    config = read_policy_config(groups["policy"], f"{CONFIG_FILE}: policy")
+    data = parse_config(DataConfig, _read_kinematics(groups["data"], policy_dir), f"{CONFIG_FILE}: data")
+    check_sizes(config, data)  # first, so that the sizes of the statistics are not blamed for it
+    stats = load_stats(policy_dir / STATS_FILE, stats_shapes(config)) if config.runs_here else {}
+    return family_of(config).processor_class().read(policy_dir, config, data, stats, "")
 
 
 def _has_kinematics(data: Any) -> bool:
@@ -211,15 +221,6 @@ def _digest(hashes: Mapping[str, str]) -> str:
     for name in (*first, *(name for name in hashes if name not in first)):
         digest.update(f"{name}\0{hashes[name]}\n".encode())
     return digest.hexdigest()
-
-
-def _read(policy_dir: Path) -> PolicyProcessor:
-    groups = _read_groups(policy_dir)
-    config = read_policy_config(groups["policy"], f"{CONFIG_FILE}: policy")
-    data = parse_config(DataConfig, _read_kinematics(groups["data"], policy_dir), f"{CONFIG_FILE}: data")
-    check_sizes(config, data)  # first, so that the sizes of the statistics are not blamed for it
-    stats = load_stats(policy_dir / STATS_FILE, stats_shapes(config)) if config.runs_here else {}
-    return family_of(config).processor_class().read(policy_dir, config, data, stats, "")
 
 
 def _read_groups(policy_dir: Path) -> dict[str, Any]:

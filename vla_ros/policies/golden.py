@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,36 +62,65 @@ def decode_golden(processor: PolicyProcessor, observation: Observation, actions:
 
 def write_golden(path: Path, golden: GoldenCase) -> None:
     """Write ``golden.safetensors``."""
-    observation = golden.observation
-    tensors = {f"image.{name}": image for name, image in observation.images.items()}
-    tensors |= {f"request.{name}": array for name, array in golden.request.to_tensors().items()}
+    tensors = {f"request.{name}": array for name, array in golden.request.to_tensors().items()}
     tensors |= {f"decoded.{name}": array for name, array in golden.decoded.items()}
-    tensors |= {"joint_positions": observation.joint_positions, "actions": golden.actions}
-    metadata = {**golden.request.metadata(), "task": observation.task, "cameras": json.dumps(list(observation.images))}
-    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, metadata=metadata)
+    tensors["actions"] = golden.actions
+    _write(path, golden.observation, tensors, golden.request.metadata())
+
+
+def write_observation(path: Path, observation: Observation) -> None:
+    """Write a raw observation alone, of which a golden case is to be made. Its times are not kept."""
+    _write(path, observation, {}, {})
+
+
+def _write(path: Path, seen: Observation, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    images = {f"image.{name}": image for name, image in seen.images.items()}
+    arrays = {**images, **tensors, "joint_positions": seen.joint_positions}
+    cameras = json.dumps(list(seen.images))
+    save_file(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        path,
+        metadata={**metadata, "task": seen.task, "cameras": cameras},
+    )
 
 
 def read_golden(path: Path, request_type: type[PolicyRequest]) -> GoldenCase:
     """Read ``golden.safetensors``, with the family's own request in it; raises ValueError where it is damaged."""
-    # A dtype that numpy doesn't have is an AttributeError.
-    kinds = (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError)
-    with explained(f"{path.name}: damaged (", *kinds, after="); export the policy again"):
-        check_safetensors(path)
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    with _damaged(path, "export the policy again"):
+        tensors, metadata = _read(path)
         processed = {n.removeprefix("request."): x for n, x in tensors.items() if n.startswith("request.")}
         request = request_type.from_tensors(processed, metadata)
-        cameras = parse_json(metadata["cameras"])
-        observation = Observation(
-            stamp_ns=request.stamp_ns,
-            headers_ns=dict.fromkeys(cameras, request.stamp_ns),
-            images={name: tensors[f"image.{name}"] for name in cameras},
-            joint_positions=tensors["joint_positions"],
-            task=metadata["task"],
-        )
         decoded = {n.removeprefix("decoded."): x for n, x in tensors.items() if n.startswith("decoded.")}
-        return GoldenCase(observation, request, tensors["actions"], decoded)
+        return GoldenCase(_observation(tensors, metadata, request.stamp_ns), request, tensors["actions"], decoded)
+
+
+def read_observation(path: Path) -> Observation:
+    """What ``write_observation`` wrote, seen at 0; raises ValueError where it is damaged."""
+    with _damaged(path, "restore it"):
+        return _observation(*_read(path), 0)
+
+
+def _damaged(path: Path, fix: str) -> AbstractContextManager[None]:
+    # A dtype that numpy doesn't have is an AttributeError.
+    kinds = (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError)
+    return explained(f"{path.name}: damaged (", *kinds, after=f"); {fix}")
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    check_safetensors(path)
+    with safe_open(path, framework="np") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+
+
+def _observation(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], stamp_ns: int) -> Observation:
+    cameras = parse_json(metadata["cameras"])
+    return Observation(
+        stamp_ns=stamp_ns,
+        headers_ns=dict.fromkeys(cameras, stamp_ns),
+        images={name: tensors[f"image.{name}"] for name in cameras},
+        joint_positions=tensors["joint_positions"],
+        task=metadata["task"],
+    )
 
 
 def decoding_drift(golden: GoldenCase, processor: PolicyProcessor) -> str:

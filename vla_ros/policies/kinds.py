@@ -14,7 +14,7 @@ EXPORT = "train or import a policy for this package"
 FOLDERS = (
     ("cfg.yaml model.pt", "a released run", IMPORT),
     ("cfg.yaml checkpoints", "a released run", IMPORT),
-    ("checkpoint.pt log.jsonl", "the run_dir of a training", "give the output_dir of vla_ros train"),
+    ("config.yaml versions.json", "the run_dir of a training", "give the output_dir of vla_ros train"),
     ("metadata.yaml", "a rosbag", RECORDING),
     ("*.mcap", "a rosbag", RECORDING),
     ("*.db3", "a rosbag", RECORDING),

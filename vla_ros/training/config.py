@@ -130,7 +130,8 @@ class TrainConfig:
     ``bags`` are bags and folders of them (in a file one text will do), ``sets`` LeRobot data sets; nothing is written
     there. ``lesson`` is what is taught beside actions; its demonstrations are made and read only where there are
     neither. Every ``validate_every`` steps the run is judged on the last ``validation_share`` of the episodes, which it
-    never trains on. ``run_dir`` holds checkpoints, metrics and the log, ``output_dir`` gets the policy directory.
+    never trains on. ``run_dir`` holds metrics, the log and the last ``keep_checkpoints`` checkpoints, one of which is
+    made every ``checkpoint_every`` steps; ``output_dir`` gets the policy directory.
     ``processor`` is what the family's processor takes from a train config (its ``settings_type``).
 
     ``num_workers`` read bags and ``num_threads`` compute, on each machine together. ``checkpoint_layers`` keeps of each
@@ -172,6 +173,7 @@ class TrainConfig:
     validation_share: float = 0.02
     validate_every: int = 250
     checkpoint_every: int = 250
+    keep_checkpoints: int = 2
     num_workers: int = 2
     num_threads: int = 2
     checkpoint_layers: bool = False
@@ -184,7 +186,7 @@ class TrainConfig:
         check_choice("interventions", self.interventions, INTERVENTIONS)
         if self.intervention_weight <= 0:
             raise ValueError(f"intervention_weight is {self.intervention_weight:g}; expected a number above 0")
-        from_one = ("validate_every", "checkpoint_every", "num_threads")
+        from_one = ("validate_every", "checkpoint_every", "keep_checkpoints", "num_threads")
         for name in (*from_one, "seed", "min_frame_gap_s", "validation_share"):
             if getattr(self, name) < (least := int(name in from_one)):
                 raise ValueError(f"{name} is {getattr(self, name):g}; expected at least {least}")

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 
 class AveragedWeights:
-    """Beside each parameter that is trained its exponential moving average, spread over processes as the parameter is;
-    one that is not trained has none."""
+    """Beside each parameter that is trained its exponential moving average, spread over processes as the parameter is:
+    ``values``, by name; one that is not trained has none."""
 
     def __init__(self, policy: nn.Module) -> None:
         self._policy = policy
         self._trained = {name: value for name, value in policy.named_parameters() if value.requires_grad}
-        self._averages = {name: value.detach().clone() for name, value in self._trained.items()}
+        self.values = {name: value.detach().clone() for name, value in self._trained.items()}
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
         """Move a share of ``1 - decay`` towards the weights as they are now."""
-        for name, average in self._averages.items():
+        for name, average in self.values.items():
             average.lerp_(self._trained[name], 1 - decay)
 
     @contextmanager
@@ -37,30 +37,17 @@ class AveragedWeights:
             self._swap()
             self._policy.train(was_training)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The policy's own, with averages in the place of what is trained, under each of its names."""
-        averages = {id(self._trained[name]): value for name, value in self._averages.items()}
-        named = self._policy.named_parameters(remove_duplicate=False)
-        averaged = {name: averages[id(value)] for name, value in named if id(value) in averages}
-        return {**self._policy.state_dict(), **averaged}
-
-    @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """What ``state_dict`` gave, spread as the policy is."""
-        for name, average in self._averages.items():
-            average.copy_(state[name])
-
     @torch.no_grad()
     def install(self) -> None:
         """Make the averages the policy's weights for good."""
         self._gathered_no_more()
-        for name, average in self._averages.items():
+        for name, average in self.values.items():
             self._trained[name].copy_(average)
 
     @torch.no_grad()
     def _swap(self) -> None:
         self._gathered_no_more()
-        for name, average in self._averages.items():
+        for name, average in self.values.items():
             weight = self._trained[name]
             kept = weight.clone()
             weight.copy_(average)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn, optim
 
 from vla_ros.policies.base import BasePolicy
@@ -69,17 +70,17 @@ def optimizer_state(optimizer: optim.Optimizer, groups: Iterable[ParameterGroup]
     return {name: states[i] for i, name in enumerate(_names(groups)) if i in states}
 
 
-def restore_optimizer(
-    optimizer: optim.Optimizer, groups: Iterable[ParameterGroup], states: Mapping[str, Mapping[str, Tensor]]
-) -> None:
-    """The inverse of ``optimizer_state``; its settings stay those it was made with. Raises ValueError for a parameter
-    that it doesn't have."""
-    names = list(_names(groups))
-    if unknown := sorted(set(states) - set(names)):
+def begin_moments(optimizer: optim.AdamW, groups: Iterable[ParameterGroup], names: Collection[str]) -> None:
+    """Have it remember zeros of the parameters ``names``, to be filled, and nothing of others. Raises ValueError for
+    one that it doesn't have."""
+    parameters = {name: parameter for group in groups for name, parameter in group.parameters.items()}
+    if unknown := sorted(set(names) - set(parameters)):
         raise ValueError(f"the optimizer remembers {listed(unknown)}; the policy learns no such parameter")
-    kept = optimizer.state_dict()["param_groups"]
-    given = {i: states[name] for i, name in enumerate(names) if name in states}
-    optimizer.load_state_dict({"state": given, "param_groups": kept})
+    optimizer.state.clear()
+    for name in names:
+        parameter = parameters[name].detach()
+        moments = {kind: torch.zeros_like(parameter) for kind in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameters[name]] = {"step": torch.zeros(()), **moments}
 
 
 def _names(groups: Iterable[ParameterGroup]) -> Iterable[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map
 
 from vla_ros.strict import one_line
@@ -102,10 +102,3 @@ def _is_first_to_fail(store: dist.Store) -> bool:
 def whole(state: Any) -> Any:
     """Nested containers with each spread tensor gathered; every process has to ask."""
     return tree_map(lambda value: value.full_tensor() if isinstance(value, DTensor) else value, state)
-
-
-def spread_like(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A whole tensor as ``like`` is, of which each process keeps its part; nothing is sent. Numbers aren't spread."""
-    if not isinstance(like, DTensor) or value.ndim == 0:
-        return value
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from vla_ros.bags.files import find_bags
 from vla_ros.observing.observe import match_policy
 from vla_ros.policies.base import BasePolicy
 from vla_ros.policies.config import PolicyConfig
-from vla_ros.policies.directory import find_device, save_policy
+from vla_ros.policies.directory import find_device
 from vla_ros.policies.families import family_of
 from vla_ros.policies.files import WEIGHTS_FILE, open_policy
 from vla_ros.policies.fill import build_on_meta, build_policy, check_shapes
@@ -27,15 +28,17 @@ from vla_ros.policies.importing.backbone import find_backbone
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.strict import explained, listed
 from vla_ros.training.backbone import policy_on
+from vla_ros.training.checkpoints import check_room, remove_partial
 from vla_ros.training.config import VISION_POS_EMB_GAIN, TrainConfig, with_absolute_paths
 from vla_ros.training.dataset import first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
+from vla_ros.training.export import export_policy, keep_for_export
 from vla_ros.training.groups import freeze, parameter_groups
 from vla_ros.training.lock import locked
 from vla_ros.training.processes import Processes
 from vla_ros.training.samples import Lesson, SampleMaker, compute_split_stats, split_by_episode
 from vla_ros.training.shards import read_header
-from vla_ros.training.trainer import Trainer, Validation, check_resumable
+from vla_ros.training.trainer import Trainer, Validation, check_resumable, state_bytes
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,14 @@ def train(
         data.state_space.check_fit(config.policy.state_dim, "policy.state_dim")
     _check_places(config)
     with locked(Path(config.run_dir)) if processes.is_first else nullcontext():
-        return _train(config, robot, rule, processes, lesson, report)
+        if processes.is_first:
+            remove_partial(Path(config.run_dir))
+        trained = _train(config, robot, rule, processes, lesson, report)
+        if processes.is_first:
+            gc.collect()  # the policy as it was trained, and what the optimizer remembers: modules know each other
+            export_policy(Path(config.run_dir), Path(config.output_dir))
+            report(f"policy directory: {config.output_dir}")
+    return trained
 
 
 def _train(
@@ -96,12 +106,14 @@ def _train(
     lesson: Lesson | None,
     report: Callable[[str], None],
 ) -> TrainingReport:
-    """The rest of ``train``: all that reads or writes the run's folder."""
+    """All of ``train`` but the export; what it takes is free when it has ended."""
     started = time.perf_counter()
     data = config.data.bind(robot)
     check_resumable(config)
     processes.share(config.optimizer.batch_size)
     policy = _start(config, processes, report)
+    if processes.is_first:
+        check_room(Path(config.run_dir), config.keep_checkpoints, state_bytes(policy))
     bags = _find_bags(config, robot, lesson, processes, report) if _bag_places(config) else ()
     # The last are judged on: rather the robot's own than those of an earlier arm.
     loaded = load_bags((*config.sets, *bags), robot, rule, max(1, config.num_workers // processes.num_local))
@@ -121,12 +133,10 @@ def _train(
     if frames.num_answers and not processor.learns_text:
         report(f"a {config.policy.type} says no words: the answers of {frames.num_answers} samples are not learned")
     trainer = Trainer(config, policy, samples, split, processes)
-    validation = trainer.run(report)
-
-    trained = trainer.whole_policy()
+    trainer.resume(report)
     if processes.is_first:
-        save_policy(config.output_dir, trained, processor, first_observation(loaded, robot, rule))
-    report(f"policy directory: {config.output_dir}")
+        keep_for_export(Path(config.run_dir), processor, first_observation(loaded, robot, rule))
+    validation = trainer.run(report)
     return TrainingReport(
         num_episodes=len(frames.tasks),
         num_samples=len(frames),

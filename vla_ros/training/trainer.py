@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,27 +20,32 @@ from tqdm import tqdm
 from vla_ros.policies.base import BasePolicy, LossTerm
 from vla_ros.policies.directory import find_device
 from vla_ros.policies.files import WEIGHTS_FILE
-from vla_ros.policies.fill import build_policy
-from vla_ros.strict import config_to_dict, explained, one_line, parse_json, read_text
+from vla_ros.strict import explained
+from vla_ros.training.checkpoints import (
+    AVERAGE,
+    OPTIMIZER,
+    WEIGHTS,
+    CheckpointInfo,
+    CheckpointWriter,
+    check_files,
+    check_stored,
+    find_checkpoints,
+    read_info,
+    read_stored,
+    read_tensors,
+)
 from vla_ros.training.config import RUN_CONFIG, OptimizerConfig, TrainConfig, to_yaml
 from vla_ros.training.ema import AveragedWeights
-from vla_ros.training.groups import make_optimizer, optimizer_state, parameter_groups, restore_optimizer
+from vla_ros.training.groups import begin_moments, make_optimizer, optimizer_state, parameter_groups
 from vla_ros.training.metrics import StepMetrics
 from vla_ros.training.parallelize import parallelize
-from vla_ros.training.processes import Processes, spread_like, whole
+from vla_ros.training.processes import Processes, whole
 from vla_ros.training.samples import SampleMaker, Split
+from vla_ros.training.settings import SAMPLES, SETTINGS, changed_settings, named_settings
 from vla_ros.training.shards import read_shards
 from vla_ros.training.versions import record_versions, write_whole
 
-CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
-SETTINGS = "settings.json"
-# Settings of a run that may change in it: they count from the next step on, or say where the same run takes place.
-LATER = (
-    "optimizer.", "lr.", "intervention_weight", "validate_every", "checkpoint_every", "num_workers", "num_threads",
-    "checkpoint_layers", "compile_layers",
-)  # fmt: skip
-PLACES = ("bags", "lesson.demonstrations", "run_dir", "output_dir", "device")
 NUM_VALIDATION_SAMPLES = 512
 CHOICE, SAMPLE, JUDGED, DROPOUT = range(4)  # what is drawn, each from numbers of its own
 
@@ -91,62 +95,66 @@ class Trainer:
         betas = optimizer.beta1, optimizer.beta2
         self._optimizer = make_optimizer(self._groups, betas=betas, weight_decay=optimizer.weight_decay)
         self._metrics: StepMetrics | None = None  # the first process's
+        self._weights = dict(self.policy.named_parameters())  # as they are spread, whatever a pass has gathered
         self._averages = AveragedWeights(self.policy)
-        self._step = self._num_seen = 0
+        self._settings = named_settings(config) | {SAMPLES: str(samples)}
+        self._step = self._num_drawn = 0
         self._losses: list[float] = []
+        self._grad_norm = 0.0
         self.seconds = 0.0
 
-    def run(self, report: Callable[[str], None]) -> Validation:
-        """Train to the last step, from the last checkpoint where there is one; ``report`` gets a line now and then."""
+    def resume(self, report: Callable[[str], None]) -> None:
+        """Go on from the newest checkpoint of the run's folder, where there is one, and write there what the run is.
+
+        Raises ValueError for a checkpoint that is damaged, or of another run.
+        """
         self._run_dir.mkdir(parents=True, exist_ok=True)
-        settings = _settings(self._config) | {"samples": str(self._samples)}
         changed: tuple[str, ...] = ()
-        if (checkpoint := self._run_dir / CHECKPOINT).exists():
-            changed = _changed_settings(self._run_dir, settings)
-            self._resume(checkpoint, report)
+        if found := find_checkpoints(self._run_dir):
+            info = read_info(found[-1])
+            changed = changed_settings(info.settings, self._settings, f"{found[-1]} cannot be resumed")
+            self._read(found[-1], info)
+            report(f"resumed from {found[-1]} at step {self._step}")
         self._processes.wait()  # until all have read what is written now
         if self._processes.is_first:
             changed = (*changed, *record_versions(self._run_dir))
-            write_whole(self._run_dir / SETTINGS, json.dumps(settings, indent=1))
+            write_whole(self._run_dir / SETTINGS, json.dumps(self._settings, indent=1))
             write_whole(self._run_dir / RUN_CONFIG, to_yaml(self._config))
             self._metrics = StepMetrics(self._run_dir, self._step)
         for line in changed if self._step else ():
             report(f"{line} from step {self._step} on")
-        config, num_steps, resumed_s = self._config, self._config.optimizer.num_steps, self.seconds
+
+    def run(self, report: Callable[[str], None]) -> Validation:
+        """Train to the last step, of which there is a whole checkpoint then; ``report`` gets a line now and then."""
+        config, num_steps = self._config, self._config.optimizer.num_steps
+        began_s, num_before = self.seconds, self._num_drawn
         bar = tqdm(
             total=num_steps, initial=self._step, unit="step", smoothing=0.05, dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else 30.0, maxinterval=60.0,  # a log wants a line now and then
             disable=not self._processes.is_first,
         )  # fmt: skip
-        with bar, nullcontext() if self._metrics is None else closing(self._metrics):
+        writer = CheckpointWriter(self._run_dir, config.keep_checkpoints, self._processes)
+        with bar, nullcontext() if self._metrics is None else closing(self._metrics), writer:
             while self._step < num_steps:
                 started = time.perf_counter()
                 loss = self._train_step()
                 self.seconds += time.perf_counter() - started
                 self._step += 1
-                if not math.isfinite(loss):
-                    raise ValueError(f"step {self._step}: the loss is {loss}; lower lr.base")
+                for what, value in (("loss", loss), ("norm of the gradient", self._grad_norm)):
+                    if not math.isfinite(value):
+                        got = f"step {self._step}: the {what} is {value}"
+                        raise ValueError(f"{got}; lower lr.base{self._way_back(writer)}")
                 self._losses.append(loss)
-                rate = f"{self._num_seen / (self.seconds - resumed_s):.1f} samples/s"
+                rate = f"{(self._num_drawn - num_before) / (self.seconds - began_s):.1f} samples/s"
                 bar.set_postfix_str(f"loss {loss:.4f}, {rate}", refresh=False)
                 bar.update()
+                writer.check()
                 if self._step % config.validate_every == 0 and self._step < num_steps:
                     self._validate(report)
                 if self._step % config.checkpoint_every == 0 or self._step == num_steps:
-                    self._save()
+                    self._save(writer)
         self._averages.install()
         return self._validate(report)
-
-    def whole_policy(self) -> BasePolicy:
-        """In the first process the policy with all of its weights, to be written; every process has to ask."""
-        if self._processes.num == 1:
-            return self.policy
-        weights = whole(self.policy.state_dict())
-        if not self._processes.is_first:
-            return self.policy
-        policy = build_policy(self._config.policy)
-        policy.load_state_dict(weights)
-        return policy
 
     def _validate(self, report: Callable[[str], None]) -> Validation:
         """Judge the averaged weights on held-out episodes, and log that beside the mean loss since the last time."""
@@ -174,11 +182,6 @@ class Trainer:
         report(f"step {self._step}: {validation}")
         return validation
 
-    def _spread(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Whole weights of the policy as this process holds its own."""
-        own = self.policy.state_dict()
-        return {name: spread_like(value, own.get(name, value)) for name, value in weights.items()}
-
     def _judge(self, indices: np.ndarray, start: int) -> np.ndarray:
         """This process's share of some validation samples, which follow ``start`` others: errors at the last action, by
         joint, and then the cross-entropy, summed; below them, over how many."""
@@ -198,7 +201,7 @@ class Trainer:
         optimizer, started = self._config.optimizer, time.perf_counter()
         # Drawn from the step's number, so that a resumed run sees the samples an uninterrupted one would.
         indices = self._split.draw(self._rng(0, CHOICE), optimizer.batch_size)
-        self._num_seen += len(indices)
+        self._num_drawn += len(indices)
         positions = range(len(indices))[self._share]
         torch.manual_seed(int(self._rng(self._processes.rank, DROPOUT).integers(2**62)))
         for group in self._optimizer.param_groups:
@@ -210,7 +213,7 @@ class Trainer:
         loss = self.policy.compute_loss(sample, draws)
         num_values = self._processes.sum(list(loss.num_values.values()))
         loss.over(dict(zip(loss.terms, num_values.tolist(), strict=True))).backward()
-        grad_norm = nn.utils.clip_grad_norm_(self.policy.parameters(), optimizer.max_grad_norm)
+        self._grad_norm = float(whole(nn.utils.clip_grad_norm_(self.policy.parameters(), optimizer.max_grad_norm)))
         self._optimizer.step()
         # A young average would remember the random start for longer than it is worth.
         self._averages.update(min(optimizer.ema_decay, (1 + self._step) / (10 + self._step)))
@@ -218,7 +221,7 @@ class Trainer:
         means = dict(zip(loss.terms, (sums / num_values.clip(1)).tolist(), strict=True))
         total = sum(term.weight * means[name] for name, term in loss.terms.items())
         rates = {group["part"]: group["lr"] for group in self._optimizer.param_groups}
-        values = {"loss": total, **means, "grad_norm": whole(grad_norm), "lr": rates}
+        values = {"loss": total, **means, "grad_norm": self._grad_norm, "lr": rates}
         if self._metrics is not None:
             self._metrics.write(self._step + 1, values, len(indices), time.perf_counter() - started)
         return total
@@ -232,42 +235,37 @@ class Trainer:
         """What is random at a position of the whole batch of this step; in judging it is the same at any step."""
         return np.random.default_rng([self._config.seed, 0 if what == JUDGED else self._step, position, what])
 
-    def _save(self) -> None:
-        """Replace the checkpoint in one move, so that a kill at any moment leaves a whole one."""
-        state = {
-            "step": self._step,
-            "seconds": self.seconds,
-            "policy": whole(self.policy.state_dict()),
-            "average": whole(self._averages.state_dict()),
-            "optimizer": whole(optimizer_state(self._optimizer, self._groups)),
-        }
-        if not self._processes.is_first:
-            return
-        partial = self._run_dir / f"{CHECKPOINT}.partial"
-        torch.save(state, partial)
-        os.replace(partial, self._run_dir / CHECKPOINT)
+    def _save(self, writer: CheckpointWriter) -> None:
+        info = CheckpointInfo(self._step, self.seconds, self._num_drawn, self._settings)
+        writer.save(info, self._tensors())
 
-    def _resume(self, path: Path, report: Callable[[str], None]) -> None:
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            self.policy.load_state_dict(self._spread(state["policy"]))
-            moments = {
-                kind: self._spread({name: kept[kind] for name, kept in state["optimizer"].items()})
-                for kind in next(iter(state["optimizer"].values()), ())
-            }
-            states = {name: {kind: moments[kind][name] for kind in moments} for name in state["optimizer"]}
-            restore_optimizer(self._optimizer, self._groups, states)
-            self._averages.load_state_dict(self._spread(state["average"]))
-            self._step, self.seconds = state["step"], state["seconds"]
-        except Exception as error:  # torch.load raises whatever its unpickler trips over
-            # Torch's advice to trust the file is not passed on.
-            problem = "it holds other things than weights" if "weights_only" in str(error) else one_line(error, 200)
-            raise ValueError(
-                f"{path}: cannot resume from it ({problem}); delete it, or give another run_dir"
-            ) from error
-        if (num_steps := self._config.optimizer.num_steps) < self._step:
-            raise ValueError(f"optimizer.num_steps is {num_steps} and {path} at step {self._step}; expected more steps")
-        report(f"resumed from {path} at step {self._step}")
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint is made of, where it is: weights, averages, and what the optimizer remembers."""
+        moments = optimizer_state(self._optimizer, self._groups)
+        tensors = {
+            **{WEIGHTS + name: value for name, value in self._weights.items()},
+            **{AVERAGE + name: value for name, value in self._averages.values.items()},
+            **{f"{OPTIMIZER}{kind}.{name}": kept[kind] for name, kept in moments.items() for kind in kept},
+        }
+        return {name: value.detach() for name, value in tensors.items()}
+
+    def _read(self, path: Path, info: CheckpointInfo) -> None:
+        """Raises ValueError for a checkpoint that is damaged, or of another policy."""
+        check_files(path, info, self._processes)
+        stored = read_stored(path)
+        remembered = {name.removeprefix(OPTIMIZER).partition(".")[2] for name in stored if name.startswith(OPTIMIZER)}
+        with explained(f"{path} cannot be resumed: "):
+            begin_moments(self._optimizer, self._groups, remembered)
+            check_stored(stored, self._tensors())
+        read_tensors(path, self._tensors())
+        self._step, self.seconds, self._num_drawn = info.step, info.seconds, info.num_drawn
+
+    def _way_back(self, writer: CheckpointWriter) -> str:
+        """Where a run that failed can go on from."""
+        writer.wait()
+        self._processes.wait()  # for the first one, which completes a checkpoint
+        found = find_checkpoints(self._run_dir)
+        return f"; --resume goes on from {found[-1].name}" if found else ""
 
 
 def learning_rate_scale(config: OptimizerConfig, step: int) -> float:
@@ -278,34 +276,20 @@ def learning_rate_scale(config: OptimizerConfig, step: int) -> float:
     return min(warmup, config.final_scale + (1.0 - config.final_scale) * cosine)
 
 
+def state_bytes(policy: BasePolicy) -> int:
+    """How large a checkpoint is, but for a few bytes a weight: weights, and of those that are trained the average and
+    AdamW's two moments, too."""
+    return sum(w.numel() * w.element_size() * (4 if w.requires_grad else 1) for w in policy.parameters())
+
+
 def check_resumable(config: TrainConfig) -> None:
     """Raises ValueError where the run of ``config.run_dir`` can't go on with this config, as far as that is known
     before its samples are."""
-    if (Path(config.run_dir) / CHECKPOINT).exists():
-        _changed_settings(Path(config.run_dir), _settings(config), but="samples")
-
-
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    return dict(_named(config_to_dict(config)))
-
-
-def _changed_settings(run_dir: Path, now: Mapping[str, Any], but: str = "") -> tuple[str, ...]:
-    """A line for each setting that ``run_dir`` has otherwise; raises ValueError, naming each, for those that stay."""
-    path = run_dir / SETTINGS
-    if not path.exists():
-        return (f"{path} is missing, so what has changed is not known: the present settings are used",)
-    with explained(f"{path}: ", OSError, TypeError, ValueError, after="; delete it, or give another run_dir"):
-        then = dict(parse_json(read_text(path)))
-    changed = (name for name in sorted({*then, *now} - {but}) if then.get(name) != now.get(name))
-    lines = {name: f"{name} was {then.get(name)} and is {now.get(name)}" for name in changed}
-    refused = "; ".join(line for name, line in lines.items() if not name.startswith(LATER + PLACES))
-    if refused:
-        raise ValueError(f"{run_dir} cannot be resumed: {refused}; set back what changed, or give another run_dir")
-    return tuple(lines.values())
-
-
-def _named(value: Any, name: str = "") -> list[tuple[str, Any]]:
-    """Every setting in nested mappings with its dotted name."""
-    if not isinstance(value, Mapping):
-        return [(name, value)]
-    return [item for key, inner in value.items() for item in _named(inner, f"{name}.{key}" if name else key)]
+    found = find_checkpoints(Path(config.run_dir))
+    if not found:
+        return
+    info = read_info(found[-1])
+    changed_settings(info.settings, named_settings(config), f"{found[-1]} cannot be resumed", but=SAMPLES)
+    if (num_steps := config.optimizer.num_steps) < info.step:
+        got = f"optimizer.num_steps is {num_steps} and {found[-1]} at step {info.step}"
+        raise ValueError(f"{got}; expected more steps")
