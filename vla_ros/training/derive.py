@@ -47,6 +47,10 @@ class Wanted:
         return self.out.with_name(self.out.name + RUN_SUFFIX)
 
 
+class Misfit(ValueError):
+    """A policy has other joints or cameras than the robot, or numbers that can't be its."""
+
+
 @dataclass(frozen=True)
 class _Start:
     """What to go on from: a policy directory, of which this is the processor, or a backbone."""
@@ -99,6 +103,18 @@ def derive(wanted: Wanted) -> dict[str, Any]:
         with explained(f"{start.folder} for cameras of {listed([f'{w}x{h}' for h, w in sizes])} pixels: "):
             document["processor"] = config_to_dict(start.settings(config, sizes, len(data.slots)))
     return document
+
+
+def find_data(wanted: Wanted, robot: RobotConfig) -> DataConfig:
+    """What a training reads of recordings: joints, cameras, chunks, what their numbers mean. Raises ValueError for a
+    policy that can't be read, Misfit for one that is none for ``robot``."""
+    start, config = _find(wanted)
+    try:
+        data = _data(wanted, robot, config, start)
+        data.bind(robot)
+    except ValueError as error:
+        raise Misfit(str(error)) from error
+    return data
 
 
 def _bags(paths: Sequence[Path]) -> tuple[Path, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from vla_ros.policies.importing.declaring import SpaceFile, joints_of, read_space
+from vla_ros.recordings.lerobot import mapping
 from vla_ros.recordings.lerobot.dataset import LeRobotSet
 from vla_ros.recordings.lerobot.feed import SetFeed
 from vla_ros.recordings.lerobot.mapping import SetMapping, SetSpace, check_limits, map_set, read_notes
@@ -20,14 +22,26 @@ def open_set(config: SetConfig, robot: RobotConfig) -> SetFeed:
     """Its events. Raises ValueError for a set that can't be read, isn't of this robot, or whose numbers can't be what
     the space says."""
     source = LeRobotSet(Path(config.path))
-    mapping = map_config(source, config, robot)
-    check_limits(source, mapping, robot)
-    return SetFeed(source, robot, mapping)
+    found = map_config(source, config, robot)
+    check_limits(source, found, robot)
+    return SetFeed(source, robot, found)
 
 
 def map_config(source: LeRobotSet, config: SetConfig, robot: RobotConfig) -> SetMapping:
     """Which joints and cameras of ``robot`` the features of ``source`` are: as the space of ``config`` says, else as
     the set does that this package wrote, else by name. Raises ValueError where they don't fit."""
+    return map_set(source, robot, *_meaning(source, config, robot))
+
+
+def map_what_fits(
+    source: LeRobotSet, config: SetConfig, robot: RobotConfig, report: Callable[[str], object]
+) -> SetMapping | None:
+    """As ``map_config``, where ``report`` hears all that doesn't fit. Raises ValueError for a space that can't be of
+    this robot."""
+    return mapping.map_what_fits(source, robot, *_meaning(source, config, robot), report)
+
+
+def _meaning(source: LeRobotSet, config: SetConfig, robot: RobotConfig) -> tuple[RobotJoints, SetSpace]:
     joints = replace(joints_of(robot), chunk_dt_s=1.0 / source.info.fps)
     notes = read_notes(source)
     space = SetSpace(cameras=config.cameras)
@@ -37,7 +51,7 @@ def map_config(source: LeRobotSet, config: SetConfig, robot: RobotConfig) -> Set
     elif notes.get("state") and notes.get("action"):
         with explained(f"{source.folder}: what it says of its numbers: "):
             space = _declared(source, SpaceFile(tuple(notes["state"]), tuple(notes["action"])), joints, config)
-    return map_set(source, robot, joints, space)
+    return joints, space
 
 
 def _declared(source: LeRobotSet, file: SpaceFile, joints: RobotJoints, config: SetConfig) -> SetSpace:
