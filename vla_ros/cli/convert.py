@@ -85,9 +85,9 @@ def _to_set(args: argparse.Namespace, robot: RobotConfig, out: Path) -> Outcome:
 def _rule(args: argparse.Namespace, robot: RobotConfig, bags: tuple[Path, ...]) -> SetRule:
     from dataclasses import replace
 
-    from vla_ros.policies.importing.declaring import SpaceFile, joints_of, read_space
     from vla_ros.recordings.feed import has_markers
     from vla_ros.recordings.lerobot.from_bags import SetRule, measure_fps
+    from vla_ros.spaces.files import SpaceFile, joints_of, read_space
     from vla_ros.spaces.space import parse_space
     from vla_ros.strict import explained
 

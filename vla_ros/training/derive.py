@@ -13,12 +13,12 @@ from vla_ros.policies.config import DataConfig, PolicyConfig
 from vla_ros.policies.families import config_names, family_of, find_config, find_policy
 from vla_ros.policies.files import open_policy
 from vla_ros.policies.importing.backbone import PublishedBackbone, find_backbone
-from vla_ros.policies.importing.declaring import read_space
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.processor import PolicyProcessor
 from vla_ros.recordings.feed import has_markers
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.spaces.cameras import CameraSlot
+from vla_ros.spaces.files import read_space
 from vla_ros.strict import config_to_dict, explained, listed, parse_config
 from vla_ros.training.config import SetConfig
 

@@ -16,12 +16,12 @@ from vla_ros.recordings.lerobot.dataset import LeRobotSet, Rows, SetEpisode, rea
 from vla_ros.recordings.lerobot.feed import SetFeed
 from vla_ros.recordings.lerobot.info import Feature, read_info
 from vla_ros.recordings.lerobot.mapping import SetMapping, not_relative, seem_absolute
+from vla_ros.recordings.lerobot.opening import SetMeaning, map_what_fits
 from vla_ros.recordings.lerobot.video import SLACK, frame_times
 from vla_ros.robot import RobotConfig
 from vla_ros.training.config import SetConfig
 from vla_ros.training.dataset import LATE_PERIODS
 from vla_ros.training.episodes import FrameRule
-from vla_ros.training.sets import map_what_fits
 
 
 def look_at_set(config: SetConfig, robot: RobotConfig, rule: FrameRule) -> RecordingSeen:
@@ -43,7 +43,7 @@ def look_at_set(config: SetConfig, robot: RobotConfig, rule: FrameRule) -> Recor
     seen = RecordingSeen.of(folder.name, robot, info.fps)
     num_rows = sum(episode.length for episode in source.episodes)
     seen.size = f"; {len(source.episodes)} episodes, {num_rows} rows"
-    mapping = map_what_fits(source, config, robot, report)
+    mapping = map_what_fits(source, SetMeaning(config.space, config.cameras), robot, report)
     if mapping is None:
         source.read_all()
     else:

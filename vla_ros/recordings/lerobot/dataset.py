@@ -64,7 +64,7 @@ class LeRobotSet:
     def __init__(self, folder: str | Path, tasks: Mapping[int, str] | None = None) -> None:
         """``tasks`` are taken for its instructions by their number, where its own are of no use."""
         self.info: SetInfo = read_info(Path(folder))
-        self._last: tuple[tuple[Path, tuple[str, ...]], pa.Table] | None = None
+        self._last: tuple[tuple[Path, tuple[str, ...], int], pa.Table] | None = None
         self.tasks = read_tasks(Path(folder)) if tasks is None else tasks
         self.episodes = self._read_episodes()
 
@@ -116,8 +116,9 @@ class LeRobotSet:
 
     def _numbers(self, file: Path, columns: tuple[str, ...], episode: int) -> pa.Table:
         """Of one episode. A file is read as a whole, once: it may hold many episodes without a way to one of them."""
-        if self._last is None or self._last[0] != (file, columns):
-            self._last = (file, columns), _read(file, columns)
+        key = file, columns, file.stat().st_mtime_ns if file.is_file() else 0
+        if self._last is None or self._last[0] != key:
+            self._last = key, _read(file, columns)
         table = self._last[1]
         return table.take(np.flatnonzero(table["episode_index"].to_numpy() == episode))
 

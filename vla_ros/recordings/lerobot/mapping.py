@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.recordings.lerobot.dataset import LeRobotSet
+from vla_ros.recordings.lerobot.dataset import LeRobotSet, Rows
 from vla_ros.recordings.lerobot.info import ACTION, IMAGES, NOTES, STATE, Feature
 from vla_ros.recordings.plausible import SHARE, plausible_bounds
 from vla_ros.robot import RobotConfig
@@ -109,7 +109,11 @@ _FIX = "say what its numbers mean with --space PRESET or FILE"
 def check_limits(source: LeRobotSet, mapping: SetMapping, robot: RobotConfig) -> None:
     """Raises ValueError where the joints that the rows' numbers make, measured or commanded, are beyond the robot's
     limits, as degrees are that are taken for rad. Reads all numbers, and no picture."""
-    rows = [source.rows(episode) for episode in source.episodes]
+    check_rows([source.rows(episode) for episode in source.episodes], source, mapping, robot)
+
+
+def check_rows(rows: Sequence[Rows], source: LeRobotSet, mapping: SetMapping, robot: RobotConfig) -> None:
+    """As ``check_limits``, of these rows alone."""
     positions = np.concatenate([mapping.positions(each.states) for each in rows])
     actions = np.concatenate([each.actions for each in rows])
     if seem_absolute(mapping, actions, positions):

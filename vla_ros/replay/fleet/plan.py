@@ -6,8 +6,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ class PlannedPolicy:
 
 @dataclass(frozen=True)
 class Plan:
-    """``values`` are those of settings and robot that a replay depends on (``replayed_values``); paths are relative to
-    ``folder``, where the replay was asked for."""
+    """``values`` are those of settings and robot that a replay depends on (``replayed_values``), ``release`` is the
+    version of vla_ros that replays; paths are relative to ``folder``, where the replay was asked for."""
 
     folder: str
     policies: tuple[PlannedPolicy, ...]
@@ -46,6 +47,7 @@ class Plan:
     values: Mapping[str, Any]
     device: str
     num_threads: int
+    release: str
 
     def __post_init__(self) -> None:
         """Raises ValueError for no policy, and more than can be compared."""
@@ -64,9 +66,10 @@ class Plan:
             policies=policies,
             robot_file=str(robot_file),
             settings=config.settings,
-            values=replayed_values(asdict(config.settings), config.robot, policies[0].has_poses),
+            values=replayed_values(config.settings.stored(), config.robot, policies[0].has_poses),
             device=config.device,
             num_threads=config.num_threads,
+            release=installed_release(),
         )
 
     @cached_property
@@ -77,6 +80,7 @@ class Plan:
             "values": dict(self.values),
             "device": self.device,
             "threads": self.num_threads,
+            "release": self.release,
         }
         return tuple(_digest(alike | {"policy": policy.name, "digest": policy.digest}) for policy in self.policies)
 
@@ -93,7 +97,7 @@ class Plan:
         path = Path(self.folder) / self.robot_file
         check_count("the path of the robot file", "characters", str(path), MAX_PATH)
         robot = load_robot(path)
-        values = replayed_values(asdict(self.settings), robot, self.policies[0].has_poses)
+        values = replayed_values(self.settings.stored(), robot, self.policies[0].has_poses)
         changed = sorted(name for name in {*values, *self.values} if values.get(name) != self.values.get(name))
         if changed:
             name = changed[0]
@@ -102,6 +106,14 @@ class Plan:
             where = f"robot file {path}: {quoted(name.removeprefix('robot.'))}"
             raise ValueError(f"{where} is {got}; expected {expected}, {fix}")
         return robot
+
+
+def installed_release() -> str:
+    """The version of vla_ros; empty of a source tree that isn't installed."""
+    try:
+        return version("vla_ros")
+    except PackageNotFoundError:
+        return ""
 
 
 def _look_at(name: str, folder: Path) -> PlannedPolicy:
