@@ -31,7 +31,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def derived(recorded: Path, robot: str, *overrides: str, **changes: Any) -> TrainConfig:
-    wanted = Wanted(robot_file(robot), (recorded,), recorded.with_name("policy"))
+    wanted = Wanted(robot_file(robot), (str(recorded),), recorded.with_name("policy"))
     return complete_train_config(CONFIG_DIR, derive(replace(wanted, **changes)), overrides)
 
 

@@ -48,7 +48,7 @@ def check_recordings(args: argparse.Namespace) -> tuple[str, Sequence[Finding]]:
     path = robot_file(args.robot)
     robot = load_robot(path)
     found = find_recordings([Path(text).expanduser() for text in args.subject])
-    needs, rule = _needs(_wanted(args, path, found.bags), robot)
+    needs, rule = _needs(_wanted(args, path), robot)
     rule = replace(rule, namespace=args.namespace, episodes=_episodes(found, args.namespace))
     cameras = {camera.name: camera for camera in robot.cameras}
     robot = replace(robot, cameras=tuple(cameras[name] for name in needs.camera_names))
@@ -59,14 +59,14 @@ def check_recordings(args: argparse.Namespace) -> tuple[str, Sequence[Finding]]:
     return title, judge_recordings(robot, needs, seen, found.others)
 
 
-def _wanted(args: argparse.Namespace, robot: Path, bags: tuple[Path, ...]) -> Wanted:
+def _wanted(args: argparse.Namespace, robot: Path) -> Wanted:
     """As ``vla_ros train`` has it: a directory is what to start from."""
     from vla_ros.training.derive import Wanted
 
     is_folder = args.policy is not None and Path(args.policy).expanduser().is_dir()
     start_from = str(Path(args.policy).expanduser()) if is_folder else None
     policy = None if is_folder else args.policy
-    return Wanted(robot, bags, Path(), policy=policy, start_from=start_from, space=args.space)
+    return Wanted(robot, (), Path(), policy=policy, start_from=start_from, space=args.space)
 
 
 def _needs(wanted: Wanted, robot: RobotConfig) -> tuple[TrainingNeeds, FrameRule]:

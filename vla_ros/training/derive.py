@@ -21,6 +21,7 @@ from vla_ros.spaces.cameras import CameraSlot
 from vla_ros.spaces.files import read_space
 from vla_ros.strict import config_to_dict, explained, listed, parse_config
 from vla_ros.training.config import SetConfig
+from vla_ros.training.weights import bag_weights, paths_of
 
 DEFAULT_POLICY = "tiny_touch"
 DEFAULT_DT_S = 0.1
@@ -29,13 +30,14 @@ RUN_SUFFIX = "_run"
 
 @dataclass(frozen=True)
 class Wanted:
-    """``robot`` is a robot file's path, ``bags`` are those of bags and folders of them, ``sets`` LeRobot data sets,
+    """``robot`` is a robot file's path, ``bags`` are bags and folders of them, each perhaps with its weight
+    (``Weighted``), ``sets`` LeRobot data sets,
     ``out`` is the policy directory to be made; the run goes into a folder beside it. ``policy`` names a size or a
     packaged policy, ``start_from`` is a policy directory or a published backbone (a folder, or ``hf:org/repo``),
     ``space`` a space file or preset: that of the policy."""
 
     robot: Path
-    bags: tuple[Path, ...]
+    bags: tuple[str, ...]
     out: Path
     policy: str | None = None
     start_from: str | None = None
@@ -86,7 +88,7 @@ def derive(wanted: Wanted) -> dict[str, Any]:
     document: dict[str, Any] = {
         "defaults": ["/train/base", "_self_"],
         "robot": str(wanted.robot),
-        "bags": [str(path) for path in wanted.bags],
+        "bags": list(wanted.bags),
         "sets": [config_to_dict(each) for each in wanted.sets],
         "run_dir": str(wanted.run_dir),
         "output_dir": str(wanted.out),
@@ -117,12 +119,12 @@ def find_data(wanted: Wanted, robot: RobotConfig) -> DataConfig:
     return data
 
 
-def _bags(paths: Sequence[Path]) -> tuple[Path, ...]:
+def _bags(places: Sequence[str]) -> tuple[Path, ...]:
     with explained("--bags: "):
-        found = find_bags(*paths)
-        if paths and not found.bags:
-            places = listed([str(path) for path in paths])
-            raise ValueError(f"{places} holds no rosbag2 bag; expected folders of bags, .mcap or .db3 files")
+        found = find_bags(*paths_of(places))
+        bag_weights(places)
+        if places and not found.bags:
+            raise ValueError(f"{listed(places)} holds no rosbag2 bag; expected folders of bags, .mcap or .db3 files")
     return found.bags
 
 

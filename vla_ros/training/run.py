@@ -36,6 +36,7 @@ from vla_ros.training.processes import Processes
 from vla_ros.training.samples import Lesson, SampleMaker, compute_split_stats, split_by_episode
 from vla_ros.training.shards import read_header
 from vla_ros.training.trainer import Trainer, Validation, check_resumable
+from vla_ros.training.weights import bag_weights, paths_of
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ def _train(
     policy = _start(config, processes, report)
     bags = _find_bags(config, robot, lesson, processes, report) if _bag_places(config) else ()
     # The last are judged on: rather the robot's own than those of an earlier arm.
-    loaded = load_bags((*config.sets, *bags), robot, rule, max(1, config.num_workers // processes.num_local))
+    num_workers = max(1, config.num_workers // processes.num_local)
+    loaded = load_bags((*config.sets, *bags), robot, rule, num_workers, bag_weights=bag_weights(config.bags))
     for line in (*loaded.problems, *loaded.lines):
         report(line)
     frames = loaded.frames
@@ -167,7 +169,7 @@ def _bag_places(config: TrainConfig) -> tuple[Path, ...]:
         return ()
     if not (config.bags or made):
         raise ValueError("bags and lesson.demonstrations_dir are empty; expected a folder of bags: set bags=FOLDER")
-    return tuple(Path(place) for place in config.bags or (made,))
+    return paths_of(config.bags) or (Path(made),)
 
 
 def _start(config: TrainConfig, processes: Processes, report: Callable[[str], None]) -> BasePolicy:

@@ -37,7 +37,7 @@ MEANT = (
 )
 """Why frames are left out where nothing is wrong with them."""
 REMEDIES = (
-    ("end of their chunk", "episodes longer than a chunk", "longer episodes, or a policy with shorter chunks"),
+    ("their chunk", "episodes longer than a chunk", "longer episodes, or a policy with shorter chunks"),
     ("without an instruction", "one before the first frame", "vla_policy/task, published as an episode begins"),
     ("joint state", "one at least every max_age_s", "joint states above, and max_age_s in the robot file"),
     (

@@ -92,12 +92,15 @@ class _Looked(LeRobotSet):
         return self.last
 
     def pictures(self, feature: Feature, episode: SetEpisode, rows: Rows) -> Iterator[np.ndarray]:
+        return repeat(BLANK, len(rows.times_s))
+
+    def look_at_pictures(self, feature: Feature, episode: SetEpisode, rows: Rows) -> None:
+        """Report where some are missing, or the first can't be decoded."""
         try:
             if feature.dtype == "image" or self._has_frames(feature, episode, rows):
                 next(super().pictures(feature, episode, rows))
         except ValueError as error:
             self._report(str(error))
-        return repeat(BLANK, len(rows.times_s))
 
     def read_all(self) -> None:
         """Rows and pictures of every episode, whatever they mean."""
@@ -109,7 +112,7 @@ class _Looked(LeRobotSet):
                 self._report(str(error))
             else:
                 for feature in self.info.cameras:
-                    self.pictures(feature, episode, rows)
+                    self.look_at_pictures(feature, episode, rows)
 
     def _has_frames(self, feature: Feature, episode: SetEpisode, rows: Rows) -> bool:
         """Whether the video has a frame for each row, by what its packets say."""
@@ -160,6 +163,8 @@ def _take(
             report(str(error))
         else:
             assert source.last is not None
+            for feature in mapping.cameras.values():
+                source.look_at_pictures(feature, episode, source.last)
             positions = mapping.positions(source.last.states)
             num_absolute += seem_absolute(mapping, source.last.actions, positions)
         watch.pause()
