@@ -15,7 +15,7 @@ from vla_ros.recordings.feed import without_numbers
 from vla_ros.recordings.lerobot.dataset import LeRobotSet, Rows, SetEpisode, read_tasks
 from vla_ros.recordings.lerobot.feed import SetFeed
 from vla_ros.recordings.lerobot.info import Feature, read_info
-from vla_ros.recordings.lerobot.mapping import SetMapping, not_relative, seem_absolute
+from vla_ros.recordings.lerobot.mapping import SetMapping, check_poses, not_relative, seem_absolute
 from vla_ros.recordings.lerobot.opening import SetMeaning, map_what_fits
 from vla_ros.recordings.lerobot.video import SLACK, frame_times
 from vla_ros.robot import RobotConfig
@@ -166,6 +166,10 @@ def _take(
             for feature in mapping.cameras.values():
                 source.look_at_pictures(feature, episode, source.last)
             positions = mapping.positions(source.last.states)
+            try:
+                check_poses([source.last], [positions], source, mapping)
+            except ValueError as error:
+                report(str(error))
             num_absolute += seem_absolute(mapping, source.last.actions, positions)
         watch.pause()
     if 2 * num_absolute > len(source.episodes):

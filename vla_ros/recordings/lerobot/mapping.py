@@ -11,6 +11,7 @@ import numpy as np
 
 from vla_ros.recordings.lerobot.dataset import LeRobotSet, Rows
 from vla_ros.recordings.lerobot.info import ACTION, IMAGES, NOTES, STATE, Feature
+from vla_ros.recordings.lerobot.poses import joints_along, without_what_is_known
 from vla_ros.recordings.plausible import SHARE, plausible_bounds
 from vla_ros.robot import RobotConfig
 from vla_ros.spaces.components import Line, RobotJoints
@@ -18,6 +19,10 @@ from vla_ros.spaces.space import Space, joints_space
 from vla_ros.strict import explained, listed, parse_json, read_text
 
 NEARER = 0.25
+MISSED_SHARE = 0.05
+"""Of poses: so many may be out of the robot's reach."""
+MAX_POSED = 20
+"""Of episodes: joints that go along a pose take their time."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,9 @@ class SetMapping:
     name: str
 
     def positions(self, states: np.ndarray) -> np.ndarray:
-        """Measured joints ``[num_rows, num_joints]`` of ``states`` ``[num_rows, size]``."""
+        """Measured joints ``[num_rows, num_joints]`` of the ``states`` of an episode ``[num_rows, size]``."""
+        if self.state.needs_kinematics:
+            return joints_along(self.state, states[:, self.state_columns])
         nothing = np.full((len(states), len(self.state.robot.names)), np.nan)
         return self.state.decode(states[:, None, self.state_columns], nothing)[:, 0]
 
@@ -91,11 +98,16 @@ def map_what_fits(
             columns.append(_checked(source, key, one) if is_declared else _by_name(source, key, robot))
         except ValueError as error:
             report(str(error))
-    if state.needs_kinematics or action.needs_kinematics:
-        report(f"{where}{space.name} has a pose; expected joints: a pose doesn't say where they were")
-        columns = []
-    for key, one, wanted in ((STATE, state, robot.joint_names), (ACTION, action, robot.driven_names)):
-        missing = [name for name in wanted if name not in one.joint_names]
+    try:
+        state = without_what_is_known(state)
+        for one in (state, action):
+            one.check_fit(one.size, space.name)
+        names = {STATE: state.joint_names, ACTION: action.joint_names}
+    except ValueError as error:
+        report(f"{where}{space.name}: {error}")
+        names, columns = {}, []
+    for key, wanted in ((STATE, robot.joint_names), (ACTION, robot.driven_names)):
+        missing = [name for name in wanted if name not in names.get(key, ())]
         if missing and columns:
             report(f"{where}{key} doesn't say where joint '{missing[0]}' is; expected {listed(wanted)}: {_FIX}")
             columns = []
@@ -106,15 +118,39 @@ def map_what_fits(
 _FIX = "say what its numbers mean with --space PRESET or FILE"
 
 
+def check_poses(rows: Sequence[Rows], positions: Sequence[np.ndarray], source: LeRobotSet, mapping: SetMapping) -> None:
+    """Raises ValueError where the robot's tip can't be where rows have poses of one, as with another tip or unit;
+    ``positions`` are the measured joints of each of ``rows``."""
+    if not (mapping.state.needs_kinematics or mapping.action.needs_kinematics):
+        return
+    num, missed = 0, {STATE: 0, ACTION: 0}
+    for each, measured in zip(rows, positions, strict=True):
+        states, actions = each.states[:, mapping.state_columns], each.actions[:, None, mapping.action_columns]
+        targets = mapping.targets(each.actions, measured)
+        num += len(states)
+        missed[STATE] += int(mapping.state.missed(states, measured[0], measured).sum())
+        missed[ACTION] += int(mapping.action.missed(actions, measured, targets[:, None]).sum())
+    for key, num_missed in missed.items():
+        if num_missed > MISSED_SHARE * num:
+            got = f"{key} has {num_missed} of {num} poses that the robot's tip can't have by {mapping.name}"
+            expected = "expected those of its own tip and base, within its joints' limits"
+            raise ValueError(f"{source.folder}: {got}; {expected}: are these another link's, or in another unit?")
+
+
 def check_limits(source: LeRobotSet, mapping: SetMapping, robot: RobotConfig) -> None:
     """Raises ValueError where the joints that the rows' numbers make, measured or commanded, are beyond the robot's
-    limits, as degrees are that are taken for rad. Reads all numbers, and no picture."""
-    check_rows([source.rows(episode) for episode in source.episodes], source, mapping, robot)
+    limits, as degrees are that are taken for rad. Reads all numbers, of sets with poses those of ``MAX_POSED``
+    episodes, and no picture."""
+    posed = mapping.state.needs_kinematics or mapping.action.needs_kinematics
+    step = max(1, len(source.episodes) // MAX_POSED) if posed else 1
+    check_rows([source.rows(episode) for episode in source.episodes[::step]], source, mapping, robot)
 
 
 def check_rows(rows: Sequence[Rows], source: LeRobotSet, mapping: SetMapping, robot: RobotConfig) -> None:
-    """As ``check_limits``, of these rows alone."""
-    positions = np.concatenate([mapping.positions(each.states) for each in rows])
+    """As ``check_limits``, of these episodes' rows alone."""
+    each_positions = [mapping.positions(each.states) for each in rows]
+    check_poses(rows, each_positions, source, mapping)
+    positions = np.concatenate(each_positions)
     actions = np.concatenate([each.actions for each in rows])
     if seem_absolute(mapping, actions, positions):
         raise ValueError(f"{source.folder}: {not_relative(mapping)}")

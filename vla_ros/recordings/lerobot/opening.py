@@ -10,6 +10,7 @@ from vla_ros.recordings.lerobot import mapping
 from vla_ros.recordings.lerobot.dataset import LeRobotSet
 from vla_ros.recordings.lerobot.feed import SetFeed
 from vla_ros.recordings.lerobot.mapping import SetMapping, SetSpace, check_limits, map_set, read_notes
+from vla_ros.recordings.lerobot.poses import without_speeds
 from vla_ros.robot import RobotConfig
 from vla_ros.spaces.components import RobotJoints
 from vla_ros.spaces.files import SpaceFile, joints_of, read_space
@@ -49,7 +50,7 @@ def map_what_fits(
 
 
 def _declared(source: LeRobotSet, meaning: SetMeaning, robot: RobotConfig) -> tuple[RobotJoints, SetSpace]:
-    joints = replace(joints_of(robot), chunk_dt_s=1.0 / source.info.fps)
+    joints = without_speeds(replace(joints_of(robot), chunk_dt_s=1.0 / source.info.fps))
     notes = read_notes(source)
     space = SetSpace(cameras=meaning.cameras)
     if meaning.space:
