@@ -85,19 +85,20 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _config(args: argparse.Namespace) -> SessionConfig:
+    from vla_ros.recordings.description import load_robot_of
     from vla_ros.replay.episodes import recordings_in
     from vla_ros.replay.session import SessionConfig
     from vla_ros.replay.settings import ReplaySettings
-    from vla_ros.robot import load_robot
     from vla_ros.share import policy_dir, robot_file
 
     policies = tuple(policy_dir(name) for name in args.policy or ["tiny_touch"])
     if len(policies) > 2 or (len(policies) == 2 and args.baseline is not None):
         raise ValueError(f"{len(policies)} policies; expected one, or two without --baseline")
+    bags = tuple(bag for path in args.bags for bag in recordings_in(path))
     return SessionConfig(
-        bags=tuple(bag for path in args.bags for bag in recordings_in(path)),
+        bags=bags,
         policies=policies,
-        robot=load_robot(robot_file(args.robot)),
+        robot=load_robot_of(robot_file(args.robot), bags, args.namespace),
         settings=ReplaySettings(
             strategy=args.strategy,
             control_rate_hz=args.rate,

@@ -15,8 +15,9 @@ from vla_ros.policies.files import open_policy
 from vla_ros.policies.importing.backbone import PublishedBackbone, find_backbone
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.processor import PolicyProcessor
+from vla_ros.recordings.description import load_robot_of
 from vla_ros.recordings.feed import has_markers
-from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.robot import RobotConfig
 from vla_ros.spaces.cameras import CameraSlot
 from vla_ros.spaces.files import read_space
 from vla_ros.strict import config_to_dict, explained, listed, parse_config
@@ -78,8 +79,8 @@ def derive(wanted: Wanted) -> dict[str, Any]:
     Raises ValueError for what doesn't fit together. Of the bags nothing is read but what they hold, and of data sets no
     picture.
     """
-    robot = load_robot(wanted.robot)
     bags = _bags(wanted.bags)
+    robot = load_robot_of(wanted.robot, bags)
     start, config = _find(wanted)
     data = _data(wanted, robot, config, start)
     config = _fitted(config, data, robot)

@@ -24,7 +24,8 @@ from vla_ros.policies.families import family_of
 from vla_ros.policies.files import WEIGHTS_FILE, open_policy
 from vla_ros.policies.fill import build_on_meta, build_policy, check_shapes
 from vla_ros.policies.importing.backbone import find_backbone
-from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.recordings.description import load_robot_of
+from vla_ros.robot import RobotConfig
 from vla_ros.strict import explained, listed
 from vla_ros.training.backbone import policy_on
 from vla_ros.training.config import VISION_POS_EMB_GAIN, TrainConfig, with_absolute_paths
@@ -74,7 +75,7 @@ def train(
     report = report if processes.is_first else _tell_nobody
     torch.set_num_threads(max(1, config.num_threads // processes.num_local))
     config = with_absolute_paths(config)
-    robot = load_robot(robot_file)
+    robot = load_robot_of(robot_file, paths_of(config.bags), config.namespace)
     if config.data.cameras is not None:
         names = tuple(slot.camera for slot in config.data.slots if slot.camera is not None)
         robot = match_policy(robot, config.data.joint_names, names)

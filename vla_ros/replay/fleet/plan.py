@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from vla_ros.policies.files import has_poses, open_policy
+from vla_ros.recordings.description import describe_robot, load_robot_of
 from vla_ros.replay.baseline.provenance import policy_files, replayed_values
 from vla_ros.replay.session import MAX_POLICIES, SessionConfig, policy_names
 from vla_ros.replay.settings import ReplaySettings
-from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.robot import RobotConfig
 from vla_ros.strict import check_count, quoted
 
 MAX_PATH = 1000  # characters of it in a line that is read
@@ -38,7 +39,8 @@ class PlannedPolicy:
 @dataclass(frozen=True)
 class Plan:
     """``values`` are those of settings and robot that a replay depends on (``replayed_values``), ``release`` is the
-    version of vla_ros that replays; paths are relative to ``folder``, where the replay was asked for."""
+    version of vla_ros that replays, ``described_by`` the bag that has the robot's URDF, where that is a topic's; paths
+    are relative to ``folder``, where the replay was asked for."""
 
     folder: str
     policies: tuple[PlannedPolicy, ...]
@@ -48,6 +50,7 @@ class Plan:
     device: str
     num_threads: int
     release: str
+    described_by: str = ""
 
     def __post_init__(self) -> None:
         """Raises ValueError for no policy, and more than can be compared."""
@@ -60,6 +63,7 @@ class Plan:
 
         Raises ValueError for a policy that cannot be read.
         """
+        described = describe_robot(robot_file, config.bags, config.settings.namespace)
         policies = tuple(_look_at(name, folder) for name, folder in policy_names(config.policies).items())
         return cls(
             folder=str(Path.cwd()),
@@ -70,6 +74,7 @@ class Plan:
             device=config.device,
             num_threads=config.num_threads,
             release=installed_release(),
+            described_by="" if described.bag is None else str(described.bag),
         )
 
     @cached_property
@@ -96,7 +101,8 @@ class Plan:
         """
         path = Path(self.folder) / self.robot_file
         check_count("the path of the robot file", "characters", str(path), MAX_PATH)
-        robot = load_robot(path)
+        bags = (Path(self.folder) / self.described_by,) if self.described_by else ()
+        robot = load_robot_of(path, bags, self.settings.namespace)
         values = replayed_values(self.settings.stored(), robot, self.policies[0].has_poses)
         changed = sorted(name for name in {*values, *self.values} if values.get(name) != self.values.get(name))
         if changed:
