@@ -41,12 +41,13 @@ def check_recordings(args: argparse.Namespace) -> tuple[str, Sequence[Finding]]:
     from vla_ros.check.recorded.read import find_recordings, look_at
     from vla_ros.recordings.description import load_robot_of
     from vla_ros.share import robot_file
+    from vla_ros.training.weights import paths_of
 
     for option, value in (("--seconds", args.seconds), ("--use-sim-time", args.use_sim_time or None)):
         if value is not None:
             raise ValueError(f"{option} with recordings; expected a live robot: leave it out")
     path = robot_file(args.robot)
-    found = find_recordings([Path(text).expanduser() for text in args.subject])
+    found = find_recordings([path.expanduser() for path in paths_of(args.subject)])
     robot = load_robot_of(path, found.bags, args.namespace)
     needs, rule = _needs(_wanted(args, path), robot)
     rule = replace(rule, namespace=args.namespace, episodes=_episodes(found, args.namespace))

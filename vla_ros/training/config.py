@@ -112,7 +112,7 @@ class LessonConfig:
 class SetConfig:
     """A LeRobot data set in the folder ``path``: what its numbers mean by ``space``, a preset or a file (empty: as it
     says itself, else joints in rad and m by name); the robot's camera by the set's, where names differ. A sample of it
-    is drawn ``weight`` times as often as one of a bag."""
+    is drawn ``weight`` times as often as one of others."""
 
     path: str
     space: str = ""
