@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vla_ros.recordings.events import BagEvent
 from vla_ros.recordings.series import mean_of_known
-from vla_ros.replay.episodes import recorded_events
+from vla_ros.replay.episodes import EpisodePath, recorded_events
 from vla_ros.replay.judge.verdict import Verdict
 from vla_ros.replay.report import charts, timeline
 from vla_ros.replay.report.bags import look_over, moments_of
@@ -94,11 +94,14 @@ def moment_images(session: ReplaySession) -> Images:
             wanted.setdefault(moment.bag, set()).add(moment.header_ns)
     robot, settings = session.config.robot, session.config.settings
     cameras = {camera.name: camera for camera in robot.cameras}
-    seen = replace(robot, cameras=tuple(cameras[name] for name in session.origin.camera_names if name in cameras))
+    # A data set may have no others than those that the policy looks at.
+    of_sets = tuple(cameras[name] for name in session.origin.camera_names if name in cameras)
     found = {}
     for bag, times_ns in wanted.items():
+        path = session.config.folder / bag
+        seen = robot if EpisodePath.of(path) is None else replace(robot, cameras=of_sets)
         try:
-            events = recorded_events(session.config.folder / bag, seen, settings)
+            events = recorded_events(path, seen, settings)
         except ValueError:
             continue  # results are merged where the bags are not: the page says that there is no image
         nearest = _nearest_frames(events, times_ns)
