@@ -34,6 +34,9 @@ MEANT = (
     "of failed",
     "of discarded",
     "before their episode",
+    "after the last command",
+    "takeover",
+    "learn_from",
 )
 """Why frames are left out where nothing is wrong with them."""
 REMEDIES = (
