@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vla_ros.policies.importing.declaring import read_space
 from vla_ros.recordings.lerobot.write import EpisodeRows, SetLayout, SetWriter
+from vla_ros.spaces.files import read_space
 
 FPS, NUM_ROWS = 10, 24
 NAMES = tuple(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import compare_helpers
@@ -12,11 +12,11 @@ from runtime_helpers import ROBOT
 
 from vla_ros.replay.baseline.provenance import replayed_values
 from vla_ros.replay.fleet.folder import ResultsFolder, Run
-from vla_ros.replay.fleet.plan import Plan, PlannedPolicy
+from vla_ros.replay.fleet.plan import Plan, PlannedPolicy, installed_release
 from vla_ros.replay.fleet.result import Result, Source, encode
 from vla_ros.replay.fleet.run import FleetReport, Shard, replay_fleet, replay_here
 from vla_ros.replay.settings import ReplaySettings
-from vla_ros.robot import load_robot
+from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.strict import config_to_dict
 
 SETTINGS = ReplaySettings(unknown_latency_ms=100.0)
@@ -28,14 +28,15 @@ def results_of(
     bags: Sequence[Path | str],
     policies: tuple[str, ...] = ("0.1",),
     settings: ReplaySettings = SETTINGS,
+    robot: RobotConfig = ROBOT,
 ) -> ResultsFolder:
     """``folder/results`` of a replay of ``bags`` with policies of these names and the robot of ``folder/robot.yaml``,
     which is written."""
     path = folder / "robot.yaml"
-    path.write_text(yaml.safe_dump(config_to_dict(ROBOT)))
+    path.write_text(yaml.safe_dump(config_to_dict(robot)))
     planned = tuple(PlannedPolicy(name, name, "d1ce57", False, ("front", "wrist"), {}) for name in policies)
-    values = replayed_values(asdict(settings), load_robot(path), False)
-    plan = Plan(str(Path.cwd()), planned, str(path), settings, values, "cpu", 1)
+    values = replayed_values(settings.stored(), load_robot(path), False)
+    plan = Plan(str(Path.cwd()), planned, str(path), settings, values, "cpu", 1, installed_release())
     return ResultsFolder(folder / "results", Run(plan, tuple(map(str, bags))))
 
 

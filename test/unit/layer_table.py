@@ -69,7 +69,18 @@ MAY_IMPORT = {
         "vla_ros.types",
         "vla_ros.urdf",
     },
-    "vla_ros.spaces": {"numpy", "vla_ros.interpolate", "vla_ros.robot", "vla_ros.urdf"},
+    # As training reads them.
+    "vla_ros.check.recorded": {
+        "numpy",
+        "vla_ros.bags",
+        "vla_ros.check",
+        "vla_ros.recordings",
+        "vla_ros.robot",
+        "vla_ros.topics",
+        "vla_ros.training",
+        "vla_ros.types",
+    },
+    "vla_ros.spaces": {"numpy", "vla_ros.interpolate", "vla_ros.robot", "vla_ros.share", "vla_ros.urdf"},
     "vla_ros.spaces.kinematics": {"numpy", "pinocchio", "vla_ros.robot", "vla_ros.urdf"},
     "vla_ros.transforms": {"numpy", "cv2", "PIL", "tokenizers", "vla_ros.types"},
     "vla_ros.policies": {

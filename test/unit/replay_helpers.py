@@ -148,9 +148,8 @@ class SwingProcessor:
         self.asked.append(observation)
         pixels = np.concatenate([observation.images[name].reshape(-1, 3) for name in self.camera_names])
         tokens = np.ones(4, np.int64)
-        given = PolicyInput(
-            pixels, tokens, tokens > 0, np.ones((4, 4), bool), tokens[None], None, ((1, 3, 4),) * len(self.camera_names)
-        )
+        sizes = tuple((1, *observation.images[name].shape[:2]) for name in self.camera_names)
+        given = PolicyInput(pixels, tokens, tokens > 0, np.ones((4, 4), bool), tokens[None], None, sizes)
         state, noise = observation.joint_positions.astype(np.float32)[None], np.zeros((HORIZON, 2), np.float32)
         return PiRequest(observation.stamp_ns, given, state, noise)
 

@@ -259,7 +259,7 @@ def test_what_is_wrong_with_a_set_is_refused_in_one_line(damage: str, tmp_path: 
         (
             ("a", "b", "c", "d", "e", "f"),
             "",
-            "is of joints a, b, c, d, e, f; the robot has shoulder_pan, shoulder_lift",
+            "lacks shoulder_pan, .*gripper and has a, b, c, d, e, f; expected joints shoulder_pan, shoulder_lift",
         ),
         ((*JOINTS[:5], JOINTS[0]), "", "names joint 'shoulder_pan' twice; expected each once"),
         ((), "", "has numbers without names; say what its numbers mean with --space"),

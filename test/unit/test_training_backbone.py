@@ -88,7 +88,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def derived(source: Path, bags: list[Path], out: Path, policy: str | None = None, *overrides: str) -> TrainConfig:
-    wanted = Wanted(robot_file("tabletop"), (bags[0],), out, policy, str(source))
+    wanted = Wanted(robot_file("tabletop"), (str(bags[0]),), out, policy, str(source))
     return complete_train_config(share_dir() / "config", derive(wanted), overrides)
 
 

@@ -31,7 +31,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def derived(recorded: Path, robot: str, *overrides: str, **changes: Any) -> TrainConfig:
-    wanted = Wanted(robot_file(robot), (recorded,), recorded.with_name("policy"))
+    wanted = Wanted(robot_file(robot), (str(recorded),), recorded.with_name("policy"))
     return complete_train_config(CONFIG_DIR, derive(replace(wanted, **changes)), overrides)
 
 
@@ -96,7 +96,7 @@ def test_a_config_of_ones_own_names_packaged_groups(tmp_path: Path) -> None:
 def test_marks_of_episodes_in_a_bag_are_used(recorded: Path, tmp_path: Path) -> None:
     assert derived(recorded, "so101").episodes == "task"
     marked = write_bag(tmp_path / "marked", [("/vla_policy/episode", string("start"), at(0.1))])
-    assert derived(recorded, "so101", bags=(recorded, storage_file(marked))).episodes == "marker"
+    assert derived(recorded, "so101", bags=(str(recorded), str(storage_file(marked)))).episodes == "marker"
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ def test_marks_of_episodes_in_a_bag_are_used(recorded: Path, tmp_path: Path) -> 
         ({"policy": "act", "start_from": str(policy_dir("tiny_touch"))}, "--policy act is a ActPolicy, --start-from"),
         ({"space": "nothing"}, "is neither a file nor one of aloha"),
         ({"space": "ur5e"}, "looks at cameras base, wrist; robot 'so101' has front, wrist: "),
-        ({"bags": (Path("/nowhere"),)}, "--bags: /nowhere does not exist"),
-        ({"bags": (CONFIG_DIR / "train",)}, "holds no rosbag2 bag"),
+        ({"bags": ("/nowhere",)}, "--bags: /nowhere does not exist"),
+        ({"bags": (str(CONFIG_DIR / "train"),)}, "holds no rosbag2 bag"),
         ({"start_from": str(CONFIG_DIR)}, "policy"),
     ],
 )

@@ -44,6 +44,11 @@ class Finding:
     def subject(self) -> str:
         return f"{self.part}: {self.aspect}"
 
+    @property
+    def remedy(self) -> tuple[str, str]:
+        """What is said below it, where it isn't OK."""
+        return ("", "") if self.level is Level.OK else (self.expected, self.fix)
+
 
 class Part:
     """Collects the findings on one part."""
@@ -81,17 +86,21 @@ def to_json(findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def page(title: str, findings: Sequence[Finding], *, width: int = WIDTH, colours: bool = False) -> str:
-    """A heading for each part, a line for each finding; expectation and remedy below one that isn't OK."""
+    """A heading for each part, a line for each finding; expectation and remedy below one that isn't OK, or below the
+    last of several that have the same."""
     aspect_width = max((len(finding.aspect) for finding in findings), default=0)
     lines = [title]
     for part, of_part in groupby(findings, key=lambda finding: finding.part):
         lines += ["", _paint(part, "1", colours)]
-        for finding in of_part:
-            lines += _lines(finding, aspect_width, width, colours)
+        own = list(of_part)
+        for finding, following in zip(own, [*own[1:], None], strict=True):
+            lines += _lines(finding, aspect_width, width, colours, following)
     return "\n".join([*lines, "", _summary(findings, colours)])
 
 
-def _lines(finding: Finding, aspect_width: int, width: int, colours: bool) -> list[str]:
+def _lines(
+    finding: Finding, aspect_width: int, width: int, colours: bool, following: Finding | None = None
+) -> list[str]:
     level, indent = f"{finding.level.value:4}", " " * (2 + 4 + 2 + aspect_width + 2)
 
     def wrap(head: str, text: str) -> list[str]:
@@ -99,8 +108,10 @@ def _lines(finding: Finding, aspect_width: int, width: int, colours: bool) -> li
         return textwrap.wrap(text, max(width, len(indent) + 30), break_on_hyphens=False, **indents) or [head]
 
     first, *lines = wrap(f"  {level}  {finding.aspect:{aspect_width}}  ", finding.got)
-    if finding.level is not Level.OK:
-        lines += wrap(f"{indent}expected  ", finding.expected) + wrap(f"{indent}fix       ", finding.fix)
+    said_below = following is not None and finding.remedy == following.remedy
+    if finding.level is not Level.OK and not said_below:
+        for what, text in (("expected  ", finding.expected), ("fix       ", finding.fix)):
+            lines += wrap(f"{indent}{what}", text) if text else []
     return [first.replace(level, _paint(level, COLOURS[finding.level], colours), 1), *lines]
 
 

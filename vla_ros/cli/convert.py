@@ -37,11 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    from vla_ros.robot import load_robot
+    from vla_ros.recordings.description import load_robot_of
     from vla_ros.share import robot_file
 
     check_choice("--to", args.to, ("lerobot", "mcap"))
-    robot = load_robot(robot_file(args.robot))
+    robot = load_robot_of(robot_file(args.robot), [Path(source) for source in args.sources], args.namespace)
     return (_to_set if args.to == "lerobot" else _to_bags)(args, robot, Path(args.out))
 
 
@@ -85,9 +85,9 @@ def _to_set(args: argparse.Namespace, robot: RobotConfig, out: Path) -> Outcome:
 def _rule(args: argparse.Namespace, robot: RobotConfig, bags: tuple[Path, ...]) -> SetRule:
     from dataclasses import replace
 
-    from vla_ros.policies.importing.declaring import SpaceFile, joints_of, read_space
     from vla_ros.recordings.feed import has_markers
     from vla_ros.recordings.lerobot.from_bags import SetRule, measure_fps
+    from vla_ros.spaces.files import SpaceFile, joints_of, read_space
     from vla_ros.spaces.space import parse_space
     from vla_ros.strict import explained
 

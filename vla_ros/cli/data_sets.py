@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vla_ros.strict import explained
+
 if TYPE_CHECKING:
     from vla_ros.training.config import SetConfig
 
@@ -14,21 +16,29 @@ def read_sets(given: Sequence[str], space: str, cameras: Sequence[str] | None) -
     """Each ``SET`` or ``SET@WEIGHT``, its path made absolute, as that of a space file. Raises ValueError for a weight
     that is no number."""
     from vla_ros.training.config import SetConfig
+    from vla_ros.training.weights import Weighted
 
     named = camera_pairs(cameras)
     file = Path(space).expanduser()
     space = str(file.resolve()) if file.is_file() else space
     sets = []
     for text in given:
-        place, at, weight = text.rpartition("@")
-        if not at or Path(text).expanduser().exists():
-            place, weight = text, "1"
-        try:
-            share = float(weight)
-        except ValueError as error:
-            raise ValueError(f"--data {text}: the weight is '{weight}'; expected a number, as in SET@0.5") from error
-        sets.append(SetConfig(str(Path(place).expanduser().resolve()), space, named, share))
+        with explained("--data "):
+            given_one = Weighted.parse(text).at(absolute)
+        sets.append(SetConfig(given_one.path, space, named, given_one.weight))
     return tuple(sets)
+
+
+def read_bags(given: Sequence[str]) -> tuple[str, ...]:
+    """Each ``BAG`` or ``BAG@WEIGHT``, its path made absolute. Raises ValueError as ``read_sets``."""
+    from vla_ros.training.weights import Weighted
+
+    with explained("--bags "):
+        return tuple(str(Weighted.parse(text).at(absolute)) for text in given)
+
+
+def absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
 
 
 def camera_pairs(given: Sequence[str] | None) -> dict[str, str]:

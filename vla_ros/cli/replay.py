@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=Path,
         metavar="BAG",
-        help="rosbag2 bags: folders, .mcap or .db3 files, or folders of such",
+        help="rosbag2 bags: folders, .mcap or .db3 files, or folders of such; LeRobot data sets (v3)",
     )
     parser.add_argument(
         "--policy",
@@ -53,6 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strategy", default="latest", help="how chunks follow each other: latest, ensemble or rtc")
     parser.add_argument("--rate", type=float, default=0.0, metavar="HZ", help="commands (default 0: the robot file's)")
     parser.add_argument("--namespace", default="", help="namespace that the bags were recorded in")
+    meaning = "what the numbers of data sets mean (default: as a set says, else joints in rad and m)"
+    parser.add_argument("--data-space", metavar="PRESET|FILE", help=meaning)
+    which = "which of the robot's cameras one of a data set is"
+    parser.add_argument("--camera", action="append", metavar="FEATURE=NAME", help=which)
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu (default), cuda or auto")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="for one operation on the CPU (default 1)")
     add_fleet_arguments(parser)
@@ -81,25 +85,28 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _config(args: argparse.Namespace) -> SessionConfig:
-    from vla_ros.bags.files import bags_in
+    from vla_ros.recordings.description import load_robot_of
+    from vla_ros.replay.episodes import recordings_in
     from vla_ros.replay.session import SessionConfig
     from vla_ros.replay.settings import ReplaySettings
-    from vla_ros.robot import load_robot
     from vla_ros.share import policy_dir, robot_file
 
     policies = tuple(policy_dir(name) for name in args.policy or ["tiny_touch"])
     if len(policies) > 2 or (len(policies) == 2 and args.baseline is not None):
         raise ValueError(f"{len(policies)} policies; expected one, or two without --baseline")
+    bags = tuple(bag for path in args.bags for bag in recordings_in(path))
     return SessionConfig(
-        bags=tuple(bag for path in args.bags for bag in bags_in(path)),
+        bags=bags,
         policies=policies,
-        robot=load_robot(robot_file(args.robot)),
+        robot=load_robot_of(robot_file(args.robot), bags, args.namespace),
         settings=ReplaySettings(
             strategy=args.strategy,
             control_rate_hz=args.rate,
             latency_ms=_latency_ms(args.latency),
             unknown_latency_ms=UNKNOWN_LATENCY_MS if args.latency is None else None,
             namespace=args.namespace,
+            set_space=args.data_space or "",
+            set_cameras=",".join(args.camera or ()),
         ),
         driver=args.driver,
         device=args.device,

@@ -22,6 +22,8 @@ NOT_GIVEN = {
     "strategy": "latest",
     "rate": 0.0,
     "namespace": "",
+    "data_space": None,
+    "camera": None,
     "device": "cpu",
     "threads": 1,
     "results": None,
@@ -52,7 +54,7 @@ def add_fleet_arguments(parser: argparse.ArgumentParser) -> None:
 def check_fleet_arguments(args: argparse.Namespace) -> None:
     """Raises ValueError for options that don't go together."""
     if args.merge is not None:
-        given = [f"--{name}" for name, default in NOT_GIVEN.items() if getattr(args, name) != default]
+        given = [f"--{name.replace('_', '-')}" for name, default in NOT_GIVEN.items() if getattr(args, name) != default]
         if given or args.bags:
             got = given[0] if given else f"bag {args.bags[0]}"
             raise ValueError(f"{got} with --merge; what was replayed, and with what, is in {args.merge}: leave it out")

@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    from vla_ros.policies.importing.declaring import read_space
     from vla_ros.policies.respace import respace
     from vla_ros.robot import load_robot
     from vla_ros.share import policy_dir, robot_file
+    from vla_ros.spaces.files import read_space
 
     out = Path(args.out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):

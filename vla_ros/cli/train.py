@@ -20,12 +20,15 @@ SHORT = ("robot", "bags", "data", "data_space", "camera", "out", "policy", "star
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     short = parser.add_argument_group("from what you have; joints, cameras, sizes, space and statistics follow")
     short.add_argument("--robot", metavar="FILE", help="robot file, or the name of a packaged one")
-    short.add_argument("--bags", nargs="+", metavar="BAG", help="bags, storage files, or folders of them")
+    weights = "with how often a sample of it is drawn against one of others (default 1)"
+    short.add_argument(
+        "--bags", nargs="+", metavar="BAG[@WEIGHT]", help=f"bags, storage files, or folders of them, {weights}"
+    )
     short.add_argument(
         "--data",
         nargs="+",
         metavar="SET[@WEIGHT]",
-        help="LeRobot data sets (v3), with how often a sample of it is drawn against one of a bag (default 1)",
+        help=f"LeRobot data sets (v3), {weights}",
     )
     same = "what the numbers of the sets mean, where those of the policy mean something else (default: as --space)"
     short.add_argument("--data-space", metavar="PRESET|FILE", help=same)
@@ -124,7 +127,7 @@ def _config(args: argparse.Namespace) -> TrainConfig:
 
 def _wanted(args: argparse.Namespace) -> Wanted:
     """Paths are made absolute, so that the run goes on from anywhere."""
-    from vla_ros.cli.data_sets import read_sets
+    from vla_ros.cli.data_sets import read_bags, read_sets
     from vla_ros.share import robot_file
     from vla_ros.training.derive import Wanted
 
@@ -135,7 +138,7 @@ def _wanted(args: argparse.Namespace) -> Wanted:
     sets = [text for text in args.data or () if not _is_override(text)]
     return Wanted(
         robot=robot_file(args.robot).resolve(),
-        bags=tuple(Path(text).expanduser().resolve() for text in args.bags or () if not _is_override(text)),
+        bags=read_bags([text for text in args.bags or () if not _is_override(text)]),
         out=Path(args.out).expanduser().resolve(),
         policy=args.policy,
         start_from=_source(args.start_from),

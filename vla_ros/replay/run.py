@@ -17,6 +17,7 @@ from vla_ros.recordings.events import BagEvent, Chunk, Command, Task, Teleop
 from vla_ros.recordings.feed import Feed, max_pause_s, resolve_topic
 from vla_ros.recordings.series import GrowingSeries
 from vla_ros.replay.baseline.fingerprint import fingerprint
+from vla_ros.replay.episodes import EpisodeFeed, EpisodePath
 from vla_ros.replay.offline import OfflineNodes, ReplayPolicy
 from vla_ros.replay.recorded import CommandRate, KeptFrames, Recording
 from vla_ros.replay.records import IncidentLog, Replay, ReplayedChunk
@@ -43,13 +44,15 @@ class Plan:
     """What of a bag is followed; ``says_driver``: it has ``vla_policy/mode``.
 
     An answer takes ``latency_ms``, ``is_assumed`` where neither the bag nor the user says it. None: it comes when the
-    recorded policy's came, and is, where ``is_traced``, about the very observation that one was asked about.
+    recorded policy's came, and is, where ``is_traced``, about the very observation that one was asked about. Commands
+    of a bag that ``has_ticks`` were sent by a control loop; those of a data set are its rows.
     """
 
     says_driver: bool
     latency_ms: float | None = None
     is_assumed: bool = False
     is_traced: bool = False
+    has_ticks: bool = True
 
 
 def replay_bag(
@@ -63,12 +66,8 @@ def replay_bag(
     processor = policy.processor
     robot = match_policy(robot, processor.joint_names, processor.camera_names)
     processor.bind(robot)
-    with _as_unusable():
-        reader = BagReader(path)
-    plan = _plan(path, settings)
-    feed = Feed(reader, robot, settings.namespace)
-    start_ns, end_ns = (reader.contents.start_ns, reader.contents.end_ns) if reader.contents else (None, None)
-    length_s = None if start_ns is None or end_ns is None else (end_ns - start_ns) / NS_PER_S
+    source = _open(path, robot, settings)
+    robot, feed, plan, start_ns = source.robot, source.feed, source.plan, source.start_ns
     run: BagRun | None = None
     for event in _events(feed):
         if run is None:
@@ -76,15 +75,51 @@ def replay_bag(
             run = BagRun(robot, policy, settings, plan, event.received_ns)
         run.take(event)
         if progress is not None:
-            progress((event.received_ns - start_ns) / NS_PER_S, length_s)
+            progress((event.received_ns - start_ns) / NS_PER_S, source.length_s)
     if run is None:
         why = "; ".join(feed.problems) or "it has no message of the robot's topics"
         raise UnusableBag(f"bag {path}: nothing of it can be used: {why}")
     problems = feed.problems
-    if plan.is_assumed:
+    if plan.is_assumed and plan.has_ticks:  # of a data set nobody expects one
         assumed = f"each answer was assumed to take {plan.latency_ms:g} ms; --latency MS sets another"
         problems += (f"bag {path} has no recorded chunks: {assumed}",)
     return run.finish(str(path), problems)
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """A bag or an episode, and ``robot`` that it is replayed on. None where it doesn't say when it starts, or how long
+    it is."""
+
+    robot: RobotConfig
+    feed: Feed | EpisodeFeed
+    plan: Plan
+    start_ns: int | None = None
+    length_s: float | None = None
+
+
+def _open(path: Path, robot: RobotConfig, settings: ReplaySettings) -> _Recording:
+    """Raises ValueError as ``replay_bag``, but for the policy."""
+    named = EpisodePath.of(path)
+    if named is not None:
+        with _as_unusable():
+            feed = EpisodeFeed(named, robot, settings)
+        return _Recording(feed.robot, feed, _plan_episode(path, feed, settings), length_s=feed.length_s)
+    with _as_unusable():
+        reader = BagReader(path)
+    contents = reader.contents
+    start_ns, end_ns = (contents.start_ns, contents.end_ns) if contents else (None, None)
+    length_s = None if start_ns is None or end_ns is None else (end_ns - start_ns) / NS_PER_S
+    return _Recording(robot, Feed(reader, robot, settings.namespace), _plan(path, settings), start_ns, length_s)
+
+
+def _plan_episode(path: Path, feed: EpisodeFeed, settings: ReplaySettings) -> Plan:
+    """A data set has no chunks. Raises ValueError where no latency is given for what has none."""
+    given_ms, assumed_ms = settings.latency_ms, settings.unknown_latency_ms
+    if given_ms is None and assumed_ms is None:
+        raise ValueError(f"episode {path} has no chunks to take the latency from; give one: --latency MS")
+    latency_ms = assumed_ms if given_ms is None else given_ms
+    return Plan(feed.says_driver, latency_ms, is_assumed=given_ms is None, has_ticks=False)
 
 
 @contextmanager
@@ -96,7 +131,7 @@ def _as_unusable() -> Iterator[None]:
         raise UnusableBag(str(error)) from error
 
 
-def _events(feed: Feed) -> Iterator[BagEvent]:
+def _events(feed: Feed | EpisodeFeed) -> Iterator[BagEvent]:
     with _as_unusable():
         yield from feed
 
@@ -197,7 +232,7 @@ class BagRun:
             case Teleop() as wanted:
                 self._taking_over[wanted.topic] = event  # if it did, the mode comes with the next command
             case Command() as command:
-                if self._rate.fits(command.group, event.received_ns):
+                if self._plan.has_ticks and self._rate.fits(command.group, event.received_ns):
                     self._nodes.follow_tick(event.received_ns)
                 self._recording.command(command)
             case Chunk(trajectory) if self._plan.latency_ms is None and not self._plan.is_traced:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -177,7 +177,7 @@ def replay_session(config: SessionConfig, make_progress: MakeProgress = lambda n
         all_replays.append(tuple(replays))
     of_all = tuple(tuple(one for one in replays if Path(one.bag) in bags) for replays in all_replays)
     cameras, machine = policies[0].processor.camera_names, machine_name(str(device), config.num_threads)
-    origin = provenance(config.policies[0], bags, config.robot, cameras, asdict(config.settings), machine)
+    origin = provenance(config.policies[0], bags, config.robot, cameras, config.settings.stored(), machine)
     drifts = [f"'{policy.name}': {policy.drift}" for policy in policies if policy.drift]
     return ReplaySession.of(config, of_all, origin, unused, drifts)
 

@@ -101,6 +101,10 @@ class Component(ABC):
         """In one line, what of ``values`` the ``targets`` that they were decoded to don't do; empty where they do."""
         return ""
 
+    def missed(self, values: np.ndarray, measured: np.ndarray, robot: RobotJoints, targets: np.ndarray) -> np.ndarray:
+        """Of which actions ``shortfall`` speaks, bool ``[..., horizon]``."""
+        return np.zeros(values.shape[:-1], bool)
+
     def misfit(self, low: np.ndarray, high: np.ndarray, robot: RobotJoints) -> str:
         """Why numbers that are mostly from ``low`` to ``high`` ``[size]`` can't be what is declared; empty where they
         can."""

@@ -82,18 +82,27 @@ class Pose(Component):
             chain.follow(wanted, rows, start, robot.chunk_dt_s, self.rotation != "none")
 
     def shortfall(self, values: np.ndarray, measured: np.ndarray, robot: RobotJoints, targets: np.ndarray) -> str:
-        chain = self._chain(robot)
-        wanted, found = self._wanted(values, measured, chain), chain.poses(targets)
-        far_m = np.linalg.norm(found[..., 3] - wanted[..., 3], axis=-1)
-        turned = wanted[..., :3] @ np.swapaxes(found[..., :3], -1, -2)
-        far_rad = np.linalg.norm(vector_of_matrix(turned), axis=-1) * (self.rotation != "none")
-        missed = (far_m > TOLERANCE_M) | (far_rad > TOLERANCE_RAD)
+        far_m, far_rad = self._far(values, measured, robot, targets)
+        missed = _is_far(far_m, far_rad)
         if not missed.any():
             return ""
         worst = f"by up to {far_m.max() * 1e3:.1f} mm and {far_rad.max() / RAD_PER_DEG:.1f} deg"
         name = self.tip or robot.kinematics.tip  # type: ignore[union-attr]
         why = "beyond the arm's reach, joint limits or speed; the nearest are taken"
         return f"{missed.sum()} of {missed.size} poses of '{name}' are missed {worst}: {why}"
+
+    def missed(self, values: np.ndarray, measured: np.ndarray, robot: RobotJoints, targets: np.ndarray) -> np.ndarray:
+        return _is_far(*self._far(values, measured, robot, targets))
+
+    def _far(
+        self, values: np.ndarray, measured: np.ndarray, robot: RobotJoints, targets: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How far the tip is from what ``values`` say, m and rad ``[..., horizon]``."""
+        chain = self._chain(robot)
+        wanted, found = self._wanted(values, measured, chain), chain.poses(targets)
+        turned = wanted[..., :3] @ np.swapaxes(found[..., :3], -1, -2)
+        far_rad = np.linalg.norm(vector_of_matrix(turned), axis=-1) * (self.rotation != "none")
+        return np.linalg.norm(found[..., 3] - wanted[..., 3], axis=-1), far_rad
 
     def misfit(self, low: np.ndarray, high: np.ndarray, robot: RobotJoints) -> str:
         position, rotation = slice(3), slice(3, self.size if ROTATIONS[self.rotation].is_angle else 3)
@@ -143,3 +152,7 @@ class Pose(Component):
             return np.concatenate([way[..., :3] @ before[..., :3], before[..., 3:] + way[..., 3:]], axis=-1)
         turn = before[..., :3]
         return np.concatenate([turn @ way[..., :3], before[..., 3:] + turn @ way[..., 3:]], axis=-1)
+
+
+def _is_far(far_m: np.ndarray, far_rad: np.ndarray) -> np.ndarray:
+    return (far_m > TOLERANCE_M) | (far_rad > TOLERANCE_RAD)

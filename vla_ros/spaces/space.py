@@ -110,6 +110,13 @@ class Space:
         lines = (part.shortfall(numbers, measured, self.robot, targets) for part, numbers in self._parts(vectors))
         return "; ".join(filter(None, lines))
 
+    def missed(self, vectors: np.ndarray, measured: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Of which of ``vectors`` ``shortfall`` speaks, bool ``[..., horizon]``."""
+        found = np.zeros(vectors.shape[:-1], bool)
+        for part, numbers in self._parts(vectors):
+            found |= part.missed(numbers, measured, self.robot, targets)
+        return found
+
     def check_values(self, low: np.ndarray, high: np.ndarray) -> None:
         """Raises ValueError where numbers that are mostly from ``low`` to ``high``, both ``[size]``, can't be of these
         joints."""

@@ -28,6 +28,7 @@ from vla_ros.strict import (
     read_text,
 )
 from vla_ros.training.episodes import EPISODES, INTERVENTIONS
+from vla_ros.training.weights import Weighted
 
 RENAMED = {  # keys of earlier releases
     "optimizer.learning_rate": "lr.base",
@@ -111,7 +112,7 @@ class LessonConfig:
 class SetConfig:
     """A LeRobot data set in the folder ``path``: what its numbers mean by ``space``, a preset or a file (empty: as it
     says itself, else joints in rad and m by name); the robot's camera by the set's, where names differ. A sample of it
-    is drawn ``weight`` times as often as one of a bag."""
+    is drawn ``weight`` times as often as one of others."""
 
     path: str
     space: str = ""
@@ -119,19 +120,19 @@ class SetConfig:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise ValueError(f"the weight of {self.path} is {self.weight:g}; expected at least 0")
+        Weighted(self.path, self.weight)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run.
 
-    ``bags`` are bags and folders of them (in a file one text will do), ``sets`` LeRobot data sets; nothing is written
-    there. ``lesson`` is what is taught beside actions; its demonstrations are made and read only where there are
-    neither. Every ``validate_every`` steps the run is judged on the last ``validation_share`` of the episodes, which it
-    never trains on. ``run_dir`` holds metrics, the log and the last ``keep_checkpoints`` checkpoints, one of which is
-    made every ``checkpoint_every`` steps; ``output_dir`` gets the policy directory.
+    ``bags`` are bags and folders of them, whose samples are drawn twice as often with ``@2`` behind it (in a file one
+    text will do), ``sets`` LeRobot data sets; nothing is written there. ``lesson`` is what is taught beside actions;
+    its demonstrations are made and read only where there are neither. Every ``validate_every`` steps the run is judged
+    on the last ``validation_share`` of the episodes, which it never trains on. ``run_dir`` holds metrics, the log and
+    the last ``keep_checkpoints`` checkpoints, one of which is made every ``checkpoint_every`` steps; ``output_dir``
+    gets the policy directory.
     ``processor`` is what the family's processor takes from a train config (its ``settings_type``).
 
     ``num_workers`` read bags and ``num_threads`` compute, on each machine together. ``checkpoint_layers`` keeps of each
@@ -280,7 +281,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     return replace(
         config,
         robot=settled(config.robot) if Path(config.robot).is_file() else config.robot,
-        bags=tuple(map(settled, config.bags)),
+        bags=tuple(str(Weighted.parse(text).at(settled)) for text in config.bags),
         sets=tuple(_settled_set(each, settled) for each in config.sets),
         run_dir=settled(config.run_dir),
         output_dir=settled(config.output_dir),

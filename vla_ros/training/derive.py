@@ -13,14 +13,16 @@ from vla_ros.policies.config import DataConfig, PolicyConfig
 from vla_ros.policies.families import config_names, family_of, find_config, find_policy
 from vla_ros.policies.files import open_policy
 from vla_ros.policies.importing.backbone import PublishedBackbone, find_backbone
-from vla_ros.policies.importing.declaring import read_space
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
 from vla_ros.policies.processor import PolicyProcessor
+from vla_ros.recordings.description import load_robot_of
 from vla_ros.recordings.feed import has_markers
-from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.robot import RobotConfig
 from vla_ros.spaces.cameras import CameraSlot
+from vla_ros.spaces.files import read_space
 from vla_ros.strict import config_to_dict, explained, listed, parse_config
 from vla_ros.training.config import SetConfig
+from vla_ros.training.weights import bag_weights, paths_of
 
 DEFAULT_POLICY = "tiny_touch"
 DEFAULT_DT_S = 0.1
@@ -29,13 +31,14 @@ RUN_SUFFIX = "_run"
 
 @dataclass(frozen=True)
 class Wanted:
-    """``robot`` is a robot file's path, ``bags`` are those of bags and folders of them, ``sets`` LeRobot data sets,
+    """``robot`` is a robot file's path, ``bags`` are bags and folders of them, each perhaps with its weight
+    (``Weighted``), ``sets`` LeRobot data sets,
     ``out`` is the policy directory to be made; the run goes into a folder beside it. ``policy`` names a size or a
     packaged policy, ``start_from`` is a policy directory or a published backbone (a folder, or ``hf:org/repo``),
     ``space`` a space file or preset: that of the policy."""
 
     robot: Path
-    bags: tuple[Path, ...]
+    bags: tuple[str, ...]
     out: Path
     policy: str | None = None
     start_from: str | None = None
@@ -45,6 +48,10 @@ class Wanted:
     @property
     def run_dir(self) -> Path:
         return self.out.with_name(self.out.name + RUN_SUFFIX)
+
+
+class Misfit(ValueError):
+    """A policy has other joints or cameras than the robot, or numbers that can't be its."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +79,8 @@ def derive(wanted: Wanted) -> dict[str, Any]:
     Raises ValueError for what doesn't fit together. Of the bags nothing is read but what they hold, and of data sets no
     picture.
     """
-    robot = load_robot(wanted.robot)
     bags = _bags(wanted.bags)
+    robot = load_robot_of(wanted.robot, bags)
     start, config = _find(wanted)
     data = _data(wanted, robot, config, start)
     config = _fitted(config, data, robot)
@@ -82,7 +89,7 @@ def derive(wanted: Wanted) -> dict[str, Any]:
     document: dict[str, Any] = {
         "defaults": ["/train/base", "_self_"],
         "robot": str(wanted.robot),
-        "bags": [str(path) for path in wanted.bags],
+        "bags": list(wanted.bags),
         "sets": [config_to_dict(each) for each in wanted.sets],
         "run_dir": str(wanted.run_dir),
         "output_dir": str(wanted.out),
@@ -101,12 +108,24 @@ def derive(wanted: Wanted) -> dict[str, Any]:
     return document
 
 
-def _bags(paths: Sequence[Path]) -> tuple[Path, ...]:
+def find_data(wanted: Wanted, robot: RobotConfig) -> DataConfig:
+    """What a training reads of recordings: joints, cameras, chunks, what their numbers mean. Raises ValueError for a
+    policy that can't be read, Misfit for one that is none for ``robot``."""
+    start, config = _find(wanted)
+    try:
+        data = _data(wanted, robot, config, start)
+        data.bind(robot)
+    except ValueError as error:
+        raise Misfit(str(error)) from error
+    return data
+
+
+def _bags(places: Sequence[str]) -> tuple[Path, ...]:
     with explained("--bags: "):
-        found = find_bags(*paths)
-        if paths and not found.bags:
-            places = listed([str(path) for path in paths])
-            raise ValueError(f"{places} holds no rosbag2 bag; expected folders of bags, .mcap or .db3 files")
+        found = find_bags(*paths_of(places))
+        bag_weights(places)
+        if places and not found.bags:
+            raise ValueError(f"{listed(places)} holds no rosbag2 bag; expected folders of bags, .mcap or .db3 files")
     return found.bags
 
 

@@ -156,9 +156,13 @@ class EpisodeCutter:
 
     def finish(self) -> list[Episode]:
         """The episodes with samples, when the last event has been taken."""
+        return list(self.episodes())
+
+    def episodes(self) -> Iterator[Episode]:
+        """As ``finish``, for who looks at one after the other."""
         self.num_left_out += self._observer.num_missed
-        episodes = [Episode(span.task, span.scene, list(self._samples(span))) for span in self._spans]
-        return [episode for episode in episodes if episode.samples]
+        episodes = (Episode(span.task, span.scene, list(self._samples(span))) for span in self._spans)
+        return (episode for episode in episodes if episode.samples)
 
     def _see(self, found: Match) -> None:
         if self._span is None:

@@ -25,7 +25,8 @@ from vla_ros.policies.families import family_of
 from vla_ros.policies.files import WEIGHTS_FILE, open_policy
 from vla_ros.policies.fill import build_on_meta, build_policy, check_shapes
 from vla_ros.policies.importing.backbone import find_backbone
-from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.recordings.description import load_robot_of
+from vla_ros.robot import RobotConfig
 from vla_ros.strict import explained, listed
 from vla_ros.training.backbone import policy_on
 from vla_ros.training.checkpoints import check_room, remove_partial
@@ -39,6 +40,7 @@ from vla_ros.training.processes import Processes
 from vla_ros.training.samples import Lesson, SampleMaker, compute_split_stats, split_by_episode
 from vla_ros.training.shards import read_header
 from vla_ros.training.trainer import Trainer, Validation, check_resumable, state_bytes
+from vla_ros.training.weights import bag_weights, paths_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def train(
     report = report if processes.is_first else _tell_nobody
     torch.set_num_threads(max(1, config.num_threads // processes.num_local))
     config = with_absolute_paths(config)
-    robot = load_robot(robot_file)
+    robot = load_robot_of(robot_file, paths_of(config.bags), config.namespace)
     if config.data.cameras is not None:
         names = tuple(slot.camera for slot in config.data.slots if slot.camera is not None)
         robot = match_policy(robot, config.data.joint_names, names)
@@ -116,7 +118,8 @@ def _train(
         check_room(Path(config.run_dir), config.keep_checkpoints, state_bytes(policy))
     bags = _find_bags(config, robot, lesson, processes, report) if _bag_places(config) else ()
     # The last are judged on: rather the robot's own than those of an earlier arm.
-    loaded = load_bags((*config.sets, *bags), robot, rule, max(1, config.num_workers // processes.num_local))
+    num_workers = max(1, config.num_workers // processes.num_local)
+    loaded = load_bags((*config.sets, *bags), robot, rule, num_workers, bag_weights=bag_weights(config.bags))
     for line in (*loaded.problems, *loaded.lines):
         report(line)
     frames = loaded.frames
@@ -177,7 +180,7 @@ def _bag_places(config: TrainConfig) -> tuple[Path, ...]:
         return ()
     if not (config.bags or made):
         raise ValueError("bags and lesson.demonstrations_dir are empty; expected a folder of bags: set bags=FOLDER")
-    return tuple(Path(place) for place in config.bags or (made,))
+    return paths_of(config.bags) or (Path(made),)
 
 
 def _start(config: TrainConfig, processes: Processes, report: Callable[[str], None]) -> BasePolicy:

@@ -72,7 +72,9 @@ def split_by_episode(frames: Frames, validation_share: float, intervention_weigh
     train = np.flatnonzero(~held_out)
     weights = frames.weight[train] * np.where(frames.is_intervention[train], intervention_weight, 1.0)
     if not weights.any():
-        raise ValueError("all that is left to train on has weight 0; expected some above 0: see the weights of sets")
+        raise ValueError(
+            "all that is left to train on has weight 0; expected some above 0: see the weights of bags and sets"
+        )
     share = None if (weights == weights[0]).all() else weights / weights.sum()
     return Split(train, np.flatnonzero(held_out), share)
 

@@ -1,41 +1,19 @@
-"""What a checkpoint's numbers mean, which it doesn't say: its user's declaration, checked against what it does say.
-
-A space is a YAML file::
-
-    state: [...]      # components, as data.state of a policy.yaml
-    action: [...]
-    cameras: [{key: base_0_rgb, camera: front}, ...]      # optional, and so is the next
-    chunk_dt_s: 0.1
-"""
+"""What a checkpoint's numbers mean, which it doesn't say: its user's declaration, checked against what it does say."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from vla_ros.policies.importing.settings import CameraSettings
-from vla_ros.robot import RobotConfig
-from vla_ros.share import share_dir
 from vla_ros.spaces.cameras import CameraSlot
 from vla_ros.spaces.components import Constant, RobotJoints
-from vla_ros.spaces.kinematics import kinematics_of
+from vla_ros.spaces.files import SpaceFile, presets, read_space
 from vla_ros.spaces.space import Space, parse_space
-from vla_ros.strict import explained, listed, parse_config, parse_yaml, quoted, read_text
+from vla_ros.strict import explained, listed, parse_config, quoted
 
-PRESETS = "config/spaces"
 NO_CAMERA = "none"
-
-
-@dataclass(frozen=True)
-class SpaceFile:
-    """A space as its file has it."""
-
-    state: tuple[Mapping[str, Any], ...]
-    action: tuple[Mapping[str, Any], ...]
-    cameras: tuple[Mapping[str, Any], ...] = ()
-    chunk_dt_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,30 +23,6 @@ class Declaration:
     file: SpaceFile
     state: Space
     action: Space
-
-
-def presets() -> tuple[str, ...]:
-    """The names of the packaged spaces."""
-    return tuple(sorted(path.stem for path in (share_dir() / PRESETS).glob("*.yaml")))
-
-
-def read_space(name: str) -> SpaceFile:
-    """A space by its path, or a packaged one by its name. Raises ValueError where there is none, or for what a space
-    file can't say."""
-    path = Path(name).expanduser()
-    if not path.is_file():
-        path = share_dir() / PRESETS / f"{name}.yaml"
-    if not path.is_file():
-        raise ValueError(f"--space {quoted(name)} is neither a file nor one of {listed(presets())}")
-    with explained(f"{path}: ", OSError, ValueError):
-        return parse_config(SpaceFile, parse_yaml(read_text(path)), "the space")
-
-
-def joints_of(robot: RobotConfig) -> RobotJoints:
-    """What a robot file says of joints, with its links where it has some."""
-    turning = tuple(name for name, turns in zip(robot.joint_names, robot.turns, strict=True) if turns)
-    kinematics = None if robot.kinematics is None else kinematics_of(robot)
-    return RobotJoints(robot.joint_names, robot.joint_limits, continuous=turning, kinematics=kinematics)
 
 
 def declare(

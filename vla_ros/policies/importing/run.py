@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from vla_ros.policies.importing.declaring import Declaration, assign_cameras, check_order, declare, joints_of
+from vla_ros.policies.importing.declaring import Declaration, assign_cameras, check_order, declare
 from vla_ros.policies.importing.directory import ImportReport, check_free, write_policy
 from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint, read_lerobot
 from vla_ros.policies.importing.openpi import CAMERAS, OpenPiCheckpoint, read_openpi
@@ -17,6 +17,7 @@ from vla_ros.policies.importing.settings import CameraSettings, Imported, Import
 from vla_ros.policies.importing.source import BY_LEROBOT, LEROBOT, Source, check_type
 from vla_ros.robot import RobotConfig
 from vla_ros.spaces.components import RobotJoints
+from vla_ros.spaces.files import joints_of
 from vla_ros.strict import config_to_dict, quoted
 
 # What imports a checkpoint of each type.

@@ -12,7 +12,7 @@ import numpy as np
 
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.files import replaced_whole
-from vla_ros.policies.importing.declaring import Declaration, assign_cameras, declare, joints_of
+from vla_ros.policies.importing.declaring import Declaration, assign_cameras, declare
 from vla_ros.policies.importing.directory import check_free, make_observation, write_answered
 from vla_ros.policies.importing.settings import ACTION_OFFSET, CameraSettings
 from vla_ros.policies.served.config import TYPE, RequestKeys, ServedConfig, check_url, read_keys
@@ -22,6 +22,7 @@ from vla_ros.policies.served.policy import read_actions
 from vla_ros.policies.served.processor import ServedProcessor, make_message
 from vla_ros.robot import RobotConfig
 from vla_ros.spaces.cameras import CameraSlot
+from vla_ros.spaces.files import joints_of
 from vla_ros.transforms.prompted import PromptedRequest
 
 NUM_RECORDED = 8

@@ -61,10 +61,11 @@ class LeRobotSet:
     """The set in ``folder``. Raises ValueError, in one line, for one that can't be read: another version, files that
     are missing or cut off, tasks without their text, an episode without a frame."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, tasks: Mapping[int, str] | None = None) -> None:
+        """``tasks`` are taken for its instructions by their number, where its own are of no use."""
         self.info: SetInfo = read_info(Path(folder))
-        self._last: tuple[tuple[Path, tuple[str, ...]], pa.Table] | None = None
-        self.tasks = self._read_tasks()
+        self._last: tuple[tuple[Path, tuple[str, ...], int], pa.Table] | None = None
+        self.tasks = read_tasks(Path(folder)) if tasks is None else tasks
         self.episodes = self._read_episodes()
 
     @property
@@ -115,23 +116,11 @@ class LeRobotSet:
 
     def _numbers(self, file: Path, columns: tuple[str, ...], episode: int) -> pa.Table:
         """Of one episode. A file is read as a whole, once: it may hold many episodes without a way to one of them."""
-        if self._last is None or self._last[0] != (file, columns):
-            self._last = (file, columns), _read(file, columns)
+        key = file, columns, file.stat().st_mtime_ns if file.is_file() else 0
+        if self._last is None or self._last[0] != key:
+            self._last = key, _read(file, columns)
         table = self._last[1]
         return table.take(np.flatnonzero(table["episode_index"].to_numpy() == episode))
-
-    def _read_tasks(self) -> dict[int, str]:
-        path = self.folder / TASKS
-        table = _read(path)
-        names = table.column_names
-        text = next((name for name in ("task", INDEX) if name in names), None)
-        if text is None or "task_index" not in names:
-            expected = "expected task_index, and the instructions as its index: write it with pandas' to_parquet"
-            raise ValueError(f"{path} has columns {listed(names)}; {expected}")
-        texts, numbers = table[text].to_pylist(), table["task_index"].to_pylist()
-        if not all(isinstance(task, str) for task in texts):
-            raise ValueError(f"{path}: an instruction is {texts[0]!r}; expected text: its index was lost")
-        return dict(zip(numbers, texts, strict=True))
 
     def _read_episodes(self) -> tuple[SetEpisode, ...]:
         folder = self.folder / "meta" / "episodes"
@@ -168,6 +157,22 @@ class LeRobotSet:
             },
             str(row.get("outcome") or ""),
         )
+
+
+def read_tasks(folder: Path) -> dict[int, str]:
+    """The instructions of the set in ``folder`` by their number. Raises ValueError where they can't be read, or their
+    text is lost."""
+    path = folder / TASKS
+    table = _read(path)
+    names = table.column_names
+    text = next((name for name in ("task", INDEX) if name in names), None)
+    if text is None or "task_index" not in names:
+        expected = "expected task_index, and the instructions as its index: write it with pandas' to_parquet"
+        raise ValueError(f"{path} has columns {listed(names)}; {expected}")
+    texts, numbers = table[text].to_pylist(), table["task_index"].to_pylist()
+    if not all(isinstance(task, str) for task in texts):
+        raise ValueError(f"{path}: an instruction is {texts[0]!r}; expected text: its index was lost")
+    return dict(zip(numbers, texts, strict=True))
 
 
 def _read_episode_rows(file: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from vla_ros.messages.trajectories import Trajectory
 from vla_ros.recordings.events import BagEvent, Command, Marker, Task
 from vla_ros.recordings.lerobot.dataset import LeRobotSet, Rows, SetEpisode
 from vla_ros.recordings.lerobot.info import DRIVER, INTERVENTION, STAMPS
-from vla_ros.recordings.lerobot.mapping import SetMapping
+from vla_ros.recordings.lerobot.mapping import SetMapping, check_rows
 from vla_ros.robot import RobotConfig
 from vla_ros.strict import quoted
 from vla_ros.types import Frame, JointSample, Mode
@@ -25,6 +25,7 @@ START_NS = 1_000_000_000 * NS_PER_S
 GAP_NS = 3600 * NS_PER_S
 """When the first episode is, and the next after it, where the set doesn't say when they were."""
 SUCCESS = "next.success"
+COLUMNS = (DRIVER, INTERVENTION, STAMPS, SUCCESS)
 MODES = tuple(mode.value for mode in Mode)
 
 
@@ -61,11 +62,18 @@ class SetFeed:
         """Whether anybody says how it ended."""
         return bool(episode.outcome) or SUCCESS in self.source.info.features
 
+    def check(self, episode: SetEpisode) -> None:
+        """Raises ValueError as ``episode``, and where its numbers can't be of this robot."""
+        check_rows([self.source.rows(episode, COLUMNS)], self.source, self._mapping, self._robot)
+
+    def says_driver(self, episode: SetEpisode) -> bool:
+        """Whether it is known of any row who drove. Raises ValueError as ``episode``."""
+        return any(self._drivers(self.source.rows(episode, COLUMNS)))
+
     def episode(self, episode: SetEpisode) -> Iterator[BagEvent]:
         """The events of one episode."""
         pictures = [feature for feature in self._mapping.cameras.values() if feature.dtype == "image"]
-        columns = (DRIVER, INTERVENTION, STAMPS, SUCCESS)
-        rows = self.source.rows(episode, columns, [feature.key for feature in pictures])
+        rows = self.source.rows(episode, COLUMNS, [feature.key for feature in pictures])
         stamps_ns = self._stamps(rows, START_NS + episode.index * GAP_NS)
         positions = self._mapping.positions(rows.states)
         targets = self._mapping.targets(rows.actions, positions)

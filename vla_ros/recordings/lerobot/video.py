@@ -44,6 +44,21 @@ def decode_frames(file: Path, times_s: np.ndarray, tolerance_s: float) -> Iterat
         yield from _nearest(file, frames, times_s, tolerance_s * SLACK)
 
 
+def frame_times(file: Path) -> np.ndarray:
+    """When each frame of the video is, s ``[num_frames]``, increasing: as the file says it, and nothing is decoded.
+
+    Raises ValueError for a file that is missing or damaged; of one that is cut off, frames are missing.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} is missing; expected a video of the set: copy or download it again")
+    with _damage(file), av.open(str(file)) as container:
+        if not container.streams.video:
+            raise ValueError("it has no video stream")
+        stream: Any = container.streams.video[0]
+        packets = (packet for packet in container.demux(stream) if packet.pts is not None and packet.size)
+        return np.sort([float(packet.pts * stream.time_base) for packet in packets])
+
+
 def _nearest(
     file: Path, frames: Iterator[tuple[float, Any]], times_s: np.ndarray, tolerance_s: float
 ) -> Iterator[np.ndarray]:

@@ -6,12 +6,13 @@ import hashlib
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vla_ros.bags.files import find_files
 from vla_ros.policies.files import has_poses
+from vla_ros.replay.episodes import EpisodePath, recorded_files
 from vla_ros.robot import RobotConfig
 from vla_ros.robot.parts import TeleopConfig
 from vla_ros.strict import config_to_dict
@@ -72,8 +73,14 @@ def bags_by_name(bags: Sequence[str | Path]) -> dict[str, str | Path]:
 
 
 def bag_digest(bag: str | Path) -> str:
-    """The SHA-256 of a bag's storage files. Raises ValueError where there is none."""
-    return _digest(find_files(Path(bag)).paths)
+    """The SHA-256 of a bag's storage files, or of those that hold an episode. Raises ValueError where there is
+    none."""
+    files = recorded_files(Path(bag))
+    if EpisodePath.of(Path(bag)) is None:
+        return _digest(files)
+    # Several episodes lie in one file, which is read once.
+    together = "".join(_digest_as(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    return hashlib.sha256(together.encode()).hexdigest()
 
 
 def replayed_values(settings: Mapping[str, Any], robot: RobotConfig, has_poses: bool) -> dict[str, Setting]:
@@ -146,6 +153,12 @@ def _digest(paths: Sequence[Path]) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _digest_as(path: Path, num_bytes: int, changed_ns: int) -> str:
+    """Of a file, as long as it is that large and of that time."""
+    return _digest((path,))
 
 
 def _flat(where: str, value: Any) -> Iterator[tuple[str, Setting]]:

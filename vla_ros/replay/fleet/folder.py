@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import overload
 
 from vla_ros.replay.baseline.provenance import Provenance, bag_name, bags_by_name
+from vla_ros.replay.episodes import EpisodePath
 from vla_ros.replay.fleet.plan import Plan
 from vla_ros.replay.fleet.result import DamagedResult, Result, read, write_whole
 from vla_ros.replay.fleet.task import Done, Task
@@ -38,7 +39,8 @@ class ResultsFolder:
         self._root = Path(run.plan.folder)
         bags_by_name([self._root / bag for bag in run.bags])
         for inside in (*run.bags, *(policy.folder for policy in run.plan.policies)):
-            if path.resolve().is_relative_to((self._root / inside).resolve()):
+            named = EpisodePath.of(self._root / inside)
+            if path.resolve().is_relative_to((named.folder if named else self._root / inside).resolve()):
                 raise ValueError(f"results {path}: lies in {inside}, which they are made of; give a folder elsewhere")
 
     @classmethod

@@ -6,16 +6,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from vla_ros.policies.files import has_poses, open_policy
+from vla_ros.recordings.description import describe_robot, load_robot_of
 from vla_ros.replay.baseline.provenance import policy_files, replayed_values
 from vla_ros.replay.session import MAX_POLICIES, SessionConfig, policy_names
 from vla_ros.replay.settings import ReplaySettings
-from vla_ros.robot import RobotConfig, load_robot
+from vla_ros.robot import RobotConfig
 from vla_ros.strict import check_count, quoted
 
 MAX_PATH = 1000  # characters of it in a line that is read
@@ -36,8 +38,9 @@ class PlannedPolicy:
 
 @dataclass(frozen=True)
 class Plan:
-    """``values`` are those of settings and robot that a replay depends on (``replayed_values``); paths are relative to
-    ``folder``, where the replay was asked for."""
+    """``values`` are those of settings and robot that a replay depends on (``replayed_values``), ``release`` is the
+    version of vla_ros that replays, ``described_by`` the bag that has the robot's URDF, where that is a topic's; paths
+    are relative to ``folder``, where the replay was asked for."""
 
     folder: str
     policies: tuple[PlannedPolicy, ...]
@@ -46,6 +49,8 @@ class Plan:
     values: Mapping[str, Any]
     device: str
     num_threads: int
+    release: str
+    described_by: str = ""
 
     def __post_init__(self) -> None:
         """Raises ValueError for no policy, and more than can be compared."""
@@ -58,15 +63,18 @@ class Plan:
 
         Raises ValueError for a policy that cannot be read.
         """
+        described = describe_robot(robot_file, config.bags, config.settings.namespace)
         policies = tuple(_look_at(name, folder) for name, folder in policy_names(config.policies).items())
         return cls(
             folder=str(Path.cwd()),
             policies=policies,
             robot_file=str(robot_file),
             settings=config.settings,
-            values=replayed_values(asdict(config.settings), config.robot, policies[0].has_poses),
+            values=replayed_values(config.settings.stored(), config.robot, policies[0].has_poses),
             device=config.device,
             num_threads=config.num_threads,
+            release=installed_release(),
+            described_by="" if described.bag is None else str(described.bag),
         )
 
     @cached_property
@@ -77,6 +85,7 @@ class Plan:
             "values": dict(self.values),
             "device": self.device,
             "threads": self.num_threads,
+            "release": self.release,
         }
         return tuple(_digest(alike | {"policy": policy.name, "digest": policy.digest}) for policy in self.policies)
 
@@ -92,8 +101,9 @@ class Plan:
         """
         path = Path(self.folder) / self.robot_file
         check_count("the path of the robot file", "characters", str(path), MAX_PATH)
-        robot = load_robot(path)
-        values = replayed_values(asdict(self.settings), robot, self.policies[0].has_poses)
+        bags = (Path(self.folder) / self.described_by,) if self.described_by else ()
+        robot = load_robot_of(path, bags, self.settings.namespace)
+        values = replayed_values(self.settings.stored(), robot, self.policies[0].has_poses)
         changed = sorted(name for name in {*values, *self.values} if values.get(name) != self.values.get(name))
         if changed:
             name = changed[0]
@@ -102,6 +112,14 @@ class Plan:
             where = f"robot file {path}: {quoted(name.removeprefix('robot.'))}"
             raise ValueError(f"{where} is {got}; expected {expected}, {fix}")
         return robot
+
+
+def installed_release() -> str:
+    """The version of vla_ros; empty of a source tree that isn't installed."""
+    try:
+        return version("vla_ros")
+    except PackageNotFoundError:
+        return ""
 
 
 def _look_at(name: str, folder: Path) -> PlannedPolicy:

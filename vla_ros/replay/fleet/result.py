@@ -13,8 +13,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from vla_ros.bags.files import find_files
 from vla_ros.replay.baseline.provenance import bag_digest
+from vla_ros.replay.episodes import recorded_files
 from vla_ros.replay.fleet.packing import pack, unpack
 from vla_ros.replay.fleet.plan import RESULT_FORMAT
 from vla_ros.replay.records import Replay
@@ -30,7 +30,8 @@ class DamagedResult(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """A bag's storage files, ``[name, bytes, time of the last change in ns]`` each; none where it can't be read."""
+    """The files of a bag, or of an episode, ``[name, bytes, time of the last change in ns]`` each; none where it can't
+    be read."""
 
     files: tuple[tuple[str, int, int], ...] = ()
 
@@ -38,7 +39,7 @@ class Source:
     def of(cls, bag: str | Path) -> Source:
         """As it is now."""
         try:
-            stats = [(path.name, path.stat()) for path in find_files(Path(bag)).paths]
+            stats = [(path.name, path.stat()) for path in recorded_files(Path(bag))]
         except (ValueError, OSError):
             return cls()
         return cls(tuple((name, found.st_size, found.st_mtime_ns) for name, found in stats))

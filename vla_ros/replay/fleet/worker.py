@@ -8,7 +8,7 @@ import torch
 
 from vla_ros.policies.directory import find_device
 from vla_ros.replay.baseline.provenance import bag_digest, machine_name
-from vla_ros.replay.fleet.plan import Plan, PlannedPolicy
+from vla_ros.replay.fleet.plan import Plan, PlannedPolicy, installed_release
 from vla_ros.replay.fleet.result import Result, Source, encode
 from vla_ros.replay.fleet.task import Done, Task
 from vla_ros.replay.offline import ReplayPolicy
@@ -20,7 +20,9 @@ class BagWorker:
     """Has the policies of ``plan`` in memory."""
 
     def __init__(self, plan: Plan) -> None:
-        """Raises ValueError where they, or the robot file, are not what was planned with."""
+        """Raises ValueError where they, the robot file, or the release, are not what was planned with."""
+        if (release := installed_release()) != plan.release:
+            raise ValueError(f"vla_ros {release} is installed here; expected {plan.release}, which planned the replay")
         torch.set_num_threads(plan.num_threads)
         device = find_device(plan.device, "--device")
         self._plan, self._robot, self._root = plan, plan.robot(), Path(plan.folder)

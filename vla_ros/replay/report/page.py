@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from vla_ros.bags.read import BagReader
 from vla_ros.recordings.events import BagEvent
-from vla_ros.recordings.feed import Feed
 from vla_ros.recordings.series import mean_of_known
+from vla_ros.replay.episodes import EpisodePath, recorded_events
 from vla_ros.replay.judge.verdict import Verdict
 from vla_ros.replay.report import charts, timeline
 from vla_ros.replay.report.bags import look_over, moments_of
@@ -92,14 +92,19 @@ def moment_images(session: ReplaySession) -> Images:
     for summary in session.summaries:
         for moment in summary.worst:
             wanted.setdefault(moment.bag, set()).add(moment.header_ns)
-    robot = session.config.robot
+    robot, settings = session.config.robot, session.config.settings
+    cameras = {camera.name: camera for camera in robot.cameras}
+    # A data set may have no others than those that the policy looks at.
+    of_sets = tuple(cameras[name] for name in session.origin.camera_names if name in cameras)
     found = {}
     for bag, times_ns in wanted.items():
+        path = session.config.folder / bag
+        seen = robot if EpisodePath.of(path) is None else replace(robot, cameras=of_sets)
         try:
-            reader = BagReader(session.config.folder / bag)
+            events = recorded_events(path, seen, settings)
         except ValueError:
             continue  # results are merged where the bags are not: the page says that there is no image
-        nearest = _nearest_frames(Feed(reader, robot, session.config.settings.namespace), times_ns)
+        nearest = _nearest_frames(events, times_ns)
         for time_ns in times_ns:
             frames = (nearest.get((time_ns, camera)) for camera in robot.camera_names)
             found[bag, time_ns] = tuple(frame for frame in frames if frame is not None and _is_decodable(frame))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_ros.policies.config import DataConfig
-from vla_ros.policies.importing.declaring import SpaceFile, assign_cameras, declare, joints_of
+from vla_ros.policies.importing.declaring import assign_cameras, declare
 from vla_ros.policies.importing.settings import ACTION_OFFSET, CameraSettings
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, read_int
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
@@ -17,6 +17,7 @@ from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.released.config import ReleasedConfig
 from vla_ros.robot import RobotConfig
 from vla_ros.spaces.cameras import CameraSlot
+from vla_ros.spaces.files import SpaceFile, joints_of
 from vla_ros.strict import explained, parse_json, read_text
 
 # Qwen3-VL's preprocessor_config.json where a release comes without one: least and most pixels of an image.
