@@ -38,6 +38,7 @@ RENAMED = {  # keys of earlier releases
     "demonstrations_dir": "lesson.demonstrations_dir",
 }
 VISION_POS_EMB_GAIN = 0.02  # as backbones have it
+TRAIN_PREFIX = "train:"  # of a start_from that is trained first
 RUN_CONFIG = "config.yaml"  # in a run's folder, all that it was started with
 
 
@@ -141,7 +142,8 @@ class TrainConfig:
 
     ``start_from`` is a policy directory to go on from: its weights and its tokenizer, not its statistics; or the
     published weights of the policy's backbone, a folder or ``hf:org/repo``, under an expert that is random. Empty
-    starts from random weights.
+    starts from random weights. ``train:NAME`` is the policy of another train config, which ``stages`` has trained first
+    where it isn't there yet.
 
     ``namespace`` is the one the bags were recorded in. ``episodes`` says what begins one: another instruction
     (``task``), or ``start`` on ``vla_policy/episode`` (``marker``); failed ones are left out unless ``keep_failures``.

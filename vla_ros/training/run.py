@@ -73,19 +73,24 @@ def train(
     report = report if processes.is_first else _tell_nobody
     torch.set_num_threads(max(1, config.num_threads // processes.num_local))
     config = with_absolute_paths(config)
+    robot = check_config(config, robot_file, lesson)
+    with locked(Path(config.run_dir)) if processes.is_first else nullcontext():
+        return _train(config, robot, frame_rule(config), processes, lesson, report)
+
+
+def check_config(config: TrainConfig, robot_file: Path, lesson: Lesson | None) -> RobotConfig:
+    """The robot as the policy is trained for it. Raises ValueError for what is wrong whatever ``start_from`` holds."""
     robot = load_robot(robot_file)
     if config.data.cameras is not None:
         names = tuple(slot.camera for slot in config.data.slots if slot.camera is not None)
         robot = match_policy(robot, config.data.joint_names, names)
-    rule = frame_rule(config)
-    _check_fit(config, robot, lesson, rule)
+    _check_fit(config, robot, lesson, frame_rule(config))
     data = config.data.bind(robot)
     data.action_space.check_fit(config.policy.action_dim, "policy.action_dim")
     if config.policy.state_history:
         data.state_space.check_fit(config.policy.state_dim, "policy.state_dim")
     _check_places(config)
-    with locked(Path(config.run_dir)) if processes.is_first else nullcontext():
-        return _train(config, robot, rule, processes, lesson, report)
+    return robot
 
 
 def _train(
