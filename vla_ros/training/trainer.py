@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 
 from vla_ros.policies.base import BasePolicy, LossTerm
@@ -39,7 +40,7 @@ SETTINGS = "settings.json"
 # Settings of a run that may change in it: they count from the next step on, or say where the same run takes place.
 LATER = (
     "optimizer.", "lr.", "intervention_weight", "validate_every", "checkpoint_every", "num_workers", "num_threads",
-    "checkpoint_layers", "compile_layers",
+    "checkpoint_layers", "compile_layers", "precision",
 )  # fmt: skip
 PLACES = ("bags", "lesson.demonstrations", "run_dir", "output_dir", "device")
 NUM_VALIDATION_SAMPLES = 512
@@ -83,7 +84,8 @@ class Trainer:
         self._device = find_device(config.device, "device")
         is_unread = next(policy.parameters()).is_meta
         self.policy = policy if is_unread else policy.to(self._device)
-        parallelize(self.policy, processes, self._device, config.checkpoint_layers, config.compile_layers)
+        dtype = getattr(torch, config.precision)
+        parallelize(self.policy, processes, self._device, config.checkpoint_layers, config.compile_layers, dtype)
         if is_unread:
             read_shards(self.policy, Path(config.start_from) / WEIGHTS_FILE, self._device)
         optimizer = config.optimizer
@@ -139,7 +141,7 @@ class Trainer:
 
     def whole_policy(self) -> BasePolicy:
         """In the first process the policy with all of its weights, to be written; every process has to ask."""
-        if self._processes.num == 1:
+        if not isinstance(self.policy, FSDPModule):
             return self.policy
         weights = whole(self.policy.state_dict())
         if not self._processes.is_first:
