@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vla_ros.share import stand_in
 from vla_ros.training.config import TRAIN_PREFIX, TrainConfig, load_train_config
 
 OWN_KEYS = ("run_dir", "output_dir", "start_from")  # of each run; other overrides count for all
@@ -29,6 +28,6 @@ def stages(config: TrainConfig, config_dir: Path, overrides: Sequence[str] = ())
             raise ValueError(f"{got}; expected another output_dir, or the name of another configuration")
         seen.append(first.output_dir)
         runs[0] = replace(runs[0], start_from=first.output_dir)
-        if not stand_in(Path(first.output_dir).expanduser()).is_dir():
+        if not Path(first.output_dir).expanduser().is_dir():
             runs.insert(0, first)
     return tuple(runs)
