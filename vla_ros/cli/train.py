@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -51,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Outcome:
+    # Before torch is loaded: its threads otherwise spin while they wait for one that the system runs something else
+    # instead of.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from vla_ros.strict import config_to_dict
     from vla_ros.training.config import to_yaml
     from vla_ros.training.processes import joined
