@@ -81,9 +81,9 @@ class Keyboard:
 
     @property
     def said(self) -> str:
-        """The lines that stay, each with the status that came after it."""
+        """The lines that stay, each after the status that it came in."""
         shown = [line.rstrip("\r").split("\r") for line in self.screen.split("\n")]
-        return "\n".join(text for line in shown for text in dict.fromkeys((line[0], line[-1])) if text)
+        return "\n".join(text for line in shown for text in line[-2:] if text)
 
     def press(self, key: str, seconds: float = 0.0) -> None:
         """Once, or held for so long."""
