@@ -1,10 +1,11 @@
 """Whether training is the same on any number of processes, and what its layers cost checkpointed, compiled and sharded:
-`python benchmarks/sharded_training.py [--rows losses gathers checkpointing start compile]`.
+`python benchmarks/sharded_training.py [--rows losses precision gathers checkpointing start compile]`.
 
 All of a tiny policy of the pi family with made-up samples, on CPUs, in float32, by gloo. The samples' answers have from
 no to eight tokens, so that processes have different numbers of targets, and up to three actions are frozen.
 
 losses         50 steps of the same run on 1, 2 and 4 processes, and on 4 as if they were 2 machines of 2
+precision      the same 50 steps computed in bfloat16, on 1 and 2 processes, against 1 in float32
 gathers        all-gathers and reduce-scatters of each group of weights in one step on 2 processes
 checkpointing  8 text layers and 8 blocks: loss, gradients, and how much more memory is taken than before the step
 start          memory of each of 2 and 4 processes after a start from a file of pi-smol's weights (2 of its 12 expert
@@ -43,7 +44,7 @@ from vla_ros.policies.modules.vlm_bridge.qwen.processor import LOCATION_TOKENS, 
 from vla_ros.policies.pi.config import PiConfig
 from vla_ros.policies.pi.policy import PiPolicy
 from vla_ros.policies.pi.processor import PiProcessor
-from vla_ros.training.config import LearningRates, OptimizerConfig, TrainConfig
+from vla_ros.training.config import PRECISIONS, LearningRates, OptimizerConfig, TrainConfig
 from vla_ros.training.dataset import Frames
 from vla_ros.training.parallelize import parallelize
 from vla_ros.training.processes import Processes, joined
@@ -57,10 +58,10 @@ JOINTS, CAMERAS, HORIZON = ("base", "shoulder", "wrist"), ("front",), 6
 TASK, BATCH_SIZE, NUM_STEPS, NUM_SAMPLES, SIDE = "touch the red block", 8, 50, 64, 16
 SMALL_GRADIENT = 1e-3
 LIMITS = {
-    "losses": 1e-5, "all_gathers": 2, "reduce_scatters": 1, "checkpointed_difference": 0.0, "checkpointed_peak": 0.5,
-    "compiled_difference": 1e-5, "memory": 1.3,
+    "losses": 1e-5, "bfloat16": 0.05, "all_gathers": 2, "reduce_scatters": 1, "checkpointed_difference": 0.0,
+    "checkpointed_peak": 0.5, "compiled_difference": 1e-5, "memory": 1.3,
 }  # fmt: skip
-ROWS = ("losses", "gathers", "checkpointing", "start", "compile")
+ROWS = ("losses", "precision", "gathers", "checkpointing", "start", "compile")
 
 
 def make_config(num_layers: int = 2, width: int = 32) -> PiConfig:
@@ -129,7 +130,13 @@ def make_policy(config: PiConfig) -> PiPolicy:
     return policy
 
 
-def make_trainer(processes: Processes, run_dir: str = "", num_steps: int = NUM_STEPS, **changes: Any) -> Trainer:
+def make_trainer(
+    processes: Processes,
+    run_dir: str = "",
+    num_steps: int = NUM_STEPS,
+    precision: str = "float32",
+    **changes: Any,
+) -> Trainer:
     config, samples = make_config(), make_samples(make_config())
     optimizer = OptimizerConfig(num_steps=num_steps, batch_size=BATCH_SIZE, warmup_steps=5)
     train = TrainConfig(
@@ -141,6 +148,7 @@ def make_trainer(processes: Processes, run_dir: str = "", num_steps: int = NUM_S
         DataConfig(JOINTS, CAMERAS, HORIZON, chunk_dt_s=0.1),
         optimizer,
         LearningRates(1e-3),
+        precision=precision,
         device="cpu",
         **changes,
     )
@@ -249,8 +257,8 @@ def worker(kind: str, result: Path, num_local: int) -> None:
     with joined() as processes:
         processes = replace(processes, num_local=min(num_local, processes.num))
         figures: Any = None
-        if kind == "losses":
-            trainer = make_trainer(processes)
+        if kind in PRECISIONS:
+            trainer = make_trainer(processes, precision=kind)
             figures = []
             for _ in range(NUM_STEPS):
                 figures.append(trainer._train_step())
@@ -274,13 +282,19 @@ def run_worker(kind: str, num_processes: int, num_local: int) -> Any:
 
 
 def row_losses() -> dict[str, float]:
-    alone = np.array(run_worker("losses", 1, 1))
+    alone = np.array(run_worker("float32", 1, 1))
     print(f"loss of 1 process: {alone[0]:.6f} at first, {alone[-1]:.6f} after {NUM_STEPS} steps")
     figures = {}
     for name, num, num_local in (("2", 2, 2), ("4", 4, 4), ("2 machines of 2", 4, 2)):
-        other = np.array(run_worker("losses", num, num_local))
+        other = np.array(run_worker("float32", num, num_local))
         figures[f"losses of 1 and {name}"] = float(np.abs(other / alone - 1).max())
     return figures
+
+
+def row_precision() -> dict[str, float]:
+    alone = np.array(run_worker("float32", 1, 1))
+    halves = {num: np.array(run_worker("bfloat16", num, num)) for num in (1, 2)}
+    return {f"bfloat16 on {num}": float(np.abs(half / alone - 1).max()) for num, half in halves.items()}
 
 
 def row_gathers() -> dict[str, float]:
@@ -331,8 +345,8 @@ def main() -> int:
         return 0
     torch.set_num_threads(1)
     rows: dict[str, Callable[[], dict[str, float]]] = {
-        "losses": row_losses, "gathers": row_gathers, "checkpointing": row_checkpointing, "start": row_start,
-        "compile": row_compile,
+        "losses": row_losses, "precision": row_precision, "gathers": row_gathers, "checkpointing": row_checkpointing,
+        "start": row_start, "compile": row_compile,
     }  # fmt: skip
     figures = {name: value for row in args.rows for name, value in rows[row]().items()}
     limits = {name: next(limit for key, limit in LIMITS.items() if name.startswith(key)) for name in figures}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,8 @@ from vla_ros.cli.output import Outcome
 if TYPE_CHECKING:
     from vla_ros.training.config import TrainConfig
     from vla_ros.training.derive import Wanted
+    from vla_ros.training.processes import Processes
+    from vla_ros.training.run import TrainingReport
 
 DEFAULT_CONFIG = "tiny_touch"
 SHORT = ("robot", "bags", "data", "data_space", "camera", "out", "policy", "start_from", "space")
@@ -53,32 +57,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    from tqdm import tqdm
-
-    from vla_ros.demo.lesson import lesson_of
-    from vla_ros.share import robot_file
+    # Before torch is loaded: its threads otherwise spin while they wait for one that the system runs something else
+    # instead of.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from vla_ros.strict import config_to_dict
     from vla_ros.training.config import to_yaml
     from vla_ros.training.processes import joined
-    from vla_ros.training.run import train
 
     if args.export is not None:
         return _export(args)
     with joined() as processes:
-        config = _config(args)
-        if args.cfg is None:
-            report = train(config, robot_file(config.robot), processes, tqdm.write, lesson_of(config))
+        config, overrides = _config(args)
+        reports = _train(config, overrides, processes) if args.cfg is None else []
     if not processes.is_first:
         raise SystemExit  # another process of torchrun says and writes what there is
     if args.cfg is not None:
         print(to_yaml(config), end="")
         return Outcome(config_to_dict(config))
-    print(
-        f"{report.num_samples} samples of {report.num_episodes} episodes, "
-        f"{report.num_parameters / 1e6:.2f} M parameters, "
-        f"{report.num_steps} steps in {report.training_seconds / 60:.1f} min; all in {report.seconds / 60:.1f} min"
-    )
-    return Outcome(asdict(report) | {"output_dir": str(Path(config.output_dir).resolve())})
+    return Outcome(asdict(reports[-1]) | {"output_dir": str(Path(config.output_dir).resolve())})
 
 
 def _export(args: argparse.Namespace) -> Outcome:
@@ -98,8 +94,33 @@ def _export(args: argparse.Namespace) -> Outcome:
     return Outcome({"checkpoint": str(path.resolve()), "output_dir": str(out.resolve())})
 
 
-def _config(args: argparse.Namespace) -> TrainConfig:
-    """What is to run. Raises ValueError for options that don't go together."""
+def _train(config: TrainConfig, overrides: Sequence[str], processes: Processes) -> list[TrainingReport]:
+    """What each run came to; all are checked before the first."""
+    from tqdm import tqdm
+
+    from vla_ros.demo.lesson import lesson_of
+    from vla_ros.share import robot_file, share_dir
+    from vla_ros.training.run import check_config, train
+    from vla_ros.training.stages import stages
+
+    runs, reports = stages(config, share_dir() / "config", overrides), []
+    for each in runs:
+        check_config(each, robot_file(each.robot), lesson_of(each))
+    for each in runs:
+        if processes.is_first and each is not runs[-1]:
+            tqdm.write(f"{each.output_dir} is not there yet and is trained first")
+        reports.append(report := train(each, robot_file(each.robot), processes, tqdm.write, lesson_of(each)))
+        if processes.is_first:
+            print(
+                f"{report.num_samples} samples of {report.num_episodes} episodes, "
+                f"{report.num_parameters / 1e6:.2f} M parameters, {report.num_steps} steps in "
+                f"{report.training_seconds / 60:.1f} min; all in {report.seconds / 60:.1f} min"
+            )
+    return reports
+
+
+def _config(args: argparse.Namespace) -> tuple[TrainConfig, list[str]]:
+    """What is to run, and the overrides in it. Raises ValueError for options that don't go together."""
     from vla_ros.share import share_dir
     from vla_ros.training.config import RUN_CONFIG, complete_train_config, load_train_config
     from vla_ros.training.derive import derive
@@ -114,15 +135,15 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     if len(ways) > 1:
         raise ValueError(f"{ways[0]} beside {ways[1]}; expected one of them: each says all of what is to run")
     if short:
-        return complete_train_config(config_dir, derive(_wanted(args)), overrides)
+        return complete_train_config(config_dir, derive(_wanted(args)), overrides), overrides
     if args.resume is None:
-        return load_train_config(config_dir, args.config or DEFAULT_CONFIG, overrides)
+        return load_train_config(config_dir, args.config or DEFAULT_CONFIG, overrides), overrides
     file = Path(args.resume) / RUN_CONFIG
     if not file.is_file():
         raise ValueError(f"--resume {args.resume}: it has no {RUN_CONFIG}; expected the run_dir of a vla_ros train")
     config = load_train_config(config_dir, str(file), overrides)
     is_there = Path(config.run_dir).resolve() == file.resolve().parent
-    return config if is_there else replace(config, run_dir=args.resume)
+    return config if is_there else replace(config, run_dir=args.resume), overrides
 
 
 def _wanted(args: argparse.Namespace) -> Wanted:

@@ -39,6 +39,8 @@ RENAMED = {  # keys of earlier releases
     "demonstrations_dir": "lesson.demonstrations_dir",
 }
 VISION_POS_EMB_GAIN = 0.02  # as backbones have it
+TRAIN_PREFIX = "train:"  # of a start_from that is trained first
+PRECISIONS = ("float32", "bfloat16")
 RUN_CONFIG = "config.yaml"  # in a run's folder, all that it was started with
 
 
@@ -137,13 +139,16 @@ class TrainConfig:
 
     ``num_workers`` read bags and ``num_threads`` compute, on each machine together. ``checkpoint_layers`` keeps of each
     layer what goes into it and computes the rest once more for its gradient, ``compile_layers`` compiles each.
+    ``precision`` is what a step computes in (``bfloat16``, or ``float32``): weights, gradients, their moments and
+    averages are float32 in any case, and so is what is exported.
 
     ``lr`` has the learning rates, ``frozen`` what doesn't learn at all: parts, names of modules or parameters, patterns
     with ``*``.
 
     ``start_from`` is a policy directory to go on from: its weights and its tokenizer, not its statistics; or the
     published weights of the policy's backbone, a folder or ``hf:org/repo``, under an expert that is random. Empty
-    starts from random weights.
+    starts from random weights. ``train:NAME`` is the policy of another train config, which ``stages`` has trained first
+    where it isn't there yet.
 
     ``namespace`` is the one the bags were recorded in. ``episodes`` says what begins one: another instruction
     (``task``), or ``start`` on ``vla_policy/episode`` (``marker``); failed ones are left out unless ``keep_failures``.
@@ -179,12 +184,14 @@ class TrainConfig:
     num_threads: int = 2
     checkpoint_layers: bool = False
     compile_layers: bool = False
+    precision: str = "float32"
     device: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_choice("episodes", self.episodes, EPISODES)
         check_choice("interventions", self.interventions, INTERVENTIONS)
+        check_choice("precision", self.precision, PRECISIONS)
         if self.intervention_weight <= 0:
             raise ValueError(f"intervention_weight is {self.intervention_weight:g}; expected a number above 0")
         from_one = ("validate_every", "checkpoint_every", "keep_checkpoints", "num_threads")

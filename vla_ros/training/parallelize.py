@@ -18,15 +18,15 @@ def parallelize(
     device: torch.device,
     checkpoint_layers: bool = False,
     compile_layers: bool = False,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Prepare a policy on ``device``, in place; the names of its weights stay.
 
-    Sharding goes over the processes of a machine, and the machines hold copies. One process alone holds everything.
-    ``dtype`` is what sharded layers compute in, where it is not that of the weights.
+    Sharding goes over the processes of a machine, and the machines hold copies. ``dtype`` is what a pass computes in:
+    where that isn't the weights' own, one process alone is sharded, too, and gathers them in that type.
     """
-    layers = policy.layers()
-    if checkpoint_layers or compile_layers or processes.num > 1:
+    layers, is_sharded = policy.layers(), processes.num > 1 or dtype != torch.float32
+    if checkpoint_layers or compile_layers or is_sharded:
         layers = tuple(with_own_method(layer) for layer in layers)
     if checkpoint_layers:
         for layer in layers:
@@ -34,7 +34,7 @@ def parallelize(
     if compile_layers:
         for layer in layers:
             wrap_method(layer, partial(torch.compile, fullgraph=True))
-    if processes.num > 1:
+    if is_sharded:
         sizes = {"machines": processes.num // processes.num_local, "processes": processes.num_local}
         if sizes["machines"] == 1:
             del sizes["machines"]

@@ -29,13 +29,15 @@ from vla_ros.recordings.description import load_robot_of
 from vla_ros.robot import RobotConfig
 from vla_ros.strict import explained, listed
 from vla_ros.training.backbone import policy_on
+from vla_ros.training.cache import PictureCache
 from vla_ros.training.checkpoints import check_room, remove_partial
-from vla_ros.training.config import VISION_POS_EMB_GAIN, TrainConfig, with_absolute_paths
-from vla_ros.training.dataset import first_observation, load_bags
+from vla_ros.training.config import CACHE_OFF, VISION_POS_EMB_GAIN, TrainConfig, with_absolute_paths
+from vla_ros.training.dataset import LoadedBags, first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
 from vla_ros.training.export import export_policy, keep_for_export
 from vla_ros.training.groups import freeze, parameter_groups
 from vla_ros.training.lock import locked
+from vla_ros.training.pictures import DecodedPictures, Pictures
 from vla_ros.training.processes import Processes
 from vla_ros.training.samples import Lesson, SampleMaker, compute_split_stats, split_by_episode
 from vla_ros.training.shards import read_header
@@ -78,26 +80,31 @@ def train(
     report = report if processes.is_first else _tell_nobody
     torch.set_num_threads(max(1, config.num_threads // processes.num_local))
     config = with_absolute_paths(config)
-    robot = load_robot_of(robot_file, paths_of(config.bags), config.namespace)
-    if config.data.cameras is not None:
-        names = tuple(slot.camera for slot in config.data.slots if slot.camera is not None)
-        robot = match_policy(robot, config.data.joint_names, names)
-    rule = frame_rule(config)
-    _check_fit(config, robot, lesson, rule)
-    data = config.data.bind(robot)
-    data.action_space.check_fit(config.policy.action_dim, "policy.action_dim")
-    if config.policy.state_history:
-        data.state_space.check_fit(config.policy.state_dim, "policy.state_dim")
-    _check_places(config)
+    robot = check_config(config, robot_file, lesson)
     with locked(Path(config.run_dir)) if processes.is_first else nullcontext():
         if processes.is_first:
             remove_partial(Path(config.run_dir))
-        trained = _train(config, robot, rule, processes, lesson, report)
+        trained = _train(config, robot, frame_rule(config), processes, lesson, report)
         if processes.is_first:
             gc.collect()  # the policy as it was trained, and what the optimizer remembers: modules know each other
             export_policy(Path(config.run_dir), Path(config.output_dir))
             report(f"policy directory: {config.output_dir}")
     return trained
+
+
+def check_config(config: TrainConfig, robot_file: Path, lesson: Lesson | None) -> RobotConfig:
+    """The robot as the policy is trained for it. Raises ValueError for what is wrong whatever ``start_from`` holds."""
+    robot = load_robot_of(robot_file, paths_of(config.bags), config.namespace)
+    if config.data.cameras is not None:
+        names = tuple(slot.camera for slot in config.data.slots if slot.camera is not None)
+        robot = match_policy(robot, config.data.joint_names, names)
+    _check_fit(config, robot, lesson, frame_rule(config))
+    data = config.data.bind(robot)
+    data.action_space.check_fit(config.policy.action_dim, "policy.action_dim")
+    if config.policy.state_history:
+        data.state_space.check_fit(config.policy.state_dim, "policy.state_dim")
+    _check_places(config)
+    return robot
 
 
 def _train(
@@ -117,14 +124,9 @@ def _train(
     if processes.is_first:
         check_room(Path(config.run_dir), config.keep_checkpoints, state_bytes(policy))
     bags = _find_bags(config, robot, lesson, processes, report) if _bag_places(config) else ()
-    # The last are judged on: rather the robot's own than those of an earlier arm.
-    num_workers = max(1, config.num_workers // processes.num_local)
-    loaded = load_bags((*config.sets, *bags), robot, rule, num_workers, bag_weights=bag_weights(config.bags))
-    for line in (*loaded.problems, *loaded.lines):
-        report(line)
+    loaded = _load(config, bags, robot, rule, processes, report)
     frames = loaded.frames
-    weight = config.intervention_weight if config.interventions == "upweight" else 1.0
-    split = split_by_episode(frames, config.validation_share, weight)
+    split = split_by_episode(frames, config.validation_share)
     if split.share is None and len(split.train) < config.optimizer.batch_size:
         report(f"optimizer.batch_size is {config.optimizer.batch_size}; each step takes all {len(split.train)} samples")
     stats = compute_split_stats(frames, split, data)
@@ -140,6 +142,7 @@ def _train(
     if processes.is_first:
         keep_for_export(Path(config.run_dir), processor, first_observation(loaded, robot, rule))
     validation = trainer.run(report)
+    lost = _lost(samples, processes, report)
     return TrainingReport(
         num_episodes=len(frames.tasks),
         num_samples=len(frames),
@@ -150,9 +153,41 @@ def _train(
         num_steps=config.optimizer.num_steps,
         seconds=time.perf_counter() - started,
         training_seconds=trainer.seconds,
-        problems=loaded.problems,
+        problems=(*loaded.problems, *lost),
         validation=validation,
     )
+
+
+def _load(
+    config: TrainConfig,
+    bags: Sequence[Path],
+    robot: RobotConfig,
+    rule: FrameRule,
+    processes: Processes,
+    report: Callable[[str], None],
+) -> LoadedBags:
+    """What there is to learn from, reported; its pictures are in the cache, where one is to be."""
+
+    def keep(decoded: DecodedPictures) -> Pictures:
+        if config.cache_dir is None:
+            return decoded
+        return PictureCache(config.cache_dir, report).pictures(decoded, is_shown=processes.is_first)
+
+    num_workers = max(1, config.num_workers // processes.num_local)
+    # The last are judged on: rather the robot's own than those of an earlier arm.
+    loaded = load_bags((*config.sets, *bags), robot, rule, num_workers, keep, bag_weights(config.bags))
+    for line in (*loaded.problems, *loaded.lines):
+        report(line)
+    return loaded
+
+
+def _lost(samples: SampleMaker, processes: Processes, report: Callable[[str], None]) -> tuple[str, ...]:
+    """A line for each reason why samples taught nothing after all, and how many those were."""
+    num = int(processes.sum(samples.num_lost))
+    lines = (*samples.problems, f"{num} samples were left out while training, for such reasons") if num else ()
+    for line in lines:
+        report(line)
+    return lines
 
 
 def _tell_nobody(line: str) -> None:
@@ -161,7 +196,7 @@ def _tell_nobody(line: str) -> None:
 
 def _check_places(config: TrainConfig) -> None:
     """What can't be written is not to be found out when the training has ended."""
-    for name in ("run_dir", "output_dir"):
+    for name in ("run_dir", "output_dir", *(["cache"] if config.cache not in ("", CACHE_OFF) else [])):
         path = Path(getattr(config, name)).resolve()
         there = next(folder for folder in (path, *path.parents) if folder.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -170,6 +205,10 @@ def _check_places(config: TrainConfig) -> None:
             if path.is_relative_to(place.resolve()):
                 got = f"{name} {getattr(config, name)} lies among the bags of {place}"
                 raise ValueError(f"{got}; expected a folder outside of it")
+    sets = [Path(each.path).resolve() for each in config.sets]
+    if twice := [path for number, path in enumerate(sets) if path in sets[:number]]:
+        got = f"sets has {twice[0]} twice, so that its episodes would be trained on and judged by"
+        raise ValueError(f"{got}; expected each once: give it another weight")
     if Path.cwd().is_relative_to(path := Path(config.output_dir).resolve()):
         raise ValueError(f"output_dir {path} is the folder that this runs in; expected another one")
 
@@ -252,7 +291,8 @@ def frame_rule(config: TrainConfig) -> FrameRule:
         namespace=config.namespace,
         episodes=config.episodes,
         keep_failures=config.keep_failures,
-        interventions=config.interventions,
+        learn_from=config.learn_from,
+        before_takeover_s=config.before_takeover_s,
     )
 
 

@@ -87,7 +87,8 @@ class Trainer:
         self._device = find_device(config.device, "device")
         is_unread = next(policy.parameters()).is_meta
         self.policy = policy if is_unread else policy.to(self._device)
-        parallelize(self.policy, processes, self._device, config.checkpoint_layers, config.compile_layers)
+        dtype = getattr(torch, config.precision)
+        parallelize(self.policy, processes, self._device, config.checkpoint_layers, config.compile_layers, dtype)
         if is_unread:
             read_shards(self.policy, Path(config.start_from) / WEIGHTS_FILE, self._device)
         optimizer = config.optimizer

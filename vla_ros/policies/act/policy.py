@@ -140,7 +140,8 @@ class ActPolicy(BasePolicy):
         dtype, terms = self.action_head.weight.dtype, {}
         latent = sample.state.new_zeros(len(sample.state), self.config.latent_dim)
         if self.config.use_vae:
-            mean, log_variance = self._style(sample.state.to(dtype), sample.actions.to(dtype)).chunk(2, dim=-1)
+            style = self._style(sample.state.to(dtype), sample.actions.to(dtype))
+            mean, log_variance = style.float().chunk(2, dim=-1)
             latent = mean + (log_variance / 2).exp() * draws.to(mean)
             strayed = (0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)).sum()
             terms["kl"] = LossTerm(strayed, len(mean), self.config.kl_weight)

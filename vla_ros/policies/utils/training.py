@@ -57,7 +57,7 @@ def checkpointed(run: Run) -> Run:
     return run_again
 
 
-def shard(policy: BasePolicy, layers: Sequence[Layer], mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:
+def shard(policy: BasePolicy, layers: Sequence[Layer], mesh: DeviceMesh, dtype: torch.dtype) -> None:
     """Give each process of ``mesh`` a part of each weight: it gathers a layer's as the layer runs, and the next one's
     in the meantime. With two dimensions weights are spread along the second and the same along the first.
 
