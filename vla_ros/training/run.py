@@ -108,8 +108,7 @@ def _train(
     for line in (*loaded.problems, *loaded.lines):
         report(line)
     frames = loaded.frames
-    weight = config.intervention_weight if config.interventions == "upweight" else 1.0
-    split = split_by_episode(frames, config.validation_share, weight)
+    split = split_by_episode(frames, config.validation_share)
     if split.share is None and len(split.train) < config.optimizer.batch_size:
         report(f"optimizer.batch_size is {config.optimizer.batch_size}; each step takes all {len(split.train)} samples")
     stats = compute_split_stats(frames, split, data)
@@ -239,7 +238,8 @@ def frame_rule(config: TrainConfig) -> FrameRule:
         namespace=config.namespace,
         episodes=config.episodes,
         keep_failures=config.keep_failures,
-        interventions=config.interventions,
+        learn_from=config.learn_from,
+        before_takeover_s=config.before_takeover_s,
     )
 
 

@@ -57,10 +57,9 @@ class Split:
         return rng.choice(self.train, num, p=self.share)
 
 
-def split_by_episode(frames: Frames, validation_share: float, intervention_weight: float = 1.0) -> Split:
-    """The last ``validation_share`` of the episodes, at least one, judge; the others are drawn by their weight, and
-    interventions among them ``intervention_weight`` times as often. Raises ValueError where no episode is left to train
-    on, or all weigh nothing."""
+def split_by_episode(frames: Frames, validation_share: float) -> Split:
+    """The last ``validation_share`` of the episodes, at least one, judge; the others are drawn by their weight. Raises
+    ValueError where no episode is left to train on, or all weigh nothing."""
     num_episodes = len(frames.tasks)
     first = min(num_episodes - 1, int(num_episodes * (1.0 - validation_share)))
     if first < 1:
@@ -70,7 +69,7 @@ def split_by_episode(frames: Frames, validation_share: float, intervention_weigh
         )
     held_out = frames.episode >= first
     train = np.flatnonzero(~held_out)
-    weights = frames.weight[train] * np.where(frames.is_intervention[train], intervention_weight, 1.0)
+    weights = frames.weight[train]
     if not weights.any():
         raise ValueError("all that is left to train on has weight 0; expected some above 0: see the weights of sets")
     share = None if (weights == weights[0]).all() else weights / weights.sum()

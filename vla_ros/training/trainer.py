@@ -38,7 +38,7 @@ LOG = "log.jsonl"
 SETTINGS = "settings.json"
 # Settings of a run that may change in it: they count from the next step on, or say where the same run takes place.
 LATER = (
-    "optimizer.", "lr.", "intervention_weight", "validate_every", "checkpoint_every", "num_workers", "num_threads",
+    "optimizer.", "lr.", "learn_from.", "validate_every", "checkpoint_every", "num_workers", "num_threads",
     "checkpoint_layers", "compile_layers",
 )  # fmt: skip
 PLACES = ("bags", "lesson.demonstrations", "run_dir", "output_dir", "device")
