@@ -33,6 +33,7 @@ LIMIT_S = 4.0  # the packaged policy has done it after 2
 PATIENCE_S = 3.0
 TELEOP_S = 4.0  # at most 2 to get there, and the 2 of a chunk to stay
 TELEOP_STEPS = 4
+SETTINGS = ("policy", "camera_off_m", "takeovers", "demonstrations")  # of what --out holds
 
 
 def main() -> int:
@@ -46,10 +47,14 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="scenes at once (default 2)")
     parser.add_argument("--out", default="outputs/corrections", metavar="DIR", help="for all of it")
     parser.add_argument("--json", metavar="FILE", help="also write the figures here")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="for the training")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="for the training; give --name, too")
     args = parser.parse_args()
-    out = Path(args.out)
+    out, settings = Path(args.out), {name: getattr(args, name) for name in SETTINGS}
     out.mkdir(parents=True, exist_ok=True)
+    if known := json_lines(file := out / "settings.jsonl"):
+        if known != [settings]:
+            parser.error(f"{out} is of {known[0]}; give another --out")
+    file.write_text(json.dumps(settings) + "\n")
     bags = out / "corrections"
     takeovers = take_over(args, bags)
     corrected = train(args, demonstrate(args, out / "demonstrations"), bags, out / args.name)
@@ -90,8 +95,8 @@ def successes(args: argparse.Namespace, corrected: Path) -> tuple[np.ndarray, np
 
 
 def json_lines(file: Path) -> list[dict[str, Any]]:
-    """Those that are whole."""
-    return [json.loads(line) for line in file.read_text().splitlines(True) if line[-1] == "\n"] if file.exists() else []
+    """Those that are there."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def demonstrate(args: argparse.Namespace, folder: Path) -> Path:
@@ -110,7 +115,7 @@ def train(args: argparse.Namespace, demonstrations: Path, corrections: Path, pol
     if not (policy / "policy.yaml").exists():
         command = ["train", "--robot", "tabletop", "--bags", demonstrations, corrections, "--out", policy]
         settings = ["optimizer.num_steps=300", "optimizer.batch_size=32"]
-        settings += ["device=cpu", f"num_threads={args.workers}", *args.settings]
+        settings += ["device=cpu", "num_threads=1", *args.settings]
         command += ["--start-from", args.policy, *settings]
         subprocess.run([sys.executable, "-m", "vla_ros.cli", *map(str, command)], check=True)
     return policy
