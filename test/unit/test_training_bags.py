@@ -377,6 +377,16 @@ def test_interventions_are_drawn_as_many_times_as_often_as_asked(driven, tmp_pat
     assert np.array_equal(again, split.draw(np.random.default_rng([7, 3]), 32))
 
 
+def test_corrections_that_come_last_are_learned_from_and_not_only_judged_by(driven, tmp_path):
+    shown = [bag(tmp_path / f"shown{number}", task("lift it", 0.0), drive(0.0, 1.0)) for number in range(4)]
+    frames = load(*shown, driven).frames
+    split = split_by_episode(frames, 0.4)
+    assert frames.is_intervention[split.train].sum() == frames.is_intervention.sum()
+    assert set(frames.episode[split.validation]) == {1, 2, 3} and set(frames.episode[split.train]) == {0, 4, 5}
+    half = split_by_episode(frames, 0.5)
+    assert set(frames.episode[half.validation]) == {2, 3, 5}, "of both kinds the last half"
+
+
 def test_without_a_weight_every_batch_is_drawn_as_ever(driven):
     frames = load(driven).frames
     split = split_by_episode(frames, 0.3)
