@@ -26,10 +26,11 @@ from vla_ros.robot import load_robot  # noqa: E402
 from vla_ros.share import robot_file  # noqa: E402
 from vla_ros.training.config import SetConfig  # noqa: E402
 from vla_ros.training.dataset import load_bags  # noqa: E402
-from vla_ros.training.episodes import EpisodeCutter, FrameRule, Sample  # noqa: E402
+from vla_ros.training.episodes import EpisodeCutter, FrameRule, LearnFrom, Sample  # noqa: E402
 from vla_ros.training.sets import open_set  # noqa: E402
 from vla_ros.types import Frame, JointSample, Mode  # noqa: E402
 
+EVERYBODY = {"learn_from": LearnFrom(1, 1, 1), "before_takeover_s": 0.0}
 DATA = Path(__file__).parents[1] / "data"
 GOLDEN, THREE_JOINTS = DATA / "tabletop_touch", DATA / "three_joints.yaml"
 COLUMNS = ("driver", "intervention", "stamp_ns")
@@ -76,7 +77,7 @@ def test_a_set_of_bags_of_a_set_is_the_same_set(there_and_back: Path) -> None:
 
 def samples_of(events: Iterable[BagEvent], episodes: str) -> dict[int, Sample]:
     """What training sees, by time; the label is the command in force at the observation itself."""
-    rule = FrameRule(horizon=1, chunk_dt_s=0.1, offset=0.0, resize=lambda image: image, episodes=episodes)
+    rule = FrameRule(horizon=1, chunk_dt_s=0.1, offset=0.0, resize=lambda image: image, episodes=episodes, **EVERYBODY)
     cutter = EpisodeCutter(load_robot(robot_file("tabletop")), rule, lambda kind, line: None)
     for event in events:
         cutter.take(event)
@@ -103,7 +104,7 @@ def test_observations_and_commands_are_the_bags_own(there_and_back: Path) -> Non
 
 def test_bags_and_sets_make_one_training(there_and_back: Path) -> None:
     robot = load_robot(robot_file("tabletop"))
-    rule = FrameRule(horizon=5, chunk_dt_s=0.1, offset=1.0, resize=lambda image: image[::32, ::32])
+    rule = FrameRule(horizon=5, chunk_dt_s=0.1, offset=1.0, resize=lambda image: image[::32, ::32], **EVERYBODY)
     made = SetConfig(str(there_and_back / "set"), weight=0.5)
     frames = load_bags([made, GOLDEN], robot, rule).frames
     assert frames.tasks == ("move to the green cube",) * 2

@@ -11,7 +11,7 @@ import yaml
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("av")
-from lerobot_set_helpers import FPS, NUM_ROWS, SET  # noqa: E402
+from lerobot_set_helpers import FPS, NUM_ROWS, SET, copy_of, edit_info  # noqa: E402
 
 from vla_ros.cli import main  # noqa: E402
 from vla_ros.policies.files import open_policy  # noqa: E402
@@ -21,7 +21,7 @@ from vla_ros.robot import RobotConfig, load_robot  # noqa: E402
 from vla_ros.share import robot_file  # noqa: E402
 from vla_ros.training.config import SetConfig  # noqa: E402
 from vla_ros.training.dataset import first_observation, load_bags  # noqa: E402
-from vla_ros.training.episodes import FrameRule  # noqa: E402
+from vla_ros.training.episodes import FrameRule, LearnFrom  # noqa: E402
 from vla_ros.training.samples import split_by_episode  # noqa: E402
 from vla_ros.training.sets import map_config  # noqa: E402
 
@@ -75,8 +75,26 @@ def test_a_set_of_one_row_a_second_is_not_one_of_gaps(tmp_path: Path) -> None:
 
 
 def test_a_humans_part_of_an_episode_that_the_policy_drove_is_an_intervention(robot: RobotConfig) -> None:
-    frames = load_bags([KEPT], robot, replace(RULE, keep_failures=True, interventions="only")).frames
+    rule = replace(RULE, keep_failures=True, learn_from=LearnFrom(0, 1, 0))
+    loaded = load_bags([KEPT], robot, rule)
+    frames = loaded.frames
     assert frames.tasks == ("give me the block",) and set(frames.driver) == {"TELEOP"} and frames.is_intervention.all()
+    assert loaded.num_left_out["of which learn_from.demonstration is 0"] == 2 * (NUM_ROWS - 2)
+
+
+def test_the_column_that_lerobot_writes_says_who_drove_as_well(tmp_path: Path, robot: RobotConfig) -> None:
+    folder = copy_of(tmp_path)
+    edit_info(lambda info: info["features"].pop("driver"))(folder)
+    rule = replace(RULE, keep_failures=True, learn_from=LearnFrom(1, 2, 1), before_takeover_s=0.2)
+    loaded = load_bags([SetConfig(str(folder))], robot, rule)
+    corrected = loaded.frames.episode == 2
+    # Where no human intervened the policy drove: the first two episodes are its own here.
+    assert set(loaded.frames.driver[~corrected]) == {"POLICY"}
+    # A human led from 0.8 to 1.6 s, and a chunk ends 1/6 s after its observation.
+    assert loaded.frames.is_intervention[corrected].sum() == 6 and set(loaded.frames.weight) == {1.0, 2.0}
+    assert loaded.num_left_out["of the policy within before_takeover_s of a takeover"] > 0
+    only = load_bags([SetConfig(str(folder))], robot, replace(rule, learn_from=LearnFrom()))
+    assert only.frames.is_intervention.all() and only.num_left_out["of which learn_from.policy is 0"] > 2 * NUM_ROWS - 5
 
 
 def test_sets_are_drawn_by_their_weight(robot: RobotConfig) -> None:

@@ -98,3 +98,13 @@ def test_a_reset_message_that_cannot_be_used_is_refused_in_one_line(text):
 def test_a_robot_file_that_the_simulated_arm_cannot_be_is_refused(robot, said):
     with pytest.raises(ValueError, match=said):
         check_robot(robot)
+
+
+def test_a_camera_that_was_moved_stays_where_it_is_and_sees_the_scene_elsewhere(simulated):
+    pictures = {}
+    for moved_m in (0.0, 0.05):
+        simulated.world.move_camera("front", (0.0, moved_m, 0.0))
+        simulated.reset(ResetRequest(seed=3))
+        pictures[moved_m] = {name: simulated.world.render(name).astype(int) for name in ROBOT.camera_names}
+    changes = {name: np.abs(pictures[0.05][name] - pictures[0.0][name]).mean() for name in ROBOT.camera_names}
+    assert changes["front"] > 1.0 and changes["top"] == 0.0

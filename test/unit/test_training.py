@@ -201,7 +201,8 @@ def record_driven(path, robot, namespace, answer=""):
 
 def test_a_live_recording_is_trained_on_as_its_config_says(robot, tmp_path):
     recorded = record_driven(tmp_path / "bags" / "live", robot, "left")
-    live = ("namespace=left", "interventions=upweight", "intervention_weight=3.0", "optimizer.num_steps=2")
+    weights = ("learn_from.policy=1", "learn_from.intervention=3", "before_takeover_s=0.5")
+    live = ("namespace=left", "optimizer.num_steps=2", *weights)
     config = small_config(tmp_path, [recorded], *live)
     lines, weights = [], []
 
@@ -216,6 +217,7 @@ def test_a_live_recording_is_trained_on_as_its_config_says(robot, tmp_path):
     assert report.num_episodes == 2 and report.num_by_driver.keys() == {"POLICY", "TELEOP"}
     assert report.num_interventions == report.num_by_driver["TELEOP"] and weights == [pytest.approx(3.0)]
     assert report.num_left_out["whose chunk another driver goes on with"] >= 9
+    assert report.num_left_out["of the policy within before_takeover_s of a takeover"] > 0
     assert any("drivers: " in line and "POLICY" in line for line in lines)
     num = report.num_left_out["whose chunk another driver goes on with"]
     assert f"left out: {num} frames whose chunk another driver goes on with" in lines
@@ -348,9 +350,11 @@ def test_a_batch_larger_than_what_there_is_to_train_on_is_told(bags, tmp_path):
         ("optimizer.batch_size=0", "at least 1"),
         ("policy.type=os.system", "expected one of PiPolicy"),
         ("episodes=tasks", "episodes is 'tasks'; expected one of task, marker"),
-        ("interventions=some", "interventions is 'some'; expected one of all, only, exclude, upweight"),
-        ("intervention_weight=0", "above 0"),
-        ("intervention_weight=3", "interventions is 'all'; expected upweight with intervention_weight"),
+        ("interventions=only", "interventions is no more; use learn_from, the weights of demonstration, intervention"),
+        ("intervention_weight=3", "intervention_weight is called learn_from.intervention now; rename it"),
+        ("learn_from={demonstration: 0, intervention: 0}", "learn_from is 0 for demonstration, intervention, policy"),
+        ("learn_from.policy=-1", "learn_from.policy is -1; expected a finite number of at least 0"),
+        ("before_takeover_s=-1", "before_takeover_s is -1; expected at least 0"),
         ("keep_failures=true", "episodes is 'task'; expected marker with keep_failures"),
         ("validate_every=0", "validate_every is 0; expected at least 1"),
         ("checkpoint_every=0", "checkpoint_every is 0; expected at least 1"),

@@ -24,7 +24,7 @@ from vla_ros.policies.config import DataConfig
 from vla_ros.robot import RobotConfig
 from vla_ros.robot.parts import CameraConfig, JointConfig, JointStateConfig, OutputConfig
 from vla_ros.training.dataset import first_observation, load_bags
-from vla_ros.training.episodes import FrameRule
+from vla_ros.training.episodes import FrameRule, LearnFrom
 from vla_ros.training.samples import compute_split_stats, split_by_episode
 
 JOINTS = ("yaw", "grip", "lift")
@@ -45,7 +45,8 @@ def halve(image):
     return image[::2, ::2]
 
 
-RULE = FrameRule(horizon=3, chunk_dt_s=0.1, offset=1.0, resize=halve)
+ALL, HUMANS, POLICY = LearnFrom(1, 1, 1), LearnFrom(1, 1, 0), LearnFrom(0, 0, 1)
+RULE = FrameRule(horizon=3, chunk_dt_s=0.1, offset=1.0, resize=halve, learn_from=ALL, before_takeover_s=0.0)
 CHUNK_S = 0.3
 
 
@@ -278,26 +279,71 @@ def test_no_sample_has_a_chunk_that_two_drivers_commanded_or_nobody(driven):
     assert loaded.num_left_out["whose chunk another driver goes on with"] >= 10
 
 
-def test_interventions_are_all_only_them_or_none_of_them(driven):
-    everything, only, without = (load(driven, interventions=which) for which in ("all", "only", "exclude"))
-    assert set(only.frames.driver) == {"TELEOP"} and set(without.frames.driver) == {"POLICY"}
-    assert len(only.frames) + len(without.frames) == len(everything.frames)
-    assert only.frames.is_intervention.all() and not without.frames.is_intervention.any()
-    assert only.num_left_out["that are not interventions"] == len(without.frames)
-    assert without.num_left_out["that are interventions"] == len(only.frames)
-    assert len(load(driven, interventions="upweight").frames) == len(everything.frames)
+def test_who_drove_is_learned_from_or_left_out_and_counted(driven):
+    everything, humans, policy = (load(driven, learn_from=weights) for weights in (ALL, HUMANS, POLICY))
+    assert set(humans.frames.driver) == {"TELEOP"} and set(policy.frames.driver) == {"POLICY"}
+    assert len(humans.frames) + len(policy.frames) == len(everything.frames)
+    assert humans.frames.is_intervention.all() and not policy.frames.is_intervention.any()
+    assert humans.num_left_out["of which learn_from.policy is 0"] == len(policy.frames)
+    assert policy.num_left_out["of which learn_from.intervention is 0"] == len(humans.frames)
+
+
+def test_by_itself_training_learns_nothing_of_what_the_policy_did(driven, tmp_path):
+    shown = bag(tmp_path / "shown", task("lift it", 0.0), drive(0.0, 2.0, "TELEOP"))
+    rule = FrameRule(horizon=3, chunk_dt_s=0.1, offset=1.0, resize=halve)
+    frames = load(driven, shown, rule=rule).frames
+    assert set(frames.driver) == {"TELEOP"} and 0 < frames.is_intervention.sum() < len(frames)
+    assert set(frames.weight[frames.is_intervention]) == {2.0} and set(frames.weight[~frames.is_intervention]) == {1.0}
 
 
 def test_a_human_who_drives_throughout_demonstrates_and_intervenes_nowhere(tmp_path, driven):
     parts = drive(0.0, 0.5, "HOLD"), drive(0.5, 2.0, "TELEOP"), drive(2.0, 2.5, "HOLD")
     teleoperated = bag(tmp_path / "teleoperated", task("lift it", 0.0), *parts)
     scripted = bag(tmp_path / "scripted", task("lift it", 0.0), drive(0.0, 2.0))
-    frames = load(teleoperated, scripted, interventions="exclude").frames
+    frames = load(teleoperated, scripted, learn_from=LearnFrom(1, 0, 0)).frames
     assert frames.num_by_driver == {"TELEOP": 12, "not recorded": 18} and not frames.is_intervention.any()
-    with pytest.raises(ValueError, match=r"no usable frame in 2 bags; left out: .*30 that are not interventions"):
-        load(teleoperated, scripted, interventions="only")
+    with pytest.raises(
+        ValueError, match=r"no usable frame in 2 bags; left out: .*30 of which learn_from.demonstration is 0"
+    ):
+        load(teleoperated, scripted, learn_from=LearnFrom(0, 1, 0))
     together = load(teleoperated, scripted, driven)
-    assert together.frames.is_intervention.sum() == load(driven, interventions="only").frames.is_intervention.sum()
+    assert together.frames.is_intervention.sum() == load(driven).frames.is_intervention.sum()
+
+
+@pytest.mark.parametrize(
+    ("weights", "named"),
+    [
+        ((0, 0, 0), "learn_from is 0 for demonstration, intervention, policy; expected a weight above 0 for one"),
+        ((1, -1, 0), "learn_from.intervention is -1; expected a finite number of at least 0"),
+        ((1, 1, float("nan")), "learn_from.policy is nan; expected a finite number"),
+    ],
+)
+def test_weights_that_teach_nothing_are_refused(weights, named):
+    with pytest.raises(ValueError, match=named):
+        LearnFrom(*weights)
+
+
+@pytest.mark.parametrize("between", ["", "HOLD", "ESTOP"])
+def test_what_the_policy_did_right_before_a_takeover_is_not_learned(tmp_path, between):
+    parts = drive(0.0, 3.0, "POLICY"), drive(3.0, 3.5, between or "TELEOP"), drive(3.5, 5.0, "TELEOP")
+    path = bag(tmp_path / "bag", task("lift it", 0.0), *parts, drive(5.0, 7.0, "POLICY"))
+    whole, cut = load(path), load(path, before_takeover_s=1.0)
+    policy = [times_s(loaded.frames)[loaded.frames.driver == "POLICY"] for loaded in (whole, cut)]
+    ends = [taken[taken < 3.0].max() + CHUNK_S for taken in policy]
+    assert ends == pytest.approx([3.0, 2.0], abs=2 * PERIOD_S) and ends[1] < 2.01
+    assert np.array_equal(*(taken[taken > 3.0] for taken in policy)), "after it the policy is learned from again"
+    assert (cut.frames.driver == "TELEOP").sum() == (whole.frames.driver == "TELEOP").sum()
+    left_out = cut.num_left_out["of the policy within before_takeover_s of a takeover"]
+    assert left_out == len(whole.frames) - len(cut.frames) > 5
+
+
+def test_a_policy_that_ends_in_hold_or_before_another_task_was_not_taken_over(tmp_path):
+    stopped = bag(tmp_path / "stopped", task("lift it", 0.0), drive(0.0, 2.0, "POLICY"), drive(2.0, 3.0, "HOLD"))
+    tasks = task("lift it", 0.0) + task("drop it", 2.5)
+    parts = drive(0.0, 2.0, "POLICY"), drive(2.0, 3.0, "HOLD"), drive(3.0, 4.0, "TELEOP")
+    done = bag(tmp_path / "done", tasks, *parts)
+    for path in (stopped, done):
+        assert len(load(path, before_takeover_s=1.0).frames) == len(load(path).frames)
 
 
 def test_before_the_first_mode_nobody_knows_who_drove(tmp_path):
@@ -318,8 +364,9 @@ def test_lines_say_what_there_is_and_how_much_is_left_out_for_each_reason(driven
 
 
 def test_interventions_are_drawn_as_many_times_as_often_as_asked(driven, tmp_path):
-    frames = load(driven, bag(tmp_path / "last", task("lift it", 0.0), drive(0.0, 1.0))).frames
-    split = split_by_episode(frames, 0.3, intervention_weight=5.0)
+    last = bag(tmp_path / "last", task("lift it", 0.0), drive(0.0, 1.0))
+    frames = load(driven, last, learn_from=LearnFrom(1, 5, 1)).frames
+    split = split_by_episode(frames, 0.3)
     assert set(split.validation) == set(np.flatnonzero(frames.episode == 2))
     drawn = np.concatenate([split.draw(np.random.default_rng([7, step]), 32) for step in range(1000)])
     assert set(drawn) == set(split.train)
@@ -328,6 +375,16 @@ def test_interventions_are_drawn_as_many_times_as_often_as_asked(driven, tmp_pat
     assert times_drawn[human].mean() / times_drawn[~human].mean() == pytest.approx(5.0, rel=0.1)
     again = split.draw(np.random.default_rng([7, 3]), 32)
     assert np.array_equal(again, split.draw(np.random.default_rng([7, 3]), 32))
+
+
+def test_corrections_that_come_last_are_learned_from_and_not_only_judged_by(driven, tmp_path):
+    shown = [bag(tmp_path / f"shown{number}", task("lift it", 0.0), drive(0.0, 1.0)) for number in range(4)]
+    frames = load(*shown, driven).frames
+    split = split_by_episode(frames, 0.4)
+    assert frames.is_intervention[split.train].sum() == frames.is_intervention.sum()
+    assert set(frames.episode[split.validation]) == {1, 2, 3} and set(frames.episode[split.train]) == {0, 4, 5}
+    half = split_by_episode(frames, 0.5)
+    assert set(frames.episode[half.validation]) == {2, 3, 5}, "of both kinds the last half"
 
 
 def test_without_a_weight_every_batch_is_drawn_as_ever(driven):
@@ -341,11 +398,11 @@ def test_without_a_weight_every_batch_is_drawn_as_ever(driven):
 def test_statistics_are_those_of_what_is_trained_on(driven):
     data = DataConfig(JOINTS, ("front", "wrist"), 3, 0.1)
     means = {}
-    for which in ("only", "exclude"):
-        frames = load(driven, interventions=which).frames
+    for weights in (HUMANS, POLICY):
+        frames = load(driven, learn_from=weights).frames
         split = split_by_episode(frames, 0.5)
-        means[which] = compute_split_stats(frames, split, data)["action"].mean[0, 0]
-    assert means["only"] - means["exclude"] == pytest.approx(0.1, abs=1e-3), "a human's commands are 0.1 rad further"
+        means[weights] = compute_split_stats(frames, split, data)["action"].mean[0, 0]
+    assert means[HUMANS] - means[POLICY] == pytest.approx(0.1, abs=1e-3), "a human's commands are 0.1 rad further"
 
 
 def test_a_single_episode_cannot_both_train_and_judge(tmp_path):
@@ -405,7 +462,7 @@ def test_a_folder_that_is_no_bag_is_named_and_the_others_are_used(tmp_path):
 
 
 def test_the_first_observation_has_its_images_as_the_cameras_gave_them(driven):
-    loaded = load(driven, interventions="only")
+    loaded = load(driven, learn_from=HUMANS)
     observation = first_observation(loaded, ROBOT, RULE)
     assert [image.shape for image in observation.images.values()] == [(6, 8, 3)] * 2
     assert list(observation.images) == ["front", "wrist"] and observation.task == "lift it"

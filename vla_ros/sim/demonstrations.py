@@ -25,6 +25,7 @@ from vla_ros.messages.trajectories import Trajectory
 from vla_ros.robot import RobotConfig
 from vla_ros.sim.expert import Expert
 from vla_ros.sim.scene import Scene, sample_scene
+from vla_ros.types import Mode
 from vla_ros.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _write_bag(robot: RobotConfig, config: DemonstrationConfig, path: Path) -> P
     world = TabletopWorld(robot.cameras[0].width, robot.cameras[0].height)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}") / path.name
     with BagWriter(unfinished, compress=True) as bag:
-        recorder = _Messages(bag, robot)
+        recorder = RobotMessages(bag, robot)
         start_ns = _EPOCH_NS
         first = EPISODES_PER_BAG * int(path.name.removeprefix("demo_"))
         for episode in range(first, min(first + EPISODES_PER_BAG, config.num_episodes)):
@@ -108,7 +109,7 @@ def _write_bag(robot: RobotConfig, config: DemonstrationConfig, path: Path) -> P
 
 
 def _record_episode(
-    world: TabletopWorld, recorder: _Messages, config: DemonstrationConfig, episode: int, start_ns: int
+    world: TabletopWorld, recorder: RobotMessages, config: DemonstrationConfig, episode: int, start_ns: int
 ) -> int:
     """One episode; returns how long it is in ns, the gap to the next included."""
     seed = config.seed * 1_000_000 + episode
@@ -130,50 +131,54 @@ def _record_episode(
             recorder.joint_state(world.joint_positions, world.joint_velocities, now_ns)
             recorder.command(trajectory, now_ns)
         if step % period_steps == 0 and step // period_steps < config.num_frames:
-            recorder.images(world, now_ns)
+            for camera in recorder.robot.camera_names:
+                recorder.image(camera, world.render(camera), now_ns)
         world.step(command + (following - command) * ((phase + 1) / _STATE_PERIOD_STEPS))
     return round((world.time_s + _EPISODE_GAP_S) * NS_PER_S)
 
 
-class _Messages:
-    """Fills and writes the topics' own messages."""
+class RobotMessages:
+    """Fills and writes the topics' own messages; who drives is told where ``is_driven``."""
 
-    def __init__(self, bag: BagWriter, robot: RobotConfig) -> None:
-        self._bag, self._robot = bag, robot
+    def __init__(self, bag: BagWriter, robot: RobotConfig, is_driven: bool = False) -> None:
+        self._bag, self.robot = bag, robot
         for camera in robot.cameras:
             bag.add_topic(f"/{camera.topic}", topics.IMAGE)
         for topic in robot.joint_topics:
             bag.add_topic(f"/{topic}", topics.JOINT_STATE)
         for output in robot.outputs:
             bag.add_topic(f"/{output.set_point_topic}", topics.TRAJECTORY)
-        for topic in (topics.TASK, topics.SIM_BLOCKS):
+        for topic in (topics.TASK, topics.SIM_BLOCKS, *([topics.MODE] if is_driven else [])):
             bag.add_topic(f"/{topic}", topic.type, [make_qos(latched=True)])
 
     def scene(self, scene: Scene, stamp_ns: int) -> None:
         self._write(topics.SIM_BLOCKS.name, topics.STRING, stamp_ns, scene.blocks_json)
         self._write(topics.TASK.name, topics.STRING, stamp_ns, scene.instruction)
 
-    def images(self, world: TabletopWorld, stamp_ns: int) -> None:
-        for camera in self._robot.cameras:
-            pixels = world.render(camera.name)
-            height, width, _ = pixels.shape
-            fields = _header(stamp_ns, camera.name), height, width, "rgb8", 0, 3 * width, pixels.reshape(-1)
-            self._write(camera.topic, topics.IMAGE, stamp_ns, *fields)
+    def image(self, camera: str, pixels: np.ndarray, stamp_ns: int) -> None:
+        """What a camera of the robot file sees: RGB uint8 ``[height, width, 3]``."""
+        height, width, _ = pixels.shape
+        topic = next(each.topic for each in self.robot.cameras if each.name == camera)
+        fields = _header(stamp_ns, camera), height, width, "rgb8", 0, 3 * width, pixels.reshape(-1)
+        self._write(topic, topics.IMAGE, stamp_ns, *fields)
 
     def joint_state(self, positions: np.ndarray, velocities: np.ndarray, stamp_ns: int) -> None:
-        for source in self._robot.joint_sources:
-            own = self._robot.columns(source.joints)
+        for source in self.robot.joint_sources:
+            own = self.robot.columns(source.joints)
             values = positions[own], velocities[own], np.zeros(len(own))
             fields = _header(stamp_ns), list(source.message_names), *values
             self._write(source.topic, topics.JOINT_STATE, stamp_ns, *fields)
 
     def command(self, command: Trajectory, stamp_ns: int) -> None:
-        """What an expert publishes at ``stamp_ns``."""
-        for output in self._robot.outputs:
-            columns = self._robot.columns(output.joints)
+        """What whoever drives publishes at ``stamp_ns``."""
+        for output in self.robot.outputs:
+            columns = self.robot.columns(output.joints)
             rows = zip(command.positions, command.velocities, command.times_s, strict=True)
             points = [_point(positions[columns], speeds[columns], time_s) for positions, speeds, time_s in rows]
             self._write(output.set_point_topic, topics.TRAJECTORY, stamp_ns, _header(0), list(output.joints), points)
+
+    def mode(self, mode: Mode, stamp_ns: int) -> None:
+        self._write(topics.MODE.name, topics.STRING, stamp_ns, mode.value)
 
     def _write(self, topic: str, msgtype: str, stamp_ns: int, *fields: Any) -> None:
         self._bag.write(f"/{topic}", serialize(message_type(msgtype)(*fields)), stamp_ns)

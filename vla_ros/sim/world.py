@@ -50,6 +50,10 @@ class TabletopWorld:
             ]  # fmt: skip
         mujoco.mj_forward(self._model, self._data)
 
+    def move_camera(self, camera: str, by_m: tuple[float, float, float]) -> None:
+        """Somebody has knocked against one of the model's cameras: it stands ``by_m`` from where it was."""
+        self._model.camera(camera).pos += by_m
+
     def step(self, joint_targets: np.ndarray) -> None:
         """Advance by ``control_dt_s`` with the joints' servos aimed at ``joint_targets`` ``[6]`` rad."""
         self._data.ctrl[:] = joint_targets

@@ -27,7 +27,7 @@ from vla_ros.strict import (
     quoted,
     read_text,
 )
-from vla_ros.training.episodes import EPISODES, INTERVENTIONS
+from vla_ros.training.episodes import EPISODES, LearnFrom
 from vla_ros.training.weights import Weighted
 
 RENAMED = {  # keys of earlier releases
@@ -37,7 +37,9 @@ RENAMED = {  # keys of earlier releases
     "vision_pos_emb_init_gain": "lesson.vision_pos_emb_init_gain",
     "demonstrations": "lesson.demonstrations",
     "demonstrations_dir": "lesson.demonstrations_dir",
+    "intervention_weight": "learn_from.intervention",
 }
+REPLACED = {"interventions": "learn_from, the weights of demonstration, intervention and policy (0 leaves out)"}
 VISION_POS_EMB_GAIN = 0.02  # as backbones have it
 TRAIN_PREFIX = "train:"  # of a start_from that is trained first
 PRECISIONS = ("float32", "bfloat16")
@@ -152,9 +154,8 @@ class TrainConfig:
 
     ``namespace`` is the one the bags were recorded in. ``episodes`` says what begins one: another instruction
     (``task``), or ``start`` on ``vla_policy/episode`` (``marker``); failed ones are left out unless ``keep_failures``.
-    Interventions are what a human commanded in a bag in which the policy drove, too: ``interventions`` trains on
-    ``all`` samples, on them ``only``, on all others (``exclude``), or draws them ``intervention_weight`` times as often
-    (``upweight``).
+    ``learn_from`` weighs who drove, and ``before_takeover_s`` is how long before a takeover nothing is learned of the
+    policy.
     """
 
     robot: str
@@ -173,8 +174,8 @@ class TrainConfig:
     namespace: str = ""
     episodes: str = "task"
     keep_failures: bool = False
-    interventions: str = "all"
-    intervention_weight: float = 2.0
+    learn_from: LearnFrom = LearnFrom()
+    before_takeover_s: float = 1.0
     min_frame_gap_s: float = 0.0
     validation_share: float = 0.02
     validate_every: int = 250
@@ -190,18 +191,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choice("episodes", self.episodes, EPISODES)
-        check_choice("interventions", self.interventions, INTERVENTIONS)
         check_choice("precision", self.precision, PRECISIONS)
-        if self.intervention_weight <= 0:
-            raise ValueError(f"intervention_weight is {self.intervention_weight:g}; expected a number above 0")
         from_one = ("validate_every", "checkpoint_every", "keep_checkpoints", "num_threads")
-        for name in (*from_one, "seed", "min_frame_gap_s", "validation_share"):
+        for name in (*from_one, "seed", "min_frame_gap_s", "before_takeover_s", "validation_share"):
             if getattr(self, name) < (least := int(name in from_one)):
                 raise ValueError(f"{name} is {getattr(self, name):g}; expected at least {least}")
         if self.keep_failures and self.episodes != "marker":
             raise ValueError(f"episodes is '{self.episodes}'; expected marker with keep_failures")
-        if self.interventions != "upweight" and self.intervention_weight != TrainConfig.intervention_weight:
-            raise ValueError(f"interventions is '{self.interventions}'; expected upweight with intervention_weight")
 
 
 def _check_keys(label: str, overrides: Sequence[str]) -> None:
@@ -219,6 +215,8 @@ def _check_renamed(label: str, key: str) -> None:
     for then, now in RENAMED.items():
         if f"{key}.".startswith(f"{then}."):
             raise ValueError(f"{label}: {then} is called {now} now; rename it")
+    if key in REPLACED:
+        raise ValueError(f"{label}: {key} is no more; use {REPLACED[key]}")
 
 
 def load_train_config(config_dir: Path, name: str, overrides: Sequence[str] = ()) -> TrainConfig:

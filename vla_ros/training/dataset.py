@@ -42,7 +42,7 @@ class Frames:
     episode          int64 [num_samples], counts episodes over all recordings
     driver           text [num_samples], who commanded the actions; empty where the bag does not say
     is_intervention  bool [num_samples], a human's in a bag in which the policy drove, too
-    weight           float64 [num_samples], how often each is drawn against others
+    weight           float64 [num_samples], how often each is drawn: its recording's weight times learn_from's
     tasks            each episode's instruction
     texts            a question and its answer for each sample, which may be empty, as the bag has them
     scenes           where things were as each episode began, x and y in m by name; empty where the bag does not say
@@ -141,9 +141,8 @@ def load_bags(
         why = "; ".join((*problems[:1], *([f"left out: {left_out}"] if left_out else [])))
         where = paths[0].path if isinstance(paths[0], SetConfig) else paths[0].parent
         raise ValueError(f"{where}: no usable frame in {len(paths)} bags; {why or 'record some'}")
-    weights = [
-        _weight(bag.path, bag_weights or {}) for bag in usable for episode in bag.episodes for _ in episode.samples
-    ]
+    samples = ((bag, sample) for bag in usable for episode in bag.episodes for sample in episode.samples)
+    weights = [_weight(bag.path, bag_weights or {}) * rule.learn_from.weight(sample) for bag, sample in samples]
     frames = _columns([episode for bag in usable for episode in bag.episodes], np.array(weights))
     first = usable[0].episodes[0].samples[0]
     return LoadedBags(frames, usable[0].path, first.stamp_ns, dict(num_left_out), problems)

@@ -7,8 +7,8 @@ says. Another instruction in between makes two episodes that end alike.
 
 Every command was given by whoever ``vla_policy/mode`` named last before it. An observation becomes a sample where one
 driver gave all commands from its time to the end of its chunk, so nothing is learned as if somebody had done it who
-handed over on the way; HOLD and ESTOP teach nothing. Interventions are what a human commanded in a recording in which
-the policy drove, too.
+handed over on the way; HOLD and ESTOP teach nothing. A sample is the policy's own, an intervention (a human's in a
+recording in which the policy drove, too), or else a demonstration: ``LearnFrom`` says what each is worth.
 
 What a policy that says words is to learn of an observation is what ``vla_policy/generation`` said last before it, since
 the last observation of the episode before.
@@ -16,6 +16,7 @@ the last observation of the episode before.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -34,9 +35,28 @@ from vla_ros.units import NS_PER_S
 
 HELD = frozenset((Mode.HOLD, Mode.ESTOP))
 EPISODES = ("task", "marker")
-INTERVENTIONS = ("all", "only", "exclude", "upweight")
 # What they are worth is not known.
 UNENDED = "of episodes without an end"
+
+
+@dataclass(frozen=True)
+class LearnFrom:
+    """How often a sample is drawn, by who drove; one that weighs 0 is left out."""
+
+    demonstration: float = 1.0
+    intervention: float = 2.0
+    policy: float = 0.0
+
+    def __post_init__(self) -> None:
+        for kind, weight in vars(self).items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"learn_from.{kind} is {weight:g}; expected a finite number of at least 0")
+        if not any(vars(self).values()):
+            raise ValueError(f"learn_from is 0 for {', '.join(vars(self))}; expected a weight above 0 for one of them")
+
+    def weight(self, sample: Sample) -> float:
+        """Of a sample against a demonstration of weight 1."""
+        return float(getattr(self, sample.kind))
 
 
 @dataclass(frozen=True)
@@ -44,8 +64,9 @@ class FrameRule:
     """How observations and their labels are cut out of a recording; ``resize`` is what the policy's processor does to a
     camera's image first.
 
-    ``namespace`` is the one the nodes were recorded in, ``episodes`` one of ``EPISODES``, ``interventions`` one of
-    ``INTERVENTIONS``. Between commands further apart than ``max_gap_s`` nothing is known.
+    ``namespace`` is the one the nodes were recorded in, ``episodes`` one of ``EPISODES``. What the policy commanded in
+    the last ``before_takeover_s`` before a human took over is not learned. Between commands further apart than
+    ``max_gap_s`` nothing is known.
     """
 
     horizon: int
@@ -56,7 +77,8 @@ class FrameRule:
     namespace: str = ""
     episodes: str = "task"
     keep_failures: bool = False
-    interventions: str = "all"
+    learn_from: LearnFrom = LearnFrom()
+    before_takeover_s: float = 1.0
     max_gap_s: float = MAX_GAP_S
 
 
@@ -76,6 +98,13 @@ class Sample:
     is_intervention: bool = False
     text: TextTarget = TextTarget()
 
+    @property
+    def kind(self) -> str:
+        """One of the fields of ``LearnFrom``; whoever isn't known to be the policy demonstrates."""
+        if self.driver == Mode.POLICY:
+            return "policy"
+        return "intervention" if self.is_intervention else "demonstration"
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -90,7 +119,8 @@ class Episode:
 class _Span:
     """What the messages of one episode said: observations, and of each output the commands and who gave each.
 
-    ``left_out`` says why nothing is learned of it, empty where that isn't so.
+    ``left_out`` says why nothing is learned of it, empty where that isn't so. ``lost_ns`` are the times at which the
+    policy drove no more and a human was the next who did.
     """
 
     start_ns: int
@@ -99,7 +129,12 @@ class _Span:
     commands: dict[str, GrowingSeries]
     drivers: dict[str, list[str]]
     left_out: str
+    lost_ns: list[int] = field(default_factory=list)
     observations: list[Sample] = field(default_factory=list)
+
+    def leads_to_takeover(self, start_ns: int, end_ns: int, before_s: float) -> bool:
+        """Whether something between the two times was the last ``before_s`` before a human took over."""
+        return any(start_ns <= lost_ns < end_ns + before_s * NS_PER_S for lost_ns in self.lost_ns)
 
 
 class EpisodeCutter:
@@ -124,6 +159,7 @@ class EpisodeCutter:
         self._spans: list[_Span] = []
         self._marked: list[_Span] = []
         self._modes: set[str] = set()
+        self._policy_left_ns: int | None = None
         self.num_left_out: Counter[str] = Counter()
 
     def take(self, event: BagEvent) -> None:
@@ -135,8 +171,7 @@ class EpisodeCutter:
                 if self._span.commands[group].add(due_ns, trajectory.positions[0]):
                     self._span.drivers[group].append(self._mode)
             case Mode() as mode:
-                self._mode = mode.value
-                self._modes.add(self._mode)
+                self._change_driver(mode, event.received_ns)
             case Scene(places) if places != self._scene:
                 self._scene, self._is_new_scene = places, True
             case Generation(prompt, answer):
@@ -163,6 +198,17 @@ class EpisodeCutter:
         self.num_left_out += self._observer.num_missed
         episodes = (Episode(span.task, span.scene, list(self._samples(span))) for span in self._spans)
         return (episode for episode in episodes if episode.samples)
+
+    def _change_driver(self, mode: Mode, now_ns: int) -> None:
+        """Between the policy and the human who takes over there may be HOLD or ESTOP."""
+        if self._mode == Mode.POLICY != mode:
+            self._policy_left_ns = now_ns
+        if mode not in HELD:
+            if mode is Mode.TELEOP and self._policy_left_ns is not None and self._span is not None:
+                self._span.lost_ns.append(self._policy_left_ns)
+            self._policy_left_ns = None
+        self._mode = mode.value
+        self._modes.add(self._mode)
 
     def _see(self, found: Match) -> None:
         if self._span is None:
@@ -194,7 +240,7 @@ class EpisodeCutter:
         self._begin(now_ns)
 
     def _begin(self, start_ns: int) -> None:
-        self._span = None
+        self._span = self._policy_left_ns = None
         self._text_before = TextTarget()  # what was said of an earlier episode isn't true of this one
         if not self._is_new_text:
             self._text = TextTarget()
@@ -240,9 +286,12 @@ class EpisodeCutter:
         if self._modes and not driver:
             return f"from before the first {topics.MODE}"
         is_intervention = driver == Mode.TELEOP and Mode.POLICY in self._modes
-        if rule.interventions == ("exclude" if is_intervention else "only"):
-            return "that are interventions" if is_intervention else "that are not interventions"
-        return replace(seen, actions=actions, driver=driver, is_intervention=is_intervention)
+        sample = replace(seen, actions=actions, driver=driver, is_intervention=is_intervention)
+        if not rule.learn_from.weight(sample):
+            return f"of which learn_from.{sample.kind} is 0"
+        if driver == Mode.POLICY and span.leads_to_takeover(seen.stamp_ns, dues_ns[-1], rule.before_takeover_s):
+            return "of the policy within before_takeover_s of a takeover"
+        return sample
 
 
 def _drivers(times_ns: np.ndarray, drivers: list[str], seen: Sample, dues_ns: np.ndarray) -> set[str]:

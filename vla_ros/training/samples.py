@@ -57,20 +57,24 @@ class Split:
         return rng.choice(self.train, num, p=self.share)
 
 
-def split_by_episode(frames: Frames, validation_share: float, intervention_weight: float = 1.0) -> Split:
-    """The last ``validation_share`` of the episodes, at least one, judge; the others are drawn by their weight, and
-    interventions among them ``intervention_weight`` times as often. Raises ValueError where no episode is left to train
-    on, or all weigh nothing."""
+def split_by_episode(frames: Frames, validation_share: float) -> Split:
+    """The last ``validation_share`` of the episodes, at least one, judge; the others are drawn by their weight. Of the
+    episodes with interventions no greater share judges: they may be few, and all the last. Raises ValueError where no
+    episode is left to train on, or all weigh nothing."""
     num_episodes = len(frames.tasks)
-    first = min(num_episodes - 1, int(num_episodes * (1.0 - validation_share)))
-    if first < 1:
+    num_judging = num_episodes - min(num_episodes - 1, int(num_episodes * (1.0 - validation_share)))
+    if num_judging >= num_episodes:
         raise ValueError(
             f"{num_episodes} episode(s) and validation_share {validation_share:g} leave none to train on; record more, "
             "or split them: see episodes"
         )
-    held_out = frames.episode >= first
+    corrected = np.unique(frames.episode[frames.is_intervention])
+    first = len(corrected) - int(len(corrected) * validation_share)
+    others = [*corrected[:first], *np.setdiff1d(np.arange(num_episodes), corrected)]
+    judging = [*corrected[first:], *others[len(others) - (num_judging - len(corrected[first:])) :]]
+    held_out = np.isin(frames.episode, judging)
     train = np.flatnonzero(~held_out)
-    weights = frames.weight[train] * np.where(frames.is_intervention[train], intervention_weight, 1.0)
+    weights = frames.weight[train]
     if not weights.any():
         raise ValueError(
             "all that is left to train on has weight 0; expected some above 0: see the weights of bags and sets"
