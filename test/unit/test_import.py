@@ -66,7 +66,9 @@ def test_the_directory_is_complete_and_loads_with_the_weights_of_the_release(imp
     assert loaded.digest == load_processor(imported).digest
 
 
-def test_what_is_assumed_of_a_runs_numbers_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_assumed_of_a_runs_numbers_is_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert do_import(run, tmp_path / "out") == 0
     said = capsys.readouterr().out.splitlines()[0]
     assert said.startswith("the run doesn't say what its numbers are: taken for ")
