@@ -57,5 +57,5 @@ def _needs(policy: str, robot: RobotConfig) -> PolicyNeeds:
             shortfall = processor.decode(opened.golden.actions, opened.golden.observation).shortfall
         except ValueError as error:
             misfit = str(error)
-    height, width = processor.camera_size
-    return PolicyNeeds(processor.joint_names, processor.camera_names, width, height, misfit, shortfall)
+    names, sizes = processor.camera_names, processor.taken_sizes
+    return PolicyNeeds(processor.joint_names, names, sizes, misfit, shortfall)
