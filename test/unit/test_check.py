@@ -368,6 +368,12 @@ def test_poses_that_this_robot_cannot_reach_are_a_warning_and_cameras_may_have_a
     assert (finding.level, finding.aspect, finding.got) == (Level.WARN, "space", line)
 
 
+def test_a_joint_that_the_policy_moves_and_no_output_drives_is_a_warning():
+    (finding,) = problems(graph(), policy=replace(NEEDS, unmoved=("elbow",)))
+    assert (finding.level, finding.part, finding.aspect) == (Level.WARN, "policy", "fixed")
+    assert "moves elbow, which the robot file has fixed" in finding.got
+
+
 def test_a_camera_the_policy_does_not_look_at_may_fail():
     seen = front(topic=TopicSeen("/front/image"))
     (finding,) = problems(seen, policy=replace(NEEDS, camera_names=("wrist",)))

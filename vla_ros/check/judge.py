@@ -22,13 +22,14 @@ from vla_ros.strict import listed
 class PolicyNeeds:
     """What a policy was trained with; ``image_sizes`` are (height, width) in pixels by camera, 0 where any will do.
     ``misfit`` is why its numbers can't be this robot's, ``shortfall`` what of its golden case this robot can't
-    reach, each in one line; empty where nothing is wrong."""
+    reach, each in one line; empty where nothing is wrong. ``unmoved`` are joints that it moves and no output drives."""
 
     joint_names: tuple[str, ...]
     camera_names: tuple[str, ...]
     image_sizes: Mapping[str, tuple[int, int]]
     misfit: str = ""
     shortfall: str = ""
+    unmoved: tuple[str, ...] = ()
 
 
 def judge(robot: RobotConfig, seen: GraphSeen, policy: PolicyNeeds | None = None) -> tuple[Finding, ...]:
@@ -109,6 +110,10 @@ def _judge_policy(robot: RobotConfig, policy: PolicyNeeds) -> Part:
     elif policy.shortfall:
         fix = "kinematics and limits in the robot file: those the policy was trained with"
         part.warn("space", policy.shortfall, "every pose of the golden case within reach", fix)
+    if policy.unmoved:
+        got = f"moves {listed(policy.unmoved)}, which the robot file has fixed: it stays where it is measured"
+        fix = "an output for it in the robot file, or a policy that leaves it out"
+        part.warn("fixed", got, "a policy of joints that outputs drive", fix)
     _judge_cameras(part, robot, policy)
     return part
 

@@ -58,4 +58,6 @@ def _needs(policy: str, robot: RobotConfig) -> PolicyNeeds:
         except ValueError as error:
             misfit = str(error)
     names, sizes = processor.camera_names, processor.taken_sizes
-    return PolicyNeeds(processor.joint_names, names, sizes, misfit, shortfall)
+    fixed = {joint.name for joint in robot.joints if joint.fixed}
+    unmoved = () if misfit else tuple(name for name in processor.data.action_space.joint_names if name in fixed)
+    return PolicyNeeds(processor.joint_names, names, sizes, misfit, shortfall, unmoved)
