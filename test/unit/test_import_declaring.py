@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,13 @@ def test_joints_in_another_order_are_told_whatever_stands_around_their_names(for
     check_order([form.format(name) for name in NAMES[:3]], ACTION, "it")
     with pytest.raises(ValueError, match="put its joints in that order"):
         check_order([form.format(name) for name in SWAPPED], ACTION, "it")
+
+
+def test_a_name_that_is_a_joints_own_is_no_other_joints() -> None:
+    robot = replace(SO101, names=("roll", "wrist_roll"))
+    space = parse_space([{"type": "joints", "joints": ["roll", "wrist_roll"]}], "data.action", robot)
+    with pytest.raises(ValueError, match="put its joints in that order"):
+        check_order(["wrist_roll.pos", "roll.pos"], space, "it")
 
 
 def test_names_that_say_nothing_of_the_joints_are_no_order() -> None:

@@ -143,16 +143,19 @@ def check_order(named: Sequence[str], space: Space, where: str) -> None:
     """Raises ValueError where a checkpoint names the joints of its actions, in lower case, in another order than the
     space does. Its names may have more around a joint's, or less (``main_shoulder_pan.pos``)."""
     ours = [name.lower() for name in space.joint_names]
-    meant = [[name for name in ours if _is_same(theirs, name)] for theirs in named]
+    meant = [_meant(name.removesuffix(".pos").removesuffix("_pos"), ours) for name in named]
     told = [names[0] for names in meant if len(names) == 1]
     if len(set(told)) == len(told) and told != [name for name in ours if name in told]:
         expected = f"the space has {listed(ours)}: put its joints in that order"
         raise ValueError(f"{where} names its actions {listed(tuple(named))}; {expected}")
 
 
-def _is_same(theirs: str, ours: str) -> bool:
-    one, other = (f"_{_NO_WORD.sub('_', name)}_" for name in (theirs.removesuffix(".pos").removesuffix("_pos"), ours))
-    return one in other or other in one
+def _meant(theirs: str, ours: Sequence[str]) -> list[str]:
+    """Which of our names is theirs, or else has more words around it, or fewer."""
+    if theirs in ours:
+        return [theirs]
+    one, *others = (f"_{_NO_WORD.sub('_', name)}_" for name in (theirs, *ours))
+    return [name for name, other in zip(ours, others, strict=True) if one in other or other in one]
 
 
 def assign_cameras(
