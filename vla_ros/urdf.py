@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,17 @@ class Urdf:
             path.insert(0, joint)
             link = link_at(joint, "parent")
         return path
+
+
+def check_driven(path: Sequence[ElementTree.Element], base: str, tip: str, joint_names: Sequence[str]) -> None:
+    """Raises ValueError where the chain of joints ``path`` from ``base`` to ``tip`` has one that moves, or mimics one,
+    that is none of ``joint_names``."""
+    for joint in path:
+        mimic = joint.find("mimic")
+        name = joint.get("name", "") if mimic is None else mimic.get("joint", "")
+        if joint.get("type") != "fixed" and name not in joint_names:
+            fix = "add it to joints in the robot file, with fixed: true where no output drives it"
+            raise ValueError(f"the chain from '{base}' to '{tip}' goes through joint '{quoted(name)}'; {fix}")
 
 
 def link_at(joint: ElementTree.Element, end: str) -> str:

@@ -32,7 +32,7 @@ IMAGE, JOINT_STATE = "sensor_msgs/msg/Image", "sensor_msgs/msg/JointState"
 FROM_DESIRED, NONZERO_END = "interpolate_from_desired_state", "allow_nonzero_velocity_at_trajectory_end"
 SET_WELL = {FROM_DESIRED: True, NONZERO_END: False}
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
-NEEDS = PolicyNeeds(ROBOT.joint_names, ("front", "wrist"), image_width=4, image_height=3)
+NEEDS = PolicyNeeds(ROBOT.joint_names, ("front", "wrist"), {"front": (3, 4), "wrist": (3, 4)})
 
 
 def stream(period_ms: float = 50, age_ms: float = 10, num: int = 100) -> Stream:

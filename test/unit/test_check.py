@@ -348,7 +348,8 @@ def test_a_forward_controller_must_have_the_joints_in_the_order_in_which_the_num
         ({"joint_names": ("elbow", "shoulder")}, ["joints"], "the order"),
         ({"joint_names": ("shoulder", "hand")}, ["joints"], "names"),
         ({"camera_names": ("front", "top")}, ["cameras"], "add top"),
-        ({"image_width": 640}, ["size", "size"], "driver and robot file"),
+        ({"image_sizes": {"front": (3, 640), "wrist": (3, 640)}}, ["size", "size"], "driver and robot file"),
+        ({"image_sizes": {"front": (3, 4), "wrist": (4, 3)}}, ["size"], "driver and robot file"),
         ({"misfit": "joint 'elbow' in rad is from -90 to 90"}, ["space"], "data in policy.yaml, or the robot file"),
     ],
 )
@@ -361,8 +362,16 @@ def test_a_policy_for_another_robot_is_a_failure(changes, aspects, fix):
 
 def test_poses_that_this_robot_cannot_reach_are_a_warning_and_cameras_may_have_any_size():
     line = "3 of 50 poses of 'tip' are missed by up to 20.0 mm and 0.1 deg"
-    (finding,) = problems(graph(), policy=replace(NEEDS, shortfall=line, image_width=0, image_height=0))
+    (finding,) = problems(
+        graph(), policy=replace(NEEDS, shortfall=line, image_sizes={"front": (0, 0), "wrist": (0, 0)})
+    )
     assert (finding.level, finding.aspect, finding.got) == (Level.WARN, "space", line)
+
+
+def test_a_joint_that_the_policy_moves_and_no_output_drives_is_a_warning():
+    (finding,) = problems(graph(), policy=replace(NEEDS, unmoved=("elbow",)))
+    assert (finding.level, finding.part, finding.aspect) == (Level.WARN, "policy", "fixed")
+    assert "moves elbow, which the robot file has fixed" in finding.got
 
 
 def test_a_camera_the_policy_does_not_look_at_may_fail():

@@ -43,6 +43,8 @@ def test_a_draft_without_a_graph_loads_and_marks_what_nobody_knows(tmp_path: Pat
     assert robot.joint_limits["lift"] == (-1.0, 2.0) and robot.joint_limits["grip"] == (0.0, 0.04)
     assert f"{TODO} lower and upper and max_velocity: the URDF says nothing" in lines_about(text, "name: turn")
     assert "-1 to 2 rad, 3 rad/s" in lines_about(text, "name: lift") and TODO not in lines_about(text, "name: lift")
+    slide = URDF.replace('type="continuous"', 'type="prismatic"')
+    assert slide != URDF and loaded(tmp_path, draft(slide, "pair.urdf", NOTHING)).joint_limits["turn"] == (-0.05, 0.05)
     for what in (
         "control_rate_hz",
         "cameras that",

@@ -314,6 +314,15 @@ def test_what_the_checkpoint_does_not_say_is_asked_for(tmp_path: Path, capsys: p
         ),
         (("--asset", "robot/pick", "--camera", "left=top"), "no such slot"),
         (("--asset", "robot/pick", "--lerobot-version", "0.5"), "expected one of 0.3, 0.4, 0.6"),
+        (("--asset", "robot/pick", "--lerobot-version", "0.4"), "--lerobot-version is not for openpi's checkpoints"),
+        (
+            ("--asset", "robot/pick", "--ignore-step", "x"),
+            "--ignore-step is not for openpi's checkpoints; leave it out",
+        ),
+        (
+            ("--asset", "robot/pick", "--camera", "right_wrist_0_rgb=none", "--no-state-in-prompt"),
+            "--no-state-in-prompt is not for a pi0, whose prompt never tells the state",
+        ),
     ],
 )
 def test_an_option_that_does_not_fit_is_refused_in_one_line(
@@ -321,6 +330,24 @@ def test_an_option_that_does_not_fit_is_refused_in_one_line(
 ) -> None:
     written = write_openpi(tmp_path / "checkpoint", assets=("robot/pick", "robot/pour"))
     assert expected in refusal(capsys, written.folder, tmp_path / "out", *options)
+
+
+def test_an_option_that_a_type_has_no_use_for_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = write_lerobot(tmp_path / "checkpoint")
+    for option in (("--asset", "x"), ("--vlm", "x"), ("--no-state-in-prompt",)):
+        message = refusal(capsys, written.folder, tmp_path / "out", *option)
+        assert f"{option[0]} is not for LeRobot's 'pi05'; leave it out" in message
+
+
+def test_a_slot_that_the_space_has_black_is_seen_black(tmp_path: Path) -> None:
+    written = write_lerobot(tmp_path / "checkpoint", "pi0")
+    front, wrist = CAMERAS
+    cameras = [{"key": front, "camera": CAMERAS[front]}, {"key": wrist, "missing": "zeros"}]
+    space = write_space(tmp_path / "black.yaml", cameras=cameras)
+    assert do_import(written.folder, tmp_path / "out", space=space) == 0
+    opened = open_policy(tmp_path / "out")
+    assert [slot.missing for slot in opened.processor.data.slots] == ["mask", "zeros"]
+    assert (opened.golden.request.pixel_values[1] == -1).all(), "the second picture that the network sees"
 
 
 def test_a_tokenizer_that_is_nowhere_is_asked_for(
@@ -356,6 +383,10 @@ def test_a_packaged_space_fits_the_packaged_robot_and_is_named_where_none_is_giv
     assert main(asked) == 2
     assert "(presets that fit" in (message := capsys.readouterr().err)
     assert "pi0_relative, so101_degrees, so101_range)" in message and "droid" not in message
+    assert main([*asked, "--space", "pi0_relative"]) == 2
+    assert "action[0] is relative to the observation, and " in capsys.readouterr().err
+    step = {"enabled": True, "exclude_joints": ["gripper"], "action_names": list(JOINTS)}
+    written.edit(BEFORE, lambda document: document["steps"][1].update(config=step))
     assert main([*asked, "--space", "pi0_relative"]) == 0
     processor = open_policy(tmp_path / "out").processor
     processor.bind(robot)

@@ -184,6 +184,9 @@ def test_a_gripper_has_an_action_and_set_points_beside_it(tmp_path):
     hand = load_robot(written(tmp_path, changed)).outputs[1]
     assert hand.command_topic == "gripper_controller/gripper_cmd"
     assert hand.set_point_topic == "gripper_controller/gripper_cmd/set_points"
+    changed["outputs"][1]["min_change"] = 50
+    with pytest.raises(ValueError, match="output 'hand': min_change is 50, joint 'gripper' moves by .*; expected less"):
+        load_robot(written(tmp_path, changed))
 
 
 LEFT = {"type": "joint_states", "topic": "a", "joints": ["base_yaw"]}
@@ -197,7 +200,15 @@ LEFT = {"type": "joint_states", "topic": "a", "joints": ["base_yaw"]}
         ({"teleop": {"type": "spacemouse"}}, "teleop.type is 'spacemouse'; expected one of"),
         ({"teleop": {"rename": {"a": "gripper"}}}, "teleop.rename is given for type 'joint_trajectory'"),
         ({"teleop": {"type": "joint_states", "sign": {"grip": -1}}}, "teleop.sign: unknown joint 'grip'"),
-        ({"teleop": {"type": "joint_states", "rename": {"a": "grip"}}}, "teleop.rename: unknown joint 'grip'"),
+        ({"teleop": {"type": "joint_states", "rename": {"a": "grip"}}}, "teleop: rename: unknown joint 'grip'"),
+        (
+            {"teleop": {"type": "joint_states", "rename": {"base_yaw": "gripper"}}},
+            "teleop: after rename, joint 'base_yaw' is named twice",
+        ),
+        (
+            {"teleop": {"type": "joint_states", "rename": {"a": "gripper", "b": "gripper"}}},
+            "teleop: rename: joint 'gripper' is named twice",
+        ),
         ({"teleop": {"type": "joint_states", "sign": {"gripper": 2}}}, "teleop.sign of 'gripper' is 2; expected 1 or"),
         ({"teleop": {"type": "joint_states", "scale": {"gripper": 0}}}, "teleop.scale of 'gripper' is 0; expected"),
         ({"teleop": {"type": "joint_states", "max_distance": 0}}, "teleop.max_distance is 0; expected a number above"),
@@ -215,7 +226,7 @@ def test_kinematics_and_teleoperation_that_cannot_work_are_refused(tmp_path, cha
 
 
 def test_the_urdf_of_kinematics_is_beside_the_robot_file_and_has_its_links(tmp_path):
-    joint = "<joint name='j' type='{}'><parent link='base'/><child link='hand'/></joint>"
+    joint = "<joint name='gripper' type='{}'><parent link='base'/><child link='hand'/></joint>"
     links = "<link name='base'/><link name='hand'/><link name='table'/>"
     urdf, kinematics = tmp_path / "arm.urdf", {"urdf": "arm.urdf", "base": "base", "tip": "hand"}
     urdf.write_text(f"<robot name='arm'>{links}{joint.format('revolute')}</robot>")
@@ -230,8 +241,11 @@ def test_the_urdf_of_kinematics_is_beside_the_robot_file_and_has_its_links(tmp_p
     ):
         with pytest.raises(ValueError, match=named):
             load_robot(written(tmp_path, document() | {"kinematics": kinematics | change}))
+    urdf.write_text(urdf.read_text().replace("gripper", "mast"))
+    with pytest.raises(ValueError, match="kinematics: the chain from 'base' to 'hand' goes through joint 'mast'; add"):
+        load_robot(written(tmp_path, document() | {"kinematics": kinematics}))
     urdf.write_text(f"<robot name='arm'>{links}{joint.format('floating')}</robot>")
-    with pytest.raises(ValueError, match="kinematics: joint 'j' is floating; expected one that turns or slides"):
+    with pytest.raises(ValueError, match="kinematics: joint 'gripper' is floating; expected one that turns or slides"):
         load_robot(written(tmp_path, document() | {"kinematics": kinematics}))
 
 

@@ -15,6 +15,7 @@ TODO = "# TODO:"
 MAX_ACCELERATION = 2.0
 """Gentle for any arm: half a second to its usual speed."""
 MAX_VELOCITY = 0.5
+MAX_SLIDE_M = 0.05
 MAX_AGE_PERIODS, MIN_AGE_S = 6, 0.1
 PLACEHOLDER = "camera/image_raw"
 
@@ -84,7 +85,8 @@ def _joints(joints: dict[str, UrdfJoint]) -> Iterator[str]:
         keys = [f"name: {_text(name)}"]
         missing = []
         if joint.lower is None:
-            keys.append(f"lower: {-math.pi:.5f}, upper: {math.pi:.5f}")
+            most = MAX_SLIDE_M if joint.kind == "prismatic" else math.pi
+            keys.append(f"lower: {-most:.5g}, upper: {most:.5g}")
             missing.append("lower and upper")
         if joint.max_velocity is None:
             keys.append(f"max_velocity: {MAX_VELOCITY}")

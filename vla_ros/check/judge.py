@@ -4,7 +4,7 @@ and whether the policy fits."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vla_ros import topics
@@ -20,16 +20,16 @@ from vla_ros.strict import listed
 
 @dataclass(frozen=True)
 class PolicyNeeds:
-    """What a policy was trained with; ``image_width`` and ``image_height`` in pixels, of every camera, 0 where each has
-    its own. ``misfit`` is why its numbers can't be this robot's, ``shortfall`` what of its golden case this robot can't
-    reach, each in one line; empty where nothing is wrong."""
+    """What a policy was trained with; ``image_sizes`` are (height, width) in pixels by camera, 0 where any will do.
+    ``misfit`` is why its numbers can't be this robot's, ``shortfall`` what of its golden case this robot can't
+    reach, each in one line; empty where nothing is wrong. ``unmoved`` are joints that it moves and no output drives."""
 
     joint_names: tuple[str, ...]
     camera_names: tuple[str, ...]
-    image_width: int
-    image_height: int
+    image_sizes: Mapping[str, tuple[int, int]]
     misfit: str = ""
     shortfall: str = ""
+    unmoved: tuple[str, ...] = ()
 
 
 def judge(robot: RobotConfig, seen: GraphSeen, policy: PolicyNeeds | None = None) -> tuple[Finding, ...]:
@@ -110,6 +110,10 @@ def _judge_policy(robot: RobotConfig, policy: PolicyNeeds) -> Part:
     elif policy.shortfall:
         fix = "kinematics and limits in the robot file: those the policy was trained with"
         part.warn("space", policy.shortfall, "every pose of the golden case within reach", fix)
+    if policy.unmoved:
+        got = f"moves {listed(policy.unmoved)}, which the robot file has fixed: it stays where it is measured"
+        fix = "an output for it in the robot file, or a policy that leaves it out"
+        part.warn("fixed", got, "a policy of joints that outputs drive", fix)
     _judge_cameras(part, robot, policy)
     return part
 
@@ -183,10 +187,13 @@ def _judge_cameras(part: Part, robot: RobotConfig, policy: PolicyNeeds) -> None:
         return part.fail("cameras", f"looks at {looked_at}", known, fix)
     unused = [name for name in robot.camera_names if name not in policy.camera_names]
     not_used = f"; doesn't look at {', '.join(unused)}" if unused else ""
-    size = f"{policy.image_width}x{policy.image_height} pixels" if policy.image_width else "its own size"
-    part.ok("cameras", f"{looked_at} with {size} each{not_used}")
+    sizes = {name: f"{size[1]}x{size[0]} pixels" for name, size in policy.image_sizes.items() if size[0]}
+    each = list(dict.fromkeys(sizes.get(name, "any size") for name in policy.camera_names))
+    part.ok("cameras", f"{looked_at} with {' and '.join(each)}{' each' if len(each) == 1 else ''}{not_used}")
     for camera in robot.cameras:
         expected = f"{camera.width}x{camera.height} pixels"
-        if policy.image_width and camera.name in policy.camera_names and size != expected:
+        if camera.name in policy.camera_names and sizes.get(camera.name, expected) != expected:
             fix = "the camera's size in driver and robot file, or a policy trained or imported for this one"
-            part.fail("size", f"takes {size}", f"{expected}, as camera '{camera.name}' of the robot file", fix)
+            part.fail(
+                "size", f"takes {sizes[camera.name]}", f"{expected}, as camera '{camera.name}' of the robot file", fix
+            )

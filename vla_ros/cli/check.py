@@ -96,5 +96,7 @@ def _needs(policy: str, robot: RobotConfig) -> PolicyNeeds:
             shortfall = processor.decode(opened.golden.actions, opened.golden.observation).shortfall
         except ValueError as error:
             misfit = str(error)
-    height, width = processor.camera_size
-    return PolicyNeeds(processor.joint_names, processor.camera_names, width, height, misfit, shortfall)
+    names, sizes = processor.camera_names, processor.taken_sizes
+    fixed = {joint.name for joint in robot.joints if joint.fixed}
+    unmoved = () if misfit else tuple(name for name in processor.data.action_space.joint_names if name in fixed)
+    return PolicyNeeds(processor.joint_names, names, sizes, misfit, shortfall, unmoved)

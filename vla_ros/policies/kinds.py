@@ -44,13 +44,13 @@ def kind_of(path: Path) -> str:
     if path.is_file():
         kinds = (f"is {what}: {fix}" for names, what, fix in FILES if path.suffix.lower() in names.split())
         return next(kinds, "is a file: give the folder of a policy")
-    for names, what, fix in FOLDERS:
-        if all(any(path.glob(name)) for name in names.split()):
-            return f"is {what}: {fix}"
     config = _read(path / "config.json")
     name, lerobot_name = (config.get("model_type"), config.get("type")) if isinstance(config, dict) else (None, None)
     if isinstance(name, str) and "gr00t" in name.lower():
-        return f"is a GR00T checkpoint: {EXPORT}"
+        return f"is a GR00T checkpoint ({quoted(name)}): {EXPORT}"
+    for names, what, fix in FOLDERS:
+        if all(any(path.glob(name)) for name in names.split()):
+            return f"is {what}: {fix}"
     if isinstance(name, str):
         return f"is a checkpoint of transformers ({quoted(name)}): {EXPORT}"
     return f"is a LeRobot checkpoint ({quoted(lerobot_name)}): {IMPORT}" if isinstance(lerobot_name, str) else ""

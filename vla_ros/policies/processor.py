@@ -69,6 +69,11 @@ class PolicyProcessor(ABC):
         return dict.fromkeys(self.camera_names, self.camera_size)
 
     @property
+    def taken_sizes(self) -> Mapping[str, tuple[int, int]]:
+        """Those that each camera must have; 0 where any will do."""
+        return self.camera_sizes
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) in pixels of what the policy sees of them."""
         return self.camera_size

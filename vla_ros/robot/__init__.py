@@ -21,10 +21,11 @@ from vla_ros.robot.parts import (
     WatchdogConfig,
     check_once,
     check_positive,
+    check_renamed,
 )
 from vla_ros.share import share_dir
 from vla_ros.strict import explained, parse_config, parse_yaml, read_text
-from vla_ros.urdf import Urdf, parse_urdf, read_urdf
+from vla_ros.urdf import Urdf, check_driven, parse_urdf, read_urdf
 
 # Files have 3.14 for pi.
 NEARLY_A_TURN = 0.99 * TURN
@@ -103,10 +104,10 @@ class RobotConfig:
         for leader in self.teleop:
             where = f"teleop on '{leader.topic}'" if len(self.teleop) > 1 else "teleop"
             self._check_known(f"{where}: joints", leader.joints, self.driven_names)
-            for key in ("rename", "sign", "offset", "scale"):
-                given = getattr(leader, key)
-                names = given.values() if key == "rename" else given
-                self._check_known(f"{where}.{key}", names, leader.joints or self.driven_names)
+            led = leader.joints or self.driven_names
+            check_renamed(f"{where}: ", leader.rename, led)
+            for key in ("sign", "offset", "scale"):
+                self._check_known(f"{where}.{key}", getattr(leader, key), led)
             if len(self.teleop) > 1 and not (leader.type == "joint_states" and leader.topic and leader.joints):
                 got = f"one of {len(self.teleop)} has type '{leader.type}', topic '{leader.topic}'"
                 raise ValueError(
@@ -121,6 +122,7 @@ class RobotConfig:
         fixed = [joint.name for joint in self.joints if joint.fixed]
         for output in self.outputs:
             self._check_known(f"output '{output.name}'", output.joints, self.joint_names)
+            self._check_min_change(output)
             for name in output.joints:
                 if name in fixed:
                     got = f"output '{output.name}' drives joint '{name}', which is fixed"
@@ -136,6 +138,12 @@ class RobotConfig:
             if other != output.name:
                 got = f"outputs '{other}' and '{output.name}' both command '{output.command_topic}'"
                 raise ValueError(f"{got}; expected a topic for each: a controller follows the newest message only")
+
+    def _check_min_change(self, output: OutputConfig) -> None:
+        joint = self.joints[self.joint_names.index(output.joints[0])]
+        if output.min_change is not None and output.min_change >= joint.upper - joint.lower:
+            got = f"output '{output.name}': min_change is {output.min_change:g}, joint '{joint.name}' moves by"
+            raise ValueError(f"{got} {joint.upper - joint.lower:g}; expected less, or it would never get a goal")
 
     @property
     def num_joints(self) -> int:
@@ -240,7 +248,8 @@ class RobotFile:
 
         Raises ValueError, naming the file and the key, for an unknown or missing key, a value of another type,
         contradictory limits, a repeated name, an output that names an unknown joint, limits beyond the URDF's, a
-        topic's URDF that isn't given, or links that aren't in the URDF of ``kinematics``.
+        topic's URDF that isn't given, or links that aren't in the URDF of ``kinematics``, or joints between them that
+        aren't the robot's.
         """
         with explained(f"robot file {self.path}: "):
             urdf = self._urdf(urdf_text)
@@ -254,7 +263,8 @@ class RobotFile:
             packaged = share_dir() / "config" / "robots" / robot.kinematics.urdf
             path = packaged if packaged.is_file() and not path.exists() else path
             with explained("kinematics: "):
-                read_urdf(path).path(robot.kinematics.base, robot.kinematics.tip)
+                ends = robot.kinematics.base, robot.kinematics.tip
+                check_driven(read_urdf(path).path(*ends), *ends, robot.joint_names)
             return replace(robot, kinematics=replace(robot.kinematics, urdf=str(path)))
 
     def _urdf(self, text: str | None) -> Urdf | None:

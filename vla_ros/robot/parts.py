@@ -236,7 +236,6 @@ class TeleopConfig:
         given = [f.name for f in fields(self)[2:] if getattr(self, f.name) not in ((), {}, None)]
         if given and self.type != "joint_states":
             raise ValueError(f"teleop.{given[0]} is given for type '{self.type}'; expected it for joint_states only")
-        check_once("teleop.rename: joint", [*self.rename.values()])
         for name, sign in self.sign.items():
             if sign not in (1, -1):
                 raise ValueError(f"teleop.sign of '{name}' is {sign}; expected 1 or -1")

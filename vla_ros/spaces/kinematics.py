@@ -16,7 +16,7 @@ import numpy as np
 
 from vla_ros.robot import RobotConfig
 from vla_ros.strict import explained, read_text
-from vla_ros.urdf import link_at, parse_urdf
+from vla_ros.urdf import check_driven, link_at, parse_urdf
 
 M_PER_RAD = 0.2
 # Of the first step; a tenth of it after one that brought the pose nearer, ten times after one that didn't.
@@ -105,6 +105,7 @@ class Chain:
         limits: Mapping[str, Sequence[float]],
     ) -> None:
         path = parse_urdf(kinematics.urdf, "the URDF").path(base, tip)
+        check_driven(path, base, tip, joint_names)
         self._pin = _load_pinocchio()
         with explained(f"the chain from '{base}' to '{tip}': Pinocchio refuses it: ", Exception):
             self._model = self._pin.buildModelFromXML(_urdf_of(path, base))
@@ -119,9 +120,6 @@ class Chain:
         for row, joint in enumerate(moving):
             mimic = joint.find("mimic")
             name = joint.get("name", "") if mimic is None else mimic.get("joint", "")
-            if name not in joint_names:
-                fix = "add it to joints in the robot file, with fixed: true where no output drives it"
-                raise ValueError(f"the chain from '{base}' to '{tip}' goes through joint '{name}'; {fix}")
             scale, offset = (1.0, 0.0) if mimic is None else _mimic(mimic)
             self._matrix[row, joint_names.index(name)], self._offset[row] = scale, offset
         used = [name for name, column in zip(joint_names, self._matrix.T, strict=True) if column.any()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from vla_ros.spaces.space import Space, parse_space
 from vla_ros.strict import explained, listed, parse_config, quoted
 
 NO_CAMERA = "none"
+_NO_WORD = re.compile(r"[^a-z0-9]")
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,12 @@ class Declaration:
 def declare(
     name: str | None, robot: RobotJoints, sizes: Mapping[str, int | None], relative: Sequence[bool], what: str
 ) -> Declaration:
-    """The space ``name`` for ``robot``, its actions relative where the checkpoint ``what`` says so.
+    """The space ``name`` for ``robot``, its actions relative where the checkpoint ``what`` says so in ``relative``, of
+    each number, empty where it doesn't say.
 
     ``sizes`` are how many numbers the checkpoint has of ``state`` and ``action``, None where it doesn't say. Raises
-    ValueError for no name, saying which presets fit, and for a space of another size.
+    ValueError for no name, saying which presets fit, for a space of another size, and for one with actions relative to
+    the observation that the checkpoint has absolute.
     """
     if name is None:
         fitting = [preset for preset in presets() if _fits(preset, robot, sizes)]
@@ -45,10 +49,24 @@ def declare(
             got = getattr(declared, key).size
             if size is not None and got != size:
                 raise ValueError(f"{key} makes {got} numbers; {what} has {size}: give the space it was trained with")
+        if relative:
+            _check_absolute(file.action, declared.action, relative, what)
         if any(relative):
             action = make_relative(file.action, declared.action, relative)
             declared = _parsed(SpaceFile(file.state, action, file.cameras, file.chunk_dt_s), robot)
     return declared
+
+
+def _check_absolute(action: Sequence[Mapping[str, Any]], space: Space, relative: Sequence[bool], what: str) -> None:
+    """Raises ValueError where a component is relative to the observation and the checkpoint makes a number of it
+    absolute: the arm would go as far beyond where it is as that is from 0."""
+    first = 0
+    for index, (entry, component) in enumerate(zip(action, space.components, strict=True)):
+        mask = relative[first : first + component.size]
+        first += component.size
+        if entry.get("reference") == "observation" and not all(mask):
+            got = f"action[{index}] is relative to the observation, and {what} says that its actions there are absolute"
+            raise ValueError(f"{got} (relative_actions_processor); leave reference out, or give another space")
 
 
 def make_relative(
@@ -77,13 +95,21 @@ def make_relative(
 
 def check_order(named: Sequence[str], space: Space, where: str) -> None:
     """Raises ValueError where a checkpoint names the joints of its actions, in lower case, in another order than the
-    space does."""
-    theirs = [name.removesuffix(".pos").removesuffix("_pos") for name in named]
+    space does. Its names may have more around a joint's, or less (``main_shoulder_pan.pos``)."""
     ours = [name.lower() for name in space.joint_names]
-    if sorted(theirs) == sorted(ours) and theirs != ours:
-        raise ValueError(
-            f"{where} names its actions {listed(theirs)}; the space has {listed(ours)}: put its joints in that order"
-        )
+    meant = [_meant(name.removesuffix(".pos").removesuffix("_pos"), ours) for name in named]
+    told = [names[0] for names in meant if len(names) == 1]
+    if len(set(told)) == len(told) and told != [name for name in ours if name in told]:
+        expected = f"the space has {listed(ours)}: put its joints in that order"
+        raise ValueError(f"{where} names its actions {listed(tuple(named))}; {expected}")
+
+
+def _meant(theirs: str, ours: Sequence[str]) -> list[str]:
+    """Which of our names is theirs, or else has more words around it, or fewer."""
+    if theirs in ours:
+        return [theirs]
+    one, *others = (f"_{_NO_WORD.sub('_', name)}_" for name in (theirs, *ours))
+    return [name for name, other in zip(ours, others, strict=True) if one in other or other in one]
 
 
 def assign_cameras(
@@ -95,29 +121,62 @@ def assign_cameras(
     """The robot's camera of each of the checkpoint's ``keys``, by what the user says (``SLOT=NAME``), else by what the
     space declares; a slot that gets ``none`` has no camera.
 
-    A key may be said by its last part. Raises ValueError for a slot that nobody assigns, an unknown slot or camera.
+    A key may be said by its last part. Raises ValueError for a slot that nobody assigns or that is assigned twice, an
+    unknown slot or camera.
     """
-    slots = [parse_config(CameraSlot, slot, "a camera of the space") for slot in declared]
-    named = {slot.key: slot.camera or NO_CAMERA for slot in slots if slot.camera or slot.missing != "refuse"}
+    assigned = {key: slot.camera or NO_CAMERA for key, slot in _slots(keys, declared).items()}
+    said: set[str] = set()
     for text in given:
         slot, _, name = text.partition("=")
         if not name:
             raise ValueError(f"--camera is '{quoted(text)}'; expected SLOT=NAME")
-        if _full(slot, keys) is None:
+        known = _full(slot, keys)
+        if known is None:
             raise ValueError(f"--camera {quoted(text)}: the checkpoint has {listed(keys)}, and no such slot")
-        named[slot] = name
-    assigned = {_full(slot, keys): name for slot, name in named.items()}
+        if known in said:
+            raise ValueError(f"--camera {quoted(text)}: {quoted(known)} has a camera already; give each slot one")
+        said.add(known)
+        assigned[known] = name
     for key in keys:
         if key not in assigned:
-            asked = f"which camera is {quoted(key)}? say it with --camera {_short(key)}=NAME"
+            asked = f"which camera is {quoted(key)}? say it with --camera {_short(key, keys)}=NAME"
             raise ValueError(f"{asked}; the robot has {listed(tuple(robot))}, and {NO_CAMERA} is for none")
         if assigned[key] not in (*robot, NO_CAMERA):
-            got = f"--camera {_short(key)}={quoted(assigned[key])}"
+            got = f"--camera {_short(key, keys)}={quoted(assigned[key])}"
             raise ValueError(f"{got}: the robot has {listed(tuple(robot))}; give one of these, or {NO_CAMERA}")
     chosen = {key: robot[assigned[key]] for key in keys if assigned[key] != NO_CAMERA}
     if not chosen:
         raise ValueError("no slot has a camera; the policy needs at least one: --camera SLOT=NAME")
     return chosen
+
+
+def black_slots(
+    keys: Sequence[str], cameras: Mapping[str, CameraSettings], declared: Sequence[Mapping[str, Any]]
+) -> tuple[str, ...]:
+    """The checkpoint's ``keys`` without one of the assigned ``cameras`` that the space has ``missing: zeros`` for."""
+    slots = _slots(keys, declared)
+    return tuple(key for key in keys if key not in cameras and key in slots and slots[key].missing == "zeros")
+
+
+def refuse_black(slots: Sequence[str], whom: str) -> None:
+    """Raises ValueError where there are ``black_slots`` for a policy that sees nothing there."""
+    if slots:
+        got = f"the space has missing: zeros for slot '{quoted(slots[0])}'"
+        raise ValueError(f"{got}, and {whom} gets no picture without a camera; expected missing: mask")
+
+
+def _slots(keys: Sequence[str], declared: Sequence[Mapping[str, Any]]) -> dict[str, CameraSlot]:
+    """By the checkpoint's ``keys``, those slots of a space that say what is seen there. Raises ValueError for a slot
+    that the space has twice."""
+    slots: dict[str, CameraSlot] = {}
+    for entry in declared:
+        slot = parse_config(CameraSlot, entry, "a camera of the space")
+        key = _full(slot.key, keys)
+        if key in slots:
+            raise ValueError(f"the space has the camera slot '{quoted(slot.key)}' twice; expected one")
+        if key is not None:
+            slots[key] = slot
+    return {key: slot for key, slot in slots.items() if slot.camera or slot.missing != "refuse"}
 
 
 def _fits(preset: str, robot: RobotJoints, sizes: Mapping[str, int | None]) -> bool:
@@ -135,8 +194,12 @@ def _parsed(file: SpaceFile, robot: RobotJoints) -> Declaration:
 
 
 def _full(slot: str, keys: Sequence[str]) -> str | None:
-    return next((key for key in keys if slot in (key, _short(key))), None)
+    """The one of ``keys`` that is meant, by itself or by its last part."""
+    meant = [key for key in keys if key == slot] or [key for key in keys if _short(key, keys) == slot]
+    return meant[0] if meant else None
 
 
-def _short(key: str) -> str:
-    return key.rpartition(".")[2]
+def _short(key: str, keys: Sequence[str]) -> str:
+    """Its last part, where no other of ``keys`` has the same."""
+    last = key.rpartition(".")[2]
+    return last if sum(last == other.rpartition(".")[2] for other in keys) == 1 else key

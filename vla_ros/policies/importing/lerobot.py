@@ -41,6 +41,7 @@ RANGES = {"MIN_MAX": ("min", "max"), "QUANTILES": ("q01", "q99"), "QUANTILE10": 
 OURS = {"MEAN_STD": "lerobot_mean_std", **dict.fromkeys(RANGES, "lerobot_range")}
 MODES = ("IDENTITY", *OURS)
 MAX_DIM = 10_000
+MERGE = "merge them into the model and save that alone, without adapter files and use_peft, then import it"
 # As many deviations as 1 % of a normal distribution lie beyond, on each side: to show, not to compute with.
 TAIL = 2.326
 # Statistics of LeRobot 0.3, with what SmolVLA's bases have before them for each robot.
@@ -161,9 +162,12 @@ class LeRobotCheckpoint:
         return Normalization(OURS[mode], FieldStats(mean, std, values[low], values[high]))
 
     def relative_dims(self) -> tuple[bool, ...]:
-        """For each number of an action whether it is relative to the state of its observation."""
+        """For each number of an action whether it is relative to the state of its observation; empty where no step
+        says it."""
         size = self.feature(ACTION).shape[0]
-        step = self.steps.get("relative_actions_processor", {})
+        step = self.steps.get("relative_actions_processor")
+        if step is None:
+            return ()
         if not step.get("enabled"):
             return (False,) * size
         tokens, names = (_lower(step.get(key), key) for key in ("exclude_joints", "action_names"))
@@ -250,8 +254,7 @@ def _check_weights(folder: Path, has_adapters: bool) -> None:
     there = (folder / WEIGHTS_FILE).is_file()
     if has_adapters or any(folder.glob("adapter_*")):
         what = f"holds adapters (PEFT){' beside' if there else ' and not'} the weights that they change"
-        fix = "merge them into the model and save that alone"
-        raise ValueError(f"{folder} {what}; {fix}, without adapter files and use_peft, then import it")
+        raise ValueError(f"{folder} {what}; {MERGE}")
     if there:
         return
     pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]

@@ -17,6 +17,7 @@ ASSETS, STATS_FILE = "assets", "norm_stats.json"
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 """The slots of every policy, in the order in which it sees them."""
 STATISTICS = ("mean", "std", "q01", "q99")
+PADDING = 1e-6  # of numbers that a robot doesn't have: their mean, and their deviation where that isn't 1
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,15 @@ class OpenPiCheckpoint:
 
     def field_stats(self, key: str, size: int, horizon: int) -> FieldStats:
         """Those of the first ``size`` numbers of ``state`` or ``actions``, for each of ``horizon`` rows. Raises
-        ValueError where there are fewer."""
-        arrays = {}
-        for name, value in self.stats[key].items():
-            if len(value) < size:
-                got = f"asset {self.asset} has {key} of {len(value)} numbers, the space {size}"
-                raise ValueError(f"{self.folder}: {got}; give the space that it was trained with: --space")
-            arrays[name] = np.tile(value[:size], (horizon, 1))
-        return FieldStats(**arrays)
+        ValueError where there are fewer, or more that aren't padding."""
+        stats = self.stats[key]
+        mean, std = stats["mean"], stats["std"]
+        is_padding = (np.abs(mean) <= PADDING) & ((std <= PADDING) | (std == 1.0))
+        num_own = int(np.flatnonzero(~is_padding).max(initial=-1)) + 1
+        if not num_own <= size <= len(mean):
+            got = f"asset {self.asset} has {key} of {num_own or len(mean)} numbers, the space {size}"
+            raise ValueError(f"{self.folder}: {got}; give the space that it was trained with: --space")
+        return FieldStats(**{name: np.tile(value[:size], (horizon, 1)) for name, value in stats.items()})
 
 
 def find_assets(folder: Path) -> tuple[str, ...]:

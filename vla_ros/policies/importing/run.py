@@ -9,11 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from vla_ros.policies.importing.declaring import Declaration, assign_cameras, check_order, declare
+from vla_ros.policies.importing.declaring import Declaration, assign_cameras, black_slots, check_order, declare
 from vla_ros.policies.importing.directory import ImportReport, check_free, write_policy
 from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint, read_lerobot
 from vla_ros.policies.importing.openpi import CAMERAS, OpenPiCheckpoint, read_openpi
-from vla_ros.policies.importing.settings import CameraSettings, Imported, ImportSettings
+from vla_ros.policies.importing.settings import LEROBOT_VERSIONS, CameraSettings, Imported, ImportSettings
 from vla_ros.policies.importing.source import BY_LEROBOT, LEROBOT, Source, check_type
 from vla_ros.robot import RobotConfig
 from vla_ros.spaces.components import RobotJoints
@@ -28,6 +28,14 @@ IMPORTERS = {
     "act": "vla_ros.policies.act.lerobot:import_lerobot",
     "openpi": "vla_ros.policies.pi0.openpi:import_openpi",
 }
+# What a checkpoint of each type has no use for: an option that is dropped in silence would be believed.
+NOT_FOR = {
+    "pi0": ("asset", "vlm", "no-state-in-prompt"),
+    "pi05": ("asset", "vlm", "no-state-in-prompt"),
+    "smolvla": ("asset", "no-state-in-prompt"),
+    "act": ("asset", "vlm", "no-state-in-prompt", "tokenizer"),
+    "openpi": ("vlm", "ignore-step", "lerobot-version"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Answers:
     asset: str | None = None
     tokenizer: str | None = None
     vlm: str | None = None
-    lerobot_version: str = "0.6"
+    lerobot_version: str = LEROBOT_VERSIONS[-1]
     ignored_steps: tuple[str, ...] = ()
     tells_state: bool = True
     for_training: bool = False
@@ -70,6 +78,7 @@ def import_checkpoint(source: Source, out: Path, robot_config: RobotConfig, answ
         checkpoint = read_openpi(source.folder, answers.asset)
         kind, keys = "openpi", CAMERAS
         declared = declare(answers.space, robot, {"state": None, "action": None}, (), _what(checkpoint))
+    _check_options(kind, answers)
     settings = make_settings(keys, declared, robot_config, answers, _what(checkpoint))
     return write_policy(out, checkpoint.weights, _load(IMPORTERS[kind])(checkpoint, settings))
 
@@ -88,10 +97,14 @@ def make_settings(
     chunk_dt_s = answers.chunk_dt_s or declared.file.chunk_dt_s
     if chunk_dt_s is None:
         raise ValueError(f"{what} doesn't say how far apart its actions are; say it with --chunk-dt-s S")
-    cameras = {x.name: CameraSettings(x.name, x.height, x.width) for x in robot_config.cameras}
+    known, slots = (
+        {x.name: CameraSettings(x.name, x.height, x.width) for x in robot_config.cameras},
+        declared.file.cameras,
+    )
+    cameras = assign_cameras(keys, answers.cameras, slots, known)
     return ImportSettings(
         joint_names=robot.names,
-        cameras=assign_cameras(keys, answers.cameras, declared.file.cameras, cameras),
+        cameras=cameras,
         chunk_dt_s=chunk_dt_s,
         state=declared.file.state,
         action=declared.file.action,
@@ -102,6 +115,7 @@ def make_settings(
         tells_state=answers.tells_state,
         robot=robot_config,
         for_training=answers.for_training,
+        black=black_slots(keys, cameras, slots),
     )
 
 
@@ -119,6 +133,21 @@ def _declare_lerobot(checkpoint: LeRobotCheckpoint, robot: RobotJoints, answers:
     declared = declare(answers.space, robot, sizes, checkpoint.relative_dims(), _what(checkpoint))
     check_order(checkpoint.action_names(), declared.action, _what(checkpoint))
     return declared
+
+
+def _check_options(kind: str, answers: Answers) -> None:
+    given = {
+        "asset": answers.asset,
+        "vlm": answers.vlm,
+        "tokenizer": answers.tokenizer,
+        "no-state-in-prompt": not answers.tells_state,
+        "ignore-step": answers.ignored_steps,
+        "lerobot-version": answers.lerobot_version != LEROBOT_VERSIONS[-1],
+    }
+    for option in NOT_FOR[kind]:
+        if given[option]:
+            whose = "openpi's checkpoints" if kind == "openpi" else f"LeRobot's '{kind}'"
+            raise ValueError(f"--{option} is not for {whose}; leave it out")
 
 
 def _check_start(answers: Answers, folder: Path) -> None:

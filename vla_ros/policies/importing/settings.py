@@ -36,7 +36,8 @@ class CameraSettings:
 class ImportSettings:
     """What a checkpoint doesn't say and its user does.
 
-    ``cameras`` are by the checkpoint's own keys; a key without one has no camera. ``state`` and ``action`` declare the
+    ``cameras`` are by the checkpoint's own keys; a key without one has no camera, and is masked, or black where it is
+    one of ``black``. ``state`` and ``action`` declare the
     two vectors as policy.yaml does, on ``robot``, None for one without limits and links. ``tokenizer`` is a file or a
     folder, None to look for it where the checkpoint says; so is ``vlm``, the config.json of a backbone that is only
     named. ``lerobot_version`` is one of ``LEROBOT_VERSIONS``. ``tells_state``: a pi0.5's prompt tells the state, which
@@ -55,6 +56,7 @@ class ImportSettings:
     tells_state: bool = True
     robot: RobotConfig | None = None
     for_training: bool = False
+    black: tuple[str, ...] = ()
 
     def data_config(
         self, keys: Sequence[str], horizon: int, normalization: str, state_normalization: str | None = None
@@ -63,7 +65,9 @@ class ImportSettings:
         names = {key: camera.name for key, camera in self.cameras.items()}
         data = DataConfig(
             joint_names=self.joint_names,
-            cameras=tuple(CameraSlot(key, names.get(key), missing="mask") for key in keys),
+            cameras=tuple(
+                CameraSlot(key, names.get(key), missing="zeros" if key in self.black else "mask") for key in keys
+            ),
             action_horizon=horizon,
             chunk_dt_s=self.chunk_dt_s,
             action_offset=ACTION_OFFSET,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from vla_ros.policies.importing import hub
-from vla_ros.policies.importing.lerobot import CONFIG_FILE, WEIGHTS_FILE, read_object
+from vla_ros.policies.importing.lerobot import CONFIG_FILE, MERGE, WEIGHTS_FILE, read_object
 from vla_ros.policies.importing.openpi import ASSETS, STATS_FILE
 from vla_ros.policies.kinds import kind_of
-from vla_ros.strict import quoted
+from vla_ros.strict import listed, quoted
 
 HUB_PREFIX = "hf:"
 HUB_SOURCE = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<subpath>[^@]+))?(?:@(?P<revision>.+))?", re.ASCII)
@@ -34,6 +35,7 @@ FOREIGN_TYPES = {
     "sac": "a SAC policy",
 }
 _FILES = (".json", ".safetensors")
+MAX_LOOKED_AT = 10_000  # files and folders; a checkpoint has tens
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def find_source(source: str) -> Source:
         names = {path.relative_to(found.subpath).as_posix() for path in inside if path.is_relative_to(found.subpath)}
         if _is_run(names):
             return Source(RUN, Path(source))
+        _refuse_known(source, {parent.as_posix() for name in names for parent in PurePosixPath(name, "_").parents})
         inner = f"{INNER}/" if f"{INNER}/{CONFIG_FILE}" in names else ""
         wanted = [name for name in names if name.startswith(inner) and _is_wanted(name.removeprefix(inner))]
         if not wanted:
@@ -97,10 +100,11 @@ def check_type(folder: Path) -> None:
 
 
 def _kind(folder: Path) -> str:
-    if (folder / "params").is_dir() and not (folder / WEIGHTS_FILE).is_file():
-        raise ValueError(f"{folder} is openpi's JAX checkpoint; {CONVERT}")
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; give that of a checkpoint, or a run with cfg.yaml")
+        hint = " (of a hub's repository: hf:org/repo)" if str(folder).startswith(("http:", "https:")) else ""
+        raise ValueError(f"{folder} is not a folder; give that of a checkpoint, or a run with cfg.yaml{hint}")
+    paths = islice((path for pattern in ("*", "*/*", "*/*/*") for path in folder.glob(pattern)), MAX_LOOKED_AT)
+    _refuse_known(str(folder), {path.relative_to(folder).as_posix() for path in paths})
     if _is_run([path.name for path in folder.iterdir()]):
         return RUN
     if not (folder / CONFIG_FILE).is_file():
@@ -115,6 +119,21 @@ def _kind(folder: Path) -> str:
         return OPENPI
     what = kind_of(folder).partition(":")[0] or f"has a {CONFIG_FILE} without a type ({quoted(str(sorted(config)))})"
     raise ValueError(f"{folder} {what}; expected LeRobot's or openpi's, or a run: {SERVE}")
+
+
+def _refuse_known(where: str, names: Collection[str]) -> None:
+    """Raises ValueError for what is known by the files and folders ``names`` in it, and can't be imported."""
+    if WEIGHTS_FILE not in names and not {"params", "_METADATA"}.isdisjoint(names):
+        raise ValueError(f"{where} is openpi's JAX checkpoint; {CONVERT}")
+    if CONFIG_FILE in names or _is_run([name for name in names if "/" not in name]):
+        return
+    if "policy.yaml" in names:
+        raise ValueError(f"{where} is a policy directory; it needs no import: give it, as a folder, to --policy")
+    if any(name.startswith("adapter_") for name in names):
+        raise ValueError(f"{where} holds adapters (PEFT) and not the weights that they change; {MERGE}")
+    inner = {name.rpartition("/")[0] for name in names if name.endswith((f"/{INNER}", "/params"))}
+    if inner and INNER not in names:
+        raise ValueError(f"{where} has checkpoints in it; give one of {listed(sorted(inner))}, with its path")
 
 
 def _is_run(names: Collection[str]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vla_ros.policies.files import replaced_whole
-from vla_ros.policies.importing.declaring import check_order, declare
+from vla_ros.policies.importing.declaring import check_order, declare, refuse_black
 from vla_ros.policies.importing.directory import check_free, make_observation, write_answered
 from vla_ros.policies.importing.lerobot import ACTION, STATE, LeRobotCheckpoint
 from vla_ros.policies.importing.run import Answers, make_settings, robot_joints
@@ -81,7 +81,9 @@ def _settings(checkpoint: LeRobotCheckpoint, robot: RobotConfig, answers: Answer
     sizes = {"state": shapes.get(STATE, (None,))[0], "action": checkpoint.feature(ACTION).shape[0]}
     declared = declare(answers.space, robot_joints(robot, answers), sizes, (), what)
     check_order(checkpoint.action_names(), declared.action, what)
-    return make_settings(keys, declared, robot, answers, what)
+    settings = make_settings(keys, declared, robot, answers, what)
+    refuse_black(settings.black, "LeRobot")
+    return settings
 
 
 def _draft(checkpoint: LeRobotCheckpoint, settings: ImportSettings, files: dict[str, str]) -> LeRobotProcessor:

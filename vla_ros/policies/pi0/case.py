@@ -53,7 +53,8 @@ class Run:
 def compare_lerobot(checkpoint: LeRobotCheckpoint, case: LeRobotCase, folder: Path, packed: bool = True) -> Outputs:
     """Every recorded output by name; ``folder`` holds the tokenizer. Raises ValueError as an import does."""
     robot = CaseRobot.of(case, [each.key for each in checkpoint.cameras])
-    imported = import_lerobot(checkpoint, robot.settings(checkpoint.relative_dims(), str(folder / TOKENIZER)))
+    is_relative = checkpoint.relative_dims() or (False,) * len(case.state)
+    imported = import_lerobot(checkpoint, robot.settings(is_relative, str(folder / TOKENIZER)))
     return _compare(imported, robot, case, packed)
 
 

@@ -25,6 +25,8 @@ def import_openpi(checkpoint: OpenPiCheckpoint, settings: ImportSettings) -> Imp
     sizes, horizon = stored.sizes(), checkpoint.config.get("action_horizon", HORIZON)
     if type(horizon) is not int or not 1 <= horizon <= MAX_HORIZON:
         raise ValueError(f"{checkpoint.folder}: action_horizon is {horizon!r}; expected 1 to {MAX_HORIZON} actions")
+    if stored.variant == "pi0" and not settings.tells_state:
+        raise ValueError("--no-state-in-prompt is not for a pi0, whose prompt never tells the state; leave it out")
     cameras = [settings.cameras[slot] for slot in CAMERAS if slot in settings.cameras]
     data = settings.data_config(CAMERAS, horizon, NORMALIZATION[stored.variant])
     config = Pi0Config(

@@ -138,6 +138,10 @@ class Pi0Processor(TokenProcessor):
         return {name: (size[0], size[1]) for name, size in zip(self.camera_names, sizes, strict=True)}
 
     @property
+    def taken_sizes(self) -> Mapping[str, tuple[int, int]]:
+        return self.camera_sizes if self.settings.camera_sizes else dict.fromkeys(self.camera_names, (0, 0))
+
+    @property
     def image_size(self) -> tuple[int, int]:
         side = self.config.vision.image_size
         return side, side

@@ -12,7 +12,7 @@ import numpy as np
 
 from vla_ros.policies.config import DataConfig
 from vla_ros.policies.files import replaced_whole
-from vla_ros.policies.importing.declaring import Declaration, assign_cameras, declare
+from vla_ros.policies.importing.declaring import Declaration, assign_cameras, black_slots, declare, refuse_black
 from vla_ros.policies.importing.directory import check_free, make_observation, write_answered
 from vla_ros.policies.importing.settings import ACTION_OFFSET, CameraSettings
 from vla_ros.policies.served.config import TYPE, RequestKeys, ServedConfig, check_url, read_keys
@@ -102,6 +102,7 @@ def _draft(url: str, robot_config: RobotConfig, keys: RequestKeys, answers: Serv
     slots = tuple(each.slot for each in keys.pictures)
     known = [slot for slot in declared.file.cameras if slot.get("key") in slots]
     assigned = assign_cameras(slots, answers.cameras, known, cameras)
+    refuse_black(black_slots(slots, assigned, known), "a server")
     keys = _whole(keys, tuple(assigned), declared)
     data = DataConfig(
         joint_names=robot.names,

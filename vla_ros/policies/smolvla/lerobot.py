@@ -48,7 +48,7 @@ def import_lerobot(checkpoint: LeRobotCheckpoint, settings: ImportSettings) -> I
     name = str(step.get("tokenizer_name") or checkpoint.config.get("vlm_model_name") or BACKBONE)
     path = find_tokenizer_file(checkpoint.folder, name, settings.tokenizer)
     tokenizer = read_tokenizer(path, str(path))
-    num_missing = sum(each.kind == "VISUAL" for each in checkpoint.inputs) - len(cameras)
+    num_missing = sum(each.kind == "VISUAL" for each in checkpoint.inputs) - len(cameras) - len(settings.black)
     config = make_config(checkpoint, stored, find_vlm(checkpoint, settings.vlm), tokenizer, num_missing)
     config = replace(config, cuts_left=_cuts_left(path, name))
     state, action = checkpoint.normalization(STATE), checkpoint.normalization(ACTION)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_ros.policies.config import DataConfig
-from vla_ros.policies.importing.declaring import assign_cameras, declare
+from vla_ros.policies.importing.declaring import assign_cameras, black_slots, declare
 from vla_ros.policies.importing.settings import ACTION_OFFSET, CameraSettings
 from vla_ros.policies.modules.vlm_bridge.processor import ProcessorConfig, read_int
 from vla_ros.policies.modules.vlm_bridge.registry import BACKBONES
@@ -53,7 +53,9 @@ class RobotSettings:
             raise ValueError(f"--space {name} names no slots of cameras; leave --camera out: it sees the robot's")
         sizes = {camera.name: CameraSettings(camera.name, camera.height, camera.width) for camera in robot.cameras}
         chosen = assign_cameras(keys, cameras, file.cameras, sizes) if keys else {}
-        slots = tuple(CameraSlot(key, camera.name) for key, camera in chosen.items()) or None
+        named = {key: CameraSlot(key, camera.name) for key, camera in chosen.items()}
+        named |= {key: CameraSlot(key, missing="zeros") for key in black_slots(keys, chosen, file.cameras)}
+        slots = tuple(named[key] for key in keys if key in named) or None
         dt_s = chunk_dt_s or file.chunk_dt_s or self.chunk_dt_s
         return replace(self, chunk_dt_s=dt_s, space=file, slots=slots, robot=robot)
 
