@@ -46,6 +46,17 @@ def test_a_layer_by_itself_is_packed_without_a_copy() -> None:
     assert PackedLinear((linear,)).weight.data_ptr() == linear.weight.data_ptr() == where
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kind", [PackedLinear, ReorderedLinear])
+@torch.no_grad()
+def test_what_is_added_to_the_input_can_be_part_of_the_bias(kind: type[PackedLinear], bias: bool) -> None:
+    linears, x, shifts = make_linears(bias), torch.randn(5, 48), torch.randn(3, 48)
+    packed = kind(linears)
+    for shift, absorbed in zip(shifts, packed.absorb(shifts), strict=True):
+        expected = torch.cat([linear(x + shift) for linear in linears], dim=-1)
+        torch.testing.assert_close(packed(x, absorbed), expected, atol=1e-5, rtol=0)
+
+
 def test_a_reordered_layer_serves_another_number_of_rows() -> None:
     linears = make_linears(bias=True)
     packed, x = ReorderedLinear(linears), torch.randn(90, 48)

@@ -59,12 +59,12 @@ def predict_suffix(
     return fused_velocity(policy.action_expert, ends, state, suffix_input, noisy_actions, modulations)
 
 
-def gated_mlp(mlp: nn.Module, packed: PackedLayer | None, x: Tensor) -> Tensor:
+def gated_mlp(mlp: nn.Module, packed: PackedLayer | None, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """``packing.gated_mlp``."""
     activation = ACTIVATIONS.get(type(mlp.act_fn).__name__)
     if packed is None or activation is None or not may_run(x):
-        return _gated_mlp(mlp, packed, x)
-    return packed.down(gated(packed.gate_up(x.flatten(0, -2)), activation)).view(x.shape)
+        return _gated_mlp(mlp, packed, x, bias)
+    return packed.down(gated(packed.gate_up(x.flatten(0, -2), bias), activation)).view(x.shape)
 
 
 def run_layer(

@@ -21,7 +21,7 @@ from vla_ros.policies.modules.flow_loss import FlowDraws, FlowSettings, draw_noi
 from vla_ros.policies.modules.flow_matching import FlowInputs, FlowMatchingPolicy
 from vla_ros.policies.modules.guidance import Guidance
 from vla_ros.policies.modules.layers.flow_time import embed_flow_time
-from vla_ros.policies.modules.layers.gemma import GemmaLayer
+from vla_ros.policies.modules.layers.gemma import AdaptiveNorm, GemmaLayer
 from vla_ros.policies.modules.layers.siglip import Siglip, SiglipTower
 from vla_ros.policies.modules.vlm_bridge.base import SAME_POLICY
 from vla_ros.policies.pi0.config import Pi0Config
@@ -119,6 +119,14 @@ class Pi0Policy(FlowMatchingPolicy):
     def dtype(self) -> torch.dtype:
         """Of the weights."""
         return self.action_in_proj.weight.dtype
+
+    @property
+    def prepares(self) -> tuple[nn.Module, ...]:
+        return tuple(part for part in self.expert.modules() if isinstance(part, AdaptiveNorm))
+
+    @property
+    def repeated(self) -> tuple[nn.Module, ...]:
+        return (self.expert,)
 
     def pack_weights(self) -> None:
         self.requires_grad_(False)
