@@ -102,6 +102,12 @@ def test_a_planted_line_is_found_in_a_guided_inference_too(planted_events, varia
         assert_found(events[f"{name}_guided"], plant, EXPECTED[plant][name])
 
 
+def test_a_step_of_the_published_expert_is_at_most_360_kernels_none_of_them_a_copy(planted_events):
+    one, two = planted_events["kernels"]
+    assert one["total"] + 11 * (two["total"] - one["total"]) <= 360
+    assert two["copies"] == 0
+
+
 @pytest.mark.parametrize("variant", ["guided", "frozen"])
 def test_a_guided_inference_waits_for_nothing_and_moves_nothing(planted_events, variant):
     assert not any(planted_events[f"{variant}_nothing"].values())

@@ -43,6 +43,7 @@ def test_a_product_copies_what_cublas_cannot_read_and_what_it_adds_to() -> None:
     x, weight, bias = half(5, 8), half(16, 8), half(16)
     assert counted(lambda: F.linear(x[None], weight, bias)).total == 1
     assert counted(lambda: x.addmm(half(5, 3), half(3, 8))).num_hidden == 1
+    assert counted(lambda: x.addmm_(half(5, 3), half(3, 8))).num_hidden == 0
     assert counted(lambda: half(4, 4).expand(4, 4)[::2, ::2] @ half(2, 3)).num_hidden == 1
 
 

@@ -108,10 +108,13 @@ def test_packed_and_prepared_steps_equal_the_plain_ones(qk_norm: str, rotary: bo
     plain, times = policy.prepare_suffix(prefix, None), [torch.full((2, 2), 1 - step / 3) for step in range(3)]
     expected = [policy.predict_suffix(state, plain, noise, time) for time in times]
     policy.pack_weights()
-    prepared = policy.prepare_suffix(prefix, policy.make_time_grid(3))
-    for step in range(3):
-        got = policy.predict_suffix(state, prepared, noise, step)
-        torch.testing.assert_close(got, expected[step], atol=1e-5, rtol=0)
+    grid = policy.make_time_grid(3)
+    assert grid.absorbed is not None and grid.turns is None  # on a CPU
+    for each in (grid, policy.action_expert.turn_at_once(grid)):
+        prepared = policy.prepare_suffix(prefix, each)
+        for step in range(3):
+            got = policy.predict_suffix(state, prepared, noise, step)
+            torch.testing.assert_close(got, expected[step], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("changes", [{}, {"expert_only_use_register": False, "causal_mask_obs_register": False}])

@@ -40,7 +40,7 @@ _WITHOUT_KERNEL = {
     *(_aten._unsafe_view, _aten.alias, _aten.detach, _aten.lift_fresh, _aten._reshape_alias, _aten.resize_),
 }
 _COPIES = {_aten.clone, _aten.copy_, _aten.copy, _aten.contiguous}
-_PRODUCTS = {_aten.mm: (0, 1), _aten.addmm: (1, 2), _aten.bmm: (0, 1), _aten.baddbmm: (1, 2)}
+_PRODUCTS = {_aten.mm: (0, 1), _aten.addmm: (1, 2), _aten.addmm_: (1, 2), _aten.bmm: (0, 1), _aten.baddbmm: (1, 2)}
 _NORMS = {_aten.native_layer_norm, _aten._fused_rms_norm}
 _TWICE = {_aten.constant_pad_nd, _aten.masked_fill, _aten.fill, _aten.index_put}  # what they give is filled first
 

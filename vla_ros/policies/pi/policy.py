@@ -107,8 +107,12 @@ class PiPolicy(FlowMatchingPolicy):
         device = self.obs_registers.device
         times = 1.0 - torch.arange(num_steps, dtype=torch.float32, device=device) / num_steps
         clean = self._modulate(times.new_zeros(1, 1)) if self.knows_frozen_actions else None
-        grid = TimeGrid(tuple(self._modulate(time[None, None]) for time in times), clean)
-        return self.action_expert.absorb(grid, self.num_states + self.config.action_horizon)
+        rotary = self.action_expert.rotary(self.num_states + self.config.action_horizon, device)
+        grid = TimeGrid(tuple(self._modulate(time[None, None]) for time in times), clean, rotary)
+        if self.action_expert.blocks[0].packed is None:
+            return grid
+        grid = self.action_expert.absorb(grid)
+        return grid if device.type == "cpu" else self.action_expert.turn_at_once(grid)
 
     def prepare_suffix(self, vlm_outputs: VLMOutputs, time_grid: TimeGrid | None) -> SuffixInput:
         return self.action_expert.prepare(vlm_outputs.hidden_states, vlm_outputs.pad_mask, time_grid)

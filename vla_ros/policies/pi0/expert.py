@@ -122,20 +122,21 @@ class Expert(nn.Module):
         """The prefix with its states run, which see each other and what is before; their norms are plain."""
         if prefix.states is None:
             return prefix
-        return self._run(prefix.states[:, None], prefix, self.norms(None))[1]
+        rotary = self.rotary(prefix.length, prefix.states.shape[1])
+        return self._run(prefix.states[:, None], prefix, self.norms(None), rotary)[1]
 
     def forward(
-        self, x: Float[Tensor, "batch draws suffix width"], prefix: Prefix, norms: Norms
+        self, x: Float[Tensor, "batch draws suffix width"], prefix: Prefix, norms: Norms, rotary: Rotary
     ) -> Float[Tensor, "batch draws suffix width"]:
         """The suffix after all layers and the final norm; its tokens see each other and the prefix."""
-        return _apply(self._run(x, prefix, norms)[0], norms.final)
+        return _apply(self._run(x, prefix, norms, rotary)[0], norms.final)
 
     def run(
         self, x: Float[Tensor, "batch draws suffix width"], prefix: Prefix, times: FlowTimes
     ) -> Float[Tensor, "batch draws suffix width"]:
         """The same with nothing prepared: each layer does all of its own at once, the prefix's states among it."""
         states = None if prefix.states is None else prefix.states[:, None]
-        rotary = self._rotary(prefix.length, x.shape[2] + (0 if states is None else states.shape[2]))
+        rotary = self.rotary(prefix.length, x.shape[2] + (0 if states is None else states.shape[2]))
         for layer, before in zip(self.layers, prefix.layers, strict=True):
             x, states = self.run_layer(layer, x, states, before, prefix.bias, times, rotary)
         return _apply(x, _norm_at(self.norm, times))
@@ -161,16 +162,16 @@ class Expert(nn.Module):
         before, turned = KeysValues(*_repeat(before, draws)), Rotary(*_repeat(rotary.last(num_rows), draws))
         return _step(layer, x, before, norms, turned, widened(*_repeat((bias,), draws), num_rows))[0], states
 
-    def _run(self, x: Tensor, prefix: Prefix, norms: Norms) -> tuple[Tensor, Prefix]:
+    def _run(self, x: Tensor, prefix: Prefix, norms: Norms, rotary: Rotary) -> tuple[Tensor, Prefix]:
         draws, num_rows = x.shape[1], x.shape[2]
-        prefix = _for_draws(prefix, draws)
-        rotary, bias, kept = self._rotary(prefix.length, num_rows).like(x), widened(prefix.bias, num_rows), []
+        prefix, rotary = _for_draws(prefix, draws), Rotary(*_repeat(rotary.like(x), draws))
+        bias, kept = widened(prefix.bias, num_rows), []
         for layer, before, pair in zip(self.layers, prefix.layers, norms.layers, strict=True):
             x, both = _step(layer, x, before, pair, rotary, bias)
             kept.append(both)
         return x, Prefix(tuple(kept), bias, prefix.length + num_rows)
 
-    def _rotary(self, length: Float[Tensor, "batch"], num_rows: int) -> Rotary:
+    def rotary(self, length: Float[Tensor, "batch"], num_rows: int) -> Rotary:
         """Of as many rows behind each prefix."""
         positions = length[:, None] + torch.arange(num_rows, dtype=torch.float32, device=length.device)
         return make_rotary(positions[..., None] * inverse_frequencies(self.layers[0].head_dim, THETA, length.device))

@@ -38,12 +38,14 @@ from vla_ros.policies.utils.transformers import (
 class TimeGrid:
     """Euler steps from flow time 1: for each step the modulation of every block.
 
-    ``clean`` is that of flow time 0, for frozen actions; None where the policy was trained without. Where weights are
-    packed, ``absorbed`` are the ``steps`` for rows that share them, and ``turns`` those of each self block.
+    ``clean`` is that of flow time 0, for frozen actions; None where the policy was trained without. ``rotary`` turns
+    the suffix's rows, where they are turned. For packed weights ``absorbed`` are the ``steps`` for rows that share
+    them, and ``turns`` what norms and turns the heads of each self block at once.
     """
 
     steps: tuple[tuple[BlockModulation, ...], ...]
     clean: tuple[BlockModulation, ...] | None = None
+    rotary: Rotary | None = None
     absorbed: tuple[tuple[BlockModulation, ...], ...] | None = None
     turns: tuple[HeadTurns, ...] | None = None
 
@@ -246,17 +248,17 @@ class DiTActionExpert(nn.Module):
         """The modulation of every block."""
         return tuple(block.modulate(time_embedding) for block in self.blocks)
 
-    def absorb(self, grid: TimeGrid, num_rows: int) -> TimeGrid:
-        """The grid with what packed weights and a suffix of ``num_rows`` spare in every step."""
-        if self.blocks[0].packed is None:
-            return grid
+    def absorb(self, grid: TimeGrid) -> TimeGrid:
+        """The grid with its shifts absorbed, for packed weights."""
         blocks = (block.absorb(steps) for block, steps in zip(self.blocks, zip(*grid.steps, strict=True), strict=True))
-        absorbed = tuple(zip(*blocks, strict=True))
-        rotary = self._rotary(num_rows, self.blocks[0].attn.k_proj.weight.device)
-        if rotary is None:
-            return replace(grid, absorbed=absorbed)
-        turns = tuple(block.attn.turns(rotary) for block in self.blocks if not block.is_cross)
-        return replace(grid, absorbed=absorbed, turns=turns)
+        return replace(grid, absorbed=tuple(zip(*blocks, strict=True)))
+
+    def turn_at_once(self, grid: TimeGrid) -> TimeGrid:
+        """The grid with norm and rotary embedding of heads as one, for packed weights: fewer kernels, and numbers for
+        each head to read, for which a CPU takes longer than for the kernels."""
+        if grid.rotary is None:
+            return grid
+        return replace(grid, turns=tuple(block.attn.turns(grid.rotary) for block in self.blocks if not block.is_cross))
 
     def prepare(
         self,
@@ -285,25 +287,25 @@ class DiTActionExpert(nn.Module):
     ) -> Float[Tensor, "batch draws suffix width"]:
         """The suffix after all blocks and the final norm, from a prepared ``suffix_input``."""
         grid, contexts = suffix_input.time_grid, iter(suffix_input.contexts)
-        turns = None if grid is None or grid.turns is None else iter(grid.turns)
-        rotary = self._rotary(x.shape[2], x.device) if turns is None else None
+        assert grid is not None, "run takes what has no time grid"
+        turns = iter(grid.turns or (grid.rotary,) * len(self.blocks))
         for block, modulation in zip(self.blocks, modulations, strict=True):
             if block.is_cross:
                 x = block(x, modulation, (*next(contexts), suffix_input.pad_bias), None)
             else:
-                x = block(x, modulation, None, rotary if turns is None else next(turns))
+                x = block(x, modulation, None, next(turns))
         return rms_norm(x, None, self.config.rms_norm_eps)
 
     def run(
         self, x: Float[Tensor, "batch draws suffix width"], suffix_input: SuffixInput, times: FlowTimes
     ) -> Float[Tensor, "batch draws suffix width"]:
         """The same with nothing prepared: each block does all of its own at once."""
-        rotary, states = self._rotary(x.shape[2], x.device), iter(suffix_input.states)
+        rotary, states = self.rotary(x.shape[2], x.device), iter(suffix_input.states)
         for block in self.blocks:
             x = block.run(x, times, next(states) if block.is_cross else None, suffix_input.pad_bias, rotary)
         return rms_norm(x, None, self.config.rms_norm_eps)
 
-    def _rotary(self, num_rows: int, device: torch.device) -> Rotary | None:
+    def rotary(self, num_rows: int, device: torch.device) -> Rotary | None:
         """Positions start at 0 and not at the prefix's length: attention sees their differences only."""
         if not self.config.rotary_self_attn:
             return None

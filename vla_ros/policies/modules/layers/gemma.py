@@ -15,7 +15,7 @@ from vla_ros.policies.modules.layers.packing import (
     PackedLayer,
     PackedLinear,
     ReorderedLinear,
-    gated_mlp,
+    add_gated_mlp,
     pack_layer,
     reorder_layer,
 )
@@ -156,7 +156,7 @@ class GemmaLayer(nn.Module):
         keys, values = keys.transpose(1, 2), values.transpose(1, 2)
         x = x + self.project_out(attend_grouped(queries, keys, values, bias, self.head_dim**-0.5))
         normed = gemma_norm(x, norm_weight(self.post_attention_layernorm), EPSILON)
-        return x + gated_mlp(self.mlp, self.packed, normed), keys, values
+        return add_gated_mlp(self.mlp, self.packed, x, normed), keys, values
 
     def project_out(self, heads: Float[Tensor, "batch rows inner"]) -> Float[Tensor, "batch rows width"]:
         """The output projection."""

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vla_ros.policies.modules.layers.heads import attend_shared, turned_heads
-from vla_ros.policies.modules.layers.packing import PackedLayer, gated_mlp, project_qkv
+from vla_ros.policies.modules.layers.packing import PackedLayer, add_gated_mlp, project_qkv
 from vla_ros.policies.utils.transformers import Rotary, apply_rotary, rms_norm
 
 
@@ -58,4 +58,4 @@ def finish_layer(
 ) -> Float[Tensor, "batch rows hidden"]:
     """``x``, what the heads gave, and what the MLP makes of both."""
     x = x + (layer.self_attn.o_proj if packed is None else packed.out)(attended)
-    return x + gated_mlp(layer.mlp, packed, rms_norm_of(layer.post_attention_layernorm, x))
+    return add_gated_mlp(layer.mlp, packed, x, rms_norm_of(layer.post_attention_layernorm, x))

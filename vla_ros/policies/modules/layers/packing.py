@@ -39,6 +39,13 @@ class PackedLinear:
         """The outputs of all layers as one tensor; ``bias`` takes the place of their own."""
         return linear(x, self.weight, self.bias if bias is None else bias)
 
+    def add_to(self, x: Float[Tensor, "*rows out"], rows: Float[Tensor, "all_rows dim"]) -> Float[Tensor, "*rows out"]:
+        """``x + self(rows)``; on an accelerator in the memory of ``x``, as part of the product."""
+        if rows.device.type == "cpu" or self.bias is not None or torch.is_grad_enabled():
+            return x + self(rows).view(x.shape)
+        x.flatten(0, -2).addmm_(rows, self.weight.t())
+        return x
+
     def absorb(self, shifts: Float[Tensor, "steps dim"]) -> tuple[Float[Tensor, "out"], ...]:
         """For each of ``shifts`` the bias with which ``x`` gives what ``x + shift`` gives with their own."""
         return tuple(linear(shifts, self.weight, self.bias).unbind())
@@ -161,10 +168,24 @@ def gated_mlp(
     bias: Float[Tensor, "gate_and_up"] | None = None,
 ) -> Float[Tensor, "*rows dim"]:
     """``down(act(gate(x)) * up(x))``; a packed layer may have a ``bias`` of the first two."""
+    return (mlp.down_proj if packed is None else packed.down)(_gated(mlp, packed, x, bias)).view(x.shape)
+
+
+def add_gated_mlp(
+    mlp: nn.Module, packed: PackedLayer | None, x: Float[Tensor, "*rows dim"], normed: Float[Tensor, "*rows dim"]
+) -> Float[Tensor, "*rows dim"]:
+    """``x`` and what the MLP makes of ``normed``; nobody reads ``x`` itself afterwards."""
+    if packed is None:
+        return x + gated_mlp(mlp, packed, normed)
+    return packed.down.add_to(x, _gated(mlp, packed, normed))
+
+
+def _gated(
+    mlp: nn.Module, packed: PackedLayer | None, x: Float[Tensor, "*rows dim"], bias: Tensor | None = None
+) -> Float[Tensor, "all_rows gated"]:
     rows = x.flatten(0, -2)  # a linear layer without bias is one operator on a matrix, and two on more dimensions
     if packed is None:
         gate, up = mlp.gate_proj(rows), mlp.up_proj(rows)
     else:
         gate, up = packed.gate_up(rows, bias).chunk(2, dim=-1)
-    down = mlp.down_proj if packed is None else packed.down
-    return down(mlp.act_fn(gate) * up).view(x.shape)
+    return mlp.act_fn(gate) * up
