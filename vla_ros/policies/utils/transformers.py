@@ -39,7 +39,9 @@ class Rotary(NamedTuple):
 
     def like(self, x: Tensor) -> Rotary:
         """That for turning ``x`` in its own type, half as much to read; in float32 where gradients are wanted."""
-        return self if _is_training(x) else Rotary(self.cos.to(x.dtype), self.sin.to(x.dtype))
+        if _is_training(x) or self.cos.dtype == x.dtype:
+            return self
+        return Rotary(self.cos.to(x.dtype), self.sin.to(x.dtype))
 
 
 def make_rotary(angles: Float[Tensor, "#batch rows half"]) -> Rotary:
@@ -61,6 +63,8 @@ def apply_rotary(
 def swap_halves(x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
     """The second half of the last dimension, then the first."""
     half = x.shape[-1] // 2
+    if torch.compiler.is_compiling():  # then part of the kernel that reads it, which what is put together is not
+        return x.unflatten(-1, (2, half)).flip(-2).flatten(-2)
     return torch.cat((x[..., half:], x[..., :half]), dim=-1)
 
 

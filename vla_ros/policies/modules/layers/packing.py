@@ -40,8 +40,10 @@ class PackedLinear:
         return linear(x, self.weight, self.bias if bias is None else bias)
 
     def add_to(self, x: Float[Tensor, "*rows out"], rows: Float[Tensor, "all_rows dim"]) -> Float[Tensor, "*rows out"]:
-        """``x + self(rows)``; on an accelerator in the memory of ``x``, as part of the product."""
-        if rows.device.type == "cpu" or self.bias is not None or torch.is_grad_enabled():
+        """``x + self(rows)``; on an accelerator in the memory of ``x``, as part of the product. What is compiled or
+        exported decides itself where its sums go."""
+        elsewhere = rows.device.type == "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if elsewhere or self.bias is not None:
             return x + self(rows).view(x.shape)
         x.flatten(0, -2).addmm_(rows, self.weight.t())
         return x
