@@ -63,18 +63,22 @@ class Attention(nn.Module):
         )
         return HeadTurns(*(table[0].to(dtype) for table in turned))
 
-    def turn(
-        self, projected: Float[Tensor, "batch rows out"], turns: HeadTurns
-    ) -> Float[Tensor, "batch rows heads head_dim"]:
-        """Queries and keys, side by side, out of packed projections: normed together, values too, for those lie as they
-        are read, and turned."""
+    def turn(self, projected: Float[Tensor, "batch rows out"], turns: HeadTurns) -> tuple[Tensor, Tensor]:
+        """Queries and keys [batch, rows, heads, head_dim] out of packed projections: normed together, values too, for
+        so they lie as they are read, and turned."""
         x = projected.unflatten(-1, (-1, self.head_dim))
         if self.qk_norm == "layernorm":
             x = F.layer_norm(x, (self.head_dim,), eps=self.eps)
         elif self.qk_norm == "rmsnorm":
             x = rms_norm(x, None, self.eps)
-        x = x[:, :, : turns.scale.shape[1]]
-        return torch.addcmul(torch.addcmul(turns.shift, x, turns.scale), swap_halves(x), turns.swapped)
+        num_queries, num_heads = self.q_proj.out_features // self.head_dim, turns.scale.shape[1]
+        if not torch.compiler.is_compiling():
+            queries, keys = _turned(x[:, :, :num_heads], turns).split((num_queries, num_heads - num_queries), dim=2)
+            return queries, keys
+        # Each by a kernel that writes it as attention reads it: out of both together it would be copied.
+        first = HeadTurns(*(table[:, :num_queries] for table in turns))
+        second = HeadTurns(*(table[:, num_queries:] for table in turns))
+        return _turned(x[:, :, :num_queries], first), _turned(x[:, :, num_queries:num_heads], second)
 
     def attend(
         self,
@@ -86,3 +90,7 @@ class Attention(nn.Module):
         """What the heads give, side by side: before the output projection."""
         out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, enable_gqa=self.gqa)
         return out.transpose(1, 2).flatten(-2)
+
+
+def _turned(x: Float[Tensor, "batch rows heads head_dim"], turns: HeadTurns) -> Tensor:
+    return torch.addcmul(torch.addcmul(turns.shift, x, turns.scale), swap_halves(x), turns.swapped)

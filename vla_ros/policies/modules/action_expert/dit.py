@@ -194,9 +194,7 @@ class DiTBlock(nn.Module):
         rows, attn = x.flatten(0, 1), self.attn
         if self.packed is not None and isinstance(rotary, HeadTurns):
             projected = self.packed.qkv(rows, bias)
-            queries, keys = attn.turn(projected, rotary).split(
-                [size // attn.head_dim for size in self.packed.qkv.sizes[:2]], 2
-            )
+            queries, keys = attn.turn(projected, rotary)
             values = projected[..., -self.packed.qkv.sizes[2] :]
         else:
             queries, keys, values = self._plain_heads(rows, bias, rotary)
