@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
+from torch_helpers import MODES_WITH_PRODUCTS  # noqa: E402
 
 from vla_ros.policies.modules.layers.packing import PackedLinear, ReorderedLinear  # noqa: E402
 
@@ -77,7 +78,7 @@ def test_a_gradient_passes_through_a_packed_layer(kind: type[PackedLinear]) -> N
 
 
 @pytest.mark.parametrize("kind", [PackedLinear, ReorderedLinear])
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("mode", MODES_WITH_PRODUCTS)
 def test_a_vector_jacobian_product_passes_through_a_packed_layer(mode, kind: type[PackedLinear]) -> None:
     linears, x, towards = make_linears(bias=True), torch.randn(5, 48), torch.randn(5, 112)
     packed = kind(linears)
