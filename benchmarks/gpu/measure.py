@@ -1,6 +1,6 @@
 """Everything to look at on a GPU in one call of some minutes: is it right, does nothing wait, how fast is it.
 
-    python benchmarks/gpu/measure.py --out figures.json [--parts tiny published candidates products] [--fake]
+    python benchmarks/gpu/measure.py --out figures.json [--parts tiny published compiled attention ...] [--fake]
 
 Each check is written down as it ends, with its error where it fails, and the next one goes on. Exit code 1 where one
 has failed. ``--fake`` runs it on a CPU with tiny sizes, to try the script itself; what of it needs Triton needs
@@ -29,13 +29,17 @@ from vla_ros.bench.inference.roofline import find_peaks
 from vla_ros.bench.inference.stages import Stages
 from vla_ros.bench.inference.subject import Sizes, Subject, random_subject, sizes_of
 from vla_ros.execution.capture import GraphCapture, free_device_memory
+from vla_ros.execution.compiling import Compilation
 from vla_ros.execution.runner import PolicyRunner
 from vla_ros.policies.directory import load_policy
+from vla_ros.policies.modules.layers.heads import additive_mask, attend_shared
 from vla_ros.policies.pi.trials import image_size_of, shrink
 from vla_ros.share import policy_dir
 
 PUBLISHED = ("pi-qwen", "pi-paligemma", "pi-smol-500m")
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+TEXT_ROWS, TEXT_HEADS, TEXT_KV_HEADS, TEXT_HEAD_DIM = 188, 16, 8, 128
+"""Of Qwen3-VL's text layers with two images."""
 ROWS = (11, 51)
 """Of a chunk of 10 and of 50, and the state."""
 PRODUCTS = {"qkv": (12288, 1024), "queries": (4096, 1024), "gate_up": (8192, 1024), "down": (1024, 4096)}
@@ -212,10 +216,61 @@ def measure_published(here: Measurements) -> None:
             row["bound_ms"] = [peaks.bound_ms(cost), subject.config.num_steps * peaks.bound_ms(step)]
             row["times_the_bound"] = row["p50_p99_ms"][0] / sum(row["bound_ms"])
             row |= here.kernels(stages.runs["suffix"])
+            row["kernels_per_step"] = row.get("num_kernels", 0) / subject.config.num_steps
             row["memory_mb"], row["uncaptured"] = here.memory_mb(), runner.uncaptured
+            runner.drop_prepared()
+            row["memory_without_what_prepares_mb"] = here.memory_mb()
             row["ok"] = bool(np.isfinite(first).all()) and row["is_repeatable"] and not runner.uncaptured
         subject = runner = stages = None
         free_device_memory()
+
+
+def measure_compiled(here: Measurements) -> None:
+    """Steps as written, compiled, and compiled from what the first left on disk; in one process, the same weights."""
+    expected: list[np.ndarray] = []
+    for name in ("as written", "compiled", "compiled, from disk"):
+        with here.check(f"pi-qwen, {name}") as row:
+            torch._dynamo.reset()
+            subject, compilation = here.subject("pi-qwen"), None
+            started_s = time.perf_counter()
+            if name != "as written":
+                backend = "aot_eager" if here.is_fake else "inductor"
+                compilation = Compilation(subject.policy.repeated, torch.bfloat16, backend)
+            runner = PolicyRunner(subject.policy, here.device, compilation)
+            expected.append(runner.run(subject.request).actions)
+            row["first_s"] = time.perf_counter() - started_s
+            row["p50_p99_ms"] = here.host_ms(lambda: runner.run(subject.request))
+            row |= here.kernels(lambda: runner.run(subject.request))
+            row["not_compiled"], row["uncaptured"] = runner.not_compiled, runner.uncaptured
+            row["largest_difference"] = float(np.abs(expected[-1] - expected[0]).max())
+            is_near = row["largest_difference"] < TOLERANCES[torch.bfloat16]
+            row["ok"] = is_near and not runner.not_compiled and not runner.uncaptured
+        subject = runner = compilation = None
+        free_device_memory()
+
+
+def measure_attention(here: Measurements) -> None:
+    """A text layer's attention, whose heads are shared, as it was and as one kernel; with cuDNN and without."""
+    rows, like = TEXT_ROWS, dict(dtype=torch.bfloat16, device=here.device)
+    queries = torch.randn(1, rows, TEXT_HEADS, TEXT_HEAD_DIM, **like).transpose(1, 2)
+    keys, values = (torch.randn(1, rows, TEXT_KV_HEADS, TEXT_HEAD_DIM, **like).transpose(1, 2) for _ in range(2))
+    mask = torch.ones(rows, rows, dtype=torch.bool, device=here.device).tril()[None, None]
+    bias, plain = additive_mask(mask, torch.bfloat16), torch.nn.functional.scaled_dot_product_attention
+    forms = {
+        "truth values": lambda: (
+            plain(queries, keys, values, attn_mask=mask, enable_gqa=True).transpose(1, 2).flatten(2)
+        ),
+        "numbers": lambda: plain(queries, keys, values, attn_mask=bias, enable_gqa=True).transpose(1, 2).flatten(2),
+        "numbers, heads read again": lambda: attend_shared(queries, keys, values, bias),
+    }
+    for with_cudnn in (True, False):
+        torch.backends.cuda.enable_cudnn_sdp(with_cudnn)
+        with here.check(f"attention, {'with' if with_cudnn else 'without'} cuDNN") as row, torch.inference_mode():
+            results = [run() for run in forms.values()]
+            for name, run in forms.items():
+                row[name] = {"us": 1e3 * here.device_ms(here.replay_of(run)), **here.kernels(run)}
+            row["largest_difference"] = max(float((each - results[0]).abs().max()) for each in results)
+            row["ok"] = row["largest_difference"] < TOLERANCES[torch.bfloat16]
 
 
 def measure_candidates(here: Measurements) -> None:
@@ -284,6 +339,8 @@ def measure_products(here: Measurements) -> None:
 PARTS = {
     "tiny": measure_tiny,
     "published": measure_published,
+    "compiled": measure_compiled,
+    "attention": measure_attention,
     "candidates": measure_candidates,
     "products": measure_products,
 }

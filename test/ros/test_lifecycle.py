@@ -92,7 +92,11 @@ def test_a_destroyed_node_offers_no_transitions_that_nobody_would_answer(ros: No
 
 def test_a_model_node_says_which_requests_run_without_a_graph(ros: None, monkeypatch) -> None:
     runner = SimpleNamespace(
-        uncaptured=["not captured as a CUDA graph: out of memory"] * 2, trouble="", waits_for="", close=lambda: None
+        uncaptured=["not captured as a CUDA graph: out of memory"] * 2,
+        trouble="",
+        waits_for="",
+        not_compiled="",
+        close=lambda: None,
     )
     policy = model_worker.RunningPolicy(runner, PolicyRequest, "digest", "cuda:0", 0.0)
     monkeypatch.setattr(model_worker, "loader", lambda *_: lambda: policy)

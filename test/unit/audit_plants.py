@@ -17,6 +17,7 @@ import torch
 from policy_helpers import EXPERT, pi_config
 from torch import Tensor
 
+from vla_ros.audit.kernels import count_published_kernels
 from vla_ros.audit.passes import PassReport, accelerator_pass, graph_pass, guided, host_pass
 from vla_ros.execution import runner
 from vla_ros.execution.staging import StagingArea
@@ -103,6 +104,13 @@ def events_of(report: PassReport) -> list[dict[str, Any]]:
     return [vars(event) for event in report.events]
 
 
+def step_kernels(config: PiConfig, request: PolicyRequest, num_layers: int) -> dict[str, int]:
+    """How many kernels a step is, where the expert has so many pairs of blocks and otherwise the published switches."""
+    expert = replace(EXPERT, num_key_value_heads=EXPERT.num_attention_heads, num_hidden_layers=num_layers)
+    step = count_published_kernels(replace(config, action_expert_cfg=expert), request)["step"]
+    return {"total": step.total, "copies": step.num_copies}
+
+
 def main() -> None:
     config = pi_config(num_steps=2, action_expert_cfg=replace(EXPERT, num_hidden_layers=1, cross_attention_every=1))
     request = synthetic_request(config, num_cameras=1, image_size=(16, 16), num_text_tokens=6)
@@ -118,6 +126,7 @@ def main() -> None:
         ):
             reports = [run(variant, guided(variant, request), planted(plant)) for run in passes]
             found[f"{name}_{plant.__name__}"] = {report.name: events_of(report) for report in reports}
+    found["kernels"] = [step_kernels(config, request, num_layers) for num_layers in (1, 2)]
     runner.StagingArea = CopiesTwice
     report = accelerator_pass(config, request, planted(nothing))
     found["second_copy"] = {"accelerator": events_of(report)}

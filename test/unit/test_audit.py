@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ transformers = pytest.importorskip("transformers")
 
 from vla_ros.audit.counting import Cost  # noqa: E402
 from vla_ros.audit.graph import graph_events  # noqa: E402
+from vla_ros.audit.kernels import Kernels  # noqa: E402
 from vla_ros.audit.passes import PassReport, host_pass  # noqa: E402
 from vla_ros.audit.watch import COPY_IN, COPY_OUT, PYTHON_DATA, WAIT, DeviceEvent, watched  # noqa: E402
 from vla_ros.cli import audit as command  # noqa: E402
@@ -100,6 +102,12 @@ def test_a_planted_line_is_found_in_a_guided_inference_too(planted_events, varia
         assert_found(events[f"{name}_guided"], plant, EXPECTED[plant][name])
 
 
+def test_a_step_of_the_published_expert_is_at_most_360_kernels_none_of_them_a_copy(planted_events):
+    one, two = planted_events["kernels"]
+    assert one["total"] + 11 * (two["total"] - one["total"]) <= 360
+    assert two["copies"] == 0
+
+
 @pytest.mark.parametrize("variant", ["guided", "frozen"])
 def test_a_guided_inference_waits_for_nothing_and_moves_nothing(planted_events, variant):
     assert not any(planted_events[f"{variant}_nothing"].values())
@@ -130,6 +138,8 @@ def test_a_policy_directory_passes_on_the_command_line(tmp_path):
     assert values["passes"]["accelerator_guided"]["declared_transfers"] == 2
     assert all(report["complete"] for report in values["passes"].values())
     assert values["operators_per_step"] > 0 and values["weight_bytes_per_step"] > 0
+    assert values["kernels"].keys() == {"prefix", "step"}
+    assert values["kernels"]["step"]["hidden_copies"] == 0
 
 
 def test_a_computation_that_branches_on_a_value_has_no_graph():
@@ -147,13 +157,17 @@ def test_an_event_is_printed_written_and_exit_code_1(monkeypatch, tmp_path, caps
     reports = (PassReport((event, event, copy), 0, False, "host", 1.0),)
     monkeypatch.setattr("vla_ros.audit.passes.audit", lambda config, request: reports)
     monkeypatch.setattr("vla_ros.audit.counting.count_published_step", lambda *_: Cost(600, 10**9, 0))
+    counted = Kernels(Counter(add=3, cat=2), 2, 1, 4)
+    monkeypatch.setattr("vla_ros.audit.kernels.count_published_kernels", lambda *_: {"step": counted})
     assert main(["audit", "--policy", "pi-qwen", "--json", str(tmp_path / "audit.json")]) == 1
     printed = capsys.readouterr().out
     assert "aten.item  vla_ros/somewhere.py:7  2 times" in printed
     assert "pi-qwen: 2 waits, 1 undeclared transfers" in printed
+    assert "step on CUDA: 5 kernels, 2 of them copies (1 hidden); 4 products may be one more each" in printed
     values = json.loads((tmp_path / "audit.json").read_text())
     assert (values["waits"], values["transfers"]) == (2, 1)
     assert (values["operators_per_step"], values["weight_bytes_per_step"]) == (600, 10**9)
+    assert (values["kernels"]["step"]["total"], values["kernels"]["step"]["names"]) == (5, {"add": 3, "cat": 2})
     assert values["events"][0] == {
         "pass": "host",
         "kind": WAIT,

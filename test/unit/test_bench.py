@@ -19,9 +19,9 @@ from vla_ros.audit.counting import Cost, CostCounter, count, count_published_ste
 from vla_ros.bench.inference.measure import measure  # noqa: E402
 from vla_ros.bench.inference.paired import NUM_WARM_UP_ROUNDS, measure_interleaved, paired_ratio  # noqa: E402
 from vla_ros.bench.inference.report import report_json, report_text  # noqa: E402
-from vla_ros.bench.inference.roofline import Peaks, find_peaks  # noqa: E402
+from vla_ros.bench.inference.roofline import Peaks, find_peaks, known_peaks  # noqa: E402
 from vla_ros.bench.inference.scale import SWEEPS, ScalePoint, sweep, write_growth  # noqa: E402
-from vla_ros.bench.inference.subject import Sizes, Subject, free_bytes, random_subject, sizes_of  # noqa: E402
+from vla_ros.bench.inference.subject import Sizes, Subject, free_bytes, random_policy, random_subject, sizes_of  # noqa: E402
 from vla_ros.cli import main  # noqa: E402
 from vla_ros.policies.families import find_config  # noqa: E402
 from vla_ros.policies.modules.action_expert.dit import DiTActionExpert  # noqa: E402
@@ -107,6 +107,28 @@ def test_the_bound_is_the_longer_of_reading_and_computing() -> None:
     peaks = Peaks(bytes_per_s=1e9, flops_per_s=1e9, source="here")
     assert peaks.bound_ms(Cost(1, weight_bytes=2_000_000, flops=1_000_000)) == 2.0
     assert peaks.bound_ms(Cost(1, weight_bytes=1_000_000, flops=3_000_000)) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("NVIDIA GeForce RTX 5090", (1.792e12, 209.5e12)),
+        ("NVIDIA L40S", (864e9, 362.05e12)),
+        ("NVIDIA H100 80GB HBM3", (3.35e12, 989e12)),
+        ("NVIDIA GeForce RTX 5090 Laptop GPU", None),
+        ("Orin", None),  # an AGX or one of half its bandwidth
+        ("NVIDIA Thor", None),
+    ],
+)
+def test_a_gpu_has_the_peaks_of_its_data_sheet_where_its_name_says_enough(name: str, expected) -> None:
+    known = known_peaks(name)
+    assert (known and (known.bytes_per_s, known.flops_per_s)) == expected
+
+
+def test_weights_are_made_in_their_type_and_no_other() -> None:
+    usual, policy = torch.get_default_dtype(), random_policy(tiny_sizes().config, CPU, torch.bfloat16)
+    assert {parameter.dtype for parameter in policy.parameters()} == {torch.bfloat16}
+    assert torch.get_default_dtype() == usual
 
 
 def test_measured_peaks_are_those_of_some_computer() -> None:

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402
 
 from vla_ros.execution.runner import PolicyRunner  # noqa: E402
-from vla_ros.policies.modules.action_expert.dit import BlockModulation, Modulation, embed_time  # noqa: E402
+from vla_ros.policies.modules.action_expert.modulation import BlockModulation, Modulation, embed_time  # noqa: E402
 from vla_ros.policies.modules.flow_loss import FlowDraws, FlowSettings  # noqa: E402
 from vla_ros.policies.modules.guidance import Guidance  # noqa: E402
 from vla_ros.policies.modules.vlm_bridge.data_types import PolicySample  # noqa: E402

@@ -13,7 +13,7 @@ from policy_helpers import EXPERT, HORIZON, JOINTS, observation, pi_config, poli
 torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
-from torch_helpers import NothingWaits  # noqa: E402
+from torch_helpers import MODES_WITH_PRODUCTS, NothingWaits  # noqa: E402
 
 from vla_ros.audit.watch import watched  # noqa: E402
 from vla_ros.execution.runner import PolicyRunner  # noqa: E402
@@ -105,7 +105,7 @@ def test_guided_samples_are_those_of_a_numerical_jacobian(changes: dict[str, Any
     torch.testing.assert_close(single.double(), expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("mode", MODES_WITH_PRODUCTS)
 @pytest.mark.parametrize("changes", EXPERTS.values(), ids=EXPERTS)
 def test_packed_and_unpacked_weights_agree_in_every_mode_without_gradients(changes: dict[str, Any], mode: Any) -> None:
     policy, noise, guidance = make_policy(**changes), make_noise(), make_guidance()

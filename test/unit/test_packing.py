@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
+from torch_helpers import MODES_WITH_PRODUCTS  # noqa: E402
 
 from vla_ros.policies.modules.layers.packing import PackedLinear, ReorderedLinear  # noqa: E402
 
@@ -46,6 +47,17 @@ def test_a_layer_by_itself_is_packed_without_a_copy() -> None:
     assert PackedLinear((linear,)).weight.data_ptr() == linear.weight.data_ptr() == where
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kind", [PackedLinear, ReorderedLinear])
+@torch.no_grad()
+def test_what_is_added_to_the_input_can_be_part_of_the_bias(kind: type[PackedLinear], bias: bool) -> None:
+    linears, x, shifts = make_linears(bias), torch.randn(5, 48), torch.randn(3, 48)
+    packed = kind(linears)
+    for shift, absorbed in zip(shifts, packed.absorb(shifts), strict=True):
+        expected = torch.cat([linear(x + shift) for linear in linears], dim=-1)
+        torch.testing.assert_close(packed(x, absorbed), expected, atol=1e-5, rtol=0)
+
+
 def test_a_reordered_layer_serves_another_number_of_rows() -> None:
     linears = make_linears(bias=True)
     packed, x = ReorderedLinear(linears), torch.randn(90, 48)
@@ -66,7 +78,7 @@ def test_a_gradient_passes_through_a_packed_layer(kind: type[PackedLinear]) -> N
 
 
 @pytest.mark.parametrize("kind", [PackedLinear, ReorderedLinear])
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("mode", MODES_WITH_PRODUCTS)
 def test_a_vector_jacobian_product_passes_through_a_packed_layer(mode, kind: type[PackedLinear]) -> None:
     linears, x, towards = make_linears(bias=True), torch.randn(5, 48), torch.randn(5, 112)
     packed = kind(linears)

@@ -96,6 +96,27 @@ def test_prepared_steps_equal_the_same_flow_times_given_directly() -> None:
             )
 
 
+@pytest.mark.parametrize("qk_norm", ["layernorm", "rmsnorm", "none"])
+@pytest.mark.parametrize("rotary", [True, False])
+@torch.inference_mode()
+def test_packed_and_prepared_steps_equal_the_plain_ones(qk_norm: str, rotary: bool) -> None:
+    policy = make_policy(action_expert_cfg=replace(EXPERT, qk_norm=qk_norm, rotary_self_attn=rotary)).eval()
+    for parameter in policy.action_expert.parameters():  # else nothing is shifted, and norms have no weights yet
+        torch.nn.init.normal_(parameter, std=0.2)
+    sample, noise = make_sample(policy, with_answers=False), make_draws(2).noise
+    prefix, state = policy.encode_prefix(sample.observation), sample.observation.state
+    plain, times = policy.prepare_suffix(prefix, None), [torch.full((2, 2), 1 - step / 3) for step in range(3)]
+    expected = [policy.predict_suffix(state, plain, noise, time) for time in times]
+    policy.pack_weights()
+    grid = policy.make_time_grid(3)
+    assert grid.absorbed is not None and grid.turns is None  # on a CPU
+    for each in (grid, policy.action_expert.turn_at_once(grid)):
+        prepared = policy.prepare_suffix(prefix, each)
+        for step in range(3):
+            got = policy.predict_suffix(state, prepared, noise, step)
+            torch.testing.assert_close(got, expected[step], atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("changes", [{}, {"expert_only_use_register": False, "causal_mask_obs_register": False}])
 def test_padding_changes_nothing(changes: dict[str, Any]) -> None:
     policy = make_policy(**changes).eval()

@@ -155,6 +155,17 @@ def test_nothing_keeps_the_policy_once_its_runner_is_gone(processor):
         gc.enable()
 
 
+def test_weights_that_only_prepare_can_go_once_there_is_a_runner(processor):
+    torch.manual_seed(0)
+    policy, request = PiPolicy(pi_config(num_steps=NUM_STEPS)).eval(), processor.process(observation())
+    runner = make_runner(policy)
+    expected = runner.run(request).actions
+    runner.drop_prepared()
+    assert policy.action_expert.blocks[0].ada_mod1.modulation.weight.is_meta
+    np.testing.assert_array_equal(runner.run(request).actions, expected)
+    np.testing.assert_allclose(runner.run(padded(request, 1)).actions, expected, atol=1e-5)
+
+
 def test_there_is_a_warm_up_request_for_every_bucket(processor):
     requests = processor.warm_up_requests(observation())
     assert [len(request.policy_input.input_ids) for request in requests] == [48, 72]

@@ -31,7 +31,7 @@ from vla_ros.execution.staging import Bucket, StagingArea
 from vla_ros.policies.base import BasePolicy, batch_of_one, without_gradients
 from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.families import family_of
-from vla_ros.policies.fill import build_policy
+from vla_ros.policies.fill import build_on, build_policy
 from vla_ros.transforms.sample import PolicyRequest
 
 WEIGHTS_DTYPE = torch.bfloat16
@@ -160,8 +160,7 @@ def graph_pass(config: PolicyConfig, request: PolicyRequest, build: Build) -> Pa
 def cuda_pass(config: PolicyConfig, request: PolicyRequest, build: Build) -> PassReport:
     """``sample`` uncaptured, from staged input, where torch refuses to wait: it ends at the first wait."""
     device = torch.device("cuda")
-    with device:
-        policy = build(config).to(WEIGHTS_DTYPE).eval()
+    policy = build_on(device, WEIGHTS_DTYPE, lambda: build(config)).to(WEIGHTS_DTYPE)
     policy.pack_weights()
     staging = StagingArea(Bucket.of(request), device)
     events: tuple[DeviceEvent, ...] = ()

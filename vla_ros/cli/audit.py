@@ -23,16 +23,22 @@ def run(args: argparse.Namespace) -> Outcome:
         return Outcome({"policy": args.policy, "waits": 1, "waits_for": config.waits_for}, False)
 
     from vla_ros.audit.counting import count_published_step
+    from vla_ros.audit.kernels import count_published_kernels
     from vla_ros.audit.passes import audit
 
     reports = audit(config, request)
-    step = count_published_step(config, request)
+    step, kernels = count_published_step(config, request), count_published_kernels(config, request)
     num_waits = sum(report.num_waits for report in reports)
     num_transfers = sum(report.num_transfers for report in reports)
     _print_table(reports)
     if step is not None:
         size = f"{step.weight_bytes / 1e9:.3f} GB of weights in bfloat16"
         print(f"a denoising step: {step.num_operators} operators, {size}")
+    for stage, counted in kernels.items():
+        copies = f"{counted.num_copies} of them copies ({counted.num_hidden} hidden)"
+        print(
+            f"{stage} on CUDA: {counted.total} kernels, {copies}; {counted.num_long_sums} products may be one more each"
+        )
     clean = num_waits + num_transfers == 0
     print(f"{args.policy}: {'nothing waits' if clean else f'{num_waits} waits, {num_transfers} undeclared transfers'}")
     figures = {
@@ -42,6 +48,7 @@ def run(args: argparse.Namespace) -> Outcome:
         "events": [{"pass": report.name, **vars(event)} for report in reports for event in report.events],
         "operators_per_step": None if step is None else step.num_operators,
         "weight_bytes_per_step": None if step is None else step.weight_bytes,
+        "kernels": {stage: _kernels_json(counted) for stage, counted in kernels.items()},
         "passes": {report.name: _pass_json(report) for report in reports},
     }
     return Outcome(figures, clean)
@@ -76,4 +83,14 @@ def _pass_json(report: Any) -> dict[str, Any]:
         "declared_transfers": report.num_declared,
         "complete": report.complete,
         "seconds": round(report.seconds, 1),
+    }
+
+
+def _kernels_json(counted: Any) -> dict[str, Any]:
+    return {
+        "total": counted.total,
+        "copies": counted.num_copies,
+        "hidden_copies": counted.num_hidden,
+        "long_sums": counted.num_long_sums,
+        "names": dict(counted.names.most_common()),
     }

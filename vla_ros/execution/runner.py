@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vla_ros.execution.capture import GraphCapture
+from vla_ros.execution.compiling import Compilation, as_written
 from vla_ros.execution.staging import Bucket, StagingArea
 from vla_ros.policies.base import BasePolicy, OnStage, tell_nobody, without_gradients
 from vla_ros.transforms.sample import PolicyRequest
@@ -40,13 +41,16 @@ class PolicyRunner:
     for each shape on a GPU that runs without a graph.
     """
 
-    def __init__(self, policy: BasePolicy, device: torch.device) -> None:
-        """The policy is on ``device`` already; its weights are packed here."""
+    def __init__(self, policy: BasePolicy, device: torch.device, compilation: Compilation | None = None) -> None:
+        """The policy is on ``device`` already; its weights are packed here. ``compilation`` is of its modules."""
         policy.eval().pack_weights()
         self._policy, self._device = policy, device
         with torch.no_grad():  # guided requests run so and use it too
             self._prepared = policy.prepare()
         self.uncaptured: list[str] = []
+        self._compilation = compilation
+        if device.type == "cuda":  # cuDNN's takes a kernel more, and faults are open of it with masks
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self._capture = GraphCapture(device) if device.type == "cuda" else None
         self._buckets: dict[Bucket, tuple[StagingArea, _Compute]] = {}
         self._is_guidance_checked = False
@@ -57,13 +61,26 @@ class PolicyRunner:
         return self._policy.trouble
 
     @property
+    def not_compiled(self) -> str:
+        """Why steps run as written although they should be compiled; else empty."""
+        return "" if self._compilation is None else self._compilation.trouble
+
+    @property
     def waits_for(self) -> str:
         """What each inference waits for besides the device; else empty."""
         return self._policy.waits_for
 
+    def drop_prepared(self) -> None:
+        """Give back the memory of weights that are read no more, for what was made of them is there; the policy can be
+        run by nobody else then."""
+        for module in self._policy.prepares:
+            module.to("meta")
+
     def close(self) -> None:
         """The policy is run no more."""
         self._policy.close()
+        if self._compilation is not None:
+            self._compilation.undo()
 
     def run(self, request: PolicyRequest) -> Inference:
         """The actions for one request. Raises ValueError where the policy cannot take it.
@@ -92,12 +109,18 @@ class PolicyRunner:
                 )
             staging = StagingArea(bucket, self._device)
             inputs = self._policy.unpack(staging.tensors, request.constants)
-            compute = partial(self._policy.sample, inputs, self._prepared)
+            compute: _Compute = partial(self._policy.sample, inputs, self._prepared)
+            takes_gradients = request.is_guided and self._policy.guides_by_gradient
+            if takes_gradients:  # a product through what is compiled can't be taken
+                compute = as_written(compute)
             with without_gradients(request.is_guided):
                 if request.is_guided and not self._is_guidance_checked:
                     staging.load(request)
-                    self._policy.check_guidance_sync(inputs, self._prepared)
+                    as_written(self._policy.check_guidance_sync)(inputs, self._prepared)
                     self._is_guidance_checked = True
+                if self._compilation is not None and not takes_gradients:
+                    staging.load(request)
+                    self._compilation.run_sync(partial(compute, tell_nobody))
                 if self._capture is not None:
                     compute = self._captured_sync(self._capture, compute)
             self._buckets[bucket] = staging, compute

@@ -88,6 +88,8 @@ class ModelNode(ManagedNode):
         if policy and policy.runner.uncaptured:
             shapes = policy.runner.uncaptured
             message += f"; {len(shapes)} shape(s) of request run slowly, the first was {shapes[0]}"
+        if policy and policy.runner.not_compiled:
+            message += f"; {policy.runner.not_compiled}"
         if with_timings and self._worker is not None:
             for name, distribution in self._worker.timings_ms.copy().items():
                 values |= distribution_values(f"{name}_ms", distribution)

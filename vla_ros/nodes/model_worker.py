@@ -18,10 +18,11 @@ from rclpy.node import Node
 
 from vla_ros import topics
 from vla_ros.execution.capture import free_device_memory
+from vla_ros.execution.compiling import Compilation, keep_compiled
 from vla_ros.execution.runner import PolicyRunner
 from vla_ros.nodes.params import ModelNodeParams
 from vla_ros.policies.base import PolicyUnavailable
-from vla_ros.policies.directory import find_device, load_policy
+from vla_ros.policies.directory import LoadedPolicy, find_device, load_policy
 from vla_ros.ros.clock import steady_now_ns
 from vla_ros.ros.mailbox import Mail, Mailbox, send
 from vla_ros.ros.managed import Role
@@ -63,7 +64,8 @@ def _load(
     loaded = load_policy(policy_dir, device, _dtype(params.dtype, device), with_guidance=params.strategy == "rtc")
     for note in loaded.notes:
         warn(note)
-    runner = PolicyRunner(loaded.policy, loaded.device)
+    runner = PolicyRunner(loaded.policy, loaded.device, _compilation(params.compile, loaded))
+    runner.drop_prepared()
     try:
         for request in loaded.warm_up_requests:
             for _ in range(NUM_WARM_UP_RUNS):
@@ -78,6 +80,14 @@ def _load(
     gc.freeze()
     request_type = loaded.processor.request_type
     return RunningPolicy(runner, request_type, loaded.digest, str(loaded.device), params.inference_delay_ms)
+
+
+def _compilation(name: str, loaded: LoadedPolicy) -> Compilation | None:
+    """On a CPU it is not: its products take most of the time, and compiling takes minutes there."""
+    if name == "off" or loaded.device.type != "cuda" or not loaded.policy.repeated:
+        return None
+    keep_compiled()
+    return Compilation(loaded.policy.repeated, next(loaded.policy.parameters()).dtype)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

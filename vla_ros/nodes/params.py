@@ -126,6 +126,11 @@ class ModelNodeParams(SharedParams):
     dtype: str = parameter(
         "auto", "Weights; auto: bfloat16 on a GPU, else float32.", choices=("auto", "float32", "bfloat16")
     )
+    compile: str = parameter(
+        "auto",
+        "Compile what each step of the policy repeats, which takes a minute at the first configure; auto: on a GPU.",
+        choices=("auto", "off"),
+    )
     num_threads: int = parameter(
         1, "CPU threads of one operation; more than there are idle cores disturbs the ticker.", low=1, high=1024
     )

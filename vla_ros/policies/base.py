@@ -106,6 +106,16 @@ class BasePolicy(nn.Module, ABC):
         Not for training; moving the policy to another device afterwards undoes it wrongly.
         """
 
+    @property
+    def prepares(self) -> tuple[nn.Module, ...]:
+        """The modules that nothing but ``prepare`` reads of an inference's."""
+        return ()
+
+    @property
+    def repeated(self) -> tuple[nn.Module, ...]:
+        """The modules whose ``forward`` is most of each step of an inference: what is worth compiling."""
+        return ()
+
     @abstractmethod
     def check_request(self, request: PolicyRequest) -> None:
         """Look at a request on the host; raises ValueError for one that another policy's processor made.

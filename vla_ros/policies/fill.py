@@ -20,6 +20,17 @@ def build_policy(config: PolicyConfig) -> BasePolicy:
     return family_of(config).policy_class()(config)
 
 
+def build_on(device: torch.device, dtype: torch.dtype, build: Callable[[], BasePolicy]) -> BasePolicy:
+    """What ``build`` makes, on ``device`` and in ``dtype`` from the start: there is never a second copy of weights."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            return build().eval()
+    finally:
+        torch.set_default_dtype(usual)
+
+
 def build_on_meta(config: PolicyConfig, where: str) -> BasePolicy:
     """A policy whose weights are shapes only, to be filled. Raises ValueError, beginning with ``where`` the
     configuration came from, where its sizes don't go together."""

@@ -16,7 +16,8 @@ from kernels.attention import attention
 from kernels.ends import embed_and_norm, project
 from kernels.linear import GATED, PARTIAL, PLAIN, linear, tiles_for
 from kernels.residual import add_and_norm
-from vla_ros.policies.modules.action_expert.dit import BlockModulation, DiTActionExpert, DiTBlock, SuffixInput
+from vla_ros.policies.modules.action_expert.dit import DiTActionExpert, DiTBlock, SuffixInput
+from vla_ros.policies.modules.action_expert.modulation import BlockModulation
 from vla_ros.policies.modules.layers.packing import PackedLinear
 from vla_ros.policies.utils.transformers import rotary_angles
 

@@ -14,7 +14,7 @@ from kernels.fused import SuffixEnds, can_fuse, fused_velocity
 from kernels.gated import gated
 from kernels.heads import rotate_heads
 from vla_ros.policies.modules.action_expert import dit
-from vla_ros.policies.modules.layers import packing
+from vla_ros.policies.modules.layers import llama, packing
 from vla_ros.policies.modules.layers.packing import PackedLayer, project_qkv
 from vla_ros.policies.modules.vlm_bridge import base
 from vla_ros.policies.modules.vlm_bridge.qwen import bridge as qwen
@@ -32,7 +32,7 @@ def candidates() -> Iterator[None]:
     with (
         patch.object(PiPolicy, "predict_suffix", predict_suffix),
         patch.object(dit, "gated_mlp", gated_mlp),
-        patch.object(base, "gated_mlp", gated_mlp),
+        patch.object(llama, "add_gated_mlp", add_gated_mlp),
         patch.object(base.VLMBridge, "run_layer", run_layer),
         patch.object(qwen, "_vision_attention", vision_attention),
     ):
@@ -59,12 +59,17 @@ def predict_suffix(
     return fused_velocity(policy.action_expert, ends, state, suffix_input, noisy_actions, modulations)
 
 
-def gated_mlp(mlp: nn.Module, packed: PackedLayer | None, x: Tensor) -> Tensor:
+def gated_mlp(mlp: nn.Module, packed: PackedLayer | None, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """``packing.gated_mlp``."""
     activation = ACTIVATIONS.get(type(mlp.act_fn).__name__)
     if packed is None or activation is None or not may_run(x):
-        return _gated_mlp(mlp, packed, x)
-    return packed.down(gated(packed.gate_up(x.flatten(0, -2)), activation)).view(x.shape)
+        return _gated_mlp(mlp, packed, x, bias)
+    return packed.down(gated(packed.gate_up(x.flatten(0, -2), bias), activation)).view(x.shape)
+
+
+def add_gated_mlp(mlp: nn.Module, packed: PackedLayer | None, x: Tensor, normed: Tensor) -> Tensor:
+    """``packing.add_gated_mlp``."""
+    return x + gated_mlp(mlp, packed, normed)
 
 
 def run_layer(

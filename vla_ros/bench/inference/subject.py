@@ -15,7 +15,7 @@ from vla_ros.policies.config import PolicyConfig
 from vla_ros.policies.directory import load_policy
 from vla_ros.policies.families import family_of, find_policy
 from vla_ros.policies.files import open_policy
-from vla_ros.policies.fill import build_on_meta, build_policy
+from vla_ros.policies.fill import build_on, build_on_meta, build_policy
 from vla_ros.policies.trials import NUM_CAMERAS
 from vla_ros.transforms.sample import PolicyRequest
 
@@ -87,15 +87,14 @@ def random_policy(config: PolicyConfig, device: torch.device, dtype: torch.dtype
     """The same weights each time. Raises ValueError where ``num_copies`` of them don't fit into the memory that is
     free."""
     num_parameters = sum(parameter.numel() for parameter in build_on_meta(config, "its configuration").parameters())
-    needed, free = (1 + ROOM) * num_copies * num_parameters * torch.float32.itemsize, free_bytes(device)
+    needed, free = (1 + ROOM) * num_copies * num_parameters * dtype.itemsize, free_bytes(device)
     if needed > free:
         got = f"{num_parameters / 1e6:.0f} M parameters need {needed / 1e9:.1f} GB of memory"
         raise ValueError(f"{got}, of which {free / 1e9:.1f} are free; end other programs, or give a smaller policy")
     torch.manual_seed(0)
-    with device:
-        policy = build_policy(config)
+    policy = build_on(device, dtype, lambda: build_policy(config))
     family_of(config).make_trials().randomize(policy)
-    return policy.to(dtype).eval().requires_grad_(False)
+    return policy.to(dtype).requires_grad_(False)  # some weights have a type of their own
 
 
 def free_bytes(device: torch.device) -> float:

@@ -128,7 +128,7 @@ class FlowMatchingPolicy(BasePolicy):
             else:
                 predict = self._velocity_at(state, suffix_input, time)
                 velocity = guided_velocity(predict, actions, 1.0 - step / num_steps, guidance)
-            actions = actions - velocity / num_steps
+            actions = advance(actions, velocity, num_steps)
         if is_frozen is not None:
             actions = torch.where(is_frozen[..., None], given, actions)
         return actions[:, 0]
@@ -141,6 +141,15 @@ class FlowMatchingPolicy(BasePolicy):
 
     def _velocity_at(self, state: Tensor, suffix_input: Any, time: Tensor | int) -> Velocity:
         return lambda actions: self.predict_suffix(state, suffix_input, actions, time)
+
+
+def advance(
+    actions: Float[Tensor, "batch draws horizon action"],
+    velocity: Float[Tensor, "batch draws horizon action"],
+    num_steps: int,
+) -> Float[Tensor, "batch draws horizon action"]:
+    """``actions`` after one of ``num_steps`` Euler steps from flow time 1 to 0."""
+    return torch.add(actions, velocity, alpha=-1.0 / num_steps)
 
 
 def _flow_time(step: int, num_steps: int, actions: Tensor) -> Float[Tensor, "batch draws"]:

@@ -11,15 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vla_ros.policies.base import Layer, PolicyLoss
-from vla_ros.policies.modules.action_expert.dit import (
-    BlockModulation,
-    DiTActionExpert,
-    FlowTimes,
-    SuffixInput,
-    TimeGrid,
-    embed_time,
-    freeze_rows,
-)
+from vla_ros.policies.modules.action_expert.dit import DiTActionExpert, FlowTimes, SuffixInput, TimeGrid
+from vla_ros.policies.modules.action_expert.modulation import BlockModulation, embed_time, freeze_rows
 from vla_ros.policies.modules.flow_loss import FlowDraws, FlowSettings, draw_noise, flow_error, flow_target
 from vla_ros.policies.modules.flow_matching import FlowInputs, FlowMatchingPolicy
 from vla_ros.policies.modules.guidance import Guidance
@@ -75,6 +68,15 @@ class PiPolicy(FlowMatchingPolicy):
     def knows_frozen_actions(self) -> bool:
         return self.config.max_frozen_actions > 0
 
+    @property
+    def prepares(self) -> tuple[nn.Module, ...]:
+        modulations = (part for block in self.action_expert.blocks for part in (block.ada_mod1, block.ada_mod2))
+        return (self.time_mlp, *modulations)
+
+    @property
+    def repeated(self) -> tuple[nn.Module, ...]:
+        return (self.action_expert,)
+
     def pack_weights(self) -> None:
         self.requires_grad_(False)
         self.vlm_bridge.pack_weights()
@@ -105,7 +107,12 @@ class PiPolicy(FlowMatchingPolicy):
         device = self.obs_registers.device
         times = 1.0 - torch.arange(num_steps, dtype=torch.float32, device=device) / num_steps
         clean = self._modulate(times.new_zeros(1, 1)) if self.knows_frozen_actions else None
-        return TimeGrid(tuple(self._modulate(time[None, None]) for time in times), clean)
+        rotary = self.action_expert.rotary(self.num_states + self.config.action_horizon, device)
+        grid = TimeGrid(tuple(self._modulate(time[None, None]) for time in times), clean, rotary)
+        if self.action_expert.blocks[0].packed is None:
+            return grid
+        grid = self.action_expert.absorb(grid)
+        return grid if device.type == "cpu" else self.action_expert.turn_at_once(grid)
 
     def prepare_suffix(self, vlm_outputs: VLMOutputs, time_grid: TimeGrid | None) -> SuffixInput:
         return self.action_expert.prepare(vlm_outputs.hidden_states, vlm_outputs.pad_mask, time_grid)
@@ -122,10 +129,12 @@ class PiPolicy(FlowMatchingPolicy):
         rows = None if is_frozen is None else F.pad(is_frozen, (self.num_states, 0), value=False)
         if isinstance(time, int):
             assert suffix_input.time_grid is not None, "a step index needs a prepared time grid"
-            modulations, clean = suffix_input.time_grid.steps[time], suffix_input.time_grid.clean
-            if rows is not None:
-                assert clean is not None, "frozen actions need a policy that was trained with them"
-                modulations = freeze_rows(modulations, clean, rows)
+            grid = suffix_input.time_grid
+            if rows is None:
+                modulations = (grid.absorbed or grid.steps)[time]
+            else:
+                assert grid.clean is not None, "frozen actions need a policy that was trained with them"
+                modulations = freeze_rows(grid.steps[time], grid.clean, rows)
             hidden = self.action_expert(x, suffix_input, modulations)
         else:
             clean_time = None if rows is None else self._embed_time(torch.zeros_like(time))

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vla_ros.policies.modules.action_expert.dit import embed_time
+from vla_ros.policies.modules.action_expert.modulation import embed_time
 from vla_ros.policies.modules.layers.gemma import gemma_norm, norm_weight
 from vla_ros.policies.modules.layers.llama import rms_norm_of
 from vla_ros.policies.modules.layers.pixels import normalize_patches

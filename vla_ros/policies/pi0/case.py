@@ -134,7 +134,9 @@ def _velocity(run: Run, name: str, time: Tensor, noisy: Tensor) -> Outputs:
     policy, observation = run.policy, run.observation
     prefix, condition = policy.encode_prefix(observation), policy.condition(time)
     embedded = policy.embed_suffix(noisy[:, None], condition.added)
-    hidden = policy.expert(embedded, policy.expert.extend(prefix), condition.norms)
+    extended = policy.expert.extend(prefix)
+    rotary = policy.expert.rotary(extended.length, embedded.shape[2])
+    hidden = policy.expert(embedded, extended, condition.norms, rotary)
     suffix = embedded[:, 0]
     if policy.config.variant == "pi0":
         suffix = torch.cat((policy.state_proj(observation.state), suffix), dim=1)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -25,11 +24,11 @@ from vla_ros.policies.modules.layers.gemma import (
     gemma_norm,
     norm_weight,
 )
+from vla_ros.policies.modules.layers.heads import additive_mask, widened
 from vla_ros.policies.modules.layers.packing import gated_mlp
 from vla_ros.policies.modules.layers.sizes import GemmaSizes
 from vla_ros.policies.utils.transformers import (
     Rotary,
-    apply_rotary,
     inverse_frequencies,
     make_rotary,
     modulated_rms_norm,
@@ -92,9 +91,8 @@ def read_prefix(
 ) -> Prefix:
     """Run the text layers; padding is at the right end, so that positions are just counted. Of the last layer there is
     nothing but keys and values."""
-    rotary = rotary_angles(x.shape[1], layers[0].head_dim, THETA, x.device)
-    bias = torch.zeros_like(is_valid, dtype=x.dtype).masked_fill(~is_valid, float("-inf"))[:, None, None]
-    kept = []
+    rotary = rotary_angles(x.shape[1], layers[0].head_dim, THETA, x.device).like(x)
+    bias, kept = additive_mask(is_valid[:, None, None], x.dtype), []
     for layer in layers:
         x, keys, values = layer.encode(x, rotary, bias)
         kept.append(KeysValues(keys, values))
@@ -124,20 +122,21 @@ class Expert(nn.Module):
         """The prefix with its states run, which see each other and what is before; their norms are plain."""
         if prefix.states is None:
             return prefix
-        return self._run(prefix.states[:, None], prefix, self.norms(None))[1]
+        rotary = self.rotary(prefix.length, prefix.states.shape[1])
+        return self._run(prefix.states[:, None], prefix, self.norms(None), rotary)[1]
 
     def forward(
-        self, x: Float[Tensor, "batch draws suffix width"], prefix: Prefix, norms: Norms
+        self, x: Float[Tensor, "batch draws suffix width"], prefix: Prefix, norms: Norms, rotary: Rotary
     ) -> Float[Tensor, "batch draws suffix width"]:
         """The suffix after all layers and the final norm; its tokens see each other and the prefix."""
-        return _apply(self._run(x, prefix, norms)[0], norms.final)
+        return _apply(self._run(x, prefix, norms, rotary)[0], norms.final)
 
     def run(
         self, x: Float[Tensor, "batch draws suffix width"], prefix: Prefix, times: FlowTimes
     ) -> Float[Tensor, "batch draws suffix width"]:
         """The same with nothing prepared: each layer does all of its own at once, the prefix's states among it."""
         states = None if prefix.states is None else prefix.states[:, None]
-        rotary = self._rotary(prefix.length, x.shape[2] + (0 if states is None else states.shape[2]))
+        rotary = self.rotary(prefix.length, x.shape[2] + (0 if states is None else states.shape[2]))
         for layer, before in zip(self.layers, prefix.layers, strict=True):
             x, states = self.run_layer(layer, x, states, before, prefix.bias, times, rotary)
         return _apply(x, _norm_at(self.norm, times))
@@ -156,23 +155,23 @@ class Expert(nn.Module):
         norms = _norm_at(layer.input_layernorm, times), _norm_at(layer.post_attention_layernorm, times)
         if states is not None:
             num_states = states.shape[2]
-            bias = F.pad(bias, (0, num_states))
+            bias = widened(bias, num_states)
             first = Rotary(rotary.cos[:, :num_states], rotary.sin[:, :num_states])
             states, before = _step(layer, states, before, norms, first, bias)
         draws, num_rows = x.shape[1:3]
         before, turned = KeysValues(*_repeat(before, draws)), Rotary(*_repeat(rotary.last(num_rows), draws))
-        return _step(layer, x, before, norms, turned, F.pad(*_repeat((bias,), draws), (0, num_rows)))[0], states
+        return _step(layer, x, before, norms, turned, widened(*_repeat((bias,), draws), num_rows))[0], states
 
-    def _run(self, x: Tensor, prefix: Prefix, norms: Norms) -> tuple[Tensor, Prefix]:
+    def _run(self, x: Tensor, prefix: Prefix, norms: Norms, rotary: Rotary) -> tuple[Tensor, Prefix]:
         draws, num_rows = x.shape[1], x.shape[2]
-        prefix = _for_draws(prefix, draws)
-        rotary, bias, kept = self._rotary(prefix.length, num_rows), F.pad(prefix.bias, (0, num_rows)), []
+        prefix, rotary = _for_draws(prefix, draws), Rotary(*_repeat(rotary.like(x), draws))
+        bias, kept = widened(prefix.bias, num_rows), []
         for layer, before, pair in zip(self.layers, prefix.layers, norms.layers, strict=True):
             x, both = _step(layer, x, before, pair, rotary, bias)
             kept.append(both)
         return x, Prefix(tuple(kept), bias, prefix.length + num_rows)
 
-    def _rotary(self, length: Float[Tensor, "batch"], num_rows: int) -> Rotary:
+    def rotary(self, length: Float[Tensor, "batch"], num_rows: int) -> Rotary:
         """Of as many rows behind each prefix."""
         positions = length[:, None] + torch.arange(num_rows, dtype=torch.float32, device=length.device)
         return make_rotary(positions[..., None] * inverse_frequencies(self.layers[0].head_dim, THETA, length.device))
@@ -183,19 +182,12 @@ def _step(
 ) -> tuple[Tensor, KeysValues]:
     """One layer over rows that see each other and ``before``, and the keys and values of both."""
     first, second = norms
-    own = _turned(layer, _apply(x, first).flatten(0, 1), rotary)
-    kept = KeysValues(*(torch.cat(pair, dim=2) for pair in zip(before, own[1:], strict=True)))
-    attended = layer.project_out(attend_grouped(own[0], *kept, bias, layer.head_dim**-0.5))
+    queries, *own = layer.project_turned(_apply(x, first).flatten(0, 1), rotary)
+    pairs = zip(before, (heads.transpose(1, 2) for heads in own), strict=True)
+    kept = KeysValues(*(torch.cat(pair, dim=2) for pair in pairs))
+    attended = layer.project_out(attend_grouped(queries, *kept, bias, layer.head_dim**-0.5))
     x = _add(x, attended.view(x.shape), first)
     return _add(x, gated_mlp(layer.mlp, layer.packed, _apply(x, second)), second), kept
-
-
-def _turned(layer: GemmaLayer, x: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries [batch, rows, heads, head_dim], and keys and values with heads before rows."""
-    queries, keys, values = layer.project(x)
-    both = apply_rotary(torch.cat((queries, keys), dim=2), rotary)
-    queries, keys = both.split((queries.shape[2], keys.shape[2]), dim=2)
-    return queries, keys.transpose(1, 2), values.transpose(1, 2)
 
 
 def _for_draws(prefix: Prefix, draws: int) -> Prefix:

@@ -21,12 +21,13 @@ from vla_ros.policies.modules.flow_loss import FlowDraws, FlowSettings, draw_noi
 from vla_ros.policies.modules.flow_matching import FlowInputs, FlowMatchingPolicy
 from vla_ros.policies.modules.guidance import Guidance
 from vla_ros.policies.modules.layers.flow_time import embed_flow_time
-from vla_ros.policies.modules.layers.gemma import GemmaLayer
+from vla_ros.policies.modules.layers.gemma import AdaptiveNorm, GemmaLayer
 from vla_ros.policies.modules.layers.siglip import Siglip, SiglipTower
 from vla_ros.policies.modules.vlm_bridge.base import SAME_POLICY
 from vla_ros.policies.pi0.config import Pi0Config
 from vla_ros.policies.pi0.expert import Expert, FlowTimes, Norms, Prefix, freeze_rows, read_prefix
 from vla_ros.policies.pi0.request import Pi0Request
+from vla_ros.policies.utils.transformers import Rotary
 from vla_ros.transforms.sample import TrainingBatch
 
 NUM_VALIDATION_STEPS = 5
@@ -70,10 +71,12 @@ class TimeGrid:
 
 @dataclass(frozen=True)
 class Suffix:
-    """What the steps read; ``time_grid`` is None where flow times vary (training)."""
+    """What the steps read, and how their rows are turned; ``time_grid`` is None where flow times vary (training), and
+    the ``rotary`` angles then too: each layer's rows are turned by themselves."""
 
     prefix: Prefix
     time_grid: TimeGrid | None
+    rotary: Rotary | None
 
 
 class Sample(NamedTuple):
@@ -119,6 +122,14 @@ class Pi0Policy(FlowMatchingPolicy):
     def dtype(self) -> torch.dtype:
         """Of the weights."""
         return self.action_in_proj.weight.dtype
+
+    @property
+    def prepares(self) -> tuple[nn.Module, ...]:
+        return tuple(part for part in self.expert.modules() if isinstance(part, AdaptiveNorm))
+
+    @property
+    def repeated(self) -> tuple[nn.Module, ...]:
+        return (self.expert,)
 
     def pack_weights(self) -> None:
         self.requires_grad_(False)
@@ -181,7 +192,11 @@ class Pi0Policy(FlowMatchingPolicy):
         return TimeGrid(steps, clean)
 
     def prepare_suffix(self, prefix: Prefix, time_grid: TimeGrid | None) -> Suffix:
-        return Suffix(prefix if time_grid is None else self.expert.extend(prefix), time_grid)
+        if time_grid is None:
+            return Suffix(prefix, None, None)
+        prefix = self.expert.extend(prefix)
+        rotary = self.expert.rotary(prefix.length, self.config.action_horizon)
+        return Suffix(prefix, time_grid, rotary.like(prefix.bias))
 
     def predict_suffix(
         self,
@@ -199,7 +214,7 @@ class Pi0Policy(FlowMatchingPolicy):
                 assert clean is not None, "frozen actions need a policy that was trained with them"
                 condition = self._freeze(condition, clean, is_frozen[..., None])
             x = self.embed_suffix(noisy_actions, condition.added)
-            return self.action_out_proj(self.expert(x, suffix_input.prefix, condition.norms))
+            return self.action_out_proj(self.expert(x, suffix_input.prefix, condition.norms, suffix_input.rotary))
         noisy, rows = self._condition(time), None if is_frozen is None else is_frozen[..., None]
         clean = None if rows is None else self._condition(torch.zeros_like(time))
         if self.config.variant == "pi05":

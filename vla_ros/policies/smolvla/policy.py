@@ -19,6 +19,7 @@ from vla_ros.policies.modules.flow_loss import FlowDraws, FlowSettings, draw_noi
 from vla_ros.policies.modules.flow_matching import FlowInputs, FlowMatchingPolicy
 from vla_ros.policies.modules.guidance import Guidance
 from vla_ros.policies.modules.layers.flow_time import embed_flow_time
+from vla_ros.policies.modules.layers.heads import additive_mask, aligned
 from vla_ros.policies.modules.layers.llama import attend, finish_layer, read_heads
 from vla_ros.policies.modules.layers.packing import PackedLayer, pack_layer
 from vla_ros.policies.modules.layers.siglip import SiglipTower
@@ -130,6 +131,10 @@ class SmolVLAPolicy(FlowMatchingPolicy):
     def dtype(self) -> torch.dtype:
         return self.state_proj.weight.dtype
 
+    @property
+    def repeated(self) -> tuple[nn.Module, ...]:
+        return (self.expert,)
+
     def pack_weights(self) -> None:
         self.requires_grad_(False)
         self.vision.pack_weights()
@@ -185,7 +190,9 @@ class SmolVLAPolicy(FlowMatchingPolicy):
     def run_prefix(self, tokens: PrefixTokens, num_layers: int) -> tuple[KeysValues, ...]:
         """The keys, turned, and values of the first ``num_layers`` text layers; the last gives nothing else."""
         x, mask = tokens.states, tokens.mask
-        rotary, kept = self._rotary(tokens.positions), []
+        rotary, kept = self._rotary(tokens.positions).like(x), []
+        if not torch.is_grad_enabled():
+            mask = additive_mask(mask, x.dtype)
         for layer, packed in zip(self.vlm.text_model.layers[:num_layers], self._packed, strict=False):
             x, keys, values = self.run_text_layer(layer, packed, x, rotary, mask, len(kept) == num_layers - 1)
             kept.append(KeysValues(keys, values))
@@ -210,16 +217,14 @@ class SmolVLAPolicy(FlowMatchingPolicy):
         if time_grid is not None:
             prefixes = tuple(layer.read(kept) for layer, kept in zip(self.expert.layers, prefix.layers, strict=True))
         horizon, values = self.config.action_horizon, prefixes[0].values
-        # As numbers: attention would turn truth values into them in every layer of every step.
-        over_prefix = torch.zeros_like(prefix.is_valid, dtype=values.dtype).masked_fill(~prefix.is_valid, -torch.inf)
-        over_prefix = over_prefix[:, None, None]
+        over_prefix = additive_mask(prefix.is_valid[:, None, None], values.dtype)
         causal = _causal_bias(horizon, values.dtype, values.device).expand(len(values), 1, -1, -1)
         places = torch.arange(horizon, device=values.device)
         view = SuffixView(
             over_prefix=over_prefix,
-            over_both=torch.cat((over_prefix.expand(-1, -1, horizon, -1), causal), dim=-1),
-            turned_alone=rotary_angles(horizon, values.shape[-1], THETA, values.device),
-            turned_behind=self._rotary(prefix.is_valid.sum(-1, keepdim=True) + places),
+            over_both=aligned(torch.cat((over_prefix.expand(-1, -1, horizon, -1), causal), dim=-1)),
+            turned_alone=rotary_angles(horizon, values.shape[-1], THETA, values.device).like(values),
+            turned_behind=self._rotary(prefix.is_valid.sum(-1, keepdim=True) + places).like(values),
         )
         return SuffixInput(prefixes, view, time_grid)
 

@@ -37,6 +37,12 @@ class Rotary(NamedTuple):
         """That of the last ``num_rows`` positions."""
         return Rotary(self.cos[:, -num_rows:], self.sin[:, -num_rows:])
 
+    def like(self, x: Tensor) -> Rotary:
+        """That for turning ``x`` in its own type, half as much to read; in float32 where gradients are wanted."""
+        if _is_training(x) or self.cos.dtype == x.dtype:
+            return self
+        return Rotary(self.cos.to(x.dtype), self.sin.to(x.dtype))
+
 
 def make_rotary(angles: Float[Tensor, "#batch rows half"]) -> Rotary:
     """From angles in rad, float32, one for each pair of channels."""
@@ -47,10 +53,19 @@ def make_rotary(angles: Float[Tensor, "#batch rows half"]) -> Rotary:
 def apply_rotary(
     x: Float[Tensor, "batch rows heads head_dim"], rotary: Rotary
 ) -> Float[Tensor, "batch rows heads head_dim"]:
-    """Rotate channel ``i`` with channel ``i + head_dim / 2``; computed in float32, returned as ``x`` came."""
+    """Rotate channel ``i`` with channel ``i + head_dim / 2``; computed in the type of ``rotary``, returned as ``x``
+    came."""
     if _is_training(x):
         return _Rotate.apply(x, rotary.cos, rotary.sin)
     return _rotate(x, rotary.cos, rotary.sin).to(x.dtype)
+
+
+def swap_halves(x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+    """The second half of the last dimension, then the first."""
+    half = x.shape[-1] // 2
+    if torch.compiler.is_compiling():  # then part of the kernel that reads it, which what is put together is not
+        return x.unflatten(-1, (2, half)).flip(-2).flatten(-2)
+    return torch.cat((x[..., half:], x[..., :half]), dim=-1)
 
 
 def rms_norm(
@@ -63,14 +78,18 @@ def rms_norm(
 
 
 def modulated_rms_norm(
-    x: Float[Tensor, "*rows dim"], scale: Float[Tensor, "*#rows dim"], shift: Float[Tensor, "*#rows dim"], eps: float
+    x: Float[Tensor, "*rows dim"],
+    scale: Float[Tensor, "*#rows dim"],
+    shift: Float[Tensor, "*#rows dim"] | None,
+    eps: float,
 ) -> Float[Tensor, "*rows dim"]:
-    """``rms_norm(x) * scale + shift``, returned as ``x`` came.
+    """``rms_norm(x) * scale + shift``, returned as ``x`` came; without ``shift`` the ``scale`` is [dim].
 
-    Torch has a kernel for the norm on CUDA only; elsewhere it would compose it of six operators.
+    Torch has a kernel for the norm on accelerators, and makes one; else on a CPU it would compose it of six operators.
     """
-    if _is_training(x) or x.is_cuda:
-        return torch.addcmul(shift, rms_norm(x, None, eps), scale)
+    if _is_training(x) or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return rms_norm(x, scale, eps) if shift is None else torch.addcmul(shift, rms_norm(x, None, eps), scale)
+    shift = _number(0.0, x.device) if shift is None else shift
     precision = torch.float64 if x.dtype == torch.float64 else torch.float32
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precision)
     length = torch.hypot(norm, _number((x.shape[-1] * eps) ** 0.5, x.device))
@@ -128,9 +147,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    swapped = torch.cat((x[..., half:], x[..., :half]), dim=-1)
-    return torch.addcmul(x * cos, swapped, sin)
+    return torch.addcmul(x * cos, swap_halves(x), sin)
 
 
 class _RMSNorm(torch.autograd.Function):

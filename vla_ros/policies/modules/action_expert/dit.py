@@ -1,57 +1,53 @@
 """The DiT action expert: self- and cross-attention blocks, each modulated by the flow time.
 
-Adaptive layer norm after Peebles & Xie, "Scalable Diffusion Models with Transformers", section 3.2. Several
-draws of noise for one sample share everything that depends on the sample: they are a dimension of their own.
+Several draws of noise for one sample share everything that depends on the sample: they are a dimension of their own.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
+from vla_ros.policies.modules.action_expert.attention import Attention, HeadTurns
 from vla_ros.policies.modules.action_expert.config import ActionExpertConfig
-from vla_ros.policies.modules.layers.packing import PackedLayer, ReorderedLinear, gated_mlp, project_qkv
-from vla_ros.policies.utils.transformers import Rotary, apply_rotary, modulated_rms_norm, rms_norm, rotary_angles
-
-MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
-
-
-class Modulation(NamedTuple):
-    """What the flow time does to one half of a block: ``gate * f(x * scale + shift)``; ``scale`` includes the 1."""
-
-    shift: Float[Tensor, "#batch #draws #suffix width"]
-    scale: Float[Tensor, "#batch #draws #suffix width"]
-    gate: Float[Tensor, "#batch #draws #suffix width"]
-
-
-class BlockModulation(NamedTuple):
-    """The modulations of a block's attention and of its MLP."""
-
-    attention: Modulation
-    mlp: Modulation
-
-
-Modulations = TypeVar("Modulations", BlockModulation, tuple[BlockModulation, ...])
-"""Of one block, or of all."""
+from vla_ros.policies.modules.action_expert.modulation import (
+    AbsorbedModulation,
+    AdaptiveModulation,
+    BlockModulation,
+    Modulation,
+    freeze_rows,
+)
+from vla_ros.policies.modules.layers.heads import additive_mask
+from vla_ros.policies.modules.layers.packing import PackedLayer, ReorderedLinear, gated_mlp
+from vla_ros.policies.utils.transformers import (
+    Rotary,
+    apply_rotary,
+    modulated_rms_norm,
+    rms_norm,
+    rotary_angles,
+)
 
 
 @dataclass(frozen=True)
 class TimeGrid:
     """Euler steps from flow time 1: for each step the modulation of every block.
 
-    ``clean`` is that of flow time 0, for frozen actions; None where the policy was trained without.
+    ``clean`` is that of flow time 0, for frozen actions; None where the policy was trained without. ``rotary`` turns
+    the suffix's rows, where they are turned. For packed weights ``absorbed`` are the ``steps`` for rows that share
+    them, and ``turns`` what norms and turns the heads of each self block at once.
     """
 
     steps: tuple[tuple[BlockModulation, ...], ...]
     clean: tuple[BlockModulation, ...] | None = None
+    rotary: Rotary | None = None
+    absorbed: tuple[tuple[BlockModulation, ...], ...] | None = None
+    turns: tuple[HeadTurns, ...] | None = None
 
     @property
     def num_steps(self) -> int:
@@ -85,72 +81,6 @@ class FlowTimes(NamedTuple):
     noisy: Float[Tensor, "batch draws width"]
     clean: Float[Tensor, "batch draws width"] | None = None
     is_frozen: Bool[Tensor, "batch #draws suffix"] | None = None
-
-
-def embed_time(time: Float[Tensor, "*times"], width: int) -> Float[Tensor, "*times width"]:
-    """Sines then cosines of ``time`` at ``width / 2`` periods, geometric from 4e-3 to 4; float32."""
-    fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float32, device=time.device)
-    period = MIN_PERIOD * (MAX_PERIOD / MIN_PERIOD) ** fraction
-    angle = time.float()[..., None] * (2 * math.pi / period)
-    return torch.cat((angle.sin(), angle.cos()), dim=-1)
-
-
-def freeze_rows(noisy: Modulations, clean: Modulations, is_frozen: Bool[Tensor, "batch #draws suffix"]) -> Modulations:
-    """``clean`` in the frozen rows of the suffix, ``noisy`` in the others."""
-    chosen = is_frozen[..., None]
-    return tree_map(lambda frozen, other: torch.where(chosen, frozen, other), clean, noisy)
-
-
-class AdaptiveModulation(nn.Module):
-    """Shift, scale and gate from the time embedding. Starts as the plain block: no shift, no scale, gate 1."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.modulation = nn.Linear(width, 3 * width)
-        nn.init.zeros_(self.modulation.weight)
-        with torch.no_grad():
-            self.modulation.bias.copy_(torch.cat((torch.zeros(2 * width), torch.ones(width))))
-
-    def forward(self, time_embedding: Float[Tensor, "batch draws width"]) -> Modulation:
-        shift, scale, gate = self.modulation(F.silu(time_embedding)).unsqueeze(-2).chunk(3, dim=-1)
-        return Modulation(shift, 1 + scale, gate)
-
-
-class Attention(nn.Module):
-    """Attention of the suffix to itself (``context_size`` None) or to the prefix."""
-
-    def __init__(self, config: ActionExpertConfig, context_size: int | None) -> None:
-        super().__init__()
-        width, dim, bias = config.hidden_size, config.head_dim, config.attention_bias
-        self.head_dim, self.eps, self.qk_norm = dim, config.rms_norm_eps, config.qk_norm
-        self.gqa = config.num_attention_heads != config.num_key_value_heads
-        self.q_proj = nn.Linear(width, config.num_attention_heads * dim, bias)
-        self.k_proj = nn.Linear(context_size or width, config.num_key_value_heads * dim, bias)
-        self.v_proj = nn.Linear(context_size or width, config.num_key_value_heads * dim, bias)
-        self.o_proj = nn.Linear(config.num_attention_heads * dim, width, bias)
-        if config.qk_norm == "layernorm":
-            self.q_norm = nn.LayerNorm(dim, eps=config.rms_norm_eps)
-            self.k_norm = nn.LayerNorm(dim, eps=config.rms_norm_eps)
-
-    def heads(
-        self, projected: Float[Tensor, "batch rows out"], norm: str = ""
-    ) -> Float[Tensor, "batch rows heads head_dim"]:
-        """Queries, keys or values by head; ``norm`` is the name of that of queries and of keys."""
-        x = projected.unflatten(-1, (-1, self.head_dim))
-        if not norm or self.qk_norm == "none":
-            return x
-        return rms_norm(x, None, self.eps) if self.qk_norm == "rmsnorm" else getattr(self, norm)(x)
-
-    def attend(
-        self,
-        queries: Float[Tensor, "batch heads rows head_dim"],
-        keys: Float[Tensor, "batch kv_heads slice head_dim"],
-        values: Float[Tensor, "batch kv_heads slice head_dim"],
-        bias: Float[Tensor, "batch 1 1 slice"] | None = None,
-    ) -> Float[Tensor, "batch rows inner"]:
-        """What the heads give, side by side: before the output projection."""
-        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, enable_gqa=self.gqa)
-        return out.transpose(1, 2).flatten(-2)
 
 
 class GatedMLP(nn.Module):
@@ -200,6 +130,19 @@ class DiTBlock(nn.Module):
         """What a flow time does to the block."""
         return BlockModulation(self.ada_mod1(time_embedding), self.ada_mod2(time_embedding))
 
+    def absorb(self, modulations: Sequence[BlockModulation]) -> tuple[BlockModulation, ...]:
+        """Those of several steps for rows that share them; the weights are packed."""
+        assert self.packed is not None, "pack_weights comes first"
+        halves = []
+        for half, project in (("attention", self.packed.qkv), ("mlp", self.packed.gate_up)):
+            steps = [getattr(modulation, half) for modulation in modulations]
+            biases = project.absorb(torch.cat([step.shift.flatten(0, -2) for step in steps]))
+            halves.append(
+                AbsorbedModulation(bias, step.scale.flatten(), step.gate.flatten())
+                for bias, step in zip(biases, steps, strict=True)
+            )
+        return tuple(BlockModulation(*pair) for pair in zip(*halves, strict=True))
+
     def read(self, state: Float[Tensor, "batch slice hidden"]) -> KeysValues:
         """That of a cross block from the prefix state it attends to."""
         attn = self.attn
@@ -229,31 +172,54 @@ class DiTBlock(nn.Module):
         x: Float[Tensor, "batch draws suffix width"],
         modulation: BlockModulation,
         context: tuple[Tensor, Tensor, Tensor | None] | None,
-        rotary: Rotary | None,
+        rotary: Rotary | HeadTurns | None,
     ) -> Float[Tensor, "batch draws suffix width"]:
-        """``context`` is (keys, values, mask) of a cross block; ``rotary`` the angles of a self block."""
-        shift, scale, gate = modulation.attention
-        normed = modulated_rms_norm(x, scale, shift, self.eps)
-        attended = self._self_attention(normed, rotary) if context is None else self._cross(normed, context)
-        x = torch.addcmul(x, gate, attended)
-        shift, scale, gate = modulation.mlp
-        normed = modulated_rms_norm(x, scale, shift, self.eps)
-        return torch.addcmul(x, gate, gated_mlp(self.mlp, self.packed, normed))
+        """``context`` is (keys, values, mask) of a cross block; ``rotary`` how a self block's heads are turned."""
+        normed, bias = self._modulated(x, modulation.attention)
+        if context is None:
+            attended = self._self_attention(normed, bias, rotary)
+        else:
+            attended = self._cross(normed, bias, context)
+        x = torch.addcmul(x, modulation.attention.gate, attended)
+        normed, bias = self._modulated(x, modulation.mlp)
+        return torch.addcmul(x, modulation.mlp.gate, gated_mlp(self.mlp, self.packed, normed, bias))
 
-    def _self_attention(self, x: Tensor, rotary: Rotary | None) -> Tensor:
-        rows = x.flatten(0, 1)
-        queries, keys, values = project_qkv(self.attn, self.packed, rows, rows.shape[1])
-        queries, keys = self.attn.heads(queries, "q_norm"), self.attn.heads(keys, "k_norm")
+    def _modulated(self, x: Tensor, modulation: Modulation | AbsorbedModulation) -> tuple[Tensor, Tensor | None]:
+        """``x`` normed and modulated, and the bias of what reads it, where that isn't the layer's own."""
+        if isinstance(modulation, Modulation):
+            return modulated_rms_norm(x, modulation.scale, modulation.shift, self.eps), None
+        return modulated_rms_norm(x, modulation.scale, None, self.eps), modulation.bias
+
+    def _self_attention(self, x: Tensor, bias: Tensor | None, rotary: Rotary | HeadTurns | None) -> Tensor:
+        rows, attn = x.flatten(0, 1), self.attn
+        if self.packed is not None and isinstance(rotary, HeadTurns):
+            projected = self.packed.qkv(rows, bias)
+            queries, keys = attn.turn(projected, rotary)
+            values = projected[..., -self.packed.qkv.sizes[2] :]
+        else:
+            queries, keys, values = self._plain_heads(rows, bias, rotary)
+        values = attn.heads(values).transpose(1, 2)
+        out = attn.attend(queries.transpose(1, 2), keys.transpose(1, 2), values)
+        return self._project_out(out).unflatten(0, x.shape[:2])
+
+    def _plain_heads(self, rows: Tensor, bias: Tensor | None, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, normed and turned one after the other, and values as they are projected."""
+        attn = self.attn
+        if self.packed is None:
+            queries, keys, values = attn.q_proj(rows), attn.k_proj(rows), attn.v_proj(rows)
+        else:
+            queries, keys, values = self.packed.qkv(rows, bias).split(self.packed.qkv.sizes, dim=-1)
+        queries, keys = attn.heads(queries, "q_norm"), attn.heads(keys, "k_norm")
         if rotary is not None:
             both = apply_rotary(torch.cat((queries, keys), dim=2), rotary)
             queries, keys = both.split((queries.shape[2], keys.shape[2]), dim=2)
-        values = self.attn.heads(values).transpose(1, 2)
-        out = self.attn.attend(queries.transpose(1, 2), keys.transpose(1, 2), values)
-        return self._project_out(out).unflatten(0, x.shape[:2])
+        return queries, keys, values
 
-    def _cross(self, x: Tensor, context: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
-        project = self.attn.q_proj if self.packed is None else self.packed.qkv
-        queries = self.attn.heads(project(x.flatten(1, 2)), "q_norm")  # all draws of a sample share its keys and values
+    def _cross(self, x: Tensor, bias: Tensor | None, context: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
+        rows = x.flatten(1, 2)  # all draws of a sample share its keys and values
+        queries = self.attn.heads(
+            self.attn.q_proj(rows) if self.packed is None else self.packed.qkv(rows, bias), "q_norm"
+        )
         out = self.attn.attend(queries.transpose(1, 2), *context)
         return self._project_out(out).unflatten(1, x.shape[1:3])
 
@@ -280,6 +246,18 @@ class DiTActionExpert(nn.Module):
         """The modulation of every block."""
         return tuple(block.modulate(time_embedding) for block in self.blocks)
 
+    def absorb(self, grid: TimeGrid) -> TimeGrid:
+        """The grid with its shifts absorbed, for packed weights."""
+        blocks = (block.absorb(steps) for block, steps in zip(self.blocks, zip(*grid.steps, strict=True), strict=True))
+        return replace(grid, absorbed=tuple(zip(*blocks, strict=True)))
+
+    def turn_at_once(self, grid: TimeGrid) -> TimeGrid:
+        """The grid with norm and rotary embedding of heads as one, for packed weights: fewer kernels, and numbers for
+        each head to read, for which a CPU takes longer than for the kernels."""
+        if grid.rotary is None:
+            return grid
+        return replace(grid, turns=tuple(block.attn.turns(grid.rotary) for block in self.blocks if not block.is_cross))
+
     def prepare(
         self,
         hidden_states: tuple[Float[Tensor, "batch slice hidden"], ...],
@@ -295,8 +273,8 @@ class DiTActionExpert(nn.Module):
         if time_grid is not None:
             contexts = tuple(block.read(state) for block, state in zip(cross, states, strict=True))
         bias = None
-        if pad_mask is not None:  # as numbers: attention would turn truth values into them in every block of every step
-            bias = torch.zeros_like(pad_mask, dtype=states[0].dtype).masked_fill(~pad_mask, -torch.inf)[:, None, None]
+        if pad_mask is not None:
+            bias = additive_mask(pad_mask[:, None, None], states[0].dtype)
         return SuffixInput(states, contexts, bias, time_grid)
 
     def forward(
@@ -306,23 +284,27 @@ class DiTActionExpert(nn.Module):
         modulations: tuple[BlockModulation, ...],
     ) -> Float[Tensor, "batch draws suffix width"]:
         """The suffix after all blocks and the final norm, from a prepared ``suffix_input``."""
-        rotary, contexts = self._rotary(x), iter(suffix_input.contexts)
+        grid, contexts = suffix_input.time_grid, iter(suffix_input.contexts)
+        assert grid is not None, "run takes what has no time grid"
+        turns = iter(grid.turns or (grid.rotary,) * len(self.blocks))
         for block, modulation in zip(self.blocks, modulations, strict=True):
-            context = (*next(contexts), suffix_input.pad_bias) if block.is_cross else None
-            x = block(x, modulation, context, rotary)
+            if block.is_cross:
+                x = block(x, modulation, (*next(contexts), suffix_input.pad_bias), None)
+            else:
+                x = block(x, modulation, None, next(turns))
         return rms_norm(x, None, self.config.rms_norm_eps)
 
     def run(
         self, x: Float[Tensor, "batch draws suffix width"], suffix_input: SuffixInput, times: FlowTimes
     ) -> Float[Tensor, "batch draws suffix width"]:
         """The same with nothing prepared: each block does all of its own at once."""
-        rotary, states = self._rotary(x), iter(suffix_input.states)
+        rotary, states = self.rotary(x.shape[2], x.device), iter(suffix_input.states)
         for block in self.blocks:
             x = block.run(x, times, next(states) if block.is_cross else None, suffix_input.pad_bias, rotary)
         return rms_norm(x, None, self.config.rms_norm_eps)
 
-    def _rotary(self, x: Tensor) -> Rotary | None:
+    def rotary(self, num_rows: int, device: torch.device) -> Rotary | None:
         """Positions start at 0 and not at the prefix's length: attention sees their differences only."""
         if not self.config.rotary_self_attn:
             return None
-        return rotary_angles(x.shape[2], self.config.head_dim, self.config.rope_theta, x.device)
+        return rotary_angles(num_rows, self.config.head_dim, self.config.rope_theta, device)

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vla_ros.policies.modules.layers.heads import turned_heads
 from vla_ros.policies.modules.layers.packing import (
     PackedLayer,
     PackedLinear,
     ReorderedLinear,
-    gated_mlp,
+    add_gated_mlp,
     pack_layer,
     reorder_layer,
 )
@@ -133,27 +134,29 @@ class GemmaLayer(nn.Module):
         keys, values = (heads.unflatten(-1, (-1, self.head_dim)) for heads in pair)
         return keys, values
 
-    def project(self, x: Float[Tensor, "batch rows width"]) -> tuple[Tensor, ...]:
-        """Queries, keys and values [batch, rows, heads, head_dim], before they are turned."""
+    def project_turned(self, x: Float[Tensor, "batch rows width"], rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, turned, and values [batch, rows, heads, head_dim]."""
         attn = self.self_attn
-        parts = (attn.q_proj(x), attn.k_proj(x), attn.v_proj(x)) if self.packed is None else self.packed.qkv.split(x)
-        return tuple(heads.unflatten(-1, (-1, self.head_dim)) for heads in parts)
+        if self.packed is not None:
+            return turned_heads(self.packed.qkv, x, self.head_dim, rotary)
+        parts = (attn.q_proj(x), attn.k_proj(x), attn.v_proj(x))
+        queries, keys, values = (heads.unflatten(-1, (-1, self.head_dim)) for heads in parts)
+        return apply_rotary(queries, rotary), apply_rotary(keys, rotary), values
 
     def encode(
         self, x: Float[Tensor, "batch rows width"], rotary: Rotary, bias: Float[Tensor, "#batch 1 #grouped_rows rows"]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A layer with plain norms over rows that all see what ``bias`` lets them: the rows after it (before it, where
         it only reads), and its keys, turned, and values, heads before rows."""
-        normed = gemma_norm(x, norm_weight(self.input_layernorm), EPSILON)
+        normed, rotary = gemma_norm(x, norm_weight(self.input_layernorm), EPSILON), rotary.like(x)
         if self.only_reads:
             keys, values = self.read(normed)
             return x, apply_rotary(keys, rotary).transpose(1, 2), values.transpose(1, 2)
-        queries, keys, values = self.project(normed)
-        queries, keys, values = apply_rotary(queries, rotary), apply_rotary(keys, rotary), values.transpose(1, 2)
-        keys = keys.transpose(1, 2)
+        queries, keys, values = self.project_turned(normed, rotary)
+        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
         x = x + self.project_out(attend_grouped(queries, keys, values, bias, self.head_dim**-0.5))
         normed = gemma_norm(x, norm_weight(self.post_attention_layernorm), EPSILON)
-        return x + gated_mlp(self.mlp, self.packed, normed), keys, values
+        return add_gated_mlp(self.mlp, self.packed, x, normed), keys, values
 
     def project_out(self, heads: Float[Tensor, "batch rows inner"]) -> Float[Tensor, "batch rows width"]:
         """The output projection."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +33,24 @@ class PackedLinear:
             if self.bias is not None:
                 each.bias = nn.Parameter(self.bias.split(self.sizes)[i], requires_grad=False)
 
-    def __call__(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows out"]:
-        """The outputs of all layers as one tensor."""
-        return linear(x, self.weight, self.bias)
+    def __call__(
+        self, x: Float[Tensor, "*rows dim"], bias: Float[Tensor, "out"] | None = None
+    ) -> Float[Tensor, "*rows out"]:
+        """The outputs of all layers as one tensor; ``bias`` takes the place of their own."""
+        return linear(x, self.weight, self.bias if bias is None else bias)
+
+    def add_to(self, x: Float[Tensor, "*rows out"], rows: Float[Tensor, "all_rows dim"]) -> Float[Tensor, "*rows out"]:
+        """``x + self(rows)``; on an accelerator in the memory of ``x``, as part of the product. What is compiled or
+        exported decides itself where its sums go."""
+        elsewhere = rows.device.type == "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if elsewhere or self.bias is not None:
+            return x + self(rows).view(x.shape)
+        x.flatten(0, -2).addmm_(rows, self.weight.t())
+        return x
+
+    def absorb(self, shifts: Float[Tensor, "steps dim"]) -> tuple[Float[Tensor, "out"], ...]:
+        """For each of ``shifts`` the bias with which ``x`` gives what ``x + shift`` gives with their own."""
+        return tuple(linear(shifts, self.weight, self.bias).unbind())
 
     def gelu(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows out"]:
         """The outputs of all layers through GELU, by its approximation with tanh."""
@@ -62,14 +77,17 @@ class ReorderedLinear(PackedLinear):
         super().__init__(linears)
         self._reordered: Tensor | None = None
 
-    def __call__(self, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows out"]:
+    def __call__(
+        self, x: Float[Tensor, "*rows dim"], bias: Float[Tensor, "out"] | None = None
+    ) -> Float[Tensor, "*rows out"]:
         if not _is_for_onednn(x):
-            return super().__call__(x)
+            return super().__call__(x, bias)
         if self._reordered is None:
             num_rows = x.numel() // x.shape[-1]  # a hint for the order; another number of rows gets right results too
             with torch.inference_mode(False), torch.no_grad():
                 self._reordered = torch.ops.mkldnn._reorder_linear_weight(self.weight, num_rows)
-        return torch.ops.mkldnn._linear_pointwise(x, self._reordered, self.bias, "none", [], "")
+        bias = self.bias if bias is None else bias
+        return torch.ops.mkldnn._linear_pointwise(x, self._reordered, bias, "none", [], "")
 
 
 def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
@@ -88,7 +106,10 @@ def linear(
 
 
 def _is_for_onednn(x: Tensor) -> bool:
-    """Real numbers on a CPU, with no gradient wanted (inside ``torch.func.vjp`` one is): this product has none."""
+    """Real numbers on a CPU, with no gradient wanted (inside ``torch.func.vjp`` one is): this product has none. What is
+    compiled chooses its products itself."""
+    if torch.compiler.is_compiling():
+        return False
     is_plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32
     return is_plain and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available()
 
@@ -101,6 +122,8 @@ class PackedLayer:
     out: PackedLinear
     gate_up: PackedLinear
     down: PackedLinear
+    head_norms: Float[Tensor, "heads head_dim"] | None = field(default=None, kw_only=True)
+    """The weights of the norms of queries and keys, where there are any, a row for each head."""
 
 
 def pack_layer(attn: nn.Module, mlp: nn.Module) -> PackedLayer:
@@ -119,7 +142,13 @@ def _pack(kind: type[PackedLinear], attn: nn.Module, mlp: nn.Module, own_inputs:
         out=kind((attn.o_proj,)),
         gate_up=kind((mlp.gate_proj, mlp.up_proj)),
         down=kind((mlp.down_proj,)),
+        head_norms=_head_norms(attn) if own_inputs and hasattr(attn, "q_norm") else None,
     )
+
+
+def _head_norms(attn: nn.Module) -> Float[Tensor, "heads head_dim"]:
+    norms = ((attn.q_norm, attn.q_proj), (attn.k_norm, attn.k_proj))
+    return torch.cat([norm.weight.detach().expand(each.out_features // attn.head_dim, -1) for norm, each in norms])
 
 
 def project_qkv(
@@ -134,9 +163,31 @@ def project_qkv(
     return linear(last, attn.q_proj.weight, attn.q_proj.bias), *packed.qkv.split(x, first=1)
 
 
-def gated_mlp(mlp: nn.Module, packed: PackedLayer | None, x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
-    """``down(act(gate(x)) * up(x))``."""
+def gated_mlp(
+    mlp: nn.Module,
+    packed: PackedLayer | None,
+    x: Float[Tensor, "*rows dim"],
+    bias: Float[Tensor, "gate_and_up"] | None = None,
+) -> Float[Tensor, "*rows dim"]:
+    """``down(act(gate(x)) * up(x))``; a packed layer may have a ``bias`` of the first two."""
+    return (mlp.down_proj if packed is None else packed.down)(_gated(mlp, packed, x, bias)).view(x.shape)
+
+
+def add_gated_mlp(
+    mlp: nn.Module, packed: PackedLayer | None, x: Float[Tensor, "*rows dim"], normed: Float[Tensor, "*rows dim"]
+) -> Float[Tensor, "*rows dim"]:
+    """``x`` and what the MLP makes of ``normed``; nobody reads ``x`` itself afterwards."""
+    if packed is None:
+        return x + gated_mlp(mlp, packed, normed)
+    return packed.down.add_to(x, _gated(mlp, packed, normed))
+
+
+def _gated(
+    mlp: nn.Module, packed: PackedLayer | None, x: Float[Tensor, "*rows dim"], bias: Tensor | None = None
+) -> Float[Tensor, "all_rows gated"]:
     rows = x.flatten(0, -2)  # a linear layer without bias is one operator on a matrix, and two on more dimensions
-    gate, up = (mlp.gate_proj(rows), mlp.up_proj(rows)) if packed is None else packed.gate_up.split(rows)
-    down = mlp.down_proj if packed is None else packed.down
-    return down(mlp.act_fn(gate) * up).view(x.shape)
+    if packed is None:
+        gate, up = mlp.gate_proj(rows), mlp.up_proj(rows)
+    else:
+        gate, up = packed.gate_up(rows, bias).chunk(2, dim=-1)
+    return mlp.act_fn(gate) * up

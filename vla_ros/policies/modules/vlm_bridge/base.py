@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vla_ros.policies.base import Layer, LossTerm
 from vla_ros.policies.modules.action_expert.config import MAX_LAYERS
+from vla_ros.policies.modules.layers.heads import additive_mask
 from vla_ros.policies.modules.layers.llama import attend, finish_layer, read_heads, rms_norm_of
 from vla_ros.policies.modules.layers.packing import PackedLayer, pack_layer
 from vla_ros.policies.modules.vlm_bridge.data_types import VLMInputs, VLMOutputs
@@ -80,7 +81,7 @@ class VLMBridge(nn.Module, ABC):
 
     def make_mask(self, mask: Bool[Tensor, "batch 1 prefix prefix"], dtype: torch.dtype) -> Tensor:
         """From True where a query may read a key, once for all layers."""
-        return mask
+        return mask if torch.is_grad_enabled() else additive_mask(mask, dtype)
 
     def run_layer(
         self,
@@ -174,7 +175,7 @@ class VLMBridge(nn.Module, ABC):
         """The states after the last ``num_recorded_layers`` text layers, before the final norm: all positions, but of
         the very last layer ``last_rows``."""
         x, added = self.embed(inputs, registers)
-        rotary = self.make_rotary(inputs.position_ids)
+        rotary = self.make_rotary(inputs.position_ids).like(x)
         mask = self.make_mask(inputs.prefix_mask[:, None], x.dtype)
         recorded, last = [], len(self.packed_layers) - 1
         for i, layer in enumerate(self.language_model.layers):

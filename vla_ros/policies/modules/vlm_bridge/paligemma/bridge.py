@@ -28,6 +28,7 @@ from transformers import (
 
 from vla_ros.policies.base import Layer
 from vla_ros.policies.modules.layers.gemma import attend_grouped, gemma_norm, norm_weight
+from vla_ros.policies.modules.layers.heads import additive_mask, turned_heads
 from vla_ros.policies.modules.layers.packing import PackedLayer, gated_mlp, project_qkv
 from vla_ros.policies.modules.layers.siglip import SiglipTower
 from vla_ros.policies.modules.vlm_bridge.base import EmbeddedPrefix, VLMBridge, read_config
@@ -110,9 +111,7 @@ class PaliGemmaBridge(VLMBridge):
         self, mask: Bool[Tensor, "batch 1 prefix prefix"], dtype: torch.dtype
     ) -> Float[Tensor, "batch 1 grouped_rows prefix"]:
         """What is added to attention scores; each row as often as heads share a key head."""
-        num_groups = self.language_model.layers[0].self_attn.num_key_value_groups
-        bias = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
-        return bias.unsqueeze(3).expand(-1, -1, -1, num_groups, -1).flatten(2, 3)
+        return additive_mask(mask, dtype, repeats=self.language_model.layers[0].self_attn.num_key_value_groups)
 
     def run_layer(
         self,
@@ -125,9 +124,13 @@ class PaliGemmaBridge(VLMBridge):
     ) -> Float[Tensor, "batch rows hidden"]:
         norms = layer_norms(layer) if packed is None else packed.norms
         attn, eps = layer.self_attn, layer.input_layernorm.eps
-        projected = project_qkv(attn, packed, gemma_norm(x, norms.before_attention, eps), num_rows)
-        queries, keys, values = (heads.unflatten(-1, (-1, attn.head_dim)) for heads in projected)
-        queries, keys = apply_rotary(queries, rotary.last(num_rows)), apply_rotary(keys, rotary)
+        normed = gemma_norm(x, norms.before_attention, eps)
+        if packed is not None and num_rows == x.shape[1]:
+            queries, keys, values = turned_heads(packed.qkv, normed, attn.head_dim, rotary)
+        else:
+            projected = project_qkv(attn, packed, normed, num_rows)
+            queries, keys, values = (heads.unflatten(-1, (-1, attn.head_dim)) for heads in projected)
+            queries, keys = apply_rotary(queries, rotary.last(num_rows)), apply_rotary(keys, rotary)
         cap = getattr(attn, "attn_logit_softcapping", None)
         heads = attend_grouped(queries, keys.transpose(1, 2), values.transpose(1, 2), bias, attn.scaling, cap)
         attended = attn.o_proj(heads)

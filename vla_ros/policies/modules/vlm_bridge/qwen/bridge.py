@@ -94,8 +94,9 @@ def run_vision(
     x = _embed_patches(visual.patch_embed, patches, mean, std)
     x = x + (visual.pos_embed(constants.indices) * constants.weights).sum(1).to(x.dtype)
     deepstack: list[Tensor] = []
+    rotary = constants.rotary.like(x)
     for i, block in enumerate(visual.blocks):
-        x = run_block(block, x, constants.rotary)
+        x = run_block(block, x, rotary)
         if i in visual.deepstack_visual_indexes:
             deepstack.append(visual.deepstack_merger_list[len(deepstack)](x))
     return visual.merger(x), deepstack
@@ -135,8 +136,9 @@ def _embed_patches(
 
 
 def _vision_attention(attn: nn.Module, x: Float[Tensor, "images patches vision"], rotary: Rotary) -> Tensor:
-    queries, keys, values = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).unbind(-3)
-    queries, keys = apply_rotary(queries, rotary), apply_rotary(keys, rotary)
+    heads, num = attn.qkv(x).unflatten(-1, (3 * attn.num_heads, -1)), attn.num_heads
+    queries, keys = apply_rotary(heads[:, :, : 2 * num], rotary).split(num, dim=2)
+    values = heads[:, :, 2 * num :]
     out = F.scaled_dot_product_attention(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
     return attn.proj(out.transpose(1, 2).flatten(-2))
 
