@@ -37,6 +37,7 @@ RENAMED = {  # keys of earlier releases
     "demonstrations": "lesson.demonstrations",
     "demonstrations_dir": "lesson.demonstrations_dir",
 }
+CACHE_OFF, CACHE_FOLDER = "off", "vla_ros_cache"
 VISION_POS_EMB_GAIN = 0.02  # as backbones have it
 RUN_CONFIG = "config.yaml"  # in a run's folder, all that it was started with
 
@@ -133,8 +134,12 @@ class TrainConfig:
     never trains on. ``run_dir`` holds checkpoints, metrics and the log, ``output_dir`` gets the policy directory.
     ``processor`` is what the family's processor takes from a train config (its ``settings_type``).
 
-    ``num_workers`` read bags and ``num_threads`` compute, on each machine together. ``checkpoint_layers`` keeps of each
-    layer what goes into it and computes the rest once more for its gradient, ``compile_layers`` compiles each.
+    ``cache`` is the folder where decoded pictures are kept, empty for one beside ``run_dir``; ``off`` decodes them
+    again whenever they are drawn.
+
+    ``num_workers`` read bags and decode pictures, and ``num_threads`` compute, on each machine together.
+    ``checkpoint_layers`` keeps of each layer what goes into it and computes the rest once more for its gradient,
+    ``compile_layers`` compiles each.
 
     ``lr`` has the learning rates, ``frozen`` what doesn't learn at all: parts, names of modules or parameters, patterns
     with ``*``.
@@ -172,12 +177,20 @@ class TrainConfig:
     validation_share: float = 0.02
     validate_every: int = 250
     checkpoint_every: int = 250
+    cache: str = ""
     num_workers: int = 2
     num_threads: int = 2
     checkpoint_layers: bool = False
     compile_layers: bool = False
     device: str = "auto"
     seed: int = 0
+
+    @property
+    def cache_dir(self) -> Path | None:
+        """Where decoded pictures are kept; None: nowhere."""
+        if self.cache == CACHE_OFF:
+            return None
+        return Path(self.cache) if self.cache else Path(self.run_dir).resolve().with_name(CACHE_FOLDER)
 
     def __post_init__(self) -> None:
         check_choice("episodes", self.episodes, EPISODES)
@@ -283,6 +296,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         run_dir=settled(config.run_dir),
         output_dir=settled(config.output_dir),
         start_from=settled(config.start_from),
+        cache=config.cache if config.cache == CACHE_OFF else settled(config.cache),
         lesson=lesson,
     )
 

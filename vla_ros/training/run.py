@@ -27,11 +27,13 @@ from vla_ros.policies.importing.backbone import find_backbone
 from vla_ros.robot import RobotConfig, load_robot
 from vla_ros.strict import explained, listed
 from vla_ros.training.backbone import policy_on
-from vla_ros.training.config import VISION_POS_EMB_GAIN, TrainConfig, with_absolute_paths
-from vla_ros.training.dataset import first_observation, load_bags
+from vla_ros.training.cache import PictureCache
+from vla_ros.training.config import CACHE_OFF, VISION_POS_EMB_GAIN, TrainConfig, with_absolute_paths
+from vla_ros.training.dataset import LoadedBags, first_observation, load_bags
 from vla_ros.training.episodes import FrameRule
 from vla_ros.training.groups import freeze, parameter_groups
 from vla_ros.training.lock import locked
+from vla_ros.training.pictures import DecodedPictures, Pictures
 from vla_ros.training.processes import Processes
 from vla_ros.training.samples import Lesson, SampleMaker, compute_split_stats, split_by_episode
 from vla_ros.training.shards import read_header
@@ -103,10 +105,7 @@ def _train(
     processes.share(config.optimizer.batch_size)
     policy = _start(config, processes, report)
     bags = _find_bags(config, robot, lesson, processes, report) if _bag_places(config) else ()
-    # The last are judged on: rather the robot's own than those of an earlier arm.
-    loaded = load_bags((*config.sets, *bags), robot, rule, max(1, config.num_workers // processes.num_local))
-    for line in (*loaded.problems, *loaded.lines):
-        report(line)
+    loaded = _load(config, bags, robot, rule, processes, report)
     frames = loaded.frames
     weight = config.intervention_weight if config.interventions == "upweight" else 1.0
     split = split_by_episode(frames, config.validation_share, weight)
@@ -122,6 +121,7 @@ def _train(
         report(f"a {config.policy.type} says no words: the answers of {frames.num_answers} samples are not learned")
     trainer = Trainer(config, policy, samples, split, processes)
     validation = trainer.run(report)
+    lost = _lost(samples, processes, report)
 
     trained = trainer.whole_policy()
     if processes.is_first:
@@ -137,9 +137,41 @@ def _train(
         num_steps=config.optimizer.num_steps,
         seconds=time.perf_counter() - started,
         training_seconds=trainer.seconds,
-        problems=loaded.problems,
+        problems=(*loaded.problems, *lost),
         validation=validation,
     )
+
+
+def _load(
+    config: TrainConfig,
+    bags: Sequence[Path],
+    robot: RobotConfig,
+    rule: FrameRule,
+    processes: Processes,
+    report: Callable[[str], None],
+) -> LoadedBags:
+    """What there is to learn from, reported; its pictures are in the cache, where one is to be."""
+
+    def keep(decoded: DecodedPictures) -> Pictures:
+        if config.cache_dir is None:
+            return decoded
+        return PictureCache(config.cache_dir, report).pictures(decoded, is_shown=processes.is_first)
+
+    num_workers = max(1, config.num_workers // processes.num_local)
+    # The last are judged on: rather the robot's own than those of an earlier arm.
+    loaded = load_bags((*config.sets, *bags), robot, rule, num_workers, keep)
+    for line in (*loaded.problems, *loaded.lines):
+        report(line)
+    return loaded
+
+
+def _lost(samples: SampleMaker, processes: Processes, report: Callable[[str], None]) -> tuple[str, ...]:
+    """A line for each reason why samples taught nothing after all, and how many those were."""
+    num = int(processes.sum(samples.num_lost))
+    lines = (*samples.problems, f"{num} samples were left out while training, for such reasons") if num else ()
+    for line in lines:
+        report(line)
+    return lines
 
 
 def _tell_nobody(line: str) -> None:
@@ -148,7 +180,7 @@ def _tell_nobody(line: str) -> None:
 
 def _check_places(config: TrainConfig) -> None:
     """What can't be written is not to be found out when the training has ended."""
-    for name in ("run_dir", "output_dir"):
+    for name in ("run_dir", "output_dir", *(["cache"] if config.cache not in ("", CACHE_OFF) else [])):
         path = Path(getattr(config, name)).resolve()
         there = next(folder for folder in (path, *path.parents) if folder.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -157,6 +189,10 @@ def _check_places(config: TrainConfig) -> None:
             if path.is_relative_to(place.resolve()):
                 got = f"{name} {getattr(config, name)} lies among the bags of {place}"
                 raise ValueError(f"{got}; expected a folder outside of it")
+    sets = [Path(each.path).resolve() for each in config.sets]
+    if twice := [path for number, path in enumerate(sets) if path in sets[:number]]:
+        got = f"sets has {twice[0]} twice, so that its episodes would be trained on and judged by"
+        raise ValueError(f"{got}; expected each once: give it another weight")
     if Path.cwd().is_relative_to(path := Path(config.output_dir).resolve()):
         raise ValueError(f"output_dir {path} is the folder that this runs in; expected another one")
 

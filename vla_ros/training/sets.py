@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from vla_ros.policies.importing.declaring import SpaceFile, joints_of, read_space
 from vla_ros.recordings.lerobot.dataset import LeRobotSet
 from vla_ros.recordings.lerobot.feed import SetFeed
+from vla_ros.recordings.lerobot.info import INFO
 from vla_ros.recordings.lerobot.mapping import SetMapping, SetSpace, check_limits, map_set, read_notes
+from vla_ros.recordings.lerobot.pictures import SetPictures
 from vla_ros.robot import RobotConfig
 from vla_ros.spaces.components import RobotJoints
 from vla_ros.spaces.space import parse_space
 from vla_ros.strict import explained
 from vla_ros.training.config import SetConfig
+from vla_ros.training.pictures import Recorded
 
 
-def open_set(config: SetConfig, robot: RobotConfig) -> SetFeed:
-    """Its events. Raises ValueError for a set that can't be read, isn't of this robot, or whose numbers can't be what
-    the space says."""
+def open_set(config: SetConfig, robot: RobotConfig, decodes: bool = True) -> SetFeed:
+    """Its events, which have pixels where it ``decodes``. Raises ValueError for a set that can't be read, isn't of this
+    robot, or whose numbers can't be what the space says."""
     source = LeRobotSet(Path(config.path))
     mapping = map_config(source, config, robot)
     check_limits(source, mapping, robot)
-    return SetFeed(source, robot, mapping)
+    source.check_videos(list(mapping.cameras.values()))
+    return SetFeed(source, robot, mapping, decodes)
+
+
+def set_pictures(config: SetConfig, robot: RobotConfig) -> Recorded:
+    """Its pictures, one by one."""
+    source = LeRobotSet(Path(config.path))
+    features = list(map_config(source, config, robot).cameras.values())
+    files = {source.folder / INFO, *(episode.data_file for episode in source.episodes)}
+    for episode in source.episodes:
+        files.update(episode.videos[feature.key].file for feature in features if feature.dtype == "video")
+    opened = partial(SetPictures, source, features)
+    return Recorded(str(source.folder), tuple(sorted(files)), opened, goes_by_camera=True)
 
 
 def map_config(source: LeRobotSet, config: SetConfig, robot: RobotConfig) -> SetMapping:
