@@ -86,7 +86,7 @@ def make_picture(number: int, height: int, width: int) -> np.ndarray:
 
 
 def make_targets(num_rows: int, num_joints: int) -> np.ndarray:
-    return 0.3 * np.sin(np.arange(num_rows)[:, None] / 20 + np.arange(num_joints))
+    return 0.3 + 0.2 * np.sin(np.arange(num_rows)[:, None] / 20 + np.arange(num_joints))
 
 
 def make_set(folder: Path, robot: RobotConfig, codec: str, num_episodes: int, num_rows: int) -> SetConfig:
