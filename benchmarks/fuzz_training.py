@@ -6,9 +6,11 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from zlib import crc32
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test" / "unit"))
 
+import numpy as np
 import torch
 from fuzz_samples import ROOT, Make, Sample, make_sample
 from policy_helpers import pi_config, policy_processor
@@ -18,6 +20,7 @@ from vla_ros.policies.fill import build_policy
 from vla_ros.policies.importing.backbone import find_backbone
 from vla_ros.policies.pi.processor import PiProcessor
 from vla_ros.training.backbone import policy_on
+from vla_ros.training.cache import ABOUT, DATA, PictureCache, _Entry
 from vla_ros.training.checkpoints import (
     CheckpointInfo,
     CheckpointWriter,
@@ -99,7 +102,22 @@ def _checkpoint(name: str, is_checked: bool, folder: Path) -> Sample:
     return make_sample(folder, str(written.relative_to(folder)), read)
 
 
+def _cache(folder: Path) -> Sample:
+    entry = _Entry("made up", folder, {"format": 1}, np.arange(3), (3, 1, 2, 2, 3))
+    about = {"key": entry.key, "lost": [1], "problems": ["no picture"], "checksums": [crc32(bytes(12))] * 3}
+
+    def read(_: Path) -> list[str]:
+        lines: list[str] = []
+        PictureCache(folder, lines.append)._find(entry, lines.append)
+        return lines
+
+    made = make_sample(folder, ABOUT, read, json.dumps(about).encode())
+    (folder / DATA).write_bytes(bytes(entry.num_bytes))
+    return Sample(folder, made.path, lambda: read(made.path))
+
+
 TRAINING: dict[str, Make] = {
+    "cache": _cache,
     "overrides": _overrides,
     "train config": _train_config,
     "backbone's config.json": partial(_backbone, "config.json"),

@@ -2,7 +2,8 @@
 `python benchmarks/sharded_training.py [--rows losses precision gathers checkpointing start compile]`.
 
 All of a tiny policy of the pi family with made-up samples, on CPUs, in float32, by gloo. The samples' answers have from
-no to eight tokens, so that processes have different numbers of targets, and up to three actions are frozen.
+no to eight tokens and their chunks reach beyond the ends of episodes, so that processes have different numbers of
+targets, and up to three actions are frozen.
 
 losses         50 steps of the same run on 1, 2 and 4 processes, and on 4 as if they were 2 machines of 2
 precision      the same 50 steps computed in bfloat16, on 1 and 2 processes, against 1 in float32
@@ -47,6 +48,7 @@ from vla_ros.policies.pi.processor import PiProcessor
 from vla_ros.training.config import PRECISIONS, LearningRates, OptimizerConfig, TrainConfig
 from vla_ros.training.dataset import Frames
 from vla_ros.training.parallelize import parallelize
+from vla_ros.training.pictures import HeldPictures
 from vla_ros.training.processes import Processes, joined
 from vla_ros.training.samples import SampleMaker, Split
 from vla_ros.training.shards import read_shards
@@ -102,9 +104,10 @@ def make_samples(config: PiConfig) -> SampleMaker:
     rng = np.random.default_rng(0)
     joints = rng.normal(size=(NUM_SAMPLES, len(JOINTS)))
     frames = Frames(
-        images=rng.integers(0, 256, (NUM_SAMPLES, 1, SIDE, SIDE, 3), np.uint8),
+        images=HeldPictures(rng.integers(0, 256, (NUM_SAMPLES, 1, SIDE, SIDE, 3), np.uint8)),
         joint_positions=joints,
         actions=joints[:, None] + rng.normal(size=(NUM_SAMPLES, HORIZON, len(JOINTS))),
+        num_known=rng.integers(1, HORIZON + 1, NUM_SAMPLES),
         episode=np.arange(NUM_SAMPLES),
         driver=np.full(NUM_SAMPLES, ""),
         is_intervention=np.zeros(NUM_SAMPLES, bool),

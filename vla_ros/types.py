@@ -25,6 +25,10 @@ def check_task(task: str) -> None:
     check_count("instruction", "characters", task, MAX_TASK_CHARACTERS)
 
 
+Place = tuple[int, int, int]
+"""Where a recording has a picture, as its reader means it: ``BagReader.message_at``, ``SetPictures``."""
+
+
 class Mode(StrEnum):
     """``HOLD`` keeps the last command, ``TELEOP`` follows a human, ``POLICY`` the policy's chunks; ``ESTOP`` brakes and
     stays until it is reset."""
@@ -41,7 +45,7 @@ class Frame:
 
     ``stamp_ns`` is when it was taken, on the steady clock, and ``header_ns`` the same in ROS time, as the message said.
     ``content`` is uint8, the image itself or, where there is ``decode`` to make the image of it when it is first looked
-    at, what the camera sent: equal contents are equal images.
+    at, what the camera sent: equal contents are equal images. ``place`` is where a recording has it.
     """
 
     camera: str
@@ -49,6 +53,7 @@ class Frame:
     header_ns: int
     content: np.ndarray
     decode: Callable[[], np.ndarray] | None = None
+    place: Place | None = None
 
     @cached_property
     def image(self) -> np.ndarray:

@@ -49,16 +49,17 @@ def make(name: str) -> tuple[BasePolicy, Any]:
 
 
 def sample_of(policy: BasePolicy, request: Any, rank: int) -> tuple[Any, Any]:
-    """A training sample of a process, and its draws."""
+    """A training sample of a process, whose chunk reaches the further beyond its episode the later it comes, and its
+    draws."""
     config, rng = policy.config, np.random.default_rng([5, rank])
     width = getattr(config, "padded_action_dim", config.action_dim)
     actions = torch.from_numpy(rng.standard_normal((1, config.action_horizon, width), np.float32))
     inputs = policy.unpack_request(request)
-    draws = policy.draw([rng])
+    draws, num_known = policy.draw([rng]), np.array([config.action_horizon - 1 - rank])
     if isinstance(inputs, ActInputs):
-        return replace(inputs, actions=actions), draws
+        return replace(inputs, actions=actions, num_known=num_known), draws
     kinds = {"PiPolicy": PolicySample, "Pi0Policy": Sample, "SmolVLAPolicy": SmolVLASample}
-    return kinds[config.type](inputs.observation, actions), draws
+    return kinds[config.type](inputs.observation, actions, num_known), draws
 
 
 def check(name: str, processes: Processes, weights: Path) -> str:

@@ -25,6 +25,7 @@ from vla_ros.replay.settings import ReplaySettings
 from vla_ros.robot import load_robot
 from vla_ros.share import share_path
 from vla_ros.training.dataset import Frames
+from vla_ros.training.pictures import HeldPictures
 from vla_ros.training.samples import SampleMaker
 from vla_ros.transforms.normalize import compute_stats
 from vla_ros.transforms.sample import TextTarget
@@ -139,9 +140,10 @@ def check_continuation(processor: PiProcessor) -> None:
 def check_labels(processor: PiProcessor) -> None:
     joints, targets = motions(3)
     frames = Frames(
-        images=np.zeros((NUM_SAMPLES, 2, 16, 16, 3), np.uint8),
+        images=HeldPictures(np.zeros((NUM_SAMPLES, 2, 16, 16, 3), np.uint8)),
         joint_positions=joints,
         actions=targets,
+        num_known=np.full(NUM_SAMPLES, HORIZON),
         episode=np.zeros(NUM_SAMPLES, np.int64),
         driver=np.array([""] * NUM_SAMPLES),
         is_intervention=np.zeros(NUM_SAMPLES, bool),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from vla_ros.recordings.lerobot.to_bags import EventWriter  # noqa: E402
 from vla_ros.robot import load_robot  # noqa: E402
 from vla_ros.share import robot_file  # noqa: E402
 from vla_ros.training.config import SetConfig  # noqa: E402
-from vla_ros.training.dataset import load_bags  # noqa: E402
+from vla_ros.training.dataset import Source, load_bags  # noqa: E402
 from vla_ros.training.episodes import EpisodeCutter, FrameRule, LearnFrom, Sample  # noqa: E402
 from vla_ros.training.sets import open_set  # noqa: E402
 from vla_ros.types import Frame, JointSample, Mode  # noqa: E402
@@ -75,31 +76,40 @@ def test_a_set_of_bags_of_a_set_is_the_same_set(there_and_back: Path) -> None:
     assert np.abs(seen - again).mean() < 4
 
 
-def samples_of(events: Iterable[BagEvent], episodes: str) -> dict[int, Sample]:
-    """What training sees, by time; the label is the command in force at the observation itself."""
+class Seen(NamedTuple):
+    sample: Sample
+    images: np.ndarray
+
+
+def samples_of(events: Iterable[BagEvent], source: Source, episodes: str) -> dict[int, Seen]:
+    """What training learns of, by time; the label is the command in force at the observation itself."""
+    robot = load_robot(robot_file("tabletop"))
     rule = FrameRule(horizon=1, chunk_dt_s=0.1, offset=0.0, resize=lambda image: image, episodes=episodes, **EVERYBODY)
-    cutter = EpisodeCutter(load_robot(robot_file("tabletop")), rule, lambda kind, line: None)
+    cutter = EpisodeCutter(robot, rule, lambda kind, line: None)
     for event in events:
         cutter.take(event)
-    return {sample.stamp_ns: sample for each in cutter.finish() for sample in each.samples}
+    samples = (sample for each in cutter.finish() for sample in each.samples)
+    images = load_bags([source], robot, rule).frames.images
+    return {sample.stamp_ns: Seen(sample, shown) for sample, shown in zip(samples, images, strict=True)}
 
 
 def test_observations_and_commands_are_the_bags_own(there_and_back: Path) -> None:
     robot = load_robot(robot_file("tabletop"))
     (bag,) = (there_and_back / "bags").glob("episode_*")
-    original, back = (samples_of(Feed(BagReader(path), robot, "", LEARNED), "task") for path in (GOLDEN, bag))
-    learned = samples_of(next(open_set(SetConfig(str(there_and_back / "set")), robot).episodes()), "marker")
+    original, back = (samples_of(Feed(BagReader(path), robot, "", LEARNED), path, "task") for path in (GOLDEN, bag))
+    made = SetConfig(str(there_and_back / "set"))
+    learned = samples_of(next(open_set(made, robot).episodes()), made, "marker")
     assert len(original) > 70
     for samples in (learned, back):
         # A command between two rows may have been somebody else's.
         assert set(original) <= set(samples) and len(samples) <= len(original) + 3
-        for stamp_ns, expected in original.items():
-            sample = samples[stamp_ns]
+        for stamp_ns, (expected, shown) in original.items():
+            sample, images = samples[stamp_ns]
             assert (sample.driver, sample.is_intervention) == (expected.driver, expected.is_intervention)
             # To the set's 32 bits.
             np.testing.assert_allclose(sample.joint_positions, expected.joint_positions, rtol=0, atol=2e-7)
             np.testing.assert_allclose(sample.actions, expected.actions, rtol=0, atol=2e-7)  # type: ignore[arg-type]
-            assert np.abs(sample.images.astype(int) - expected.images.astype(int)).mean() < 4
+            assert np.abs(images.astype(int) - shown.astype(int)).mean() < 4
 
 
 def test_bags_and_sets_make_one_training(there_and_back: Path) -> None:

@@ -227,11 +227,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "video cut": (
         cut(f"videos/{FRONT}/chunk-000/file-000.mp4"),
-        "file-000.mp4: (damaged or cut off|it has no frame at)",
+        "file-000.mp4: damaged or cut off",
     ),
     "video short": (
         shorten_video,
-        r"file-001.mp4: it has no frame at 2.100 s, for row 21 of 24; the nearest at 2.000 s",
+        r"file-001.mp4 has 21 frames; expected 24, one for each row: it is cut off, or not of this set",
     ),
     "no video": (
         lambda folder: (folder / f"videos/{FRONT}/chunk-000/file-001.mp4").unlink(),

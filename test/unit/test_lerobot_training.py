@@ -44,14 +44,15 @@ def test_labels_are_what_was_in_force_at_their_times_whatever_the_sets_rate(robo
     mapping = map_config(source, KEPT, robot)
     positions = mapping.positions(rows.states)
     targets = mapping.targets(rows.actions, positions)
-    # The last command is due with the last row; a chunk ends 5/30 s after its observation.
-    assert np.bincount(frames.episode).tolist() == [NUM_ROWS - 2] * 2
-    for sample in (0, 7):
+    # The last command is due with the last row, after which nothing is known; a chunk reaches 5/30 s.
+    assert np.bincount(frames.episode).tolist() == [NUM_ROWS - 1] * 2
+    assert frames.num_known[: NUM_ROWS - 1].tolist() == [5] * (NUM_ROWS - 2) + [3]
+    for sample in (0, 7, NUM_ROWS - 2):
         times_s = sample / FPS + (np.arange(5) + 1) / 30
         expected = [np.interp(times_s, rows.times_s, joint) for joint in targets.T]
         np.testing.assert_allclose(frames.actions[sample].T, expected, atol=1e-7)
         np.testing.assert_allclose(frames.joint_positions[sample], positions[sample], atol=1e-12)
-    assert frames.num_by_driver == {"TELEOP": 2 * (NUM_ROWS - 2)} and not frames.is_intervention.any()
+    assert frames.num_by_driver == {"TELEOP": 2 * (NUM_ROWS - 1)} and not frames.is_intervention.any()
     seen = first_observation(loaded, robot, RULE)
     assert seen.images["front"].shape == (480, 640, 3) and seen.task == "put the block into the box"
 
@@ -79,7 +80,7 @@ def test_a_humans_part_of_an_episode_that_the_policy_drove_is_an_intervention(ro
     loaded = load_bags([KEPT], robot, rule)
     frames = loaded.frames
     assert frames.tasks == ("give me the block",) and set(frames.driver) == {"TELEOP"} and frames.is_intervention.all()
-    assert loaded.num_left_out["of which learn_from.demonstration is 0"] == 2 * (NUM_ROWS - 2)
+    assert loaded.num_left_out["of which learn_from.demonstration is 0"] == 2 * (NUM_ROWS - 1)
 
 
 def test_the_column_that_lerobot_writes_says_who_drove_as_well(tmp_path: Path, robot: RobotConfig) -> None:
@@ -119,7 +120,7 @@ def test_one_command_trains_on_a_set_and_the_policy_has_its_numbers(
     assert config["sets"] == [{"path": str(SET), "space": "so101_degrees", "cameras": {}, "weight": 0.5}]
     stats = open_policy(tmp_path / "mine").processor.stats["action"]
     # Of -100 to 100 over the joint's travel, where the set has degrees.
-    swing = np.ptp(30 * np.sin(np.linspace(0.0, 1.7) + 4))
+    swing = np.ptp(30 * np.sin(np.linspace(0.0, 2.3) + 4))
     travel = np.rad2deg(np.ptp(load_robot(robot_file("so101")).joint_limits["wrist_roll"]))
     assert stats.q99[0, 4] - stats.q01[0, 4] == pytest.approx(swing * 200 / travel, rel=0.2)
 
@@ -131,7 +132,8 @@ def test_one_command_trains_on_a_set_and_the_policy_has_its_numbers(
             ["--data", str(SET), "--robot", "tabletop"],
             "joint is 'shoulder_pan'; expected one of base_yaw, shoulder_pitch",
         ),
-        (["--data", f"{SET}@much"], "the weight is 'much'; expected a number, as in"),
+        (["--data", f"{SET}@much"], f"the weight is 'much'; expected a number, as in {SET}@0.5"),
+        (["--data", str(SET), f"{SET}@2"], "twice, so that its episodes would be trained on and judged by"),
         (["--data", str(SET), "--camera", "front"], "--camera is 'front'; expected FEATURE=NAME"),
         (["--data", str(SET.parent)], "has no meta/info.json; expected the folder of a LeRobot data set"),
         ([], "--bags missing; expected --robot FILE --bags BAG (or --data SET) --out DIR"),

@@ -17,6 +17,7 @@ from vla_ros.spaces.components import REFERENCES, RobotJoints
 from vla_ros.spaces.space import Space, parse_space
 from vla_ros.strict import parse_config
 from vla_ros.training.dataset import Frames
+from vla_ros.training.pictures import HeldPictures
 from vla_ros.training.samples import SampleMaker, Split, compute_split_stats
 from vla_ros.transforms.normalize import compute_stats
 from vla_ros.transforms.sample import TextTarget
@@ -256,9 +257,10 @@ def test_training_labels_are_in_the_policys_numbers_and_its_errors_in_the_robots
     data = DataConfig(JOINTS, CAMERAS, HORIZON, 0.1, action=(ARM_PART, HAND_PART)).bind(robot_with(1.0))
     joints, targets = rng.uniform(-1, 1, (6, len(JOINTS))), rng.uniform(-1, 1, (6, HORIZON, len(JOINTS)))
     frames = Frames(
-        images=np.zeros((6, len(CAMERAS), 4, 4, 3), np.uint8),
+        images=HeldPictures(np.zeros((6, len(CAMERAS), 4, 4, 3), np.uint8)),
         joint_positions=joints,
         actions=targets,
+        num_known=np.full(6, HORIZON),
         episode=np.zeros(6, np.int64),
         driver=np.array([""] * 6),
         is_intervention=np.zeros(6, bool),

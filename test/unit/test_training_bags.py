@@ -98,6 +98,11 @@ def times_s(frames):
     return (frames.joint_positions[:, 0] + 0.5) / 0.1
 
 
+def reach_s(frames):
+    """When the last action of each sample is due that lies within its episode."""
+    return times_s(frames) + 0.1 * frames.num_known
+
+
 def load(*paths, robot=ROBOT, rule=RULE, **changes):
     return load_bags(list(paths), robot, replace(rule, **changes))
 
@@ -110,13 +115,15 @@ def test_groups_of_either_interface_become_one_label_in_the_robots_joint_order(t
     np.testing.assert_allclose(frames.joint_positions, [commanded(t) - 0.5 for t in times_s(frames)], atol=1e-9)
     # Commands come 2 ms after the state they go with.
     due = times_s(frames)[:, None] + np.array([0.1, 0.2, 0.3]) - 0.002
-    np.testing.assert_allclose(frames.actions, commanded(due[..., None]), atol=1e-9)
-    assert times_s(frames)[-1] == pytest.approx(1.7), "the last frame whose whole chunk was commanded"
+    end_s = 2.0  # the last command is held to the end of the episode, and beyond
+    np.testing.assert_allclose(frames.actions, commanded(np.minimum(due, end_s)[..., None]), atol=1e-9)
+    assert np.array_equal(frames.num_known, (due < end_s + 1e-6).sum(1)) and set(frames.num_known) == {1, 2, 3}
+    assert times_s(frames)[-1] == pytest.approx(1.9), "the last frame of which something is known"
 
 
 def test_compressed_and_raw_images_of_one_moment_are_one_observation(tmp_path):
     frames = load(bag(tmp_path / "bag", task("lift it", 0.0), drive(0.0, 2.0))).frames
-    shown = frames.images[:, :, 1, 1, 1].astype(int)
+    shown = frames.images[:][:, :, 1, 1, 1].astype(int)
     steps = np.round(times_s(frames) / PERIOD_S).astype(int)
     assert np.abs(shown - steps[:, None]).max() <= 2
 
@@ -124,7 +131,7 @@ def test_compressed_and_raw_images_of_one_moment_are_one_observation(tmp_path):
 def test_a_recording_of_a_namespace_is_read_by_its_name(tmp_path):
     path = bag(tmp_path / "bag", task("lift it", 0.0), drive(0.0, 1.0), namespace="/left")
     for namespace in ("left", "/left/"):
-        assert len(load(path, rule=replace(RULE, namespace=namespace)).frames) == 8
+        assert len(load(path, rule=replace(RULE, namespace=namespace)).frames) == 10
     with pytest.raises(ValueError, match=r"'/joint_states' is not in the bag, which has /left/joint_states") as refused:
         load(path)
     assert "\n" not in str(refused.value)
@@ -138,7 +145,8 @@ def test_a_task_that_is_only_repeated_goes_on_and_another_one_begins_an_episode(
     assert ((taken > 0.6) & (taken < 0.9)).any(), "no sample is lost where the task is repeated"
     for episode, start_s, end_s in ((0, 0.0, 1.52), (1, 1.52, 2.5)):
         inside = taken[frames.episode == episode]
-        assert inside.min() >= start_s - 1e-6 and inside.max() + CHUNK_S <= end_s + PERIOD_S and len(inside) > 5
+        assert inside.min() >= start_s - 1e-6 and len(inside) > 5
+        assert reach_s(frames)[frames.episode == episode].max() <= end_s + PERIOD_S
 
 
 def test_an_image_taken_before_the_task_changed_is_none_of_the_new_episode(tmp_path):
@@ -215,7 +223,8 @@ def test_markers_say_which_episodes_are_worth_learning_from(tmp_path):
     taken = times_s(loaded.frames)
     for episode, start_s, end_s in ((0, 0.5, 1.5), (1, 6.0, 7.0)):
         inside = taken[loaded.frames.episode == episode]
-        assert inside.min() >= start_s - 1e-6 and inside.max() + CHUNK_S <= end_s + PERIOD_S and len(inside) >= 5
+        assert inside.min() >= start_s - 1e-6 and len(inside) >= 5
+        assert reach_s(loaded.frames)[loaded.frames.episode == episode].max() <= end_s + PERIOD_S
     assert loaded.frames.episode.max() == 1
     out = loaded.num_left_out
     assert out["of failed episodes"] >= 5 and out["of discarded episodes"] >= 5
@@ -267,8 +276,8 @@ def test_no_sample_has_a_chunk_that_two_drivers_commanded_or_nobody(driven):
     frames = loaded.frames
     spans = {"POLICY": ((1.0, 2.0), (3.0, 4.0)), "TELEOP": ((2.0, 3.0), (6.0, 7.0))}
     assert set(frames.driver) == set(spans)
-    for taken, driver in zip(times_s(frames), frames.driver, strict=True):
-        assert any(start <= taken and taken + CHUNK_S <= end + 2 * PERIOD_S for start, end in spans[driver]), (
+    for taken, reach, driver in zip(times_s(frames), reach_s(frames), frames.driver, strict=True):
+        assert any(start <= taken and reach <= end + 2 * PERIOD_S for start, end in spans[driver]), (
             f"a sample at {taken:.2f} s is said to be by {driver}"
         )
     human = frames.driver == "TELEOP"
@@ -301,9 +310,9 @@ def test_a_human_who_drives_throughout_demonstrates_and_intervenes_nowhere(tmp_p
     teleoperated = bag(tmp_path / "teleoperated", task("lift it", 0.0), *parts)
     scripted = bag(tmp_path / "scripted", task("lift it", 0.0), drive(0.0, 2.0))
     frames = load(teleoperated, scripted, learn_from=LearnFrom(1, 0, 0)).frames
-    assert frames.num_by_driver == {"TELEOP": 12, "not recorded": 18} and not frames.is_intervention.any()
+    assert frames.num_by_driver == {"TELEOP": 12, "not recorded": 20} and not frames.is_intervention.any()
     with pytest.raises(
-        ValueError, match=r"no usable frame in 2 bags; left out: .*30 of which learn_from.demonstration is 0"
+        ValueError, match=r"no usable frame in 2 bags; left out: .*32 of which learn_from.demonstration is 0"
     ):
         load(teleoperated, scripted, learn_from=LearnFrom(0, 1, 0))
     together = load(teleoperated, scripted, driven)
@@ -422,7 +431,7 @@ def test_nothing_is_learned_across_a_pause_of_commands_or_joint_states(tmp_path)
     for taken_s in taken:
         assert not 0.8 < taken_s < 1.95 and not 3.05 < taken_s < 3.95, taken_s
     assert (taken > 2.5).any() and (taken > 4.3).any()
-    assert loaded.num_left_out["without commands to the end of their chunk"] >= 10
+    assert loaded.num_left_out["without commands throughout their chunk"] >= 10
     assert loaded.num_left_out["without a joint state within joint_states.max_age_s"] >= 7
 
 
@@ -458,7 +467,7 @@ def test_a_bag_that_breaks_off_is_used_up_to_there(tmp_path):
 def test_a_folder_that_is_no_bag_is_named_and_the_others_are_used(tmp_path):
     (tmp_path / "none").mkdir()
     loaded = load(tmp_path / "none", bag(tmp_path / "bag", task("lift it", 0.0), drive(0.0, 1.0)))
-    assert len(loaded.frames) == 8 and str(tmp_path / "none") in loaded.problems[0]
+    assert len(loaded.frames) == 10 and str(tmp_path / "none") in loaded.problems[0]
 
 
 def test_the_first_observation_has_its_images_as_the_cameras_gave_them(driven):

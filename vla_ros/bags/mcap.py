@@ -77,15 +77,51 @@ def scan(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[RawMessage]:
                 if op in (Op.DATA_END, Op.FOOTER):
                     return
                 if op == Op.CHUNK:
-                    yield from records.chunk(content)
+                    yield from records.chunk(content, start)
                 elif message := records.take(op, content):
-                    yield message
+                    yield message._replace(place=(0, start, -1))
         except _CutOff as cut:
             with suppress(*_NONSENSE):
-                yield from records.chunk(cut.chunk, is_cut_off=True)
+                yield from records.chunk(cut.chunk, start, is_cut_off=True)
             raise DamagedFile("it is cut off: the recording did not end properly") from cut
         except _NONSENSE as error:
             raise DamagedFile(f"the record at byte {start} is damaged ({one_line(error)})") from error
+
+
+class Messages:
+    """Messages of a file by their ``place``. The last chunk is kept, for what is read next lies often in it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open_file(path)
+        self._start, self._inside = -1, memoryview(b"")
+        self._most = max_unpacked_bytes(path.stat().st_size)
+
+    def read(self, start: int, position: int) -> memoryview:
+        """The serialized message there. Raises DamagedFile where there is none."""
+        try:
+            if start != self._start:
+                self._inside, self._start = self._unpack(start), start
+            if position < 0:
+                return self._inside[MESSAGE_HEAD.size :]
+            op, size = RECORD_HEAD.unpack_from(self._inside, position - RECORD_HEAD.size)
+            if op != Op.MESSAGE:
+                raise DamagedFile(f"a record of kind {op} where a message was")
+            return self._inside[position + MESSAGE_HEAD.size : position + size]
+        except (*_NONSENSE, _CutOff, OSError) as error:
+            raise DamagedFile(f"no message at byte {start} any more ({one_line(error)})") from error
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _unpack(self, start: int) -> memoryview:
+        """What is in the record there: a chunk's records, or a message."""
+        self._file.seek(start)
+        records = _Records(lambda topic: False, self._most)
+        try:
+            op, content = _next_record(self._file)
+        except _CutOff as cut:
+            return records.unpack(cut.chunk, is_cut_off=True)
+        return records.unpack(content) if op == Op.CHUNK else content
 
 
 def read_contents(path: Path) -> Contents | None:
@@ -171,8 +207,20 @@ class _Records:
             self.channels[number] = Channel(topic, full_msgtype(msgtype), serialization, encoding, definition)
         return None
 
-    def chunk(self, content: memoryview, is_cut_off: bool = False) -> Iterator[RawMessage]:
-        """The messages of a chunk; of one that is cut off, as many as are whole."""
+    def chunk(self, content: memoryview, start: int, is_cut_off: bool = False) -> Iterator[RawMessage]:
+        """The messages of the chunk at ``start``; of one that is cut off, as many as are whole."""
+        inside = self.unpack(content, is_cut_off)
+        position, end = 0, len(inside)
+        while position < end:
+            op, size = RECORD_HEAD.unpack_from(inside, position)
+            position += RECORD_HEAD.size + size
+            if position > end:
+                raise DamagedFile(f"a record of {size} bytes runs past the end of its chunk")
+            if message := self.take(op, inside[position - size : position]):
+                yield message._replace(place=(0, start, position - size))
+
+    def unpack(self, content: memoryview, is_cut_off: bool = False) -> memoryview:
+        """The records of a chunk; of one that is cut off, what there is of them."""
         _, _, size, checksum = CHUNK_HEAD.unpack_from(content)
         (compression,) = _texts(content, CHUNK_HEAD.size, 1)
         start = CHUNK_HEAD.size + _LENGTH.size + len(compression) + 8
@@ -186,17 +234,7 @@ class _Records:
                 raise DamagedFile("a chunk's checksum is wrong")
         if len(inside) != size and not is_cut_off:
             raise DamagedFile(f"a chunk of {len(inside)} bytes; expected {size}")
-        yield from self._inside(inside)
-
-    def _inside(self, inside: memoryview) -> Iterator[RawMessage]:
-        position, end = 0, len(inside)
-        while position < end:
-            op, size = RECORD_HEAD.unpack_from(inside, position)
-            position += RECORD_HEAD.size + size
-            if position > end:
-                raise DamagedFile(f"a record of {size} bytes runs past the end of its chunk")
-            if message := self.take(op, inside[position - size : position]):
-                yield message
+        return inside
 
 
 def _prefixed(data: bytes | memoryview, start: int) -> bytes | memoryview:

@@ -15,7 +15,7 @@ from vla_ros.bags.compression import plain_message
 from vla_ros.bags.definitions import Layout, is_same_layout, layout_of
 from vla_ros.bags.files import MCAP_SUFFIX, find_files, storage_suffix
 from vla_ros.bags.storage import BagTopic, Channel, Contents, DamagedFile, RawMessage
-from vla_ros.strict import max_unpacked_bytes, one_line
+from vla_ros.strict import explained, max_unpacked_bytes, one_line
 from vla_ros.units import NS_PER_S
 
 # As in ROS, a time is a signed 64-bit number; MCAP has room for larger ones.
@@ -69,6 +69,7 @@ class BagReader:
         self._refused: set[Channel] = set()
         self._layouts: dict[str, Layout] = {}
         self._unindexed: dict[Path, str] = {}
+        self._opened: dict[int, Any] = {}  # what message_at reads, by the number of the file
         self.contents = self._read_contents()
 
     @property
@@ -76,13 +77,18 @@ class BagReader:
         """One line for each problem met so far, naming the bag."""
         return self._tally.lines
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its storage files, in their order."""
+        return self._files.paths
+
     def messages(self, topics: Collection[str] = ()) -> Iterator[RawMessage]:
         """The messages of ``topics``, or of all, sorted by ``stamp_ns``.
 
         Raises ValueError, with the first problem, where none can be read because of the damage.
         """
         num_left = max_unpacked_bytes(sum(path.stat().st_size for path in self._files.paths))
-        for channel, stamp_ns, data in in_time_order(self._stored(frozenset(topics)), self._on_late):
+        for channel, stamp_ns, data, place in in_time_order(self._stored(frozenset(topics)), self._on_late):
             if stamp_ns > MAX_STAMP_NS:
                 line = (
                     f"message of '{channel.topic}' at {stamp_ns / NS_PER_S:.3f} s, beyond the year 2262; it is left out"
@@ -90,7 +96,7 @@ class BagReader:
                 self._report(f"stamp {channel.topic}", line)
                 continue
             try:
-                message = RawMessage(channel, stamp_ns, plain_message(data, num_left))
+                message = RawMessage(channel, stamp_ns, plain_message(data, num_left), place)
             except DamagedFile as error:
                 self._report(channel.topic, f"message of '{channel.topic}': {error}; it is left out")
             else:
@@ -117,15 +123,31 @@ class BagReader:
         """The message itself; its arrays are views of its data. Raises ValueError where it cannot be decoded."""
         return self.layout(message.topic).decode(message.data)
 
+    def message_at(self, topic: str, place: tuple[int, int, int]) -> Any:
+        """A message that ``messages`` gave, decoded once more; its topic has to have been read since. Raises ValueError
+        where it is no longer there."""
+        number, start, position = place
+        path = self._files.paths[number]
+        with explained(f"bag {self.path}: {path.name}: ", DamagedFile, OSError, after="; it was changed or damaged"):
+            if number not in self._opened:
+                self._opened[number] = _format(path).Messages(path)
+            return self.layout(topic).decode(plain_message(self._opened[number].read(start, position)))
+
+    def close(self) -> None:
+        """Close the files that ``message_at`` reads."""
+        for opened in self._opened.values():
+            opened.close()
+        self._opened.clear()
+
     def _stored(self, topics: frozenset[str]) -> Iterator[RawMessage]:
         """Everything up to the first damage, file by file, in the order it was written."""
         num_stored, damage = 0, ""
-        for path in self._files.paths:
+        for number, path in enumerate(self._files.paths):
             try:
                 for message in _format(path).scan(path, lambda topic: not topics or topic in topics):
                     if self._is_usable(message.channel):
                         num_stored += 1
-                        yield message
+                        yield message._replace(place=(number, *message.place[1:]))
             except (DamagedFile, OSError) as error:
                 line = self._report(path.name, f"{path.name}: {error}; {_used(num_stored, ' before')}")
                 damage = damage or line

@@ -6,7 +6,7 @@ import itertools
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,6 +26,7 @@ from vla_ros.strict import quoted
 _TABLES = ("messages", "topics", "message_definitions")
 # Of sqlite's virtual machine; a row takes about ten.
 FREE_STEPS, STEPS = 20_000_000, 10_000
+READS_PER_OPENING = 100_000
 
 
 def scan(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[RawMessage]:
@@ -36,11 +37,37 @@ def scan(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[RawMessage]:
     with _opened(path) as connection:
         channels = {key: channel for key, channel in _channels(connection).items() if is_wanted(channel.topic)}
         marks = ",".join("?" * len(channels))
-        rows = f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({marks}) ORDER BY id"
-        for key, stamp_ns, data in connection.execute(rows, tuple(channels)):
-            if not isinstance(stamp_ns, int) or not isinstance(data, bytes):
+        rows = f"SELECT topic_id, timestamp, data, id FROM messages WHERE topic_id IN ({marks}) ORDER BY id"
+        for key, stamp_ns, data, number in connection.execute(rows, tuple(channels)):
+            if not isinstance(stamp_ns, int) or not isinstance(data, bytes) or not isinstance(number, int):
                 raise DamagedFile("a row of its messages has no time or no data")
-            yield RawMessage(channels[key], stamp_ns, memoryview(data))
+            yield RawMessage(channels[key], stamp_ns, memoryview(data), (0, number, 0))
+
+
+class Messages:
+    """Messages of a file by their ``place``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._num_read = path, 0
+        self._stack = ExitStack()
+        self._connection = self._stack.enter_context(_opened(path))
+
+    def read(self, start: int, position: int) -> memoryview:
+        """The serialized message there. Raises DamagedFile where there is none."""
+        self._num_read += 1
+        if self._num_read % READS_PER_OPENING == 0:  # of a connection only so much work is taken
+            self.close()
+            self._connection = self._stack.enter_context(_opened(self._path))
+        try:
+            row = self._connection.execute("SELECT data FROM messages WHERE id = ?", (start,)).fetchone()
+        except sqlite3.Error as error:
+            raise DamagedFile(f"its database is damaged ({error})") from error
+        if row is None or not isinstance(row[0], bytes):
+            raise DamagedFile(f"no message with id {start} any more")
+        return memoryview(row[0])
+
+    def close(self) -> None:
+        self._stack.close()
 
 
 def read_contents(path: Path) -> Contents | None:
@@ -74,7 +101,9 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
             # written beside the file: bags lie on read-only media.
             log = plain.with_name(f"{plain.name}-wal")
             how = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
-            with closing(sqlite3.connect(f"{plain.absolute().as_uri()}?{how}", uri=True)) as connection:
+            address = f"{plain.absolute().as_uri()}?{how}"
+            # Opened, used and closed by one thread at a time.
+            with closing(sqlite3.connect(address, uri=True, check_same_thread=False)) as connection:
                 connection.text_factory = lambda text: text.decode(errors="replace")
                 # Without it sqlite refuses a file shorter than its header says, down to the rows that are there.
                 connection.execute("PRAGMA writable_schema=ON")

@@ -40,12 +40,14 @@ def full_msgtype(name: str) -> str:
 class RawMessage(NamedTuple):
     """One serialized message: ``stamp_ns`` is when it was recorded, in ROS time.
 
-    ``data`` may be a view of the whole chunk the message came in: whoever keeps it keeps that.
+    ``data`` may be a view of the whole chunk the message came in: whoever keeps it keeps that. ``place`` is where it
+    lies: the number of the file in its bag, the chunk or row, and where in that.
     """
 
     channel: Channel
     stamp_ns: int
     data: bytes | memoryview
+    place: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def topic(self) -> str:

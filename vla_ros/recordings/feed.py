@@ -99,6 +99,7 @@ class Feed:
             for source in readable[topic]:
                 try:
                     said = source.read(self._bag.decode(message), message.stamp_ns)
+                    said = replace(said, place=message.place) if isinstance(said, Frame) else said
                 except ValueError as error:
                     self.report(f"{topic} {without_numbers(str(error))}", f"'{topic}': {error}")
                 else:

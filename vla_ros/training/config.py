@@ -40,6 +40,7 @@ RENAMED = {  # keys of earlier releases
     "intervention_weight": "learn_from.intervention",
 }
 REPLACED = {"interventions": "learn_from, the weights of demonstration, intervention and policy (0 leaves out)"}
+CACHE_OFF, CACHE_FOLDER = "off", "vla_ros_cache"
 VISION_POS_EMB_GAIN = 0.02  # as backbones have it
 TRAIN_PREFIX = "train:"  # of a start_from that is trained first
 PRECISIONS = ("float32", "bfloat16")
@@ -139,10 +140,13 @@ class TrainConfig:
     gets the policy directory.
     ``processor`` is what the family's processor takes from a train config (its ``settings_type``).
 
-    ``num_workers`` read bags and ``num_threads`` compute, on each machine together. ``checkpoint_layers`` keeps of each
-    layer what goes into it and computes the rest once more for its gradient, ``compile_layers`` compiles each.
-    ``precision`` is what a step computes in (``bfloat16``, or ``float32``): weights, gradients, their moments and
-    averages are float32 in any case, and so is what is exported.
+    ``cache`` is the folder where decoded pictures are kept, empty for one beside ``run_dir``; ``off`` decodes them
+    again whenever they are drawn.
+
+    ``num_workers`` read bags and decode pictures, and ``num_threads`` compute, on each machine together.
+    ``checkpoint_layers`` keeps of each layer what goes into it and computes the rest once more for its gradient,
+    ``compile_layers`` compiles each. ``precision`` is what a step computes in (``bfloat16``, or ``float32``): weights,
+    gradients, their moments and averages are float32 in any case, and so is what is exported.
 
     ``lr`` has the learning rates, ``frozen`` what doesn't learn at all: parts, names of modules or parameters, patterns
     with ``*``.
@@ -181,6 +185,7 @@ class TrainConfig:
     validate_every: int = 250
     checkpoint_every: int = 250
     keep_checkpoints: int = 2
+    cache: str = ""
     num_workers: int = 2
     num_threads: int = 2
     checkpoint_layers: bool = False
@@ -188,6 +193,13 @@ class TrainConfig:
     precision: str = "float32"
     device: str = "auto"
     seed: int = 0
+
+    @property
+    def cache_dir(self) -> Path | None:
+        """Where decoded pictures are kept; None: nowhere."""
+        if self.cache == CACHE_OFF:
+            return None
+        return Path(self.cache) if self.cache else Path(self.run_dir).resolve().with_name(CACHE_FOLDER)
 
     def __post_init__(self) -> None:
         check_choice("episodes", self.episodes, EPISODES)
@@ -291,6 +303,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         run_dir=settled(config.run_dir),
         output_dir=settled(config.output_dir),
         start_from=settled(config.start_from),
+        cache=config.cache if config.cache == CACHE_OFF else settled(config.cache),
         lesson=lesson,
     )
 

@@ -5,6 +5,9 @@ the demo); an empty instruction ends it. With ``episodes: marker`` it lasts from
 ``success``, ``failure`` or ``discard``: discarded ones and those that never end are left out, failed ones as the rule
 says. Another instruction in between makes two episodes that end alike.
 
+What was commanded last counts to the end of an episode: a chunk that reaches beyond goes on with it, and only its first
+``num_known`` actions, up to that command, are learned.
+
 Every command was given by whoever ``vla_policy/mode`` named last before it. An observation becomes a sample where one
 driver gave all commands from its time to the end of its chunk, so nothing is learned as if somebody had done it who
 handed over on the way; HOLD and ESTOP teach nothing. A sample is the policy's own, an intervention (a human's in a
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -61,8 +64,8 @@ class LearnFrom:
 
 @dataclass(frozen=True)
 class FrameRule:
-    """How observations and their labels are cut out of a recording; ``resize`` is what the policy's processor does to a
-    camera's image first.
+    """How observations and their labels are cut out of a recording; ``resize`` is what the policy's processor does to
+    their images before they are kept.
 
     ``namespace`` is the one the nodes were recorded in, ``episodes`` one of ``EPISODES``. What the policy commanded in
     the last ``before_takeover_s`` before a human took over is not learned. Between commands further apart than
@@ -84,16 +87,18 @@ class FrameRule:
 
 @dataclass(frozen=True)
 class Sample:
-    """An observation at ``stamp_ns``, its images resized: uint8 ``[num_cameras, height, width, 3]``.
+    """An observation at ``stamp_ns``, of pictures that its recording has at ``places``, int64 ``[num_cameras, 3]``.
 
-    When its recording has ended it has a label, ``actions`` ``[horizon, num_joints]``, and a ``driver`` who gave it,
-    empty where the recording does not say. ``text`` is what is to be said of it, if anything.
+    When its recording has ended it has a label, ``actions`` ``[horizon, num_joints]``, the first ``num_known`` of which
+    lie within its episode, and a ``driver`` who gave it, empty where the recording does not say. ``text`` is what is to
+    be said of it, if anything.
     """
 
     stamp_ns: int
-    images: np.ndarray
+    places: np.ndarray
     joint_positions: np.ndarray
     actions: np.ndarray | None = None
+    num_known: int = 0
     driver: str = ""
     is_intervention: bool = False
     text: TextTarget = TextTarget()
@@ -217,15 +222,11 @@ class EpisodeCutter:
             self.num_left_out["within min_frame_gap_s of the one before"] += 1
         else:
             self._last_ns = found.stamp_ns
-            try:
-                images = np.stack([self._rule.resize(frame.image) for frame in found.frames.values()])
-            except ValueError as error:
-                self._report("image", f"{error}; it is left out")
-            else:
-                is_later = self._said_ns > found.stamp_ns  # an observation is known a while after its time
-                text = self._text_before if is_later else self._text
-                self._span.observations.append(Sample(found.stamp_ns, images, found.joint_positions, text=text))
-                self._is_new_text = self._is_new_text and is_later
+            places = np.array([frame.place for frame in found.frames.values()], np.int64).reshape(-1, 3)
+            is_later = self._said_ns > found.stamp_ns  # an observation is known a while after its time
+            text = self._text_before if is_later else self._text
+            self._span.observations.append(Sample(found.stamp_ns, places, found.joint_positions, text=text))
+            self._is_new_text = self._is_new_text and is_later
 
     def _mark(self, text: str, now_ns: int) -> None:
         if text != "start" and not self._is_running:
@@ -267,14 +268,19 @@ class EpisodeCutter:
         rule, robot = self._rule, self._robot
         due_s = (np.arange(rule.horizon) + rule.offset) * rule.chunk_dt_s
         dues_ns = seen.stamp_ns + np.round(due_s * NS_PER_S).astype(np.int64)
+        end_ns = _end_ns(series.values(), rule.max_gap_s)
+        num_known = int((dues_ns <= end_ns).sum())
         actions = np.tile(seen.joint_positions, (rule.horizon, 1))  # of a fixed joint, which nobody commands
         for output in robot.outputs:
             columns = robot.columns(output.joints)
-            actions[:, columns] = series[output.name].at(dues_ns, rule.max_gap_s, robot.turns[columns])
+            due_by_ns = np.minimum(dues_ns, end_ns)
+            actions[:, columns] = series[output.name].at(due_by_ns, rule.max_gap_s, robot.turns[columns])
         if seen.stamp_ns < span.start_ns:
             return "from before their episode"
         if not np.isfinite(actions).all():
-            return "without commands to the end of their chunk"
+            return "without commands throughout their chunk"
+        if not num_known:
+            return "from after the last command of their episode"
         drivers = set().union(*(_drivers(series[name].times_ns, span.drivers[name], seen, dues_ns) for name in series))
         if drivers <= HELD:
             return "in HOLD or ESTOP"
@@ -286,12 +292,19 @@ class EpisodeCutter:
         if self._modes and not driver:
             return f"from before the first {topics.MODE}"
         is_intervention = driver == Mode.TELEOP and Mode.POLICY in self._modes
-        sample = replace(seen, actions=actions, driver=driver, is_intervention=is_intervention)
+        sample = replace(seen, actions=actions, num_known=num_known, driver=driver, is_intervention=is_intervention)
         if not rule.learn_from.weight(sample):
             return f"of which learn_from.{sample.kind} is 0"
         if driver == Mode.POLICY and span.leads_to_takeover(seen.stamp_ns, dues_ns[-1], rule.before_takeover_s):
             return "of the policy within before_takeover_s of a takeover"
         return sample
+
+
+def _end_ns(series: Iterable[TimeSeries], max_gap_s: float) -> int:
+    """When the last command of an episode was due. Where one output fell silent long before another, that of the
+    latest: what the silent one was to do since then isn't known."""
+    lasts_ns = [int(commands.times_ns[-1]) if len(commands) else 0 for commands in series]
+    return min(lasts_ns) if max(lasts_ns) - min(lasts_ns) <= max_gap_s * NS_PER_S else max(lasts_ns)
 
 
 def _drivers(times_ns: np.ndarray, drivers: list[str], seen: Sample, dues_ns: np.ndarray) -> set[str]:

@@ -19,6 +19,8 @@ from vla_ros.training.dataset import Frames
 from vla_ros.transforms.normalize import FieldStats, Normalizer, compute_stats
 from vla_ros.transforms.sample import TextTarget, TrainingBatch
 
+BLOCK = 4096
+
 
 class Lesson(ABC):
     """What a run teaches beside actions, handed in by its caller: a question about each scene, and the tokenizer of a
@@ -58,10 +60,11 @@ class Split:
 
 
 def split_by_episode(frames: Frames, validation_share: float) -> Split:
-    """The last ``validation_share`` of the episodes, at least one, judge; the others are drawn by their weight. Of the
-    episodes with interventions no greater share judges: they may be few, and all the last. Raises ValueError where no
-    episode is left to train on, or all weigh nothing."""
-    num_episodes = len(frames.tasks)
+    """The last ``validation_share`` of the episodes with samples, at least one, judge; the others are drawn by their
+    weight. Of the episodes with interventions no greater share judges: they may be few, and all the last. Raises
+    ValueError where no episode is left to train on, or all weigh nothing."""
+    episodes = np.unique(frames.episode)
+    num_episodes = len(episodes)
     num_judging = num_episodes - min(num_episodes - 1, int(num_episodes * (1.0 - validation_share)))
     if num_judging >= num_episodes:
         raise ValueError(
@@ -70,7 +73,7 @@ def split_by_episode(frames: Frames, validation_share: float) -> Split:
         )
     corrected = np.unique(frames.episode[frames.is_intervention])
     first = len(corrected) - int(len(corrected) * validation_share)
-    others = [*corrected[:first], *np.setdiff1d(np.arange(num_episodes), corrected)]
+    others = [*corrected[:first], *np.setdiff1d(episodes, corrected)]
     judging = [*corrected[first:], *others[len(others) - (num_judging - len(corrected[first:])) :]]
     held_out = np.isin(frames.episode, judging)
     train = np.flatnonzero(~held_out)
@@ -84,9 +87,10 @@ def split_by_episode(frames: Frames, validation_share: float) -> Split:
 
 
 def compute_split_stats(frames: Frames, split: Split, data: DataConfig) -> dict[str, FieldStats]:
-    """Of states and actions in the training split alone."""
+    """Of states and actions in the training split alone, as far as they lie within their episodes."""
     states, labels = _encode(frames, data)
-    return {"state": compute_stats(states[split.train]), "action": compute_stats(labels[split.train])}
+    known = frames.num_known[split.train]
+    return {"state": compute_stats(states[split.train]), "action": compute_stats(labels[split.train], known)}
 
 
 class SampleMaker:
@@ -104,9 +108,9 @@ class SampleMaker:
 
     def __str__(self) -> str:
         """How many there are, and a checksum of their instructions and actions."""
-        tasks, actions = self._frames.tasks, self._frames.actions
+        tasks, actions = self._frames.tasks, np.ascontiguousarray(self._frames.actions)
         texts = repr(self._frames.texts) if self._frames.num_answers else ""
-        checksum = crc32((repr(tasks) + texts).encode() + actions.tobytes())
+        checksum = crc32(actions.data, crc32((repr(tasks) + texts).encode()))
         return f"{len(actions)} of {len(tasks)} episodes ({checksum:08x})"
 
     def check_texts(self) -> None:
@@ -124,18 +128,27 @@ class SampleMaker:
         targets = self._space.decode(vectors, self._frames.joint_positions[indices])
         return np.abs(targets - self._frames.actions[indices])
 
+    def last_errors(self, vectors: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Those of each sample's last action within its episode, ``[batch, num_joints]``."""
+        last = self._frames.num_known[indices] - 1
+        return self.errors(vectors, indices)[np.arange(len(indices)), last]
+
     def batch(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> TrainingBatch:
         """A batch, with the questions and answers of the bags; where these have none but say where things are, those of
-        the lesson. What is random in a sample comes of its own one of ``rngs``."""
+        the lesson. What is random in a sample comes of its own one of ``rngs``. Of one whose pictures can't be decoded
+        nothing is to be learned."""
         frames, episodes = self._frames, self._frames.episode[indices]
-        states = self._state.normalize(self._states[indices])
+        states, views = self._state.normalize(self._states[indices]), self._views(indices)
+        is_lost = frames.images.lost[indices]
+        asked = [self._ask(index, rng) for index, rng in zip(indices, rngs, strict=True)]
         policy_input = self._processor.make_batch(
-            self._views(indices),
+            views,
             [frames.tasks[episode] for episode in episodes],
             states,
-            [self._ask(index, rng) for index, rng in zip(indices, rngs, strict=True)],
+            [TextTarget() if lost else text for text, lost in zip(asked, is_lost, strict=True)],
         )
-        return TrainingBatch(policy_input, states, self.action.normalize(self._labels[indices]))
+        num_known = np.where(is_lost, 0, frames.num_known[indices])
+        return TrainingBatch(policy_input, states, self.action.normalize(self._labels[indices]), num_known)
 
     def _views(self, indices: np.ndarray) -> np.ndarray:
         """The images of each slot, black where it has no camera."""
@@ -144,12 +157,27 @@ class SampleMaker:
         views[:, [slot.camera is not None for slot in slots]] = images
         return views
 
+    @property
+    def num_lost(self) -> int:
+        """How many samples there are whose pictures turned out not to be readable."""
+        return int(self._frames.images.lost.sum())
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why."""
+        return self._frames.images.problems
+
     def _ask(self, index: int, rng: np.random.Generator) -> TextTarget:
         text, scene = self._frames.texts[index], self._frames.scenes[self._frames.episode[index]]
         return text if text.answer or self._lesson is None or not scene else self._lesson.ask(scene, rng)
 
 
 def _encode(frames: Frames, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """States ``[num_samples, 1, state_dim]`` and actions ``[num_samples, horizon, action_dim]``."""
+    """States ``[num_samples, 1, state_dim]`` and actions ``[num_samples, horizon, action_dim]``, those float32: there
+    are many."""
     states = data.state_space.encode(frames.joint_positions[:, None], frames.joint_positions)
-    return states, data.action_space.encode(frames.actions, frames.joint_positions)
+    labels = np.empty((*frames.actions.shape[:2], data.action_space.size), np.float32)
+    for start in range(0, len(labels), BLOCK):
+        block = slice(start, start + BLOCK)
+        labels[block] = data.action_space.encode(frames.actions[block], frames.joint_positions[block])
+    return states, labels

@@ -36,6 +36,7 @@ from vla_ros.training.checkpoints import (
 )
 from vla_ros.training.config import RUN_CONFIG, OptimizerConfig, TrainConfig, to_yaml
 from vla_ros.training.ema import AveragedWeights
+from vla_ros.training.fetch import Fetcher
 from vla_ros.training.groups import begin_moments, make_optimizer, optimizer_state, parameter_groups
 from vla_ros.training.metrics import StepMetrics
 from vla_ros.training.parallelize import parallelize
@@ -44,6 +45,7 @@ from vla_ros.training.samples import SampleMaker, Split
 from vla_ros.training.settings import SAMPLES, SETTINGS, changed_settings, named_settings
 from vla_ros.training.shards import read_shards
 from vla_ros.training.versions import record_versions, write_whole
+from vla_ros.transforms.sample import TrainingBatch
 
 LOG = "log.jsonl"
 NUM_VALIDATION_SAMPLES = 512
@@ -52,8 +54,8 @@ CHOICE, SAMPLE, JUDGED, DROPOUT = range(4)  # what is drawn, each from numbers o
 
 @dataclass(frozen=True)
 class Validation:
-    """Errors on episodes never trained on, at the chunk's last action, by joint (rad): the policy's, and those of
-    always answering the mean; ``ce_loss`` is the grounding's, 0 for a policy without."""
+    """Errors on episodes never trained on, at each chunk's last action within its episode, by joint (rad): the
+    policy's, and those of always answering the mean; ``ce_loss`` is the grounding's, 0 for a policy without."""
 
     error_rad: tuple[float, ...]
     guess_rad: tuple[float, ...]
@@ -64,6 +66,15 @@ class Validation:
             f"{error:.3f}/{guess:.3f}" for error, guess in zip(self.error_rad, self.guess_rad, strict=True)
         )
         return f"new scenes: error/guess by joint {errors} rad, grounding {self.ce_loss:.3f}"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """This process's share of the ``num_drawn`` samples of a step, and what is random in their loss."""
+
+    batch: TrainingBatch
+    draws: Any
+    num_drawn: int
 
 
 class Trainer:
@@ -99,6 +110,7 @@ class Trainer:
         self._weights = dict(self.policy.named_parameters())  # as they are spread, whatever a pass has gathered
         self._averages = AveragedWeights(self.policy)
         self._settings = named_settings(config) | {SAMPLES: str(samples)}
+        self._fetcher = Fetcher(self._fetch, optimizer.num_steps)
         self._step = self._num_drawn = 0
         self._losses: list[float] = []
         self._grad_norm = 0.0
@@ -134,28 +146,28 @@ class Trainer:
             mininterval=0.1 if sys.stderr.isatty() else 30.0, maxinterval=60.0,  # a log wants a line now and then
             disable=not self._processes.is_first,
         )  # fmt: skip
-        writer = CheckpointWriter(self._run_dir, config.keep_checkpoints, self._processes)
-        with bar, nullcontext() if self._metrics is None else closing(self._metrics), writer:
-            while self._step < num_steps:
-                started = time.perf_counter()
-                loss = self._train_step()
-                self.seconds += time.perf_counter() - started
-                self._step += 1
-                for what, value in (("loss", loss), ("norm of the gradient", self._grad_norm)):
-                    if not math.isfinite(value):
-                        got = f"step {self._step}: the {what} is {value}"
-                        raise ValueError(f"{got}; lower lr.base{self._way_back(writer)}")
-                self._losses.append(loss)
-                rate = f"{(self._num_drawn - num_before) / (self.seconds - began_s):.1f} samples/s"
-                bar.set_postfix_str(f"loss {loss:.4f}, {rate}", refresh=False)
-                bar.update()
-                writer.check()
-                if self._step % config.validate_every == 0 and self._step < num_steps:
-                    self._validate(report)
-                if self._step % config.checkpoint_every == 0 or self._step == num_steps:
-                    self._save(writer)
-        self._averages.install()
-        return self._validate(report)
+        with bar, closing(self._fetcher), nullcontext() if self._metrics is None else closing(self._metrics):
+            with CheckpointWriter(self._run_dir, config.keep_checkpoints, self._processes) as writer:
+                while self._step < num_steps:
+                    started = time.perf_counter()
+                    loss = self._train_step()
+                    self.seconds += time.perf_counter() - started
+                    self._step += 1
+                    for what, value in (("loss", loss), ("norm of the gradient", self._grad_norm)):
+                        if not math.isfinite(value):
+                            got = f"step {self._step}: the {what} is {value}"
+                            raise ValueError(f"{got}; lower lr.base{self._way_back(writer)}")
+                    self._losses.append(loss)
+                    rate = f"{(self._num_drawn - num_before) / (self.seconds - began_s):.1f} samples/s"
+                    bar.set_postfix_str(f"loss {loss:.4f}, {rate}", refresh=False)
+                    bar.update()
+                    writer.check()
+                    if self._step % config.validate_every == 0 and self._step < num_steps:
+                        self._validate(report)
+                    if self._step % config.checkpoint_every == 0 or self._step == num_steps:
+                        self._save(writer)
+            self._averages.install()
+            return self._validate(report)
 
     def _validate(self, report: Callable[[str], None]) -> Validation:
         """Judge the averaged weights on held-out episodes, and log that beside the mean loss since the last time."""
@@ -169,7 +181,7 @@ class Trainer:
         errors, numbers = self._processes.sum(sums)
         error_rad = errors / numbers.clip(1)
         mean = self._samples.stats["action"].mean
-        guesses = self._samples.errors(np.broadcast_to(mean, (len(chosen), *mean.shape)), chosen)[:, -1]
+        guesses = self._samples.last_errors(np.broadcast_to(mean, (len(chosen), *mean.shape)), chosen)
         validation = Validation(
             tuple(error_rad[:num_joints].tolist()), tuple(guesses.mean(0).tolist()), float(error_rad[num_joints])
         )
@@ -190,28 +202,28 @@ class Trainer:
         is_spare = len(positions) == 0  # a pass is everybody's, though there be fewer samples than processes
         own = indices[[0]] if is_spare else indices[positions]
         rngs = [self._rng(start + position, JUDGED) for position in (positions if len(positions) else [0])]
-        sample, draws = self._sample(own, rngs)
+        batch, draws = self._fetcher.call(lambda: self._sample(own, rngs))
+        sample = self.policy.unpack_batch(batch, self._device)
         said = self.policy.sample_batch(sample, rngs)
         term = self.policy.compute_loss(sample, draws).terms.get("ce_loss", LossTerm(torch.zeros(()), 0))
-        errors = self._samples.errors(self._samples.action.denormalize(said.float().cpu().numpy()), own)[:, -1]
-        sums = np.array([[*errors.sum(0), term.sum.item()], [*[len(own)] * errors.shape[1], term.num_values]])
+        errors = self._samples.last_errors(self._samples.action.denormalize(said.float().cpu().numpy()), own)
+        is_seen = np.ones(len(own), bool) if batch.num_known is None else batch.num_known > 0
+        numbers = [*[is_seen.sum()] * errors.shape[1], term.num_values]
+        sums = np.array([[*errors[is_seen].sum(0), term.sum.item()], numbers])
         return np.zeros_like(sums) if is_spare else sums
 
     def _train_step(self) -> float:
         """One step of all processes, and the loss over the whole batch."""
         optimizer, started = self._config.optimizer, time.perf_counter()
-        # Drawn from the step's number, so that a resumed run sees the samples an uninterrupted one would.
-        indices = self._split.draw(self._rng(0, CHOICE), optimizer.batch_size)
-        self._num_drawn += len(indices)
-        positions = range(len(indices))[self._share]
-        torch.manual_seed(int(self._rng(self._processes.rank, DROPOUT).integers(2**62)))
+        torch.manual_seed(int(self._rng(self._processes.rank, DROPOUT, self._step).integers(2**62)))
         for group in self._optimizer.param_groups:
             group["lr"] = self._config.lr.of(group["part"]) * learning_rate_scale(optimizer, self._step)
         self._optimizer.zero_grad()
         with nullcontext() if self._metrics is None else self._metrics.waiting():
-            rngs = [self._rng(position, SAMPLE) for position in positions]
-            sample, draws = self._sample(indices[self._share], rngs)
-        loss = self.policy.compute_loss(sample, draws)
+            fetched = self._fetcher.take(self._step)
+            sample = self.policy.unpack_batch(fetched.batch, self._device)
+        self._num_drawn += fetched.num_drawn
+        loss = self.policy.compute_loss(sample, fetched.draws)
         num_values = self._processes.sum(list(loss.num_values.values()))
         loss.over(dict(zip(loss.terms, num_values.tolist(), strict=True))).backward()
         self._grad_norm = float(whole(nn.utils.clip_grad_norm_(self.policy.parameters(), optimizer.max_grad_norm)))
@@ -224,17 +236,24 @@ class Trainer:
         rates = {group["part"]: group["lr"] for group in self._optimizer.param_groups}
         values = {"loss": total, **means, "grad_norm": self._grad_norm, "lr": rates}
         if self._metrics is not None:
-            self._metrics.write(self._step + 1, values, len(indices), time.perf_counter() - started)
+            self._metrics.write(self._step + 1, values, fetched.num_drawn, time.perf_counter() - started)
         return total
 
-    def _sample(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> tuple[Any, Any]:
-        """Samples on the device, and what is random in their loss."""
-        batch = self._samples.batch(indices, rngs)
-        return self.policy.unpack_batch(batch, self._device), self.policy.draw(rngs)
+    def _fetch(self, step: int) -> Fetched:
+        """This process's share of a step's batch."""
+        # Drawn from the step's number, so that a resumed run sees the samples an uninterrupted one would.
+        indices = self._split.draw(self._rng(0, CHOICE, step), self._config.optimizer.batch_size)
+        rngs = [self._rng(position, SAMPLE, step) for position in range(len(indices))[self._share]]
+        return Fetched(*self._sample(indices[self._share], rngs), len(indices))
 
-    def _rng(self, position: int, what: int) -> np.random.Generator:
-        """What is random at a position of the whole batch of this step; in judging it is the same at any step."""
-        return np.random.default_rng([self._config.seed, 0 if what == JUDGED else self._step, position, what])
+    def _sample(self, indices: np.ndarray, rngs: Sequence[np.random.Generator]) -> tuple[TrainingBatch, Any]:
+        """Samples, and what is random in their loss."""
+        batch = self._samples.batch(indices, rngs)
+        return batch, self.policy.draw(rngs)
+
+    def _rng(self, position: int, what: int, step: int = 0) -> np.random.Generator:
+        """What is random at a position of the whole batch of a step; in judging it is the same at any step."""
+        return np.random.default_rng([self._config.seed, step, position, what])
 
     def _save(self, writer: CheckpointWriter) -> None:
         info = CheckpointInfo(self._step, self.seconds, self._num_drawn, self._settings)

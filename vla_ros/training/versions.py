@@ -19,7 +19,8 @@ def record_versions(run_dir: Path) -> tuple[str, ...]:
 
     Raises ValueError for a file there that can't be read.
     """
-    path, now = run_dir / VERSIONS, {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    path = run_dir / VERSIONS
+    now = {"python": platform.python_version(), **{name: release_of(name) for name in PACKAGES}}
     then = now
     if path.exists():
         with explained(f"{path}: ", OSError, TypeError, ValueError, after="; delete it"):
@@ -36,7 +37,8 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _version(name: str) -> str:
+def release_of(name: str) -> str:
+    """The installed one of a package."""
     try:
         return version(name)
     except PackageNotFoundError:

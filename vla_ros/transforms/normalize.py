@@ -95,16 +95,27 @@ class Normalizer:
         return np.maximum(self.stats.q99 - self.stats.q01, EPSILON)
 
 
-def compute_stats(values: np.ndarray, min_range: float = 1e-3) -> FieldStats:
-    """Statistics of ``values`` [num_samples, horizon, dim].
+def compute_stats(values: np.ndarray, num_known: np.ndarray | None = None, min_range: float = 1e-3) -> FieldStats:
+    """Statistics of ``values`` [num_samples, horizon, dim], of each sample the first ``num_known`` [num_samples] steps
+    (None: all). They are taken step by step, so that there is no second copy of the values; a step that no sample
+    reaches has those of the one before.
 
     A dimension that hardly moves gets a range of ``min_range`` (in the values' unit), so that its noise is not
     blown up to the size of a signal.
     """
-    mean, std = values.mean(0), np.maximum(values.std(0), min_range / 4)
-    q01, q99 = np.quantile(values, 0.01, axis=0), np.quantile(values, 0.99, axis=0)
+    steps: list[np.ndarray] = []
+    for step in range(values.shape[1]):
+        known = values[:, step] if num_known is None else values[num_known > step, step]
+        steps.append(_stats_of(known, min_range) if len(known) else steps[-1])
+    return FieldStats(*np.stack(steps, axis=1).astype(np.float32))
+
+
+def _stats_of(values: np.ndarray, min_range: float) -> np.ndarray:
+    """Mean, standard deviation, q01 and q99 of ``values`` [num_samples, dim], each [dim]."""
+    mean, std = values.mean(0, dtype=np.float64), np.maximum(values.std(0, dtype=np.float64), min_range / 4)
+    q01, q99 = np.quantile(values, (0.01, 0.99), axis=0)
     widen = np.maximum(min_range - (q99 - q01), 0.0) / 2
-    return FieldStats(*(x.astype(np.float32) for x in (mean, std, q01 - widen, q99 + widen)))
+    return np.stack((mean, std, q01 - widen, q99 + widen))
 
 
 def save_stats(path: Path, stats: Mapping[str, FieldStats]) -> None:

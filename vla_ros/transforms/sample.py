@@ -116,8 +116,13 @@ class TextTarget:
 @dataclass(frozen=True)
 class TrainingBatch:
     """``policy_input`` is what the family's processor makes of the observations, batched; ``state`` float32 [batch,
-    state_history, state_dim] and ``actions`` float32 [batch, horizon, action_dim], both normalised."""
+    state_history, state_dim] and ``actions`` float32 [batch, horizon, action_dim], both normalised.
+
+    Of each sample the first ``num_known`` int64 [batch] actions are to be learned, None: all. What follows lies beyond
+    the end of its episode and repeats the last command.
+    """
 
     policy_input: Any
     state: np.ndarray
     actions: np.ndarray
+    num_known: np.ndarray | None = None

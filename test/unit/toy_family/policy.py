@@ -46,12 +46,17 @@ class Toy(BasePolicy):
         return actions
 
     def compute_loss(self, sample: Tensors, draws: None) -> PolicyLoss:
-        error = (self.sample(sample, None) - sample["actions"]).square()
-        return PolicyLoss({"mse": LossTerm(error.sum(), error.numel())})
+        num_known = sample["num_known"]
+        rows = torch.arange(self.config.action_horizon)
+        is_known = (rows < num_known[:, None]).to(sample["actions"].device)
+        error = (self.sample(sample, None) - sample["actions"]).square() * is_known[..., None]
+        return PolicyLoss({"mse": LossTerm(error.sum(), int(num_known.sum()) * self.config.action_dim)})
 
     def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> Tensors:
         arrays = {**batch.policy_input, "state": batch.state, "actions": batch.actions}
-        return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        horizon = np.full(len(batch.state), self.config.action_horizon)
+        num_known = torch.from_numpy(horizon if batch.num_known is None else batch.num_known)  # for the host
+        return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()} | {"num_known": num_known}
 
     def sample_batch(self, sample: Tensors, rngs: Sequence[np.random.Generator]) -> Tensor:
         return self.sample(sample, None)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from vla_ros.policies.act.backbone import ResNet
@@ -22,11 +23,13 @@ from vla_ros.transforms.sample import TrainingBatch
 
 @dataclass(frozen=True)
 class ActInputs:
-    """``images`` are each camera's; ``actions`` only in training."""
+    """``images`` are each camera's; ``actions`` only in training, where the first ``num_known`` int64 [batch] of them
+    are learned (None: all)."""
 
     images: tuple[UInt8[Tensor, "batch h w 3"], ...]
     state: Float[Tensor, "batch history state"]
     actions: Float[Tensor, "batch horizon action"] | None = None
+    num_known: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -138,15 +141,20 @@ class ActPolicy(BasePolicy):
         """How far actions are off, and with a VAE how far the style variable strays, weighed."""
         assert sample.actions is not None
         dtype, terms = self.action_head.weight.dtype, {}
-        latent = sample.state.new_zeros(len(sample.state), self.config.latent_dim)
+        batch, horizon, _ = sample.actions.shape
+        num_known = np.full(batch, horizon) if sample.num_known is None else sample.num_known
+        rows, known = torch.arange(horizon), torch.from_numpy(num_known)
+        is_known = (rows < known[:, None]).to(sample.actions.device)
+        latent = sample.state.new_zeros(batch, self.config.latent_dim)
         if self.config.use_vae:
-            style = self._style(sample.state.to(dtype), sample.actions.to(dtype))
+            style = self._style(sample.state.to(dtype), sample.actions.to(dtype), is_known)
             mean, log_variance = style.float().chunk(2, dim=-1)
             latent = mean + (log_variance / 2).exp() * draws.to(mean)
-            strayed = (0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)).sum()
-            terms["kl"] = LossTerm(strayed, len(mean), self.config.kl_weight)
-        error = (self.act(sample, latent).float() - sample.actions).abs()
-        return PolicyLoss({"l1": LossTerm(error.sum(), error.numel()), **terms})
+            strayed = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1) * is_known.any(1)
+            terms["kl"] = LossTerm(strayed.sum(), int((num_known > 0).sum()), self.config.kl_weight)
+        error = (self.act(sample, latent).float() - sample.actions).abs() * is_known[..., None]
+        num_values = int(num_known.sum()) * self.config.action_dim
+        return PolicyLoss({"l1": LossTerm(error.sum(), num_values), **terms})
 
     def layers(self) -> tuple[Layer, ...]:
         encoders = ([self.vae_encoder] if self.config.use_vae else []) + [self.encoder]
@@ -156,21 +164,24 @@ class ActPolicy(BasePolicy):
     def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> ActInputs:
         arrays = {**batch.policy_input, "state": batch.state, "actions": batch.actions}
         tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-        return _inputs(tensors, len(self.config.cameras))
+        return replace(_inputs(tensors, len(self.config.cameras)), num_known=batch.num_known)
 
     def sample_batch(
         self, sample: ActInputs, rngs: Sequence[np.random.Generator]
     ) -> Float[Tensor, "batch horizon action"]:
         return self.act(sample, sample.state.new_zeros(len(sample.state), self.config.latent_dim))
 
-    def _style(self, state: Tensor, actions: Tensor) -> Float[Tensor, "batch two_latents"]:
-        """Mean and logarithm of the variance of the style variable that ``actions`` show."""
+    def _style(
+        self, state: Tensor, actions: Tensor, is_known: Bool[Tensor, "batch horizon"]
+    ) -> Float[Tensor, "batch two_latents"]:
+        """Mean and logarithm of the variance of the style variable that ``actions`` show, as far as they are known."""
         parts = [self.vae_encoder_cls_embed.weight.expand(len(actions), -1, -1)]
         if self.config.state_history:
             parts.append(self.vae_encoder_robot_state_input_proj(state))
         x = torch.cat((*parts, self.vae_encoder_action_input_proj(actions)), dim=1)
         positions = sequence_positions(x.shape[1], x.shape[2], x.device).to(x.dtype)
-        return self.vae_encoder_latent_output_proj(self.vae_encoder(x, positions)[:, 0])
+        is_seen = F.pad(is_known, (x.shape[1] - is_known.shape[1], 0), value=True)
+        return self.vae_encoder_latent_output_proj(self.vae_encoder(x, positions, is_seen)[:, 0])
 
 
 def normalize(image: UInt8[Tensor, "batch h w 3"], camera: CameraInput) -> Float[Tensor, "batch 3 h w"]:

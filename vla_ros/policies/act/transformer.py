@@ -7,7 +7,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vla_ros.policies.act.config import ActConfig
@@ -35,15 +35,16 @@ class Attention(nn.Module):
         queries: Float[Tensor, "batch rows width"],
         keys: Float[Tensor, "batch others width"],
         values: Float[Tensor, "batch others width"],
+        is_seen: Bool[Tensor, "batch others"] | None = None,
     ) -> Float[Tensor, "batch rows width"]:
-        """Where ``queries`` are the ``keys``, both are projected at once."""
+        """Where ``queries`` are the ``keys``, both are projected at once. Keys that aren't ``is_seen`` are left out."""
         width = self.out_proj.in_features
         weight, bias = self.in_proj_weight, self.in_proj_bias
         if queries is keys:
             projected = linear(queries, weight[: 2 * width], bias[: 2 * width]).chunk(2, dim=-1)
         else:
             projected = linear(queries, weight[:width], bias[:width]), self.project_keys(keys)
-        return self.attend(*projected, self.project_values(values))
+        return self.attend(*projected, self.project_values(values), is_seen)
 
     def project_keys(self, keys: Float[Tensor, "batch others width"]) -> Float[Tensor, "batch others width"]:
         width = self.out_proj.in_features
@@ -53,10 +54,13 @@ class Attention(nn.Module):
         start = 2 * self.out_proj.in_features
         return linear(values, self.in_proj_weight[start:], self.in_proj_bias[start:])
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Float[Tensor, "batch rows width"]:
+    def attend(
+        self, queries: Tensor, keys: Tensor, values: Tensor, is_seen: Tensor | None = None
+    ) -> Float[Tensor, "batch rows width"]:
         """Of what was projected."""
         heads = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (queries, keys, values))
-        out = F.scaled_dot_product_attention(*heads, dropout_p=self.dropout if self.training else 0.0)
+        mask = None if is_seen is None else is_seen[:, None, None]
+        out = F.scaled_dot_product_attention(*heads, mask, dropout_p=self.dropout if self.training else 0.0)
         return linear(out.transpose(1, 2).flatten(-2), self.out_proj.weight, self.out_proj.bias)
 
 
@@ -92,18 +96,20 @@ class FeedForward(nn.Module):
         hidden = self.activation(up(self.normed(x, norm)))
         return self.add(x, norm, down(F.dropout(hidden, self.dropout, self.training)))
 
-    def attend_to_self(self, x: Tensor, positions: Tensor) -> Float[Tensor, "batch rows width"]:
+    def attend_to_self(
+        self, x: Tensor, positions: Tensor, is_seen: Tensor | None = None
+    ) -> Float[Tensor, "batch rows width"]:
         normed = self.normed(x, self.norm1)
         placed = normed + positions
-        return self.add(x, self.norm1, self.self_attn(placed, placed, normed))
+        return self.add(x, self.norm1, self.self_attn(placed, placed, normed, is_seen))
 
 
 class EncoderLayer(FeedForward):
     def __init__(self, config: ActConfig) -> None:
         super().__init__(config, num_norms=2)
 
-    def forward(self, x: Tensor, positions: Tensor) -> Float[Tensor, "batch rows width"]:
-        return self.feed_forward(self.attend_to_self(x, positions), self.norm2)
+    def forward(self, x: Tensor, positions: Tensor, is_seen: Tensor | None = None) -> Float[Tensor, "batch rows width"]:
+        return self.feed_forward(self.attend_to_self(x, positions, is_seen), self.norm2)
 
 
 class Encoder(nn.Module):
@@ -112,9 +118,12 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(num_layers))
         self.norm = nn.LayerNorm(config.hidden_size) if config.pre_norm else nn.Identity()
 
-    def forward(self, x: Tensor, positions: Tensor) -> Float[Tensor, "batch rows width"]:
+    def forward(
+        self, x: Tensor, positions: Tensor, is_seen: Bool[Tensor, "batch rows"] | None = None
+    ) -> Float[Tensor, "batch rows width"]:
+        """Rows that aren't ``is_seen`` are read by none."""
         for layer in self.layers:
-            x = layer(x, positions)
+            x = layer(x, positions, is_seen)
         return self.norm(x)
 
 

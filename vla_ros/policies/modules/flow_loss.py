@@ -24,22 +24,25 @@ class FlowDraws:
     time: Float[Tensor, "batch draws"]
     num_frozen: Int64[Tensor, "batch draws"] | None = None
 
-    @property
-    def num_learned(self) -> int:
-        """How many actions of the batch are learned, over all draws."""
+    def num_learned(self, num_known: np.ndarray | None) -> int:
+        """How many actions of the batch are learned, over all draws, where ``num_known`` [batch] are known of each
+        sample; None: all."""
         batch, draws, horizon, _ = self.noise.shape
-        return batch * draws * horizon - (0 if self.num_frozen is None else int(self.num_frozen.sum()))
+        known = np.full(batch, horizon) if num_known is None else num_known
+        frozen = np.zeros((batch, draws), np.int64) if self.num_frozen is None else self.num_frozen.numpy()
+        return int((known[:, None] - frozen).clip(0).sum())
 
 
 @dataclass(frozen=True)
 class FlowTarget:
-    """What the draws make of clean actions: ``noisy`` ones, and the ``velocity`` to be said of them, but where
-    ``is_frozen``; ``num_learned`` actions are left."""
+    """What the draws make of clean actions: ``noisy`` ones, given clean where ``is_frozen``, and the ``velocity`` to be
+    said of them where ``is_learned``, all where that is None: of ``num_learned`` actions."""
 
     noisy: Float[Tensor, "batch draws horizon action"]
     velocity: Float[Tensor, "batch draws horizon action"]
     time: Float[Tensor, "batch draws"]
     is_frozen: Bool[Tensor, "batch draws horizon"] | None
+    is_learned: Bool[Tensor, "batch draws horizon"] | None
     num_learned: int
 
 
@@ -74,21 +77,29 @@ def draw_noise(
     return torch.from_numpy(noise).to(like.device)
 
 
-def flow_target(actions: Float[Tensor, "batch horizon action"], draws: FlowDraws) -> FlowTarget:
-    """Straight lines from the actions at flow time 0 to the noise at 1, on the actions' device."""
+def flow_target(
+    actions: Float[Tensor, "batch horizon action"], draws: FlowDraws, num_known: np.ndarray | None = None
+) -> FlowTarget:
+    """Straight lines from the actions at flow time 0 to the noise at 1, on the actions' device. Of each sample the
+    first ``num_known`` int64 [batch] actions are learned, all by default: what follows lies beyond its episode."""
     noise, flow_time = draws.noise.to(actions.device), draws.time.to(actions.device)
-    clean, time, is_frozen = actions[:, None], flow_time[..., None, None], None
+    clean, time, is_frozen, is_learned = actions[:, None], flow_time[..., None, None], None, None
+    rows = torch.arange(actions.shape[1], device=actions.device)
     if draws.num_frozen is not None:
-        num_frozen = draws.num_frozen.to(actions.device)
-        is_frozen = torch.arange(actions.shape[1], device=actions.device) < num_frozen[..., None]
+        is_frozen = rows < draws.num_frozen.to(actions.device)[..., None]
         time = torch.where(is_frozen[..., None], 0.0, time)
-    return FlowTarget(clean + time * (noise - clean), noise - clean, flow_time, is_frozen, draws.num_learned)
+        is_learned = ~is_frozen
+    if num_known is not None:
+        is_known = rows < torch.from_numpy(num_known).to(actions.device)[:, None, None]
+        is_learned = is_known.expand(noise.shape[:3]) if is_learned is None else is_learned & is_known
+    num_learned = draws.num_learned(num_known)
+    return FlowTarget(clean + time * (noise - clean), noise - clean, flow_time, is_frozen, is_learned, num_learned)
 
 
 def flow_error(velocity: Float[Tensor, "batch draws horizon action"], target: FlowTarget, num_actions: int) -> LossTerm:
-    """The square error over the first ``num_actions`` numbers of the actions that are not frozen; what follows them is
+    """The square error over the first ``num_actions`` numbers of the actions that are learned; what follows them is
     padding."""
     error = (velocity[..., :num_actions].float() - target.velocity[..., :num_actions]).square()
-    if target.is_frozen is not None:
-        error = error * ~target.is_frozen[..., None]
+    if target.is_learned is not None:
+        error = error * target.is_learned[..., None]
     return LossTerm(error.sum(), target.num_learned * num_actions)

@@ -149,7 +149,7 @@ class PiPolicy(FlowMatchingPolicy):
 
     def compute_loss(self, sample: PolicySample, draws: FlowDraws) -> PolicyLoss:
         """Flow-matching loss plus weighted cross-entropy."""
-        target, state = flow_target(sample.actions, draws), sample.observation.state
+        target, state = flow_target(sample.actions, draws, sample.num_known), sample.observation.state
         prefix = self.encode_prefix(sample.observation, with_ce_loss=True)
         suffix_input = self.prepare_suffix(prefix, None)
         velocity = self.predict_suffix(state, suffix_input, target.noisy, target.time, target.is_frozen)
@@ -163,7 +163,7 @@ class PiPolicy(FlowMatchingPolicy):
     def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> PolicySample:
         inputs = VLMInputs.from_numpy(batch.policy_input, device)
         state, actions = (torch.from_numpy(array).to(device) for array in (batch.state, batch.actions))
-        return PolicySample(PolicyObservation(inputs, state), actions)
+        return PolicySample(PolicyObservation(inputs, state), actions, batch.num_known)
 
     def sample_batch(
         self, sample: PolicySample, rngs: Sequence[np.random.Generator]

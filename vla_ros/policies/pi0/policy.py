@@ -80,10 +80,11 @@ class Suffix:
 
 
 class Sample(NamedTuple):
-    """A training batch; actions are padded."""
+    """A training batch; actions are padded, and the first ``num_known`` int64 [batch] learned (None: all)."""
 
     observation: Pi0Observation
     actions: Float[Tensor, "batch horizon action"]
+    num_known: np.ndarray | None = None
 
 
 class Pi0Policy(FlowMatchingPolicy):
@@ -264,7 +265,7 @@ class Pi0Policy(FlowMatchingPolicy):
 
     def compute_loss(self, sample: Sample, draws: FlowDraws) -> PolicyLoss:
         """The flow-matching loss of the robot's own actions."""
-        target = flow_target(sample.actions, draws)
+        target = flow_target(sample.actions, draws, sample.num_known)
         suffix = self.prepare_suffix(self.encode_prefix(sample.observation), None)
         velocity = self.predict_suffix(sample.observation.state, suffix, target.noisy, target.time, target.is_frozen)
         return PolicyLoss({"flow_mse": flow_error(velocity, target, self.config.action_dim)})
@@ -276,7 +277,7 @@ class Pi0Policy(FlowMatchingPolicy):
     def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> Sample:
         tensors = {name: torch.from_numpy(array).to(device) for name, array in batch.policy_input.items()}
         observation = Pi0Observation(**{name: tensors[name] for name in Pi0Observation._fields})
-        return Sample(observation, self._pad_actions(torch.from_numpy(batch.actions).to(device)))
+        return Sample(observation, self._pad_actions(torch.from_numpy(batch.actions).to(device)), batch.num_known)
 
     def sample_batch(
         self, sample: Sample, rngs: Sequence[np.random.Generator]

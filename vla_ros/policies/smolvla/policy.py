@@ -47,10 +47,12 @@ class SmolVLAObservation:
 
 @dataclass(frozen=True)
 class SmolVLASample:
-    """A training sample: an observation and the normalised actions that followed it."""
+    """A training sample: an observation and the normalised actions that followed it, of which the first ``num_known``
+    int64 [batch] are learned (None: all)."""
 
     observation: SmolVLAObservation
     actions: Float[Tensor, "batch horizon action"]
+    num_known: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -281,7 +283,8 @@ class SmolVLAPolicy(FlowMatchingPolicy):
     def compute_loss(self, sample: SmolVLASample, draws: FlowDraws) -> PolicyLoss:
         """The flow-matching loss over the actions that there are; ``draws`` are padded."""
         config = self.config
-        target = flow_target(F.pad(sample.actions, (0, config.max_action_dim - config.action_dim)), draws)
+        padded = F.pad(sample.actions, (0, config.max_action_dim - config.action_dim))
+        target = flow_target(padded, draws, sample.num_known)
         suffix_input = self.prepare_suffix(self.encode_prefix(sample.observation), None)
         velocity = self.predict_suffix(sample.observation.state, suffix_input, target.noisy, target.time)
         return PolicyLoss({"flow_mse": flow_error(velocity, target, config.action_dim)})
@@ -294,7 +297,7 @@ class SmolVLAPolicy(FlowMatchingPolicy):
     def unpack_batch(self, batch: TrainingBatch, device: torch.device | str = "cpu") -> SmolVLASample:
         arrays = {**batch.policy_input, "state": batch.state, "actions": batch.actions}
         tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-        return SmolVLASample(_observation(tensors), tensors["actions"])
+        return SmolVLASample(_observation(tensors), tensors["actions"], batch.num_known)
 
     def sample_batch(
         self, sample: SmolVLASample, rngs: Sequence[np.random.Generator]

@@ -5,6 +5,7 @@ Nothing is copied into memory but the numbers of one file at a time; pictures ar
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vla_ros.recordings.lerobot.info import ACTION, STATE, TASKS, Feature, SetInfo, read_info
-from vla_ros.recordings.lerobot.video import decode_frames
+from vla_ros.recordings.lerobot.video import VideoReader, decode_frames
 from vla_ros.strict import explained, listed, one_line
 
 INDEX = "__index_level_0__"  # what pandas calls one without a name
@@ -95,7 +96,7 @@ class LeRobotSet:
             actions=values[ACTION],
             tasks=tuple(self.tasks[number] for number in numbers),
             others={key: np.array(table[key].to_pylist()) for key in others},
-            pictures={key: _read(file, [key], episode.index)[key].to_pylist() for key in pictures},
+            pictures={key: self.stored_pictures(features[key], episode) for key in pictures},
         )
 
     def pictures(self, feature: Feature, episode: SetEpisode, rows: Rows) -> Iterator[np.ndarray]:
@@ -103,16 +104,39 @@ class LeRobotSet:
         has fewer than there are rows."""
         if feature.dtype == "image":
             images: Iterator[np.ndarray] = (
-                _decode_picture(entry, f"{episode.data_file}: {feature.key}") for entry in rows.pictures[feature.key]
+                decode_picture(entry, f"{episode.data_file}: {feature.key}") for entry in rows.pictures[feature.key]
             )
         else:
             video = episode.videos[feature.key]
             images = decode_frames(video.file, video.start_s + rows.times_s, 0.5 / self.info.fps)
         for image in images:
-            if image.shape[:2] != feature.image_size:
-                got, expected = (f"{size[1]}x{size[0]}" for size in (image.shape, feature.image_size))
-                raise ValueError(f"{self.folder}: a picture of {feature.key} has {got} pixels; expected {expected}")
+            self.check_size(feature, image)
             yield image
+
+    def check_size(self, feature: Feature, image: np.ndarray) -> None:
+        """Raises ValueError for a picture of another size than ``info.json`` says."""
+        if image.shape[:2] != feature.image_size:
+            got, expected = (f"{size[1]}x{size[0]}" for size in (image.shape, feature.image_size))
+            raise ValueError(f"{self.folder}: a picture of {feature.key} has {got} pixels; expected {expected}")
+
+    def stored_pictures(self, feature: Feature, episode: SetEpisode) -> Sequence[Mapping[str, Any]]:
+        """An episode's pictures of a feature that holds them as files, for ``decode_picture``."""
+        table = _read(episode.data_file, [feature.key], episode.index)
+        return list(table[feature.key].to_pylist())
+
+    def check_videos(self, features: Sequence[Feature]) -> None:
+        """Raises ValueError for a video of ``features`` that is missing, cut off, or has fewer frames than there are
+        rows, as far as it is known before any is decoded."""
+        num_rows: Counter[Path] = Counter()
+        for episode in self.episodes:
+            for feature in features:
+                if feature.dtype == "video":
+                    num_rows[episode.videos[feature.key].file] += episode.length
+        for file, num in num_rows.items():
+            with VideoReader(file, 0.5 / self.info.fps) as video:
+                if video.num_frames is not None and video.num_frames < num:
+                    got = f"{file} has {video.num_frames} frames"
+                    raise ValueError(f"{got}; expected {num}, one for each row: it is cut off, or not of this set")
 
     def _numbers(self, file: Path, columns: tuple[str, ...], episode: int) -> pa.Table:
         """Of one episode. A file is read as a whole, once: it may hold many episodes without a way to one of them."""
@@ -214,7 +238,8 @@ def _numbers(table: pa.Table, key: str, feature: Feature, where: str) -> np.ndar
     return values
 
 
-def _decode_picture(entry: Mapping[str, Any] | None, where: str) -> np.ndarray:
+def decode_picture(entry: Mapping[str, Any] | None, where: str) -> np.ndarray:
+    """RGB uint8 ``[height, width, 3]``. Raises ValueError, saying ``where``."""
     data = np.frombuffer((entry or {}).get("bytes") or b"", np.uint8)
     image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
     if image is None:

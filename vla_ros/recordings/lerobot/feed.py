@@ -14,7 +14,7 @@ from vla_ros.bags.read import Tally
 from vla_ros.messages.trajectories import Trajectory
 from vla_ros.recordings.events import BagEvent, Command, Marker, Task
 from vla_ros.recordings.lerobot.dataset import LeRobotSet, Rows, SetEpisode
-from vla_ros.recordings.lerobot.info import DRIVER, INTERVENTION, STAMPS
+from vla_ros.recordings.lerobot.info import DRIVER, INTERVENTION, STAMPS, Feature
 from vla_ros.recordings.lerobot.mapping import SetMapping, check_rows
 from vla_ros.robot import RobotConfig
 from vla_ros.strict import quoted
@@ -34,10 +34,12 @@ class SetFeed:
     ended: ``success`` where nobody says.
 
     Who drove is told by the column ``driver``, else by ``intervention``, which says when a human did and else the
-    policy; of a set with neither it is not known. Where there is an intervention, the policy drove, too."""
+    policy; of a set with neither it is not known. Where there is an intervention, the policy drove, too.
 
-    def __init__(self, source: LeRobotSet, robot: RobotConfig, mapping: SetMapping) -> None:
-        self.source, self._robot, self._mapping = source, robot, mapping
+    With ``decodes`` off frames have no pixels, only their ``place`` for ``SetPictures``."""
+
+    def __init__(self, source: LeRobotSet, robot: RobotConfig, mapping: SetMapping, decodes: bool = True) -> None:
+        self.source, self._robot, self.mapping, self._decodes = source, robot, mapping, decodes
         self._tally = Tally()
         used = {feature.key for feature in mapping.cameras.values()}
         for feature in source.info.cameras:
@@ -64,7 +66,7 @@ class SetFeed:
 
     def check(self, episode: SetEpisode) -> None:
         """Raises ValueError as ``episode``, and where its numbers can't be of this robot."""
-        check_rows([self.source.rows(episode, COLUMNS)], self.source, self._mapping, self._robot)
+        check_rows([self.source.rows(episode, COLUMNS)], self.source, self.mapping, self._robot)
 
     def says_driver(self, episode: SetEpisode) -> bool:
         """Whether it is known of any row who drove. Raises ValueError as ``episode``."""
@@ -72,13 +74,14 @@ class SetFeed:
 
     def episode(self, episode: SetEpisode) -> Iterator[BagEvent]:
         """The events of one episode."""
-        pictures = [feature for feature in self._mapping.cameras.values() if feature.dtype == "image"]
+        cameras = self.mapping.cameras
+        pictures = [feature for feature in cameras.values() if feature.dtype == "image" and self._decodes]
         rows = self.source.rows(episode, COLUMNS, [feature.key for feature in pictures])
         stamps_ns = self._stamps(rows, START_NS + episode.index * GAP_NS)
-        positions = self._mapping.positions(rows.states)
-        targets = self._mapping.targets(rows.actions, positions)
+        positions = self.mapping.positions(rows.states)
+        targets = self.mapping.targets(rows.actions, positions)
         drivers = self._drivers(rows)
-        images = {name: self.source.pictures(feature, episode, rows) for name, feature in self._mapping.cameras.items()}
+        images = {name: self._images(feature, episode, rows) for name, feature in cameras.items()}
         began_ns = int(stamps_ns[0].min()) - 1
         yield BagEvent(began_ns, Marker("start"))
         if INTERVENTION in rows.others and rows.others[INTERVENTION].any():
@@ -94,9 +97,16 @@ class SetFeed:
             yield from self._commands(now_ns, targets[row])
             yield BagEvent(now_ns, JointSample(now_ns, positions[row], np.full(len(positions[row]), np.nan)))
             for (name, own), frame_ns in sorted(zip(images.items(), taken_ns, strict=True), key=lambda item: item[1]):
-                image = next(own)
-                yield BagEvent(max(now_ns, frame_ns), Frame(name, frame_ns, frame_ns, image))
+                place = episode.index, row, round(rows.times_s[row] * NS_PER_S)
+                yield BagEvent(max(now_ns, frame_ns), Frame(name, frame_ns, frame_ns, next(own), place=place))
         yield BagEvent(int(stamps_ns[-1].max()) + 1, Marker(_outcome(episode, rows)))
+
+    def _images(self, feature: Feature, episode: SetEpisode, rows: Rows) -> Iterator[np.ndarray]:
+        """One for each of ``rows``; of pictures that nobody decodes something that differs from one to the next, as no
+        camera is taken to stand still then."""
+        if self._decodes:
+            return self.source.pictures(feature, episode, rows)
+        return (np.array([row % 251], np.uint8) for row in range(len(rows.times_s)))
 
     def _commands(self, now_ns: int, targets: np.ndarray) -> Iterator[BagEvent]:
         for output in self._robot.outputs:
@@ -109,7 +119,7 @@ class SetFeed:
         num_cameras]``: as the set says it, else from ``start_ns`` on."""
         kept = rows.others.get(STAMPS)
         names = self.source.info.features[STAMPS].names if STAMPS in self.source.info.features else ()
-        wanted = ["row", *(feature.key.rpartition(".")[2] for feature in self._mapping.cameras.values())]
+        wanted = ["row", *(feature.key.rpartition(".")[2] for feature in self.mapping.cameras.values())]
         if kept is not None and set(wanted) <= set(names):
             return kept[:, [names.index(name) for name in wanted]]
         own_ns = start_ns + np.round(rows.times_s * NS_PER_S).astype(np.int64)

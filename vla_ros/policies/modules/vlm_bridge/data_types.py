@@ -67,10 +67,12 @@ class PolicyObservation:
 
 @dataclass(frozen=True)
 class PolicySample:
-    """A training sample: an observation and the normalised actions that followed it."""
+    """A training sample: an observation and the normalised actions that followed it, of which the first ``num_known``
+    int64 [batch] are learned (None: all)."""
 
     observation: PolicyObservation
     actions: Float[Tensor, "batch horizon action"]
+    num_known: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
