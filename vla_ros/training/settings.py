@@ -10,13 +10,14 @@ from vla_ros.strict import config_to_dict, explained, parse_json, read_text
 from vla_ros.training.config import TrainConfig
 
 SETTINGS = "settings.json"
+NUM_NAMED = 10
 SAMPLES = "samples"  # how many there are, and a checksum of them
 # These count from the next step on, or say where the same run takes place.
 LATER = (
-    "optimizer.", "lr.", "intervention_weight", "validate_every", "checkpoint_every", "keep_checkpoints", "num_workers",
-    "num_threads", "checkpoint_layers", "compile_layers",
+    "optimizer.", "lr.", "learn_from.", "validate_every", "checkpoint_every", "keep_checkpoints", "num_workers",
+    "num_threads", "checkpoint_layers", "compile_layers", "precision",
 )  # fmt: skip
-PLACES = ("bags", "lesson.demonstrations", "run_dir", "output_dir", "device")
+PLACES = ("bags", "lesson.demonstrations", "run_dir", "output_dir", "cache", "device")
 
 
 def named_settings(config: TrainConfig) -> dict[str, Any]:
@@ -26,12 +27,14 @@ def named_settings(config: TrainConfig) -> dict[str, Any]:
 
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any], where: str, but: str = "") -> tuple[str, ...]:
     """A line for each setting that was another one ``then``; raises ValueError, beginning with ``where`` and naming
-    each, for those that stay."""
+    the first of them, for those that stay."""
     changed = (name for name in sorted({*then, *now} - {but}) if then.get(name) != now.get(name))
     lines = {name: f"{name} was {then.get(name)} and is {now.get(name)}" for name in changed}
-    refused = "; ".join(line for name, line in lines.items() if not name.startswith(LATER + PLACES))
+    refused = [line for name, line in lines.items() if not name.startswith(LATER + PLACES)]
     if refused:
-        raise ValueError(f"{where}: {refused}; set back what changed, or give another run_dir")
+        more = [f"and {len(refused) - NUM_NAMED} more"] if len(refused) > NUM_NAMED else []
+        named = "; ".join((*refused[:NUM_NAMED], *more))
+        raise ValueError(f"{where}: {named}; set back what changed, or give another run_dir")
     return tuple(lines.values())
 
 
