@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vla_ros import topics
 from vla_ros.check.finding import Finding, Level, Part
 from vla_ros.check.recorded.joints import judge_joints
 from vla_ros.check.recorded.seen import Pace, RecordingSeen
@@ -41,14 +42,18 @@ MEANT = (
 """Why frames are left out where nothing is wrong with them."""
 REMEDIES = (
     ("their chunk", "episodes longer than a chunk", "longer episodes, or a policy with shorter chunks"),
-    ("without an instruction", "one before the first frame", "vla_policy/task, published as an episode begins"),
+    ("without an instruction", "one before the first frame", f"{topics.TASK}, published as an episode begins"),
     ("joint state", "one at least every max_age_s", "joint states above, and max_age_s in the robot file"),
     (
         "image of each",
         "one of each camera together",
         "cameras above, max_age_s and max_camera_skew_s in the robot file",
     ),
-    ("without an end", "success or failure after each start", "vla_policy/episode: what becomes of them isn't known"),
+    (
+        "without an end",
+        "success or failure after each start",
+        f"{topics.EPISODE_MARKER}: what becomes of them isn't known",
+    ),
 )
 """Why else: by what the reason says, what was expected and where to fix it."""
 
@@ -206,7 +211,7 @@ def _judge_episodes(used: Sequence[RecordingSeen]) -> Part:
             "number",
             f"{len(sizes)} with samples, of {min(sizes)} to {max(sizes)}",
             "at least 2: the last ones are to judge by",
-            "record more, or say where one ends (vla_policy/episode, episodes=marker)",
+            f"record more, or say where one ends ({topics.EPISODE_MARKER}, episodes=marker)",
         )
     _judge_tasks(part, sum((one.tasks for one in used), Counter[str]()))
     outcomes = sum((one.outcomes for one in used), Counter[str]())
@@ -225,7 +230,7 @@ def _judge_episodes(used: Sequence[RecordingSeen]) -> Part:
 
 def _judge_tasks(part: Part, tasks: Counter[str]) -> None:
     if not tasks:
-        fix = "vla_policy/task, published as an episode begins, or task_index of a set"
+        fix = f"{topics.TASK}, published as an episode begins, or task_index of a set"
         return part.fail("tasks", "no instruction", "one for each episode", fix)
     texts = [f"'{quoted(text)}' ({num})" for text, num in tasks.most_common(MAX_LINES)]
     more = f" and {len(tasks) - MAX_LINES} more" if len(tasks) > MAX_LINES else ""

@@ -27,13 +27,13 @@ class SetMeaning:
     cameras: Mapping[str, str] = field(default_factory=dict)
 
 
-def open_set(folder: Path, meaning: SetMeaning, robot: RobotConfig) -> SetFeed:
-    """Its events. Raises ValueError for a set that can't be read, isn't of this robot, or whose numbers can't be what
-    the space says."""
+def open_set(folder: Path, meaning: SetMeaning, robot: RobotConfig, decodes: bool = True) -> SetFeed:
+    """Its events, which have pixels where it ``decodes``. Raises ValueError for a set that can't be read, isn't of this
+    robot, or whose numbers can't be what the space says."""
     source = LeRobotSet(folder)
     found = map_by(source, meaning, robot)
     check_limits(source, found, robot)
-    return SetFeed(source, robot, found)
+    return SetFeed(source, robot, found, decodes)
 
 
 def map_by(source: LeRobotSet, meaning: SetMeaning, robot: RobotConfig) -> SetMapping:
