@@ -135,10 +135,13 @@ def test_a_stop_beats_a_reset_of_the_same_moment(client, fake):
     for first, second in (("reset", "stop"), ("stop", "reset")):
         time.sleep(UNSEEN_S)  # a reset that somebody means
         fake.calls.clear()
+        num = len(fake.estops)
         client.send(first)
         client.send(second)
+        wait_until(lambda: True in fake.estops[num:], "the stop")
         time.sleep(UNSEEN_S)
-        assert "reset_estop" not in fake.calls and client.mode == "ESTOP"
+        # A reset that is heard long before the stop, as on a busy machine, is one; the stop that follows counts.
+        assert client.mode == "ESTOP" and (first == "reset" or "reset_estop" not in fake.calls)
     time.sleep(UNSEEN_S)
     client.send("reset")
     wait_until(lambda: client.mode == "HOLD", "the reset")

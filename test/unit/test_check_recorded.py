@@ -13,6 +13,9 @@ import pytest
 from replay_helpers import Said, commands, sensors, task, trajectory, write_bag
 from runtime_helpers import ROBOT
 
+from vla_ros import topics
+from vla_ros.bags.read import BagReader
+from vla_ros.bags.write import BagWriter
 from vla_ros.check.finding import Finding, Level, page
 from vla_ros.check.recorded.judge import TrainingNeeds, judge_recordings
 from vla_ros.check.recorded.read import look_at
@@ -43,16 +46,39 @@ def checked(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str) -
     return code, capsys.readouterr().out, [one for one in findings if one["level"] != "OK"]
 
 
+def without(topic: str, folder: Path) -> Path:
+    """The golden bag without a topic: without the mode, who drove isn't known, as in a demonstration by a script."""
+    with BagWriter(folder) as bag:
+        known: set[str] = set()
+        for message in BagReader(GOLDEN).messages():
+            if message.topic.lstrip("/") == topic:
+                continue
+            if message.topic not in known:
+                known.add(message.topic)
+                bag.add_topic(message.topic, message.channel.msgtype)
+            bag.write(message.topic, message.data, message.stamp_ns)
+    return folder
+
+
 def test_a_good_bag_fits_and_its_page_says_what_was_looked_at(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, text, found = checked(capsys, tmp_path, str(GOLDEN), "--robot", "tabletop", "--policy", "tiny_touch")
+    good = without(topics.MODE.name, tmp_path / "demonstration")
+    code, text, found = checked(capsys, tmp_path, str(good), "--robot", "tabletop", "--policy", "tiny_touch")
     assert code == 0 and text.splitlines()[-1].startswith("fits, with warnings: 0 FAIL")
     for part in ("joints", "joint states", "camera front", "camera top", "output arm", "samples", "policy tiny_touch"):
         assert f"\n\n{part}\n" in text
     assert "'move to the green cube' (1)" in text and "20.0 Hz" in text
     subjects = {one["subject"] for one in found}
-    assert subjects - {"samples: left out"} == {"joints: gripper", "episodes: number", "episodes: drivers"}
+    assert subjects - {"samples: left out"} == {"joints: gripper", "episodes: number"}
+
+
+def test_a_bag_that_a_policy_drove_teaches_nothing_by_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text, found = checked(capsys, tmp_path, str(GOLDEN), "--robot", "tabletop", "--policy", "tiny_touch")
+    assert code == 1 and "none of 90 frames" in text and " of which learn_from.policy is 0" in text
+    assert [one["subject"] for one in found if one["level"] == "FAIL"] == ["samples: learned"]
 
 
 def test_what_training_learns_of_a_bag_is_what_the_page_counts(tmp_path: Path) -> None:

@@ -10,19 +10,13 @@ import numpy as np
 import pytest
 
 from vla_ros.policies.importing import hub
-from vla_ros.policies.importing.declaring import (
-    assign_cameras,
-    black_slots,
-    check_order,
-    declare,
-    joints_of,
-    refuse_black,
-)
+from vla_ros.policies.importing.declaring import assign_cameras, black_slots, check_order, declare, refuse_black
 from vla_ros.policies.importing.openpi import OpenPiCheckpoint
 from vla_ros.policies.importing.settings import CameraSettings
 from vla_ros.policies.importing.source import find_source
 from vla_ros.robot import load_robot
 from vla_ros.share import robot_file
+from vla_ros.spaces.files import joints_of
 from vla_ros.spaces.space import parse_space
 
 KEYS = ("observation.images.top", "observation.images.wrist")

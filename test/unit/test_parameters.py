@@ -172,7 +172,7 @@ def test_an_argument_says_what_may_be_given_and_what_is_taken_without_it(launche
 
 def test_a_launch_without_a_policy_has_no_model_node(launched):
     found = launched.run("policy.launch.py").conditions
-    assert set(found) == {"model_node", "vla_ros", "view_node"}
+    assert set(found) == {"model_node", "task_node", "vla_ros", "view_node"}
     words = "".join(word if isinstance(word, str) else word.args[0] for word in found["model_node"].args[0].args[0])
     assert words == "'model' == 'true' and 'policy' != 'none'"
     assert PolicyNodeParams(policy="none").policy == "none"

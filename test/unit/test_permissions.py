@@ -52,7 +52,7 @@ def allowed(node: str, what: str, how: str) -> set[str]:
 def test_no_topic_or_service_of_the_table_is_left_out() -> None:
     topics_known = HEARD | SAID | LINK_IN | LINK_OUT | NOT_THE_NODES
     named = {value for value in vars(topics).values() if isinstance(value, topics.Topic | topics.Service)}
-    assert named - topics_known == SERVICES
+    assert named - topics_known - {topics.RUN_TASK} == SERVICES, "the action is another node's"
 
 
 @pytest.mark.parametrize(

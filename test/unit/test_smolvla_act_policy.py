@@ -30,6 +30,7 @@ from vla_ros.policies.smolvla.processor import fit_picture  # noqa: E402
 from vla_ros.robot import load_robot  # noqa: E402
 from vla_ros.share import robot_file  # noqa: E402
 from vla_ros.training.config import LearningRates, OptimizerConfig, TrainConfig  # noqa: E402
+from vla_ros.training.episodes import LearnFrom  # noqa: E402
 from vla_ros.training.processes import joined  # noqa: E402
 from vla_ros.training.run import train  # noqa: E402
 from vla_ros.transforms.sample import TextTarget, TrainingBatch  # noqa: E402
@@ -267,7 +268,10 @@ def test_two_steps_of_training_on_a_bag_make_a_policy_directory(policies: Mappin
     optimizer, lr = OptimizerConfig(2, batch_size=4, warmup_steps=1), LearningRates(1e-3)
     run_dir, output_dir = (str(tmp_path / name) for name in ("run", "policy"))
     places = ((str(tmp_path / "bags"),), run_dir, output_dir)
-    train_config = TrainConfig("tabletop", *places, config, data, optimizer, lr, num_workers=1, device="cpu")
+    whoever = LearnFrom(1, 1, 1)  # the bag's driver is a policy
+    train_config = TrainConfig(
+        "tabletop", *places, config, data, optimizer, lr, learn_from=whoever, num_workers=1, device="cpu"
+    )
     with joined() as processes:
         report = train(train_config, robot_file("tabletop"), processes, lambda line: None)
     assert report.num_steps == 2 and np.isfinite(report.validation.error_rad).all()

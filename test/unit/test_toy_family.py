@@ -29,6 +29,7 @@ from vla_ros.policies.fill import build_policy  # noqa: E402
 from vla_ros.robot import load_robot  # noqa: E402
 from vla_ros.share import robot_file  # noqa: E402
 from vla_ros.training.config import LearningRates, OptimizerConfig, TrainConfig  # noqa: E402
+from vla_ros.training.episodes import LearnFrom  # noqa: E402
 from vla_ros.training.processes import joined  # noqa: E402
 from vla_ros.training.run import train  # noqa: E402
 from vla_ros.transforms.normalize import compute_stats  # noqa: E402
@@ -136,9 +137,9 @@ def test_two_steps_of_training_on_a_bag_make_a_policy_directory(tmp_path: Path) 
     processor, optimizer, lr = make_processor(), OptimizerConfig(2, batch_size=8, warmup_steps=1), LearningRates(1e-2)
     run_dir, output_dir = (str(tmp_path / name) for name in ("run", "policy"))
     places = ((str(tmp_path / "bags"),), run_dir, output_dir)
-    config = TrainConfig(
-        "tabletop", *places, processor.config, processor.data, optimizer, lr, num_workers=1, device="cpu"
-    )
+    whoever = LearnFrom(1, 1, 1)  # the bag's driver is a policy
+    made_of = (processor.config, processor.data, optimizer, lr)
+    config = TrainConfig("tabletop", *places, *made_of, learn_from=whoever, num_workers=1, device="cpu")
     with joined() as processes:
         report = train(config, robot_file("tabletop"), processes, lambda line: None)
     assert report.num_steps == 2 and report.num_samples > 20 and np.isfinite(report.validation.error_rad).all()

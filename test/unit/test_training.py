@@ -261,7 +261,8 @@ def test_nothing_is_written_where_the_users_bags_lie_and_they_alone_are_trained_
     recorded = record_driven(tmp_path / "mine" / "live", robot, "left")
     (tmp_path / "mine" / "notes.txt").write_text("the good ones")
     before, lines = contents(tmp_path / "mine"), []
-    wanted = ("namespace=left", "optimizer.num_steps=1", "+lesson.demonstrations.num_episodes=2")
+    made = ("namespace=left", "optimizer.num_steps=1", "+lesson.demonstrations.num_episodes=2")
+    wanted = (*made, "learn_from.policy=1")
     report = run(small_config(tmp_path, [recorded], *wanted), lines.append)
     assert contents(tmp_path / "mine") == before and not (tmp_path / "outputs").exists()
     assert report.num_episodes == 2 and report.num_by_driver.keys() == {"POLICY", "TELEOP"}
