@@ -69,7 +69,7 @@ class ViewNode(TeleopNode):
         self._stopper: Viewer | None = None
         self._stopped_s = self._pressed_s = -math.inf
         # Not a SimpleQueue: a signal that interrupts its wait at the very end of the time has it wait for ever.
-        self._acts: queue.Queue[tuple[Viewer, Act]] = queue.Queue(MAX_WAITING)
+        self._acts: queue.Queue[tuple[Viewer, Act, float]] = queue.Queue(MAX_WAITING)
         self._jog_refusal = leader_refusal(self.robot)
         self.board = Board()
         self.board.can_jog = not self._jog_refusal
@@ -138,6 +138,8 @@ class ViewNode(TeleopNode):
         target = self._drive.tick(self.mode, now_s)
         if target is not None:
             self.publish(target)
+        if time.monotonic() - self._pressed_s < UNSEEN_S:
+            self._call_off()
         self.ask(self._drive, now_s)
         self.hear(self._drive, now_s)
         for line in self._drive.lines:
@@ -192,12 +194,12 @@ class ViewNode(TeleopNode):
     def _on_act(self, viewer: Viewer, act: Act) -> None:
         """In the server's thread. Raises ValueError where too many wait."""
         try:
-            self._acts.put_nowait((viewer, act))
+            self._acts.put_nowait((viewer, act, time.monotonic()))
         except queue.Full:
             raise ValueError("too much is asked for at once; wait a moment") from None
 
-    def _do(self, viewer: Viewer, act: Act) -> None:
-        """What a viewer asks for."""
+    def _do(self, viewer: Viewer, act: Act, came_s: float) -> None:
+        """What a viewer asked for at ``came_s``."""
         if act.kind == JOG:
             return self._aim(viewer, act)
         if act.kind == STOP:
@@ -212,17 +214,22 @@ class ViewNode(TeleopNode):
         elif act.kind == "takeover":
             self._take_over(viewer)
         elif act.kind == "reset":
-            self._reset(viewer)
+            self._reset(viewer, came_s)
         else:
             self._drive.release(act.kind)
 
     def _stopped(self, viewer: Viewer) -> None:
-        self._drive.release()
-        self._due_s.clear()  # a reset or an engage that somebody asked for before is off
+        self._call_off()
         now_s = time.monotonic()
         if now_s - self._stopped_s > STOP_AGAIN_S or viewer is not self._stopper:
             self._note(viewer, STOP)
         self._stopper, self._stopped_s = viewer, now_s
+
+    def _call_off(self) -> None:
+        """A reset or an engage that somebody asked for before a stop, or without having seen it."""
+        self._drive.release()
+        self._drive.requests.clear()
+        self._due_s.clear()
 
     def _note(self, viewer: Viewer, text: str) -> None:
         self.get_logger().info(f"{viewer.origin}: {text}")
@@ -243,8 +250,8 @@ class ViewNode(TeleopNode):
         self._shares[self.robot.joint_names.index(act.joint)] = act.share
         self._jogged_s = time.monotonic()
 
-    def _reset(self, viewer: Viewer) -> None:
-        if time.monotonic() - self._pressed_s < UNSEEN_S:
+    def _reset(self, viewer: Viewer, came_s: float) -> None:
+        if came_s - self._pressed_s < UNSEEN_S:
             return self.server.tell(viewer, "not reset: a stop was pressed at the same moment")
         # Another's emergency stop is not a page's to let go; another page's is, which may have ended.
         known = self.get_publishers_info_by_topic(self._estop.topic_name)
