@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import multiprocessing
 import os
 import random
@@ -31,7 +30,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from sharded_training import make_trainer
+from sharded_training import make_trainer, report
 
 from vla_ros.strict import parse_json
 from vla_ros.training.checkpoints import (
@@ -236,12 +235,7 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", help="also write the figures here")
     args = parser.parse_args()
     figures = {name: value for row in args.rows for name, value in rows[row](args).items()}
-    limits = {name: next(limit for key, limit in LIMITS.items() if name.startswith(key)) for name in figures}
-    for name, value in figures.items():
-        print(f"{name}: {value:.3g} (limit {limits[name]:g})")
-    if args.json:
-        Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
-    return 0 if all(value <= limits[name] for name, value in figures.items()) else 1
+    return report(figures, LIMITS, args.json)
 
 
 if __name__ == "__main__":

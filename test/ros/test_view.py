@@ -124,7 +124,7 @@ def test_a_stop_goes_out_while_the_policy_node_answers_nobody(client, fake, list
         over.set()
         fake.do(lambda: [timer.cancel() for timer in list(fake.node.timers)[1:]])
     wait_until(lambda: client.mode == "ESTOP", "ESTOP")
-    time.sleep(UNSEEN_S)
+    time.sleep(UNSEEN_S)  # a reset that somebody means
     client.send("reset")
     wait_until(lambda: fake.mode == "HOLD" and fake.estops[-1] is False, "the reset")
 
@@ -139,10 +139,10 @@ def test_a_stop_beats_a_reset_of_the_same_moment(client, fake):
         client.send(first)
         client.send(second)
         wait_until(lambda: True in fake.estops[num:], "the stop")
-        time.sleep(UNSEEN_S)
+        time.sleep(UNSEEN_S)  # whatever was called off would have come by now
         # A reset that is heard long before the stop, as on a busy machine, is one; the stop that follows counts.
         assert client.mode == "ESTOP" and (first == "reset" or "reset_estop" not in fake.calls)
-    time.sleep(UNSEEN_S)
+    time.sleep(UNSEEN_S)  # a reset that somebody means
     client.send("reset")
     wait_until(lambda: client.mode == "HOLD", "the reset")
 
@@ -158,7 +158,7 @@ def test_a_human_jogs_while_a_slider_is_held_and_no_longer(page, fake, monkeypat
         wait_until(lambda: client.newest["board"]["driver"] == client.origin, "who drives")
         for _ in range(10):
             client.send("jog", joint="shoulder", share=1.0)
-            time.sleep(0.05)
+            time.sleep(0.05)  # as often as a held slider sends
         targets = [parse_trajectory(msg, ROBOT.joint_names).positions[0] for msg in fake.trajectories]
         assert targets[-1][1] > HERE[1] + 0.02 and targets[-1][0] == pytest.approx(HERE[0])
         time.sleep(0.5)  # nobody holds it any more

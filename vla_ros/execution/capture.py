@@ -48,6 +48,7 @@ class GraphCapture:
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 output = compute()
             graph.replay()
+            # At configure, where it may wait for the device.
             difference = 0.0 if expected is None else (output - expected).abs().max().item()
             if expected is not None and not difference <= MAX_DIFFERENCE[output.dtype]:
                 raise RuntimeError(f"its replay is {difference:.3g} off what was recorded")
